@@ -1,0 +1,3 @@
+"""cl-hive: fleet coordination (docs/protocol/05-coordination.md)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,74 @@
+# Lightning Hive. `make help` lists the targets.
+# Everything runs from two private environments made here: .venv (plugins, advisor kit, tools) and
+# .venv-mint (the mint of the development network). Nothing else on the machine is touched.
+
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+VENV := .venv
+MINT := .venv-mint
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+# The devnet starts plugins through their shebang: `python3` must be the environment's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
+WORKERS ?= 2
+SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types bench fuzz devnet machines clean distclean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(VENV)/.ready: requirements-dev.txt cl-hive-comms/requirements.txt cl-hive-archon/requirements.txt cl-hive/requirements.txt pyproject.toml shared/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	@echo "== setting up $(VENV): plugins, advisor kit, tools (about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e shared
+	@touch $@
+
+$(MINT)/.ready: requirements-mint.txt
+	@echo "== setting up $(MINT): the mint of the development network (about a minute)"
+	@$(PYTHON) -m venv $(MINT)
+	@$(MINT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-mint.txt
+	@touch $@
+
+setup: $(VENV)/.ready $(MINT)/.ready ## make both environments
+
+demo: setup ## the story from end to end on the development network
+	@$(PY) -m hive_devnet.demo
+
+test: setup ## every test; ends with pytest's summary line
+	@echo "== tests on $$($(PY) -m hive_devnet.network)"
+	@$(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile -q
+
+lint: setup ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict over the shipped code
+	@$(BIN)/mypy shared/hive_shared shared/hive_advisor shared/hive_devnet cl-hive-comms/cl_hive_comms cl-hive-archon/cl_hive_archon cl-hive/cl_hive
+
+check: lint types test ## what CI runs
+
+bench: setup ## figures beside a yardstick measured in the same run; BENCH=smoke for a short one
+	@$(PY) tests/bench/run.py $(BENCH)
+
+fuzz: setup ## long fuzzing of every decoder; FUZZ_EXAMPLES=200 for a short one
+	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/fuzz -q --timeout 0
+
+devnet: setup ## leave a development network running until Ctrl-C
+	@$(PY) -m hive_devnet.serve
+
+machines: setup ## redraw docs/machines from the transition tables
+	@$(PY) docs/render_machines.py
+
+clean: ## remove caches and the development network's files
+	@rm -rf .devnet .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	@find . -name __pycache__ -type d -prune -not -path './.venv*' -exec rm -rf {} +
+
+distclean: clean ## also remove both environments
+	@rm -rf $(VENV) $(MINT)

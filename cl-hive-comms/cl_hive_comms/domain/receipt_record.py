@@ -1,0 +1,58 @@
+"""Stored receipts, their periodic roots and acknowledgements (docs/protocol/02-fleet-management.md §9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """One row of `management_receipts`. `document` is the canonical text that `receipt_hash` hashes."""
+
+    receipt_id: int
+    advisor_id: str
+    document: str
+    receipt_hash: str
+    node_signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class RootRow:
+    """Merkle root over the receipts `first_id..last_id` of an hour or a day that began at `start`."""
+
+    kind: str
+    start: int
+    first_id: int
+    last_id: int
+    count: int
+    merkle_root: str
+    last_hash: str
+    node_signature: str
+    hsm_signature: str | None = None
+
+    @property
+    def period(self) -> str:
+        """Primary key of the row: kind and start."""
+        return f"{self.kind}:{self.start}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptQuery:
+    """Filter of a receipt listing; newest first, `before_id` is the keyset cursor."""
+
+    advisor_id: str | None = None
+    schema: str | None = None
+    since: int | None = None
+    until: int | None = None
+    before_id: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AckRow:
+    """An agent's signature on the outcome of a receipt (11 §15.6)."""
+
+    receipt_id: int
+    sender_key: str
+    signature: str
+    at: int

@@ -1,0 +1,65 @@
+"""Sole writer of comms_fee_history and comms_action_counters (docs/protocol/08-client-and-plugins.md §5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hive_shared.store import Tx
+
+from ..domain.command_record import FeeWrite, Use
+
+
+class FeeStore:
+    """What fees were before, and how often things were done."""
+
+    def add(self, tx: Tx, writes: Iterable[FeeWrite]) -> None:
+        """Remember executed fee changes."""
+        tx.executemany(
+            "INSERT INTO comms_fee_history (scid, ts, old_ppm, new_ppm, old_base, new_base, advisor_id,"
+            " credential_id, command_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (w.scid, w.ts, w.old_ppm, w.new_ppm, w.old_base, w.new_base, w.advisor_id, w.credential_id, w.command_id)
+                for w in writes
+            ],
+        )
+
+    def since(self, tx: Tx, scids: Sequence[str], ts: int) -> tuple[FeeWrite, ...]:
+        """Changes of the channels at or after a time, oldest first, all agents together."""
+        found: list[FeeWrite] = []
+        for start in range(0, len(scids), 500):
+            part = scids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = tx.execute(
+                f"SELECT * FROM comms_fee_history WHERE scid IN ({marks}) AND ts >= ? ORDER BY ts, command_id",
+                (*part, ts),
+            )
+            found += [FeeWrite(**dict(row)) for row in rows]
+        return tuple(found)
+
+    def prune(self, tx: Tx, before: int) -> int:
+        """Forget changes older than a time; returns how many."""
+        return int(tx.execute("DELETE FROM comms_fee_history WHERE ts < ?", (before,)).rowcount)
+
+    def count(self, tx: Tx, use: Use, since: int) -> int:
+        """Uses of a counter after a time."""
+        row = tx.execute(
+            "SELECT COUNT(*) AS n FROM comms_action_counters WHERE name = ? AND scope = ? AND at > ?",
+            (use.name, use.scope, since),
+        ).fetchone()
+        return int(row["n"])
+
+    def reserve(self, tx: Tx, uses: Iterable[Use], command_id: str, now: int) -> None:
+        """Count a command's uses; reserving twice for one command counts once."""
+        self.release(tx, command_id)
+        tx.executemany(
+            "INSERT INTO comms_action_counters (name, scope, at, command_id) VALUES (?, ?, ?, ?)",
+            [(use.name, use.scope, now, command_id) for use in dict.fromkeys(uses)],
+        )
+
+    def release(self, tx: Tx, command_id: str) -> None:
+        """Give back what a command reserved: nothing ran."""
+        tx.execute("DELETE FROM comms_action_counters WHERE command_id = ?", (command_id,))
+
+    def prune_counters(self, tx: Tx, before: int) -> int:
+        """Drop uses that no window reaches any more; returns how many."""
+        return int(tx.execute("DELETE FROM comms_action_counters WHERE at < ?", (before,)).rowcount)

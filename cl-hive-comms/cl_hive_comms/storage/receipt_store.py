@@ -1,0 +1,135 @@
+"""Sole writer of management_receipts, comms_receipt_roots and comms_receipt_acks
+(docs/protocol/02-fleet-management.md §9, 08 §5.3). Triggers of the schema refuse every change of a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hive_shared.store import Tx
+
+from ..domain.receipt_record import AckRow, ReceiptQuery, ReceiptRow, RootRow
+
+_COLUMNS = "receipt_id, advisor_id, document, receipt_hash, node_signature"
+
+
+class ReceiptStore:
+    """The append-only chain, its roots and what agents acknowledged."""
+
+    def head(self, tx: Tx) -> ReceiptRow | None:
+        """The newest receipt."""
+        row = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts ORDER BY receipt_id DESC LIMIT 1"
+        ).fetchone()
+        return ReceiptRow(**dict(row)) if row else None
+
+    def append(self, tx: Tx, row: ReceiptRow) -> None:
+        """Add the next receipt. Raises sqlite3.IntegrityError when its id is not head + 1."""
+        tx.execute(
+            f"INSERT INTO management_receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
+            (row.receipt_id, row.advisor_id, row.document, row.receipt_hash, row.node_signature),
+        )
+
+    def get(self, tx: Tx, receipt_id: int) -> ReceiptRow | None:
+        """The receipt of that id."""
+        row = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id = ?", (receipt_id,)
+        ).fetchone()
+        return ReceiptRow(**dict(row)) if row else None
+
+    def walk(self, tx: Tx, from_id: int, to_id: int) -> Iterator[ReceiptRow]:
+        """Receipts `from_id..to_id` in id order, streamed."""
+        for row in tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id BETWEEN ? AND ? ORDER BY receipt_id",
+            (from_id, to_id),
+        ):
+            yield ReceiptRow(*row)
+
+    def find(self, tx: Tx, query: ReceiptQuery) -> tuple[ReceiptRow, ...]:
+        """Receipts that match, newest first."""
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE (?1 IS NULL OR advisor_id = ?1)"
+            " AND (?2 IS NULL OR schema_id = ?2) AND (?3 IS NULL OR created_at >= ?3)"
+            " AND (?4 IS NULL OR created_at < ?4) AND (?5 IS NULL OR receipt_id < ?5)"
+            " ORDER BY receipt_id DESC LIMIT ?6",
+            (query.advisor_id, query.schema, query.since, query.until, query.before_id, query.limit),
+        )
+        return tuple(ReceiptRow(**dict(row)) for row in rows)
+
+    def after(self, tx: Tx, receipt_id: int, limit: int) -> tuple[ReceiptRow, ...]:
+        """Receipts with a higher id, oldest first."""
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id > ? ORDER BY receipt_id LIMIT ?",
+            (receipt_id, limit),
+        )
+        return tuple(ReceiptRow(**dict(row)) for row in rows)
+
+    def hashes(self, tx: Tx, first_id: int, last_id: int) -> list[str]:
+        """Receipt hashes in id order."""
+        rows = tx.execute(
+            "SELECT receipt_hash FROM management_receipts WHERE receipt_id BETWEEN ? AND ? ORDER BY receipt_id",
+            (first_id, last_id),
+        )
+        return [str(row["receipt_hash"]) for row in rows]
+
+    def span(self, tx: Tx, after_id: int, before: int) -> tuple[int, int] | None:
+        """First and last id above `after_id` written before a time; None when there is none."""
+        row = tx.execute(
+            "SELECT MIN(receipt_id) AS first, MAX(receipt_id) AS last FROM management_receipts"
+            " WHERE receipt_id > ? AND created_at < ?",
+            (after_id, before),
+        ).fetchone()
+        return None if row["first"] is None else (int(row["first"]), int(row["last"]))
+
+    # -- roots and acknowledgements -----------------------------------------------------------------
+
+    def last_root(self, tx: Tx, kind: str) -> RootRow | None:
+        """The newest root of a kind."""
+        row = tx.execute(
+            "SELECT * FROM comms_receipt_roots WHERE kind = ? ORDER BY last_id DESC LIMIT 1", (kind,)
+        ).fetchone()
+        return self._root(dict(row)) if row else None
+
+    def add_root(self, tx: Tx, root: RootRow) -> bool:
+        """Store the root of a period; False when the period already has one."""
+        done = tx.execute(
+            "INSERT OR IGNORE INTO comms_receipt_roots (period, kind, start, first_id, last_id, count,"
+            " merkle_root, last_hash, node_signature, hsm_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                root.period,
+                root.kind,
+                root.start,
+                root.first_id,
+                root.last_id,
+                root.count,
+                root.merkle_root,
+                root.last_hash,
+                root.node_signature,
+                root.hsm_signature,
+            ),
+        )
+        return done.rowcount == 1
+
+    def roots(self, tx: Tx, since_id: int, limit: int) -> tuple[RootRow, ...]:
+        """Roots that cover receipts above an id, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_receipt_roots WHERE last_id > ? ORDER BY last_id, kind LIMIT ?", (since_id, limit)
+        )
+        return tuple(self._root(dict(row)) for row in rows)
+
+    def add_ack(self, tx: Tx, ack: AckRow) -> bool:
+        """Store an agent's acknowledgement; False when it stands already."""
+        done = tx.execute(
+            "INSERT OR IGNORE INTO comms_receipt_acks (receipt_id, sender_key, signature, at) VALUES (?, ?, ?, ?)",
+            (ack.receipt_id, ack.sender_key, ack.signature, ack.at),
+        )
+        return done.rowcount == 1
+
+    def acks(self, tx: Tx, receipt_id: int) -> tuple[AckRow, ...]:
+        """Acknowledgements of a receipt."""
+        rows = tx.execute("SELECT * FROM comms_receipt_acks WHERE receipt_id = ? ORDER BY at", (receipt_id,))
+        return tuple(AckRow(**dict(row)) for row in rows)
+
+    @staticmethod
+    def _root(values: dict[str, object]) -> RootRow:
+        values.pop("period")
+        return RootRow(**values)  # type: ignore[arg-type]

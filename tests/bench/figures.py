@@ -1,0 +1,42 @@
+"""What a benchmark reports, and the table that `make bench` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value. ``goal`` is an upper bound unless ``at_least`` is set; None means for information."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float | None = None
+    at_least: bool = False
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.goal is None:
+            return ""
+        held = self.value >= self.goal if self.at_least else self.value <= self.goal
+        return "ok" if held else "MISS"
+
+
+def percentile(samples: list[float], share: float) -> float:
+    """The value below which ``share`` of the samples lie (nearest rank)."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def render(figures: list[Figure]) -> str:
+    rows = [("figure", "value", "unit", "goal", "", "note")]
+    for figure in figures:
+        sign = ">=" if figure.at_least else "<="
+        goal = "" if figure.goal is None else f"{sign} {figure.goal:g}"
+        value = f"{figure.value:.3f}" if figure.value < 100 else f"{figure.value:,.0f}"
+        rows.append((figure.name, value, figure.unit, goal, figure.verdict, figure.note))
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

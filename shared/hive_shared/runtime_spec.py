@@ -1,0 +1,249 @@
+"""What a plugin declares: parameters, methods, options; and the strict parsing of both.
+
+Pure and free of pyln, so that a declaration can be tested without a node.
+docs/protocol/08-client-and-plugins.md section 4 (calls are positional or ``key=value``, unknown parameters
+are refused) and section 2 (option types).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hive_shared.errors import InvalidParams
+
+__all__ = ["Handler", "InitInfo", "MethodSpec", "OptionSpec", "Param", "option_from_node", "parse_params"]
+
+Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Receives every declared parameter by name (the default where the caller gave none), returns the result
+object."""
+
+_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})\Z")
+_JSON_TEXT_MAX: Final = 1_048_576
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a method.
+
+    ``str`` also takes a JSON integer, because lightning-cli sends a bare number when text looks like one.
+    ``int`` takes a JSON integer or its plain decimal text, never a bool; ``minimum``/``maximum`` bound it.
+    ``bool`` takes JSON true/false or the texts "true"/"false". ``json`` takes a JSON value or JSON text.
+    ``any`` is handed over as it came. ``choices`` bounds a ``str``. JSON null counts as "not given".
+    """
+
+    name: str
+    kind: Literal["str", "int", "bool", "json", "any"]
+    required: bool = False
+    default: object = None
+    minimum: int | None = None
+    maximum: int | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One RPC method. ``klass``: R read, A acting, X operator only, S sibling only (authenticated before
+    parsing), remote: reached by remote senders through clnrest, authenticated by its own content."""
+
+    name: str
+    klass: Literal["R", "A", "X", "S", "remote"]
+    params: tuple[Param, ...]
+    handler: Handler
+    description: str
+
+    @property
+    def usage(self) -> str:
+        """Parameter names as CLN's ``help`` shows them, optional ones in brackets."""
+        return " ".join(p.name if p.required else f"[{p.name}]" for p in self.params)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """One plugin option.
+
+    ``parse`` turns the value (already of the declared kind; a list of it when ``multi``) into what the plugin
+    works with, and raises ``ValueError`` with a sentence to refuse it. A default that is not None passes
+    through ``parse`` too; a ``multi`` option that was not set is ``parse([])``.
+    """
+
+    name: str
+    kind: Literal["string", "int", "bool", "flag", "string-conceal"]
+    default: str | int | bool | None
+    description: str
+    dynamic: bool = False
+    multi: bool = False
+    deprecated: bool = False
+    parse: Callable[[Any], Any] = _same
+
+
+@dataclass(frozen=True)
+class InitInfo:
+    """What lightningd tells a plugin in ``init``. ``net_dir`` is NET of the specification (per network).
+
+    ``options`` holds every declared option by name, parsed. ``invalid_options`` names those whose value was
+    refused, with the sentence why; their entry in ``options`` is the parsed default. It is empty unless the
+    app was built with ``invalid_options="report"``.
+    """
+
+    net_dir: Path
+    rpc_path: Path
+    network: str
+    startup: bool
+    proxy: str | None
+    always_use_proxy: bool
+    options: dict[str, Any]
+    invalid_options: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_params(spec: MethodSpec, raw: object) -> dict[str, Any]:
+    """Bind and check the parameters of one call.
+
+    Returns every declared name. Raises ``InvalidParams`` for an unknown, missing, surplus or ill-typed
+    parameter.
+    """
+    given = _bind(spec, raw)
+    return {param.name: _value(param, given.get(param.name)) for param in spec.params}
+
+
+def _bind(spec: MethodSpec, raw: object) -> Mapping[str, Any]:
+    if isinstance(raw, Mapping):
+        known = {p.name for p in spec.params}
+        for name in raw:
+            if name not in known:
+                raise InvalidParams(
+                    f"unknown parameter {_clip(name)}; {_takes(spec)}", data={"param": str(name)[:64]}
+                )
+        return raw
+    if isinstance(raw, Sequence) and not isinstance(raw, str | bytes):
+        if len(raw) > len(spec.params):
+            raise InvalidParams(f"{len(raw)} parameters given; {_takes(spec)}")
+        return {param.name: value for param, value in zip(spec.params, raw, strict=False)}
+    raise InvalidParams("params must be a JSON object or a JSON array")
+
+
+def _takes(spec: MethodSpec) -> str:
+    return f"{spec.name} takes {spec.usage}" if spec.params else f"{spec.name} takes no parameters"
+
+
+def _clip(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+def _refuse(param: Param, expected: str, value: object) -> InvalidParams:
+    # The value is shown for scalars only: a document may be large, and may hold what should not be repeated.
+    shown = f", not {_clip(value)}" if isinstance(value, bool | int | float) else ""
+    return InvalidParams(
+        f"{param.name} must be {expected}{shown}", data={"param": param.name, "expected": expected}
+    )
+
+
+def _value(param: Param, value: Any) -> Any:
+    if value is None:
+        if param.required:
+            raise InvalidParams(f"missing required parameter: {param.name}", data={"param": param.name})
+        return param.default
+    match param.kind:
+        case "str":
+            return _text(param, value)
+        case "int":
+            return _integer(param, value)
+        case "bool":
+            return _boolean(param, value)
+        case "json":
+            return _document(param, value)
+        case "any":
+            return value
+
+
+def _text(param: Param, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _refuse(param, "text", value)
+    text = str(value)
+    if param.choices and text not in param.choices:
+        raise InvalidParams(
+            f"{param.name} must be one of {', '.join(param.choices)}, not {_clip(text)}",
+            data={"param": param.name, "expected": list(param.choices)},
+        )
+    if param.maximum is not None and len(text) > param.maximum:
+        raise _refuse(param, f"at most {param.maximum} characters", value)
+    return text
+
+
+def _integer(param: Param, value: Any) -> int:
+    if isinstance(value, str) and _INTEGER.match(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _refuse(param, "an integer", value)
+    if (param.minimum is not None and value < param.minimum) or (
+        param.maximum is not None and value > param.maximum
+    ):
+        low = "" if param.minimum is None else f"from {param.minimum} "
+        high = "up" if param.maximum is None else f"to {param.maximum}"
+        raise _refuse(param, f"an integer {low}{high}", value)
+    return value
+
+
+def _boolean(param: Param, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return bool(value == "true")
+    raise _refuse(param, "true or false", value)
+
+
+def _document(param: Param, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # Strict decoding is imported when first needed: most calls carry no document.
+    from hive_shared.canonical import decode
+
+    try:
+        return decode(value, max_bytes=_JSON_TEXT_MAX, max_nodes=100_000, floats=True)
+    except InvalidParams as error:
+        raise InvalidParams(
+            f"{param.name} is not strict JSON: {error}", data={"param": param.name}
+        ) from error
+
+
+def option_from_node(spec: OptionSpec, value: Any) -> Any:
+    """Bring a value that lightningd sent (typed in ``init``, text in ``setconfig``) to the declared kind and
+    parse it.
+
+    ``value`` None means "not set": the default applies, for a flag false. Raises ``ValueError`` with a
+    sentence.
+    """
+    if spec.multi:
+        items = [] if value is None else value if isinstance(value, list) else [value]
+        return spec.parse([_typed(spec, item) for item in items])
+    if value is None:
+        value = spec.default
+        if value is None:
+            return False if spec.kind == "flag" else None
+    return spec.parse(_typed(spec, value))
+
+
+def _typed(spec: OptionSpec, value: Any) -> Any:
+    if spec.kind in ("bool", "flag"):
+        # The words CLN itself accepts for a boolean option (ccan opt_set_bool_arg).
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        word = value if isinstance(value, bool) else words.get(str(value).lower())
+        if not isinstance(word, bool):
+            raise ValueError(f"{spec.name} must be true or false")
+        return word
+    if spec.kind == "int":
+        if isinstance(value, str) and _INTEGER.match(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{spec.name} must be an integer")
+        return value
+    return value if isinstance(value, str) else json.dumps(value)

@@ -69,7 +69,8 @@ app = PluginApp(
         OptionSpec("test-flag", "flag", None, "a flag", dynamic=True),
     ],
     methods=[
-        MethodSpec("test-sibling", "S", (Param("nonce", "str"), Param("x", "int")), echo, "Sibling."),
+        MethodSpec("test-echo", "R", (Param("request", "any", required=True),
+                   Param("count", "int", default=7),
                    Param("yes", "bool", default=False), Param("doc", "json")), echo, "Echo."),
         MethodSpec("test-slow", "R", (), slow, "Slow."),
         MethodSpec("test-refuse", "R", (), refuse, "Refuse."),

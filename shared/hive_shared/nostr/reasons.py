@@ -36,7 +36,7 @@ class Nip44Error(NostrInvalid):
 
 
 class WrapInvalid(NostrInvalid):
-    """Gift wrap: kind, recipient, id, signature, encryption, seal, seal_signature, rumor, author, rumor_id."""
+    """Reasons: kind, recipient, id, signature, encryption, seal, seal_signature, rumor, author, rumor_id."""
 
 
 class ChunkInvalid(NostrInvalid):

@@ -1,0 +1,96 @@
+"""The node's Nostr identity: derivation from the node seed and the record of its keys.
+
+docs/protocol/08-client-and-plugins.md §6 "Identity": scalar = HKDF-SHA256(`makesecret
+string=hive-comms-nostr-v1`, info = generation as u32 big endian) mod n; 0 means the next generation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hive_shared.canonical import decode_object, encode
+from hive_shared.crypto import Secret, hkdf_sha256
+
+SEED_STRING = "hive-comms-nostr-v1"
+READABLE_S = 30 * 86_400
+"""How long a replaced key still opens messages: 30 days."""
+
+_CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """One key of this node: x-only public key, where it came from, and until when it is readable."""
+
+    pubkey: str
+    origin: str
+    since: int
+    readable_until: int | None = None
+
+    def readable(self, now: int) -> bool:
+        """Whether messages to this key are still opened."""
+        return self.readable_until is None or now < self.readable_until
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """The current key, the replaced ones, and the generation that a rotation derives next."""
+
+    current: KeyRecord
+    old: tuple[KeyRecord, ...]
+    next_generation: int
+
+    def replaced(self, successor: KeyRecord, now: int, next_generation: int) -> "KeyRing":
+        """The ring after `successor` took over; keys no longer readable are left out."""
+        retired = KeyRecord(self.current.pubkey, self.current.origin, self.current.since, now + READABLE_S)
+        kept = tuple(key for key in self.old if key.readable(now) and key.pubkey != successor.pubkey)
+        return KeyRing(successor, (retired, *kept), next_generation)
+
+    def to_bytes(self) -> bytes:
+        """The stored form: canonical JSON."""
+        return encode(
+            {
+                "v": 1,
+                "current": _record_doc(self.current),
+                "old": [_record_doc(key) for key in self.old],
+                "next_generation": self.next_generation,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "KeyRing":
+        """Reads the stored form; raises ValueError, KeyError or TypeError when it is not ours."""
+        doc: Mapping[str, Any] = decode_object(data)
+        return cls(
+            _record(doc["current"]),
+            tuple(_record(item) for item in doc["old"]),
+            int(doc["next_generation"]),
+        )
+
+
+def derive(seed: bytes, generation: int) -> tuple[Secret, int]:
+    """The first usable key at or after `generation`, and the generation it has."""
+    while True:
+        digest = hkdf_sha256(seed, info=generation.to_bytes(4, "big"))
+        scalar = int.from_bytes(digest, "big") % _CURVE_ORDER
+        if scalar:
+            return Secret(scalar.to_bytes(32, "big")), generation
+        generation += 1
+
+
+def usable(key: bytes) -> bool:
+    """Whether 32 bytes are a private key of the curve."""
+    return len(key) == 32 and 0 < int.from_bytes(key, "big") < _CURVE_ORDER
+
+
+def _record_doc(key: KeyRecord) -> dict[str, Any]:
+    return {
+        "pubkey": key.pubkey,
+        "origin": key.origin,
+        "since": key.since,
+        "readable_until": key.readable_until,
+    }
+
+
+def _record(doc: Mapping[str, Any]) -> KeyRecord:
+    return KeyRecord(doc["pubkey"], doc["origin"], doc["since"], doc["readable_until"])

@@ -1,0 +1,158 @@
+"""How the values of plugin options are read: one small parser per kind of value.
+
+A parser takes what CLN hands over (a string, an int, a bool, or nothing) and returns the value the
+code uses, or raises ValueError with a sentence for the operator.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+Parser = Callable[[Any], Any]
+
+MAX_RELAYS = 8
+PAYMENT_METHODS = ("bolt11", "bolt12", "l402", "cashu")
+_NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def text(value: Any) -> str:
+    """A string without surrounding blanks; unset reads as empty."""
+    return "" if value is None else str(value).strip()
+
+
+def flag(value: Any) -> bool:
+    """A truth value as CLN or lightning-cli writes it."""
+    if isinstance(value, bool):
+        return value
+    lowered = text(value).lower()
+    if lowered in ("true", "1", "yes", "on"):
+        return True
+    if lowered in ("false", "0", "no", "off", ""):
+        return False
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def whole(low: int, high: int = 2_100_000_000_000_000) -> Parser:
+    """An integer within [low, high]."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool):
+            raise ValueError(f"{value!r} is not a whole number")
+        try:
+            number = int(text(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is not a whole number") from None
+        if not low <= number <= high:
+            raise ValueError(f"{number} is outside {low}..{high}")
+        return number
+
+    return parse
+
+
+def one_of(*choices: str) -> Parser:
+    """One word out of a fixed set."""
+
+    def parse(value: Any) -> str:
+        word = text(value)
+        if word not in choices:
+            raise ValueError(f"{word!r} is not one of {', '.join(choices)}")
+        return word
+
+    return parse
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """A comma separated list; blanks around entries and empty entries vanish."""
+    return tuple(part.strip() for part in text(value).split(",") if part.strip())
+
+
+def relays(value: Any) -> tuple[str, ...]:
+    """Up to eight relay addresses (docs/protocol/04-marketplace-and-nostr.md §7.1)."""
+    found: list[str] = []
+    for entry in words(value):
+        url = _relay(entry)
+        if url not in found:
+            found.append(url)
+    if len(found) > MAX_RELAYS:
+        raise ValueError(f"{len(found)} relays given; at most {MAX_RELAYS} are used")
+    return tuple(found)
+
+
+def _relay(entry: str) -> str:
+    parts = urlsplit(entry)
+    host = (parts.hostname or "").lower()
+    if parts.scheme not in ("ws", "wss") or not host:
+        raise ValueError(f"{entry!r} is not a relay address like wss://nos.lol")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError(f"{entry!r} carries credentials or a fragment; give the bare address")
+    if parts.scheme == "ws" and host not in _LOOPBACK and not host.endswith(".onion"):
+        raise ValueError(f"{entry!r} is not encrypted; ws:// is only for loopback and .onion, use wss://")
+    shown = f"[{host}]" if ":" in host else host
+    port = f":{parts.port}" if parts.port is not None else ""
+    path = parts.path.rstrip("/")
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{shown}{port}{path}{query}"
+
+
+def https_urls(value: Any) -> tuple[str, ...]:
+    """Web addresses, encrypted unless they are onion or loopback."""
+    found = words(value)
+    for entry in found:
+        parts = urlsplit(entry)
+        host = (parts.hostname or "").lower()
+        plain_ok = host in _LOOPBACK or host.endswith(".onion")
+        if not host or not (parts.scheme == "https" or (parts.scheme == "http" and plain_ok)):
+            raise ValueError(f"{entry!r} is not an https:// address")
+    return found
+
+
+def payment_methods(value: Any) -> tuple[str, ...]:
+    """Payment methods in the operator's order of preference (docs/protocol/02-fleet-management.md §8)."""
+    found = words(value)
+    for entry in found:
+        if entry not in PAYMENT_METHODS:
+            raise ValueError(f"{entry!r} is not one of {', '.join(PAYMENT_METHODS)}")
+    if not found or len(set(found)) != len(found):
+        raise ValueError("name at least one payment method, each once")
+    return found
+
+
+def node_ids(value: Any) -> tuple[str, ...]:
+    """Node public keys, 66 hex digits each."""
+    found = words(value)
+    for entry in found:
+        if not _NODE_ID.fullmatch(entry):
+            raise ValueError(f"{entry!r} is not a node id of 66 lowercase hex digits")
+    return found
+
+
+def kinds(value: Any) -> tuple[int, ...]:
+    """Nostr event kinds."""
+    number = whole(0, 65_535)
+    return tuple(number(entry) for entry in words(value))
+
+
+def weights(value: Any) -> tuple[tuple[str, str], ...]:
+    """`name=0.35` pairs of the ranking; kept as text, they are read as exact fractions where used."""
+    pairs = []
+    for entry in words(value):
+        name, _, share = entry.partition("=")
+        if name not in ("rep", "cap", "spec", "price", "avail", "fresh") or not re.fullmatch(
+            r"[01](\.\d{1,4})?", share
+        ):
+            raise ValueError(f"{entry!r} is not a weight like rep=0.35")
+        pairs.append((name, share))
+    return tuple(pairs)
+
+
+def sibling_limits(value: Any) -> tuple[tuple[str, int, int], ...]:
+    """`fleet=100000/500000`: sats per day and week that a sibling may spend."""
+    limits = []
+    for entry in words(value):
+        match = re.fullmatch(r"(fleet|provision|archon)=(\d{1,16})/(\d{1,16})", entry)
+        if match is None:
+            raise ValueError(f"{entry!r} is not a limit like fleet=100000/500000")
+        limits.append((match[1], int(match[2]), int(match[3])))
+    return tuple(limits)

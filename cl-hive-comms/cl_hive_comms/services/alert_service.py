@@ -1,0 +1,44 @@
+"""Alerts for the operator: stored, logged, deduplicated (docs/protocol/08-client-and-plugins.md §6).
+
+Delivery by webhook, mail and message is not part of this version; rows and log lines are.
+"""
+
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Level
+from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
+
+_LOG_LEVEL = {Level.INFO: "info", Level.NOTICE: "info", Level.WARNING: "warning", Level.CRITICAL: "error"}
+
+
+class AlertService:
+    """Raises alerts, inside the caller's transaction or in one of its own."""
+
+    def __init__(self, db: Db, store: AlertStore, *, now: Clock, log: Log) -> None:
+        self._db, self._store, self._now, self._log = db, store, now, log
+
+    def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
+        """Stores the alert with the caller's change; a repeat within ten minutes is only counted."""
+        now = self._now()
+        key = dedup_key or f"{code}:{text}"
+        if self._store.count_repeat(tx, key, now - DEDUP_S, now) is not None:
+            return
+        # Beyond the hourly cap alerts of one level share a row, so that a flood stays one line.
+        if self._store.raised_since(tx, level, now - 3_600) >= MAX_PER_HOUR:
+            key, code, text = (
+                f"flood:{level}",
+                "alert_flood",
+                f"more than {MAX_PER_HOUR} {level} alerts in an hour",
+            )
+            if self._store.count_repeat(tx, key, now - 3_600, now) is not None:
+                return
+        self._store.add_alert(tx, level, code=code, text=text, dedup_key=key, now=now)
+        self._log(_LOG_LEVEL[level], "alert", severity=level.value, code=code, text=text)
+
+    async def raise_alert(self, level: Level, code: str, text: str, dedup_key: str = "") -> None:
+        """The same in a transaction of its own."""
+        await self._db.write(lambda tx: self.raise_in(tx, level, code, text, dedup_key))
+
+    async def recent(self, limit: int = 20) -> list[Alert]:
+        """The newest alerts first."""
+        return await self._db.read(lambda tx: self._store.recent_alerts(tx, limit))

@@ -1,0 +1,227 @@
+"""The node's Nostr identity: made once from the node seed, sealed at rest, replaced only by the operator.
+
+docs/protocol/08-client-and-plugins.md §6 "Identity". A node restored from `hsm_secret` keeps its npub,
+because the first key is derived; an imported key lives in the database alone.
+"""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.identity import SEED_STRING, KeyRecord, KeyRing, derive, usable
+from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, MakeSecret, RandomBytes
+
+_RING = "config:identity"
+_KEY = "config:key:"
+
+Announce = Callable[[Tx, "IdentityService", KeyRecord, KeyRecord], None]
+"""Runs inside the transaction of a rotation with the old and the new key, to tell the advisors."""
+
+
+class IdentityService:
+    """Owns the node's Nostr keys. Load once with `load_or_create`; afterwards reads come from memory."""
+
+    def __init__(
+        self,
+        db: Db,
+        store: KeyStore,
+        sealer: Sealer,
+        *,
+        makesecret: MakeSecret,
+        now: Clock,
+        random_bytes: RandomBytes,
+        log: Log,
+    ) -> None:
+        self._db, self._store, self._sealer = db, store, sealer
+        self._makesecret, self._now, self._random_bytes, self._log = makesecret, now, random_bytes, log
+        self._ring: KeyRing | None = None
+        self._secrets: dict[str, Secret] = {}
+        self.warnings: list[str] = []
+        """Sentences about the stored key that the operator should read."""
+        self.announce: Announce | None = None
+        """Set by the composition root; without it a rotation is told to nobody."""
+
+    # -- reads ---------------------------------------------------------------------------------------
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys; raises RuntimeError before `load_or_create`."""
+        if self._ring is None:
+            raise RuntimeError("the identity is not loaded yet")
+        return self._ring
+
+    @property
+    def pubkey(self) -> str:
+        """The current x-only public key, 64 hex digits."""
+        return self.ring.current.pubkey
+
+    @property
+    def npub(self) -> str:
+        """The current public key as people read it."""
+        from hive_shared.nostr.keys import npub_encode
+
+        return npub_encode(self.pubkey)
+
+    def secret(self) -> Secret:
+        """The current private key."""
+        return self._secrets[self.pubkey]
+
+    def secret_of(self, pubkey: str) -> Secret | None:
+        """The private key of a readable public key of ours, else None."""
+        for key in (self.ring.current, *self.ring.old):
+            if key.pubkey == pubkey and key.readable(self._now()):
+                return self._secrets[pubkey]
+        return None
+
+    def readable_secrets(self) -> dict[str, Secret]:
+        """Every key that still opens messages, by public key: the current one and old ones for 30 days."""
+        now = self._now()
+        keys = (self.ring.current, *self.ring.old)
+        return {key.pubkey: self._secrets[key.pubkey] for key in keys if key.readable(now)}
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def load_or_create(self, nsec: Secret | None = None, nsec_file: str = "") -> None:
+        """Load the stored key, or make the first one: imported if the operator gave one, else derived.
+
+        Raises InvalidParams when the key given by option cannot be read, SealBroken when the stored one
+        does not open (another node's database).
+        """
+        given = self._given_key(nsec, nsec_file)
+        stored = await self._db.read(self._load)
+        if stored is not None:
+            self._ring, self._secrets = stored
+            if given is not None and xonly_pubkey(given) != self.pubkey:
+                self._warn("the key given by option differs from the stored one and is not used")
+            return
+        now = self._now()
+        if given is not None:
+            key, origin, generation = given, "imported", 0
+        else:
+            key, origin, generation = await self._first_key()
+        record = KeyRecord(xonly_pubkey(key), origin, now)
+        await self._save(KeyRing(record, (), generation), {record.pubkey: key})
+
+    async def rotate(self) -> KeyRecord:
+        """Replace the key by the next generation; the old one stays readable for 30 days. The new record."""
+        ring = self.ring
+        key, generation = await self._derived(ring.next_generation)
+        origin = f"derived:{generation}"
+        if key is None:
+            key, origin = self._random_key(), "random"
+        return await self._replace(key, origin, generation + 1)
+
+    async def import_key(self, text: Secret) -> KeyRecord:
+        """Replace the key by one of the operator's. Raises Conflict when it is the current one already."""
+        key = _read_key(text)
+        if xonly_pubkey(key) == self.pubkey:
+            raise Conflict("this key is the current one already")
+        return await self._replace(key, "imported", self.ring.next_generation)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    async def _replace(self, key: Secret, origin: str, next_generation: int) -> KeyRecord:
+        now = self._now()
+        record = KeyRecord(xonly_pubkey(key), origin, now)
+        old = self.ring.current
+        ring = self.ring.replaced(record, now, next_generation)
+        secrets = {**self._secrets, record.pubkey: key}
+        await self._save(ring, secrets, lambda tx: self._tell(tx, old, record, secrets))
+        self._log("info", "identity_changed", origin=origin)
+        return record
+
+    def _tell(self, tx: Tx, old: KeyRecord, new: KeyRecord, secrets: dict[str, Secret]) -> None:
+        # The notice carries signatures of both keys, so the new one must be usable before the commit.
+        self._secrets = secrets
+        if self.announce is not None:
+            self.announce(tx, self, old, new)
+
+    async def _save(
+        self, ring: KeyRing, secrets: dict[str, Secret], also: Callable[[Tx], None] | None = None
+    ) -> None:
+        now = self._now()
+        wanted = {ring.current.pubkey, *(key.pubkey for key in ring.old)}
+
+        def body(tx: Tx) -> None:
+            for row in self._store.with_prefix(tx, _KEY):
+                if row.removeprefix(_KEY) not in wanted:
+                    self._store.delete(tx, row)
+            for pubkey in wanted:
+                sealed = self._sealer.seal("nostr_state", _KEY + pubkey, "value", secrets[pubkey].reveal())
+                self._store.put(tx, _KEY + pubkey, sealed, now)
+            self._store.put(tx, _RING, ring.to_bytes(), now)
+            if also is not None:
+                also(tx)
+
+        await self._db.write(body)
+        self._ring, self._secrets = ring, {pubkey: secrets[pubkey] for pubkey in wanted}
+
+    def _load(self, tx: Tx) -> tuple[KeyRing, dict[str, Secret]] | None:
+        raw = self._store.get(tx, _RING)
+        if raw is None:
+            return None
+        ring = KeyRing.from_bytes(raw)
+        secrets = {}
+        for key in (ring.current, *ring.old):
+            blob = self._store.get(tx, _KEY + key.pubkey) or b""
+            secrets[key.pubkey] = Secret(self._sealer.open("nostr_state", _KEY + key.pubkey, "value", blob))
+        return ring, secrets
+
+    async def _first_key(self) -> tuple[Secret, str, int]:
+        key, generation = await self._derived(0)
+        if key is None:
+            self._warn("the node cannot derive secrets; the key is random and lives in the database alone")
+            return self._random_key(), "random", 0
+        return key, f"derived:{generation}", generation + 1
+
+    async def _derived(self, generation: int) -> tuple[Secret | None, int]:
+        from hive_shared.cln import ClnError
+
+        try:
+            seed = await self._makesecret(SEED_STRING)
+        except ClnError as error:
+            if not error.is_unknown_command:
+                raise
+            return None, generation
+        return derive(seed, generation)
+
+    def _random_key(self) -> Secret:
+        while True:
+            key = self._random_bytes(32)
+            if usable(key):
+                return Secret(key)
+
+    def _given_key(self, nsec: Secret | None, nsec_file: str) -> Secret | None:
+        if nsec is not None:
+            return _read_key(nsec)
+        return _read_key(_read_file(Path(nsec_file))) if nsec_file else None
+
+    def _warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+        self._log("warning", "identity", note=sentence)
+
+
+def _read_file(path: Path) -> Secret:
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise InvalidParams(f"{path} can be read by others; chmod 600 it first")
+        return Secret(path.read_bytes().strip())
+    except OSError as error:
+        raise InvalidParams(f"the key file {path} cannot be read: {error.strerror}") from None
+
+
+def _read_key(text: Secret) -> Secret:
+    from hive_shared.nostr.keys import nsec_decode
+
+    try:
+        shown = text.reveal().decode().strip()
+        key = nsec_decode(shown) if shown.startswith("nsec1") else Secret(bytes.fromhex(shown))
+        if not usable(key.reveal()):
+            raise ValueError
+    except ValueError:
+        raise InvalidParams("the Nostr key is neither nsec1... nor 64 hex digits of a valid key") from None
+    return key

@@ -1,0 +1,1 @@
+"""How messages travel: the Nostr adapter and the registry of transports."""

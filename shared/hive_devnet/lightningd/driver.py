@@ -22,7 +22,7 @@ from typing import Any
 from hive_devnet import rpc
 from hive_devnet.lightningd.bitcoin_backend import CHAIN_OPTION
 from hive_devnet.lightningd.chain import RegtestChain
-from hive_devnet.lightningd.processes import child_running, is_running
+from hive_devnet.lightningd.processes import child_running, group_running, is_running
 from hive_devnet.node import DevnetRpcError, NodeHandle
 
 START_SECONDS = 60.0
@@ -158,6 +158,12 @@ class LightningdNode:
         except ProcessLookupError:
             pass
         await process.wait()
+
+        async def gone() -> bool:
+            return not group_running(process.pid)
+
+        # The kernel ends the others in its own time; a restart must not meet them.
+        await wait_until(f"all processes of {self.name} ended", 10, gone)
 
     async def plugin_pid(self, name: str) -> int:
         """Return the pid of the plugin whose executable's basename is `name`; `LookupError` if none runs."""

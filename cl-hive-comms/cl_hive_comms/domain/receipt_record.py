@@ -7,13 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRow:
-    """One row of `management_receipts`. `document` is the canonical text that `receipt_hash` hashes."""
+    """One row of `management_receipts`. `document` is the canonical text that `receipt_hash` hashes; the
+    fields after the signature repeat parts of it, as they stand in the searchable columns."""
 
     receipt_id: int
     advisor_id: str
     document: str
     receipt_hash: str
     node_signature: str
+    prev_hash: str
+    created_at: int
+    schema_id: str
+    action: str
+    status: str
+    command_id: str | None = None
+    credential_id: str | None = None
+    agent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from hive_shared.store import Tx
 
 from ..domain.receipt_record import AckRow, ReceiptQuery, ReceiptRow, RootRow
 
-_COLUMNS = "receipt_id, advisor_id, document, receipt_hash, node_signature"
+_NAMES = tuple(field.name for field in fields(ReceiptRow))
+_COLUMNS = ", ".join(_NAMES)
+_INSERT = f"INSERT INTO management_receipts ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"
 
 
 class ReceiptStore:
@@ -24,10 +27,7 @@ class ReceiptStore:
 
     def append(self, tx: Tx, row: ReceiptRow) -> None:
         """Add the next receipt. Raises sqlite3.IntegrityError when its id is not head + 1."""
-        tx.execute(
-            f"INSERT INTO management_receipts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
-            (row.receipt_id, row.advisor_id, row.document, row.receipt_hash, row.node_signature),
-        )
+        tx.execute(_INSERT, [getattr(row, name) for name in _NAMES])
 
     def get(self, tx: Tx, receipt_id: int) -> ReceiptRow | None:
         """The receipt of that id."""
@@ -112,7 +112,8 @@ class ReceiptStore:
     def roots(self, tx: Tx, since_id: int, limit: int) -> tuple[RootRow, ...]:
         """Roots that cover receipts above an id, oldest first."""
         rows = tx.execute(
-            "SELECT * FROM comms_receipt_roots WHERE last_id > ? ORDER BY last_id, kind LIMIT ?", (since_id, limit)
+            "SELECT * FROM comms_receipt_roots WHERE last_id > ? ORDER BY last_id, kind LIMIT ?",
+            (since_id, limit),
         )
         return tuple(self._root(dict(row)) for row in rows)
 

@@ -1,5 +1,5 @@
--- The receipt chain (docs/protocol/02 §9, 08 §5.3). `document` is the signed text; every column that
--- searches it is generated from it, so no column can disagree with what was signed.
+-- The receipt chain (docs/protocol/02 §9, 08 §5.3). `document` is the signed text. The columns after it
+-- repeat what it says so that it can be searched; `verify` names a receipt whose columns disagree with it.
 
 CREATE TABLE management_receipts (
     receipt_id     INTEGER PRIMARY KEY,
@@ -7,14 +7,14 @@ CREATE TABLE management_receipts (
     document       TEXT NOT NULL,
     receipt_hash   TEXT NOT NULL UNIQUE,
     node_signature TEXT NOT NULL,
-    created_at     INTEGER GENERATED ALWAYS AS (json_extract(document, '$.created_at')) STORED,
-    prev_hash      TEXT GENERATED ALWAYS AS (json_extract(document, '$.prev_hash')) VIRTUAL,
-    command_id     TEXT GENERATED ALWAYS AS (json_extract(document, '$.command_id')) VIRTUAL,
-    agent_id       TEXT GENERATED ALWAYS AS (json_extract(document, '$.agent_id')) VIRTUAL,
-    credential_id  TEXT GENERATED ALWAYS AS (json_extract(document, '$.credential_id')) VIRTUAL,
-    schema_id      TEXT GENERATED ALWAYS AS (json_extract(document, '$.schema')) VIRTUAL,
-    action         TEXT GENERATED ALWAYS AS (json_extract(document, '$.action')) VIRTUAL,
-    status         TEXT GENERATED ALWAYS AS (json_extract(document, '$.status')) VIRTUAL
+    prev_hash      TEXT NOT NULL,
+    created_at     INTEGER NOT NULL,
+    schema_id      TEXT NOT NULL,
+    action         TEXT NOT NULL,
+    status         TEXT NOT NULL,
+    command_id     TEXT,
+    credential_id  TEXT,
+    agent_id       TEXT
 ) STRICT;
 CREATE INDEX management_receipts_advisor ON management_receipts (advisor_id, created_at);
 CREATE INDEX management_receipts_advisor_id ON management_receipts (advisor_id, receipt_id);

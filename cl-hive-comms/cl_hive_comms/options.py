@@ -38,7 +38,8 @@ class Row:
         return OptionSpec(
             name=PREFIX + self.name,
             kind=cast(Any, self.kind),
-            default=self.default,
+            # CLN kills a plugin that gives a deprecated option a default while deprecated APIs are off.
+            default=None if self.deprecated else self.default,
             description=self.help + note,
             dynamic=self.dynamic,
             deprecated=self.deprecated,
@@ -301,7 +302,11 @@ class Config:
     @classmethod
     def build(cls, parsed: Mapping[str, Any]) -> "Config":
         """From the parsed values of `init`; what is missing takes its default."""
-        return cls({name: parsed.get(name, row.parse(row.default)) for name, row in _BY_NAME.items()})
+        values = {}
+        for name, row in _BY_NAME.items():
+            given = parsed.get(name)
+            values[name] = row.parse(row.default) if given is None else given
+        return cls(values)
 
     def changed(self, name: str, value: Any) -> "Config":
         """The same with one option replaced; raises KeyError for a name that is not ours."""

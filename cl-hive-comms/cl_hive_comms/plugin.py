@@ -13,6 +13,7 @@ from typing import Any
 from hive_shared.cln import ClnClient
 from hive_shared.crypto import Sealer
 from hive_shared.runtime import InitInfo, MethodSpec, PluginApp
+from hive_shared.siblings import SiblingHub, hello_spec, load_sibling_key
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
@@ -28,6 +29,9 @@ from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.state_store import StateStore
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
+SCHEMA = 4
+CAPABILITIES: tuple[str, ...] = ()
+"""What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 NOTIFICATIONS = (
     "hive_comms_ready",
     "hive_policy_changed",
@@ -53,7 +57,10 @@ class Comms:
             version=__version__,
             options=option_specs(),
             methods=self._methods(),
-            subscriptions={},
+            subscriptions={
+                "plugin_started": self._plugin_started,
+                "plugin_stopped": self._plugin_stopped,
+            },
             notifications=NOTIFICATIONS,
             on_init=self.on_init,
             on_setconfig=self.on_setconfig,
@@ -69,9 +76,11 @@ class Comms:
         self.alerts: AlertService
         self.identity: IdentityService
         self.kill_switch: KillSwitch
+        self.siblings: SiblingHub
 
     def _methods(self) -> list[MethodSpec]:
         return [
+            hello_spec("comms", self._hello),
             *StatusCommands(lambda: self.status).specs(),
             *IdentityCommands(
                 lambda: self.identity,
@@ -88,13 +97,15 @@ class Comms:
         self.info, self.config = info, Config.build(info.options)
         self.cln = ClnClient(info.rpc_path, id_prefix="comms")
         path = self.config.get("db-path") or str(info.net_dir / "cl_hive_comms.db")
-        node, self.sealer, self.db = await asyncio.gather(
+        node, sibling_key, self.sealer, self.db = await asyncio.gather(
             self.cln.getinfo(),
+            load_sibling_key(self.cln, info.net_dir),
             open_sealer(self.cln.makesecret, info.net_dir, os.urandom),
             asyncio.to_thread(Db.open, Path(path), MIGRATIONS),
         )
         self.node_id = str(node["id"])
         await self._build_identity()
+        self._build_siblings(sibling_key)
         self._register_status()
         self._start_loops()
         return None
@@ -116,7 +127,32 @@ class Comms:
         self.kill_switch = KillSwitch(self.db, facts, self.info.net_dir / "hive", now=unix_now, log=log)
         await self.kill_switch.load()
 
+    def _build_siblings(self, key: bytes) -> None:
+        self.siblings = SiblingHub(
+            me="comms",
+            version=__version__,
+            capabilities=CAPABILITIES,
+            cln=self.cln,
+            key=key,
+            now=unix_now,
+            random_bytes=os.urandom,
+            identity=lambda: {"npub": self.identity.npub, "node_id": self.node_id},
+            db_schema=SCHEMA,
+            log=self.app.log,
+        )
+        self.app.authenticate = self.siblings.verify
+
+    async def _hello(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self.siblings.hello(params)
+
+    async def _plugin_started(self, payload: dict[str, Any]) -> None:
+        await self.siblings.on_plugin_started(payload)
+
+    async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
+        await self.siblings.on_plugin_stopped(payload)
+
     def _start_loops(self) -> None:
+        self.app.spawn("siblings", self.siblings.run)
         self.app.spawn("emergency", self.kill_switch.watch, every=5.0)
         self.app.spawn("ready", self._announce_ready)
 
@@ -138,6 +174,7 @@ class Comms:
 
     def _register_status(self) -> None:
         self.status.register("identity", self._identity_section)
+        self.status.register("siblings", self._siblings_section)
         self.status.register("emergency", self._emergency_section)
 
     async def _identity_section(self, verbose: bool) -> dict[str, Any]:
@@ -154,6 +191,10 @@ class Comms:
         if verbose:
             section |= {"pubkey": ring.current.pubkey, "node_id": self.node_id}
         return section
+
+    async def _siblings_section(self, verbose: bool) -> dict[str, Any]:
+        rows = self.siblings.status()
+        return {"combination": self.siblings.combo(), "plugins": rows}
 
     async def _emergency_section(self, verbose: bool) -> dict[str, Any]:
         return self.kill_switch.status()

@@ -1,0 +1,61 @@
+"""Outgoing and incoming direct messages as rows, and when a failed delivery is tried again.
+
+docs/protocol/04-marketplace-and-nostr.md §6 ("Send to"), docs/protocol/02-fleet-management.md §6.2.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_QUEUED = 2_000
+"""Messages waiting to be sent: with relays down for days the file must not grow without bound."""
+KEPT_S = 7 * 86_400
+"""Finished rows and seen ids are kept this long (docs/protocol/02 §11)."""
+_LONGEST_WAIT_S = 300
+
+
+class MessageKind(StrEnum):
+    """What an outgoing message is; decides what goes first when the queue is full."""
+
+    RESPONSE = "response"
+    PUSH = "push"
+    MESSAGE = "message"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to store in the outbox. `sender` and `recipient` are x-only keys in hex."""
+
+    idempotency_key: str
+    sender: str
+    recipient: str
+    kind: MessageKind
+    content: str
+    created_at: int
+    expires_at: int
+    reply_relays: tuple[str, ...] = ()
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A stored message that is due."""
+
+    outbox_id: int
+    message: Outgoing
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A message received from a sender we know, remembered so that a repeat is recognised."""
+
+    sender_key: str
+    msg_id: str
+    wrap_id: str | None
+    schema: str
+    received_at: int
+
+
+def retry_delay(attempts: int) -> int:
+    """Seconds to wait after the n-th failed attempt (n from 1): 2, 4, 8 .. 256, 300."""
+    return min(_LONGEST_WAIT_S, 1 << min(attempts, 9))

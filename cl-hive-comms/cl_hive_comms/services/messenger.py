@@ -1,0 +1,197 @@
+"""Durable outgoing direct messages: a row in the caller's transaction, sent after the commit.
+
+docs/protocol/02-fleet-management.md §6.2 and docs/protocol/04-marketplace-and-nostr.md §6. Delivery is at
+least once; a repeated send has the same rumor id, so the receiver recognises it. One relay that accepts
+is enough; until then retries go on at 2 .. 300 s until the message expires, also after a restart.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from hive_shared.crypto import Secret
+from hive_shared.errors import Capacity, TransportUnavailable
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.outbox import KEPT_S, MAX_QUEUED, MessageKind, Outgoing, Queued, retry_delay
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.ports_identity import Clock, Log
+from cl_hive_comms.services.ports_transport import DirectMessages, OutboxStore, Routes
+
+MAX_CONTENT_BYTES = 1_048_576
+_BATCH = 64
+_IDLE_S = 60.0
+_RECIPIENTS_AT_ONCE = 16
+
+
+class Messenger:
+    """Owns comms_outbox. `enqueue` inside a transaction, `kick` after its commit, `run` in a loop."""
+
+    def __init__(
+        self,
+        db: Db,
+        store: OutboxStore,
+        identity: IdentityService,
+        direct_messages: DirectMessages,
+        routes: Routes,
+        *,
+        now: Clock,
+        log: Log,
+    ) -> None:
+        self._db, self._store, self._identity = db, store, identity
+        self._direct_messages, self._routes = direct_messages, routes
+        self._now, self._log = now, log
+        self._wake = asyncio.Event()
+        self._sending: dict[str, asyncio.Task[None]] = {}
+
+    def enqueue(
+        self,
+        tx: Tx,
+        *,
+        recipient: str,
+        content: str,
+        kind: str,
+        idempotency_key: str,
+        expires_at: int,
+        reply_relays: Sequence[str] = (),
+        reply_to: str | None = None,
+        sender: str | None = None,
+    ) -> None:
+        """Stores a message in the caller's transaction; a known idempotency key changes nothing.
+
+        `kind` is response, push or message. A full queue gives up older pushes for a response or a push,
+        and refuses a message with Capacity. Raises TransportUnavailable when the text exceeds 1 MiB.
+        """
+        size = len(content.encode())
+        if size > MAX_CONTENT_BYTES:
+            raise TransportUnavailable(
+                f"the message has {size} bytes; {MAX_CONTENT_BYTES} is the most that is sent",
+                reason="message_too_large",
+            )
+        self._make_room(tx, MessageKind(kind))
+        message = Outgoing(
+            idempotency_key=idempotency_key,
+            sender=sender or self._identity.pubkey,
+            recipient=recipient,
+            kind=MessageKind(kind),
+            content=content,
+            created_at=self._now(),
+            expires_at=expires_at,
+            reply_relays=tuple(reply_relays[:3]),
+            reply_to=reply_to,
+        )
+        self._store.add(tx, message)
+
+    def kick(self) -> None:
+        """Looks at the outbox now; call after the commit."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sends what is due until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                next_at = await self._start_due()
+                pause = _IDLE_S if next_at is None else max(0.05, min(_IDLE_S, next_at - self._now()))
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            tasks = list(self._sending.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def sweep(self) -> None:
+        """Expires and prunes; run every minute."""
+        now = self._now()
+        counts = await self._db.read(self._store.counts)
+        if not counts:
+            return
+
+        def body(tx: Tx) -> int:
+            self._store.prune(tx, now - KEPT_S)
+            return self._store.expire(tx, now)
+
+        if expired := await self._db.write(body):
+            self._log("warning", "messages_expired", count=expired)
+
+    async def status(self) -> dict[str, object]:
+        """Counts per state and the last success, for status and selfcheck."""
+        counts = await self._db.read(self._store.counts)
+        last_ok = await self._db.read(self._store.last_sent)
+        return {"queue": counts.get("queued", 0), "last_ok": last_ok, "by_state": counts}
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _make_room(self, tx: Tx, kind: MessageKind) -> None:
+        if self._store.queued_count(tx) < MAX_QUEUED:
+            return
+        # A response proves what was executed: it must never fail the transaction that records it.
+        victims = [MessageKind.PUSH, MessageKind.MESSAGE]
+        if kind is MessageKind.RESPONSE:
+            victims.append(MessageKind.RESPONSE)
+        if kind is MessageKind.MESSAGE or not self._store.drop_oldest(tx, victims, self._now()):
+            raise Capacity(
+                f"{MAX_QUEUED} messages wait to be sent; relays may be down, see hive-comms-transports"
+            )
+
+    async def _start_due(self) -> int | None:
+        now = self._now()
+        rows = await self._db.read(lambda tx: self._store.due(tx, now, _BATCH))
+        batches: dict[str, list[Queued]] = {}
+        for row in rows:
+            batches.setdefault(row.message.recipient, []).append(row)
+        for recipient, batch in batches.items():
+            if recipient in self._sending or len(self._sending) >= _RECIPIENTS_AT_ONCE:
+                continue
+            task = asyncio.create_task(self._send_batch(batch))
+            self._sending[recipient] = task
+            task.add_done_callback(partial(self._finished, recipient))
+        if any(recipient not in self._sending for recipient in batches):
+            return now + 1
+        later = await self._db.read(self._store.next_due)
+        # What is due now is being sent; its task wakes us when it is done.
+        return None if later is None or later <= now else later
+
+    def _finished(self, recipient: str, _task: asyncio.Task[None]) -> None:
+        self._sending.pop(recipient, None)
+        self._wake.set()
+
+    async def _send_batch(self, batch: list[Queued]) -> None:
+        for row in batch:
+            await self._send(row)
+
+    async def _send(self, row: Queued) -> None:
+        message = row.message
+        if message.expires_at <= self._now():
+            await self._db.write(lambda tx: self._store.expire(tx, self._now()))
+            return
+        try:
+            relays = await self._routes.relays_for(message, row.attempts)
+            delivery = await self._direct_messages.send(self._key(message), message, relays)
+        except ValueError as error:
+            await self._failed(row, f"cannot be sent: {error}")
+            return
+        if not delivery.ok:
+            await self._failed(row, delivery.why())
+            return
+        await self._db.write(lambda tx: self._store.mark_sent(tx, row.outbox_id, self._now()))
+        self._log("debug", "message_sent", kind=message.kind.value, relays=len(delivery.accepted))
+
+    async def _failed(self, row: Queued, why: str) -> None:
+        attempts = row.attempts + 1
+        next_at = self._now() + retry_delay(attempts)
+        await self._db.write(
+            lambda tx: self._store.mark_failed(
+                tx, row.outbox_id, attempts=attempts, next_at=next_at, error=why
+            )
+        )
+        if attempts == 1:
+            self._log("warning", "message_not_sent", kind=row.message.kind.value, why=why)
+
+    def _key(self, message: Outgoing) -> Secret:
+        # A key that ran out since may no longer sign: the current one is who we are now.
+        return self._identity.secret_of(message.sender) or self._identity.secret()

@@ -1,0 +1,156 @@
+"""SQL of comms_outbox, comms_inbox, comms_transports and comms_handlers."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from hive_shared.crypto import Sealer
+
+from cl_hive_comms.domain.outbox import MessageKind, Outgoing, Queued, Seen
+
+
+class OutboxStore:
+    """Messages to send. The text is sealed: a credential offer carries a rune."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def add(self, tx: sqlite3.Connection, message: Outgoing) -> bool:
+        """Stores a message, due at once; False when its idempotency key is there already."""
+        sealed = self._sealer.seal(
+            "comms_outbox", message.idempotency_key, "content_enc", message.content.encode()
+        )
+        cursor = tx.execute(
+            "INSERT INTO comms_outbox (idempotency_key, sender, recipient, kind, content_enc, reply_to,"
+            " relays_json, next_at, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (idempotency_key) DO NOTHING",
+            (
+                message.idempotency_key,
+                message.sender,
+                message.recipient,
+                message.kind.value,
+                sealed,
+                message.reply_to,
+                json.dumps(message.reply_relays),
+                message.created_at,
+                message.created_at,
+                message.expires_at,
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def queued_count(self, tx: sqlite3.Connection) -> int:
+        """How many messages wait."""
+        (count,) = tx.execute("SELECT count(*) FROM comms_outbox WHERE state = 'queued'").fetchone()
+        return int(count)
+
+    def drop_oldest(self, tx: sqlite3.Connection, kinds: Sequence[MessageKind], now: int) -> bool:
+        """Gives up the oldest waiting message of the first kind that has one; False when none has."""
+        for kind in kinds:
+            row = tx.execute(
+                "SELECT outbox_id FROM comms_outbox WHERE state = 'queued' AND kind = ?"
+                " ORDER BY outbox_id LIMIT 1",
+                (kind.value,),
+            ).fetchone()
+            if row is not None:
+                tx.execute(
+                    "UPDATE comms_outbox SET state = 'dropped', sent_at = ?, last_error = 'queue full'"
+                    " WHERE outbox_id = ?",
+                    (now, row["outbox_id"]),
+                )
+                return True
+        return False
+
+    def due(self, tx: sqlite3.Connection, now: int, limit: int) -> list[Queued]:
+        """Waiting messages whose time has come, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_outbox WHERE state = 'queued' AND next_at <= ? ORDER BY outbox_id LIMIT ?",
+            (now, limit),
+        ).fetchall()
+        return [self._queued(row) for row in rows]
+
+    def next_due(self, tx: sqlite3.Connection) -> int | None:
+        """When the next waiting message is due, or None."""
+        (when,) = tx.execute("SELECT min(next_at) FROM comms_outbox WHERE state = 'queued'").fetchone()
+        return None if when is None else int(when)
+
+    def mark_sent(self, tx: sqlite3.Connection, outbox_id: int, now: int) -> None:
+        """A relay took it."""
+        tx.execute(
+            "UPDATE comms_outbox SET state = 'sent', sent_at = ?, attempts = attempts + 1, last_error = NULL"
+            " WHERE outbox_id = ? AND state = 'queued'",
+            (now, outbox_id),
+        )
+
+    def mark_failed(
+        self, tx: sqlite3.Connection, outbox_id: int, *, attempts: int, next_at: int, error: str
+    ) -> None:
+        """No relay took it; try again at `next_at`."""
+        tx.execute(
+            "UPDATE comms_outbox SET attempts = ?, next_at = ?, last_error = ?"
+            " WHERE outbox_id = ? AND state = 'queued'",
+            (attempts, next_at, error[:500], outbox_id),
+        )
+
+    def expire(self, tx: sqlite3.Connection, now: int) -> int:
+        """Gives up what nobody needs any more; how many."""
+        return tx.execute(
+            "UPDATE comms_outbox SET state = 'expired', sent_at = ?"
+            " WHERE state = 'queued' AND expires_at <= ?",
+            (now, now),
+        ).rowcount
+
+    def prune(self, tx: sqlite3.Connection, before: int) -> None:
+        """Removes finished messages of before a time."""
+        tx.execute("DELETE FROM comms_outbox WHERE state <> 'queued' AND sent_at < ?", (before,))
+
+    def counts(self, tx: sqlite3.Connection) -> dict[str, int]:
+        """Messages per state."""
+        rows = tx.execute("SELECT state, count(*) AS n FROM comms_outbox GROUP BY state").fetchall()
+        return {row["state"]: row["n"] for row in rows}
+
+    def last_sent(self, tx: sqlite3.Connection) -> int | None:
+        """When a relay last took a message."""
+        (when,) = tx.execute("SELECT max(sent_at) FROM comms_outbox WHERE state = 'sent'").fetchone()
+        return None if when is None else int(when)
+
+    def _queued(self, row: sqlite3.Row) -> Queued:
+        content = self._sealer.open("comms_outbox", row["idempotency_key"], "content_enc", row["content_enc"])
+        message = Outgoing(
+            idempotency_key=row["idempotency_key"],
+            sender=row["sender"],
+            recipient=row["recipient"],
+            kind=MessageKind(row["kind"]),
+            content=content.decode(),
+            created_at=row["created_at"],
+            expires_at=row["expires_at"],
+            reply_relays=tuple(json.loads(row["relays_json"])),
+            reply_to=row["reply_to"],
+        )
+        return Queued(row["outbox_id"], message, row["attempts"])
+
+
+class InboxStore:
+    """Ids of messages that were handled."""
+
+    def remember(self, tx: sqlite3.Connection, rows: Sequence[Seen]) -> None:
+        """Stores ids; known ones stay as they are."""
+        tx.executemany(
+            "INSERT INTO comms_inbox (sender_key, msg_id, wrap_id, schema, state, received_at)"
+            " VALUES (?, ?, ?, ?, 'handled', ?) ON CONFLICT (sender_key, msg_id) DO NOTHING",
+            [(row.sender_key, row.msg_id, row.wrap_id, row.schema, row.received_at) for row in rows],
+        )
+
+    def recent_ids(self, tx: sqlite3.Connection, since: int, limit: int) -> list[str]:
+        """Message and wrap ids received since a time, oldest first."""
+        rows = tx.execute(
+            "SELECT msg_id, wrap_id FROM comms_inbox WHERE received_at >= ?"
+            " ORDER BY received_at DESC LIMIT ?",
+            (since, limit),
+        ).fetchall()
+        ids = [name for row in reversed(rows) for name in (row["msg_id"], row["wrap_id"])]
+        return [name for name in ids if name]
+
+    def prune_seen(self, tx: sqlite3.Connection, before: int) -> None:
+        """Forgets ids received before a time."""
+        tx.execute("DELETE FROM comms_inbox WHERE received_at < ?", (before,))

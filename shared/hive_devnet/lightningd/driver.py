@@ -259,7 +259,9 @@ class LightningdNetwork:
         directory = self.dir / name
         if name in self._nodes or directory.exists():
             raise ValueError(f"this network already has a node {name!r}")
-        lines = _config_lines({"alias": name, **(options or {})}, plugins)
+        # --developer switches deprecated calls off, which an operator's node allows.
+        defaults = {"alias": name, "allow-deprecated-apis": True}
+        lines = _config_lines({**defaults, **(options or {})}, plugins)
         directory.mkdir()
         (directory / "config").write_text("".join(f"{line}\n" for line in lines))
         node = LightningdNode(name, directory, self._command(directory, name))

@@ -1,0 +1,125 @@
+"""Bitcoin transactions, as far as the ledger writes them: segwit, real serialisation and txids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import coincurve
+
+
+@dataclass(frozen=True)
+class TxInput:
+    """A spent output. `amount_sat` and `key_hash` belong to the output (for the signature)."""
+
+    txid: str
+    vout: int
+    amount_sat: int
+    sequence: int = 0xFFFFFFFD
+
+
+@dataclass(frozen=True)
+class TxOutput:
+    """A new output."""
+
+    amount_sat: int
+    script: bytes
+
+
+def _compact(number: int) -> bytes:
+    if number < 0xFD:
+        return bytes([number])
+    return b"\xfd" + number.to_bytes(2, "little")
+
+
+def _sized(data: bytes) -> bytes:
+    return _compact(len(data)) + data
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(hashlib.sha256(data).digest()).digest()
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A version-2 transaction. `witnesses` has one stack per input."""
+
+    inputs: tuple[TxInput, ...]
+    outputs: tuple[TxOutput, ...]
+    witnesses: tuple[tuple[bytes, ...], ...] = ()
+    locktime: int = 0
+
+    def _body(self) -> bytes:
+        inputs = b"".join(
+            _outpoint(item) + b"\x00" + item.sequence.to_bytes(4, "little") for item in self.inputs
+        )
+        return _compact(len(self.inputs)) + inputs + _compact(len(self.outputs)) + self._outputs()
+
+    def _outputs(self) -> bytes:
+        return b"".join(o.amount_sat.to_bytes(8, "little") + _sized(o.script) for o in self.outputs)
+
+    @property
+    def txid(self) -> str:
+        """Transaction id in display order."""
+        return _hash(_VERSION + self._body() + self.locktime.to_bytes(4, "little"))[::-1].hex()
+
+    def serialize(self) -> bytes:
+        """The transaction on the wire, with its witnesses if it has any."""
+        tail = self.locktime.to_bytes(4, "little")
+        if not self.witnesses:
+            return _VERSION + self._body() + tail
+        stacks = b"".join(
+            _compact(len(stack)) + b"".join(_sized(item) for item in stack) for stack in self.witnesses
+        )
+        return _VERSION + b"\x00\x01" + self._body() + stacks + tail
+
+    def signature(self, index: int, script_code: bytes, key: coincurve.PrivateKey) -> bytes:
+        """BIP 143 signature (SIGHASH_ALL) of input `index`."""
+        spent = self.inputs[index]
+        preimage = b"".join(
+            (
+                _VERSION,
+                _hash(b"".join(_outpoint(i) for i in self.inputs)),
+                _hash(b"".join(i.sequence.to_bytes(4, "little") for i in self.inputs)),
+                _outpoint(spent),
+                _sized(script_code),
+                spent.amount_sat.to_bytes(8, "little"),
+                spent.sequence.to_bytes(4, "little"),
+                _hash(self._outputs()),
+                self.locktime.to_bytes(4, "little"),
+                (1).to_bytes(4, "little"),
+            )
+        )
+        return key.sign(_hash(preimage), hasher=None) + b"\x01"
+
+
+_VERSION = (2).to_bytes(4, "little")
+
+
+def _outpoint(item: TxInput) -> bytes:
+    return bytes.fromhex(item.txid)[::-1] + item.vout.to_bytes(4, "little")
+
+
+def sign_p2wpkh(
+    tx: Transaction, keys: Sequence[coincurve.PrivateKey], key_hashes: Sequence[bytes]
+) -> Transaction:
+    """`tx` with a witness on every input; each spends a P2WPKH output of the matching key."""
+    stacks = []
+    for index, (key, key_hash) in enumerate(zip(keys, key_hashes, strict=True)):
+        script_code = b"\x76\xa9\x14" + key_hash + b"\x88\xac"
+        stacks.append((tx.signature(index, script_code, key), key.public_key.format()))
+    return Transaction(tx.inputs, tx.outputs, tuple(stacks), tx.locktime)
+
+
+def funding_script(key_a: bytes, key_b: bytes) -> bytes:
+    """The 2-of-2 witness script of a channel (BOLT 3)."""
+    first, second = sorted((key_a, key_b))
+    return b"\x52\x21" + first + b"\x21" + second + b"\x52\xae"
+
+
+def sign_funding(tx: Transaction, script: bytes, keys: Sequence[coincurve.PrivateKey]) -> Transaction:
+    """`tx`, whose only input spends a channel's funding output, with both signatures."""
+    ordered = sorted(keys, key=lambda key: key.public_key.format())
+    signatures = tuple(tx.signature(0, script, key) for key in ordered)
+    return Transaction(tx.inputs, tx.outputs, ((b"", *signatures, script),), tx.locktime)

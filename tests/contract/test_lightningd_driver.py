@@ -85,6 +85,26 @@ async def test_closed_channel_returns_its_coins_on_chain(network: LightningdNetw
     await wait_until("bob holds his share", 30, bob_has_coins)
 
 
+async def test_payment_is_forwarded_and_earns_its_fee(network: LightningdNetwork) -> None:
+    alice = await network.add_node("alice")
+    bob = await network.add_node("bob")
+    carol = await network.add_node("carol")
+    await network.fund(alice, 5_000_000)
+    await network.fund(bob, 5_000_000)
+    await network.open_channel(alice, bob, 1_000_000)
+    far = await network.open_channel(bob, carol, 1_000_000)
+
+    async def alice_knows() -> bool:
+        return len((await alice.call("listchannels", {"short_channel_id": far}))["channels"]) == 2
+
+    await wait_until("gossip reached alice", 60, alice_knows)
+    invoice = await carol.call("invoice", {"amount_msat": 100_000, "label": "far", "description": "far"})
+    paid = await alice.call("xpay", {"invstring": invoice["bolt11"]})
+    assert paid["amount_sent_msat"] == 100_000 + 1 + 1
+    (forward,) = (await bob.call("listforwards", {"status": "settled"}))["forwards"]
+    assert forward["out_channel"] == far and forward["fee_msat"] == 2
+
+
 async def test_mine_returns_when_all_live_nodes_are_there(network: LightningdNetwork) -> None:
     alice = await network.add_node("alice")
     bob = await network.add_node("bob")

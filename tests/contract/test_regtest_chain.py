@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,6 +256,21 @@ def test_chain_file_survives_and_is_shared(chain: RegtestChain, tmp_path: Path) 
     again = RegtestChain(tmp_path / "chain.sqlite3", create=True)
     assert again.height() == PREMINED_BLOCKS + 2
     again.close()
+
+
+def test_processes_that_pay_and_mine_at_once_do_not_collide(chain: RegtestChain, tmp_path: Path) -> None:
+    def work(number: int) -> list[str]:
+        mine_too = RegtestChain(tmp_path / "chain.sqlite3")
+        try:
+            return [mine_too.faucet(ALICE, 10_000 + number) for _ in range(10) if mine_too.mine(1)]
+        finally:
+            mine_too.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        paid = [txid for txids in pool.map(work, range(4)) for txid in txids]
+    assert len(set(paid)) == 40
+    assert chain.mine(1) == PREMINED_BLOCKS + 41
+    assert all(chain.unspent_output(txid, 0) is not None for txid in paid)
 
 
 def test_missing_chain_is_named(tmp_path: Path) -> None:

@@ -238,9 +238,12 @@ class RegtestChain:
         except DecodeError as error:
             raise TransactionRejected(f"TX decode failed: {error}") from None
         with self._writing():
-            known = self._db.execute("SELECT 1 FROM transactions WHERE txid = ?", (tx.txid(),)).fetchone()
-            if not known:
-                self._store_transaction(tx, fee_sat=self._checked_fee(tx), height=None)
+            return self._admit(tx)
+
+    def _admit(self, tx: Transaction) -> str:
+        known = self._db.execute("SELECT 1 FROM transactions WHERE txid = ?", (tx.txid(),)).fetchone()
+        if not known:
+            self._store_transaction(tx, fee_sat=self._checked_fee(tx), height=None)
         return display_hash(tx.txid())
 
     def _checked_fee(self, tx: Transaction) -> int:
@@ -363,8 +366,9 @@ class RegtestChain:
         script = script_of_address(address)
         if amount_sat < DUST_LIMIT_SAT:
             raise ChainError(f"cannot pay {amount_sat} sat: below {DUST_LIMIT_SAT} sat nothing relays it")
-        tx = self._faucet_payment(TxOut(amount_sat, script))
-        return self.submit(tx.encode())
+        # Choosing coins and spending them is one transaction: two callers must not choose the same.
+        with self._writing():
+            return self._admit(self._faucet_payment(TxOut(amount_sat, script)))
 
     def _faucet_payment(self, payment: TxOut) -> Transaction:
         rows = self._db.execute(

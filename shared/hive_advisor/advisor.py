@@ -1,0 +1,410 @@
+"""The kit's composition root and its library face (docs/protocol/11-advisor-kit.md §3)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from hive_shared import envelope
+from hive_shared.errors import Conflict, HiveError, Internal, InvalidParams, TransportUnavailable
+from hive_shared.nostr.relay import RelayPool
+from hive_shared.store import Db, StoreError, StoreLocked
+
+from hive_advisor.config import AdvisorConfig
+from hive_advisor.domain.answer import Answer, read_answer
+from hive_advisor.domain.command_machine import CommandState
+from hive_advisor.domain.rows import Client, Event, StoredCommand, StoredCredential
+from hive_advisor.identity import Identity
+from hive_advisor.paths import ProfilePaths
+from hive_advisor.services.clients import ClientService
+from hive_advisor.services.commands import CONTROL, CommandService, Plan
+from hive_advisor.services.mail import MailService
+from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
+from hive_advisor.storage.client_store import ClientStore
+from hive_advisor.storage.command_store import CommandStore
+from hive_advisor.storage.record_store import RecordStore
+from hive_advisor.transport.nostr_link import NostrLink
+
+_MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
+_LAST_SEEN = "last_seen"
+_ANNOUNCED = "announced"
+_WEEK = 604_800
+
+
+class Advisor:
+    """One profile, opened: its clients, commands and receipts, and the relays when online.
+
+    Use ``async with Advisor.open(...) as advisor``. Only one process has a profile open at a time.
+    """
+
+    def __init__(
+        self,
+        db: Db,
+        identity: Identity,
+        config: AdvisorConfig,
+        *,
+        now: Callable[[], int],
+        now_us: Callable[[], int],
+        rng: Callable[[int], bytes],
+        say: Callable[[str], None],
+    ) -> None:
+        self._db, self._config, self._now, self._say = db, config, now, say
+        self._secret = identity.nostr_secret()
+        self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
+        self._known: set[str] = set()
+        self._pool = RelayPool(
+            secret_provider=lambda: self._secret,
+            on_event=self._on_event,
+            now=now,
+            rng=rng,
+            proxy=config.proxy,
+            log=lambda *_args, **_fields: None,
+        )
+        self._link = NostrLink(
+            self._secret,
+            self._pool,
+            on_message=self._on_message,
+            trusted=lambda key: key in self._known,
+            now=now,
+            rng=rng,
+            say=say,
+        )
+        self.clients = ClientService(db, self._rows, self._records, now)
+        self.receipts = ReceiptService(db, self._records, self._rows, self._command_rows, now)
+        self.commands = CommandService(
+            db,
+            self._command_rows,
+            self._rows,
+            self._records,
+            self._link,
+            self._secret,
+            now=now,
+            now_us=now_us,
+            relays=config.relays,
+        )
+        self._mail = MailService(
+            db,
+            self._records,
+            self._rows,
+            self.clients,
+            self.commands,
+            self.receipts,
+            agent_key=identity.pubkey,
+            accept_offers=config.accept_offers,
+            now=now,
+            on_accepted=self._ack_automatically,
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        paths: ProfilePaths,
+        identity: Identity,
+        config: AdvisorConfig,
+        *,
+        online: bool,
+        now: Callable[[], int] = lambda: int(time.time()),
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        rng: Callable[[int], bytes] = os.urandom,
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> AsyncIterator[Advisor]:
+        """Open the profile. Raises Conflict (another process has it), Internal (database refused)."""
+        paths.make()
+        try:
+            db = await asyncio.to_thread(Db.open, paths.database, _MIGRATIONS)
+        except StoreLocked as error:
+            raise Conflict(f"profile {paths.profile!r} is in use by another hive-advisor process") from error
+        except StoreError as error:
+            raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
+        advisor = cls(db, identity, config, now=now, now_us=now_us, rng=rng, say=say)
+        try:
+            if online:
+                await advisor._connect()
+            yield advisor
+        finally:
+            if online:
+                await advisor._disconnect()
+            await asyncio.to_thread(db.close)
+
+    async def _connect(self) -> None:
+        self._known = {client.node_key for client in await self.clients.all()}
+        clients = await self.clients.all()
+        reads = tuple(dict.fromkeys((*self._config.relays, *(url for c in clients for url in c.relays))))[:8]
+        await self._pool.set_relays(reads, self._config.relays, self._config.relays)
+        last = await self._db.read(lambda tx: self._rows.meta(tx, _LAST_SEEN))
+        self._link.watch(int(last) if last else None)
+        await self._pool.start()
+        self._spawn(self._announce())
+
+    async def _announce(self) -> None:
+        """Where we read messages, weekly, so that nodes reach us."""
+        stamp = await self._db.read(lambda tx: self._rows.meta(tx, _ANNOUNCED))
+        wanted = ",".join(self._config.relays)
+        if stamp is not None:
+            at, _, relays = stamp.partition(" ")
+            if relays == wanted and self._now() - int(at) < _WEEK:
+                return
+        await self._link.announce(self._config.relays, 10)
+        value = f"{self._now()} {wanted}"
+        await self._db.write(lambda tx: self._rows.set_meta(tx, _ANNOUNCED, value))
+
+    async def _disconnect(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.stop()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _on_event(self, relay: str, subscription: str, event: Any) -> None:
+        await self._link.received(relay, subscription, event)
+
+    async def _on_message(self, message: Any) -> None:
+        await self._mail.receive(message)
+        self._known |= {client.node_key for client in await self.clients.all()}
+
+    async def _ack_automatically(self, client: Client, credential_id: str) -> None:
+        for credential in await self.clients.credentials(client):
+            if credential.credential_id == credential_id:
+                self._spawn(self.acknowledge(client, credential, accepted=True, wait_s=0))
+
+    # Commands ------------------------------------------------------------------------------------
+
+    async def plan(
+        self, client: Client, schema_id: str, action: str, params: Mapping[str, Any], *, note: str = ""
+    ) -> Plan:
+        """Check a command against registry and credential; nothing is signed or sent."""
+        credential = await self.clients.usable_credential(client)
+        return self.commands.plan(client, credential, schema_id, action, params, note=note)
+
+    async def execute(
+        self, plan: Plan, *, wait_s: int, again: bool = False, origin: str = "cli"
+    ) -> StoredCommand:
+        """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled."""
+        command = await self.commands.issue(plan, again=again, origin=origin)
+        await self._transmit(command, plan.client)
+        return await self.commands.settled(command.command_id, wait_s)
+
+    async def _transmit(self, command: StoredCommand, client: Client) -> None:
+        took = await self.commands.transmit(command, client)
+        if not took:
+            self._say("no relay took the command yet; it is kept and sent again")
+
+    async def control(
+        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
+    ) -> dict[str, Any]:
+        """A ``hive:control/v1`` command; returns {state, result?, slug?, message?}."""
+        client = next((c for c in await self.clients.all() if c.client_id == client_id), None)
+        if client is None:
+            raise InvalidParams("the client of this command is gone")
+        credential = await self.clients.usable_credential(client)
+        plan = self.commands.plan(client, credential, CONTROL, action, params)
+        done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+        answer: Answer | None = read_answer(done.response) if done.response else None
+        return {
+            "state": str(done.state),
+            "result": answer.result if answer else None,
+            "slug": answer.slug if answer else None,
+            "message": answer.sentence if answer else "no answer yet",
+            "node_time": answer.timestamp if answer else 0,
+        }
+
+    async def acknowledge(
+        self, client: Client, credential: StoredCredential, *, accepted: bool, wait_s: int
+    ) -> str:
+        """Tell the node that its credential was accepted or declined; "done" or how far it got."""
+        from hive_shared import credential as credentials
+
+        parsed = credentials.parse(credential.document)  # type: ignore[arg-type]
+        params = {
+            "credential_id": credential.credential_id,
+            "doc_hash": credentials.doc_hash(parsed),
+            "accepted": accepted,
+        }
+        plan = self.commands.plan(client, credential, CONTROL, "credential_ack", params)
+        try:
+            done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+        except TransportUnavailable:
+            return "not sent yet"
+        return str(done.state)
+
+    async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None:
+        """Ask the node what it serves; also measures its clock. None without an answer."""
+        answer = await self.control(client.client_id, "capabilities", {}, wait_s)
+        result = answer["result"]
+        if not isinstance(result, dict):
+            return None
+        server_time = result.get("server_time")
+        offset = server_time - self._now() if isinstance(server_time, int) else 0
+        # Seconds of travel are not skew; only a clock that is really off is corrected for.
+        offset = offset if abs(offset) > 60 else 0
+        await self._db.write(
+            lambda tx: self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
+        )
+        return result
+
+    async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
+        """``command_status``: adopt what the node says; a dead envelope it does not know is lost."""
+        answer = await self.control(
+            command.client_id, "command_status", {"command_id": command.command_id}, wait_s
+        )
+        client = next(c for c in await self.clients.all() if c.client_id == command.client_id)
+        result = answer["result"] if isinstance(answer["result"], dict) else {}
+        stored = result.get("response")
+        if isinstance(stored, dict) and envelope.verify_response(stored, client.node_key):
+            await self.commands.apply_answer(client, read_answer(stored), None)
+        unknown = result.get("state") == "not_found" or answer["slug"] == "not_found"
+        if unknown and await self.commands.prove_lost(command, client, int(answer["node_time"])):
+            return {"state": "not_found", "meaning": "proven not to have run"}
+        return {"state": result.get("state") or answer["slug"] or answer["state"]}
+
+    async def confirm(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
+        """Sign the challenge of a danger 7-8 command (11 §15.5)."""
+        from hive_shared.crypto import schnorr_sign
+
+        digest = envelope.confirm_digest(command.command_hash, command.challenge or "")
+        params = {"command_id": command.command_id, "challenge_sig": schnorr_sign(self._secret, digest)}
+        return await self.control(command.client_id, "confirm", params, wait_s)
+
+    async def alias_of(self, client_id: str) -> str:
+        return next((c.alias for c in await self.clients.all() if c.client_id == client_id), "?")
+
+    # Rounds --------------------------------------------------------------------------------------
+
+    async def pump(self) -> dict[str, Any]:
+        """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
+        started = self._now()
+        await self._pool.caught_up(timeout=5)
+        sent = 0
+        by_id = {client.client_id: client for client in await self.clients.all()}
+        for command in await self.commands.due():
+            client = by_id.get(command.client_id)
+            if client is not None and client.state in ("active", "offered"):
+                await self._transmit(command, client)
+                sent += 1
+        lost = 0
+        for command, client in await self.commands.dead():
+            if client.state == "active" and command.schema != CONTROL:
+                answer = await self.ask_status(command, 10)
+                lost += answer["state"] == "not_found"
+        await self._db.write(lambda tx: self._rows.set_meta(tx, _LAST_SEEN, str(started)))
+        return {
+            "messages": self._mail.taken,
+            "quarantined": self._mail.refused,
+            "sent_again": sent,
+            "proven_lost": lost,
+            "open": len([c for c in await self.commands.open() if c.schema != CONTROL]),
+        }
+
+    async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:
+        """Fetch receipts after our head, page by page; check and link them."""
+        taken, head = 0, -1
+        while True:
+            current = await self.clients.named(client.alias)
+            if current.head_id == head:
+                break
+            head = current.head_id
+            answer = await self.control(
+                client.client_id, "receipts_list", {"since_id": head, "limit": 50}, wait_s
+            )
+            result = answer["result"]
+            if not isinstance(result, dict):
+                return {"state": answer["state"], "slug": answer["slug"], "taken": taken, "head": head}
+            taken += await self._take_page(client, result)
+            if current.head_id >= int(str(result.get("head", {}).get("receipt_id", 0) or 0)):
+                break
+        current = await self.clients.named(client.alias)
+        return {"state": "done", "taken": taken, "head": current.head_id, "client_state": current.state}
+
+    async def _take_page(self, client: Client, result: Mapping[str, Any]) -> int:
+        taken = 0
+        for document in result.get("receipts", []):
+            if not isinstance(document, dict):
+                raise InvalidParams("receipts_list answered something that is no receipt")
+            try:
+                if "action" in document or "command_hash" in document or "agent_id" in document:
+                    await self.receipts.take(client, self.receipts.check(client, document))
+                else:
+                    await self.receipts.take_stub(client, document)
+            except Fork as fork:
+                await self.clients.suspect(client, str(fork))
+                raise VerificationFailed(str(fork)) from fork
+            taken += 1
+        return taken
+
+    async def events(self, since: int, limit: int) -> list[Event]:
+        return list(await self._db.read(lambda tx: self._records.events(tx, since, limit)))
+
+    async def brief(self) -> dict[str, Any]:
+        """What a new session needs to know."""
+        clients = await self.clients.all()
+        names = {client.client_id: client.alias for client in clients}
+        quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
+        return {
+            "npub": self._npub(),
+            "clients": {client.alias: client.state for client in clients},
+            "open_commands": [
+                {
+                    "command_id": c.command_id,
+                    "client": names.get(c.client_id),
+                    "action": c.action,
+                    "state": str(c.state),
+                }
+                for c in await self.commands.open()
+                if c.schema != CONTROL or c.state == CommandState.PENDING
+            ],
+            "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
+        }
+
+    def _npub(self) -> str:
+        from hive_shared.nostr.keys import npub_encode
+
+        return npub_encode(self._link.pubkey)
+
+    async def doctor(self, timeout: int) -> list[dict[str, str]]:
+        """Checks {id, status ok|warn|fail, detail}."""
+        checks = [{"id": "key", "status": "ok", "detail": self._npub()}]
+        damage = await self._db.damage()
+        checks.append(
+            {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
+        )
+        await self._pool.caught_up(timeout=timeout)
+        open_relays = [
+            row for row in self._pool.status() if row.get("state") in ("open", "subscribed", "auth")
+        ]
+        detail = f"{len(open_relays)} of {len(self._config.relays)} relays answer"
+        checks.append({"id": "relays", "status": "ok" if open_relays else "fail", "detail": detail})
+        for client in await self.clients.all():
+            if client.offset_s:
+                checks.append(
+                    {
+                        "id": f"clock {client.alias}",
+                        "status": "warn",
+                        "detail": f"its clock is {client.offset_s} s off",
+                    }
+                )
+            checks += await self._credential_checks(client)
+        return checks
+
+    async def _credential_checks(self, client: Client) -> list[dict[str, str]]:
+        if client.state == "suspect":
+            return [{"id": f"client {client.alias}", "status": "fail", "detail": client.suspect_why}]
+        try:
+            credential = await self.clients.usable_credential(client)
+        except HiveError as error:
+            return [{"id": f"client {client.alias}", "status": "warn", "detail": error.detail}]
+        days = (credential.valid_until - self._now()) // 86_400
+        status = "warn" if days < 7 else "ok"
+        return [
+            {"id": f"credential {client.alias}", "status": status, "detail": f"valid for {days} more days"}
+        ]

@@ -1,0 +1,1 @@
+"""The ``hive-advisor`` command line (docs/protocol/11-advisor-kit.md §10)."""

@@ -1,0 +1,259 @@
+"""``hive-advisor send`` and ``hive-advisor command``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from hive_shared.errors import ConfirmationRequired, InvalidParams
+
+from hive_advisor.cli import output
+from hive_advisor.cli.context import Settings, answered, pass_settings
+
+if TYPE_CHECKING:
+    from hive_advisor.domain.rows import StoredCommand
+    from hive_advisor.services.commands import Plan
+
+_EXIT = {
+    "done": output.OK,
+    "partial": output.PARTIAL,
+    "pending": output.PENDING,
+    "rejected": output.REFUSED,
+    "cancelled": output.REFUSED,
+    "expired": output.REFUSED,
+    "error": output.REFUSED,
+    "indeterminate": output.UNKNOWN,
+    "lost": output.TRANSPORT,
+    "sent": output.UNKNOWN,
+    "ready": output.TRANSPORT,
+}
+
+_MEANING = {
+    "sent": "no answer yet; the same bytes go out again with 'hive-advisor run', nothing runs twice",
+    "ready": "no relay took it yet; 'hive-advisor run' sends it",
+    "lost": "proven not to have run",
+    "indeterminate": "the node could not prove whether it ran; its operator was alerted",
+    "pending": "waits at the node; see 'hive-advisor command wait'",
+}
+
+
+def describe(command: StoredCommand, alias: str) -> dict[str, Any]:
+    """A command as people and scripts see it."""
+    response = command.response or {}
+    error = response.get("error")
+    data: dict[str, Any] = {
+        "command_id": command.command_id,
+        "client": alias,
+        "action": f"{command.schema}#{command.action}",
+        "params": command.params,
+        "state": str(command.state),
+        "slug": command.slug,
+        "message": error.get("message") if isinstance(error, dict) else _MEANING.get(str(command.state)),
+        "data": error.get("data") if isinstance(error, dict) else None,
+        "result": response.get("result"),
+        "receipt_id": command.receipt_id,
+        "danger": max(command.danger, default=0),
+        "created": output.moment(command.created),
+    }
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def finish(settings: Settings, command: StoredCommand, alias: str) -> NoReturn:
+    """Show the command and leave with the exit code of its state."""
+    settings.terminal.show(describe(command, alias), _EXIT[str(command.state)])
+
+
+def parse_pairs(pairs: tuple[str, ...], params_file: str | None) -> dict[str, Any]:
+    """``k=v`` pairs (JSON where it parses, else text) over the JSON object of ``--params``."""
+    from hive_shared.canonical import decode_object
+
+    params: dict[str, Any] = {}
+    if params_file is not None:
+        try:
+            text = sys.stdin.read() if params_file == "-" else Path(params_file).read_text()
+        except OSError as error:
+            raise InvalidParams(f"cannot read {params_file}: {error.strerror}") from error
+        params.update(decode_object(text))
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InvalidParams(f"{pair!r}: give parameters as name=value")
+        if key in params:
+            raise InvalidParams(f"parameter {key!r} is given twice")
+        try:
+            params[key] = json.loads(value)
+        except ValueError:
+            params[key] = value
+    return params
+
+
+def ask_danger(settings: Settings, plan: Plan, given: int | None) -> None:
+    """d >= 5 asks, d >= 7 wants client and action typed; without a terminal only options answer.
+
+    Raises ConfirmationRequired.
+    """
+    total = plan.danger.total
+    if total < 5 or given == total or (settings.yes and total <= 6):
+        return
+    if given is not None:
+        raise ConfirmationRequired(f"--confirm-danger {given} is not this command's danger, which is {total}")
+    if not sys.stdin.isatty():
+        how = "--yes" if total <= 6 else f"--confirm-danger {total}"
+        raise ConfirmationRequired(f"this command has danger {total}: add {how}, or run it at a terminal")
+    if total >= 7:
+        wanted = f"{plan.client.alias} {plan.spec.name}"
+        if click.prompt(f"Danger {total}. Type '{wanted}' to go on", err=True) != wanted:
+            raise ConfirmationRequired("the typed text differs; nothing was sent")
+    elif not click.confirm(f"Danger {total}: {plan.spec.name} on {plan.client.alias}?", err=True):
+        raise ConfirmationRequired("not confirmed; nothing was sent")
+
+
+@click.command()
+@click.argument("client")
+@click.argument("target", metavar="SCHEMA/ACTION")
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--params", "params_file", help="file with a JSON object of parameters, - for stdin")
+@click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
+@click.option("--note", default="", help="your own note, kept locally")
+@click.option("--again", is_flag=True, help="send although the same command is open")
+@click.option("--confirm-danger", type=int, help="the computed danger, to confirm it without a terminal")
+@pass_settings
+@answered
+async def send(
+    settings: Settings,
+    client: str,
+    target: str,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    dry_run: bool,
+    note: str,
+    again: bool,
+    confirm_danger: int | None,
+) -> None:
+    """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
+    from hive_advisor.services.commands import split_target
+
+    schema_id, action = split_target(target)
+    params = parse_pairs(pairs, params_file)
+    async with settings.kit(online=not dry_run) as kit:
+        found = await kit.clients.named(client)
+        plan = await kit.plan(found, schema_id, action, params, note=note)
+        if dry_run:
+            settings.terminal.show({**plan.summary(), "sent": False})
+        ask_danger(settings, plan, confirm_danger)
+        finish(settings, await kit.execute(plan, wait_s=settings.wait, again=again), found.alias)
+
+
+@click.group()
+def command() -> None:
+    """Commands sent so far."""
+
+
+command.add_command(send)
+
+
+@command.command("list")
+@click.option("--client", "alias")
+@click.option("--state")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@pass_settings
+@answered
+async def list_(settings: Settings, alias: str | None, state: str | None, limit: int) -> None:
+    """Newest first."""
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(alias) if alias else None
+        names = {item.client_id: item.alias for item in await kit.clients.all()}
+        items = [
+            {
+                "command_id": item.command_id,
+                "client": names.get(item.client_id, "?"),
+                "action": item.action,
+                "state": str(item.state),
+                "slug": item.slug,
+                "receipt_id": item.receipt_id,
+                "created": output.moment(item.created),
+            }
+            for item in await kit.commands.listed(found, state, limit)
+        ]
+        settings.terminal.show({"items": items, "count": len(items)})
+
+
+@command.command()
+@click.argument("command_id")
+@pass_settings
+@answered
+async def show(settings: Settings, command_id: str) -> None:
+    """Everything known about one command, without asking the node."""
+    async with settings.kit(online=False) as kit:
+        found = await kit.commands.get(command_id)
+        body = describe(found, await kit.alias_of(found.client_id))
+        settings.terminal.show(
+            {**body, "nonce": found.nonce, "sends": found.sends, "command_hash": found.command_hash}
+        )
+
+
+@command.command()
+@click.argument("command_id")
+@pass_settings
+@answered
+async def wait(settings: Settings, command_id: str) -> None:
+    """Wait (--wait seconds) until the command is final."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.commands.get(command_id)
+        await kit.pump()
+        found = await kit.commands.settled(found.command_id, settings.wait, pending_counts=False)
+        finish(settings, found, await kit.alias_of(found.client_id))
+
+
+@command.command()
+@click.argument("command_id")
+@pass_settings
+@answered
+async def status(settings: Settings, command_id: str) -> None:
+    """Ask the node how the command stands."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.commands.get(command_id)
+        answer = await kit.ask_status(found, settings.wait)
+        found = await kit.commands.get(found.command_id)
+        body = describe(found, await kit.alias_of(found.client_id))
+        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(found.state)])
+
+
+@command.command()
+@click.argument("command_id")
+@pass_settings
+@answered
+async def cancel(settings: Settings, command_id: str) -> None:
+    """Withdraw a command that waits at the node."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.commands.get(command_id)
+        answer = await kit.control(found.client_id, "cancel", {"command_id": found.command_id}, settings.wait)
+        found = await kit.commands.settled(found.command_id, 5, pending_counts=False)
+        body = describe(found, await kit.alias_of(found.client_id))
+        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(answer["state"])])
+
+
+@command.command()
+@click.argument("command_id")
+@click.option("--confirm-danger", type=int, help="the command's danger, instead of typing it at a terminal")
+@pass_settings
+@answered
+async def confirm(settings: Settings, command_id: str, confirm_danger: int | None) -> None:
+    """Sign the challenge of a danger 7-8 command that its operator approved."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.commands.get(command_id)
+        total = max(found.danger, default=0)
+        if found.challenge is None:
+            raise InvalidParams("the node has sent no challenge for this command")
+        if confirm_danger != total:
+            if confirm_danger is not None or not sys.stdin.isatty():
+                raise ConfirmationRequired(f"confirm with --confirm-danger {total}, or at a terminal")
+            if click.prompt(f"Danger {total}. Type '{found.action}' to confirm", err=True) != found.action:
+                raise ConfirmationRequired("the typed text differs; nothing was signed")
+        answer = await kit.confirm(found, settings.wait)
+        found = await kit.commands.settled(found.command_id, settings.wait, pending_counts=False)
+        body = describe(found, await kit.alias_of(found.client_id))
+        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(found.state)])

@@ -1,0 +1,100 @@
+"""Entry point and global options. Groups are imported when used: ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import click
+
+from hive_advisor.cli.context import Settings
+from hive_advisor.cli.output import Terminal
+
+_COMMANDS = {
+    "identity": "hive_advisor.cli.identities:identity",
+    "client": "hive_advisor.cli.clients:client",
+    "schema": "hive_advisor.cli.schemas:schema",
+    "send": "hive_advisor.cli.commands:send",
+    "command": "hive_advisor.cli.commands:command",
+    "receipt": "hive_advisor.cli.receipts:receipt",
+    "run": "hive_advisor.cli.system:run",
+    "status": "hive_advisor.cli.system:status",
+    "follow": "hive_advisor.cli.system:follow",
+    "doctor": "hive_advisor.cli.system:doctor",
+    "version": "hive_advisor.cli.system:version",
+    "completion": "hive_advisor.cli.system:completion",
+}
+
+_SUMMARIES = {
+    "identity": "create, import and show the advisor's identity",
+    "client": "nodes that offered or granted a credential",
+    "schema": "what can be asked of a node: parameters, ranges, danger",
+    "send": "send one command to a client and wait for its answer",
+    "command": "list, show, wait for, query, cancel and confirm commands",
+    "receipt": "receipts of what nodes did: list, show, sync, verify, export",
+    "run": "fetch messages, answer, resend what is open",
+    "status": "a brief of everything open",
+    "follow": "events since a cursor",
+    "doctor": "check clock, relays, key, database, credentials",
+    "version": "version of the kit",
+    "completion": 'shell completion: eval "$(hive-advisor completion bash)"',
+}
+
+
+class LazyGroup(click.Group):
+    """Loads the module of a subcommand when that subcommand is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name].split(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "HIVE_ADVISOR"})
+@click.option("--profile", default="default", show_default=True, help="identity and files to use")
+@click.option("--config", "config_dir", type=click.Path(path_type=Path), help="directory of config.toml")
+@click.option("--relays", help="comma list of relays instead of the configured ones")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+@click.option("--quiet", is_flag=True, help="no progress lines")
+@click.option("-v", "--verbose", is_flag=True, help="tracebacks of internal errors")
+@click.option("--timeout", default=20, show_default=True, help="seconds for relays to accept a message")
+@click.option("--wait", default=60, show_default=True, help="seconds to wait for an answer")
+@click.option("--yes", is_flag=True, help="do not ask (danger up to 6)")
+@click.option("--passphrase-fd", type=int, help="file descriptor to read the passphrase from")
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    profile: str,
+    config_dir: Path | None,
+    relays: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    timeout: int,
+    wait: int,
+    yes: bool,
+    passphrase_fd: int | None,
+) -> None:
+    """Manage Lightning nodes you were authorised for, through encrypted Nostr messages."""
+    from hive_advisor.paths import profile_paths
+
+    try:
+        paths = profile_paths(profile, config_dir)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    terminal = Terminal(as_json=as_json, quiet=quiet or as_json)
+    ctx.obj = Settings(paths, terminal, wait, timeout, yes, verbose, passphrase_fd, relays)
+
+
+def main() -> None:
+    """Console script ``hive-advisor``."""
+    cli(prog_name="hive-advisor")

@@ -1,0 +1,137 @@
+"""What the command line prints and how it exits (docs/protocol/11-advisor-kit.md §10).
+
+Data goes to stdout, prompts and progress to stderr. Text that came from a node or a relay is cleaned first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import click
+from hive_shared.errors import HiveError, Internal
+
+from hive_advisor.domain.cleaning import clean_value
+
+SCHEMA = "hive-advisor/1"
+
+OK, INTERNAL, USAGE, NOT_FOUND, REFUSED, PENDING = 0, 1, 2, 3, 4, 5
+TRANSPORT, VERIFICATION, PAYMENT, LOCKED, PARTIAL, UNKNOWN, INTERRUPTED = 6, 7, 8, 9, 10, 11, 130
+
+_BY_CODE: Mapping[int, int] = {
+    -32602: USAGE,
+    4001: NOT_FOUND,
+    4002: NOT_FOUND,
+    4005: PENDING,
+    4006: PAYMENT,
+    4014: PAYMENT,
+    4010: TRANSPORT,
+    4017: TRANSPORT,
+    4020: INTERNAL,
+}
+
+
+@dataclass
+class Terminal:
+    """How this call wants its output."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def progress(self, text: str) -> None:
+        """A line for the human, on stderr."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def show(self, data: Mapping[str, Any], exit_code: int = OK) -> NoReturn:
+        """Print the result and leave with ``exit_code``."""
+        cleaned = clean_value(data)
+        if self.as_json:
+            click.echo(
+                json.dumps({"schema": SCHEMA, "ok": exit_code == OK, "data": cleaned}, ensure_ascii=False)
+            )
+        else:
+            click.echo(_text(cleaned))
+        sys.exit(exit_code)
+
+    def fail(self, error: HiveError, exit_code: int | None = None) -> NoReturn:
+        """Print a refusal and leave with the exit code of its class."""
+        code = exit_code if exit_code is not None else exit_code_of(error)
+        if self.as_json:
+            body = {"code": error.code, "slug": error.symbol, "message": error.detail, "data": error.data}
+            click.echo(
+                json.dumps({"schema": SCHEMA, "ok": False, "error": clean_value(body)}, ensure_ascii=False)
+            )
+        else:
+            click.echo(f"error: {clean_value(str(error))}", err=True)
+        sys.exit(code)
+
+
+def exit_code_of(error: HiveError) -> int:
+    """Exit code of §10 for an error of the common tree."""
+    from hive_advisor.identity import Locked
+    from hive_advisor.services.receipts import VerificationFailed
+
+    if isinstance(error, Locked):
+        return LOCKED
+    if isinstance(error, VerificationFailed):
+        return VERIFICATION
+    return _BY_CODE.get(error.code, REFUSED)
+
+
+def unexpected(terminal: Terminal, error: BaseException) -> NoReturn:
+    """A defect of ours: one line without secrets; ``-v`` shows the traceback."""
+    terminal.fail(Internal(f"{type(error).__name__}; run again with -v and report it"), INTERNAL)
+
+
+def moment(seconds: int | None) -> str:
+    """Unix seconds as UTC text for people."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else "-"
+
+
+def _text(value: Any, indent: str = "") -> str:
+    if isinstance(value, Mapping):
+        items = value.get("items")
+        if (
+            isinstance(items, Sequence)
+            and not isinstance(items, str)
+            and set(value) <= {"items", "count", "note"}
+        ):
+            table = _table(items) if items else f"{indent}nothing"
+            return f"{table}\n{value['note']}" if value.get("note") else table
+        return "\n".join(_field(str(key), item, indent) for key, item in value.items())
+    return f"{indent}{value}"
+
+
+def _field(key: str, value: Any, indent: str) -> str:
+    if isinstance(value, Mapping) and value:
+        return f"{indent}{key}:\n{_text(value, indent + '  ')}"
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return f"{indent}{key}:\n" + "\n".join(
+            f"{indent}  - {json.dumps(item, ensure_ascii=False)}" for item in value
+        )
+    return f"{indent}{key}: {_cell(value)}"
+
+
+def _table(rows: Sequence[Any]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

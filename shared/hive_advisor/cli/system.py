@@ -1,0 +1,95 @@
+"""``hive-advisor run``, ``status``, ``follow``, ``doctor``, ``version``, ``completion``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import click
+
+from hive_advisor.cli import output
+from hive_advisor.cli.context import Settings, answered, pass_settings
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="fetch, act, flush, exit")
+@click.option("--interval", default=15, show_default=True, help="seconds between rounds")
+@pass_settings
+@answered
+async def run(settings: Settings, once: bool, interval: int) -> None:
+    """Fetch messages, take answers in, send again what is open. Holds the profile while it runs."""
+    async with settings.kit(online=True) as kit:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        summary = await kit.pump()
+        while not once and not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), interval)
+            except TimeoutError:
+                summary = await kit.pump()
+        settings.terminal.show(summary)
+
+
+@click.command()
+@pass_settings
+@answered
+async def status(settings: Settings) -> None:
+    """Clients, open commands, quarantined messages: what a new session needs to know."""
+    async with settings.kit(online=False) as kit:
+        settings.terminal.show(await kit.brief())
+
+
+@click.command()
+@click.option("--since", default=0, help="cursor to start after")
+@click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@pass_settings
+@answered
+async def follow(settings: Settings, since: int, limit: int) -> None:
+    """Events in order; pass the last cursor next time and miss nothing."""
+    async with settings.kit(online=False) as kit:
+        items = [
+            {"cursor": e.cursor, "kind": e.kind, "ref": e.ref, "text": e.text, "at": output.moment(e.at)}
+            for e in await kit.events(since, limit)
+        ]
+        settings.terminal.show({"items": items, "count": len(items)})
+
+
+@click.command()
+@pass_settings
+@answered
+async def doctor(settings: Settings) -> None:
+    """Check key, database, relays, clocks and credentials; exit 1 if something is broken."""
+    async with settings.kit(online=True) as kit:
+        checks = await kit.doctor(settings.timeout)
+        broken = [check for check in checks if check["status"] == "fail"]
+        settings.terminal.show(
+            {"items": checks, "count": len(checks)}, output.INTERNAL if broken else output.OK
+        )
+
+
+@click.command()
+@pass_settings
+def version(settings: Settings) -> None:
+    """The version of the kit and of the protocol it speaks."""
+    from hive_advisor import __version__
+
+    settings.terminal.show(
+        {"hive-advisor": __version__, "protocol": 1, "time": output.moment(int(time.time()))}
+    )
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"no completion for {shell}")
+    root = ctx.find_root()
+    click.echo(found(root.command, {}, "hive-advisor", "_HIVE_ADVISOR_COMPLETE").source())

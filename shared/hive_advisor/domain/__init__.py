@@ -1,0 +1,1 @@
+"""Pure rules of the kit: command states, checking of answers and offers, cleaning of remote text."""

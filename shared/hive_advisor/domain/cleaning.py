@@ -1,0 +1,44 @@
+"""Remote text made safe to show (docs/protocol/11-advisor-kit.md §11.2)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+MAX_TEXT = 2_000
+_ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-_]|\][^\x07\x1b]*(\x07|\x1b\\)?)")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
+
+
+def clean_text(text: str, limit: int = MAX_TEXT) -> str:
+    """NFC text without control, ANSI, bidi, zero-width or tag characters; URLs become ``[url host]``."""
+    text = _ANSI.sub("", unicodedata.normalize("NFC", text))
+    kept = "".join(char for char in text if char in "\n\t" or not _hidden(char))
+    kept = _URL.sub(_mask, kept)
+    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def clean_value(value: object, limit: int = MAX_TEXT) -> object:
+    """``clean_text`` applied to every string inside a JSON value."""
+    if isinstance(value, str):
+        return clean_text(value, limit)
+    if isinstance(value, Mapping):
+        return {clean_text(str(key), 200): clean_value(item, limit) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [clean_value(item, limit) for item in value]
+    return value
+
+
+def _hidden(char: str) -> bool:
+    # Cc control, Cf format (bidi, zero width, tags), Co private use, Cs surrogate, Zl/Zp line separators.
+    return unicodedata.category(char) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+
+
+def _mask(match: re.Match[str]) -> str:
+    try:
+        host = urlsplit(match.group()).hostname or "?"
+    except ValueError:
+        host = "?"
+    return f"[url {host}]"

@@ -1,0 +1,115 @@
+"""Values the kit keeps and hands out. Times are unix seconds; keys are x-only hex."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hive_advisor.domain.command_machine import CommandState
+
+ClientState = Literal["offered", "active", "paused", "suspect", "ended"]
+CredentialState = Literal["offered", "active", "superseded", "revoked", "declined"]
+ReceiptLevel = Literal["stub", "signed", "chained", "anchored"]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A node we hold, or were offered, a credential for. ``node_key`` and ``node_id`` are pinned."""
+
+    client_id: str
+    alias: str
+    node_key: str
+    node_id: str
+    network: str
+    relays: tuple[str, ...]
+    max_skew_s: int
+    state: ClientState
+    created: int
+    updated: int
+    remote_name: str = ""
+    offset_s: int = 0
+    capabilities: dict[str, Any] | None = None
+    capabilities_at: int | None = None
+    last_nonce: int = 0
+    last_seq: int = 0
+    head_id: int = 0
+    head_hash: str = ""
+    suspect_why: str = ""
+
+
+@dataclass(frozen=True)
+class StoredCredential:
+    """A management credential as its node signed it (docs/protocol/02-fleet-management.md §2.1)."""
+
+    credential_id: str
+    client_id: str
+    document: dict[str, Any]
+    state: CredentialState
+    valid_until: int
+    created: int
+
+
+@dataclass(frozen=True)
+class StoredCommand:
+    """One command and the only envelope it will ever have alive."""
+
+    command_id: str
+    client_id: str
+    credential_id: str
+    schema: str
+    action: str
+    params: dict[str, Any]
+    danger: tuple[int, ...]
+    origin: str
+    nonce: int
+    timestamp: int
+    command_hash: str
+    envelope: dict[str, Any]
+    state: CommandState
+    created: int
+    updated: int
+    note: str = ""
+    slug: str | None = None
+    response: dict[str, Any] | None = None
+    challenge: str | None = None
+    receipt_id: int | None = None
+    retry_of: str | None = None
+    sends: int = 0
+    next_send: int | None = None
+    deadline: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredReceipt:
+    """A receipt, or the stub of another agent's, and how far it could be checked."""
+
+    client_id: str
+    receipt_id: int
+    hash: str
+    prev: str
+    mine: bool
+    document: dict[str, Any]
+    level: ReceiptLevel
+    acked: bool = False
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; ``cursor`` rises, so that a consumer that crashed misses nothing."""
+
+    cursor: int
+    kind: str
+    ref: str
+    text: str
+    at: int
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A message that failed a check. Kept as evidence, without any effect."""
+
+    rumor_id: str
+    peer: str
+    why: str
+    received_at: int
+    raw: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Use cases of the kit: clients, commands, receipts, and the engine that moves messages."""

@@ -1,0 +1,206 @@
+"""Clients: offers received, accepted, renamed, paused (docs/protocol/11-advisor-kit.md §4)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from hive_shared.errors import Conflict, CredentialInvalid, NotFound
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.names import check_alias, offered_alias
+from hive_advisor.domain.offer import Offer
+from hive_advisor.domain.rows import Client, ClientState, StoredCredential
+from hive_advisor.services.ports import ClientRows, RecordRows
+
+_MAX_OFFERS = 20
+
+
+class ClientService:
+    """Owns the states of clients and their credentials."""
+
+    def __init__(self, db: Db, clients: ClientRows, records: RecordRows, now: Callable[[], int]) -> None:
+        self._db, self._clients, self._records, self._now = db, clients, records, now
+
+    async def all(self) -> list[Client]:
+        return await self._db.read(self._clients.all)
+
+    async def named(self, alias: str) -> Client:
+        """The client with this local alias. Raises NotFound, InvalidParams."""
+        _, key = check_alias(alias)
+        client = await self._db.read(lambda tx: self._clients.by_alias_key(tx, key))
+        if client is None:
+            raise NotFound(f"no client is called {alias!r}; see 'hive-advisor client list'")
+        return client
+
+    async def with_node_key(self, node_key: str) -> Client | None:
+        return await self._db.read(lambda tx: self._clients.by_node_key(tx, node_key))
+
+    async def credentials(self, client: Client) -> list[StoredCredential]:
+        """Newest first."""
+        return await self._db.read(lambda tx: self._clients.credentials(tx, client.client_id))
+
+    async def usable_credential(self, client: Client) -> StoredCredential:
+        """The credential a command would use now. Raises Conflict (client state), CredentialInvalid."""
+        if client.state != "active":
+            how = {
+                "offered": "accept it with 'hive-advisor client accept'",
+                "paused": "resume it with 'hive-advisor client resume'",
+                "suspect": f"{client.suspect_why}; look into it, then 'hive-advisor client resume'",
+                "ended": "its credential is gone; ask the operator for a new one",
+            }[client.state]
+            raise Conflict(f"client {client.alias!r} is {client.state}: {how}")
+        for credential in await self.credentials(client):
+            if credential.state == "active" and self._now() < credential.valid_until:
+                return credential
+        raise CredentialInvalid(
+            f"no valid credential for {client.alias!r}; ask its operator to authorise you again",
+            reason="credential_expired",
+        )
+
+    async def record_offer(self, offer: Offer, accept: bool) -> tuple[Client, bool]:
+        """Store a checked offer. Returns the client and whether the offer is new.
+
+        A node we know keeps its pins: an offer with another node_id was refused before (``pinned``).
+        """
+        return await self._db.write(lambda tx: self._record(tx, offer, accept))
+
+    def _record(self, tx: Tx, offer: Offer, accept: bool) -> tuple[Client, bool]:
+        now = self._now()
+        known = self._clients.by_node_key(tx, offer.node_key)
+        if known is not None and known.node_id != offer.node_id:
+            raise Conflict(f"{known.alias!r} is pinned to another node id; its key alone cannot change that")
+        fresh = self._clients.credential(tx, offer.credential.credential_id) is None
+        if known is None:
+            known = Client(
+                client_id=str(uuid.uuid4()),
+                alias=offered_alias(offer.node_key),
+                node_key=offer.node_key,
+                node_id=offer.node_id,
+                network=offer.network,
+                relays=offer.relays,
+                max_skew_s=offer.max_skew_s,
+                state="offered",
+                created=now,
+                updated=now,
+                remote_name=offer.remote_name,
+            )
+            self._clients.add(tx, known, check_alias(known.alias)[1])
+            self._clients.drop_oldest_offer(tx, _MAX_OFFERS)
+        else:
+            self._clients.refresh_offer(
+                tx, known.client_id, offer.relays, offer.max_skew_s, offer.remote_name, now
+            )
+        taken = accept or known.state in ("active", "paused")
+        if fresh:
+            self._clients.add_credential(
+                tx,
+                StoredCredential(
+                    offer.credential.credential_id,
+                    known.client_id,
+                    offer.document,
+                    "offered",
+                    offer.credential.valid_until,
+                    now,
+                ),
+            )
+            self._records.add_event(tx, "credential_offer", known.alias, offer.credential.credential_id, now)
+            if taken:
+                self._activate(tx, known.client_id, offer.credential.credential_id)
+        return self._clients.by_id(tx, known.client_id) or known, fresh
+
+    def _activate(self, tx: Tx, client_id: str, credential_id: str) -> None:
+        for other in self._clients.credentials(tx, client_id):
+            if other.state == "active" and other.credential_id != credential_id:
+                # The node refuses the old one from now on (docs/protocol/02-fleet-management.md §2.5 Renew).
+                self._clients.set_credential_state(tx, other.credential_id, "superseded")
+        self._clients.set_credential_state(tx, credential_id, "active")
+        client = self._clients.by_id(tx, client_id)
+        if client is not None and client.state in ("offered", "ended"):
+            self._clients.set_state(tx, client_id, "active", self._now())
+
+    async def accept(self, client: Client, name: str | None) -> tuple[Client, StoredCredential]:
+        """Take the newest offered credential, naming the client. Raises Conflict, InvalidParams."""
+        alias, key = check_alias(name if name is not None else client.alias)
+
+        def body(tx: Tx) -> tuple[Client, StoredCredential]:
+            offered = next(
+                (c for c in self._clients.credentials(tx, client.client_id) if c.state == "offered"), None
+            )
+            if offered is None:
+                raise Conflict(f"{client.alias!r} has no offered credential to accept")
+            self._rename(tx, client, alias, key)
+            self._activate(tx, client.client_id, offered.credential_id)
+            self._records.add_event(tx, "accepted", alias, offered.credential_id, self._now())
+            return self._clients.by_id(tx, client.client_id) or client, offered
+
+        return await self._db.write(body)
+
+    async def decline(self, client: Client) -> StoredCredential:
+        """Refuse the offered credential; a client without another one is ended."""
+
+        def body(tx: Tx) -> StoredCredential:
+            found = self._clients.credentials(tx, client.client_id)
+            offered = next((c for c in found if c.state == "offered"), None)
+            if offered is None:
+                raise Conflict(f"{client.alias!r} has no offered credential to decline")
+            self._clients.set_credential_state(tx, offered.credential_id, "declined")
+            if not any(c.state == "active" for c in found):
+                self._clients.set_state(tx, client.client_id, "ended", self._now())
+            return offered
+
+        return await self._db.write(body)
+
+    async def rename(self, client: Client, name: str) -> Client:
+        """Give the client another local alias. Raises Conflict when it is taken."""
+        alias, key = check_alias(name)
+
+        def body(tx: Tx) -> Client:
+            self._rename(tx, client, alias, key)
+            return self._clients.by_id(tx, client.client_id) or client
+
+        return await self._db.write(body)
+
+    def _rename(self, tx: Tx, client: Client, alias: str, key: str) -> None:
+        other = self._clients.by_alias_key(tx, key)
+        if other is not None and other.client_id != client.client_id:
+            raise Conflict(f"another client is called {other.alias!r} already")
+        self._clients.rename(tx, client.client_id, alias, key, self._now())
+
+    async def pause(self, client: Client) -> None:
+        """No more commands to this client until resumed. Raises Conflict."""
+        await self._switch(client, ("active",), "paused")
+
+    async def resume(self, client: Client) -> None:
+        """A human looked: writes may go on. Raises Conflict."""
+        await self._switch(client, ("paused", "suspect"), "active")
+
+    async def _switch(self, client: Client, allowed: tuple[str, ...], to: ClientState) -> None:
+        if client.state not in allowed:
+            raise Conflict(f"client {client.alias!r} is {client.state}, not {' or '.join(allowed)}")
+        await self._db.write(lambda tx: self._clients.set_state(tx, client.client_id, to, self._now()))
+
+    async def suspect(self, client: Client, why: str) -> None:
+        """Stop writing to a client that answered something it must not."""
+
+        def body(tx: Tx) -> None:
+            self._clients.set_state(tx, client.client_id, "suspect", self._now(), why)
+            self._records.add_event(tx, "suspect", client.alias, why, self._now())
+
+        await self._db.write(body)
+
+    async def revoked(self, client: Client, credential_id: str, reason: str) -> bool:
+        """The node withdrew a credential. False when it is not one of this client's."""
+
+        def body(tx: Tx) -> bool:
+            credential = self._clients.credential(tx, credential_id)
+            if credential is None or credential.client_id != client.client_id:
+                return False
+            self._clients.set_credential_state(tx, credential_id, "revoked")
+            live = [c for c in self._clients.credentials(tx, client.client_id) if c.state == "active"]
+            if not live:
+                self._clients.set_state(tx, client.client_id, "ended", self._now())
+            self._records.add_event(tx, "credential_revoked", client.alias, reason, self._now())
+            return True
+
+        return await self._db.write(body)

@@ -1,0 +1,326 @@
+"""Commands: planned, signed once, sent until answered or proven dead (docs/protocol/11-advisor-kit.md §5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hive_shared import credential as credentials
+from hive_shared import credential_scope, envelope, registry
+from hive_shared.crypto import Secret
+from hive_shared.errors import Ambiguous, Conflict, CredentialInvalid, InvalidParams, NotFound
+from hive_shared.registry import ActionSpec, Danger, DangerFacts
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.answer import Answer
+from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
+from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
+from hive_advisor.services.ports import ClientRows, CommandRows, Link, RecordRows
+
+CONTROL = "hive:control/v1"
+RESEND_AFTER_S = 45
+"""The same bytes go out again when no answer came."""
+DEATH_MARGIN_S = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be sent: checked against registry and credential, nothing signed yet."""
+
+    client: Client
+    credential: StoredCredential
+    spec: ActionSpec
+    params: dict[str, Any]
+    danger: Danger
+    note: str = ""
+    retry_of: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as people and ``--dry-run`` see it."""
+        return {
+            "client": self.client.alias,
+            "schema": self.spec.schema,
+            "action": self.spec.name,
+            "params": self.params,
+            "danger": {**self.danger._asdict(), "total": self.danger.total},
+            "credential_id": self.credential.credential_id,
+            "price_sats": 0,
+        }
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """``hive:fee-policy/set_single`` or ``hive:fee-policy/v1/set_single`` -> schema id and action.
+
+    Raises InvalidParams.
+    """
+    parts = target.split("/")
+    if len(parts) == 2:
+        parts = [parts[0], "v1", parts[1]]
+    if len(parts) != 3 or not all(parts):
+        raise InvalidParams(
+            f"{target!r}: name an action as hive:<category>/<action>, e.g. hive:fee-policy/set_single"
+        )
+    category = parts[0] if parts[0].startswith("hive:") else f"hive:{parts[0]}"
+    return f"{category}/{parts[1]}", parts[2]
+
+
+def _death_s(command: StoredCommand, client: Client) -> int:
+    """When the node must refuse the envelope as stale whatever happens."""
+    return command.timestamp + client.max_skew_s + DEATH_MARGIN_S
+
+
+class CommandService:
+    """Signs, sends, and follows commands. One envelope per command, ever."""
+
+    def __init__(
+        self,
+        db: Db,
+        commands: CommandRows,
+        clients: ClientRows,
+        records: RecordRows,
+        link: Link,
+        secret: Secret,
+        *,
+        now: Callable[[], int],
+        now_us: Callable[[], int],
+        relays: tuple[str, ...],
+    ) -> None:
+        self._db, self._commands, self._clients, self._records = db, commands, clients, records
+        self._link, self._secret = link, secret
+        self._now, self._now_us, self._relays = now, now_us, relays
+        self._moved = asyncio.Condition()
+
+    def plan(
+        self,
+        client: Client,
+        credential: StoredCredential,
+        schema_id: str,
+        action: str,
+        params: Mapping[str, Any],
+        *,
+        note: str = "",
+        retry_of: str | None = None,
+    ) -> Plan:
+        """Check a command against registry and credential; what they forbid is never sent.
+
+        Raises InvalidParams, Unsupported, CredentialInvalid.
+        """
+        spec = registry.find(schema_id, action)
+        parsed = registry.parse_params(spec, dict(params))
+        facts = DangerFacts()
+        if spec.schema != CONTROL:
+            document = credentials.parse(credential.document)
+            names = registry.glob_names(spec, parsed)
+            if not credential_scope.patterns_allow(document.allowed_schemas, spec.schema, spec.name, names):
+                raise CredentialInvalid(
+                    f"the credential does not allow {spec.schema}#{spec.name}", reason="schema_not_allowed"
+                )
+        return Plan(client, credential, spec, dict(parsed), spec.danger(parsed, facts), note, retry_of)
+
+    async def issue(self, plan: Plan, *, origin: str = "cli", again: bool = False) -> StoredCommand:
+        """Nonce, signature, envelope and row in one transaction; bytes leave after the commit.
+
+        Raises Conflict when the same command is open already (``again`` overrides).
+        """
+
+        def body(tx: Tx) -> StoredCommand:
+            params_json = json.dumps(plan.params)
+            if not again and not plan.spec.read_only:
+                same = self._commands.same_open(
+                    tx, plan.client.client_id, plan.spec.schema, plan.spec.name, params_json
+                )
+                if same is not None:
+                    raise Conflict(
+                        f"the same command is open: {same.command_id} ({same.state}); --again sends it anyway"
+                    )
+            now = self._now()
+            nonce = self._clients.take_nonce(tx, plan.client.client_id, self._now_us())
+            document: dict[str, Any] = {
+                "v": 1,
+                "command_id": str(uuid.uuid4()),
+                "schema_type": plan.spec.schema,
+                "schema_payload": {"action": plan.spec.name, "params": plan.params},
+                "credential": {"credential_id": plan.credential.credential_id},
+                "payment_proof": {"method": "none"},
+                "nonce": nonce,
+                "timestamp": now + plan.client.offset_s,
+                "node": plan.client.node_key,
+                "sender": self._link.pubkey,
+            }
+            if self._relays:
+                document["reply_relays"] = list(self._relays[:3])
+            signed = envelope.sign_command(self._secret, document)
+            command = StoredCommand(
+                command_id=document["command_id"],
+                client_id=plan.client.client_id,
+                credential_id=plan.credential.credential_id,
+                schema=plan.spec.schema,
+                action=plan.spec.name,
+                params=plan.params,
+                danger=tuple(plan.danger),
+                origin=origin,
+                nonce=nonce,
+                timestamp=document["timestamp"],
+                command_hash=envelope.command_digest(signed).hex(),
+                envelope=signed,
+                state=CommandState.READY,
+                created=now,
+                updated=now,
+                note=plan.note,
+                retry_of=plan.retry_of,
+                next_send=now,
+            )
+            self._commands.add(tx, command)
+            return command
+
+        return await self._db.write(body)
+
+    async def transmit(self, command: StoredCommand, client: Client) -> int:
+        """Send the command's bytes (always the same); returns how many relays took them."""
+        now = self._now()
+
+        def body(tx: Tx) -> None:
+            self._commands.note_send(tx, command.command_id, now + RESEND_AFTER_S, now)
+            if command.state == CommandState.READY:
+                self._commands.move(tx, command, CommandState.SENT, now)
+
+        await self._db.write(body)
+        content = json.dumps(command.envelope, separators=(",", ":"), ensure_ascii=False)
+        relays = tuple(dict.fromkeys((*client.relays, *self._relays)))
+        return await self._link.deliver(
+            client.node_key, content, relays, expires_at=command.timestamp + 3_600
+        )
+
+    async def apply_answer(
+        self, client: Client, answer: Answer, receipt_id: int | None
+    ) -> StoredCommand | None:
+        """A verified response: moves the command it answers. None when it answers none of ours."""
+
+        def body(tx: Tx) -> StoredCommand | None:
+            command = self._answered(tx, client, answer)
+            if command is None:
+                return None
+            to = next_state(command.state, answer.event)
+            if to is None:
+                if command.response is not None and command.response != answer.document:
+                    # A second, different final answer changes nothing; it is kept as evidence.
+                    self._records.add_event(
+                        tx,
+                        "contradiction",
+                        command.command_id,
+                        json.dumps(answer.document)[:4000],
+                        self._now(),
+                    )
+                return command
+            self._commands.move(tx, command, to, self._now())
+            self._commands.record_answer(
+                tx, command.command_id, answer.document, answer.slug, answer.challenge, receipt_id, None
+            )
+            if to in FINAL or to == CommandState.PENDING:
+                self._records.add_event(
+                    tx, f"command_{to}", command.command_id, answer.slug or "", self._now()
+                )
+            return self._commands.get(tx, command.command_id)
+
+        moved = await self._db.write(body)
+        async with self._moved:
+            self._moved.notify_all()
+        return moved
+
+    def _answered(self, tx: Tx, client: Client, answer: Answer) -> StoredCommand | None:
+        command_id = answer.document.get("command_id")
+        nonce = answer.document.get("request_nonce")
+        command = self._commands.get(tx, str(command_id)) if command_id else None
+        if command is None and isinstance(nonce, int | str) and str(nonce).isdigit():
+            command = self._commands.by_nonce(tx, client.client_id, int(nonce))
+        if command is None or command.client_id != client.client_id or str(nonce) != str(command.nonce):
+            return None
+        return command
+
+    async def get(self, command_id: str) -> StoredCommand:
+        """By full id or a unique prefix of at least 4 characters. Raises NotFound, Ambiguous."""
+        if len(command_id) < 4 or not set(command_id) <= set("0123456789abcdef-"):
+            raise InvalidParams(f"{command_id!r} is not a command id or a prefix of at least 4 characters")
+        found = await self._db.read(lambda tx: self._commands.find(tx, command_id))
+        if not found:
+            raise NotFound(f"no command {command_id!r}; see 'hive-advisor command list'")
+        if len(found) > 1:
+            raise Ambiguous(
+                f"{command_id!r} fits several commands",
+                data={"candidates": [row.command_id for row in found]},
+            )
+        return found[0]
+
+    async def listed(self, client: Client | None, state: str | None, limit: int) -> list[StoredCommand]:
+        client_id = client.client_id if client else None
+        return await self._db.read(lambda tx: self._commands.listed(tx, client_id, state, limit))
+
+    async def open(self) -> list[StoredCommand]:
+        return await self._db.read(self._commands.open)
+
+    async def settled(self, command_id: str, wait_s: int, *, pending_counts: bool = True) -> StoredCommand:
+        """Wait until the command is final (or pending), at most ``wait_s``; returns its row as it is then."""
+
+        def reached(command: StoredCommand) -> bool:
+            return command.state in FINAL or (pending_counts and command.state == CommandState.PENDING)
+
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            command = await self.get(command_id)
+            left = deadline - asyncio.get_running_loop().time()
+            if reached(command) or left <= 0:
+                return command
+            async with self._moved:
+                try:
+                    # The second look every few seconds covers an answer stored by another process.
+                    await asyncio.wait_for(self._moved.wait(), min(left, 5))
+                except TimeoutError:
+                    pass
+
+    async def due(self) -> list[StoredCommand]:
+        """Open commands whose bytes should go out again now, and are still alive."""
+        now = self._now()
+        return [
+            command
+            for command in await self.open()
+            if command.state in (CommandState.READY, CommandState.SENT)
+            and (command.next_send or 0) <= now < command.timestamp + 300
+        ]
+
+    async def dead(self) -> list[tuple[StoredCommand, Client]]:
+        """Sent commands without an answer whose envelope the node must refuse by now."""
+        result = []
+        for command in await self.open():
+            if command.state not in (CommandState.READY, CommandState.SENT):
+                continue
+            client = await self._client(command.client_id)
+            if client is not None and self._now() >= _death_s(command, client):
+                result.append((command, client))
+        return result
+
+    async def _client(self, client_id: str) -> Client | None:
+        return await self._db.read(lambda tx: self._clients.by_id(tx, client_id))
+
+    async def prove_lost(self, command: StoredCommand, client: Client, node_time: int) -> bool:
+        """``not_found`` from the node, by its own clock after the envelope died: it never ran (§5.2)."""
+        if node_time <= command.timestamp + client.max_skew_s:
+            return False
+
+        def body(tx: Tx) -> bool:
+            current = self._commands.get(tx, command.command_id)
+            if current is None:
+                return False
+            if current.state == CommandState.READY:
+                self._commands.move(tx, current, CommandState.SENT, self._now())
+                current = self._commands.get(tx, command.command_id) or current
+            to = next_state(current.state, CommandEvent.ON_PROVEN_NOT_RUN)
+            moved = to is not None and self._commands.move(tx, current, to, self._now())
+            if moved:
+                self._records.add_event(tx, "command_lost", command.command_id, "", self._now())
+            return moved
+
+        return await self._db.write(body)

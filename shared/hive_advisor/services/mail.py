@@ -1,0 +1,149 @@
+"""What comes in: responses and pushes, checked before they have any effect (11 §4, §5.3, §15.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hive_shared import envelope
+from hive_shared.canonical import decode_object
+from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.nostr.giftwrap import Message
+from hive_shared.store import Db
+
+from hive_advisor.domain.answer import read_answer
+from hive_advisor.domain.offer import check_offer
+from hive_advisor.domain.rows import Client, Quarantined
+from hive_advisor.services.clients import ClientService
+from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.ports import ClientRows, RecordRows
+from hive_advisor.services.receipts import Fork, ReceiptService
+
+_MAX_MESSAGE = 1_048_576
+
+
+class MailService:
+    """Routes one verified direct message. Whatever fails a check is quarantined, without effect."""
+
+    def __init__(
+        self,
+        db: Db,
+        records: RecordRows,
+        rows: ClientRows,
+        clients: ClientService,
+        commands: CommandService,
+        receipts: ReceiptService,
+        *,
+        agent_key: str,
+        accept_offers: bool,
+        now: Callable[[], int],
+        on_accepted: Callable[[Client, str], Awaitable[None]],
+    ) -> None:
+        self._db, self._records, self._rows = db, records, rows
+        self._clients, self._commands, self._receipts = clients, commands, receipts
+        self._agent_key, self._accept, self._now = agent_key, accept_offers, now
+        self._on_accepted = on_accepted
+        self.taken = 0
+        self.refused = 0
+
+    async def receive(self, message: Message) -> None:
+        """One message. Never raises for bad content."""
+        if await self._db.read(lambda tx: self._records.seen(tx, message.rumor_id)):
+            return
+        document: dict[str, Any] = {}
+        try:
+            document = decode_object(message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000)
+            await self._route(message, document)
+        except (HiveError, Fork) as error:
+            self.refused += 1
+            item = Quarantined(message.rumor_id, message.sender, str(error)[:500], self._now(), document)
+            await self._db.write(lambda tx: self._records.quarantine(tx, item))
+            return
+        self.taken += 1
+        await self._db.write(
+            lambda tx: self._records.add_message(tx, message.rumor_id, message.sender, document, self._now())
+        )
+
+    async def _route(self, message: Message, document: dict[str, Any]) -> None:
+        client = await self._clients.with_node_key(message.sender)
+        if "status" in document and "request_nonce" in document:
+            await self._answer(client, message, document)
+        elif document.get("schema_type") == CONTROL:
+            await self._push(client, message)
+        else:
+            raise InvalidParams("neither an answer nor a push")
+
+    async def _answer(self, client: Client | None, message: Message, document: dict[str, Any]) -> None:
+        if client is None:
+            raise InvalidParams("an answer from a key that is none of our clients'")
+        if not envelope.verify_response(document, client.node_key):
+            raise InvalidParams("the answer's signature is not the client's node key's")
+        answer = read_answer(document)
+        receipt_id = None
+        if answer.receipt is not None:
+            receipt_id = await self._receipt(client, answer.receipt)
+        command = await self._commands.apply_answer(client, answer, receipt_id)
+        if command is None:
+            raise InvalidParams("the answer is to no command of ours")
+        if answer.receipt is not None:
+            difference = self._receipts.agrees(answer.receipt, command)
+            if difference is not None:
+                await self._clients.suspect(client, f"receipt {receipt_id}: {difference}")
+        await self._note_seq(client, answer.seq)
+        if answer.slug in _SUSPECT_SLUGS and answer.status != 0:
+            await self._clients.suspect(client, f"the node answered {answer.slug}")
+
+    async def _receipt(self, client: Client, document: dict[str, Any]) -> int:
+        checked = self._receipts.check(client, document)
+        try:
+            await self._receipts.take(client, checked)
+        except Fork as fork:
+            await self._clients.suspect(client, str(fork))
+            raise
+        return checked.receipt_id
+
+    async def _push(self, client: Client | None, message: Message) -> None:
+        push = envelope.decode_push(message.content)
+        if push.node_key != message.sender:
+            raise InvalidParams("the push was sealed by another key than the one that signed it")
+        if push.agent_key != self._agent_key:
+            raise InvalidParams("the push is addressed to another key")
+        action, params = push.action, dict(push.params)
+        if action == "credential_offer":
+            await self._offer(message, params)
+            return
+        if client is None:
+            raise InvalidParams(f"a {action[:40]} push from a key that is none of our clients'")
+        await self._client_push(client, action, params)
+        await self._note_seq(client, push.seq)
+
+    async def _offer(self, message: Message, params: dict[str, Any]) -> None:
+        offer = check_offer(params, seal_key=message.sender, agent_key=self._agent_key, now=self._now())
+        client, fresh = await self._clients.record_offer(offer, self._accept)
+        if fresh and client.state == "active":
+            await self._on_accepted(client, offer.credential.credential_id)
+
+    async def _client_push(self, client: Client, action: str, params: dict[str, Any]) -> None:
+        text = str(params.get("text") or params.get("reason") or params.get("command_id") or "")[:500]
+        if action == "credential_revoked":
+            if not await self._clients.revoked(client, str(params.get("credential_id")), text):
+                raise InvalidParams("the revoked credential is not one of this client's")
+        elif action in _NOTED_PUSHES:
+            await self._db.write(
+                lambda tx: self._records.add_event(tx, action, client.alias, text, self._now())
+            )
+        else:
+            raise InvalidParams(f"push {action[:40]!r} is not known to this version")
+
+    async def _note_seq(self, client: Client, sequence: int) -> None:
+        missing = await self._db.write(lambda tx: self._rows.note_seq(tx, client.client_id, sequence))
+        if missing:
+            await self._db.write(
+                lambda tx: self._records.add_event(
+                    tx, "answers_missing", client.alias, f"{missing} before seq {sequence}", self._now()
+                )
+            )
+
+
+_SUSPECT_SLUGS = {"issuer_untrusted", "credential_revoked", "credential_superseded"}
+_NOTED_PUSHES = {"confirm_challenge", "approval_request", "ping", "alert", "conflict_held", "payment_notice"}

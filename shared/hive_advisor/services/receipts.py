@@ -1,0 +1,161 @@
+"""Receipts of clients: checked, linked, kept (docs/protocol/11-advisor-kit.md §5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hive_shared import receipts
+from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.rows import Client, ReceiptLevel, StoredCommand, StoredReceipt
+from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+
+
+class Fork(Exception):
+    """Two contents for one receipt id, or a link that does not fit: evidence against the node."""
+
+
+class VerificationFailed(Conflict):
+    """A node contradicts its own record (exit code 7)."""
+
+
+class ReceiptService:
+    """Every receipt that reaches us is checked before it is believed."""
+
+    def __init__(
+        self, db: Db, records: RecordRows, clients: ClientRows, commands: CommandRows, now: Callable[[], int]
+    ) -> None:
+        self._db, self._records, self._clients, self._commands = db, records, clients, commands
+        self._now = now
+
+    def check(self, client: Client, document: Mapping[str, Any]) -> StoredReceipt:
+        """Shape, hash and node signature of a full receipt. Raises InvalidParams naming the failed check."""
+        receipt_id, prev = document.get("receipt_id"), document.get("prev_hash")
+        if not isinstance(receipt_id, int) or isinstance(receipt_id, bool) or receipt_id < 1:
+            raise InvalidParams("the receipt has no id")
+        if not isinstance(prev, str) or len(prev) != 64:
+            raise InvalidParams(f"receipt {receipt_id} has no previous hash")
+        try:
+            receipt = receipts.from_doc(document)
+        except ValueError as error:
+            raise InvalidParams(f"receipt {receipt_id}: {error}") from error
+        computed = receipts.receipt_hash(receipt)
+        if receipt.receipt_hash != computed:
+            raise InvalidParams(f"receipt {receipt_id}: its hash is not that of its content")
+        if not receipts.verify(receipt, client.node_key):
+            raise InvalidParams(f"receipt {receipt_id} is not signed by the node")
+        if document.get("node_id") != client.node_id:
+            raise InvalidParams(f"receipt {receipt_id} is of another node")
+        return StoredReceipt(client.client_id, receipt_id, computed, prev, True, dict(document), "signed")
+
+    @staticmethod
+    def agrees(document: Mapping[str, Any], command: StoredCommand) -> str | None:
+        """Why the receipt does not fit our command, or None: hash, nonce and parameters have to be ours."""
+        if document.get("command_hash") != command.command_hash:
+            return "it names another command hash"
+        if str(document.get("nonce")) != str(command.nonce):
+            return "it names another nonce"
+        return None
+
+    async def take(self, client: Client, checked: StoredReceipt) -> ReceiptLevel:
+        """Store a checked receipt; returns how far it could be linked. Raises Fork."""
+
+        def body(tx: Tx) -> ReceiptLevel:
+            known = self._records.receipt(tx, client.client_id, checked.receipt_id)
+            if known is not None and known.hash != checked.hash:
+                raise Fork(
+                    f"receipt {checked.receipt_id} had hash {known.hash[:16]}… and now {checked.hash[:16]}…"
+                )
+            self._records.add_receipt(tx, checked)
+            return self._relink(tx, client)
+
+        return await self._db.write(body)
+
+    async def take_stub(self, client: Client, stub: Mapping[str, Any]) -> None:
+        """Another agent's receipt: only its place in the chain is known, on the node's word. Raises Fork."""
+        receipt_id, digest, prev = stub.get("receipt_id"), stub.get("receipt_hash"), stub.get("prev_hash")
+        if not isinstance(receipt_id, int) or not isinstance(digest, str) or not isinstance(prev, str):
+            raise InvalidParams("a receipt stub is not well formed")
+
+        def body(tx: Tx) -> None:
+            known = self._records.receipt(tx, client.client_id, receipt_id)
+            if known is not None and known.hash != digest:
+                raise Fork(f"receipt {receipt_id} had hash {known.hash[:16]}… and now {digest[:16]}…")
+            self._records.add_receipt(
+                tx, StoredReceipt(client.client_id, receipt_id, digest, prev, False, dict(stub), "stub")
+            )
+            self._relink(tx, client)
+
+        await self._db.write(body)
+
+    def _relink(self, tx: Tx, client: Client) -> ReceiptLevel:
+        """Walk on from the head over what is stored; what links is ``chained``."""
+        current = self._clients.by_id(tx, client.client_id) or client
+        head_id, head_hash = current.head_id, current.head_hash or receipts.GENESIS
+        level: ReceiptLevel = "signed"
+        for item in self._records.receipts(tx, client.client_id, head_id):
+            if item.receipt_id != head_id + 1:
+                break
+            if item.prev != head_hash:
+                raise Fork(f"receipt {item.receipt_id} does not continue receipt {head_id}")
+            if item.level == "signed":
+                self._records.set_level(tx, client.client_id, item.receipt_id, "chained")
+            head_id, head_hash, level = item.receipt_id, item.hash, "chained"
+        if head_id != current.head_id:
+            self._clients.set_head(tx, client.client_id, head_id, head_hash)
+        return level
+
+    async def get(self, client: Client, receipt_id: int) -> StoredReceipt | None:
+        return await self._db.read(lambda tx: self._records.receipt(tx, client.client_id, receipt_id))
+
+    async def listed(self, client: Client, since: int, limit: int) -> list[StoredReceipt]:
+        return list(
+            await self._db.read(lambda tx: self._records.receipts(tx, client.client_id, since, limit))
+        )
+
+    async def every(self, client: Client) -> list[StoredReceipt]:
+        """All stored receipts of a client, in order."""
+        found: list[StoredReceipt] = []
+        while page := await self.listed(client, found[-1].receipt_id if found else 0, 500):
+            found += page
+        return found
+
+    async def verify(self, client: Client) -> dict[str, Any]:
+        """Check everything stored again. ``first_bad`` names the first receipt that fails, and why."""
+        checked, previous = 0, (0, receipts.GENESIS)
+        gaps: list[int] = []
+        for item in await self.every(client):
+            problem = self._problem(client, item)
+            if problem is None and item.receipt_id == previous[0] + 1 and item.prev != previous[1]:
+                problem = f"does not continue receipt {previous[0]}"
+            if problem is not None:
+                return {
+                    "ok": False,
+                    "client": client.alias,
+                    "checked": checked,
+                    "first_bad": item.receipt_id,
+                    "reason": problem,
+                }
+            if item.receipt_id != previous[0] + 1:
+                gaps.append(previous[0] + 1)
+            previous = (item.receipt_id, item.hash)
+            checked += 1
+        return {
+            "ok": True,
+            "client": client.alias,
+            "checked": checked,
+            "first_bad": None,
+            "gaps_from": gaps[:20],
+            "head": previous[0],
+        }
+
+    def _problem(self, client: Client, item: StoredReceipt) -> str | None:
+        if item.level == "stub":
+            return None
+        try:
+            again = self.check(client, item.document)
+        except InvalidParams as error:
+            return error.detail
+        return None if again.hash == item.hash else "its stored hash is not that of its content"

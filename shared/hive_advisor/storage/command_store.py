@@ -1,0 +1,157 @@
+"""adv_commands."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from hive_shared.store import Tx
+
+from hive_advisor.domain.command_machine import FINAL, CommandState
+from hive_advisor.domain.rows import StoredCommand
+
+_OPEN = tuple(str(state) for state in CommandState if state not in FINAL)
+_OPEN_MARKS = ",".join("?" * len(_OPEN))
+
+
+class CommandStore:
+    """Commands with the one envelope each has. Methods join the caller's transaction."""
+
+    def add(self, tx: Tx, command: StoredCommand) -> None:
+        tx.execute(
+            "INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,"
+            " danger_json, origin, note, nonce, timestamp, command_hash, envelope_json, state, retry_of,"
+            " next_send, deadline, created, updated) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                command.command_id,
+                command.client_id,
+                command.credential_id,
+                command.schema,
+                command.action,
+                json.dumps(command.params),
+                json.dumps(command.danger),
+                command.origin,
+                command.note,
+                command.nonce,
+                command.timestamp,
+                command.command_hash,
+                json.dumps(command.envelope),
+                str(command.state),
+                command.retry_of,
+                command.next_send,
+                command.deadline,
+                command.created,
+                command.updated,
+            ),
+        )
+
+    def get(self, tx: Tx, command_id: str) -> StoredCommand | None:
+        row = tx.execute("SELECT * FROM adv_commands WHERE command_id = ?", (command_id,)).fetchone()
+        return _command(row) if row else None
+
+    def by_nonce(self, tx: Tx, client_id: str, nonce: int) -> StoredCommand | None:
+        row = tx.execute(
+            "SELECT * FROM adv_commands WHERE client_id = ? AND nonce = ?", (client_id, nonce)
+        ).fetchone()
+        return _command(row) if row else None
+
+    def find(self, tx: Tx, prefix: str) -> list[StoredCommand]:
+        """Commands whose id starts with ``prefix`` (hex digits and dashes only; at most 3 rows)."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE command_id >= ? AND command_id < ? LIMIT 3",
+            (prefix, prefix + "~"),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def listed(self, tx: Tx, client_id: str | None, state: str | None, limit: int) -> list[StoredCommand]:
+        where, args = ["1"], []
+        if client_id is not None:
+            where.append("client_id = ?")
+            args.append(client_id)
+        if state is not None:
+            where.append("state = ?")
+            args.append(state)
+        rows = tx.execute(
+            f"SELECT * FROM adv_commands WHERE {' AND '.join(where)}"
+            " ORDER BY created DESC, nonce DESC LIMIT ?",
+            (*args, limit),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def open(self, tx: Tx) -> list[StoredCommand]:
+        """Every command that is not final, oldest nonce first."""
+        rows = tx.execute(
+            f"SELECT * FROM adv_commands WHERE state IN ({_OPEN_MARKS}) ORDER BY client_id, nonce", _OPEN
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def same_open(
+        self, tx: Tx, client_id: str, schema: str, action: str, params_json: str
+    ) -> StoredCommand | None:
+        """An open command that asks for exactly the same."""
+        row = tx.execute(
+            "SELECT * FROM adv_commands WHERE client_id = ? AND schema = ? AND action = ? AND params_json = ?"
+            f" AND state IN ({_OPEN_MARKS}) LIMIT 1",
+            (client_id, schema, action, params_json, *_OPEN),
+        ).fetchone()
+        return _command(row) if row else None
+
+    def move(self, tx: Tx, command: StoredCommand, to: CommandState, now: int) -> bool:
+        """Old state in the WHERE: False when somebody else moved it first."""
+        done = tx.execute(
+            "UPDATE adv_commands SET state = ?, updated = ? WHERE command_id = ? AND state = ?",
+            (str(to), now, command.command_id, str(command.state)),
+        )
+        return done.rowcount == 1
+
+    def note_send(self, tx: Tx, command_id: str, next_send: int | None, now: int) -> None:
+        tx.execute(
+            "UPDATE adv_commands SET sends = sends + 1, next_send = ?, updated = ? WHERE command_id = ?",
+            (next_send, now, command_id),
+        )
+
+    def record_answer(
+        self,
+        tx: Tx,
+        command_id: str,
+        response: dict[str, Any],
+        slug: str | None,
+        challenge: str | None,
+        receipt_id: int | None,
+        deadline: int | None,
+    ) -> None:
+        tx.execute(
+            "UPDATE adv_commands SET response_json = ?, slug = ?, challenge = ?,"
+            " receipt_id = coalesce(?, receipt_id), deadline = ?, next_send = NULL WHERE command_id = ?",
+            (json.dumps(response), slug, challenge, receipt_id, deadline, command_id),
+        )
+
+
+def _command(row: sqlite3.Row) -> StoredCommand:
+    return StoredCommand(
+        command_id=row["command_id"],
+        client_id=row["client_id"],
+        credential_id=row["credential_id"],
+        schema=row["schema"],
+        action=row["action"],
+        params=json.loads(row["params_json"]),
+        danger=tuple(json.loads(row["danger_json"])),
+        origin=row["origin"],
+        note=row["note"],
+        nonce=row["nonce"],
+        timestamp=row["timestamp"],
+        command_hash=row["command_hash"],
+        envelope=json.loads(row["envelope_json"]),
+        state=CommandState(row["state"]),
+        slug=row["slug"],
+        response=json.loads(row["response_json"]) if row["response_json"] else None,
+        challenge=row["challenge"],
+        receipt_id=row["receipt_id"],
+        retry_of=row["retry_of"],
+        sends=row["sends"],
+        next_send=row["next_send"],
+        deadline=row["deadline"],
+        created=row["created"],
+        updated=row["updated"],
+    )

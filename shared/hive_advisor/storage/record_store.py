@@ -1,0 +1,116 @@
+"""adv_receipts, adv_inbox, adv_events: what was received and what happened."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from hive_shared.store import Tx
+
+from hive_advisor.domain.rows import Event, Quarantined, ReceiptLevel, StoredReceipt
+
+_MAX_INBOX = 50_000
+_MAX_QUARANTINE = 1_000
+_EVENT_DAYS = 30
+
+
+class RecordStore:
+    """Receipts, seen messages, events. Methods join the caller's transaction."""
+
+    def receipt(self, tx: Tx, client_id: str, receipt_id: int) -> StoredReceipt | None:
+        row = tx.execute(
+            "SELECT * FROM adv_receipts WHERE client_id = ? AND receipt_id = ?", (client_id, receipt_id)
+        ).fetchone()
+        return _receipt(row) if row else None
+
+    def add_receipt(self, tx: Tx, receipt: StoredReceipt) -> None:
+        """Keep a receipt; a stub may be replaced by the full document, never the reverse."""
+        tx.execute(
+            "INSERT INTO adv_receipts VALUES (?,?,?,?,?,?,?,?)"
+            " ON CONFLICT (client_id, receipt_id) DO UPDATE SET doc_json = excluded.doc_json,"
+            " mine = excluded.mine, level = excluded.level WHERE adv_receipts.level = 'stub'",
+            (
+                receipt.client_id,
+                receipt.receipt_id,
+                receipt.hash,
+                receipt.prev,
+                int(receipt.mine),
+                json.dumps(receipt.document),
+                receipt.level,
+                int(receipt.acked),
+            ),
+        )
+
+    def set_level(self, tx: Tx, client_id: str, receipt_id: int, level: ReceiptLevel) -> None:
+        tx.execute(
+            "UPDATE adv_receipts SET level = ? WHERE client_id = ? AND receipt_id = ?",
+            (level, client_id, receipt_id),
+        )
+
+    def receipts(self, tx: Tx, client_id: str, since_id: int = 0, limit: int = 500) -> list[StoredReceipt]:
+        """Receipts with an id above ``since_id``, in order of their ids."""
+        rows = tx.execute(
+            "SELECT * FROM adv_receipts WHERE client_id = ? AND receipt_id > ? ORDER BY receipt_id LIMIT ?",
+            (client_id, since_id, limit),
+        ).fetchall()
+        return [_receipt(row) for row in rows]
+
+    def seen(self, tx: Tx, rumor_id: str) -> bool:
+        return tx.execute("SELECT 1 FROM adv_inbox WHERE rumor_id = ?", (rumor_id,)).fetchone() is not None
+
+    def add_message(self, tx: Tx, rumor_id: str, peer: str, raw: dict[str, Any], now: int) -> None:
+        tx.execute(
+            "INSERT OR IGNORE INTO adv_inbox VALUES (?,?,?,'done','',?)",
+            (rumor_id, peer, json.dumps(raw), now),
+        )
+        tx.execute(
+            "DELETE FROM adv_inbox WHERE state = 'done' AND rowid <= (SELECT max(rowid) FROM adv_inbox) - ?",
+            (_MAX_INBOX,),
+        )
+
+    def quarantine(self, tx: Tx, item: Quarantined) -> None:
+        tx.execute(
+            "INSERT OR IGNORE INTO adv_inbox VALUES (?,?,?,'quarantined',?,?)",
+            (item.rumor_id, item.peer, json.dumps(item.raw), item.why, item.received_at),
+        )
+        tx.execute(
+            "DELETE FROM adv_inbox WHERE state = 'quarantined' AND rumor_id NOT IN"
+            " (SELECT rumor_id FROM adv_inbox WHERE state = 'quarantined'"
+            " ORDER BY received_at DESC, rowid DESC LIMIT ?)",
+            (_MAX_QUARANTINE,),
+        )
+
+    def quarantined(self, tx: Tx, limit: int) -> list[Quarantined]:
+        rows = tx.execute(
+            "SELECT * FROM adv_inbox WHERE state = 'quarantined' ORDER BY received_at DESC LIMIT ?", (limit,)
+        ).fetchall()
+        return [
+            Quarantined(
+                row["rumor_id"], row["peer"], row["why"], row["received_at"], json.loads(row["raw_json"])
+            )
+            for row in rows
+        ]
+
+    def add_event(self, tx: Tx, kind: str, ref: str, text: str, now: int) -> None:
+        tx.execute("INSERT INTO adv_events (kind, ref, text, at) VALUES (?,?,?,?)", (kind, ref, text, now))
+        tx.execute("DELETE FROM adv_events WHERE at < ?", (now - _EVENT_DAYS * 86_400,))
+
+    def events(self, tx: Tx, since: int, limit: int) -> list[Event]:
+        rows = tx.execute(
+            "SELECT * FROM adv_events WHERE cursor > ? ORDER BY cursor LIMIT ?", (since, limit)
+        ).fetchall()
+        return [Event(row["cursor"], row["kind"], row["ref"], row["text"], row["at"]) for row in rows]
+
+
+def _receipt(row: sqlite3.Row) -> StoredReceipt:
+    return StoredReceipt(
+        client_id=row["client_id"],
+        receipt_id=row["receipt_id"],
+        hash=row["hash"],
+        prev=row["prev"],
+        mine=bool(row["mine"]),
+        document=json.loads(row["doc_json"]),
+        level=row["level"],
+        acked=bool(row["acked"]),
+    )

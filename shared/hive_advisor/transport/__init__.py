@@ -1,0 +1,1 @@
+"""How the kit reaches its clients: encrypted Nostr messages."""

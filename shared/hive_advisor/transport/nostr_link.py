@@ -1,0 +1,118 @@
+"""Direct messages over relays (docs/protocol/04-marketplace-and-nostr.md §6-7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+
+from hive_shared.crypto import Secret, xonly_pubkey
+from hive_shared.nostr import giftwrap
+from hive_shared.nostr.chunks import Completed
+from hive_shared.nostr.event import Event, build
+from hive_shared.nostr.giftwrap import ChunkBuffer, Message, WrapInvalid
+from hive_shared.nostr.nip44 import ConversationKeys
+from hive_shared.nostr.reasons import ChunkInvalid
+from hive_shared.nostr.relay import RelayPool
+
+_INBOX = "dm"
+_DM_BACKLOG = 259_200
+_KIND_DM_RELAYS = 10_050
+_TOPIC = ("t", "hive-mgmt")
+
+
+class NostrLink:
+    """One identity on its relays: sends gift wraps, hands over verified messages.
+
+    ``on_message`` gets every message that passed all checks of §6 "Verify", whoever sent it.
+    ``trusted`` says whose chunked messages may take memory.
+    """
+
+    def __init__(
+        self,
+        secret: Secret,
+        pool: RelayPool,
+        *,
+        on_message: Callable[[Message], Awaitable[None]],
+        trusted: Callable[[str], bool],
+        now: Callable[[], int],
+        rng: Callable[[int], bytes],
+        say: Callable[[str], None],
+    ) -> None:
+        self._secret, self._pool = secret, pool
+        self._on_message, self._trusted = on_message, trusted
+        self._now, self._rng, self._say = now, rng, say
+        self._keys = ConversationKeys()
+        self._chunks = ChunkBuffer()
+        self._refused = 0
+
+    @property
+    def pubkey(self) -> str:
+        return xonly_pubkey(self._secret)
+
+    def watch(self, last_seen: int | None) -> None:
+        """Subscribe to our messages. Wraps are backdated up to two days, hence the three days before."""
+        since = max(0, (last_seen or self._now()) - _DM_BACKLOG)
+        self._pool.subscribe(
+            _INBOX, [{"kinds": [giftwrap.KIND_WRAP], "#p": [self.pubkey]}], lambda _url: since
+        )
+
+    async def announce(self, relays: Sequence[str], timeout: float) -> None:
+        """Publish kind 10050: where we read messages, so that nodes find us."""
+        event = build(self._secret, _KIND_DM_RELAYS, [["relay", url] for url in relays], "", self._now())
+        await self._pool.publish(event, relays, timeout=timeout)
+
+    async def deliver(self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int) -> int:
+        """Send ``content`` (chunked if it must be); returns how many relays took all of it."""
+        accepted: int | None = None
+        for part in giftwrap.split_chunks(content):
+            event, _ = giftwrap.wrap(
+                self._secret,
+                recipient,
+                part,
+                tags=[list(_TOPIC)],
+                now=self._now(),
+                rng=self._rng,
+                expiration=expires_at,
+                keys=self._keys,
+            )
+            results = await self._pool.publish(event, relays)
+            took = sum(1 for result in results.values() if result.accepted)
+            accepted = took if accepted is None else min(accepted, took)
+        return accepted or 0
+
+    async def received(self, _relay: str, subscription: str, event: Event) -> None:
+        """Relay pool callback: a verified, deduplicated event."""
+        if subscription != _INBOX:
+            return
+        try:
+            message = giftwrap.unwrap(self._secret, event, keys=self._keys, verified=True)
+            content = self._assemble(message)
+        except (WrapInvalid, ChunkInvalid):
+            # Anybody can send garbage to a public key: count it, nothing else.
+            self._refused += 1
+            return
+        if content is not None:
+            await self._on_message(
+                Message(
+                    message.sender,
+                    message.rumor_id,
+                    content,
+                    message.created_at,
+                    message.tags,
+                    message.wrap_id,
+                )
+            )
+
+    def _assemble(self, message: Message) -> str | None:
+        if '"hive:chunk/v1"' not in message.content:
+            return message.content
+        try:
+            part = json.loads(message.content)
+        except ValueError:
+            return message.content
+        if not isinstance(part, dict) or part.get("schema") != "hive:chunk/v1":
+            return message.content
+        if not self._trusted(message.sender):
+            return None
+        whole: Completed | None = self._chunks.add(message.sender, part, self._now())
+        return whole.text if whole else None

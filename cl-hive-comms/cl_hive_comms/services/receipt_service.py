@@ -1,0 +1,302 @@
+"""The receipt chain: appending, proving, listing, hourly and daily roots
+(docs/protocol/02-fleet-management.md §9.1, §9.2; 11-advisor-kit.md §15.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from hive_shared import crypto, receipts
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.envelope import nonce_json
+from hive_shared.errors import InvalidParams
+from hive_shared.receipts import GENESIS, MAX_RESULT_BYTES, ChainReport, Receipt
+from hive_shared.store import Tx
+
+from ..domain.receipt_record import ReceiptQuery, ReceiptRow, RootRow
+from .ports_commands import Database, Identity, ReceiptRows
+
+OPERATOR_SCHEMA: Final = "hive:operator/v1"
+"""Schema of receipts of what the operator did; no command can have it."""
+_PERIODS: Final = {"hour": 3_600, "day": 86_400}
+# One sweep after a long stop; the next sweep goes on.
+_MAX_ROOTS_PER_SWEEP: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptFields:
+    """What a receipt says, before it gets its place in the chain. Names are those of 02 §9.1.
+
+    `advisor_id` is local and not signed: it finds an advisor's receipts. Secrets in `params` and `result`
+    must be hashed by the caller.
+    """
+
+    schema: str
+    action: str
+    status: str
+    advisor_id: str = ""
+    agent_id: str | None = None
+    credential_id: str | None = None
+    command_id: str | None = None
+    command_hash: str | None = None
+    nonce: int | None = None
+    params: JsonValue = None
+    danger: JsonValue = None
+    approval: JsonValue = None
+    payment: JsonValue = None
+    escrow: JsonValue = None
+    error: JsonValue = None
+    result: JsonValue = None
+    state_hash_before: str | None = None
+    state_hash_after: str | None = None
+    agent_signature: str | None = None
+    confirm_signature: str | None = None
+
+
+def operator_event(
+    action: str,
+    *,
+    params: JsonValue = None,
+    result: JsonValue = None,
+    advisor_id: str = "",
+    credential_id: str | None = None,
+    agent_id: str | None = None,
+    status: str = "success",
+) -> ReceiptFields:
+    """The receipt of something the operator did: authorize, revoke, policy, approval, key rotation."""
+    return ReceiptFields(
+        schema=OPERATOR_SCHEMA,
+        action=action,
+        status=status,
+        advisor_id=advisor_id,
+        credential_id=credential_id,
+        agent_id=agent_id,
+        params=params,
+        result=result,
+    )
+
+
+class _Draft(NamedTuple):
+    kind: str
+    start: int
+    first_id: int
+    last_id: int
+    root: str
+    last_hash: str
+
+
+class _Disagrees(Exception):
+    def __init__(self, receipt_id: int, reason: str) -> None:
+        super().__init__(reason)
+        self.receipt_id, self.reason = receipt_id, reason
+
+
+class ReceiptService:
+    """Sole author of receipts.
+
+    `node_id` gives the 66-hex Lightning key, `node_keys` the current and earlier Nostr keys (x-only hex),
+    `signmessage` the Lightning key's zbase32 signature over a text.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        rows: ReceiptRows,
+        identity: Identity,
+        *,
+        node_id: Callable[[], str],
+        node_keys: Callable[[], Collection[str]],
+        signmessage: Callable[[str], Awaitable[str]],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._identity = db, rows, identity
+        self._node_id, self._node_keys, self._signmessage = node_id, node_keys, signmessage
+        self._now = now
+
+    def append(self, tx: Tx, what: ReceiptFields) -> Receipt:
+        """Chain, hash, sign and store a receipt in the caller's transaction.
+
+        A result above 16 KiB is replaced by its hash.
+        """
+        head = self._rows.head(tx)
+        said = {f.name: getattr(what, f.name) for f in fields(what) if f.name not in ("advisor_id", "nonce", "result")}
+        result, result_hash = what.result, None
+        if result is not None and len(text := encode(result)) > MAX_RESULT_BYTES:
+            result, result_hash = None, crypto.sha256(text).hex()
+        receipt = receipts.seal(
+            Receipt(
+                receipt_id=head.receipt_id + 1 if head else 1,
+                v=1,
+                prev_hash=head.receipt_hash if head else GENESIS,
+                node_id=self._node_id(),
+                created_at=self._now(),
+                nonce=None if what.nonce is None else _nonce(what.nonce),
+                result=result,
+                result_hash=result_hash,
+                **said,
+            ),
+            self._identity.secret(),
+        )
+        self._rows.append(tx, _row(receipt, what.advisor_id))
+        return receipt
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def document(self, row: ReceiptRow) -> dict[str, JsonValue]:
+        """The receipt as a document, hash and signature included."""
+        doc: dict[str, JsonValue] = msgspec.json.decode(row.document)
+        return {**doc, "receipt_hash": row.receipt_hash, "node_signature": row.node_signature}
+
+    async def get(self, receipt_id: int) -> dict[str, JsonValue] | None:
+        """One receipt's document."""
+        row = await self._db.read(lambda tx: self._rows.get(tx, receipt_id))
+        return None if row is None else self.document(row)
+
+    async def list(self, query: ReceiptQuery) -> dict[str, JsonValue]:
+        """A page of receipts, newest first: {count, items, next_cursor?}."""
+        more = ReceiptQuery(**{**asdict(query), "limit": query.limit + 1})
+        found = await self._db.read(lambda tx: self._rows.find(tx, more))
+        items: list[JsonValue] = [self.document(row) for row in found[: query.limit]]
+        page: dict[str, JsonValue] = {"count": len(items), "items": items}
+        if len(found) > query.limit:
+            page["next_cursor"] = str(found[query.limit - 1].receipt_id)
+        return page
+
+    async def verify(self, from_id: int = 1, to_id: int | None = None) -> ChainReport:
+        """Check ids, chain, hashes, signatures and searchable columns of a range, streamed from the file.
+
+        Raises InvalidParams when the range is empty or starts beyond the chain.
+        """
+        if from_id < 1 or (to_id is not None and to_id < from_id):
+            raise InvalidParams(f"receipts {from_id} to {to_id} are no range; from_id is 1 or more")
+        return await self._db.read(lambda tx: self._verify(tx, from_id, to_id))
+
+    def _verify(self, tx: Tx, from_id: int, to_id: int | None) -> ChainReport:
+        head = self._rows.head(tx)
+        last = head.receipt_id if head else 0
+        end = last if to_id is None else min(to_id, last)
+        before = self._rows.get(tx, from_id - 1) if from_id > 1 else None
+        if from_id > 1 and before is None:
+            raise InvalidParams(f"there is no receipt {from_id - 1}; the chain ends at {last}")
+        after_hash = before.receipt_hash if before else GENESIS
+
+        def documents() -> Iterator[dict[str, JsonValue]]:
+            for row in self._rows.walk(tx, from_id, end):
+                yield _checked(row)
+
+        try:
+            report = receipts.verify_chain(
+                documents(), after_id=from_id - 1, after_hash=after_hash, node_keys=tuple(self._node_keys())
+            )
+        except _Disagrees as error:
+            checked = error.receipt_id - from_id
+            return ChainReport(False, checked, error.receipt_id, error.reason, error.receipt_id - 1)
+        if report.ok and report.checked < end - from_id + 1:
+            missing = from_id + report.checked
+            return report._replace(ok=False, first_bad=missing, reason=f"receipt {missing} is missing")
+        return report
+
+    # -- roots --------------------------------------------------------------------------------------
+
+    async def hourly_roots(self) -> int:
+        """Sign the root of every hour and day that is over and has receipts; returns how many.
+
+        The Lightning key signs too, which ties the chain to the node (02 §9.1): one RPC per root.
+        """
+        made = 0
+        for kind, length in _PERIODS.items():
+            while made < _MAX_ROOTS_PER_SWEEP:
+                draft = await self._db.read(lambda tx, k=kind, n=length: self._draft(tx, k, n))  # type: ignore[misc]
+                if draft is None:
+                    break
+                await self._store_root(draft)
+                made += 1
+        return made
+
+    def _draft(self, tx: Tx, kind: str, length: int) -> _Draft | None:
+        last = self._rows.last_root(tx, kind)
+        after = last.last_id if last else 0
+        following = self._rows.after(tx, after, 1)
+        if not following:
+            return None
+        start = following[0].created_at // length * length
+        if start + length > self._now():
+            return None
+        span = self._rows.span(tx, after, start + length)
+        # Always found: `following` itself lies in the period.
+        assert span is not None
+        first_id, last_id = after + 1, span[1]
+        hashes = self._rows.hashes(tx, first_id, last_id)
+        return _Draft(kind, start, first_id, last_id, receipts.merkle_root(hashes), hashes[-1])
+
+    async def _store_root(self, draft: _Draft) -> None:
+        text = receipts.root_text(draft.kind, draft.start, draft.first_id, draft.last_id, draft.root)
+        zbase = await self._signmessage(text)
+        signature = crypto.schnorr_sign(self._identity.secret(), crypto.sha256(text.encode()))
+        root = RootRow(
+            kind=draft.kind,
+            start=draft.start,
+            first_id=draft.first_id,
+            last_id=draft.last_id,
+            count=draft.last_id - draft.first_id + 1,
+            merkle_root=draft.root,
+            last_hash=draft.last_hash,
+            node_signature=signature,
+            hsm_signature=zbase,
+        )
+        await self._db.write(lambda tx: self._rows.add_root(tx, root))
+
+
+def _nonce(nonce: int) -> int | str:
+    value = nonce_json(nonce)
+    assert isinstance(value, int | str)
+    return value
+
+
+def _row(receipt: Receipt, advisor_id: str) -> ReceiptRow:
+    return ReceiptRow(
+        receipt_id=receipt.receipt_id,
+        advisor_id=advisor_id,
+        document=encode(receipts.content(receipt)).decode(),
+        receipt_hash=receipt.receipt_hash,
+        node_signature=receipt.node_signature,
+        prev_hash=receipt.prev_hash,
+        created_at=receipt.created_at,
+        schema_id=receipt.schema,
+        action=receipt.action,
+        status=receipt.status,
+        command_id=receipt.command_id,
+        credential_id=receipt.credential_id,
+        agent_id=receipt.agent_id,
+    )
+
+
+_COLUMNS: Final = (
+    ("prev_hash", "prev_hash"),
+    ("created_at", "created_at"),
+    ("schema_id", "schema"),
+    ("action", "action"),
+    ("status", "status"),
+    ("command_id", "command_id"),
+    ("credential_id", "credential_id"),
+    ("agent_id", "agent_id"),
+)
+
+
+def _checked(row: ReceiptRow) -> dict[str, JsonValue]:
+    """The document of a row. Raises _Disagrees when text, hash or columns do not belong together."""
+    try:
+        doc: Any = msgspec.json.decode(row.document)
+    except msgspec.DecodeError:
+        doc = None
+    if not isinstance(doc, dict):
+        raise _Disagrees(row.receipt_id, f"the text of receipt {row.receipt_id} is no JSON object")
+    # Byte for byte: a text that parses to the same content but is written otherwise was changed too.
+    if crypto.sha256(row.document.encode()).hex() != row.receipt_hash:
+        raise _Disagrees(row.receipt_id, f"the text of receipt {row.receipt_id} does not have its receipt_hash")
+    for column, name in _COLUMNS:
+        if getattr(row, column) != doc.get(name):
+            raise _Disagrees(row.receipt_id, f"column {column} of receipt {row.receipt_id} is not what was signed")
+    return {**doc, "receipt_hash": row.receipt_hash, "node_signature": row.node_signature}

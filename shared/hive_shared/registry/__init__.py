@@ -1,0 +1,57 @@
+"""The management schemas both ends share: actions, parameters, danger, tiers, prices.
+
+docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 11-advisor-kit.md §15.
+"""
+
+from .control import CONTROL, PUSHES
+from .danger import Danger, DangerFacts, DangerRule, Tier, lightning_spend, onchain_spend, tier_for
+from .lookup import (
+    SCHEMA_ALIASES,
+    SCHEMAS,
+    actions,
+    export,
+    find,
+    glob_names,
+    parse_params,
+    scored_as,
+    unsupported,
+)
+from .monitor import FEE_POLICY, MONITOR
+from .params import MAX_MSAT, MAX_SAT, ParamSchema, is_uuid, parse_nonce, parse_scid
+from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
+from .spec import ActionSpec, SchemaSpec
+
+__all__ = [
+    "BASE_PRICE_SATS",
+    "CONTROL",
+    "FEE_POLICY",
+    "MAX_MSAT",
+    "MAX_SAT",
+    "MONITOR",
+    "PUSHES",
+    "SCHEMAS",
+    "SCHEMA_ALIASES",
+    "ActionSpec",
+    "Danger",
+    "DangerFacts",
+    "DangerRule",
+    "ParamSchema",
+    "SchemaSpec",
+    "Tier",
+    "access_price_sats",
+    "actions",
+    "base_price_sats",
+    "check_price_table",
+    "export",
+    "find",
+    "glob_names",
+    "is_uuid",
+    "lightning_spend",
+    "onchain_spend",
+    "parse_nonce",
+    "parse_params",
+    "parse_scid",
+    "scored_as",
+    "tier_for",
+    "unsupported",
+]

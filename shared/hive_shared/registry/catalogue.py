@@ -1,0 +1,307 @@
+"""The schemas that this version knows but does not serve yet: names, permissions, danger, tiers (02 §4).
+
+They are declared whole so that a credential can be issued, a pattern checked and a danger quoted for
+them. Asking a node of this version to run one gets `unsupported_action`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .danger import (
+    Danger,
+    DangerFacts,
+    DangerRule,
+    Params,
+    Tier,
+    bulk_raised,
+    by_amount,
+    payment,
+    payment_at_least,
+    plus_withdrawal,
+    withdrawal,
+)
+from .spec import NOT_SERVED, SchemaSpec, SchemaTable
+
+_NO_CALL: Final = "CLN has no call for it"
+_RESTART: Final = "the CLN option is static; the operator has to change it and restart"
+
+
+def _conditional(param: str, present: str, absent: str) -> DangerRule:
+    with_it, without = Danger.of(present), Danger.of(absent)
+    return DangerRule((with_it, without), lambda params, _facts: with_it if param in params else without)
+
+
+def _htlc_limits() -> DangerRule:
+    low, other = Danger.of("2/2/2/2/1"), Danger.of("3/3/2/3/2")
+
+    def pick(params: Params, _facts: DangerFacts) -> Danger:
+        return other if "htlc_maximum_msat" in params else low
+
+    return DangerRule((low, other), pick)
+
+
+def _htlc_bulk() -> DangerRule:
+    row = Danger.of("3/4/4/5/3")
+
+    def pick(params: Params, facts: DangerFacts) -> Danger:
+        channels = params.get("channels")
+        return bulk_raised(row, len(channels) if isinstance(channels, list) else 0, facts)
+
+    return DangerRule((row,), pick)
+
+
+def _htlc_policy() -> SchemaSpec:
+    table = SchemaTable("hive:htlc-policy/v1", "htlc", "fee_policy")
+    table.write("set_htlc_limits", _htlc_limits())
+    table.write("set_htlc_limits_bulk", _htlc_bulk(), s5="max_channels_per_call")
+    # Standard even node-wide: the value only takes effect after the operator's own restart.
+    delta = _conditional("channel_id", "3/2/4/2/3", "4/2/4/5/4")
+    table.write("set_cltv_delta", delta, tier=Tier.STANDARD, why=_RESTART)
+    return table.done()
+
+
+def _forwarding() -> SchemaSpec:
+    table = SchemaTable("hive:forwarding/v1", "forwarding")
+    table.write("disable_channel", "2/3/3/3/2")
+    table.write("enable_channel", "2/1/1/2/1")
+    table.write("disable_all", "4/4/6/6/3")
+    table.write("enable_all", "2/2/3/3/2")
+    table.write("set_routing_hints", "3/2/3/3/2", tier=Tier.ADVANCED)
+    return table.done()
+
+
+def _rebalance() -> SchemaSpec:
+    table = SchemaTable("hive:rebalance/v1", "rebalance")
+    circular = by_amount((100_000, "3/3/3/3/2"), (None, "4/5/3/3/3"))
+    table.write("circular_rebalance", circular, s5="max_rebalance_sats")
+    table.write("peer_rebalance", "3/4/3/3/2")
+    # `submarine_swap` with a direction is the older name of both; the direction decides, so it is no alias.
+    table.write("swap_out", plus_withdrawal("5/5/4/3/4", "address"), s5="max_swap_sats")
+    table.write("swap_in", "4/5/3/2/3", s5="max_swap_sats")
+    table.write("liquidity_market", "4/5/4/3/4")
+    return table.done()
+
+
+_OPEN_BANDS: Final = ((1_000_000, "5/5/4/3/4"), (10_000_000, "6/6/4/3/5"), (None, "7/8/5/3/6"))
+
+
+def _with_push(rule: DangerRule, push: str, msat_per_unit: int) -> DangerRule:
+    """push > 0 scores at least 7 and as a payment to a stranger: max(row, 7, W) of 02 §3."""
+    seven = Danger.of("7/7/5/1/6")
+    pushed = withdrawal()
+
+    def pick(params: Params, facts: DangerFacts) -> Danger:
+        row, amount = rule.pick(params, facts), params.get(push, 0)
+        if amount == 0:
+            return row
+        sat = -(-amount * msat_per_unit // 1000) if isinstance(amount, int) else None
+        given = DangerFacts(amount_sat=sat, spent_24h_sat=facts.spent_24h_sat)
+        return row.raised(seven).raised(pushed.pick({}, given))
+
+    worse = tuple(row.raised(seven).raised(vector) for row in rule.vectors for vector in pushed.vectors)
+    return DangerRule((*rule.vectors, *worse), pick)
+
+
+def _batch() -> DangerRule:
+    small, large = Danger.of("7/7/5/5/5"), Danger.of("7/8/5/5/6")
+
+    def pick(params: Params, _facts: DangerFacts) -> Danger:
+        destinations = params.get("destinations")
+        total = 0
+        for item in destinations if isinstance(destinations, list) else ():
+            amount = item.get("amount_sats") if isinstance(item, dict) else None
+            total += amount if isinstance(amount, int) else 10_000_000
+        return small if 0 < total < 10_000_000 else large
+
+    return DangerRule((small, large), pick)
+
+
+def _channel() -> tuple[SchemaSpec, SchemaSpec]:
+    table = SchemaTable("hive:channel/v1", "channel_open")
+    closing = ("channel_close",)
+    table.write("open", _with_push(by_amount(*_OPEN_BANDS), "push_msat", 1))
+    table.write("open_batch", _batch())
+    table.write("close_cooperative", plus_withdrawal("6/6/4/3/5", "destination"), permissions=closing)
+    table.write("close_unilateral", "7/7/7/3/6", "close_force", tier=Tier.ADMIN, permissions=closing)
+    table.write("close_punitive", "8/8/8/3/8", permissions=closing)
+    table.write("close_all", "10/10/9/10/9", permissions=closing)
+    expansion = SchemaTable("hive:expansion/v1", "channel_open")
+    proposal = _with_push(by_amount(*_OPEN_BANDS, param="capacity_sats"), "push_sats", 1000)
+    expansion.write("propose_channel_open", proposal, tier=Tier.ADVANCED, queue_floor=True)
+    expansion.write("propose_open_batch", _batch(), queue_floor=True)
+    return table.done(), expansion.done()
+
+
+def _splice() -> SchemaSpec:
+    table = SchemaTable("hive:splice/v1", "splice")
+    table.write("splice_in", "5/5/4/3/4")
+    table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
+    table.write("splice_open", "7/7/5/5/6", why=_NO_CALL)
+    return table.done()
+
+
+def _peer() -> SchemaSpec:
+    table = SchemaTable("hive:peer/v1", "peer")
+    table.write("connect", "2/1/1/1/1")
+    # Whether the peer has channels is the node's knowledge: unknown scores as if it had.
+    table.write("disconnect", "3/2/4/3/2")
+    table.write("ban", "4/4/3/4/5", "ban_peer")
+    table.write("unban", "2/1/1/2/1", tier=Tier.ADVANCED)
+    return table.done()
+
+
+def _payment() -> SchemaSpec:
+    table = SchemaTable("hive:payment/v1", "payment")
+    table.write("create_invoice", "1/1/1/1/1", tier=Tier.MONITOR)
+    table.write("pay_invoice", payment(), "pay")
+    table.write("keysend", payment())
+    table.write("pay_multipath", payment_at_least("5/5/3/3/4"), s5="max_payment_sats_24h")
+    return table.done()
+
+
+def _wallet() -> SchemaSpec:
+    table = SchemaTable("hive:wallet/v1", "wallet")
+    table.read("list_funds")
+    table.write("generate_address", "1/1/1/1/1", "new_address", tier=Tier.MONITOR)
+    table.write("send_onchain", withdrawal(), "withdraw")
+    table.write("sweep", "8/9/5/4/8")
+    table.write("consolidate_utxos", "4/4/2/2/2", tier=Tier.ADVANCED)
+    table.write("freeze_utxos", "2/3/3/2/2", "utxo_management")
+    table.write("unfreeze_utxos", "2/3/3/2/2")
+    table.write("bump_fee", "4/4/3/2/2", tier=Tier.ADVANCED)
+    return table.done()
+
+
+def _plugin() -> SchemaSpec:
+    table = SchemaTable("hive:plugin/v1", "plugin")
+    table.read("list", "list_plugins")
+    table.write("start_approved", "4/4/4/4/4", "start", "start_plugin", tier=Tier.ADVANCED)
+    table.write("start_arbitrary", "9/9/8/9/9", why="starting a plugin by path is never allowed remotely")
+    table.write("stop", "4/4/5/5/4", "stop_plugin")
+    table.write("configure", "3/4/4/4/3", tier=Tier.ADVANCED)
+    return table.done()
+
+
+_HEAVY_GROUPS: Final = frozenset({"budget", "aimd", "thompson", "algorithm", "sling_targets", "sling_params"})
+
+
+def _adjust() -> DangerRule:
+    light, heavy = Danger.of("3/3/3/3/3"), Danger.of("3/4/4/4/3")
+
+    def pick(params: Params, _facts: DangerFacts) -> Danger:
+        group = ADJUST_GROUP.get(str(params.get("parameter")))
+        return heavy if group in _HEAVY_GROUPS else light
+
+    return DangerRule((light, heavy), pick)
+
+
+_GROUPS: Final = {
+    "fee": "min_fee_ppm max_fee_ppm",
+    "budget": "daily_budget_sats rebalance_max_amount rebalance_min_amount proportional_budget_pct",
+    "aimd": (
+        "aimd_additive_increase_ppm aimd_multiplicative_decrease aimd_failure_threshold"
+        " aimd_success_threshold"
+    ),
+    "thompson": "thompson_observation_decay_hours thompson_prior_std_fee thompson_max_observations",
+    "liquidity": "low_liquidity_threshold high_liquidity_threshold scarcity_threshold",
+    "sling_targets": "sling_target_source sling_target_sink sling_target_balanced",
+    "sling_params": "sling_chunk_size_sats sling_max_hops sling_parallel_jobs",
+    "algorithm": "vegas_decay_rate ema_smoothing_alpha kelly_fraction hive_prior_weight",
+    "": "rebalance_min_profit_ppm new_channel_grace_days rebalance_cooldown_hours",
+}
+ADJUST_GROUP: Final = {parameter: group for group, names in _GROUPS.items() for parameter in names.split()}
+"""Parameter of config `adjust` -> its isolation group, "" for the ungrouped ones (02 §5.4)."""
+
+
+def _config() -> SchemaSpec:
+    table = SchemaTable("hive:config/v1", "config_tune")
+    table.read("get_config")
+    table.write("adjust", _adjust())
+    table.write("set_config", "5/3/5/5/5", tier=Tier.ADMIN)
+    table.write("set_alias", "1/1/1/1/1", tier=Tier.STANDARD, why=_RESTART)
+    table.write("set_network_address", "3/3/5/5/3", why=_RESTART)
+    table.write("set_tor", "3/3/5/5/3", why=_RESTART)
+    table.write("set_max_channel_size", "3/3/2/3/2")
+    table.write("set_min_channel_size", "3/3/2/3/2")
+    table.write("set_dust_limit", "3/4/4/4/3", tier=Tier.ADVANCED, why=_RESTART)
+    table.write("fee_schedule", "3/4/4/4/3")
+    table.write("auto_rebalance_rules", "4/6/5/5/4")
+    table.write("disable_forwarding", "4/4/6/6/3")
+    table.write("enable_forwarding", "2/2/3/3/2")
+    table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN)
+    return table.done()
+
+
+def _backup() -> SchemaSpec:
+    table = SchemaTable("hive:backup/v1", "backup")
+    table.write("trigger_backup", "2/1/1/1/1")
+    table.read("verify_backup")
+    table.write("export_scb", "3/2/2/3/2")
+    table.write("restore", "10/10/10/10/10", why="the operator restores locally, never a remote command")
+    return table.done()
+
+
+def _emergency() -> SchemaSpec:
+    table = SchemaTable("hive:emergency/v1", "emergency")
+    table.write("disable_forwarding", "4/4/6/6/3")
+    table.write("fee_spike", "3/4/5/5/3")
+    table.write("force_close", "8/8/8/3/7")
+    table.write("force_close_all", "10/10/9/10/9", "emergency_close_all")
+    table.write("revoke_all_credentials", "2/1/3/3/2", tier=Tier.ADMIN)
+    table.write("stop_node", "8/6/7/3/6")
+    return table.done()
+
+
+def _htlc_mgmt() -> SchemaSpec:
+    table = SchemaTable("hive:htlc-mgmt/v1", "htlc")
+    reads = ("monitor",)
+    table.read("list_htlcs", permissions=reads)
+    table.read("list_stuck", danger="1/1/1/2/1", permissions=reads)
+    table.read("inspect", danger="1/1/1/2/1", permissions=reads)
+    table.write("fail_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=_NO_CALL)
+    table.write("settle_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=_NO_CALL)
+    table.write("force_resolve_expired", "7/8/8/4/7")
+    return table.done()
+
+
+def _liquidity() -> SchemaSpec:
+    table = SchemaTable("hive:liquidity/v1", "liquidity")
+    for name in (
+        "lease_request",
+        "lease_renew",
+        "jit_request",
+        "swap_request",
+        "insurance_purchase",
+        "portfolio_rebalance",
+    ):
+        table.write(name, "4/5/4/3/4")
+    table.write("lease_terminate", "6/6/4/3/5")
+    table.write("insurance_claim", "3/3/3/2/2")
+    table.read("heartbeat_verify")
+    return table.done()
+
+
+def schemas() -> tuple[SchemaSpec, ...]:
+    """Every schema of this module in the order of the sheet."""
+    channel, expansion = _channel()
+    return (
+        _htlc_policy(),
+        _forwarding(),
+        _rebalance(),
+        channel,
+        expansion,
+        _splice(),
+        _peer(),
+        _payment(),
+        _wallet(),
+        _plugin(),
+        _config(),
+        _backup(),
+        _emergency(),
+        _htlc_mgmt(),
+        _liquidity(),
+    )
+
+
+__all__ = ["ADJUST_GROUP", "NOT_SERVED", "schemas"]

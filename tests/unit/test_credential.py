@@ -143,12 +143,7 @@ def test_every_field_is_required(field: str) -> None:
 
 
 def test_trust_is_exact() -> None:
-    for number, exact in (
-        (1, Fraction(1)),
-        (0.5, Fraction(1, 2)),
-        (0.7, Fraction(7, 10)),
-        (1.333, Fraction(1333, 1000)),
-    ):
+    for number, text in ((1, "1"), (0.5, "1/2"), (0.7, "7/10"), (1.333, "1333/1000")):
         read = credential.parse({**DOC, "trust": number})
         assert read.trust == Fraction(text)
         assert encode(credential.to_doc(read)) == encode({**DOC, "trust": number})

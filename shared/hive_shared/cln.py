@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 __all__ = [
+    "MINIMUM_VERSION",
     "PAY_TIMEOUT",
     "READ_TIMEOUT",
     "UNKNOWN_COMMAND",
@@ -21,6 +23,7 @@ __all__ = [
     "ClnClient",
     "ClnError",
     "ClnTimeout",
+    "version_problem",
 ]
 
 READ_TIMEOUT: Final = 5.0
@@ -30,6 +33,8 @@ UNKNOWN_COMMAND: Final = -32601
 # Not a number of CLN: the socket failed or closed before the answer, so the outcome of an acting call is
 # unknown.
 LOST: Final = -1
+# plugin_started and plugin_stopped, on which sibling detection rests, came with v25.02.
+MINIMUM_VERSION: Final = (25, 2)
 IN_FLIGHT_MAX: Final = 32
 _IDLE_MAX: Final = 4
 # listforwards and listpays of a busy node run to many megabytes; beyond this the caller should page.
@@ -191,7 +196,7 @@ class ClnClient:
         answer = await self.call("listpeerchannels", params, timeout=READ_TIMEOUT)
         return list(answer["channels"])
 
-    async def setchannel(  # noqa: PLR0917  # CLN's own parameters, in its order
+    async def setchannel(
         self,
         id: str,
         feebase: int | None = None,
@@ -241,6 +246,15 @@ class ClnClient:
         """Whether the rune allows the call. Raises ``ClnError`` 1501, 1502 or 1503 when it does not."""
         fields = {"rune": rune, "nodeid": nodeid, "method": method, "params": params}
         return bool((await self.call("checkrune", fields, timeout=READ_TIMEOUT))["valid"])
+
+
+def version_problem(version: str) -> str | None:
+    """Why this CLN version cannot carry the hive plugins, or None. A version we cannot read is let pass."""
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) >= MINIMUM_VERSION:
+        return None
+    year, month = MINIMUM_VERSION
+    return f"Core Lightning {version} is too old: v{year}.{month:02d} or newer is needed"
 
 
 def _result(method: str, request_id: str, answer: bytes) -> dict[str, Any]:

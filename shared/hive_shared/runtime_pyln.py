@@ -72,7 +72,11 @@ class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
             # Straight into the table: add_option refuses string-conceal.
             self.options[option.name] = Option(
                 name=option.name,
-                default=None if option.kind == "flag" or option.multi else option.default,
+                # A deprecated option with a default makes CLN refuse the plugin where deprecated APIs are
+                # off.
+                default=None
+                if option.kind == "flag" or option.multi or option.deprecated
+                else option.default,
                 description=option.description,
                 opt_type=option.kind,
                 value=None,

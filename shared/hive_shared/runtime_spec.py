@@ -59,7 +59,10 @@ class MethodSpec:
     @property
     def usage(self) -> str:
         """Parameter names as CLN's ``help`` shows them, optional ones in brackets."""
-        return " ".join(p.name if p.required else f"[{p.name}]" for p in self.params)
+        names = [p.name if p.required else f"[{p.name}]" for p in self.params]
+        if self.klass == "S":
+            names += [name for name in ("nonce", "ts", "auth") if name not in {p.name for p in self.params}]
+        return " ".join(names)
 
 
 def _same(value: Any) -> Any:

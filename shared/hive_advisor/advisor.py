@@ -63,7 +63,6 @@ class Advisor:
             now=now,
             rng=rng,
             proxy=config.proxy,
-            log=lambda *_args, **_fields: None,
         )
         self._link = NostrLink(
             self._secret,
@@ -96,6 +95,7 @@ class Advisor:
             self.receipts,
             agent_key=identity.pubkey,
             accept_offers=config.accept_offers,
+            own_relays=config.relays,
             now=now,
             on_accepted=self._ack_automatically,
         )
@@ -225,7 +225,7 @@ class Advisor:
         """Tell the node that its credential was accepted or declined; "done" or how far it got."""
         from hive_shared import credential as credentials
 
-        parsed = credentials.parse(credential.document)  # type: ignore[arg-type]
+        parsed = credentials.parse(credential.document)
         params = {
             "credential_id": credential.credential_id,
             "doc_hash": credentials.doc_hash(parsed),
@@ -284,7 +284,7 @@ class Advisor:
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
         started = self._now()
-        await self._pool.caught_up(timeout=5)
+        await self._link.catch_up(5)
         sent = 0
         by_id = {client.client_id: client for client in await self.clients.all()}
         for command in await self.commands.due():
@@ -378,12 +378,10 @@ class Advisor:
         checks.append(
             {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
         )
-        await self._pool.caught_up(timeout=timeout)
-        open_relays = [
-            row for row in self._pool.status() if row.get("state") in ("open", "subscribed", "auth")
-        ]
-        detail = f"{len(open_relays)} of {len(self._config.relays)} relays answer"
-        checks.append({"id": "relays", "status": "ok" if open_relays else "fail", "detail": detail})
+        await self._pool.wait_for(lambda: self._pool.connected("read") > 0, timeout)
+        answering = self._pool.connected("read")
+        detail = f"{answering} of {len(self._config.relays)} relays answer"
+        checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})
         for client in await self.clients.all():
             if client.offset_s:
                 checks.append(

@@ -32,8 +32,13 @@ class Offer:
     max_skew_s: int
 
 
-def check_offer(params: dict[str, Any], *, seal_key: str, agent_key: str, now: int) -> Offer:
-    """Check everything §4 asks. Raises InvalidParams naming the first check that failed."""
+def check_offer(
+    params: dict[str, Any], *, seal_key: str, agent_key: str, own_relays: tuple[str, ...], now: int
+) -> Offer:
+    """Check everything §4 asks; of its relays, private addresses count only if they are ours too.
+
+    Raises InvalidParams naming the first check that failed.
+    """
     if len(encode(params)) > MAX_OFFER_BYTES:
         raise InvalidParams(f"the offer has more than {MAX_OFFER_BYTES} bytes")
     unknown = sorted(set(params) - _FIELDS)
@@ -68,20 +73,21 @@ def check_offer(params: dict[str, Any], *, seal_key: str, agent_key: str, now: i
         node_id=node_id,
         network=network[:32],
         remote_name=str(node.get("alias", ""))[:64],
-        relays=_relays(params.get("relays", [])),
+        relays=_relays(params.get("relays", []), own_relays),
         max_skew_s=_skew(params.get("max_skew_s", 300)),
     )
 
 
-def _relays(value: object) -> tuple[str, ...]:
+def _relays(value: object, own: tuple[str, ...]) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _MAX_RELAYS:
         raise InvalidParams(f"the offer names more than {_MAX_RELAYS} relays")
     found = []
-    for url in value:
+    for given in value:
         try:
-            # A node may live on a private relay of its own; which ones we use stays our choice.
-            found.append(normalise_relay_url(str(url)))
+            url = normalise_relay_url(str(given))
+            found.append(url if url in own else normalise_relay_url(str(given), foreign=True))
         except ValueError:
+            # An address we would never connect to is left out; the others still reach the node.
             continue
     return tuple(found)
 

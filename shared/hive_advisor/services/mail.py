@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ class MailService:
         *,
         agent_key: str,
         accept_offers: bool,
+        own_relays: tuple[str, ...],
         now: Callable[[], int],
         on_accepted: Callable[[Client, str], Awaitable[None]],
     ) -> None:
@@ -43,11 +45,17 @@ class MailService:
         self._clients, self._commands, self._receipts = clients, commands, receipts
         self._agent_key, self._accept, self._now = agent_key, accept_offers, now
         self._on_accepted = on_accepted
+        self._own_relays = own_relays
+        self._one_at_a_time = asyncio.Lock()
         self.taken = 0
         self.refused = 0
 
     async def receive(self, message: Message) -> None:
         """One message. Never raises for bad content."""
+        async with self._one_at_a_time:
+            await self._receive(message)
+
+    async def _receive(self, message: Message) -> None:
         if await self._db.read(lambda tx: self._records.seen(tx, message.rumor_id)):
             return
         document: dict[str, Any] = {}
@@ -118,7 +126,13 @@ class MailService:
         await self._note_seq(client, push.seq)
 
     async def _offer(self, message: Message, params: dict[str, Any]) -> None:
-        offer = check_offer(params, seal_key=message.sender, agent_key=self._agent_key, now=self._now())
+        offer = check_offer(
+            params,
+            seal_key=message.sender,
+            agent_key=self._agent_key,
+            own_relays=self._own_relays,
+            now=self._now(),
+        )
         client, fresh = await self._clients.record_offer(offer, self._accept)
         if fresh and client.state == "active":
             await self._on_accepted(client, offer.credential.credential_id)

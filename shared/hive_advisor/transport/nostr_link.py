@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import giftwrap
@@ -44,6 +45,7 @@ class NostrLink:
         self._keys = ConversationKeys()
         self._chunks = ChunkBuffer()
         self._refused = 0
+        self._since = 0
 
     @property
     def pubkey(self) -> str:
@@ -51,10 +53,18 @@ class NostrLink:
 
     def watch(self, last_seen: int | None) -> None:
         """Subscribe to our messages. Wraps are backdated up to two days, hence the three days before."""
-        since = max(0, (last_seen or self._now()) - _DM_BACKLOG)
-        self._pool.subscribe(
-            _INBOX, [{"kinds": [giftwrap.KIND_WRAP], "#p": [self.pubkey]}], lambda _url: since
-        )
+        self._since = max(0, (last_seen or self._now()) - _DM_BACKLOG)
+        self._pool.subscribe(_INBOX, [self._filter()], lambda _url: self._since)
+
+    async def catch_up(self, timeout: float) -> int:
+        """Ask the relays once for everything that waits; returns how many answered to the end."""
+        found = await self._pool.query([{**self._filter(), "since": self._since}], timeout=timeout)
+        for event in reversed(found.events):
+            await self.received("", _INBOX, event)
+        return found.answered
+
+    def _filter(self) -> dict[str, Any]:
+        return {"kinds": [giftwrap.KIND_WRAP], "#p": [self.pubkey]}
 
     async def announce(self, relays: Sequence[str], timeout: float) -> None:
         """Publish kind 10050: where we read messages, so that nodes find us."""

@@ -1,0 +1,73 @@
+"""Opening one WebSocket to a relay: bounds, proxy, and no way to be sent somewhere else (Protocol 04
+§7.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from typing import Any, Protocol
+
+from hive_shared.nostr.relay_limits import RelayLimits
+from hive_shared.nostr.relay_url import is_local, split_relay_url
+from hive_shared.nostr.socks import connect_through
+
+
+class Socket(Protocol):
+    """The part of a WebSocket connection the engine uses."""
+
+    async def send(self, message: str) -> None:
+        """Send one text frame."""
+
+    async def recv(self) -> str | bytes:
+        """Return the next message."""
+
+    async def close(self) -> None:
+        """Close with a handshake, bounded by the connection's close timeout."""
+
+
+async def dial(
+    url: str, *, limits: RelayLimits, proxy: tuple[str, int] | None, public_only: bool = False
+) -> Socket:
+    """Connect to a normalised relay URL.
+
+    `public_only` refuses names that resolve to private addresses: for relays that somebody else named. Raises
+    OSError, TimeoutError, ValueError or an exception of `websockets`.
+    """
+    import websockets
+
+    secure, host, port = split_relay_url(url)
+    options: dict[str, Any] = {
+        "max_size": limits.socket_bytes,
+        "max_queue": limits.socket_frames,
+        "compression": None,
+        "open_timeout": limits.open_seconds,
+        "ping_interval": limits.ping_seconds,
+        "ping_timeout": limits.pong_seconds,
+        "close_timeout": limits.close_seconds,
+        "user_agent_header": None,
+    }
+    # From version 15 on the library follows proxy settings of the environment unless told not to.
+    if "proxy" in inspect.signature(websockets.connect).parameters:
+        options["proxy"] = None
+    if secure:
+        options["server_hostname"] = host
+    if proxy is not None:
+        async with asyncio.timeout(limits.open_seconds):
+            options["sock"] = await connect_through(proxy, host, port)
+    else:
+        # An explicit host also makes the library refuse redirects to another one.
+        options["host"] = await _public_address(host, port) if public_only else host
+        options["port"] = port
+    connected: Socket = await websockets.connect(url, **options)
+    return connected
+
+
+async def _public_address(host: str, port: int) -> str:
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(info[4][0]) for info in infos]
+    # The checked address is the one connected to: a second look-up could answer differently.
+    if not addresses or any(is_local(address) for address in addresses):
+        raise OSError(f"{host} resolves to a private address")
+    return addresses[0]

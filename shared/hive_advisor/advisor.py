@@ -133,6 +133,11 @@ class Advisor:
                 await advisor._disconnect()
             await asyncio.to_thread(db.close)
 
+    @property
+    def pubkey(self) -> str:
+        """x-only hex of the key that signs our commands."""
+        return self._link.pubkey
+
     async def _connect(self) -> None:
         self._known = {client.node_key for client in await self.clients.all()}
         clients = await self.clients.all()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 MAX_TEXT = 2_000
-_ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|[@-_]|\][^\x07\x1b]*(\x07|\x1b\\)?)")
+_ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
 
 

@@ -60,7 +60,9 @@ class MailService:
             return
         document: dict[str, Any] = {}
         try:
-            document = decode_object(message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000)
+            document = decode_object(
+                message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000, floats=True
+            )
             await self._route(message, document)
         except (HiveError, Fork) as error:
             self.refused += 1

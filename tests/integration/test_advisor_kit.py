@@ -1,0 +1,291 @@
+"""The kit against a scripted node over a real relay: honest, silent, and lying (11 §4, §5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from hive_advisor.advisor import Advisor
+from hive_advisor.config import AdvisorConfig
+from hive_advisor.identity import create_identity
+from hive_advisor.paths import ProfilePaths
+from hive_devnet.relay import RelayProcess
+from hive_shared import envelope
+from hive_shared.crypto import Secret, cln_sign_message
+from hive_shared.errors import Conflict, CredentialInvalid
+from scripted_node import ScriptedNode
+
+PARAMS = {"channel_id": "103x1x0", "fee_ppm": 150}
+FEE = ("hive:fee-policy/v1", "set_single")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relay() -> AsyncIterator[RelayProcess]:
+    process = await RelayProcess.start()
+    yield process
+    await process.stop()
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Opener = Callable[..., AbstractAsyncContextManager[Advisor]]
+
+
+class Clock:
+    """Seconds added to the real time, so that a test can let an envelope die."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> int:
+        import time
+
+        return int(time.time()) + self.ahead
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def node(relay: RelayProcess) -> AsyncIterator[ScriptedNode]:
+    async with ScriptedNode(relay.url) as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opener(relay: RelayProcess, tmp_path: Path, clock: Clock) -> Opener:
+    identity = create_identity()
+    paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+
+    def open_(accept: bool = True) -> AbstractAsyncContextManager[Advisor]:
+        config = AdvisorConfig(relays=(relay.url,), accept_offers=accept)
+        return Advisor.open(paths, identity, config, online=True, now=clock)
+
+    open_.key = identity.pubkey
+    return open_
+
+
+async def until(condition: Callable[[], Any], timeout: float = 10) -> Any:
+    async with asyncio.timeout(timeout):
+        while True:
+            value = await condition()
+            if value:
+                return value
+            await asyncio.sleep(0.02)
+
+
+async def hired(kit: Advisor, node: ScriptedNode, access: str = "fees") -> Any:
+    """Offer sent, accepted automatically, acknowledged."""
+    key = kit.pubkey
+    await node.send(key, node.offer(key, credential=node.credential(key, access)))
+    client = await until(lambda: kit.clients.with_node_key(node.key))
+    await node.heard(1)
+    assert node.commands[0].action == "credential_ack"
+    return client
+
+
+async def test_an_offer_is_checked_accepted_and_acknowledged(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        assert client.state == "active"
+        assert client.alias.startswith("node-")
+        params = node.commands[0].params
+        assert isinstance(params, dict) and params["accepted"] is True
+
+
+async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda c: node.response(c, 0, result={"new": 150}, receipt=node.receipt(c))
+        done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=10)
+        assert (str(done.state), done.receipt_id) == ("done", 1)
+        stored = await kit.receipts.get(client, 1)
+        assert stored is not None and stored.level == "chained"
+        assert (await kit.receipts.verify(client))["ok"]
+
+
+HOSTILE: dict[str, Callable[[ScriptedNode, str], dict[str, Any]]] = {
+    "binding by another key": lambda n, a: n.offer(
+        a, binding=cln_sign_message(Secret(os.urandom(32)), f"hive-mkt/v1/bind:{n.key}:{n.node_id}")
+    ),
+    "credential of another agent": lambda n, a: n.offer(a, credential=n.credential("ab" * 32)),
+    "credential with one changed byte": lambda n, a: n.offer(
+        a, credential={**n.credential(a), "valid_until": n.credential(a)["valid_until"] + 1}
+    ),
+    "another node key than the seal": lambda n, a: n.offer(
+        a, node={"node_key": "cd" * 32, "node_id": n.node_id, "network": "regtest"}
+    ),
+    "another node id than the credential": lambda n, a: n.offer(
+        a, node={"node_key": n.key, "node_id": "02" + "cd" * 32, "network": "regtest"}
+    ),
+    "expired credential": lambda n, a: n.offer(a, credential=_expired(n, a)),
+    "push signed by a stranger": lambda n, a: {**n.offer(a), "signature": "00" * 64},
+}
+
+
+def _expired(node: ScriptedNode, agent: str) -> dict[str, Any]:
+    from hive_shared import credential as credentials
+
+    made = credentials.parse(node.credential(agent))
+    import msgspec
+
+    old = msgspec.structs.replace(made, valid_from=1_000, valid_until=2_000)
+    return dict(
+        credentials.to_doc(
+            credentials.with_signature(old, cln_sign_message(node.hsm, credentials.signing_text(old)))
+        )
+    )
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_acceptance_11_05_a_false_offer_is_quarantined(
+    opener: Opener, node: ScriptedNode, what: str
+) -> None:
+    async with opener() as kit:
+        await node.send(kit.pubkey, HOSTILE[what](node, kit.pubkey))
+        brief = await until(lambda: _quarantined(kit))
+        assert len(brief) == 1, brief
+        assert await kit.clients.all() == []
+
+
+async def _quarantined(kit: Advisor) -> list[dict[str, Any]]:
+    return list((await kit.brief())["quarantined"])
+
+
+async def test_acceptance_11_05_forged_and_foreign_answers_change_nothing(
+    opener: Opener, node: ScriptedNode, relay: RelayProcess
+) -> None:
+    async with opener() as kit, ScriptedNode(relay.url) as stranger:
+        client = await hired(kit, node)
+        node.answer = lambda _c: None
+        sent = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=0)
+        await node.heard(2)
+        command = node.commands[1]
+        await stranger.send(kit.pubkey, stranger.response(command, 0))
+        forged = {**node.response(command, 0), "signature": stranger.response(command, 0)["signature"]}
+        await node.send(kit.pubkey, forged)
+        other = node.response(command, 0)
+        other = envelope.sign_response(node.secret, {**other, "request_nonce": command.nonce + 1})
+        await node.send(kit.pubkey, other)
+        await until(lambda: _count(kit, 3))
+        assert str((await kit.commands.get(sent.command_id)).state) == "sent"
+
+
+async def _count(kit: Advisor, wanted: int) -> bool:
+    return len(await _quarantined(kit)) >= wanted
+
+
+async def test_acceptance_11_04_no_answer_sends_the_same_bytes_again(
+    opener: Opener, node: ScriptedNode, clock: Clock
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda _c: None
+        sent = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=0)
+        await node.heard(2)
+        clock.ahead = 50
+        node.answer = lambda c: node.response(c, 0, receipt=node.receipt(c))
+        await kit.pump()
+        await node.heard(3)
+        assert node.commands[1].raw == node.commands[2].raw
+        done = await kit.commands.settled(sent.command_id, 10)
+        assert str(done.state) == "done"
+
+
+async def test_acceptance_11_04_a_dead_command_the_node_never_saw_is_lost(
+    opener: Opener, node: ScriptedNode, clock: Clock
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda _c: None
+        sent = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=0)
+        await node.heard(2)
+        # Not dead yet: "not_found" proves nothing while the bytes could still arrive.
+        node.answer = lambda c: node.response(c, 0, result={"state": "not_found"})
+        await kit.ask_status(sent, 10)
+        assert str((await kit.commands.get(sent.command_id)).state) == "sent"
+        clock.ahead = 400
+
+        def late(command: envelope.Command) -> dict[str, Any]:
+            answer = node.response(command, 0, result={"state": "not_found"})
+            return envelope.sign_response(node.secret, {**answer, "timestamp": answer["timestamp"] + 400})
+
+        node.answer = late
+        summary = await kit.pump()
+        assert summary["proven_lost"] == 1
+        assert str((await kit.commands.get(sent.command_id)).state) == "lost"
+
+
+async def test_acceptance_11_06_two_receipts_for_one_id_make_the_client_suspect(
+    opener: Opener, node: ScriptedNode
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda c: node.response(c, 0, receipt=node.receipt(c))
+        await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=10)
+        node.head = (0, "0" * 64)
+        await kit.execute(await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 160}), wait_s=2)
+        suspect = await kit.clients.named(client.alias)
+        assert suspect.state == "suspect" and "receipt 1" in suspect.suspect_why
+        with pytest.raises(Conflict, match="suspect"):
+            await kit.plan(suspect, *FEE, {**PARAMS, "fee_ppm": 170})
+
+
+async def test_what_the_credential_forbids_is_never_sent(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node, "monitoring")
+        with pytest.raises(CredentialInvalid, match="does not allow"):
+            await kit.plan(client, *FEE, PARAMS)
+        assert len(node.commands) == 1
+
+
+async def test_the_same_open_command_needs_to_be_asked_for_again(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda _c: None
+        plan = await kit.plan(client, *FEE, PARAMS)
+        await kit.execute(plan, wait_s=0)
+        with pytest.raises(Conflict, match="--again"):
+            await kit.execute(plan, wait_s=0)
+        await kit.execute(plan, wait_s=0, again=True)
+
+
+async def test_acceptance_11_18_a_second_engine_on_a_profile_is_refused(opener: Opener) -> None:
+    async with opener():
+        with pytest.raises(Conflict, match="in use"):
+            async with opener():
+                pass
+
+
+async def test_acceptance_11_21_a_revoked_credential_stops_sending(
+    opener: Opener, node: ScriptedNode
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        credential = (await kit.clients.credentials(client))[0]
+        node.seq += 1
+        import time
+
+        push = envelope.build_push(
+            "credential_revoked",
+            {"credential_id": credential.credential_id, "reason": "done"},
+            node_key=node.key,
+            agent_key=kit.pubkey,
+            seq=node.seq,
+            timestamp=int(time.time()),
+        )
+        await node.send(kit.pubkey, envelope.sign_push(node.secret, push))
+        await until(lambda: _ended(kit, client.alias))
+        with pytest.raises(Conflict, match="ended"):
+            await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
+
+
+async def _ended(kit: Advisor, alias: str) -> bool:
+    return (await kit.clients.named(alias)).state == "ended"

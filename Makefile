@@ -42,7 +42,7 @@ demo: setup ## the story from end to end on the development network
 	@$(PY) -m hive_devnet.demo
 
 test: setup ## every test; ends with pytest's summary line
-	@echo "== tests on $$($(PY) -m hive_devnet.network)"
+	@echo "== tests on node kind: $${HIVE_NODE:-$$(command -v lightningd >/dev/null && echo lightningd || echo embedded)}"
 	@$(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile -q
 
 lint: setup ## ruff

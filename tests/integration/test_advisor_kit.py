@@ -68,7 +68,6 @@ def opener(relay: RelayProcess, tmp_path: Path, clock: Clock) -> Opener:
         config = AdvisorConfig(relays=(relay.url,), accept_offers=accept)
         return Advisor.open(paths, identity, config, online=True, now=clock)
 
-    open_.key = identity.pubkey
     return open_
 
 

@@ -68,5 +68,5 @@ def backoff_delay(failures: int, limits: RelayLimits, rng: Rng) -> float:
     fraction = int.from_bytes(rng(4), "big") / 2**32
     if failures >= limits.dead_after:
         return limits.dead_seconds * (0.9 + 0.2 * fraction)
-    ceiling = min(limits.backoff_cap, limits.backoff_first * 2.0 ** min(failures, 30))
+    ceiling = min(limits.backoff_cap, limits.backoff_first * 2.0 ** min(failures - 1, 30))
     return max(limits.backoff_first * 0.1, ceiling * fraction)

@@ -54,7 +54,7 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     proxy = _section(document, "relays").get("proxy")
     accept = _section(document, "auto").get("enabled", False)
     if proxy is not None and not isinstance(proxy, str):
-        raise InvalidParams("relays.proxy takes a URL such as socks5://127.0.0.1:9050")
+        raise InvalidParams("relays.proxy takes a URL such as 127.0.0.1:9050")
     if not isinstance(accept, bool):
         raise InvalidParams("auto.enabled takes true or false")
     return AdvisorConfig(relays=normalised, proxy=proxy or None, accept_offers=accept)

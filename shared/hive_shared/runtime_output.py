@@ -38,7 +38,8 @@ def render_log(event: str, fields: Mapping[str, Any]) -> str:
         if _SECRET_NAMES.search(key) and not isinstance(value, bool | int):
             parts.append(f"{key}=<secret>")
             continue
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        plain = isinstance(value, bool | int | float | list | tuple | dict | None)
+        text = json.dumps(value, default=str) if plain else str(value)
         text = _SECRET_TEXT.sub("<secret>", text)
         parts.append(f"{key}={text}" if _PLAIN.match(text) else f"{key}={json.dumps(text)}")
     return " ".join(parts)

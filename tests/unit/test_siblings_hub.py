@@ -298,3 +298,41 @@ async def test_failing_sibling_opens_the_breaker_and_recovers(node: Node) -> Non
     hive._peers["comms"].wake.set()
     await until(lambda: hive.status()[0]["breaker"] == "closed", 10)
     assert "error" not in hive.status()[0]
+
+
+async def test_acceptance_08_24_hung_sibling_costs_nobody_else_time_and_recovers(node: Node) -> None:
+    clock = Clock()
+    comms, hive = node.plugin("comms", clock), node.plugin("hive", clock)
+    archon = node.plugin("archon", clock)
+    await until(lambda: {comms.combo(), hive.combo(), archon.combo()} == {"all"})
+    release = asyncio.Event()
+    real = node.methods[HELLO["comms"]]
+
+    async def hang(params: dict[str, Any]) -> dict[str, Any]:
+        await release.wait()
+        return await real(params)
+
+    node.methods["hive-comms-x"] = node.methods[HELLO["comms"]] = hang
+    node.serve(archon, MethodSpec("hive-archon-y", "S", (), lambda params: quick(), ""))
+    hung = [asyncio.create_task(hive.call("comms", "hive-comms-x", {}, timeout=0.3)) for _ in range(3)]
+    for _ in range(20):
+        began = time.monotonic()
+        assert await hive.call("archon", "hive-archon-y", {}) == {"ok": True}
+        assert time.monotonic() - began < 0.1
+    outcomes = await asyncio.gather(*hung, return_exceptions=True)
+    assert all(isinstance(outcome, SiblingUnavailable) for outcome in outcomes)
+    assert comms_row(hive)["breaker"] == "open"
+    release.set()
+    node.methods[HELLO["comms"]] = real
+    clock.offset += 60
+    hive._peers["comms"].wake.set()
+    await until(lambda: comms_row(hive)["breaker"] == "closed")
+    assert hive.combo() == "all" and "error" not in comms_row(hive)
+
+
+async def quick() -> dict[str, Any]:
+    return {"ok": True}
+
+
+def comms_row(hub: SiblingHub) -> dict[str, Any]:
+    return next(row for row in hub.status() if row["plugin"] == "cl-hive-comms")

@@ -93,7 +93,7 @@ def test_manifest_offers_the_five_backend_methods_and_our_two(started: Lightning
         "mine",
         "faucet",
     }
-    assert [option["name"] for option in manifest["options"]] == ["hive-chain"]
+    assert [option["name"] for option in manifest["options"]] == ["hive-chain", "hive-owner"]
     assert manifest["dynamic"] is False
 
 
@@ -189,3 +189,18 @@ def test_requests_may_arrive_joined_or_in_pieces(backend: Lightningd) -> None:
     assert backend.receive()["id"] == 1
     backend.send(two[20:])
     assert backend.receive()["id"] == 2
+
+
+def test_backend_leaves_with_the_owner_of_the_network(chain: RegtestChain, tmp_path: Path) -> None:
+    owner = subprocess.Popen(["sleep", "60"])
+    lightningd = Lightningd()
+    lightningd.init({"hive-chain": str(tmp_path / "chain.sqlite3"), "hive-owner": owner.pid})
+    assert lightningd.result("getchaininfo", {"last_height": 0})["blockcount"] == PREMINED_BLOCKS
+    owner.kill()
+    owner.wait()
+    lightningd.send(b'{"jsonrpc":"2.0","id":9,"method":"estimatefees","params":{}}\n\n')
+    assert lightningd.process.wait(10) == 0
+    assert lightningd.process.stdin is not None and lightningd.process.stdout is not None
+    assert lightningd.process.stdout.read() == b""
+    lightningd.process.stdin.close()
+    lightningd.process.stdout.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hive_devnet
 import pytest
 from hive_devnet.lightningd.driver import LightningdNetwork, NodeStartError, wait_until
 from hive_devnet.lightningd.processes import is_running
@@ -198,3 +201,63 @@ async def test_close_leaves_no_process_behind(tmp_path: Path, plugin: Path) -> N
     assert "Server started with public key" in log
     await network.close()
     assert not any(is_running(pid) for pid in pids)
+
+
+async def test_network_left_behind_is_opened_again_with_its_nodes(tmp_path: Path, plugin: Path) -> None:
+    first = await LightningdNetwork.open(tmp_path / "net")
+    alice = await first.add_node("alice", {"greet-name": "again"}, [plugin])
+    bob = await first.add_node("bob")
+    await first.fund(alice, 5_000_000)
+    scid = await first.open_channel(alice, bob, 1_000_000)
+    await first.close()
+    again = await LightningdNetwork.open(tmp_path / "net")
+    try:
+        assert {name: node.node_id for name, node in again.nodes.items()} == {
+            "alice": alice.node_id,
+            "bob": bob.node_id,
+        }
+        (channel,) = (await again.nodes["bob"].call("listpeerchannels"))["channels"]
+        assert channel["short_channel_id"] == scid
+        assert (await again.nodes["alice"].call("greet"))["greeting"] == "hello"
+        with pytest.raises(ValueError, match="already has a node 'bob'"):
+            await again.add_node("bob")
+    finally:
+        await again.close()
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from hive_devnet.lightningd.driver import LightningdNetwork
+
+async def main():
+    network = await LightningdNetwork.open(Path(sys.argv[1]))
+    node = await network.add_node("alice", plugins=[Path(sys.argv[2])])
+    print(node.process_id, await node.plugin_pid("greeter.py"), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_killed_owner_takes_its_nodes_along(tmp_path: Path, plugin: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(hive_devnet.__file__).parents[1])}
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        OWNER,
+        str(tmp_path / "net"),
+        str(plugin),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    assert owner.stdout is not None
+    pids = [int(pid) for pid in (await asyncio.wait_for(owner.stdout.readline(), 60)).split()]
+    assert len(pids) == 2 and all(is_running(pid) for pid in pids)
+    owner.kill()
+    await owner.wait()
+
+    async def gone() -> bool:
+        return not any(is_running(pid) for pid in pids)
+
+    await wait_until("the node followed its owner", 30, gone)

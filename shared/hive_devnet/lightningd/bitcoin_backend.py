@@ -25,6 +25,7 @@ from hive_devnet.lightningd.chain import ChainError, RegtestChain, TransactionRe
 from hive_devnet.lightningd.serialize import DecodeError
 
 CHAIN_OPTION = "hive-chain"
+OWNER_OPTION = "hive-owner"
 INVALID_PARAMS = -32602
 METHOD_NOT_FOUND = -32601
 CHAIN_REFUSED = -1
@@ -53,13 +54,20 @@ class CommandError(Exception):
 
 def manifest() -> dict[str, object]:
     """Return the answer to `getmanifest`."""
-    option = {
-        "name": CHAIN_OPTION,
-        "type": "string",
-        "description": "SQLite file of the development chain, made by the network",
-    }
+    options = [
+        {
+            "name": CHAIN_OPTION,
+            "type": "string",
+            "description": "SQLite file of the development chain, made by the network",
+        },
+        {
+            "name": OWNER_OPTION,
+            "type": "int",
+            "description": "process id of the network; the node ends when that process does",
+        },
+    ]
     methods = [{"name": name, "usage": usage, "description": text} for name, usage, text in _METHODS]
-    return {"options": [option], "rpcmethods": methods, "subscriptions": [], "hooks": [], "dynamic": False}
+    return {"options": options, "rpcmethods": methods, "subscriptions": [], "hooks": [], "dynamic": False}
 
 
 def _arguments(method: str, params: object) -> Mapping[str, Any]:
@@ -182,15 +190,31 @@ def _start(params: Mapping[str, Any]) -> tuple[Backend | None, dict[str, object]
         return None, {"disable": str(error)}
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def main() -> None:
-    """Serve lightningd on standard input and output until it closes them."""
+    """Serve lightningd on standard input and output until it closes them, or until the network's owner dies.
+
+    lightningd polls every second and cannot live without its backend, so leaving takes the node along: a
+    killed test run leaves no nodes behind.
+    """
     backend: Backend | None = None
+    owner: int | None = None
     for request in read_requests(sys.stdin.fileno()):
+        if owner is not None and not _is_alive(owner):
+            return
         method, params = request["method"], request.get("params", {})
         if method == "getmanifest":
             _reply(request, {"result": manifest()})
         elif method == "init":
             backend, result = _start(params)
+            owner = params["options"].get(OWNER_OPTION)
             _reply(request, {"result": result})
         elif backend is not None:
             try:

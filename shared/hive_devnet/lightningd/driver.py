@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hive_devnet import rpc
-from hive_devnet.lightningd.bitcoin_backend import CHAIN_OPTION
+from hive_devnet.lightningd.bitcoin_backend import CHAIN_OPTION, OWNER_OPTION
 from hive_devnet.lightningd.chain import RegtestChain
 from hive_devnet.lightningd.processes import child_running, group_running, is_running
 from hive_devnet.node import DevnetRpcError, NodeHandle
@@ -33,7 +33,7 @@ ANNOUNCE_DEPTH = 6
 _POLL_SECONDS = 0.1
 
 
-class NodeStartError(Exception):
+class NodeStartError(RuntimeError):
     """Raised when a node does not come up; carries the end of what it said."""
 
 
@@ -80,6 +80,13 @@ class LightningdNode:
     def running(self) -> bool:
         """Whether the process lives."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def process_id(self) -> int:
+        """The pid of lightningd; raises `LookupError` while the node does not run."""
+        if self._process is None or self._process.returncode is not None:
+            raise LookupError(f"node {self.name} is not running")
+        return self._process.pid
 
     async def call(
         self,
@@ -167,7 +174,7 @@ class LightningdNode:
 
     async def plugin_pid(self, name: str) -> int:
         """Return the pid of the plugin whose executable's basename is `name`; `LookupError` if none runs."""
-        pid = child_running(self._process.pid, name) if self._process and self.running else None
+        pid = child_running(self.process_id, name)
         if pid is None:
             raise LookupError(f"node {self.name} runs no plugin {name}")
         return pid
@@ -212,8 +219,20 @@ class LightningdNetwork:
         self._lightningd = found
         self._chain_path = self.dir / "chain.sqlite3"
         self._chain = RegtestChain(self._chain_path, create=True)
-        self._nodes: dict[str, LightningdNode] = {}
+        self.nodes: dict[str, LightningdNode] = {}
         self._backend = self._write_backend()
+
+    @classmethod
+    async def open(cls, directory: Path) -> LightningdNetwork:
+        """Open the network under `directory`, new or left there before; its nodes run when this returns."""
+        network = cls(directory)
+        try:
+            for config in sorted(network.dir.glob("*/config")):
+                await network._launch(config.parent.name)
+        except BaseException:
+            await network.close()
+            raise
+        return network
 
     @property
     def chain(self) -> RegtestChain:
@@ -237,7 +256,7 @@ class LightningdNetwork:
             "--disable-plugin=bcli",
             f"--plugin={self._backend}",
             f"--{CHAIN_OPTION}={self._chain_path}",
-            f"--addr=127.0.0.1:{_free_port()}",
+            f"--{OWNER_OPTION}={os.getpid()}",
             "--dev-allow-localhost",
             "--dev-bitcoind-poll=1",
             "--dev-fast-gossip",
@@ -257,15 +276,23 @@ class LightningdNetwork:
         when lightningd refuses to run, `ValueError` for a name taken or an option no config file can hold.
         """
         directory = self.dir / name
-        if name in self._nodes or directory.exists():
+        if name in self.nodes or directory.exists():
             raise ValueError(f"this network already has a node {name!r}")
-        # --developer switches deprecated calls off, which an operator's node allows.
-        defaults = {"alias": name, "allow-deprecated-apis": True}
+        defaults = {
+            "alias": name,
+            "addr": f"127.0.0.1:{_free_port()}",
+            # --developer switches deprecated calls off, which an operator's node allows.
+            "allow-deprecated-apis": True,
+        }
         lines = _config_lines({**defaults, **(options or {})}, plugins)
         directory.mkdir()
         (directory / "config").write_text("".join(f"{line}\n" for line in lines))
+        return await self._launch(name)
+
+    async def _launch(self, name: str) -> LightningdNode:
+        directory = self.dir / name
         node = LightningdNode(name, directory, self._command(directory, name))
-        self._nodes[name] = node
+        self.nodes[name] = node
         await node.start()
         await self._wait_synced([node])
         return node
@@ -273,7 +300,7 @@ class LightningdNetwork:
     async def mine(self, blocks: int = 1) -> int:
         """Mine blocks; return the new height once every live node has seen it."""
         height = self._chain.mine(blocks)
-        await self._wait_synced([node for node in self._nodes.values() if node.running])
+        await self._wait_synced([node for node in self.nodes.values() if node.running])
         return height
 
     async def _wait_synced(self, nodes: Sequence[LightningdNode]) -> None:
@@ -341,7 +368,7 @@ class LightningdNetwork:
 
     async def close(self) -> None:
         """Stop every node, kill what does not stop, and close the chain."""
-        for node in self._nodes.values():
+        for node in self.nodes.values():
             try:
                 await node.stop()
             except (TimeoutError, DevnetRpcError):

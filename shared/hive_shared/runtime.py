@@ -176,7 +176,7 @@ class PluginApp:
         if self._output is not None:
             self._output.send({"jsonrpc": "2.0", "method": topic, "params": {topic: dict(payload)}})
 
-    def log(self, level: str, event: str, **fields: Any) -> None:
+    def log(self, level: str, event: str, /, **fields: Any) -> None:
         """Write one structured line to the node's log. Levels: debug, info, warning, error."""
         if self._output is not None:
             self._output.log(level, render_log(event, fields))

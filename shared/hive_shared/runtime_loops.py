@@ -27,7 +27,7 @@ _BEAT: Final = 0.010
 class Log(Protocol):
     """``log("warning", "relay_lost", url=...)``: one structured line."""
 
-    def __call__(self, level: str, event: str, **fields: Any) -> None: ...
+    def __call__(self, level: str, event: str, /, **fields: Any) -> None: ...
 
 
 def where_raised(error: BaseException) -> str:

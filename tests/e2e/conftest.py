@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from agent import Agent
 from hive_devnet.world import World
+
+
+@pytest_asyncio.fixture
+async def agent(world: World) -> AsyncIterator[Agent]:
+    """An agent hired for fees, its credential offer received."""
+    async with Agent(world.alice, world.relay.url) as made:
+        yield await made.hired("fees")
 
 
 @pytest_asyncio.fixture

@@ -462,9 +462,7 @@ async def test_rows_of_record_and_announce_share_the_fate_of_their_step() -> Non
             tx.execute("INSERT INTO history VALUES ('note', 0, 'x', 'y')")
 
         port = WorldPort(World())
-        machine = Machine(
-            ESCROW, db, ContractRows(), dict.fromkeys(Fx, port), log=silent, announce=announce
-        )
+        machine = Machine(ESCROW, db, ContractRows(), dict.fromkeys(Fx, port), log=silent, announce=announce)
         await machine.fire("c", E.ACCEPT, record)
         with pytest.raises(LookupError):
             await machine.fire("c", E.PROVEN)

@@ -1,7 +1,7 @@
 """Events verified per second by `hive_shared.nostr`, beside bare coincurve in the same run (Protocol 04 §18).
 
-Bare means what nobody can do without: parse the JSON, serialise and hash the fields, check the signature. Ours adds
-strict decoding, field and size checks. The pool figures come through a socket from a relay in another process.
+Bare means what nobody can do without: parse the JSON, serialise and hash the fields, check the signature. Ours
+adds strict decoding, field and size checks. The pool's figures come through a socket from another process.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def _burst(frames: list[Event]) -> dict[str, float]:
 
 
 def main() -> dict[str, Any]:
-    """Measure and return: bare and own rate, their ratio (goal 0.7), the pool's rate and its worst loop stall."""
+    """Return bare and own rate, their ratio (goal 0.7), the pool's rate and its worst loop stall."""
     frames = [to_text(["EVENT", "sub", event.to_json()]) for event in _events(_EVENTS)]
     rounds = [(_rate(_bare, frames), _rate(_ours, frames)) for _ in range(_ROUNDS)]
     # Interleaved rounds and the best of each: another process on the machine then hurts both alike.

@@ -68,15 +68,14 @@ def _encodable(value: Any) -> bool:
 
 
 def _check_depth(value: Any, limit: int) -> None:
-    level = [value]
-    for _ in range(limit + 1):
-        below: list[Any] = []
-        for item in level:
-            if type(item) is list:
-                below += [x for x in item if type(x) is list or type(x) is dict]
-            elif type(item) is dict:
-                below += [x for x in item.values() if type(x) is list or type(x) is dict]
-        if not below:
+    level: list[list[Any] | dict[str, Any]] = [value] if type(value) is list or type(value) is dict else []
+    for _ in range(limit):
+        if not level:
             return
+        below: list[list[Any] | dict[str, Any]] = []
+        for item in level:
+            inner = item.values() if isinstance(item, dict) else item
+            below += [x for x in inner if type(x) is list or type(x) is dict]
         level = below
-    raise FrameInvalid("too_deep", f"nested deeper than {limit} levels")
+    if level:
+        raise FrameInvalid("too_deep", f"nested deeper than {limit} levels")

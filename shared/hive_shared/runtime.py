@@ -140,8 +140,10 @@ class PluginApp:
         # A second SIGTERM must not cut the drain short: it has its own deadline.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
-        with suppress(Exception):
+        try:
             stop.result(DRAIN_SECONDS + 0.5)
+        except TimeoutError:
+            self.log("warning", "drain_expired", seconds=DRAIN_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join(0.2)
         if self._output is not None:

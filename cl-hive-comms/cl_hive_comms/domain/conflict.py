@@ -1,0 +1,78 @@
+"""Several advisors on one node: cooldowns and conflicts (docs/protocol/02-fleet-management.md §7.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+CHANNEL_COOLDOWN_S: Final = 300
+"""After a write other agents wait so long on that channel …"""
+FIELD_COOLDOWN_S: Final = 3_600
+"""… and so long for the same field of it."""
+OWN_FEE_COOLDOWN_S: Final = 3_600
+"""Between two fee writes of one credential on one channel (02 §5.3)."""
+HOLD_AT: Final = Fraction(6, 10)
+ESCALATE_AFTER_S: Final = 3_600
+"""A held conflict goes to the operator after this."""
+
+_RELATED: Final = frozenset({"hive:fee-policy/v1", "hive:rebalance/v1", "hive:forwarding/v1"})
+
+
+@dataclass(frozen=True, slots=True)
+class PastWrite:
+    """A write that was done or is pending: whose, on what, when (Unix s)."""
+
+    advisor_id: str
+    schema: str
+    channels: frozenset[str]
+    fields: frozenset[str]
+    at: int
+
+
+def cooldown_left(
+    past: Iterable[PastWrite], advisor_id: str, channels: Collection[str], fields: Collection[str], now: int
+) -> int:
+    """Seconds an agent still has to wait because of other agents' writes; 0 when it need not."""
+    left = 0
+    wanted, names = frozenset(channels), frozenset(fields)
+    for write in past:
+        if write.advisor_id == advisor_id or wanted.isdisjoint(write.channels):
+            continue
+        wait = CHANNEL_COOLDOWN_S if names.isdisjoint(write.fields) else FIELD_COOLDOWN_S
+        left = max(left, write.at + wait - now)
+    return left
+
+
+def own_fee_cooldown_left(last_write: int | None, now: int) -> int:
+    """Seconds until a credential may set the fee of a channel again; gossip tolerates few changes a day."""
+    return 0 if last_write is None else max(0, last_write + OWN_FEE_COOLDOWN_S - now)
+
+
+def score(
+    first: PastWrite | None,
+    *,
+    schema: str,
+    channels: Collection[str],
+    now: int,
+) -> Fraction:
+    """0.5 · channel overlap (Jaccard) + 0.3 · max(0, 1 - Δt/3600) + 0.2 · interaction; 0 without a past."""
+    if first is None:
+        return Fraction(0)
+    wanted = frozenset(channels)
+    union = wanted | first.channels
+    overlap = Fraction(len(wanted & first.channels), len(union)) if union else Fraction(0)
+    nearness = max(Fraction(0), 1 - Fraction(abs(now - first.at), 3_600))
+    return overlap / 2 + nearness * Fraction(3, 10) + _interaction(schema, first.schema) * Fraction(2, 10)
+
+
+def held(value: Fraction) -> bool:
+    """Whether a score is high enough to hold the command and tell both agents."""
+    return value >= HOLD_AT
+
+
+def _interaction(first: str, second: str) -> Fraction:
+    if first == second:
+        return Fraction(1)
+    return Fraction(8, 10) if {first, second} <= _RELATED else Fraction(2, 10)

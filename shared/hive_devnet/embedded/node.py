@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from hive_devnet.embedded.world import World
 
 FEATURES = {
-    "init": "08a0882a8a59a1",
-    "node": "88a0882a8a59a1",
+    "init": "800898880a8a59a1",
+    "node": "808898880a8a59a1",
     "channel": "",
     "invoice": "02000002024100",
 }

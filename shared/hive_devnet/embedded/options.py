@@ -144,7 +144,7 @@ _BUILTIN = (
     Option("commit-time", "int", default="10"),
     Option("watchtime-blocks", "int", default="5"),
     Option("max-locktime-blocks", "int", default="2016"),
-    Option("ignore-fee-limits", "bool", default="false"),
+    Option("ignore-fee-limits", "bool", default="true"),
     Option("announce-addr-dns", "bool", default="false"),
     Option("wallet", "string"),
     Option("database-upgrade", "bool"),
@@ -177,7 +177,7 @@ class OptionTable:
             self.settings.append(Setting(name, argument if separator else None, "file", path, number))
 
     def load_cmdline(self, given: Mapping[str, object]) -> None:
-        """Adds settings from a mapping: lists repeat an option, True or None sets a flag, False leaves it out."""
+        """Adds settings: lists repeat an option, True or None sets a flag, False leaves it out."""
         for name, value in given.items():
             for item in value if isinstance(value, list | tuple) else [value]:
                 if item is False:

@@ -63,13 +63,14 @@ def parse_params(specs: Sequence[Param], given: object, allow_extra: bool = Fals
 
 
 def _by_position(specs: Sequence[Param], given: list[Any], allow_extra: bool) -> dict[str, Any]:
-    if len(given) > len(specs) and not allow_extra:
-        raise RpcError(INVALID_PARAMS, f"too many parameters: got {len(given)}, expected {len(specs)}")
-    return {
+    parsed = {
         spec.name: spec.parse(spec.name, value)
         for spec, value in zip(specs, given, strict=False)
         if value is not None
     }
+    if len(given) > len(specs) and not allow_extra:
+        raise RpcError(INVALID_PARAMS, f"too many parameters: got {len(given)}, expected {len(specs)}")
+    return parsed
 
 
 def _by_name(specs: Sequence[Param], given: dict[str, Any], allow_extra: bool) -> dict[str, Any]:

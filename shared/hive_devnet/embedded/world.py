@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hive_devnet.embedded.bell import Bell
+from hive_devnet.embedded.courier import Courier
 from hive_devnet.embedded.errors import NodeStartError, RpcError
+from hive_devnet.embedded.ledger import invoices, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
 from hive_devnet.embedded.ledger.channels import NORMAL, Change, Channels
 from hive_devnet.embedded.ledger.database import Database
+from hive_devnet.embedded.ledger.payments import Payments
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode
 
@@ -24,10 +30,15 @@ class World:
     def __init__(self, directory: Path, synchronous: str = "FULL") -> None:
         self.directory = directory
         self.database = Database(directory / "ledger.sqlite3", synchronous)
+        for schema in (invoices.SCHEMA, payments.SCHEMA, runes.SCHEMA):
+            self.database.extend(schema)
         self.chain = Chain(self.database)
         self.channels = Channels(self.database, self.chain)
         self.nodes: dict[str, EmbeddedNode] = {}
-        self.block_arrived = asyncio.Event()
+        self.block_arrived = Bell()
+        self.invoice_paid = Bell()
+        self.nodes_changed = Bell()
+        self.courier = Courier(self, Payments(self.database, self.channels))
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -54,6 +65,7 @@ class World:
             (name, node.node_id, node.port, json.dumps(dict(options)), json.dumps([str(p) for p in plugins])),
         )
         self.nodes[name] = node
+        self.nodes_changed.ring()
         return node
 
     async def start_node(self, name: str) -> EmbeddedNode:
@@ -70,12 +82,14 @@ class World:
         self.nodes[name] = node
         self.database.run("UPDATE node SET running = 1 WHERE name = ?", (name,))
         await self.reconnect(node)
+        self.nodes_changed.ring()
         return node
 
     async def resume(self) -> None:
         """Starts every node that ran when the process ended."""
         for row in self.database.rows("SELECT name FROM node WHERE running = 1 ORDER BY rowid"):
             await self.start_node(row["name"])
+        self.courier.resume()
 
     async def reconnect(self, node: EmbeddedNode) -> None:
         """Connects a node to its channel peers that are up."""
@@ -95,6 +109,17 @@ class World:
     def running(self, node_id: str) -> EmbeddedNode | None:
         """The running node with that id."""
         return next((node for node in self.nodes.values() if node.node_id == node_id), None)
+
+    async def when_running(self, node_id: str) -> EmbeddedNode:
+        """The node with that id, once it runs."""
+        while (node := self.running(node_id)) is None:
+            await self.nodes_changed.wait()
+        return node
+
+    @staticmethod
+    def now() -> float:
+        """The network's clock, Unix seconds."""
+        return time.time()
 
     def is_known(self, node_id: str) -> bool:
         """Whether the network ever had that node."""
@@ -118,7 +143,12 @@ class World:
         """Runs a coroutine outside any node."""
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            traceback.print_exception(task.exception())
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -131,8 +161,7 @@ class World:
             for node in list(self.nodes.values()):
                 node.notify("block_added", payload)
             self._lock_in_channels()
-        self.block_arrived.set()
-        self.block_arrived = asyncio.Event()
+        self.block_arrived.ring()
         return height
 
     def peers_connected(self, a: EmbeddedNode, b: EmbeddedNode) -> None:

@@ -145,6 +145,18 @@ async def listdatastore(call: Call) -> Result:
     return {"datastore": list(shown.values())}
 
 
+@command("datastoreusage", opt("key", _key, ()))
+async def datastoreusage(call: Call) -> Result:
+    """Bytes that the entries at and below a key take: key parts, data, generation."""
+    parent: Key = call["key"]
+    parent = () if parent[:1] == ("",) else parent
+    total = 0
+    for key, (data, _generation) in _entries(call.node).items():
+        if key[: len(parent)] == parent:
+            total += sum(len(part.encode()) for part in key) + len(key) - 1 + len(data)
+    return {"datastoreusage": {"key": f"[{','.join(parent)}]", "total_bytes": total}}
+
+
 @command("deldatastore", req("key", _key), opt("generation", u64), checks=True)
 async def deldatastore(call: Call) -> Result:
     """Removes an entry and returns it."""

@@ -9,7 +9,7 @@ from hive_devnet.embedded.errors import INVALID_PARAMS, METHOD_NOT_FOUND, RpcErr
 from hive_devnet.embedded.ledger.channels import AWAITING, NORMAL
 from hive_devnet.embedded.logbook import LEVELS, level_name
 from hive_devnet.embedded.node import FEATURES, EmbeddedNode
-from hive_devnet.embedded.params import bad_param, boolean, opt, req, string
+from hive_devnet.embedded.params import boolean, opt, req, string
 from hive_devnet.embedded.registry import COMMANDS, Call, Result, command
 
 
@@ -42,7 +42,7 @@ async def getinfo(call: Call) -> Result:
 
 def fees_collected_msat(node: EmbeddedNode) -> int:
     """Routing fees earned so far."""
-    return 0
+    return node.world.courier.payments.fees_earned_msat(node.node_id)
 
 
 def _help_lines(node: EmbeddedNode) -> dict[str, str]:
@@ -74,7 +74,7 @@ async def check(call: Call) -> Result:
     """Whether another command's parameters would be accepted; nothing is changed."""
     name = call["command_to_check"]
     if name not in _help_lines(call.node):
-        raise bad_param("command_to_check", f"Unknown command '{name}'", name)
+        raise RpcError(METHOD_NOT_FOUND, f"Unknown command '{name}'")
     if isinstance(call.raw, list):
         rest: object = call.raw[1:]
     else:

@@ -21,62 +21,58 @@ from hive_devnet.embedded.params import (
 from hive_devnet.embedded.registry import Call, Result, command
 
 # Types of BOLT messages that lightningd keeps for itself (peer_storage, 7 and 9, are let through).
-_INTERNAL_TYPES = frozenset(
-    # fmt: off
-    (
-        1,
-        2,
-        16,
-        17,
-        18,
-        19,
-        32,
-        33,
-        34,
-        35,
-        36,
-        38,
-        39,
-        40,
-        41,
-        64,
-        65,
-        66,
-        67,
-        68,
-        69,
-        70,
-        71,
-        72,
-        73,
-        74,
-        75,
-        76,
-        77,
-        80,
-        81,
-        127,
-        128,
-        130,
-        131,
-        132,
-        133,
-        134,
-        135,
-        136,
-        256,
-        257,
-        258,
-        259,
-        261,
-        262,
-        263,
-        264,
-        265,
-        513,
-    )
-    # fmt: on
-)
+_INTERNAL_TYPES = {
+    0: "WIRE_PROTOCOL_BATCH_ELEMENT",
+    1: "WIRE_WARNING",
+    2: "WIRE_STFU",
+    16: "WIRE_INIT",
+    17: "WIRE_ERROR",
+    18: "WIRE_PING",
+    19: "WIRE_PONG",
+    32: "WIRE_OPEN_CHANNEL",
+    33: "WIRE_ACCEPT_CHANNEL",
+    34: "WIRE_FUNDING_CREATED",
+    35: "WIRE_FUNDING_SIGNED",
+    36: "WIRE_CHANNEL_READY",
+    38: "WIRE_SHUTDOWN",
+    39: "WIRE_CLOSING_SIGNED",
+    40: "WIRE_CLOSING_COMPLETE",
+    41: "WIRE_CLOSING_SIG",
+    64: "WIRE_OPEN_CHANNEL2",
+    65: "WIRE_ACCEPT_CHANNEL2",
+    66: "WIRE_TX_ADD_INPUT",
+    67: "WIRE_TX_ADD_OUTPUT",
+    68: "WIRE_TX_REMOVE_INPUT",
+    69: "WIRE_TX_REMOVE_OUTPUT",
+    70: "WIRE_TX_COMPLETE",
+    71: "WIRE_TX_SIGNATURES",
+    72: "WIRE_TX_INIT_RBF",
+    73: "WIRE_TX_ACK_RBF",
+    74: "WIRE_TX_ABORT",
+    77: "WIRE_SPLICE_LOCKED",
+    80: "WIRE_SPLICE",
+    81: "WIRE_SPLICE_ACK",
+    127: "WIRE_START_BATCH",
+    128: "WIRE_UPDATE_ADD_HTLC",
+    130: "WIRE_UPDATE_FULFILL_HTLC",
+    131: "WIRE_UPDATE_FAIL_HTLC",
+    132: "WIRE_COMMITMENT_SIGNED",
+    133: "WIRE_REVOKE_AND_ACK",
+    134: "WIRE_UPDATE_FEE",
+    135: "WIRE_UPDATE_FAIL_MALFORMED_HTLC",
+    136: "WIRE_CHANNEL_REESTABLISH",
+    137: "WIRE_UPDATE_BLOCKHEIGHT",
+    256: "WIRE_CHANNEL_ANNOUNCEMENT",
+    257: "WIRE_NODE_ANNOUNCEMENT",
+    258: "WIRE_CHANNEL_UPDATE",
+    259: "WIRE_ANNOUNCEMENT_SIGNATURES",
+    261: "WIRE_QUERY_SHORT_CHANNEL_IDS",
+    262: "WIRE_REPLY_SHORT_CHANNEL_IDS_END",
+    263: "WIRE_QUERY_CHANNEL_RANGE",
+    264: "WIRE_REPLY_CHANNEL_RANGE",
+    265: "WIRE_GOSSIP_TIMESTAMP_FILTER",
+    513: "WIRE_ONION_MESSAGE",
+}
 
 
 def _port(name: str, value: Any) -> int:
@@ -124,8 +120,9 @@ async def disconnect(call: Call) -> Result:
     everything = node.world.channels.of_node(node.node_id)
     channels = [channel for channel in everything if channel.peer_of(node.node_id) == peer_id]
     if node.peers.link(peer_id) is None:
-        known = bool(channels)
-        raise RpcError(LIGHTNINGD, "Peer not connected" if known else f"Unknown peer {peer_id}")
+        if not channels:
+            raise RpcError(INVALID_PARAMS, f"Unknown peer '{peer_id}'")
+        raise RpcError(LIGHTNINGD, "Peer not connected")
     if channels and not call["force"]:
         text = f"Peer has (at least one) channel in state {channels[0].state}"
         raise RpcError(LIGHTNINGD, text)
@@ -163,8 +160,8 @@ async def sendcustommsg(call: Call) -> Result:
     if kind in _INTERNAL_TYPES:
         raise RpcError(
             INVALID_REQUEST,
-            f"Cannot send messages of type {kind} (WIRE_{kind}). It is not possible to send messages that"
-            " have a type managed internally since that might cause issues with the internal state tracking.",
+            f"Cannot send messages of type {kind} ({_INTERNAL_TYPES[kind]}). It is not possible to send"
+            " messages that have a type managed internally since that might cause issues with the internal state tracking.",
         )
     if node.peers.link(peer_id) is None:
         channels = node.world.channels.of_node(node.node_id)

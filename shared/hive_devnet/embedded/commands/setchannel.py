@@ -73,8 +73,8 @@ def find_channel(node: EmbeddedNode, name: str, wanted: Any) -> Channel:
     if isinstance(wanted, str) and len(wanted) == 64 and not is_scid(wanted):
         raise bad_param(name, "Channel ID not found", wanted)
     if is_scid(wanted):
-        raise bad_param(name, "Short channel ID not found", wanted)
-    raise bad_param(name, "Given id is not a channel ID or short channel ID", wanted)
+        raise bad_param(name, "Short channel id not found", wanted)
+    raise bad_param(name, "should be a channel ID or short channel ID", wanted)
 
 
 def _apply(call: Call, channel: Channel) -> dict[str, Any]:

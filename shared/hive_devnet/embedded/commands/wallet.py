@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive_devnet.embedded.errors import INVALID_PARAMS, RpcError
 from hive_devnet.embedded.ledger.channels import CLOSED
-from hive_devnet.embedded.params import bad_param, boolean, opt
+from hive_devnet.embedded.params import boolean, opt, token_text
 from hive_devnet.embedded.registry import Call, Result, command
 
 
 def _address_type(name: str, value: Any) -> str:
     if value not in ("bech32", "p2tr", "all"):
-        raise bad_param(name, "should be 'p2tr', 'bech32', or 'all'", value)
+        text = f"'{name}' should be 'p2tr', 'bech32', or 'all', not '{token_text(value)}'"
+        raise RpcError(INVALID_PARAMS, text)
     return str(value)
 
 
-@command("newaddr", opt("addresstype", _address_type, "p2tr"))
+@command("newaddr", opt("addresstype", _address_type, "all"))
 async def newaddr(call: Call) -> Result:
     """Fresh on-chain addresses of the wallet."""
     kind, wallet = call["addresstype"], call.node.wallet

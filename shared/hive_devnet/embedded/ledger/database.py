@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS channel_change (
 CREATE TABLE IF NOT EXISTS htlc (
     id INTEGER PRIMARY KEY, channel INTEGER NOT NULL REFERENCES channel (id), sender TEXT NOT NULL,
     number INTEGER NOT NULL, amount_msat INTEGER NOT NULL, expiry INTEGER NOT NULL,
-    payment_hash TEXT NOT NULL, state TEXT NOT NULL, created_index INTEGER, updated_index INTEGER);
+    payment_hash TEXT NOT NULL, state TEXT NOT NULL, part INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS htlc_part ON htlc (part);
 CREATE INDEX IF NOT EXISTS htlc_open ON htlc (channel) WHERE state = 'open';
 CREATE TABLE IF NOT EXISTS datastore (
     node_id TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL, generation INTEGER NOT NULL,
@@ -71,7 +72,7 @@ class Database:
         self._depth = 0
 
     def extend(self, schema: str) -> None:
-        """Creates the tables of another module, if they are not there."""
+        """Creates the tables of another module, if they are not there. Not inside a transaction."""
         self._connection.executescript(schema)
 
     def close(self) -> None:

@@ -122,6 +122,10 @@ def _float(literal: str) -> float:
     number = float(literal)
     if number in (float("inf"), float("-inf")):
         raise DecodeError(f"number {literal[:24]} is too large for a double", reason="malformed")
+    # From 1e21 on canonical text has an exponent; below, such a float is written as an integer, which
+    # would not be accepted back.
+    if MAX_INTEGER < abs(number) < 1e21:
+        raise DecodeError(f"number {literal[:24]} is an integer beyond ±(2^53-1)", reason="malformed")
     return number
 
 

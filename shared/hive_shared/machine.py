@@ -129,7 +129,7 @@ class Rows(Protocol[S, E_contra, F]):
 class Log(Protocol):
     """One structured log line; the plugin's own `log`."""
 
-    def __call__(self, level: str, event: str, **fields: object) -> None:
+    def __call__(self, level: str, event: str, /, **fields: object) -> None:
         """Write the line."""
 
 

@@ -184,6 +184,9 @@ def test_floats_are_read_only_where_the_caller_asks_for_them() -> None:
     assert decode("[1.5, 1e2]", floats=True) == [1.5, 100.0]
     with pytest.raises(DecodeError, match="too large for a double"):
         decode("1e400", floats=True)
+    with pytest.raises(DecodeError, match="an integer beyond"):
+        decode("1e20", floats=True)
+    assert decode("1e21", floats=True) == 1e21
 
 
 @pytest.mark.parametrize(

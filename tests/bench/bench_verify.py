@@ -1,7 +1,7 @@
 """Events verified per second by `hive_shared.nostr`, beside bare coincurve in the same run (Protocol 04 §18).
 
-Bare means what nobody can do without: parse the JSON, serialise and hash the fields, check the signature. Ours
-adds strict decoding, field and size checks. The pool's figures come through a socket from another process.
+Bare means what nobody can do without: parse the JSON, serialise and hash the fields, check the signature.
+Ours adds strict decoding, field and size checks. The pool figures come through a socket from another process.
 """
 
 from __future__ import annotations

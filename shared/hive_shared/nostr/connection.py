@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hive_shared.crypto import Secret
-from hive_shared.nostr.dialer import Socket, dial
+from hive_shared.nostr.dialer import Socket, close_socket, dial, socket_errors
 from hive_shared.nostr.event import Event, build, to_text
 from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import FORGED, InboundPipeline, Inbox, Incoming
@@ -93,8 +93,7 @@ class RelayConnection:
         """Close the socket in order and end; waiting publishes get `unreachable`."""
         self._set("closing")
         if self._socket is not None:
-            with suppress(Exception):
-                await asyncio.wait_for(self._socket.close(), self._limits.close_seconds + 0.5)
+            await close_socket(self._socket, self._limits.close_seconds + 0.5)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -130,7 +129,9 @@ class RelayConnection:
             self._engine.log("warn", "nostr_relay_paused", relay=self.url, seconds=self._limits.pause_seconds)
             if self._socket is not None:
                 # Not from inside the reader: closing waits for the peer, and the reader may be that wait.
-                self._closing = asyncio.create_task(self._socket.close())
+                self._closing = asyncio.create_task(
+                    close_socket(self._socket, self._limits.close_seconds + 0.5)
+                )
 
     def _set(self, state: State) -> None:
         if state != self.state and (self.state != "closing" or state == "closed"):
@@ -202,8 +203,7 @@ class RelayConnection:
             self.requests.disconnected()
             self._publications.disconnected()
             self._set("connecting")
-            with suppress(Exception):
-                await socket.close()
+            await close_socket(socket, self._limits.close_seconds + 0.5)
 
     # -- frames ----------------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class RelayConnection:
         return True
 
     async def _write(self, socket: Socket) -> None:
-        with suppress(Exception):  # a broken socket is the reader's to report
+        with suppress(*socket_errors()):  # the reader meets the same error and reports it
             while True:
                 await socket.send(await self._outbox.get())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+from contextlib import suppress
 from typing import Any, Protocol
 
 from hive_shared.nostr.relay_limits import RelayLimits
@@ -25,6 +26,19 @@ class Socket(Protocol):
 
     async def close(self) -> None:
         """Close with a handshake, bounded by the connection's close timeout."""
+
+
+def socket_errors() -> tuple[type[Exception], ...]:
+    """Return what sending, receiving and closing raise when a connection is broken or gone."""
+    from websockets.exceptions import WebSocketException
+
+    return (OSError, TimeoutError, WebSocketException)
+
+
+async def close_socket(socket: Socket, seconds: float) -> None:
+    """Close within this time; a connection that is broken already is closed."""
+    with suppress(*socket_errors()):
+        await asyncio.wait_for(socket.close(), seconds)
 
 
 async def dial(

@@ -173,3 +173,28 @@ def test_a_test_that_is_not_run_says_why(kind: str) -> None:
             if marks and id(node) not in explained:
                 found.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
     assert not found, "\n".join(found)
+
+
+def money_as_float(code: str) -> bool:
+    return any(is_float(node) for line in money_statements(ast.parse(code)) for node in ast.walk(line))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["fee_ppm = 1.5", "x = amount_sat / 2", "return_sats(float(text), amount_msat=1)", "a.total_sats *= 0.9"],
+)
+def test_the_money_rule_sees_floats(code: str) -> None:
+    assert money_as_float(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "fee_ppm = base * 3 // 2",
+        "share = Fraction(amount_sat) / 3",
+        "timeout = 1.5",
+        "path = satellite / 'x'",
+    ],
+)
+def test_the_money_rule_leaves_the_rest_alone(code: str) -> None:
+    assert not money_as_float(code)

@@ -1,9 +1,9 @@
-"""pyln and asyncio bound together: one reading thread, one loop, nothing blocks.
+"""pyln and asyncio bound together: one loop, nothing blocks.
 
-The main thread does one thing: it reads stdin and hands over. Every method, hook and notification is a task
-on the plugin's single asyncio loop, which runs in a second thread, and answers when it is done. So a sibling
-may call us while we wait for it, and a slow call delays no other. docs/protocol/08-client-and-plugins.md
-sections 2 and 4.
+Reading stdin only hands over. Every method, hook and notification is a task on the plugin's single asyncio
+loop and answers when it is done. So a sibling may call us while we wait for it, and a slow call delays no
+other. docs/protocol/08-client-and-plugins.md sections 2 and 4;
+docs/decisions/0041-one-thread-reads-and-serves.md.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hive_shared.errors import Busy, HiveError, Internal, InvalidParams
 from hive_shared.runtime_loops import LoopWatchdog, Supervisor, where_raised
 from hive_shared.runtime_output import Output, render_log
-from hive_shared.runtime_pyln import HandOverPlugin, ShutdownRequested
+from hive_shared.runtime_pyln import HandOverPlugin
 from hive_shared.runtime_spec import (
     Handler,
     InitInfo,
@@ -37,6 +36,7 @@ __all__ = ["Handler", "InitInfo", "MethodSpec", "OptionSpec", "Param", "PluginAp
 DRAIN_SECONDS: Final = 5.0
 # More calls than this at once is a flood; each holds a task and its parameters in memory.
 IN_FLIGHT_MAX: Final = 1_000
+_READ_SIZE: Final = 1 << 18
 _CONTINUE: Final = {"result": "continue"}
 
 Event = Callable[[dict[str, Any]], Awaitable[None]]
@@ -91,6 +91,7 @@ class PluginApp:
         self._output: Output | None = None
         self._loop = asyncio.new_event_loop()
         self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
         self._started = False
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,11 +101,7 @@ class PluginApp:
         self._plugin.declare(
             options,
             methods,
-            [
-                topic
-                for topic in ("shutdown", *subscriptions)
-                if topic != "shutdown" or topic not in subscriptions
-            ],
+            list(dict.fromkeys(("shutdown", *subscriptions))),
             {hook: filters.get(hook) for hook in self._hooks},
             notifications,
         )
@@ -112,8 +109,8 @@ class PluginApp:
     # -- the life of the process -----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until lightningd closes stdin, says ``shutdown`` or sends SIGTERM; then drain for at most 5
-        s.
+        """Serve until lightningd closes stdin, says ``shutdown`` or sends SIGTERM; then drain for 5 s at
+        most.
 
         Without lightningd around it, prints the usage and returns.
         """
@@ -121,36 +118,39 @@ class PluginApp:
             self._plugin.print_usage()
             return
         self._output = self._plugin.output = Output(_take_stdout())
-        thread = threading.Thread(target=self._run_loop, name="hive-loop", daemon=True)
-        thread.start()
-        signal.signal(signal.SIGTERM, _raise_shutdown)
-        try:
-            with suppress(ShutdownRequested):
-                self._plugin.run()
-        finally:
-            self._finish(thread)
-
-    def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
-        if os.environ.get("HIVE_DEV_WATCHDOG") == "1":
-            self._loop.call_soon(LoopWatchdog(self._loop, self.log).start)
-        self._loop.run_forever()
-
-    def _finish(self, thread: threading.Thread) -> None:
-        # A second SIGTERM must not cut the drain short: it has its own deadline.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        stop = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
-        try:
-            stop.result(DRAIN_SECONDS + 0.5)
-        except TimeoutError:
-            self.log("warning", "drain_expired", seconds=DRAIN_SECONDS)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        thread.join(0.2)
-        if self._output is not None:
-            self._output.close(0.2)
+        self._loop.run_until_complete(self._serve(sys.stdin.fileno()))
+        self._output.close(0.2)
         if any(t is not threading.current_thread() and not t.daemon for t in threading.enumerate()):
             # A pool thread is stuck in a call without deadline; the interpreter would wait for it for ever.
             os._exit(0)
+
+    async def _serve(self, stdin: int) -> None:
+        if os.environ.get("HIVE_DEV_WATCHDOG") == "1":
+            LoopWatchdog(self._loop, self.log).start()
+        self._loop.add_signal_handler(signal.SIGTERM, self._ended.set)
+        self._loop.add_reader(stdin, self._read, stdin)
+        await self._ended.wait()
+        self._loop.remove_reader(stdin)
+        # Code that blocks the loop cannot be cancelled from within it.
+        guard = threading.Timer(DRAIN_SECONDS + 1.0, os._exit, (0,))
+        guard.daemon = True
+        guard.start()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS + 0.5):
+                await self._stop()
+        except TimeoutError:
+            self.log("warning", "drain_expired", seconds=DRAIN_SECONDS)
+        guard.cancel()
+
+    def _read(self, stdin: int) -> None:
+        data = os.read(stdin, _READ_SIZE)
+        try:
+            if not data or not self._plugin.feed(data):
+                self._ended.set()
+        except (ValueError, KeyError, TypeError) as error:
+            self.log("error", "unreadable_message", error=type(error).__name__)
+            self._ended.set()
 
     async def _stop(self) -> None:
         self._stopping = True
@@ -204,17 +204,15 @@ class PluginApp:
         """State of the background loops, for status methods."""
         return self._supervisor.status()
 
-    # -- hand-over (main thread) -----------------------------------------------------------------------
+    # -- hand-over -----------------------------------------------------------------------
 
     def _take_request(self, request_id: Any, method: str, params: Any) -> None:
-        self._loop.call_soon_threadsafe(self._begin, self._answer(request_id, method, params))
+        self._begin(self._answer(request_id, method, params))
 
     def _take_event(self, topic: str, payload: dict[str, Any]) -> None:
         handler = self._subscriptions.get(topic) or self._subscriptions.get("*")
         if handler is not None:
-            self._loop.call_soon_threadsafe(self._begin, self._deliver(topic, handler, payload))
-
-    # -- on the loop -----------------------------------------------------------------------------------
+            self._begin(self._deliver(topic, handler, payload))
 
     def _begin(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -377,7 +375,3 @@ def _take_stdout() -> int:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return fd
-
-
-def _raise_shutdown(signum: int, frame: object) -> None:
-    raise ShutdownRequested

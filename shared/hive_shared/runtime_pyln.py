@@ -1,4 +1,4 @@
-"""The pyln side of the runtime: the manifest, the read loop, and the hand-over to the asyncio loop.
+"""The pyln side of the runtime: the manifest, the messages, and the hand-over to the runtime.
 
 pyln's own dispatch binds parameters to Python arguments, which cannot carry a parameter named ``request`` or
 ``plugin`` and costs a signature inspection per call. Here a message goes, unbound, to one callable per kind.
@@ -14,11 +14,7 @@ from pyln.client.plugin import Method, MethodType, Option, Plugin, Request
 from hive_shared.runtime_output import Output
 from hive_shared.runtime_spec import MethodSpec, OptionSpec
 
-__all__ = ["HandOverPlugin", "ShutdownRequested"]
-
-
-class ShutdownRequested(BaseException):
-    """Unwinds the reading thread: lightningd said ``shutdown``, or the process got SIGTERM."""
+__all__ = ["HandOverPlugin"]
 
 
 def _never(**kwargs: Any) -> None:
@@ -38,7 +34,7 @@ class _Declared(Method):  # type: ignore[misc]  # pyln is untyped
 
 
 class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
-    """pyln's plugin, reduced to reading messages and handing them over on the main thread.
+    """pyln's plugin, reduced to decoding messages and handing them over.
 
     ``on_request(id, method, params)`` answers later through ``output``; ``on_event(topic, payload)`` has no
     answer. ``output`` is None while the program merely prints its usage.
@@ -54,7 +50,17 @@ class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
         self.output = output
         self._on_request = on_request
         self._on_event = on_event
+        self._partial = b""
+        self._over = False
         super().__init__(autopatch=False)
+
+    def feed(self, data: bytes) -> bool:
+        """Dispatch the messages that are complete now; False once lightningd has said ``shutdown``.
+
+        Raises ``ValueError``, ``KeyError`` or ``TypeError`` when lightningd sends what is not JSON-RPC.
+        """
+        self._partial = self._multi_dispatch((self._partial + data).split(b"\n\n"))
+        return not self._over
 
     def declare(
         self,
@@ -104,7 +110,8 @@ class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
 
     def _dispatch_notification(self, request: Request) -> None:
         if request.method == "shutdown":
-            raise ShutdownRequested
+            self._over = True
+            return
         params = request.params
         if isinstance(params, dict):
             # v24.08 and later wrap the content in the topic's name; a custom notification of an older node in

@@ -220,7 +220,7 @@ def test_parameters_named_request_arrive_and_defaults_fill(pipe: Pipe) -> None:
     pipe.init()
     named = pipe.result("test-echo", {"request": {"a": 1}, "yes": "true", "doc": '{"b":[1]}'})
     assert named["params"] == {"request": {"a": 1}, "count": 7, "yes": True, "doc": {"b": [1]}}
-    assert named["thread"] == "hive-loop"
+    assert named["thread"] == "MainThread"
     assert pipe.result("test-echo", ["r", 3])["params"]["count"] == 3
 
 

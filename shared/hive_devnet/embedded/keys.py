@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import coincurve
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 _ZBASE32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 _MESSAGE_PREFIX = b"Lightning Signed Message:"
@@ -106,6 +107,11 @@ class NodeKeys:
     def funding_key(self, index: int) -> coincurve.PrivateKey:
         """Key of the 2-of-2 funding output of the ledger's channel number `index`."""
         return coincurve.PrivateKey(hkdf(self._seed, index.to_bytes(8, "little"), b"devnet funding"))
+
+    def seal(self, plain: bytes) -> bytes:
+        """`plain` encrypted and authenticated with a key derived from the seed (ChaCha20-Poly1305)."""
+        nonce = os.urandom(12)
+        return nonce + ChaCha20Poly1305(self.make_secret(b"scb secret")).encrypt(nonce, plain, None)
 
     def rune_secret(self) -> bytes:
         """Master secret of the node's runes."""

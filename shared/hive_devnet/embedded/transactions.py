@@ -27,14 +27,15 @@ class TxOutput:
     script: bytes
 
 
-def _compact(number: int) -> bytes:
+def compact_size(number: int) -> bytes:
+    """Bitcoin's CompactSize of a number below 65536."""
     if number < 0xFD:
         return bytes([number])
     return b"\xfd" + number.to_bytes(2, "little")
 
 
 def _sized(data: bytes) -> bytes:
-    return _compact(len(data)) + data
+    return compact_size(len(data)) + data
 
 
 def _hash(data: bytes) -> bytes:
@@ -54,7 +55,7 @@ class Transaction:
         inputs = b"".join(
             _outpoint(item) + b"\x00" + item.sequence.to_bytes(4, "little") for item in self.inputs
         )
-        return _compact(len(self.inputs)) + inputs + _compact(len(self.outputs)) + self._outputs()
+        return compact_size(len(self.inputs)) + inputs + compact_size(len(self.outputs)) + self._outputs()
 
     def _outputs(self) -> bytes:
         return b"".join(o.amount_sat.to_bytes(8, "little") + _sized(o.script) for o in self.outputs)
@@ -70,7 +71,7 @@ class Transaction:
         if not self.witnesses:
             return _VERSION + self._body() + tail
         stacks = b"".join(
-            _compact(len(stack)) + b"".join(_sized(item) for item in stack) for stack in self.witnesses
+            compact_size(len(stack)) + b"".join(_sized(item) for item in stack) for stack in self.witnesses
         )
         return _VERSION + b"\x00\x01" + self._body() + stacks + tail
 
@@ -123,3 +124,49 @@ def sign_funding(tx: Transaction, script: bytes, keys: Sequence[coincurve.Privat
     ordered = sorted(keys, key=lambda key: key.public_key.format())
     signatures = tuple(tx.signature(0, script, key) for key in ordered)
     return Transaction(tx.inputs, tx.outputs, ((b"", *signatures, script),), tx.locktime)
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        piece = self._data[self._at : self._at + size]
+        if len(piece) != size:
+            raise ValueError("transaction ends early")
+        self._at += size
+        return piece
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def size(self) -> int:
+        first = self.number(1)
+        return first if first < 0xFD else self.number(2)
+
+    def sized(self) -> bytes:
+        return self.take(self.size())
+
+
+def parse_transaction(raw: bytes) -> Transaction:
+    """A transaction written by `serialize`; input amounts are not on the wire and come out 0."""
+    reader = _Reader(raw)
+    reader.take(4)
+    segwit = raw[4:6] == b"\x00\x01"
+    if segwit:
+        reader.take(2)
+    inputs = []
+    for _ in range(reader.size()):
+        txid = reader.take(32)[::-1].hex()
+        vout = reader.number(4)
+        reader.sized()
+        inputs.append(TxInput(txid, vout, 0, reader.number(4)))
+    outputs = []
+    for _ in range(reader.size()):
+        amount = reader.number(8)
+        outputs.append(TxOutput(amount, reader.sized()))
+    stacks: tuple[tuple[bytes, ...], ...] = ()
+    if segwit:
+        stacks = tuple(tuple(reader.sized() for _ in range(reader.size())) for _ in inputs)
+    return Transaction(tuple(inputs), tuple(outputs), stacks, reader.number(4))

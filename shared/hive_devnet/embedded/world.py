@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hive_devnet.embedded import NETWORK_NAME
 from hive_devnet.embedded.bell import Bell
 from hive_devnet.embedded.courier import Courier
 from hive_devnet.embedded.errors import NodeStartError, RpcError
+from hive_devnet.embedded.keys import NodeKeys
 from hive_devnet.embedded.ledger import invoices, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
 from hive_devnet.embedded.ledger.channels import NORMAL, Change, Channels
 from hive_devnet.embedded.ledger.database import Database
 from hive_devnet.embedded.ledger.payments import Payments
+from hive_devnet.embedded.ledger.wallet import Wallet
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode
 
@@ -38,6 +41,7 @@ class World:
         self.block_arrived = Bell()
         self.invoice_paid = Bell()
         self.nodes_changed = Bell()
+        self.links_changed = Bell()
         self.courier = Courier(self, Payments(self.database, self.channels))
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -121,6 +125,15 @@ class World:
         """The network's clock, Unix seconds."""
         return time.time()
 
+    def keys_of(self, node_id: str) -> NodeKeys:
+        """Keys of a node, running or not, for transactions that both ends of a channel have signed."""
+        row = self.database.one("SELECT name FROM node WHERE node_id = ?", (node_id,))
+        return NodeKeys.load(self.directory / row["name"] / NETWORK_NAME / "hsm_secret")
+
+    def wallet_of(self, node_id: str) -> Wallet:
+        """The wallet of a node, running or not."""
+        return Wallet(self.database, self.chain, self.keys_of(node_id))
+
     def is_known(self, node_id: str) -> bool:
         """Whether the network ever had that node."""
         return self.database.find("SELECT 1 FROM node WHERE node_id = ?", (node_id,)) is not None
@@ -161,12 +174,15 @@ class World:
             for node in list(self.nodes.values()):
                 node.notify("block_added", payload)
             self._lock_in_channels()
+            for channel in self.channels.live():
+                self.announce(self.channels.bury(channel))
         self.block_arrived.ring()
         return height
 
     def peers_connected(self, a: EmbeddedNode, b: EmbeddedNode) -> None:
         """Two nodes have a connection: channels between them come to life."""
         self.channels.touch_stable(a.node_id, b.node_id)
+        self.links_changed.ring()
         self._lock_in_channels()
 
     def _lock_in_channels(self) -> None:

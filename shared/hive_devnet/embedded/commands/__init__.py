@@ -1,12 +1,16 @@
 """The RPC commands of the embedded node, one module per family. Importing the package registers them."""
 
 from hive_devnet.embedded.commands import (  # noqa: F401
+    backup,
+    bookkeeper,
     channels,
+    close,
     config,
     datastore,
     info,
     invoices,
     network,
+    onchain,
     pay,
     peers,
     plugins,

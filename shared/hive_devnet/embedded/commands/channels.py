@@ -9,19 +9,17 @@ from hive_devnet.embedded import bech32
 from hive_devnet.embedded.errors import (
     FUND_MAX_EXCEEDED,
     FUND_OUTPUT_IS_DUST,
-    FUNDING_PEER_NOT_CONNECTED,
-    FUNDING_UNKNOWN_PEER,
     INVALID_PARAMS,
     LIGHTNINGD,
     RpcError,
 )
+from hive_devnet.embedded.feerates import feerate
 from hive_devnet.embedded.ledger import channels as ledger
 from hive_devnet.embedded.ledger.channels import Channel, Policy, Side
 from hive_devnet.embedded.ledger.wallet import DUST_SAT, FEERATE_PERKW
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
-    anything,
     array,
     boolean,
     msat,
@@ -39,7 +37,7 @@ from hive_devnet.embedded.params import (
 from hive_devnet.embedded.registry import Call, Result, command
 from hive_devnet.embedded.transactions import funding_script
 
-_CHANNEL_TYPE = {"bits": list(ledger.CHANNEL_TYPE_BITS), "names": list(ledger.CHANNEL_TYPE_NAMES)}
+CHANNEL_TYPE = {"bits": list(ledger.CHANNEL_TYPE_BITS), "names": list(ledger.CHANNEL_TYPE_NAMES)}
 _LARGEST_SAT = 21_000_000 * 100_000_000
 
 
@@ -47,7 +45,7 @@ _LARGEST_SAT = 21_000_000 * 100_000_000
     "fundchannel",
     req("id", node_id),
     req("amount", sat_or_all),
-    opt("feerate", anything),
+    opt("feerate", feerate),
     opt("announce", boolean, True),
     opt("minconf", u32, 1),
     opt("push_msat", msat, 0),
@@ -64,16 +62,20 @@ async def fundchannel(call: Call) -> Result:
     node, peer_id = call.node, call["id"]
     link = node.peers.link(peer_id)
     if link is None:
-        known = any(c.peer_of(node.node_id) == peer_id for c in node.world.channels.of_node(node.node_id))
-        if not known and not node.world.is_known(peer_id):
-            raise RpcError(FUNDING_UNKNOWN_PEER, "Unknown peer")
         try:
             link = await node.peers.connect(peer_id, None, None)
         except RpcError as error:
-            raise RpcError(FUNDING_PEER_NOT_CONNECTED, "Peer not connected") from error
+            data = {"id": peer_id, "method": "connect"}
+            raise RpcError(error.code, error.message, data) from error
     amount = call["amount"]
     if amount is not None and amount < DUST_SAT:
         raise RpcError(FUND_OUTPUT_IS_DUST, f"Output {amount}sat would be dust")
+    if amount is not None and amount < 2 * DUST_SAT:
+        text = (
+            "Not opening because if they used the same setting as us channel_reserve_satoshis"
+            f" {DUST_SAT}sat and {DUST_SAT}sat too large for funding {amount}sat"
+        )
+        raise RpcError(LIGHTNINGD, text, {"id": peer_id, "method": "fundchannel_start"})
     if amount is not None and amount > _LARGEST_SAT:
         raise RpcError(FUND_MAX_EXCEEDED, f"Amount exceeds {_LARGEST_SAT}sat")
     if amount is not None and call["push_msat"] > amount * 1000:
@@ -101,7 +103,7 @@ async def _openchannel_hook(
         "to_self_delay": ledger.TO_SELF_DELAY,
         "max_accepted_htlcs": ledger.MAX_ACCEPTED_HTLCS,
         "channel_flags": 1,
-        "channel_type": _CHANNEL_TYPE,
+        "channel_type": CHANNEL_TYPE,
     }
     answers = await acceptor.plugins.hooks.call("openchannel", {"openchannel": payload})
     for _, answer in answers:
@@ -135,6 +137,7 @@ def _open(call: Call, acceptor: EmbeddedNode, mindepth: int | None) -> Result:
             call["amount"],
             lambda: bech32.segwit_script(0, hashlib.sha256(script).digest()),
             node.wallet.coins(call["minconf"], only),
+            call["feerate"] or FEERATE_PERKW,
         )
         world.chain.publish(payment.tx, payment.fee_sat, hidden_outputs=(0,))
         depth = call["mindepth"] if call["mindepth"] is not None else int(mindepth or 1)
@@ -148,6 +151,7 @@ def _open(call: Call, acceptor: EmbeddedNode, mindepth: int | None) -> Result:
             policies=(_default_policy(node), _default_policy(acceptor)),
             feerate_perkw=FEERATE_PERKW,
             mindepth=depth,
+            funding_key=number,
         )
     for end in (node, acceptor):
         peer_id = channel.peer_of(end.node_id)
@@ -157,7 +161,7 @@ def _open(call: Call, acceptor: EmbeddedNode, mindepth: int | None) -> Result:
         "txid": payment.tx.txid,
         "outnum": 0,
         "channel_id": channel.channel_id,
-        "channel_type": _CHANNEL_TYPE,
+        "channel_type": CHANNEL_TYPE,
         "mindepth": channel.mindepth,
     }
 
@@ -203,7 +207,7 @@ def describe_channel(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
         entry["owner"] = "channeld"
     entry |= {
         "state": channel.state,
-        "channel_type": _CHANNEL_TYPE,
+        "channel_type": CHANNEL_TYPE,
         "updates": {"local": _update(side)},
         "ignore_fee_limits": side.ignore_fee_limits,
         "lost_state": False,

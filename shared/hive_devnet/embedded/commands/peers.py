@@ -161,7 +161,8 @@ async def sendcustommsg(call: Call) -> Result:
         raise RpcError(
             INVALID_REQUEST,
             f"Cannot send messages of type {kind} ({_INTERNAL_TYPES[kind]}). It is not possible to send"
-            " messages that have a type managed internally since that might cause issues with the internal state tracking.",
+            " messages that have a type managed internally since that might cause issues with the internal"
+            " state tracking.",
         )
     if node.peers.link(peer_id) is None:
         channels = node.world.channels.of_node(node.node_id)

@@ -15,6 +15,8 @@ NORMAL = "CHANNELD_NORMAL"
 SHUTTING_DOWN = "CHANNELD_SHUTTING_DOWN"
 COMPLETE = "CLOSINGD_COMPLETE"
 UNILATERAL = "AWAITING_UNILATERAL"
+SIGEXCHANGE = "CLOSINGD_SIGEXCHANGE"
+SPENT = "FUNDING_SPEND_SEEN"
 ONCHAIN = "ONCHAIN"
 CLOSED = "CLOSED"
 SETTABLE = (AWAITING, NORMAL)
@@ -82,6 +84,7 @@ class Channel:
     feerate_perkw: int
     created: int
     mindepth: int
+    funding_key: int
     sides: tuple[Side, Side]
 
     def peer_of(self, node_id: str) -> str:
@@ -219,6 +222,7 @@ class Channels:
         policies: tuple[Policy, Policy],
         feerate_perkw: int,
         mindepth: int,
+        funding_key: int,
     ) -> Channel:
         """Records a funded channel; its money is the funding output (txid, vout)."""
         txid, outnum = funding
@@ -229,7 +233,7 @@ class Channels:
             number = self._db.insert(
                 "INSERT INTO channel (channel_id, opener, acceptor, capacity_sat, pushed_msat, funding_txid,"
                 " funding_outnum, announce, state, opener_msat, acceptor_msat, feerate_perkw, created,"
-                " mindepth) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " mindepth, funding_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     channel_id,
                     opener,
@@ -245,6 +249,7 @@ class Channels:
                     feerate_perkw,
                     now,
                     mindepth,
+                    funding_key,
                 ),
             )
             ends = ((opener, capacity_sat * 1000 - pushed_msat), (acceptor, pushed_msat))
@@ -330,6 +335,19 @@ class Channels:
             scid = f"{tx['height']}x{tx['position']}x{channel.funding_outnum}"
             self._db.run("UPDATE channel SET scid = ? WHERE id = ?", (scid, channel.id))
             return self.change_state(channel.id, NORMAL, "unknown", "Lockin complete")
+
+    def bury(self, channel: Channel) -> list[Change]:
+        """Moves a closing channel on as its closing transaction gets deeper; returns what changed."""
+        tx = self._chain.transaction(channel.close_txid) if channel.close_txid is not None else None
+        if tx is None or tx["height"] is None:
+            return []
+        depth = self._chain.height - tx["height"] + 1
+        if channel.state in (COMPLETE, UNILATERAL):
+            changes = self.change_state(channel.id, SPENT, "onchain", "Onchain funding spend")
+            return changes + self.change_state(channel.id, ONCHAIN, "onchain", "Onchain init reply")
+        if channel.state == ONCHAIN and depth >= ONCHAIN_FORGET_BLOCKS:
+            return self.change_state(channel.id, CLOSED, "onchain", "Onchain resolved")
+        return []
 
     def change_state(self, number: int, state: str, cause: str, message: str) -> list[Change]:
         """Moves both sides of a channel to `state`; returns one change per side."""

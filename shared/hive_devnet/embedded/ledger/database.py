@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS channel (
     capacity_sat INTEGER NOT NULL, pushed_msat INTEGER NOT NULL, funding_txid TEXT NOT NULL,
     funding_outnum INTEGER NOT NULL, scid TEXT UNIQUE, announce INTEGER NOT NULL, state TEXT NOT NULL,
     opener_msat INTEGER NOT NULL, acceptor_msat INTEGER NOT NULL, closer TEXT, close_txid TEXT,
-    feerate_perkw INTEGER NOT NULL, created INTEGER NOT NULL, mindepth INTEGER NOT NULL);
+    feerate_perkw INTEGER NOT NULL, created INTEGER NOT NULL, mindepth INTEGER NOT NULL,
+    funding_key INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS channel_opener ON channel (opener);
 CREATE INDEX IF NOT EXISTS channel_acceptor ON channel (acceptor);
 CREATE TABLE IF NOT EXISTS channel_side (

@@ -332,6 +332,16 @@ class Payments:
         query = "SELECT * FROM forward WHERE node_id = ? ORDER BY created_index"
         return [Forward(**dict(row)) for row in self._db.rows(query, (node_id,))]
 
+    def received(self, node_id: str, payment_hash: str) -> list[tuple[int, int]]:
+        """(channel number, msat) of every HTLC a node settled as the destination of a payment."""
+        rows = self._db.rows(
+            "SELECT htlc.channel, htlc.amount_msat FROM htlc JOIN channel ON channel.id = htlc.channel"
+            " JOIN part ON part.id = htlc.part WHERE htlc.payment_hash = ? AND htlc.state = 'settled'"
+            " AND part.destination = ? AND htlc.sender != ? AND ? IN (channel.opener, channel.acceptor)",
+            (payment_hash, node_id, node_id, node_id),
+        )
+        return [(row["channel"], row["amount_msat"]) for row in rows]
+
     def fees_earned_msat(self, node_id: str) -> int:
         """Sum of the fees of settled forwards."""
         query = "SELECT COALESCE(SUM(in_msat - out_msat), 0) FROM forward WHERE node_id = ? AND status = ?"

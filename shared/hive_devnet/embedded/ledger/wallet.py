@@ -69,6 +69,19 @@ class Wallet:
             (self._node_id,),
         )
 
+    def script_of(self, key_index: int) -> bytes:
+        """The scriptPubKey of address number `key_index`."""
+        query = "SELECT script FROM address WHERE node_id = ? AND key_index = ?"
+        return bytes.fromhex(self._db.one(query, (self._node_id, key_index))["script"])
+
+    def transactions(self) -> list[sqlite3.Row]:
+        """Confirmed transactions that pay to or from this wallet, oldest first."""
+        return self._db.rows(
+            "SELECT * FROM tx WHERE height IS NOT NULL AND EXISTS (SELECT 1 FROM utxo WHERE node_id = ?"
+            " AND (utxo.txid = tx.txid OR utxo.spent_by = tx.txid)) ORDER BY height, position",
+            (self._node_id,),
+        )
+
     def coins(self, minconf: int = 1, only: Sequence[tuple[str, int]] | None = None) -> list[Coin]:
         """Outputs that may be spent: confirmed `minconf` times and not reserved, or exactly `only`."""
         height = self._chain.height

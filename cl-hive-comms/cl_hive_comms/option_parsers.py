@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from hive_shared.nostr.relay_url import normalise_relay_url
+
 Parser = Callable[[Any], Any]
 
 MAX_RELAYS = 8
@@ -72,28 +74,12 @@ def relays(value: Any) -> tuple[str, ...]:
     """Up to eight relay addresses (docs/protocol/04-marketplace-and-nostr.md §7.1)."""
     found: list[str] = []
     for entry in words(value):
-        url = _relay(entry)
+        url = normalise_relay_url(entry)
         if url not in found:
             found.append(url)
     if len(found) > MAX_RELAYS:
         raise ValueError(f"{len(found)} relays given; at most {MAX_RELAYS} are used")
     return tuple(found)
-
-
-def _relay(entry: str) -> str:
-    parts = urlsplit(entry)
-    host = (parts.hostname or "").lower()
-    if parts.scheme not in ("ws", "wss") or not host:
-        raise ValueError(f"{entry!r} is not a relay address like wss://nos.lol")
-    if parts.username or parts.password or parts.fragment:
-        raise ValueError(f"{entry!r} carries credentials or a fragment; give the bare address")
-    if parts.scheme == "ws" and host not in _LOOPBACK and not host.endswith(".onion"):
-        raise ValueError(f"{entry!r} is not encrypted; ws:// is only for loopback and .onion, use wss://")
-    shown = f"[{host}]" if ":" in host else host
-    port = f":{parts.port}" if parts.port is not None else ""
-    path = parts.path.rstrip("/")
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.scheme}://{shown}{port}{path}{query}"
 
 
 def https_urls(value: Any) -> tuple[str, ...]:

@@ -19,12 +19,10 @@ class IdentityCommands:
         self,
         service: Callable[[], IdentityService],
         *,
-        relays: Callable[[], Sequence[str]],
         set_relays: SetRelays,
         describe: Callable[[bool], Awaitable[dict[str, Any]]],
     ) -> None:
-        self._service, self._relays = service, relays
-        self._set_relays, self._describe = set_relays, describe
+        self._service, self._set_relays, self._describe = service, set_relays, describe
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""

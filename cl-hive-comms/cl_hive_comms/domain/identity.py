@@ -34,17 +34,21 @@ class KeyRecord:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The current key, the replaced ones, and the generation that a rotation derives next."""
+    """The current key, the replaced ones (newest first), and the generation a rotation derives next."""
 
     current: KeyRecord
     old: tuple[KeyRecord, ...]
     next_generation: int
 
     def replaced(self, successor: KeyRecord, now: int, next_generation: int) -> "KeyRing":
-        """The ring after `successor` took over; keys no longer readable are left out."""
+        """The ring after `successor` took over. Public keys stay for good: they verify old receipts."""
         retired = KeyRecord(self.current.pubkey, self.current.origin, self.current.since, now + READABLE_S)
-        kept = tuple(key for key in self.old if key.readable(now) and key.pubkey != successor.pubkey)
+        kept = tuple(key for key in self.old if key.pubkey != successor.pubkey)
         return KeyRing(successor, (retired, *kept), next_generation)
+
+    def with_secret(self, now: int) -> tuple[KeyRecord, ...]:
+        """Keys whose private half is kept: the current one and those that still open messages."""
+        return (self.current, *(key for key in self.old if key.readable(now)))
 
     def to_bytes(self) -> bytes:
         """The stored form: canonical JSON."""

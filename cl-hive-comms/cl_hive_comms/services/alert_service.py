@@ -3,6 +3,8 @@
 Delivery by webhook, mail and message is not part of this version; rows and log lines are.
 """
 
+import asyncio
+
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Level
@@ -16,6 +18,7 @@ class AlertService:
 
     def __init__(self, db: Db, store: AlertStore, *, now: Clock, log: Log) -> None:
         self._db, self._store, self._now, self._log = db, store, now, log
+        self._soon: set[asyncio.Task[None]] = set()
 
     def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
         """Stores the alert with the caller's change; a repeat within ten minutes is only counted."""
@@ -35,9 +38,24 @@ class AlertService:
         self._store.add_alert(tx, level, code=code, text=text, dedup_key=key, now=now)
         self._log(_LOG_LEVEL[level], "alert", severity=level.value, code=code, text=text)
 
-    async def raise_alert(self, level: Level, code: str, text: str, dedup_key: str = "") -> None:
-        """The same in a transaction of its own."""
+    def raise_alert(
+        self, tx: Tx | None, level: Level | str, code: str, text: str, dedup_key: str = ""
+    ) -> None:
+        """Inside the caller's transaction, or without one (`tx` None) soon after in its own."""
+        if tx is not None:
+            self.raise_in(tx, Level(level), code, text, dedup_key)
+            return
+        task = asyncio.get_running_loop().create_task(self.alert(Level(level), code, text, dedup_key))
+        self._soon.add(task)
+        task.add_done_callback(self._soon.discard)
+
+    async def alert(self, level: Level, code: str, text: str, dedup_key: str = "") -> None:
+        """In a transaction of its own."""
         await self._db.write(lambda tx: self.raise_in(tx, level, code, text, dedup_key))
+
+    async def alert_critical(self, code: str, text: str) -> None:
+        """A critical alert in a transaction of its own."""
+        await self.alert(Level.CRITICAL, code, text)
 
     async def recent(self, limit: int = 20) -> list[Alert]:
         """The newest alerts first."""

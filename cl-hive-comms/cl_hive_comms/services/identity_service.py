@@ -5,9 +5,10 @@ because the first key is derived; an imported key lives in the database alone.
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from hive_shared.cln import ClnError
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.store import Db, Tx
@@ -18,8 +19,9 @@ from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, MakeSecr
 _RING = "config:identity"
 _KEY = "config:key:"
 
-Announce = Callable[[Tx, "IdentityService", KeyRecord, KeyRecord], None]
-"""Runs inside the transaction of a rotation with the old and the new key, to tell the advisors."""
+Announce = Callable[[KeyRecord, KeyRecord, Secret], Awaitable[Callable[[Tx], None]]]
+"""Prepares, from old and new key and the new secret, what the transaction of a rotation also stores: the
+notices to advisors."""
 
 
 class IdentityService:
@@ -42,6 +44,7 @@ class IdentityService:
         self._secrets: dict[str, Secret] = {}
         self.warnings: list[str] = []
         """Sentences about the stored key that the operator should read."""
+        self._listeners: list[Callable[[], Awaitable[None]]] = []
         self.announce: Announce | None = None
         """Set by the composition root; without it a rotation is told to nobody."""
 
@@ -72,16 +75,21 @@ class IdentityService:
 
     def secret_of(self, pubkey: str) -> Secret | None:
         """The private key of a readable public key of ours, else None."""
-        for key in (self.ring.current, *self.ring.old):
-            if key.pubkey == pubkey and key.readable(self._now()):
-                return self._secrets[pubkey]
-        return None
+        return self.readable_secrets().get(pubkey)
 
     def readable_secrets(self) -> dict[str, Secret]:
         """Every key that still opens messages, by public key: the current one and old ones for 30 days."""
-        now = self._now()
-        keys = (self.ring.current, *self.ring.old)
-        return {key.pubkey: self._secrets[key.pubkey] for key in keys if key.readable(now)}
+        readable = self.ring.with_secret(self._now())
+        # After a clock step back a key may count as readable again although its secret is erased.
+        return {key.pubkey: self._secrets[key.pubkey] for key in readable if key.pubkey in self._secrets}
+
+    def all_pubkeys(self) -> tuple[str, ...]:
+        """The current key and all earlier ones: keys that may have signed our receipts."""
+        return (self.pubkey, *(key.pubkey for key in self.ring.old))
+
+    def on_change(self, listener: Callable[[], Awaitable[None]]) -> None:
+        """`listener` is awaited after the key was replaced."""
+        self._listeners.append(listener)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -129,22 +137,18 @@ class IdentityService:
         record = KeyRecord(xonly_pubkey(key), origin, now)
         old = self.ring.current
         ring = self.ring.replaced(record, now, next_generation)
-        secrets = {**self._secrets, record.pubkey: key}
-        await self._save(ring, secrets, lambda tx: self._tell(tx, old, record, secrets))
+        also = None if self.announce is None else await self.announce(old, record, key)
+        await self._save(ring, {**self._secrets, record.pubkey: key}, also)
         self._log("info", "identity_changed", origin=origin)
+        for listener in self._listeners:
+            await listener()
         return record
-
-    def _tell(self, tx: Tx, old: KeyRecord, new: KeyRecord, secrets: dict[str, Secret]) -> None:
-        # The notice carries signatures of both keys, so the new one must be usable before the commit.
-        self._secrets = secrets
-        if self.announce is not None:
-            self.announce(tx, self, old, new)
 
     async def _save(
         self, ring: KeyRing, secrets: dict[str, Secret], also: Callable[[Tx], None] | None = None
     ) -> None:
         now = self._now()
-        wanted = {ring.current.pubkey, *(key.pubkey for key in ring.old)}
+        wanted = {key.pubkey for key in ring.with_secret(now) if key.pubkey in secrets}
 
         def body(tx: Tx) -> None:
             for row in self._store.with_prefix(tx, _KEY):
@@ -166,9 +170,12 @@ class IdentityService:
             return None
         ring = KeyRing.from_bytes(raw)
         secrets = {}
-        for key in (ring.current, *ring.old):
-            blob = self._store.get(tx, _KEY + key.pubkey) or b""
-            secrets[key.pubkey] = Secret(self._sealer.open("nostr_state", _KEY + key.pubkey, "value", blob))
+        for key in ring.with_secret(self._now()):
+            blob = self._store.get(tx, _KEY + key.pubkey)
+            if blob is None and key is not ring.current:
+                continue
+            opened = self._sealer.open("nostr_state", _KEY + key.pubkey, "value", blob or b"")
+            secrets[key.pubkey] = Secret(opened)
         return ring, secrets
 
     async def _first_key(self) -> tuple[Secret, str, int]:
@@ -179,8 +186,6 @@ class IdentityService:
         return key, f"derived:{generation}", generation + 1
 
     async def _derived(self, generation: int) -> tuple[Secret | None, int]:
-        from hive_shared.cln import ClnError
-
         try:
             seed = await self._makesecret(SEED_STRING)
         except ClnError as error:

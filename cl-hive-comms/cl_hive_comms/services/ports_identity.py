@@ -15,7 +15,7 @@ MakeSecret = Callable[[str], Awaitable[bytes]]
 class Log(Protocol):
     """One structured log line; fields never hold secrets."""
 
-    def __call__(self, level: str, event: str, **fields: object) -> None: ...
+    def __call__(self, level: str, event: str, /, **fields: object) -> None: ...
 
 
 class KeyStore(Protocol):

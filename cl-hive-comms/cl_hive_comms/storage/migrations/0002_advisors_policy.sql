@@ -11,7 +11,6 @@ CREATE TABLE comms_advisors (
     status TEXT NOT NULL CHECK (status IN ('active', 'revoked')),
     access_template TEXT NOT NULL,
     daily_limit_sats INTEGER,
-    rune_id TEXT,
     note TEXT NOT NULL DEFAULT '',
     source TEXT NOT NULL,
     created_at INTEGER NOT NULL,
@@ -54,7 +53,7 @@ CREATE TABLE comms_aliases (
     target TEXT NOT NULL,
     origin TEXT NOT NULL CHECK (origin IN ('local', 'profile')),
     created_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX comms_aliases_target ON comms_aliases (target);
 
 -- One row: the operator's document. `version` rises with every change of policy, rules and overrides too.

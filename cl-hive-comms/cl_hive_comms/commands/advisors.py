@@ -1,0 +1,215 @@
+"""hive-client-authorize, -revoke, -credential and hive-mgmt-credential-list, -revoke
+(docs/protocol/08-client-and-plugins.md §5.2, docs/protocol/02-fleet-management.md §11)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hive_shared import credential as credentials
+from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.nostr.keys import npub_encode
+from hive_shared.runtime_spec import MethodSpec, Param
+
+from cl_hive_comms.domain.advisor import MAX_DAYS, CredentialRow, days_left
+from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
+from cl_hive_comms.services.advisor_service import AdvisorService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.credential_service import CredentialService
+
+_MAX_TEXT = 500
+
+
+class AdvisorCommands:
+    """The family around advisors and their credentials."""
+
+    def __init__(
+        self,
+        service: Callable[[], AdvisorService],
+        aliases: Callable[[], AliasService],
+        table: Callable[[], CredentialService],
+        now: Callable[[], int],
+    ) -> None:
+        self._service, self._aliases, self._table, self._now = service, aliases, table, now
+
+    def specs(self) -> list[MethodSpec]:
+        """The methods of this family."""
+        return [
+            MethodSpec(
+                "hive-client-authorize",
+                "X",
+                _AUTHORIZE,
+                self._authorize,
+                "Let an advisor manage this node: advisor=npub1.. or a name, access=monitoring, fees, ..",
+            ),
+            MethodSpec(
+                "hive-client-revoke",
+                "A",
+                (
+                    Param("advisor", "str", default=""),
+                    Param("all", "bool", default=False),
+                    Param("reason", "str", default="", maximum=_MAX_TEXT),
+                ),
+                self._revoke,
+                "End what an advisor may do, at once. all=true ends it for every advisor.",
+            ),
+            MethodSpec(
+                "hive-client-credential",
+                "R",
+                (Param("advisor", "str", required=True), Param("raw", "bool", default=False)),
+                self._credential,
+                "What an advisor may do, within which limits, until when.",
+            ),
+            MethodSpec(
+                "hive-mgmt-credential-list",
+                "R",
+                (Param("agent_id", "str", default=""), Param("node_id", "str", default="")),
+                self._list,
+                "All credentials this node has issued.",
+            ),
+            MethodSpec(
+                "hive-mgmt-credential-revoke",
+                "X",
+                (
+                    Param("credential_id", "str", required=True),
+                    Param("reason", "str", default="", maximum=_MAX_TEXT),
+                ),
+                self._revoke_credential,
+                "Revoke one credential by its id.",
+            ),
+        ]
+
+    async def _authorize(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["result_id"]:
+            raise NotFound("there is no search result to refer to; give the advisor's key or name")
+        if params["template"] and params["access"] not in ("", params["template"]):
+            raise InvalidParams("give access or template, not both: they mean the same")
+        hired = await self._service().authorize(
+            Hire(
+                advisor=params["advisor"],
+                access=params["template"] or params["access"] or "monitoring",
+                days=params["days"],
+                allow=_words(params["allow"]),
+                max_fee_change_pct=params["max_fee_change"],
+                max_rebalance_sats=params["max_rebalance"],
+                daily_limit_sats=params["daily_limit_sats"],
+                note=params["note"],
+                npub=params["advisor_npub"],
+                did=params["advisor_did"],
+                trial=_trial(params["trial"]),
+                confirm=params["confirm"],
+            )
+        )
+        return _hired(hired)
+
+    async def _revoke(self, params: dict[str, Any]) -> dict[str, Any]:
+        if bool(params["advisor"]) == params["all"]:
+            raise InvalidParams("name one advisor, or give all=true and no advisor")
+        done = await self._service().revoke(params["advisor"], params["reason"], everyone=params["all"])
+        return _dismissed(done)
+
+    async def _credential(self, params: dict[str, Any]) -> dict[str, Any]:
+        advisor = self._aliases().resolve(params["advisor"])
+        row = self._table().active_of(advisor.advisor_id)
+        if row is None:
+            raise NotFound(f"{self._aliases().name_of(advisor)!a} has no active credential")
+        if params["raw"]:
+            return {
+                "credential": credentials.to_doc(row.credential),
+                "hash": credentials.doc_hash(row.credential),
+            }
+        return {"name": self._aliases().name_of(advisor), **self._summary(row)}
+
+    async def _list(self, params: dict[str, Any]) -> dict[str, Any]:
+        items = [
+            {
+                "name": self._name(row),
+                "agent_id": row.credential.agent_id,
+                "status": row.status,
+                "format": row.format,
+                **self._summary(row),
+            }
+            for row in self._table().rows()
+            if params["agent_id"] in ("", row.credential.agent_id, row.agent_key)
+            and params["node_id"] in ("", row.credential.node_id)
+        ]
+        return {"count": len(items), "items": items}
+
+    async def _revoke_credential(self, params: dict[str, Any]) -> dict[str, Any]:
+        done = await self._service().revoke_credential(params["credential_id"], params["reason"])
+        return {"credential_id": params["credential_id"], "revoked": True, "cancelled": done.cancelled}
+
+    def _summary(self, row: CredentialRow) -> dict[str, Any]:
+        document = row.credential
+        return {
+            "credential_id": row.credential_id,
+            "tier": document.tier.word,
+            "schemas": list(document.allowed_schemas),
+            "constraints": dict(document.constraints),
+            "permissions": [name for name, granted in document.permissions.items() if granted],
+            "trust": str(credentials.number_of(document.trust)),
+            "valid_from": document.valid_from,
+            "valid_until": document.valid_until,
+            "days_left": days_left(document.valid_until, self._now()),
+            "received_by_advisor": row.acked_at is not None,
+        }
+
+    def _name(self, row: CredentialRow) -> str:
+        advisor = self._table().advisor(row.advisor_id)
+        return row.advisor_id if advisor is None else self._aliases().name_of(advisor)
+
+
+_AUTHORIZE = (
+    Param("advisor", "str", default=""),
+    Param("access", "str", default=""),
+    Param("days", "int", default=30, minimum=1, maximum=MAX_DAYS),
+    Param("allow", "any"),
+    Param("max_fee_change", "int", minimum=1, maximum=100),
+    Param("max_rebalance", "int", minimum=0),
+    Param("daily_limit_sats", "int", minimum=0),
+    Param("trial", "any"),
+    Param("note", "str", default="", maximum=_MAX_TEXT),
+    Param("result_id", "str", default=""),
+    Param("advisor_did", "str", default=""),
+    Param("advisor_npub", "str", default=""),
+    Param("template", "str", default=""),
+    Param("confirm", "bool", default=False),
+)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise InvalidParams("allow is a list of words such as fees,monitoring")
+    return tuple(word.strip() for word in value if word.strip())
+
+
+def _trial(value: Any) -> str:
+    return "" if value in (None, False, "false", "") else str(value)
+
+
+def _hired(hired: Hired) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "advisor_id": hired.advisor.advisor_id,
+        "name": hired.name,
+        "npub": npub_encode(hired.row.agent_key),
+        "access": hired.template,
+        "valid_until": hired.row.credential.valid_until,
+        "credential_id": hired.row.credential_id,
+        "trial_id": None,
+        "delivery": "queued",
+        "rune": hired.with_rune,
+    }
+    if hired.warnings:
+        result["warning_look_alike"] = "; ".join(hired.warnings)
+    return result
+
+
+def _dismissed(done: Dismissed) -> dict[str, Any]:
+    return {
+        "revoked": list(done.names),
+        "cancelled": done.cancelled,
+        "rune_blacklisted": done.rune_blacklisted,
+        "published": done.published,
+    }

@@ -1,0 +1,87 @@
+"""Advisors and their credentials as this node keeps them (docs/protocol/02-fleet-management.md §2, §11)."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hive_shared.credential import Credential
+
+MAX_LIVE_CREDENTIALS = 1_000
+"""Live credentials of a node (docs/protocol/02 §2.5); expired and revoked ones do not count."""
+DAY_S = 86_400
+MAX_DAYS = 730
+
+
+@dataclass(frozen=True)
+class Advisor:
+    """One row of comms_advisors; `pubkey` is the x-only key in hex, `number` makes `advisor-N`."""
+
+    advisor_id: str
+    number: int
+    pubkey: str | None
+    did: str | None
+    display_name: str
+    status: str
+    access_template: str
+    created_at: int
+    updated_at: int
+    daily_limit_sats: int | None = None
+    note: str = ""
+    source: str = "operator"
+    revoked_at: int | None = None
+    reason: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the operator has not revoked it."""
+        return self.status == "active"
+
+
+@dataclass(frozen=True)
+class CredentialRow:
+    """One row of comms_credentials: the signed document and what happened to it here."""
+
+    credential: Credential
+    advisor_id: str
+    format: str
+    status: str
+    source: str
+    created_at: int
+    superseded_by: str | None = None
+    rune_id: str | None = None
+    acked_at: int | None = None
+    revoked_at: int | None = None
+    revocation_reason: str | None = None
+
+    @property
+    def credential_id(self) -> str:
+        """Id of the document."""
+        return self.credential.credential_id
+
+    @property
+    def agent_key(self) -> str:
+        """The key that signs commands under this credential."""
+        return self.credential.agent_key
+
+    @property
+    def trust(self) -> Fraction:
+        """Trust the operator put in the agent, 0.5 to 2."""
+        return self.credential.trust
+
+    def live(self, now: int) -> bool:
+        """Whether commands under it may be accepted now, as far as this table knows."""
+        return self.status == "active" and self.credential.valid_at(now)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A name the operator gave: `key` is its case-folded form, `target` an advisor id or `node`."""
+
+    key: str
+    alias: str
+    target: str
+    created_at: int
+
+
+def days_left(valid_until: int, now: int) -> int:
+    """Whole days until a credential ends, 0 when it has."""
+    return max(0, -(-(valid_until - now) // DAY_S))

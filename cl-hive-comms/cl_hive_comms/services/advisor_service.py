@@ -1,0 +1,341 @@
+"""Hiring and dismissing advisors by the operator's own hand.
+
+docs/protocol/08-client-and-plugins.md §7 "Authorize", §6 "Revoke"; docs/protocol/02-fleet-management.md §2.
+Order of a hire: everything that may be refused is checked, the node signs, then one transaction stores
+advisor, credential, offer and receipt. Order of a dismissal: the database first, because that blocks at
+once; the rune and the message follow and are retried.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hive_shared import credential as credentials
+from hive_shared.credential_scope import Template
+from hive_shared.errors import (
+    Capacity,
+    ConfirmationRequired,
+    Conflict,
+    InvalidParams,
+    NotFound,
+    SiblingUnavailable,
+    Unsupported,
+)
+from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.advisor import DAY_S, MAX_LIVE_CREDENTIALS, Advisor, CredentialRow
+from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.ports_advisors import AdvisorRows, CommandsOfAdvisor, MessageSigner, RuneGate
+from cl_hive_comms.services.ports_identity import Clock, FactStore, Log, RandomBytes
+from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
+
+RUNE_FACT = "rune_to_blacklist:"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The collaborators of AdvisorService, bundled because there are many."""
+
+    db: Db
+    store: AdvisorRows
+    facts: FactStore
+    credentials: CredentialService
+    aliases: AliasService
+    offers: AdvisorOffers
+    receipts: ReceiptService
+    alerts: AlertService
+    messenger: Messenger
+    runes: RuneGate
+    signer: MessageSigner
+    kill_switch: KillSwitch
+    commands: Callable[[], CommandsOfAdvisor]
+    node_id: str
+    now: Clock
+    random_bytes: RandomBytes
+    log: Log
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A hire that is ready to be stored."""
+
+    row: CredentialRow
+    advisor: Advisor
+    is_new: bool
+    new_name: str
+    binding: str
+    rest: dict[str, Any] | None
+
+
+class AdvisorService:
+    """Authorises and revokes; one change at a time."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._p = ports
+        self._lock = asyncio.Lock()
+        self.on_revoked: Callable[[Sequence[CredentialRow]], None] = lambda rows: None
+        """Set by the composition root: tells the node's other plugins."""
+
+    # -- hire ----------------------------------------------------------------------------------------
+
+    async def authorize(self, hire: Hire) -> Hired:
+        """Give an advisor a credential; a second time renews it, the former one is refused from then on.
+
+        Raises InvalidParams, NotFound, Ambiguous, Conflict, Capacity, ConfirmationRequired, EmergencyStop,
+        Unsupported, SiblingUnavailable.
+        """
+        self._p.kill_switch.check()
+        if hire.trial:
+            raise Unsupported(
+                "trials are not served by this version; leave trial out for a plain credential",
+                reason="unsupported_action",
+            )
+        template = hire.template()
+        async with self._lock:
+            pubkey, known, new_name = self._whom(hire)
+            draft = await self._prepare(hire, template, pubkey, known, new_name)
+            try:
+                await self._p.db.write(lambda tx: self._store(tx, hire, draft))
+            except BaseException:
+                if draft.row.rune_id is not None:
+                    await self._p.runes.blacklist([draft.row.rune_id])
+                raise
+            await self._reload()
+        self._p.messenger.kick()
+        await self.blacklist_pending()
+        return self._hired(draft, template)
+
+    def _hired(self, draft: _Draft, template: Template) -> Hired:
+        advisor = self._p.credentials.advisor(draft.advisor.advisor_id) or draft.advisor
+        name = self._p.aliases.name_of(advisor)
+        warnings = tuple(self._p.aliases.warnings(name, advisor.advisor_id))
+        self._p.log("info", "advisor_authorized", advisor=advisor.advisor_id, access=template.name)
+        return Hired(advisor, name, draft.row, template.name, draft.rest is not None, warnings)
+
+    def _whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
+        """Key, known advisor if any, and the name to give it (empty: none)."""
+        if hire.did and not hire.did.startswith("did:nostr:"):
+            raise SiblingUnavailable(
+                "only cl-hive-archon can resolve this DID and it is not there; give the advisor's npub",
+                data={"sibling": "cl-hive-archon"},
+            )
+        key_text = hire.npub or hire.did
+        text = hire.advisor.strip()
+        if not text and not key_text:
+            raise InvalidParams("say whom to authorize: advisor=npub1... or a known name")
+        if not key_text and self._p.aliases.is_key(text):
+            key_text, text = text, ""
+        if not key_text:
+            advisor = self._p.aliases.resolve(text)
+            if advisor.pubkey is None:
+                raise NotFound(f"{text[:80]!a} has no Nostr key; give advisor_npub=npub1...")
+            return advisor.pubkey, advisor, ""
+        try:
+            pubkey = parse_pubkey(key_text)
+        except ValueError as error:
+            raise InvalidParams(str(error)) from None
+        known = self._p.aliases.find(f"did:nostr:{pubkey}")
+        named = self._p.aliases.find(text) if text else None
+        if named is not None and named.pubkey != pubkey:
+            raise Conflict(f"{text[:80]!a} is the name of another advisor with another key")
+        return pubkey, known, text if named is None else ""
+
+    async def _prepare(
+        self, hire: Hire, template: Template, pubkey: str, known: Advisor | None, new_name: str
+    ) -> _Draft:
+        now = self._p.now()
+        if known is not None and not known.active and not hire.confirm:
+            raise ConfirmationRequired(
+                f"{self._p.aliases.name_of(known)!a} was revoked before; confirm=true hires again"
+            )
+        unsigned = credentials.new(
+            credential_id=str(uuid.UUID(bytes=self._p.random_bytes(16), version=4)),
+            node_id=self._p.node_id,
+            agent_key=pubkey,
+            template=template,
+            constraints=hire.constraints(template),
+            valid_from=now,
+            valid_until=now + hire.days * DAY_S,
+        )
+        zbase = await self._p.signer.signmessage(credentials.signing_text(unsigned))
+        signed = credentials.with_signature(unsigned, zbase)
+        if not credentials.is_signed_by(signed, self._p.node_id):
+            raise Conflict("the node's signature does not verify; its key is not the one of getinfo")
+        rune = await self._p.runes.offer(pubkey)
+        advisor = self._advisor(hire, template, pubkey, known, now)
+        row = CredentialRow(
+            credential=signed,
+            advisor_id=advisor.advisor_id,
+            format="native",
+            status="active",
+            source="operator",
+            created_at=now,
+            rune_id=None if rune is None else rune[0],
+        )
+        binding = await self._p.offers.prepare()
+        rest = None if rune is None else dict(rune[1])
+        return _Draft(row, advisor, known is None, new_name, binding, rest)
+
+    def _advisor(
+        self, hire: Hire, template: Template, pubkey: str, known: Advisor | None, now: int
+    ) -> Advisor:
+        if known is not None:
+            return replace(
+                known,
+                status="active",
+                access_template=template.name,
+                daily_limit_sats=hire.daily_limit_sats,
+                note=hire.note or known.note,
+                updated_at=now,
+                revoked_at=None,
+                reason=None,
+            )
+        return Advisor(
+            advisor_id=self._p.random_bytes(8).hex(),
+            number=0,
+            pubkey=pubkey,
+            did=None,
+            display_name="",
+            status="active",
+            access_template=template.name,
+            created_at=now,
+            updated_at=now,
+            daily_limit_sats=hire.daily_limit_sats,
+            note=hire.note,
+        )
+
+    def _store(self, tx: Tx, hire: Hire, draft: _Draft) -> None:
+        row, advisor = draft.row, draft.advisor
+        now = self._p.now()
+        superseded = self._p.store.supersede(tx, advisor.advisor_id, row.credential_id, now)
+        if self._p.store.live_count(tx, now) >= MAX_LIVE_CREDENTIALS:
+            raise Capacity(f"{MAX_LIVE_CREDENTIALS} credentials are live; revoke one first")
+        if draft.is_new:
+            number = self._p.store.next_number(tx)
+            self._p.store.add(tx, replace(advisor, number=number, display_name=f"advisor-{number}"))
+        else:
+            self._p.store.update(tx, advisor)
+        if draft.new_name:
+            self._p.aliases.put(tx, draft.new_name, advisor.advisor_id)
+        self._p.store.add_credential(tx, row)
+        for old in superseded:
+            self._forget_rune(tx, old)
+        self._p.offers.offer(tx, row, draft.binding, draft.rest)
+        self._p.receipts.append(
+            tx,
+            operator_event(
+                "authorize",
+                params={"access": hire.access, "days": hire.days, "allow": list(hire.allow)},
+                result={
+                    "valid_until": row.credential.valid_until,
+                    "superseded": [old.credential_id for old in superseded],
+                },
+                advisor_id=advisor.advisor_id,
+                agent_id=row.credential.agent_id,
+                credential_id=row.credential_id,
+            ),
+        )
+
+    # -- dismiss -------------------------------------------------------------------------------------
+
+    async def revoke(self, text: str, reason: str, *, everyone: bool = False) -> Dismissed:
+        """End an advisor's credential, or all of them: blocked from the commit on.
+
+        Raises NotFound when the advisor has no active credential, Ambiguous.
+        """
+        async with self._lock:
+            chosen = self._chosen(text, everyone)
+            ended, cancelled = await self._p.db.write(lambda tx: self._end(tx, chosen, reason))
+            await self._reload()
+        self._p.messenger.kick()
+        blacklisted = await self.blacklist_pending()
+        self.on_revoked(ended)
+        return Dismissed(
+            tuple(self._name(row.advisor_id) for row in ended),
+            cancelled,
+            blacklisted and any(row.rune_id for row in ended),
+            len(ended),
+        )
+
+    async def revoke_credential(self, credential_id: str, reason: str) -> Dismissed:
+        """The same for one credential by its id. Raises NotFound."""
+        row = await self._p.credentials.current(credential_id)
+        if row is None or row.status != "active":
+            raise NotFound(f"there is no active credential {credential_id[:64]!a}")
+        return await self.revoke(row.advisor_id, reason)
+
+    async def blacklist_pending(self) -> bool:
+        """Blacklists the runes of ended credentials; run every minute until it worked."""
+        facts = await self._p.db.read(lambda tx: self._p.facts.with_prefix(tx, RUNE_FACT))
+        if not facts:
+            return True
+        if not await self._p.runes.blacklist([key.removeprefix(RUNE_FACT) for key in facts]):
+            return False
+
+        def body(tx: Tx) -> None:
+            for key in facts:
+                self._p.facts.delete(tx, key)
+
+        await self._p.db.write(body)
+        return True
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _chosen(self, text: str, everyone: bool) -> list[CredentialRow]:
+        if everyone:
+            rows = [row for row in self._p.credentials.rows() if row.status == "active"]
+            if not rows:
+                raise NotFound("no advisor has an active credential")
+            return rows
+        advisor = self._p.aliases.resolve(text)
+        row = self._p.credentials.active_of(advisor.advisor_id)
+        if row is None:
+            raise NotFound(f"{self._p.aliases.name_of(advisor)!a} has no active credential")
+        return [row]
+
+    def _end(self, tx: Tx, rows: list[CredentialRow], reason: str) -> tuple[list[CredentialRow], int]:
+        now, cancelled = self._p.now(), 0
+        for row in rows:
+            if not self._p.store.revoke(tx, row.credential_id, reason, now):
+                continue
+            cancelled += self._p.commands().cancel_in(tx, row.advisor_id, "credential_revoked")
+            advisor = self._p.credentials.advisor(row.advisor_id)
+            if advisor is not None:
+                ended = replace(advisor, status="revoked", revoked_at=now, reason=reason, updated_at=now)
+                self._p.store.update(tx, ended)
+            self._forget_rune(tx, row)
+            self._p.offers.revoked(tx, row, reason)
+            self._p.receipts.append(
+                tx,
+                operator_event(
+                    "revoke",
+                    params={"reason": reason},
+                    advisor_id=row.advisor_id,
+                    agent_id=row.credential.agent_id,
+                    credential_id=row.credential_id,
+                ),
+            )
+            told = f"the credential of {self._name(row.advisor_id)} was revoked"
+            self._p.alerts.raise_alert(tx, "warning", "advisor_revoked", told)
+        return rows, cancelled
+
+    def _forget_rune(self, tx: Tx, row: CredentialRow) -> None:
+        if row.rune_id is not None:
+            self._p.facts.put(tx, RUNE_FACT + row.rune_id, row.credential_id, self._p.now())
+
+    def _name(self, advisor_id: str) -> str:
+        advisor = self._p.credentials.advisor(advisor_id)
+        return advisor_id if advisor is None else self._p.aliases.name_of(advisor)
+
+    async def _reload(self) -> None:
+        await self._p.credentials.load()
+        await self._p.aliases.load()

@@ -1,0 +1,145 @@
+"""Who is meant by a name (docs/protocol/08-client-and-plugins.md §6 "Identity", Lookup).
+
+Order: local alias, index of a search result, name in the advisor's profile, `advisor-N`; keys and DIDs
+pass as they are. Renames of profiles never move a local alias.
+"""
+
+import re
+
+from hive_shared.errors import Ambiguous, Capacity, Conflict, InvalidParams, NotFound
+from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain import names
+from cl_hive_comms.domain.advisor import Advisor, Alias
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.ports_advisors import AdvisorRows
+from cl_hive_comms.services.ports_identity import Clock
+
+_KEY_FORM = re.compile(r"(npub1|did:|nostr:)\S+|[0-9a-fA-F]{64}")
+
+
+class AliasService:
+    """Local names of advisors: at most ten each, unique whatever the case."""
+
+    def __init__(self, db: Db, store: AdvisorRows, credentials: CredentialService, *, now: Clock) -> None:
+        self._db, self._store, self._credentials, self._now = db, store, credentials, now
+        self._aliases: dict[str, Alias] = {}
+
+    async def load(self) -> None:
+        """Reads the names; call once at start and after every change."""
+        self._aliases = {alias.key: alias for alias in await self._db.read(self._store.aliases)}
+
+    # -- lookup --------------------------------------------------------------------------------------
+
+    def resolve(self, text: str) -> Advisor:
+        """The advisor that `text` means. Raises NotFound, or Ambiguous with the candidates."""
+        found = self.find(text)
+        if found is not None:
+            return found
+        if text.strip().isdigit():
+            raise NotFound(
+                f"index {text.strip()} belongs to no search result of the last hour; give a name or a key",
+                reason="stale_index",
+            )
+        alike = names.look_alikes(text, self.all_names())
+        hint = f"; did you mean {', '.join(alike)}?" if alike else ""
+        raise NotFound(f"no advisor is called {text[:80]!a}{hint}")
+
+    def find(self, text: str) -> Advisor | None:
+        """As `resolve`, but None for nobody; raises Ambiguous, or InvalidParams for a broken key."""
+        wanted = text.strip()
+        if _KEY_FORM.fullmatch(wanted):
+            return self._by_key(wanted)
+        alias = self._aliases.get(names.key_of(wanted))
+        if alias is not None:
+            return self._credentials.advisor(alias.target)
+        key = names.key_of(wanted)
+        same = [each for each in self._credentials.advisors() if names.key_of(each.display_name) == key]
+        if len(same) > 1:
+            raise Ambiguous(
+                f"{wanted[:80]!a} is the name of {len(same)} advisors; use an alias or the key",
+                data={"candidates": [self.name_of(each) for each in same]},
+            )
+        if same:
+            return same[0]
+        for each in self._credentials.advisors():
+            if key in (f"advisor-{each.number}", each.advisor_id):
+                return each
+        return None
+
+    def is_key(self, text: str) -> bool:
+        """Whether `text` has the form of a key or DID rather than of a name."""
+        return _KEY_FORM.fullmatch(text.strip()) is not None
+
+    def name_of(self, advisor: Advisor) -> str:
+        """What people see: the first local alias, else the profile's name."""
+        own = self.aliases_of(advisor.advisor_id)
+        return own[0].alias if own else advisor.display_name
+
+    def aliases_of(self, advisor_id: str) -> list[Alias]:
+        """Local names of one advisor, oldest first."""
+        return [alias for alias in self._aliases.values() if alias.target == advisor_id]
+
+    def list_all(self) -> list[Alias]:
+        """All local names in alphabetical order."""
+        return sorted(self._aliases.values(), key=lambda alias: alias.key)
+
+    def all_names(self) -> list[str]:
+        """Every name somebody could mean."""
+        shown = [alias.alias for alias in self._aliases.values()]
+        return shown + [advisor.display_name for advisor in self._credentials.advisors()]
+
+    def warnings(self, name: str, advisor_id: str | None = None) -> list[str]:
+        """Sentences about names of others that are easily taken for this one."""
+        others = [alias.alias for alias in self._aliases.values() if alias.target != advisor_id]
+        others += [
+            each.display_name for each in self._credentials.advisors() if each.advisor_id != advisor_id
+        ]
+        return [
+            f"{name!a} looks like {other!a}; check that you mean the right one"
+            for other in names.look_alikes(name, others)
+        ]
+
+    # -- changes -------------------------------------------------------------------------------------
+
+    async def set(self, name: str, target: str) -> tuple[Alias, list[str]]:
+        """Gives an advisor a name. Raises Conflict when it is taken, Capacity beyond ten, NotFound."""
+        advisor = self.resolve(target)
+        alias = await self._db.write(lambda tx: self.put(tx, name, advisor.advisor_id))
+        await self.load()
+        return alias, self.warnings(alias.alias, advisor.advisor_id)
+
+    def put(self, tx: Tx, name: str, advisor_id: str) -> Alias:
+        """As `set`, inside the caller's transaction; the caller loads afterwards."""
+        text = names.clean(name)
+        alias = Alias(names.key_of(text), text, advisor_id, self._now())
+        taken = self._aliases.get(alias.key)
+        if taken is not None:
+            if taken.target == advisor_id:
+                return taken
+            raise Conflict(f"{text!a} is already the name of another advisor; remove it there first")
+        if len(self.aliases_of(advisor_id)) >= names.MAX_PER_ADVISOR:
+            raise Capacity(f"an advisor has at most {names.MAX_PER_ADVISOR} names; remove one first")
+        self._store.put_alias(tx, alias)
+        return alias
+
+    async def remove(self, name: str) -> Alias:
+        """Removes a local name. Raises NotFound."""
+        alias = self._aliases.get(names.key_of(name))
+        if alias is None:
+            raise NotFound(f"there is no alias {name[:80]!a}")
+        await self._db.write(lambda tx: self._store.remove_alias(tx, alias.key))
+        await self.load()
+        return alias
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _by_key(self, text: str) -> Advisor | None:
+        if text.startswith("did:") and not text.startswith("did:nostr:"):
+            return next((each for each in self._credentials.advisors() if each.did == text), None)
+        try:
+            pubkey = parse_pubkey(text)
+        except ValueError as error:
+            raise InvalidParams(str(error)) from None
+        return next((each for each in self._credentials.advisors() if each.pubkey == pubkey), None)

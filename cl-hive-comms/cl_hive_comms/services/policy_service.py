@@ -1,0 +1,368 @@
+"""The operator's policy: kept, changed only by the operator, handed out as a snapshot.
+
+docs/protocol/08-client-and-plugins.md §5.4, docs/protocol/02-fleet-management.md §7.4. Every change is one
+transaction with its receipt; what loosens the policy raises an alert. Where the document comes from a file,
+the file is its only author (docs/decisions/0082-policy-file-is-the-document.md).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hive_shared.canonical import JsonValue, decode
+from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.policy import PolicySnapshot, locked_snapshot
+from cl_hive_comms.domain.policy_document import (
+    PolicyDocument,
+    canonical_text,
+    merged,
+    parse_document,
+    parse_duration,
+    parse_values,
+    preset_document,
+)
+from cl_hive_comms.domain.policy_rules import MAX_RULES, Override, Rule, parse_rule
+from cl_hive_comms.domain.policy_settings import loosened
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.ports_identity import Clock, FactStore, Log, RandomBytes
+from cl_hive_comms.services.ports_policy import PolicyRows
+from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
+
+_OPTION_FACT = "policy_preset_option"
+_MAX_FILE_BYTES = 1_048_576
+OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Options that every decision needs besides the document."""
+
+    confirm_hours_low: int
+    confirm_hours_high: int
+
+
+class PolicyService:
+    """Owns the policy. `snapshot` is what decisions rest on; it never touches disk."""
+
+    def __init__(
+        self,
+        db: Db,
+        store: PolicyRows,
+        facts: FactStore,
+        *,
+        receipts: ReceiptService,
+        alerts: AlertService,
+        limits: Callable[[], Limits],
+        now: Clock,
+        random_bytes: RandomBytes,
+        log: Log,
+    ) -> None:
+        self._db, self._store, self._facts = db, store, facts
+        self._receipts, self._alerts, self._limits = receipts, alerts, limits
+        self._now, self._random_bytes, self._log = now, random_bytes, log
+        self._current = locked_snapshot("the policy is not loaded yet")
+        self._file = ""
+        self._file_stamp: tuple[int, int] | None = None
+        self._lock = asyncio.Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self.file_problem: str | None = None
+        """Why the policy file does not count, for status and self-check."""
+
+    # -- reads ---------------------------------------------------------------------------------------
+
+    def snapshot(self) -> PolicySnapshot:
+        """The policy in force now."""
+        limits = self._limits()
+        if (self._current.confirm_hours_low, self._current.confirm_hours_high) != (
+            limits.confirm_hours_low,
+            limits.confirm_hours_high,
+        ):
+            self._current = replace(
+                self._current,
+                confirm_hours_low=limits.confirm_hours_low,
+                confirm_hours_high=limits.confirm_hours_high,
+            )
+        return self._current
+
+    def approver_keys(self) -> frozenset[str]:
+        """X-only keys of the approvers, as they may send votes."""
+        approvers = self._current.document.settings.approvers
+        return frozenset(name.removeprefix("did:nostr:") for name in approvers if name != "local")
+
+    @property
+    def source(self) -> str:
+        """Where the document comes from: `file` or `stored`."""
+        return "file" if self._file else "stored"
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """`listener` runs after each change; it must return at once."""
+        self._listeners.append(listener)
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def load(self, preset: str, file: str) -> None:
+        """Reads the stored policy and the file, if any; call once at start.
+
+        A document that cannot be read leaves monitor reads only, with an alert, until it is repaired.
+        """
+        self._file = file
+        try:
+            stored = await self._db.read(self._store.load)
+            told = await self._db.read(lambda tx: self._facts.get(tx, _OPTION_FACT))
+            document = self._stored_document(stored.document, preset)
+            # The option speaks when it was changed since we last saw it, or when nothing is stored.
+            if stored.document is None or (told is not None and told != preset):
+                document = replace(preset_document(preset), overrides=document.overrides)
+                document = merged(document, {})
+            if file:
+                document = self._read_file()
+            self._adopt(stored.version, document, stored.rules, stored.override)
+            if told != preset:
+                await self._db.write(lambda tx: self._remember_option(tx, preset, document))
+        except (InvalidParams, OSError, ValueError) as error:
+            self.file_problem = f"the policy cannot be read: {error}"
+            self._current = locked_snapshot(self.file_problem)
+            await self._alerts.alert_critical("policy_unreadable", self.file_problem)
+
+    async def watch_file(self) -> None:
+        """Notices a changed policy file; run every few seconds. A bad one keeps the last good document."""
+        if not self._file or self._stamp() == self._file_stamp:
+            return
+        await self.reload_file(self._file)
+
+    async def reload_file(self, path: str) -> None:
+        """Follow the option policy-file. An empty path returns to the stored document.
+
+        Raises InvalidParams when a newly named file cannot be read: the former policy stays.
+        """
+        async with self._lock:
+            previous, self._file = self._file, path
+            try:
+                if path:
+                    document = self._read_file()
+                else:
+                    stored = await self._db.read(self._store.load)
+                    document = self._stored_document(stored.document, self._current.preset)
+            except (InvalidParams, OSError, ValueError) as error:
+                self._file = previous
+                self.file_problem = f"the policy file is not used: {error}"
+                await self._alerts.alert_critical("policy_file_refused", self.file_problem)
+                if path != previous:
+                    raise InvalidParams(self.file_problem) from None
+                return
+            await self._change("reload", {"source": self.source}, document=document)
+
+    async def follow_preset(self, preset: str) -> None:
+        """Follow a change of the option policy-preset."""
+        if self._file:
+            return
+        await self.set_preset(preset)
+        await self._db.write(lambda tx: self._facts.put(tx, _OPTION_FACT, preset, self._now()))
+
+    async def expire_overrides(self) -> None:
+        """Notes that an override ran out; decisions have stopped using it by then. Run every 30 s."""
+        override = self._current.override
+        if override is None or override.active(self._now()):
+            return
+        await self._change("override_expired", {"override_id": override.id}, end_override="expired")
+
+    # -- changes by the operator ---------------------------------------------------------------------
+
+    async def set_preset(self, preset: str) -> None:
+        """Start from another preset; the operator's own keys stay. Raises InvalidParams, Conflict."""
+        self._refuse_with_file()
+        fresh = preset_document(preset)
+        document = merged(replace(fresh, overrides=self._current.document.overrides), {})
+        await self._locked("set-preset", {"preset": preset}, document=document)
+
+    async def set(self, changes: Mapping[str, JsonValue]) -> None:
+        """Change keys of the document for good; null takes a key back to the preset."""
+        self._refuse_with_file()
+        if not changes:
+            raise InvalidParams("set needs overrides={key: value}")
+        await self._locked("set", {"keys": sorted(changes)}, changes=changes)
+
+    async def override(self, values: Mapping[str, JsonValue], duration: str) -> Override:
+        """Change keys for a time, at most 7 days; replaces the override before it."""
+        if not values:
+            raise InvalidParams("override needs overrides={key: value}")
+        parse_values(self._current.document.settings, dict(values))
+        now = self._now()
+        override = Override(self._random_bytes(8).hex(), dict(values), now, now + parse_duration(duration))
+        await self._locked("override", {"keys": sorted(values), "duration": duration}, override=override)
+        return override
+
+    async def clear(self) -> None:
+        """End the timed override. Raises NotFound when there is none."""
+        if self._current.active_override(self._now()) is None:
+            raise NotFound("no timed override is active")
+        await self._locked("clear", {}, end_override="cleared")
+
+    async def add_rule(self, doc: JsonValue, source: str = OPERATOR) -> Rule:
+        """Add a rule; rules only tighten. Raises InvalidParams, Capacity beyond 200, Conflict on its id."""
+        rule = parse_rule(doc, rule_id=f"rule-{self._random_bytes(4).hex()}", source=source)
+        rules = (*self._current.rules, *self._current.sibling_rules)
+        if len(rules) >= MAX_RULES:
+            raise Capacity(f"a policy has at most {MAX_RULES} rules; remove one first")
+        if any(each.id == rule.id for each in rules):
+            raise Conflict(f"rule {rule.id} exists; remove it first, or give another id")
+        await self._locked("add-rule", {"rule": rule.to_doc()}, add_rule=rule)
+        return rule
+
+    async def remove_rule(self, rule_id: str, source: str | None = None) -> None:
+        """Remove a rule; a sibling may only remove its own. Raises NotFound."""
+        rules = (*self._current.rules, *self._current.sibling_rules)
+        if not any(each.id == rule_id and source in (None, each.source) for each in rules):
+            raise NotFound(f"there is no rule {rule_id[:64]!a}")
+        await self._locked("remove-rule", {"rule_id": rule_id}, remove_rule=rule_id)
+
+    async def extend_list(self, key: str, entries: Iterable[str], *, add: bool) -> None:
+        """protect, unprotect, forbid, unforbid: entries of `protected_channels` or `forbidden_peers`."""
+        self._refuse_with_file()
+        given = self._current.document.overrides.get(key)
+        kept = [entry for entry in given if isinstance(entry, str)] if isinstance(given, list) else []
+        wanted = list(dict.fromkeys(entries))
+        if not wanted:
+            raise InvalidParams("name at least one entry")
+        missing = [entry for entry in wanted if entry not in kept]
+        if not add and missing:
+            raise NotFound(f"{missing[0][:80]!a} is not in {key}")
+        changed = [*kept, *missing] if add else [entry for entry in kept if entry not in wanted]
+        action = (
+            ("protect" if add else "unprotect")
+            if key == "protected_channels"
+            else ("forbid" if add else "unforbid")
+        )
+        await self._locked(action, {key: list(wanted)}, changes={key: list(changed) or None})
+
+    async def reset(self) -> None:
+        """Back to the bare preset: own keys, the operator's rules and a timed override go."""
+        self._refuse_with_file()
+        document = preset_document(self._current.preset)
+        await self._locked("reset", {}, document=document, end_override="cleared", clear_rules=True)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _refuse_with_file(self) -> None:
+        if self._file:
+            raise Conflict(
+                f"the policy document comes from {self._file}; change it there, or unset"
+                " hive-comms-policy-file. Rules and timed overrides work beside a file"
+            )
+
+    async def _locked(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
+        if self._current.locked is not None and "document" not in change:
+            raise Conflict(f"{self._current.locked}; repair it, or start over with action=reset")
+        async with self._lock:
+            await self._change(action, params, **change)
+
+    async def _change(
+        self,
+        action: str,
+        params: Mapping[str, Any],
+        *,
+        document: PolicyDocument | None = None,
+        changes: Mapping[str, JsonValue] | None = None,
+        override: Override | None = None,
+        end_override: str | None = None,
+        add_rule: Rule | None = None,
+        remove_rule: str | None = None,
+        clear_rules: bool = False,
+    ) -> None:
+        before = self._current
+        wanted = document or before.document
+        if changes is not None:
+            wanted = merged(wanted, changes)
+        rules = tuple(rule for rule in self._all_rules() if rule.id != remove_rule)
+        if clear_rules:
+            rules = tuple(rule for rule in rules if rule.source != OPERATOR)
+        if add_rule is not None:
+            rules = (*rules, add_rule)
+        active = override if override is not None else (None if end_override else before.override)
+        now = self._now()
+
+        def body(tx: Tx) -> int:
+            if override is not None:
+                self._store.begin_override(tx, override, now)
+            if end_override is not None:
+                self._store.end_override(tx, end_override, now)
+            if add_rule is not None:
+                self._store.add_rule(tx, add_rule, now)
+            if remove_rule is not None:
+                self._store.remove_rule(tx, remove_rule)
+            if clear_rules:
+                self._store.clear_rules(tx, OPERATOR)
+            version = self._store.save(tx, canonical_text(wanted), now)
+            result: dict[str, JsonValue] = {"policy_version": version}
+            event = operator_event(f"policy_{action}", params=dict(params), result=result)
+            self._receipts.append(tx, event)
+            after = PolicySnapshot(version, wanted.preset, wanted, rules, active)
+            self._warn_if_looser(tx, before, after, now)
+            return version
+
+        version = await self._db.write(body)
+        self._adopt(version, wanted, rules, active)
+
+    def _warn_if_looser(self, tx: Tx, before: PolicySnapshot, after: PolicySnapshot, now: int) -> None:
+        if before.locked is not None:
+            return
+        keys = list(loosened(before.settings(now), after.settings(now)))
+        gone = {rule.id for rule in before.rules} - {rule.id for rule in after.rules}
+        keys += [f"rule {name}" for name in sorted(gone)]
+        if keys:
+            self._alerts.raise_alert(
+                tx, "warning", "policy_loosened", f"the policy now allows more: {', '.join(keys)[:300]}"
+            )
+
+    def _all_rules(self) -> tuple[Rule, ...]:
+        return (*self._current.rules, *self._current.sibling_rules)
+
+    def _adopt(
+        self, version: int, document: PolicyDocument, rules: tuple[Rule, ...], override: Override | None
+    ) -> None:
+        limits = self._limits()
+        self._current = PolicySnapshot(
+            version=version,
+            preset=document.preset,
+            document=document,
+            rules=tuple(rule for rule in rules if rule.source == OPERATOR),
+            override=override,
+            sibling_rules=tuple(rule for rule in rules if rule.source != OPERATOR),
+            confirm_hours_low=limits.confirm_hours_low,
+            confirm_hours_high=limits.confirm_hours_high,
+        )
+        self.file_problem = None
+        self._log("info", "policy", version=version, preset=document.preset, source=self.source)
+        for listener in self._listeners:
+            listener()
+
+    def _stored_document(self, text: str | None, preset: str) -> PolicyDocument:
+        return preset_document(preset) if text is None else parse_document(_decoded(text))
+
+    def _read_file(self) -> PolicyDocument:
+        self._file_stamp = self._stamp()
+        data = Path(self._file).read_bytes()
+        if len(data) > _MAX_FILE_BYTES:
+            raise InvalidParams(f"{self._file} has {len(data)} bytes; {_MAX_FILE_BYTES} is the most")
+        return parse_document(_decoded(data))
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = Path(self._file).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    def _remember_option(self, tx: Tx, preset: str, document: PolicyDocument) -> None:
+        now = self._now()
+        self._facts.put(tx, _OPTION_FACT, preset, now)
+        if not self._file:
+            self._store.save(tx, canonical_text(document), now)
+
+
+def _decoded(text: str | bytes) -> JsonValue:
+    return decode(text, max_bytes=_MAX_FILE_BYTES, max_nodes=50_000)

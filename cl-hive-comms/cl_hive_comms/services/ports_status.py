@@ -1,0 +1,28 @@
+"""What status and self-check read of the options."""
+
+from typing import Any, Protocol
+
+
+class Options(Protocol):
+    """The current options (options.Config)."""
+
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """Relays we read from and write to."""
+        ...
+
+    def get(self, name: str) -> Any:
+        """One option by its name without prefix."""
+        ...
+
+    def unserved(self) -> list[str]:
+        """Options that were changed although nothing reads them."""
+        ...
+
+
+class NodeInfo(Protocol):
+    """The node's own word."""
+
+    async def getinfo(self) -> dict[str, Any]:
+        """Identity, height, version."""
+        ...

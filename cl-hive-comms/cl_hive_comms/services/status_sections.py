@@ -1,0 +1,188 @@
+"""The parts of hive-client-status and hive-comms-transports, from memory and the local database."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from hive_shared.siblings import SiblingHub
+
+from cl_hive_comms.domain.advisor import days_left
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.policy_service import PolicyService
+from cl_hive_comms.services.ports_identity import Clock
+from cl_hive_comms.services.ports_status import Options
+from cl_hive_comms.services.status_service import StatusService
+
+
+class StatusSections:
+    """Builds each section; says "not served" where a feature is not there yet."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Options],
+        node: Mapping[str, str],
+        identity: IdentityService,
+        credentials: CredentialService,
+        aliases: AliasService,
+        messenger: Messenger,
+        nostr: Callable[[], dict[str, Any]],
+        inbound: Callable[[], dict[str, int]],
+        rest_url: Callable[[], Awaitable[str | None]],
+        siblings: SiblingHub,
+        policy: PolicyService,
+        kill_switch: KillSwitch,
+        alerts: AlertService,
+        now: Clock,
+    ) -> None:
+        self._config, self._node, self._identity = config, node, identity
+        self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
+        self._nostr, self._inbound, self._rest_url = nostr, inbound, rest_url
+        self._siblings, self._policy, self._kill_switch = siblings, policy, kill_switch
+        self._alerts, self._now = alerts, now
+
+    def register(self, status: StatusService) -> None:
+        """Adds the sections in the order in which they are shown."""
+        status.register("identity", self.identity)
+        status.register("policy", self.policy)
+        status.register("advisors", self.advisors)
+        status.register("trials", self.not_served)
+        status.register("liquidity", self.not_served)
+        status.register("escrow", self.not_served)
+        status.register("spend", self.spend)
+        status.register("transports", self.transports)
+        status.register("siblings", self.siblings)
+        status.register("emergency", self.emergency)
+        status.register("alerts", self.alerts)
+        status.register("warnings", self.warnings)
+
+    async def identity(self, verbose: bool) -> dict[str, Any]:
+        """Who this node is on Nostr."""
+        current = self._identity.ring.current
+        section: dict[str, Any] = {
+            "name": "my-node",
+            "npub": self._identity.npub,
+            "origin": current.origin,
+            "relays": list(self._config().relays),
+            "has_did": self._siblings.session("archon") is not None
+            and bool((self._siblings.session("archon") or {}).get("did")),
+        }
+        if verbose:
+            section |= {
+                "pubkey": current.pubkey,
+                "since": current.since,
+                "node_id": self._node["node_id"],
+                "old_keys": [
+                    {"pubkey": key.pubkey, "readable_until": key.readable_until}
+                    for key in self._identity.ring.old
+                ],
+            }
+        return section
+
+    async def policy(self, verbose: bool) -> dict[str, Any]:
+        """What advisors may do, in short."""
+        snapshot, now = self._policy.snapshot(), self._now()
+        override = snapshot.active_override(now)
+        section: dict[str, Any] = {
+            "preset": snapshot.preset,
+            "version": snapshot.version,
+            "source": self._policy.source,
+            "rules": len(snapshot.rules) + len(snapshot.sibling_rules),
+            "override_until": None if override is None else override.expires_at,
+        }
+        if snapshot.locked is not None:
+            section["locked"] = snapshot.locked
+        return section
+
+    async def advisors(self, verbose: bool) -> list[dict[str, Any]]:
+        """Who may manage this node."""
+        rows = []
+        for advisor in self._credentials.advisors():
+            credential = self._credentials.active_of(advisor.advisor_id)
+            if not advisor.active or credential is None:
+                continue
+            row: dict[str, Any] = {
+                "name": self._aliases.name_of(advisor),
+                "access": advisor.access_template,
+                "since": advisor.created_at,
+                "days_left": days_left(credential.credential.valid_until, self._now()),
+                "received": credential.acked_at is not None,
+                "spent_sats": 0,
+            }
+            if verbose:
+                row |= {
+                    "advisor_id": advisor.advisor_id,
+                    "agent_key": credential.agent_key,
+                    "credential_id": credential.credential_id,
+                }
+            rows.append(row)
+        return rows
+
+    async def not_served(self, verbose: bool) -> dict[str, Any]:
+        """A feature that this version does not have."""
+        return {"state": "not_served"}
+
+    async def spend(self, verbose: bool) -> dict[str, Any]:
+        """Payments are not part of this version, so nothing was spent."""
+        limits = ("daily-limit", "weekly-limit", "per-advisor-daily-limit")
+        return {
+            "spent_sats": 0,
+            "limits_sats": {name.replace("-", "_"): self._config().get(name) for name in limits},
+        }
+
+    async def transports(self, verbose: bool) -> dict[str, Any]:
+        """How messages travel, in short."""
+        return {row["name"]: row["state"] for row in await self.transport_rows()}
+
+    async def transport_rows(self) -> list[dict[str, Any]]:
+        """One row per transport for hive-comms-transports."""
+        outbox = await self._messenger.status()
+        nostr = self._nostr()
+        rest = bool(self._config().get("rest-enabled"))
+        url = await self._rest_url() if rest else None
+        return [
+            {
+                "name": "nostr_dm",
+                "enabled": True,
+                "state": nostr["state"],
+                "last_ok": outbox["last_ok"],
+                "queue": outbox["queue"],
+                "relays": nostr["relays"],
+                "received": self._inbound(),
+            },
+            {
+                "name": "rest",
+                "enabled": rest,
+                "state": "off" if not rest else ("up" if url else "clnrest_absent"),
+                "last_ok": None,
+                "queue": 0,
+                "url": url,
+            },
+        ]
+
+    async def siblings(self, verbose: bool) -> dict[str, Any]:
+        """Which of the other plugins are there."""
+        return {"combination": self._siblings.combo(), "plugins": self._siblings.status()}
+
+    async def emergency(self, verbose: bool) -> dict[str, Any]:
+        """The emergency stop."""
+        return self._kill_switch.status()
+
+    async def alerts(self, verbose: bool) -> list[dict[str, Any]]:
+        """The newest alerts."""
+        return [
+            {"level": alert.level.value, "code": alert.code, "text": alert.text, "at": alert.last_at}
+            for alert in await self._alerts.recent(50 if verbose else 5)
+        ]
+
+    async def warnings(self, verbose: bool) -> list[str]:
+        """What the operator should look at."""
+        found = list(self._identity.warnings)
+        if self._policy.file_problem is not None:
+            found.append(self._policy.file_problem)
+        found += [f"{name} is set but not served by this version" for name in self._config().unserved()]
+        return found

@@ -1,0 +1,91 @@
+"""The outbox and inbox stores on a real file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cl_hive_comms.domain.outbox import MessageKind, Outgoing, Seen
+from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.store import Db
+
+MIGRATIONS = Path(__file__).parents[2] / "cl-hive-comms" / "cl_hive_comms" / "storage" / "migrations"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Db]:
+    opened = Db.open(tmp_path / "comms.db", MIGRATIONS)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def outbox() -> OutboxStore:
+    return OutboxStore(Sealer({1: Secret(bytes(32))}, 1))
+
+
+def message(key: str, kind: MessageKind = MessageKind.PUSH, at: int = 100) -> Outgoing:
+    return Outgoing(
+        key, "aa" * 32, "bb" * 32, kind, f"text of {key}", at, at + 1_000, ("wss://r.example",), "e1"
+    )
+
+
+async def test_a_message_comes_back_as_it_was_stored(db: Db, outbox: OutboxStore) -> None:
+    assert await db.write(lambda tx: outbox.add(tx, message("k")))
+    (queued,) = await db.read(lambda tx: outbox.due(tx, 100, 10))
+    assert queued.message == message("k")
+    assert queued.attempts == 0
+
+
+async def test_the_text_is_not_readable_in_the_file(db: Db, outbox: OutboxStore, tmp_path: Path) -> None:
+    await db.write(lambda tx: outbox.add(tx, message("k")))
+    db.close()
+    assert b"text of k" not in (tmp_path / "comms.db").read_bytes()
+
+
+async def test_the_same_key_is_stored_once(db: Db, outbox: OutboxStore) -> None:
+    assert await db.write(lambda tx: outbox.add(tx, message("k")))
+    assert not await db.write(lambda tx: outbox.add(tx, message("k")))
+    assert await db.read(outbox.queued_count) == 1
+
+
+async def test_a_failed_message_is_due_again_later_and_a_sent_one_never(db: Db, outbox: OutboxStore) -> None:
+    await db.write(lambda tx: (outbox.add(tx, message("a")), outbox.add(tx, message("b"))))
+    first, second = await db.read(lambda tx: outbox.due(tx, 100, 10))
+    await db.write(lambda tx: outbox.mark_failed(tx, first.outbox_id, attempts=1, next_at=130, error="down"))
+    await db.write(lambda tx: outbox.mark_sent(tx, second.outbox_id, 101))
+    assert await db.read(lambda tx: outbox.due(tx, 129, 10)) == []
+    assert await db.read(outbox.next_due) == 130
+    (again,) = await db.read(lambda tx: outbox.due(tx, 130, 10))
+    assert (again.message.idempotency_key, again.attempts) == ("a", 1)
+    assert await db.read(outbox.last_sent) == 101
+
+
+async def test_full_queue_gives_up_the_oldest_of_the_least_important_kind(
+    db: Db, outbox: OutboxStore
+) -> None:
+    await db.write(lambda tx: outbox.add(tx, message("response", MessageKind.RESPONSE)))
+    await db.write(lambda tx: outbox.add(tx, message("push-1")))
+    await db.write(lambda tx: outbox.add(tx, message("push-2")))
+    assert await db.write(lambda tx: outbox.drop_oldest(tx, [MessageKind.PUSH, MessageKind.RESPONSE], 200))
+    left = await db.read(lambda tx: outbox.due(tx, 200, 10))
+    assert [row.message.idempotency_key for row in left] == ["response", "push-2"]
+    assert await db.read(outbox.counts) == {"queued": 2, "dropped": 1}
+
+
+async def test_expired_messages_are_given_up_and_pruned(db: Db, outbox: OutboxStore) -> None:
+    await db.write(lambda tx: outbox.add(tx, message("k")))
+    assert await db.write(lambda tx: outbox.expire(tx, 1_099)) == 0
+    assert await db.write(lambda tx: outbox.expire(tx, 1_100)) == 1
+    await db.write(lambda tx: outbox.prune(tx, 1_101))
+    assert await db.read(outbox.counts) == {}
+
+
+async def test_inbox_ids_are_remembered_once_and_forgotten_by_age(db: Db) -> None:
+    inbox = InboxStore()
+    row = Seen("aa" * 32, "m1", "w1", "hive:monitor/v1", 100)
+    await db.write(lambda tx: inbox.remember(tx, [row, row]))
+    await db.write(lambda tx: inbox.remember(tx, [Seen("aa" * 32, "m2", None, "x", 200)]))
+    assert await db.read(lambda tx: inbox.recent_ids(tx, 0, 10)) == ["m1", "w1", "m2"]
+    await db.write(lambda tx: inbox.prune_seen(tx, 150))
+    assert await db.read(lambda tx: inbox.recent_ids(tx, 0, 10)) == ["m2"]

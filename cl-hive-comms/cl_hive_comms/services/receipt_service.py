@@ -121,7 +121,11 @@ class ReceiptService:
         A result above 16 KiB is replaced by its hash.
         """
         head = self._rows.head(tx)
-        said = {f.name: getattr(what, f.name) for f in fields(what) if f.name not in ("advisor_id", "nonce", "result")}
+        said = {
+            f.name: getattr(what, f.name)
+            for f in fields(what)
+            if f.name not in ("advisor_id", "nonce", "result")
+        }
         result, result_hash = what.result, None
         if result is not None and len(text := encode(result)) > MAX_RESULT_BYTES:
             result, result_hash = None, crypto.sha256(text).hex()
@@ -149,10 +153,14 @@ class ReceiptService:
         doc: dict[str, JsonValue] = msgspec.json.decode(row.document)
         return {**doc, "receipt_hash": row.receipt_hash, "node_signature": row.node_signature}
 
+    def read(self, tx: Tx, receipt_id: int) -> dict[str, JsonValue] | None:
+        """One receipt's document, in the caller's transaction."""
+        row = self._rows.get(tx, receipt_id)
+        return None if row is None else self.document(row)
+
     async def get(self, receipt_id: int) -> dict[str, JsonValue] | None:
         """One receipt's document."""
-        row = await self._db.read(lambda tx: self._rows.get(tx, receipt_id))
-        return None if row is None else self.document(row)
+        return await self._db.read(lambda tx: self.read(tx, receipt_id))
 
     async def list(self, query: ReceiptQuery) -> dict[str, JsonValue]:
         """A page of receipts, newest first: {count, items, next_cursor?}."""
@@ -295,8 +303,12 @@ def _checked(row: ReceiptRow) -> dict[str, JsonValue]:
         raise _Disagrees(row.receipt_id, f"the text of receipt {row.receipt_id} is no JSON object")
     # Byte for byte: a text that parses to the same content but is written otherwise was changed too.
     if crypto.sha256(row.document.encode()).hex() != row.receipt_hash:
-        raise _Disagrees(row.receipt_id, f"the text of receipt {row.receipt_id} does not have its receipt_hash")
+        raise _Disagrees(
+            row.receipt_id, f"the text of receipt {row.receipt_id} does not have its receipt_hash"
+        )
     for column, name in _COLUMNS:
         if getattr(row, column) != doc.get(name):
-            raise _Disagrees(row.receipt_id, f"column {column} of receipt {row.receipt_id} is not what was signed")
+            raise _Disagrees(
+                row.receipt_id, f"column {column} of receipt {row.receipt_id} is not what was signed"
+            )
     return {**doc, "receipt_hash": row.receipt_hash, "node_signature": row.node_signature}

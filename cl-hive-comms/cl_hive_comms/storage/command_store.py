@@ -175,7 +175,7 @@ class CommandStore:
         rows = tx.execute(
             "SELECT sender_key, slug, updated_at / 60 AS minute, COUNT(*) AS count,"
             " MAX(command_id) AS last_command_id FROM comms_commands"
-            " WHERE receipt_id IS NULL AND slug IS NOT NULL AND read_only = 0 AND updated_at < ?"
+            " WHERE receipt_id IS NULL AND slug IS NOT NULL AND updated_at < ?"
             " GROUP BY sender_key, slug, minute ORDER BY minute, sender_key, slug LIMIT 500",
             (before_minute * 60,),
         )
@@ -185,7 +185,7 @@ class CommandStore:
         """Note the roll-up receipt on the rows it counts."""
         tx.execute(
             "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND sender_key = ? AND slug = ?"
-            " AND read_only = 0 AND updated_at >= ? AND updated_at < ?",
+            " AND updated_at >= ? AND updated_at < ?",
             (receipt_id, group.sender_key, group.slug, group.minute * 60, group.minute * 60 + 60),
         )
 
@@ -194,7 +194,7 @@ class CommandStore:
         rows = tx.execute(
             "SELECT advisor_id, credential_id, schema_id, action, COUNT(*) AS count,"
             " MIN(updated_at) AS first_at, MAX(updated_at) AS last_at FROM comms_commands"
-            " WHERE receipt_id IS NULL AND read_only = 1 AND updated_at < ? AND state <> 'received'"
+            " WHERE receipt_id IS NULL AND read_only = 1 AND slug IS NULL AND updated_at < ? AND state <> 'received'"
             " GROUP BY advisor_id, credential_id, schema_id, action ORDER BY advisor_id, schema_id, action",
             (before,),
         )
@@ -203,10 +203,19 @@ class CommandStore:
     def cover_reads(self, tx: Tx, advisor_id: str, credential_id: str, before: int, receipt_id: int) -> None:
         """Note the hourly roll-up on the reads it counts."""
         tx.execute(
-            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND read_only = 1"
+            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND read_only = 1 AND slug IS NULL"
             " AND advisor_id = ? AND credential_id = ? AND updated_at < ? AND state <> 'received'",
             (receipt_id, advisor_id, credential_id, before),
         )
+
+    def reads_since(self, tx: Tx, credential_id: str, since: int, limit: int) -> int:
+        """How many reads a credential asked for after a time, counted up to `limit`."""
+        row = tx.execute(
+            "SELECT COUNT(*) AS n FROM (SELECT 1 FROM comms_commands WHERE credential_id = ? AND read_only = 1"
+            " AND received_at > ? LIMIT ?)",
+            (credential_id, since, limit),
+        ).fetchone()
+        return int(row["n"])
 
     # -- responses ----------------------------------------------------------------------------------
 
@@ -216,7 +225,13 @@ class CommandStore:
             "INSERT INTO comms_responses (sender_key, nonce, body_hash, response_json, created_at)"
             " VALUES (?, ?, ?, ?, ?) ON CONFLICT (sender_key, nonce) DO UPDATE SET"
             " response_json = excluded.response_json, created_at = excluded.created_at",
-            (response.sender_key, response.nonce, response.body_hash, response.response_json, response.created_at),
+            (
+                response.sender_key,
+                response.nonce,
+                response.body_hash,
+                response.response_json,
+                response.created_at,
+            ),
         )
 
     def response(self, tx: Tx, sender_key: str, nonce: int) -> StoredResponse | None:

@@ -18,7 +18,17 @@ class FeeStore:
             "INSERT INTO comms_fee_history (scid, ts, old_ppm, new_ppm, old_base, new_base, advisor_id,"
             " credential_id, command_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (w.scid, w.ts, w.old_ppm, w.new_ppm, w.old_base, w.new_base, w.advisor_id, w.credential_id, w.command_id)
+                (
+                    w.scid,
+                    w.ts,
+                    w.old_ppm,
+                    w.new_ppm,
+                    w.old_base,
+                    w.new_base,
+                    w.advisor_id,
+                    w.credential_id,
+                    w.command_id,
+                )
                 for w in writes
             ],
         )
@@ -40,11 +50,12 @@ class FeeStore:
         """Forget changes older than a time; returns how many."""
         return int(tx.execute("DELETE FROM comms_fee_history WHERE ts < ?", (before,)).rowcount)
 
-    def count(self, tx: Tx, use: Use, since: int) -> int:
-        """Uses of a counter after a time."""
+    def count(self, tx: Tx, use: Use, since: int, *, but: str = "") -> int:
+        """Uses of a counter after a time, without those of the command `but`."""
         row = tx.execute(
-            "SELECT COUNT(*) AS n FROM comms_action_counters WHERE name = ? AND scope = ? AND at > ?",
-            (use.name, use.scope, since),
+            "SELECT COUNT(*) AS n FROM comms_action_counters WHERE name = ? AND scope = ? AND at > ?"
+            " AND command_id <> ?",
+            (use.name, use.scope, since, but),
         ).fetchone()
         return int(row["n"])
 

@@ -25,7 +25,7 @@ CREATE TABLE comms_commands (
     UNIQUE (sender_key, nonce)
 ) STRICT;
 CREATE INDEX comms_commands_state_deadline ON comms_commands (state, deadline);
-CREATE INDEX comms_commands_credential ON comms_commands (credential_id, received_at);
+CREATE INDEX comms_commands_credential ON comms_commands (credential_id, read_only, received_at);
 CREATE INDEX comms_commands_refusals ON comms_commands (sender_key, slug, updated_at) WHERE slug IS NOT NULL;
 -- Commands that still need a receipt line of an hourly roll-up or a refusal roll-up.
 CREATE INDEX comms_commands_unreceipted ON comms_commands (updated_at) WHERE receipt_id IS NULL;

@@ -1,0 +1,553 @@
+"""Commands that wait for people (docs/protocol/02-fleet-management.md §7.3; 11 §15.5, §15.6).
+
+queue     the operator approves, rejects, or approves with reduced parameters
+confirm   the operator approves, then the agent signs a challenge within 30 minutes
+multisig  N of M approvers sign; the requester's own vote does not count
+
+Whatever waited is judged again before it runs: the node, the policy or the credential may have changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final, Literal, cast
+
+from hive_shared import crypto
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.cln import ClnError
+from hive_shared.envelope import STATUS_PENDING, approve_digest, confirm_digest
+from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, Unauthorized, from_symbol
+from hive_shared.registry import find, parse_params
+from hive_shared.store import Tx
+
+from ..domain.approval import CHALLENGE_S, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, only_reduces, rank
+from ..domain.command_record import CommandRow, PendingRow, Vote
+from ..domain.command_machine import Event, State
+from .command_case import WAITING, Case, Judged, RuleRefusal, judged_from, walk
+from .command_outcome import CommandOutcomes, Response, StateMoved
+from .command_push import CommandPush
+from .decision import DecisionService
+from .execution import Cap, ExecutionService
+from .executors.node_errors import node_error
+from .intake import Intake
+from .ports_commands import CommandRows, Credentials, Database, FeeRows, KillSwitch, Log
+
+LOCAL: Final = "local"
+"""The operator at the node's own RPC, as an approver."""
+_OPEN: Final = ("pending", "approved")
+
+
+class ApprovalService:
+    """Holds, approves, rejects, confirms, expires and cancels."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        commands: CommandRows,
+        fees: FeeRows,
+        credentials: Credentials,
+        intake: Intake,
+        decision: DecisionService,
+        execution: ExecutionService,
+        outcomes: CommandOutcomes,
+        push: CommandPush,
+        kill_switch: KillSwitch,
+        approvers: Callable[[], Collection[str]],
+        random_bytes: Callable[[int], bytes],
+        now: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._db, self._commands, self._fees, self._credentials = db, commands, fees, credentials
+        self._intake, self._decision, self._execution = intake, decision, execution
+        self._outcomes, self._push, self._kill = outcomes, push, kill_switch
+        self._approvers, self._random, self._now, self._log = approvers, random_bytes, now, log
+
+    # -- holding --------------------------------------------------------------------------------------
+
+    async def hold(self, case: Case, judged: Judged, caps: Iterable[Cap]) -> Response:
+        """Put a command before people; answers status 3. Raises RateLimited when too many wait."""
+        uses = tuple(cap.use for cap in caps)
+        response = await self._db.write(lambda tx: self._hold(tx, case, judged, uses))
+        self._outcomes.kick()
+        return response
+
+    def _hold(self, tx: Tx, case: Case, judged: Judged, uses: tuple[Any, ...]) -> Response:
+        now = self._now()
+        self._check_room(tx, case.advisor_id)
+        expires = now + judged.expires_in
+        moved = self._commands.move(
+            tx,
+            case.command_id,
+            State.RECEIVED,
+            walk(State.RECEIVED, Event.ON_HELD),
+            now,
+            danger=judged.danger.total,
+            deadline=expires,
+            hold_json=json.dumps({"judged": judged.to_json()}),
+            undo_json=json.dumps(judged.plan.undo),
+        )
+        if not moved:
+            raise StateMoved(f"command {case.command_id} is no longer received")
+        self._fees.reserve(tx, uses, case.command_id, now)
+        self._commands.add_pending(
+            tx,
+            PendingRow(
+                action_id=case.command_id,
+                advisor_id=case.advisor_id,
+                envelope_json=encode(case.command.raw).decode(),
+                danger=judged.danger.total,
+                needed=judged.needed,
+                workflow=judged.workflow,
+                created_at=now,
+                expires_at=expires,
+                state="pending",
+                reason=", ".join(judged.rule_ids) or None,
+            ),
+        )
+        if judged.workflow == Workflow.MULTISIG:
+            self._ask_approvers(tx, case, judged, expires)
+        self._outcomes.alert_held(tx, case, judged)
+        waits = {Workflow.CONFIRM: "the operator, then your confirmation", Workflow.MULTISIG: "its approvers"}
+        who = waits.get(Workflow(judged.workflow), "the operator")
+        error = from_symbol(
+            "confirmation_required",
+            f"danger {judged.danger.total} at your trust waits for {who} until {expires}",
+            action_id=case.command_id,
+            workflow=judged.workflow,
+            needed=judged.needed,
+            expires=expires,
+            danger=judged.danger.to_doc(),
+        )
+        return self._outcomes.respond(tx, case, STATUS_PENDING, error=error)
+
+    def _check_room(self, tx: Tx, advisor_id: str) -> None:
+        if self._commands.count_pending(tx, advisor_id) >= MAX_PENDING_PER_ADVISOR:
+            raise from_symbol(
+                "rate_limited",
+                f"{MAX_PENDING_PER_ADVISOR} of your commands wait already; cancel some or wait",
+            )
+        if self._commands.count_pending(tx) >= MAX_PENDING:
+            raise from_symbol(
+                "rate_limited", f"{MAX_PENDING} commands wait at this node already; try again later"
+            )
+
+    def _ask_approvers(self, tx: Tx, case: Case, judged: Judged, expires: int) -> None:
+        body: dict[str, JsonValue] = {
+            "command_hash": case.command.hash,
+            "envelope": dict(case.command.raw),
+            "danger": judged.danger.to_doc(),
+            "expires": expires,
+        }
+        for key in self._approvers():
+            if len(key) == 64 and key != case.sender:
+                self._push.push(tx, key, "approval_request", body)
+
+    # -- the operator -----------------------------------------------------------------------------------
+
+    async def approve(
+        self,
+        action_id: str,
+        *,
+        reject: bool = False,
+        reason: str = "",
+        params: Mapping[str, JsonValue] | None = None,
+        approver: str = "",
+        signature: str = "",
+    ) -> dict[str, JsonValue]:
+        """The operator's word, or an approver's that the operator hands in (`approver` and `signature`).
+
+        Returns {action_id, state, approvals, needed, result?}. Raises NotFound, Conflict, Unauthorized,
+        InvalidParams, EmergencyStop.
+        """
+        row, pending = await self._waiting(action_id)
+        case = Case.stored(row, await self._credentials.current(row.credential_id))
+        judged = self._judged(row)
+        if reject and not approver:
+            await self._reject(case, row.state, judged, reason or "the operator rejected it")
+            return await self._state(action_id)
+        if self._kill.engaged():
+            raise from_symbol("emergency_stop", "nothing can be approved while the emergency stop is engaged")
+        if row.state != State.PENDING_APPROVAL:
+            raise Conflict(
+                f"action {action_id} is {row.state}; it was approved already", reason="already_approved"
+            )
+        if params is not None:
+            judged = self._reduced(judged, params)
+        if pending.workflow == Workflow.MULTISIG:
+            await self._vote(case, judged, approver or LOCAL, "reject" if reject else "approve", signature)
+        elif approver and approver != LOCAL:
+            raise InvalidParams(
+                f"action {action_id} needs the operator only; leave approver and signature out"
+            )
+        elif pending.workflow == Workflow.CONFIRM:
+            await self._challenge(case, judged)
+        else:
+            await self._approved(
+                case,
+                replace(judged, approvers=(LOCAL,)),
+                State.PENDING_APPROVAL,
+                Vote(action_id, LOCAL, "approve", None, self._now()),
+            )
+        return await self._state(action_id)
+
+    async def vote(
+        self, sender: str, action_id: str, decision: Literal["approve", "reject"], signature: str
+    ) -> None:
+        """An approver's vote that came as a command of the control schema. Raises as `approve` does."""
+        row, pending = await self._waiting(action_id)
+        if pending.workflow != Workflow.MULTISIG or row.state != State.PENDING_APPROVAL:
+            raise Conflict(f"action {action_id} takes no votes", reason="conflict_held")
+        case = Case.stored(row, await self._credentials.current(row.credential_id))
+        await self._vote(case, self._judged(row), sender, decision, signature)
+
+    async def _vote(
+        self,
+        case: Case,
+        judged: Judged,
+        approver: str,
+        decision: Literal["approve", "reject"],
+        signature: str,
+    ) -> None:
+        self._check_approver(case, approver, decision, signature)
+        vote = Vote(case.command_id, approver, decision, signature or None, self._now())
+
+        def body(tx: Tx) -> tuple[Vote, ...]:
+            self._commands.vote(tx, vote)
+            return self._commands.votes(tx, case.command_id)
+
+        votes = await self._db.write(body)
+        current = [v for v in votes if v.approver in self._approvers() and v.approver != case.sender]
+        yes = tuple(v.approver for v in current if v.decision == "approve")
+        no = sum(v.decision == "reject" for v in current)
+        possible = len([key for key in self._approvers() if key != case.sender])
+        if len(yes) >= judged.needed:
+            await self._approved(case, replace(judged, approvers=yes), State.PENDING_APPROVAL, None)
+        elif possible - no < judged.needed:
+            await self._reject(case, State.PENDING_APPROVAL, judged, "the approvers rejected it")
+
+    def _check_approver(
+        self, case: Case, approver: str, decision: Literal["approve", "reject"], signature: str
+    ) -> None:
+        if approver not in self._approvers():
+            raise Unauthorized(f"{approver} is none of the approvers of the policy", reason="unauthorized")
+        if approver == case.sender:
+            raise Unauthorized("who asked for a command cannot approve it", reason="unauthorized")
+        if approver == LOCAL:
+            return
+        if not crypto.schnorr_verify(approver, approve_digest(case.command.hash, decision), signature):
+            raise Unauthorized(f"the signature is not {approver}'s on {decision}", reason="bad_signature")
+
+    def _reduced(self, judged: Judged, params: Mapping[str, JsonValue]) -> Judged:
+        parsed = parse_params(find(judged.schema, judged.action), dict(params))
+        if not only_reduces(dict(judged.params), parsed):
+            raise InvalidParams(
+                "an approval may only lower numbers and shorten lists; all else must stay as asked",
+                reason="invalid_params",
+            )
+        asked = crypto.sha256(encode(dict(judged.params))).hex()
+        return replace(judged, params=parsed, original_params_hash=judged.original_params_hash or asked)
+
+    async def _challenge(self, case: Case, judged: Judged) -> None:
+        challenge = self._random(32).hex()
+        expires = self._now() + CHALLENGE_S
+        told = replace(judged, approvers=(LOCAL,))
+
+        def body(tx: Tx) -> None:
+            self._to(tx, case, State.PENDING_APPROVAL, Event.ON_CHALLENGED, told, deadline=expires)
+            self._commands.vote(tx, Vote(case.command_id, LOCAL, "approve", None, self._now()))
+            self._commands.move_pending(
+                tx,
+                case.command_id,
+                ("pending",),
+                "pending",
+                challenge=challenge,
+                challenge_expires=expires,
+                expires_at=expires,
+            )
+            self._push.push(
+                tx,
+                case.sender,
+                "confirm_challenge",
+                {
+                    "command_id": case.command_id,
+                    "command_hash": case.command.hash,
+                    "challenge": challenge,
+                    "expires": expires,
+                },
+            )
+            error = from_symbol(
+                "confirmation_required",
+                f"the operator approved; sign the challenge before {expires}",
+                action_id=case.command_id,
+                challenge=challenge,
+                command_hash=case.command.hash,
+                expires=expires,
+            )
+            self._outcomes.respond(tx, case, STATUS_PENDING, error=error, deferred=True)
+
+        await self._db.write(body)
+        self._outcomes.kick()
+
+    async def confirm(self, sender: str, command_id: str, signature: str) -> str:
+        """The agent's signature under the challenge; returns the state the command ended in.
+
+        Raises NotFound, Unauthorized (bad_signature), Conflict.
+        """
+        row, pending = await self._waiting(command_id)
+        if row.sender_key != sender:
+            raise _not_found(command_id)
+        if row.state != State.CONFIRM_WAIT or pending.challenge is None:
+            raise Conflict(
+                f"command {command_id} is {row.state}; it waits for no confirmation", reason="stale_state"
+            )
+        if self._now() >= (pending.challenge_expires or 0):
+            raise from_symbol("approval_expired", f"the challenge expired at {pending.challenge_expires}")
+        case = Case.stored(row, await self._credentials.current(row.credential_id))
+        digest = confirm_digest(case.command.hash, pending.challenge)
+        if not crypto.schnorr_verify(sender, digest, signature):
+            raise from_symbol("bad_signature", "challenge_sig does not sign this command and challenge")
+        judged = replace(self._judged(row), confirm_signature=signature)
+        await self._approved(case, judged, State.CONFIRM_WAIT, None, confirm_signature=signature)
+        return str((await self._state(command_id))["state"])
+
+    # -- running what was approved ------------------------------------------------------------------------
+
+    async def _approved(
+        self,
+        case: Case,
+        judged: Judged,
+        from_state: str,
+        vote: Vote | None,
+        *,
+        confirm_signature: str | None = None,
+    ) -> None:
+        event = Event.ON_CONFIRMED if from_state == State.CONFIRM_WAIT else Event.ON_APPROVED
+
+        def body(tx: Tx) -> None:
+            self._to(tx, case, from_state, event, judged)
+            if vote is not None:
+                self._commands.vote(tx, vote)
+            self._commands.move_pending(
+                tx,
+                case.command_id,
+                ("pending",),
+                "approved",
+                params_json=json.dumps(dict(judged.params)),
+                confirm_signature=confirm_signature,
+            )
+
+        await self._db.write(body)
+        await self._run(case, judged)
+
+    async def resume(self, case: Case) -> None:
+        """Run a command that was approved before the process ended."""
+        row = await self._db.read(lambda tx: self._commands.get(tx, case.command_id))
+        if row is not None and row.state == State.APPROVED:
+            await self._run(case, self._judged(row))
+
+    async def _run(self, case: Case, approved: Judged) -> None:
+        try:
+            if self._kill.engaged():
+                raise from_symbol("emergency_stop", "the emergency stop was engaged before the command ran")
+            await self._intake.authorise(case.command, case.transport)
+            async with self._decision.judge(case, params=approved.params) as verdict:
+                self._check_unchanged(approved, verdict.judged)
+                judged = replace(
+                    verdict.judged,
+                    workflow=approved.workflow,
+                    approvers=approved.approvers,
+                    confirm_signature=approved.confirm_signature,
+                    original_params_hash=approved.original_params_hash,
+                )
+                await self._execution.run(
+                    case, judged, verdict.caps, from_state=State.APPROVED, deferred=True
+                )
+        except (HiveError, RuleRefusal, ClnError) as failure:
+            error = _error(failure)
+            if error.symbol == "receipt_store_unavailable":
+                # Still approved, or executing with its outcome kept: the timer loop goes on with either.
+                self._log("error", "approved_command_waits_for_disk", command=case.command_id)
+                return
+            await self._end(case, State.APPROVED, Event.ON_REFUSED, error, approved)
+        except StateMoved:
+            self._log("info", "command_ended_meanwhile", command=case.command_id)
+
+    def _check_unchanged(self, approved: Judged, now: Judged) -> None:
+        # People approved a change from certain values; from others it is another change.
+        if approved.plan.basis != now.plan.basis:
+            raise from_symbol(
+                "stale_state", "the channel was changed since the command was approved; ask again"
+            )
+        if rank(Workflow(now.workflow)) > rank(Workflow(approved.workflow)):
+            raise from_symbol(
+                "policy_blocked",
+                f"the policy now asks for {now.workflow}, the command was approved by {approved.workflow}",
+                rule=", ".join(now.rule_ids) or "approval",
+            )
+
+    # -- other ends -----------------------------------------------------------------------------------------
+
+    async def _reject(self, case: Case, state: str, judged: Judged, reason: str) -> None:
+        error = from_symbol("approval_rejected", reason[:500])
+        await self._end(case, state, Event.ON_REFUSED, error, judged)
+
+    async def cancel(self, sender: str, command_id: str) -> None:
+        """Cancel one's own waiting command. Raises NotFound, Conflict."""
+        row, _ = await self._waiting(command_id)
+        if row.sender_key != sender:
+            raise _not_found(command_id)
+        case = Case.stored(row, await self._credentials.current(row.credential_id))
+        error = from_symbol("approval_rejected", "the agent cancelled the command")
+        await self._end(case, row.state, Event.ON_CANCELLED, error, self._judged(row))
+
+    async def expire(self) -> int:
+        """End what waited too long; returns how many. The timer loop calls this."""
+        now = self._now()
+        rows = await self._db.read(
+            lambda tx: self._commands.in_states(tx, (State.PENDING_APPROVAL, State.CONFIRM_WAIT), due=now)
+        )
+        for row in rows:
+            case = Case.stored(row, await self._credentials.current(row.credential_id))
+            error = from_symbol("approval_expired", f"nobody approved the command before {row.deadline}")
+            await self._end(case, row.state, Event.ON_EXPIRED, error, self._judged(row))
+        return len(rows)
+
+    async def cancel_all(self, symbol: str, reason: str) -> int:
+        """Cancel everything that waits (emergency stop); returns how many."""
+
+        def body(tx: Tx) -> int:
+            rows = self._commands.in_states(tx, WAITING)
+            return sum(self._cancel(tx, row, from_symbol(symbol, reason)) for row in rows)
+
+        cancelled = await self._db.write(body)
+        self._outcomes.kick()
+        return cancelled
+
+    def cancel_in(self, tx: Tx, advisor_id: str, reason: str) -> int:
+        """Cancel what waits of one advisor, in the caller's transaction; returns how many."""
+        rows = self._commands.open_of_advisor(tx, advisor_id, WAITING)
+        error = from_symbol("credential_revoked", reason or "the credential was revoked")
+        return sum(self._cancel(tx, row, error) for row in rows)
+
+    def _cancel(self, tx: Tx, row: CommandRow, error: HiveError) -> bool:
+        self._end_in(tx, Case.stored(row), row.state, Event.ON_CANCELLED, error, self._judged(row))
+        return True
+
+    async def _end(self, case: Case, from_state: str, event: Event, error: HiveError, judged: Judged) -> None:
+        try:
+            await self._db.write(lambda tx: self._end_in(tx, case, from_state, event, error, judged))
+        except StateMoved:
+            self._log("info", "command_ended_meanwhile", command=case.command_id)
+            return
+        self._outcomes.kick()
+
+    def _end_in(
+        self, tx: Tx, case: Case, from_state: str, event: Event, error: HiveError, judged: Judged
+    ) -> None:
+        self._outcomes.end_waiting(tx, case, from_state, event, error, judged)
+        # A pending row's final states have the names of the command's.
+        ended = walk(from_state, event).value
+        self._commands.move_pending(tx, case.command_id, _OPEN, ended, reason=error.detail)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def pending(self, limit: int = 100) -> dict[str, JsonValue]:
+        """What waits, the one that expires first on top: {count, items}."""
+
+        def body(tx: Tx) -> list[JsonValue]:
+            return [self._shown(tx, row) for row in self._commands.list_pending(tx, limit)]
+
+        items = await self._db.read(body)
+        return {"count": len(items), "items": items}
+
+    def _shown(self, tx: Tx, pending: PendingRow) -> dict[str, JsonValue]:
+        row = self._commands.get(tx, pending.action_id)
+        # The foreign key keeps the command as long as its pending row.
+        assert row is not None
+        judged = self._judged(row)
+        yes = [v.approver for v in self._commands.votes(tx, row.command_id) if v.decision == "approve"]
+        shown: dict[str, JsonValue] = {
+            "action_id": pending.action_id,
+            "advisor_id": pending.advisor_id,
+            "schema": judged.schema,
+            "action": judged.action,
+            "params": dict(judged.params),
+            "change": cast("JsonValue", judged.plan.undo),
+            "danger": judged.danger.to_doc(),
+            "level": judged.level,
+            "workflow": pending.workflow,
+            "state": row.state,
+            "approvals": len(yes),
+            "needed": pending.needed,
+            "created_at": pending.created_at,
+            "expires_at": pending.expires_at,
+        }
+        if judged.rule_ids:
+            shown["rules"] = list(judged.rule_ids)
+        return shown
+
+    async def _state(self, action_id: str) -> dict[str, JsonValue]:
+        def body(tx: Tx) -> dict[str, JsonValue]:
+            row, pending = self._commands.get(tx, action_id), self._commands.pending(tx, action_id)
+            assert row is not None and pending is not None
+            yes = [v for v in self._commands.votes(tx, action_id) if v.decision == "approve"]
+            state: dict[str, JsonValue] = {
+                "action_id": action_id,
+                "state": row.state,
+                "approvals": len(yes),
+                "needed": pending.needed,
+            }
+            if row.slug is not None:
+                state["slug"] = row.slug
+            if row.receipt_id is not None:
+                state["receipt_id"] = row.receipt_id
+            if pending.reason is not None:
+                state["reason"] = pending.reason
+            return state
+
+        return await self._db.read(body)
+
+    async def _waiting(self, action_id: str) -> tuple[CommandRow, PendingRow]:
+        def body(tx: Tx) -> tuple[CommandRow | None, PendingRow | None]:
+            return self._commands.get(tx, action_id), self._commands.pending(tx, action_id)
+
+        row, pending = await self._db.read(body)
+        if row is None or pending is None:
+            raise _not_found(action_id)
+        if row.state not in WAITING:
+            raise Conflict(
+                f"action {action_id} is {row.state}; nothing is left to decide", reason="already_decided"
+            )
+        return row, pending
+
+    def _judged(self, row: CommandRow) -> Judged:
+        stored = json.loads(row.hold_json or "{}")
+        return judged_from(stored["judged"], json.loads(row.undo_json or "{}"))
+
+    def _to(
+        self, tx: Tx, case: Case, old: str, event: Event, judged: Judged, *, deadline: int | None = None
+    ) -> None:
+        moved = self._commands.move(
+            tx,
+            case.command_id,
+            old,
+            walk(old, event),
+            self._now(),
+            deadline=deadline,
+            hold_json=json.dumps({"judged": judged.to_json()}),
+        )
+        if not moved:
+            raise Conflict(f"action {case.command_id} was decided meanwhile", reason="already_decided")
+
+
+def _error(failure: HiveError | RuleRefusal | ClnError) -> HiveError:
+    if isinstance(failure, RuleRefusal):
+        return failure.error
+    return failure if isinstance(failure, HiveError) else node_error(failure)
+
+
+def _not_found(action_id: str) -> NotFound:
+    return NotFound(f"no action {action_id[:64]!a} waits here; hive-client-pending lists those that do")

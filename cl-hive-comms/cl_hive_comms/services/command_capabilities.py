@@ -1,0 +1,136 @@
+"""What this node can do for an agent, what a command would cost and need
+(docs/protocol/02-fleet-management.md §8 `quote`, §10 `capabilities`; 11 §15.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.envelope import MAX_BYTES
+from hive_shared.errors import HiveError
+from hive_shared.registry import actions, find, unsupported
+
+from .command_case import Case
+from .decision import DecisionService
+from .executors.action import Params
+from .intake import DANGEROUS_PER_MINUTE, PER_MINUTE
+from .ports_commands import CommandRows, Database
+
+IMPLEMENTATION: Final = "cl-hive-comms"
+PROTOCOL: Final = 1
+QUOTE_VALID_S: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Who this node is, for capabilities. `relays` are those it reads messages from."""
+
+    version: str
+    node_key: str
+    node_id: str
+    network: str
+    transports: Sequence[str]
+    relays: Sequence[str]
+    max_skew_s: int
+
+
+class CommandCapabilities:
+    """Answers `capabilities` and `quote`. `served` says whether an action runs on this node now."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        commands: CommandRows,
+        decision: DecisionService,
+        about: Callable[[], About],
+        served: Callable[[str, str], bool],
+        random_bytes: Callable[[int], bytes],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._commands, self._decision = db, commands, decision
+        self._about, self._served, self._random, self._now = about, served, random_bytes, now
+
+    def of_node(self) -> dict[str, JsonValue]:
+        """`hive-client-capabilities`: implementation, version, schemas, what is not served and why."""
+        about = self._about()
+        served = [spec for spec in actions() if spec.served and self._served(spec.schema, spec.name)]
+        missing: list[JsonValue] = [
+            {"schema": spec.schema, "action": spec.name, "reason": "this node lacks the calls for it"}
+            for spec in actions()
+            if spec.served and not self._served(spec.schema, spec.name)
+        ]
+        return {
+            "implementation": IMPLEMENTATION,
+            "version": about.version,
+            "protocol": PROTOCOL,
+            "supported_schemas": [*dict.fromkeys(spec.schema for spec in served)],
+            "unsupported_actions": [*unsupported(), *missing],
+            "transports": list(about.transports),
+            "payment": {"methods": [], "mints": []},
+        }
+
+    async def of_case(self, case: Case) -> dict[str, JsonValue]:
+        """`capabilities` for a credential holder: the node's and its own."""
+        about = self._about()
+        last = await self._db.read(lambda tx: self._commands.last_nonce(tx, case.sender))
+        doc = self.of_node()
+        doc |= {
+            "node_key": about.node_key,
+            "node_id": about.node_id,
+            "network": about.network,
+            "relays": list(about.relays),
+            "limits": {
+                "max_skew_s": about.max_skew_s,
+                "per_min": PER_MINUTE,
+                "per_min_d5": DANGEROUS_PER_MINUTE,
+                "max_bytes": MAX_BYTES,
+            },
+            "server_time": self._now(),
+            "next_nonce": str(last + 1),
+        }
+        if case.view is not None:
+            credential = case.view.credential
+            doc |= {
+                "tier": credential.effective_tier.word,
+                "permissions": sorted(name for name, granted in credential.permissions.items() if granted),
+                "constraints": dict(credential.constraints),
+            }
+        return doc
+
+    async def quote(self, case: Case, params: Params) -> dict[str, JsonValue]:
+        """`quote`: price (nothing until payments are served), danger, tier and workflow of a command."""
+        schema, action, asked = str(params["schema"]), str(params["action"]), params["params"]
+        spec = find(schema, action)
+        doc: dict[str, JsonValue] = {
+            "quote_id": self._random(16).hex(),
+            "price_sats": 0,
+            "direction": "none",
+            "methods": [],
+            "valid_until": self._now() + QUOTE_VALID_S,
+        }
+        if spec.served:
+            return {**doc, **await self._decision.preview(case, schema, action, asked)}
+        # Known but not run by this version: its danger can still be told.
+        given: Mapping[str, JsonValue] = asked if isinstance(asked, dict) else {}
+        return {
+            **doc,
+            "valid": False,
+            "reason": "unsupported_action",
+            "message": spec.unserved_reason,
+            "danger": spec.danger(given).to_doc(),
+            "required_tier": spec.required_tier(given).word,
+        }
+
+    async def validate(self, case: Case, schema: str, action: str, params: JsonValue) -> dict[str, JsonValue]:
+        """`hive-schema-validate`: {valid, reason, danger, required_tier, workflow, price}."""
+        try:
+            return {**await self.quote(case, {"schema": schema, "action": action, "params": params})}
+        except HiveError as error:
+            return {"valid": False, "reason": error.symbol, "message": error.detail, **_data(error)}
+
+
+def _data(error: HiveError) -> dict[str, JsonValue]:
+    return {name: value for name, value in error.data.items() if name in ("param", "expected")}

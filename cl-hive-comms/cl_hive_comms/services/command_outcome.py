@@ -1,0 +1,351 @@
+"""The end of a command: state, receipt, response and outgoing message in one transaction
+(docs/protocol/02-fleet-management.md §7.1 steps 20 and 21, §9; docs/decisions/0071)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from hive_shared import envelope
+from hive_shared.canonical import JsonValue, decode_object, encode
+from hive_shared.errors import HiveError
+from hive_shared.receipts import Receipt, to_doc
+from hive_shared.registry import Danger
+from hive_shared.store import Tx
+
+from ..domain.alert import Level, level_of_danger
+from ..domain.command_record import CommandRow, StoredResponse
+from ..domain.command_machine import Event, State
+from .command_case import Case, Judged, walk
+from .executors.action import Outcome
+from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages
+from .receipt_service import ReceiptFields, ReceiptService
+
+RESPONSE_KEPT_S: Final = 7 * 86_400
+_STATUS: Final = {
+    "success": envelope.STATUS_SUCCESS,
+    "partial": envelope.STATUS_PARTIAL,
+    "error": envelope.STATUS_ERROR,
+    "indeterminate": envelope.STATUS_ERROR,
+}
+
+_ENDED: Final = {
+    "success": Event.ON_SUCCEEDED,
+    "partial": Event.ON_PARTLY,
+    "error": Event.ON_FAILED,
+    "indeterminate": Event.ON_UNPROVABLE,
+}
+
+Response = dict[str, JsonValue]
+
+
+class StateMoved(Exception):
+    """The command is no longer in the state this step started from: somebody else ended it."""
+
+
+class CommandOutcomes:
+    """Writes outcomes. Every method joins the caller's transaction; `kick` follows the commit."""
+
+    def __init__(
+        self,
+        *,
+        commands: CommandRows,
+        fees: FeeRows,
+        receipts: ReceiptService,
+        identity: Identity,
+        messages: Messages,
+        alerts: Alerts,
+        now: Callable[[], int],
+    ) -> None:
+        self._commands, self._fees, self._receipts = commands, fees, receipts
+        self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
+
+    def kick(self) -> None:
+        """Send what the transaction enqueued."""
+        self._messages.kick()
+
+    def unnumbered(self, nonce: int, error: HiveError, command_id: str | None = None) -> Response:
+        """A signed refusal that nothing was stored for: seq 0 stands outside the sequence."""
+        doc = envelope.build_response(
+            request_nonce=nonce,
+            status=envelope.status_of(error),
+            seq=0,
+            timestamp=self._now(),
+            command_id=command_id,
+            error=_error_doc(error),
+        )
+        return envelope.sign_response(self._identity.secret(), doc)
+
+    def unstored(self, case: Case, result: JsonValue, error: HiveError | None) -> Response:
+        """A signed answer to a read while the disk takes nothing: outside the sequence, not kept."""
+        doc = envelope.build_response(
+            request_nonce=case.command.nonce,
+            status=envelope.STATUS_SUCCESS if error is None else envelope.status_of(error),
+            seq=0,
+            timestamp=self._now(),
+            command_id=case.command_id,
+            result=result,
+            error=None if error is None else _error_doc(error),
+        )
+        return envelope.sign_response(self._identity.secret(), doc)
+
+    def state_of(self, case: Case, row: CommandRow | None, first_response: str | None) -> Response:
+        """What became of a command that is known under this id or nonce (11 §15.4): the first run's
+        outcome under this request's nonce, or status 3 with its state while it has none."""
+        first = {} if first_response is None else decode_object(first_response, floats=True)
+        status = first.get("status", envelope.STATUS_PENDING)
+        assert isinstance(status, int)
+        doc = envelope.build_response(
+            request_nonce=case.command.nonce,
+            status=status,
+            seq=0,
+            timestamp=self._now(),
+            command_id=case.command_id if row is None else row.command_id,
+            result=first.get("result") if first else {"state": "unknown" if row is None else row.state},
+            error=first.get("error"),
+            receipt=first.get("receipt"),
+        )
+        return envelope.sign_response(self._identity.secret(), doc)
+
+    def send(self, tx: Tx, case: Case, response: Response, *, deferred: bool = False) -> None:
+        """Enqueue a response for an agent on Nostr, or one that comes later than its request."""
+        if case.transport != "nostr_dm" and not deferred:
+            return
+        self.send_to(
+            tx,
+            case.sender,
+            response,
+            key=f"response:{case.sender}:{case.command.nonce}:{response['seq']}:{case.message_id}",
+            reply_relays=case.command.reply_relays,
+            reply_to=case.message_id if case.transport == "nostr_dm" and case.message_id else None,
+        )
+
+    def send_to(
+        self,
+        tx: Tx,
+        recipient: str,
+        response: Response,
+        *,
+        key: str,
+        reply_relays: tuple[str, ...] = (),
+        reply_to: str | None = None,
+    ) -> None:
+        """Enqueue a response under an idempotency key."""
+        self._messages.enqueue(
+            tx,
+            recipient=recipient,
+            content=encode(response).decode(),
+            kind="response",
+            idempotency_key=key,
+            expires_at=self._now() + RESPONSE_KEPT_S,
+            reply_relays=reply_relays,
+            reply_to=reply_to,
+        )
+
+    def respond(
+        self,
+        tx: Tx,
+        case: Case,
+        status: int,
+        *,
+        result: JsonValue = None,
+        error: HiveError | None = None,
+        receipt: JsonValue = None,
+        state_hash: str | None = None,
+        deferred: bool = False,
+    ) -> Response:
+        """Number, sign, keep and send the response to a command whose nonce is burned."""
+        doc = envelope.build_response(
+            request_nonce=case.command.nonce,
+            status=status,
+            seq=self._commands.next_seq(tx, case.sender),
+            timestamp=self._now(),
+            command_id=case.command_id,
+            result=result,
+            state_hash=state_hash,
+            receipt=receipt,
+            error=None if error is None else _error_doc(error),
+        )
+        response = envelope.sign_response(self._identity.secret(), doc)
+        kept = StoredResponse(
+            case.sender, case.command.nonce, case.command.body_hash, encode(response).decode(), self._now()
+        )
+        self._commands.put_response(tx, kept)
+        self.send(tx, case, response, deferred=deferred)
+        return response
+
+    # -- ends ---------------------------------------------------------------------------------------
+
+    def answer(
+        self, tx: Tx, case: Case, result: JsonValue, error: HiveError | None, state_hash: str | None = None
+    ) -> Response:
+        """End a read or a word of the control schema: no receipt of its own, the hour's roll-up counts it."""
+        ended = Event.ON_SUCCEEDED if error is None else Event.ON_FAILED
+        self._move(tx, case, State.RECEIVED, Event.ON_ALLOWED, Event.ON_STARTED, ended)
+        status = envelope.STATUS_SUCCESS if error is None else envelope.status_of(error)
+        return self.respond(tx, case, status, result=result, error=error, state_hash=state_hash)
+
+    def refuse(
+        self,
+        tx: Tx,
+        case: Case,
+        error: HiveError,
+        *,
+        danger: Danger | None = None,
+        spec: tuple[str, str] | None = None,
+    ) -> Response:
+        """End a command that a rule refused on arrival. Repeats within a minute share one receipt (0071)."""
+        now = self._now()
+        shared = self._commands.refusal_receipt(tx, case.sender, error.symbol, now // 60)
+        if shared is None:
+            receipt = self._receipt(tx, case, State.REJECTED, error=error, danger=danger, spec=spec)
+            self._move(
+                tx,
+                case,
+                State.RECEIVED,
+                Event.ON_REFUSED,
+                slug=error.symbol,
+                danger=danger,
+                receipt_id=receipt.receipt_id,
+            )
+            told: JsonValue = to_doc(receipt)
+        else:
+            self._move(tx, case, State.RECEIVED, Event.ON_REFUSED, slug=error.symbol, danger=danger)
+            told = self._receipts.read(tx, shared)
+        return self.respond(tx, case, envelope.status_of(error), error=error, receipt=told)
+
+    def end_waiting(
+        self, tx: Tx, case: Case, from_state: str, event: Event, error: HiveError, judged: Judged
+    ) -> Response:
+        """End a command that waited for people: refused, expired or cancelled. Always its own receipt."""
+        ended = walk(from_state, event)
+        receipt = self._receipt(tx, case, ended, error=error, danger=judged.danger, judged=judged)
+        self._move(tx, case, from_state, event, slug=error.symbol, receipt_id=receipt.receipt_id)
+        self._fees.release(tx, case.command_id)
+        return self.respond(
+            tx, case, envelope.status_of(error), error=error, receipt=to_doc(receipt), deferred=True
+        )
+
+    def finish(
+        self,
+        tx: Tx,
+        case: Case,
+        judged: Judged,
+        outcome: Outcome,
+        *,
+        state_before: str | None,
+        state_after: str | None,
+        deferred: bool,
+    ) -> Response:
+        """End an execution: what happened is receipted whether or not the credential still stands."""
+        receipt = self._receipt(
+            tx,
+            case,
+            outcome.state,
+            error=outcome.error,
+            danger=judged.danger,
+            judged=judged,
+            result=outcome.result,
+            hashes=(state_before, state_after),
+        )
+        slug = None if outcome.error is None else outcome.error.symbol
+        self._move(tx, case, State.EXECUTING, _ENDED[outcome.state], slug=slug, receipt_id=receipt.receipt_id)
+        self._fees.add(tx, outcome.fee_writes)
+        if not outcome.acted:
+            self._fees.release(tx, case.command_id)
+        for kind, subject in outcome.disarm:
+            self._commands.disarm(tx, kind, subject)
+        for timer in outcome.arm:
+            self._commands.set_timer(tx, timer)
+        self._alert(tx, case, judged, outcome.state)
+        return self.respond(
+            tx,
+            case,
+            _STATUS[outcome.state],
+            result=dict(outcome.result),
+            error=outcome.error,
+            receipt=to_doc(receipt),
+            state_hash=state_after,
+            deferred=deferred,
+        )
+
+    def alert_held(self, tx: Tx, case: Case, judged: Judged) -> None:
+        """Tell the operator of a command that waits (02 §7.4)."""
+        self._alert(tx, case, judged, "waiting")
+
+    # -- parts --------------------------------------------------------------------------------------
+
+    def _alert(self, tx: Tx, case: Case, judged: Judged, state: str) -> None:
+        level = Level.CRITICAL if state == "indeterminate" else level_of_danger(judged.danger.total)
+        text = f"{judged.action} of {judged.schema} (danger {judged.danger.total}): {state}; action {case.command_id}"
+        self._alerts.raise_in(tx, level, f"command_{state}", text, f"command:{case.command_id}:{state}")
+
+    def _move(
+        self,
+        tx: Tx,
+        case: Case,
+        old: str,
+        *events: Event,
+        slug: str | None = None,
+        danger: Danger | None = None,
+        receipt_id: int | None = None,
+    ) -> None:
+        moved = self._commands.move(
+            tx,
+            case.command_id,
+            old,
+            walk(old, *events),
+            self._now(),
+            slug=slug,
+            danger=None if danger is None else danger.total,
+            receipt_id=receipt_id,
+        )
+        if not moved:
+            raise StateMoved(f"command {case.command_id} is no longer {old}")
+
+    def _receipt(
+        self,
+        tx: Tx,
+        case: Case,
+        status: str,
+        *,
+        error: HiveError | None,
+        danger: Danger | None,
+        judged: Judged | None = None,
+        spec: tuple[str, str] | None = None,
+        result: JsonValue = None,
+        hashes: tuple[str | None, str | None] = (None, None),
+    ) -> Receipt:
+        command = case.command
+        schema, action = (
+            (judged.schema, judged.action) if judged else spec or (command.schema_type, command.action)
+        )
+        params: JsonValue = dict(judged.params) if judged else command.params
+        fields = ReceiptFields(
+            schema=schema,
+            action=action,
+            status=status,
+            advisor_id=case.advisor_id,
+            agent_id=case.agent_id,
+            credential_id=case.credential_id or None,
+            command_id=case.command_id,
+            command_hash=command.hash,
+            nonce=command.nonce,
+            params=params,
+            danger=None if danger is None else danger.to_doc(),
+            approval=judged.approval_doc() if judged else None,
+            payment={"direction": "none", "method": "none", "amount_sats": 0},
+            error=None if error is None else _error_doc(error),
+            result=result,
+            state_hash_before=hashes[0],
+            state_hash_after=hashes[1],
+            agent_signature=command.signature,
+            confirm_signature=judged.confirm_signature if judged else None,
+        )
+        return self._receipts.append(tx, fields)
+
+
+def _error_doc(error: HiveError) -> dict[str, JsonValue]:
+    retry: Mapping[str, JsonValue] = error.data
+    after = retry.get("retry_after")
+    return envelope.error_doc(error, after if isinstance(after, int) else None)

@@ -1,0 +1,249 @@
+"""Joins the parts of the command pipeline; plugin.py hands in the adapters (DESIGN "the dependency rule")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ..domain.rate_limit import SlidingWindows
+from .approval_service import ApprovalService
+from .command_capabilities import About, CommandCapabilities
+from .command_control import Acknowledgements, ControlActions
+from .command_outcome import CommandOutcomes
+from .command_push import CommandPush
+from .command_service import CommandService
+from .decision import DecisionService
+from .execution import ExecutionService
+from .execution_locks import ExecutionLocks
+from .executors.catalogue import Executors
+from .intake import Intake
+from .intake_order import WINDOW_MS, IntakeOrder
+from .ports_commands import (
+    Alerts,
+    CommandRows,
+    Credentials,
+    CredentialView,
+    Database,
+    Fault,
+    FeeRows,
+    Identity,
+    KillSwitch,
+    Log,
+    Messages,
+    Node,
+    Policies,
+    ReceiptRows,
+    no_fault,
+)
+from .receipt_service import ReceiptService
+from .state_hash_service import StateHashService
+from .timer_service import TimerService
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineParts:
+    """Everything the pipeline takes from outside. Times: `now` unix seconds, `now_ms` milliseconds.
+
+    `state_key` keys balances inside state hashes; `approvers` are the policy's keys; `on_response` hears
+    the state of every command that ended, for notifications.
+    """
+
+    db: Database
+    commands: CommandRows
+    fees: FeeRows
+    receipt_rows: ReceiptRows
+    receipts: ReceiptService
+    push: CommandPush
+    identity: Identity
+    credentials: Credentials
+    policies: Policies
+    kill_switch: KillSwitch
+    alerts: Alerts
+    messages: Messages
+    acknowledgements: Acknowledgements
+    node: Node
+    state_key: bytes
+    node_id: str
+    about: Callable[[], About]
+    trusted_issuers: Callable[[], Collection[str]]
+    max_skew_s: Callable[[], int]
+    now: Callable[[], int]
+    now_ms: Callable[[], int]
+    random_bytes: Callable[[int], bytes]
+    log: Log
+    fault: Fault = no_fault
+    window_ms: int = WINDOW_MS
+    trust_of: Callable[[CredentialView], Fraction] | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The services other parts of the plugin talk to."""
+
+    commands: CommandService
+    approvals: ApprovalService
+    timers: TimerService
+    capabilities: CommandCapabilities
+    executors: Executors
+    decision: DecisionService
+    execution: ExecutionService
+
+
+def build_pipeline(parts: PipelineParts) -> Pipeline:
+    """All services of the pipeline over the given adapters."""
+    locks = ExecutionLocks()
+    state_hash = StateHashService(
+        parts.node,
+        key=parts.state_key,
+        policy_version=lambda: parts.policies.snapshot().version,
+        now=parts.now,
+    )
+    executors = Executors(
+        node=parts.node,
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        engaged=parts.kill_switch.engaged,
+        state_hash=state_hash.describe,
+    )
+    outcomes = CommandOutcomes(
+        commands=parts.commands,
+        fees=parts.fees,
+        receipts=parts.receipts,
+        identity=parts.identity,
+        messages=parts.messages,
+        alerts=parts.alerts,
+        now=parts.now,
+    )
+    decision = DecisionService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        policies=parts.policies,
+        locks=locks,
+        find_write=executors.write,
+        trust_of=parts.trust_of or _issued_trust,
+        now=parts.now,
+    )
+    execution = ExecutionService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        outcomes=outcomes,
+        state_hash=state_hash,
+        find_action=executors.must_write,
+        now=parts.now,
+        log=parts.log,
+        fault=parts.fault,
+    )
+    intake = _intake(parts)
+    approvals = ApprovalService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        credentials=parts.credentials,
+        intake=intake,
+        decision=decision,
+        execution=execution,
+        outcomes=outcomes,
+        push=parts.push,
+        kill_switch=parts.kill_switch,
+        approvers=lambda: _approvers(parts),
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+        log=parts.log,
+    )
+    capabilities = CommandCapabilities(
+        db=parts.db,
+        commands=parts.commands,
+        decision=decision,
+        about=parts.about,
+        served=executors.served,
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+    )
+    commands = _commands(parts, intake, decision, execution, approvals, capabilities, outcomes, executors)
+    timers = TimerService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        receipts=parts.receipts,
+        approvals=approvals,
+        execution=execution,
+        credentials=parts.credentials,
+        reconcile=commands.reconcile,
+        writer=executors.fee_writer,
+        present_fees=executors.present_fees,
+        locks=locks,
+        now=parts.now,
+        log=parts.log,
+    )
+    return Pipeline(commands, approvals, timers, capabilities, executors, decision, execution)
+
+
+def _intake(parts: PipelineParts) -> Intake:
+    return Intake(
+        identity=parts.identity,
+        credentials=parts.credentials,
+        kill_switch=parts.kill_switch,
+        windows=SlidingWindows(parts.now),
+        node_id=lambda: parts.node_id,
+        trusted_issuers=parts.trusted_issuers,
+        approvers=lambda: _approvers(parts),
+        max_skew_s=parts.max_skew_s,
+        now=parts.now,
+    )
+
+
+def _commands(
+    parts: PipelineParts,
+    intake: Intake,
+    decision: DecisionService,
+    execution: ExecutionService,
+    approvals: ApprovalService,
+    capabilities: CommandCapabilities,
+    outcomes: CommandOutcomes,
+    executors: Executors,
+) -> CommandService:
+    async def last_nonce(sender_key: str) -> int:
+        return await parts.db.read(lambda tx: parts.commands.last_nonce(tx, sender_key))
+
+    control = ControlActions(
+        db=parts.db,
+        commands=parts.commands,
+        receipt_rows=parts.receipt_rows,
+        receipts=parts.receipts,
+        approvals=approvals,
+        push=parts.push,
+        acknowledgements=parts.acknowledgements,
+        capabilities=capabilities.of_case,
+        quote=capabilities.quote,
+        now=parts.now,
+    )
+    return CommandService(
+        db=parts.db,
+        commands=parts.commands,
+        credentials=parts.credentials,
+        intake=intake,
+        order=IntakeOrder(last_nonce, parts.now_ms, window_ms=parts.window_ms),
+        decision=decision,
+        execution=execution,
+        approvals=approvals,
+        control=control,
+        outcomes=outcomes,
+        alerts=parts.alerts,
+        find_read=executors.read,
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+        log=parts.log,
+        fault=parts.fault,
+    )
+
+
+def _approvers(parts: PipelineParts) -> Collection[str]:
+    return parts.policies.snapshot().settings(parts.now()).approvers
+
+
+def _issued_trust(view: CredentialView) -> Fraction:
+    return view.credential.trust

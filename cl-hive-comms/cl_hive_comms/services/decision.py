@@ -1,0 +1,374 @@
+"""Steps 10 to 16: what is asked, how dangerous it is, and whether the operator's rules let it run
+(docs/protocol/02-fleet-management.md §7.1 to §7.5).
+
+Nothing here changes the node. The channels a write touches stay locked from the moment they are read
+until the caller has run or refused it, so what was judged is what is changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import HiveError, from_symbol
+from hive_shared.registry import ActionSpec, Danger, DangerFacts, find, glob_names, parse_params, scored_as
+from hive_shared.store import Tx
+
+from ..domain import conflict, constraints
+from ..domain.approval import Workflow, expires_in, rank
+from ..domain.command_machine import State
+from ..domain.command_record import CommandRow, FeeWrite, Use
+from ..domain.conflict import PastWrite
+from ..domain.constraints import DAILY_ACTIONS
+from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
+from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of
+from .command_case import Case, Judged, RuleRefusal
+from .execution import Cap
+from .execution_locks import ExecutionLocks
+from .executors.action import Params, Plan, WriteAction
+from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Policies
+
+NODE_SCOPE: Final = "node"
+_UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A command that may run now (`judged.workflow` auto) or after people agree, and what it uses."""
+
+    judged: Judged
+    caps: tuple[Cap, ...]
+    held_by: CommandRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rated:
+    """A command with its computed danger."""
+
+    spec: ActionSpec
+    scored: ActionSpec
+    params: Params
+    plan: Plan
+    danger: Danger
+    facts: DangerFacts
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What was done and what is under way, as the rules need it."""
+
+    counts: Mapping[str, int]
+    writes: tuple[FeeWrite, ...]
+    under_way: tuple[CommandRow, ...]
+
+
+class DecisionService:
+    """Judges commands. `find_write` gives the executor of a (schema, action), `trust_of` an agent's trust."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        commands: CommandRows,
+        fees: FeeRows,
+        policies: Policies,
+        locks: ExecutionLocks,
+        find_write: Callable[[str, str], WriteAction | None],
+        trust_of: Callable[[CredentialView], Fraction],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
+        self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
+
+    # -- reads ------------------------------------------------------------------------------------------
+
+    async def judge_read(self, case: Case) -> tuple[ActionSpec, dict[str, JsonValue]]:
+        """Steps 10 to 13 of an action that changes nothing. Raises HiveError or RuleRefusal."""
+        spec = find(case.command.schema_type, case.command.action)
+        params = parse_params(spec, case.command.params)
+        danger = spec.danger(params)
+        try:
+            self._check_scope(case, spec, spec, params, DangerFacts())
+            self._check_payment(case)
+            decision = decide(
+                self._policies.snapshot(), self._request(case, spec, spec, params, Plan({}), danger.total, {})
+            )
+            if decision.symbol is not None:
+                raise decision.error()
+        except HiveError as error:
+            raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
+        return spec, params
+
+    # -- writes -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def judge(self, case: Case, params: Params | None = None) -> AsyncIterator[Verdict]:
+        """Steps 10 to 16 of a write; `params` are those an operator reduced. Channels stay locked inside.
+
+        Raises HiveError (step 10), RuleRefusal (later steps), ClnError when the node cannot be asked.
+        """
+        spec = find(case.command.schema_type, case.command.action)
+        parsed = parse_params(spec, case.command.params) if params is None else dict(params)
+        action = self._find_write(spec.schema, spec.name)
+        if action is None:
+            raise from_symbol(
+                "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
+            )
+        caller = case.caller(self._now())
+        plan = await action.prepare(parsed, caller)
+        async with self._locks.hold(plan.locks) as waited:
+            if waited:
+                plan = await action.prepare(parsed, caller)
+            yield await self._judge(case, spec, parsed, plan)
+
+    async def _judge(self, case: Case, spec: ActionSpec, params: Params, plan: Plan) -> Verdict:
+        facts = _facts(params, plan)
+        scored = scored_as(spec, params, facts)
+        danger = spec.danger(params, facts).raised(scored.danger(params, facts))
+        rated = _Rated(spec, scored, params, plan, danger, facts)
+        try:
+            past = await self._db.read(lambda tx: self._past(tx, case, rated))
+            return self._verdict(case, rated, past)
+        except HiveError as error:
+            raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
+
+    def _verdict(self, case: Case, rated: _Rated, past: _Past) -> Verdict:
+        self._check_scope(case, rated.spec, rated.scored, rated.params, rated.facts)
+        request = self._request(
+            case, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
+        )
+        constraints.check(_view(case).credential.constraints, request)
+        snapshot = self._policies.snapshot()
+        decision = decide(snapshot, request)
+        if decision.symbol is not None:
+            raise decision.error()
+        other = self._check_others(case, rated, past)
+        self._check_payment(case)
+        judged = _judged(rated, decision)
+        if other is not None:
+            judged = _held(judged, snapshot)
+        return Verdict(judged, self._caps(case, rated.spec, snapshot), other)
+
+    # -- asking without doing -----------------------------------------------------------------------------
+
+    async def preview(self, case: Case, schema: str, action: str, params: JsonValue) -> dict[str, JsonValue]:
+        """What would be said to a command: {valid, danger, required_tier, workflow, reason?, message?}.
+
+        Raises HiveError when schema, action or parameters are none, or when the action is not served.
+        """
+        spec = find(schema, action)
+        parsed = parse_params(spec, params)
+        if spec.read_only:
+            return {
+                "valid": True,
+                "danger": spec.danger(parsed).to_doc(),
+                "required_tier": spec.required_tier(parsed).word,
+                "workflow": Workflow.AUTO.value,
+            }
+        write = self._find_write(spec.schema, spec.name)
+        if write is None:
+            raise from_symbol(
+                "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
+            )
+        plan = await write.prepare(parsed, case.caller(self._now()))
+        facts = _facts(parsed, plan)
+        names = () if case.view is None else tuple(case.view.credential.constraints)
+        doc: dict[str, JsonValue] = {
+            "valid": True,
+            "danger": spec.danger(parsed, facts).to_doc(),
+            "required_tier": spec.required_tier(parsed, facts, names).word,
+        }
+        try:
+            verdict = await self._judge(case, spec, parsed, plan)
+        except RuleRefusal as refusal:
+            return {**doc, "valid": False, "reason": refusal.error.symbol, "message": refusal.error.detail}
+        return {**doc, "workflow": verdict.judged.workflow}
+
+    # -- step 11 ----------------------------------------------------------------------------------------
+
+    def _check_scope(
+        self, case: Case, spec: ActionSpec, scored: ActionSpec, params: Params, facts: DangerFacts
+    ) -> None:
+        credential = _view(case).credential
+        for each in dict.fromkeys((spec, scored)):
+            tier = each.required_tier(params, facts, tuple(credential.constraints))
+            if credential.effective_tier < tier:
+                raise from_symbol(
+                    "tier_insufficient",
+                    f"{each.name} needs tier {tier.word}, the credential has {credential.effective_tier.word}",
+                    required=tier.word,
+                )
+            if not credential.has_permission(*each.permissions):
+                raise from_symbol(
+                    "permission_denied",
+                    f"{each.name} needs permission {' or '.join(each.permissions)}",
+                    required=list(each.permissions),
+                )
+            if not credential.allows(each.schema, each.name, glob_names(each, params)):
+                raise from_symbol(
+                    "schema_not_allowed", f"the credential's patterns do not allow {each.schema}#{each.name}"
+                )
+
+    # -- steps 12 to 15 -----------------------------------------------------------------------------------
+
+    def _check_others(self, case: Case, rated: _Rated, past: _Past) -> CommandRow | None:
+        """Cooldowns after finished writes; the first command under way that conflicts too much (0072)."""
+        now, channels = self._now(), {fact.scid for fact in rated.plan.channels}
+        own = [w.ts for w in past.writes if w.credential_id == case.credential_id]
+        left = conflict.own_fee_cooldown_left(max(own, default=None), now)
+        if left:
+            raise _cooldown(left, "you set the fee of this channel less than an hour ago")
+        finished = [_past_write(write) for write in past.writes]
+        left = conflict.cooldown_left(finished, case.advisor_id, channels, rated.plan.fields, now)
+        if left:
+            raise _cooldown(left, "another advisor changed this channel a short while ago")
+        for row in past.under_way:
+            value = conflict.score(_under_way(row), schema=rated.spec.schema, channels=channels, now=now)
+            if conflict.held(value):
+                return row
+        return None
+
+    def _check_payment(self, case: Case) -> None:
+        # Price 0: nothing is redeemed, so nothing may be offered. A token taken along would be lost to
+        # its owner's books though nobody keeps it.
+        access = _view(case).credential.access.get("model", "none")
+        if access != "none":
+            raise from_symbol(
+                "payment_required", f"access model {access!s:.32} is not served by this version"
+            )
+        method = case.command.payment_proof.get("method")
+        if method != "none":
+            raise from_symbol(
+                "payment_invalid", f"nothing is to be paid; payment method {method!s:.32} was refused"
+            )
+
+    # -- what the rules look at -----------------------------------------------------------------------------
+
+    def _past(self, tx: Tx, case: Case, rated: _Rated) -> _Past:
+        now = self._now()
+        counts = {
+            name: self._fees.count(tx, Use(name, NODE_SCOPE), now - COUNTERS[name], but=case.command_id)
+            for name in counters_of(rated.spec.schema)
+        }
+        daily = Use(DAILY_ACTIONS, case.credential_id)
+        counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=case.command_id)
+        scids = tuple(fact.scid for fact in rated.plan.channels)
+        writes = self._fees.since(tx, scids, now - HOUR_S)
+        others = tuple(
+            row
+            for row in self._commands.in_states(tx, _UNDER_WAY)
+            if row.advisor_id != case.advisor_id and row.command_id != case.command_id
+        )
+        return _Past(counts, writes, others)
+
+    def _request(
+        self,
+        case: Case,
+        spec: ActionSpec,
+        scored: ActionSpec,
+        params: Params,
+        plan: Plan,
+        danger: int,
+        counts: Mapping[str, int],
+    ) -> ActionRequest:
+        also = spec.aliases if scored is spec else (*spec.aliases, scored.name)
+        return ActionRequest(
+            schema=spec.schema,
+            action=spec.name,
+            params=params,
+            danger=danger,
+            read_only=spec.read_only,
+            advisor_id=case.advisor_id,
+            trust=self._trust_of(_view(case)),
+            channels=plan.channels,
+            new_fees=plan.new_fees,
+            amount_sat=plan.amount_sat,
+            now=self._now(),
+            counts=counts,
+            also_actions=also,
+        )
+
+    def _caps(self, case: Case, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:
+        limits = snapshot.settings(self._now()).rate_limits
+        of_node = {
+            "fee_changes": limits.fee_changes_per_hour,
+            "rebalances": limits.rebalances_per_day,
+            "total_actions": limits.total_actions_per_day,
+        }
+        caps = [
+            Cap(Use(name, NODE_SCOPE), COUNTERS[name], of_node[name]) for name in counters_of(spec.schema)
+        ]
+        daily = _view(case).credential.constraints.get("max_daily_actions")
+        limit = daily if isinstance(daily, int) else None
+        return (*caps, Cap(Use(DAILY_ACTIONS, case.credential_id), DAY_S, limit))
+
+
+def _view(case: Case) -> CredentialView:
+    if case.view is None:
+        raise from_symbol("unauthorized", "the command has no credential here any more")
+    return case.view
+
+
+def _facts(params: Params, plan: Plan) -> DangerFacts:
+    fees = {
+        name: (fact.fee_base_msat, fact.fee_ppm)
+        for fact in plan.channels
+        for name in (fact.scid, fact.channel_id)
+    }
+    named = params.get("channel_id")
+    if isinstance(named, str) and len(plan.channels) == 1:
+        fees[named] = (plan.channels[0].fee_base_msat, plan.channels[0].fee_ppm)
+    return DangerFacts(channels_total=len(plan.before), fees=fees)
+
+
+def _judged(rated: _Rated, decision: Decision) -> Judged:
+    return Judged(
+        schema=rated.spec.schema,
+        action=rated.spec.name,
+        params=rated.params,
+        danger=rated.danger,
+        plan=rated.plan,
+        workflow=decision.workflow.value,
+        level=decision.level,
+        needed=decision.approvals_needed,
+        expires_in=decision.expires_in,
+        rule_ids=decision.rule_ids,
+    )
+
+
+def _held(judged: Judged, snapshot: PolicySnapshot) -> Judged:
+    """A conflict asks the operator at least; a stricter workflow stays (docs/decisions/0072)."""
+    rules = (*judged.rule_ids, "conflict")
+    if rank(Workflow(judged.workflow)) >= rank(Workflow.QUEUE):
+        return replace(judged, rule_ids=rules)
+    waits = expires_in(Workflow.QUEUE, snapshot.confirm_hours_low, snapshot.confirm_hours_high)
+    return replace(judged, workflow=Workflow.QUEUE.value, needed=1, expires_in=waits, rule_ids=rules)
+
+
+def _past_write(write: FeeWrite) -> PastWrite:
+    fields = {
+        name
+        for name, old, new in (
+            ("fee_ppm", write.old_ppm, write.new_ppm),
+            ("base_msat", write.old_base, write.new_base),
+        )
+        if old != new
+    }
+    return PastWrite(
+        write.advisor_id, "hive:fee-policy/v1", frozenset({write.scid}), frozenset(fields), write.ts
+    )
+
+
+def _under_way(row: CommandRow) -> PastWrite:
+    undo = json.loads(row.undo_json or "{}")
+    channels = frozenset(str(item["channel"]) for item in undo.get("fees", ()))
+    return PastWrite(row.advisor_id, row.schema_id, channels, frozenset(), row.received_at)
+
+
+def _cooldown(left: int, why: str) -> HiveError:
+    return from_symbol("cooldown", f"{why}; try again in {left} s", retry_after=left)

@@ -1,0 +1,231 @@
+"""Steps 17 to 21: run an allowed write exactly once, also when the process dies in between
+(docs/protocol/02-fleet-management.md §7.1, §9.2).
+
+Transaction boundaries and what a crash after each leaves:
+
+    executing   undo and old values are on disk; nothing ran or something did: `reconcile` asks the node
+    (run)       the node acted; same as above
+    outcome     receipt, state, response and outgoing message are on disk; only the sending is left
+
+A receipt that cannot be written pauses further writes until it can: what ran must be on record first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import HiveError, from_symbol
+from hive_shared.store import StoreError, Tx
+
+from ..domain.command_record import CommandRow, Use
+from ..domain.command_machine import Event, State
+from .command_case import Case, Judged, judged_from, walk
+from .command_outcome import CommandOutcomes, Response, StateMoved
+from .executors.action import Outcome, WriteAction
+from .ports_commands import CommandRows, Database, Fault, FeeRows, Log, no_fault
+from .state_hash_service import StateHashService
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A counter that this run uses, and how many uses its window of seconds allows (None: no limit)."""
+
+    use: Use
+    window_s: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unwritten:
+    case: Case
+    judged: Judged
+    outcome: Outcome
+    state_before: str | None
+    state_after: str | None
+    deferred: bool
+
+
+class ExecutionService:
+    """Runs writes. `find_action` gives the executor of a (schema, action)."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        commands: CommandRows,
+        fees: FeeRows,
+        outcomes: CommandOutcomes,
+        state_hash: StateHashService,
+        find_action: Callable[[str, str], WriteAction],
+        now: Callable[[], int],
+        log: Log,
+        fault: Fault = no_fault,
+    ) -> None:
+        self._db, self._commands, self._fees, self._outcomes = db, commands, fees, outcomes
+        self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
+        self._fault = fault
+        self._live: set[str] = set()
+        self._unwritten: list[_Unwritten] = []
+
+    @property
+    def paused(self) -> bool:
+        """Whether outcomes wait for the disk; no further write runs before they are stored."""
+        return bool(self._unwritten)
+
+    async def run(
+        self, case: Case, judged: Judged, caps: Iterable[Cap], *, from_state: str, deferred: bool = False
+    ) -> Response:
+        """Run a judged write and store its outcome.
+
+        Raises HiveError when it may not start after all (caps, disk), before anything was changed.
+        """
+        await self._write_waiting()
+        action = self._find(judged.schema, judged.action)
+        before = await self._state_hash.of_plan(judged.plan)
+        self._live.add(case.command_id)
+        try:
+            await self._begin(case, judged, tuple(caps), from_state, before)
+            await self._fault("after_executing")
+            outcome = await self._run(action, case, judged)
+            await self._fault("after_cln")
+            after = await self._state_hash.after(judged.plan, outcome)
+            ended = _Unwritten(case, judged, outcome, before, after, deferred)
+            response = await self._end(ended)
+        finally:
+            self._live.discard(case.command_id)
+        await self._fault("after_outcome")
+        self._outcomes.kick()
+        return response
+
+    async def _begin(
+        self, case: Case, judged: Judged, caps: tuple[Cap, ...], from_state: str, before: str | None
+    ) -> None:
+        now = self._now()
+        # An automatic command is allowed and started in one transaction: nobody could decide in between.
+        allowed = (Event.ON_ALLOWED,) if from_state == State.RECEIVED else ()
+        executing = walk(from_state, *allowed, Event.ON_STARTED)
+        record = json.dumps({"judged": judged.to_json(), "state_before": before})
+
+        def body(tx: Tx) -> None:
+            for cap in caps:
+                # Counted again inside the transaction: two commands may have been judged side by side.
+                used = self._fees.count(tx, cap.use, now - cap.window_s, but=case.command_id)
+                if cap.limit is not None and used >= cap.limit:
+                    raise from_symbol(
+                        "daily_cap",
+                        f"{cap.use.name} allows {cap.limit} in {cap.window_s // 3600} h, all are used",
+                        counter=cap.use.name,
+                        limit=cap.limit,
+                    )
+            self._fees.reserve(tx, (cap.use for cap in caps), case.command_id, now)
+            moved = self._commands.move(
+                tx,
+                case.command_id,
+                from_state,
+                executing,
+                now,
+                danger=judged.danger.total,
+                hold_json=record,
+                undo_json=json.dumps(judged.plan.undo),
+            )
+            if not moved:
+                raise StateMoved(f"command {case.command_id} is no longer {from_state}")
+            if from_state == State.APPROVED:
+                self._commands.move_pending(tx, case.command_id, ("approved",), "executing")
+
+        try:
+            await self._db.write(body)
+        except StoreError as error:
+            raise store_unavailable() from error
+
+    async def _run(self, action: WriteAction, case: Case, judged: Judged) -> Outcome:
+        try:
+            return await action.run(judged.plan, case.caller(self._now()))
+        except Exception as error:
+            # An executor must not raise; if one does, the change may be half done and only a look can tell.
+            self._log("error", "executor_failed", action=judged.action, kind=type(error).__name__)
+            unclear = from_symbol("indeterminate", "the action broke off; what it changed is not known")
+            return Outcome("indeterminate", {}, unclear)
+
+    async def _end(self, ended: _Unwritten) -> Response:
+        try:
+            return await self._db.write(lambda tx: self._finish(tx, ended))
+        except StoreError as error:
+            self._unwritten.append(ended)
+            self._log("error", "outcome_not_stored", command=ended.case.command_id)
+            raise store_unavailable() from error
+
+    def _finish(self, tx: Tx, ended: _Unwritten) -> Response:
+        response = self._outcomes.finish(
+            tx,
+            ended.case,
+            ended.judged,
+            ended.outcome,
+            state_before=ended.state_before,
+            state_after=ended.state_after,
+            deferred=ended.deferred,
+        )
+        self._commands.move_pending(
+            tx,
+            ended.case.command_id,
+            ("executing",),
+            "done",
+            result_json=json.dumps({"state": ended.outcome.state}),
+        )
+        return response
+
+    async def _write_waiting(self) -> None:
+        """Store outcomes that the disk refused before. Raises receiptstore_unavailable while it still does."""
+        while self._unwritten:
+            ended = self._unwritten[0]
+            try:
+                await self._db.write(lambda tx, e=ended: self._finish(tx, e))  # type: ignore[misc]
+            except StoreError as error:
+                raise store_unavailable() from error
+            except StateMoved:
+                self._log("warning", "outcome_already_stored", command=ended.case.command_id)
+            self._unwritten.pop(0)
+            self._outcomes.kick()
+
+    # -- after a restart ------------------------------------------------------------------------------
+
+    async def retry_unwritten(self) -> None:
+        """Store what could not be stored; the timer loop calls this. Quiet while the disk still refuses."""
+        try:
+            await self._write_waiting()
+        except HiveError:
+            return
+
+    async def reconcile(self, row: CommandRow, case: Case) -> bool:
+        """Ask the node what became of an `executing` row and end it; False when it cannot be asked now."""
+        if row.command_id in self._live or any(row.command_id == u.case.command_id for u in self._unwritten):
+            return False
+        record = json.loads(row.hold_json or "{}")
+        undo: dict[str, JsonValue] = json.loads(row.undo_json or "{}")
+        judged = judged_from(record["judged"], undo)
+        action = self._find(judged.schema, judged.action)
+        outcome = await action.probe(undo, case.caller(self._now()))
+        if outcome is None:
+            return False
+        found = "the plugin stopped while the command ran; the node was asked afterwards what became of it"
+        outcome = replace(outcome, result={**outcome.result, "reconciled": True, "how": found})
+        after = await self._state_hash.current()
+        ended = _Unwritten(case, judged, outcome, record.get("state_before"), after, True)
+        try:
+            await self._end(ended)
+        except StateMoved:
+            return True
+        self._log("info", "command_reconciled", command=row.command_id, state=outcome.state)
+        self._outcomes.kick()
+        return True
+
+
+def store_unavailable() -> HiveError:
+    """The refusal while the disk takes nothing."""
+    return from_symbol(
+        "receiptstore_unavailable",
+        "the node cannot write its records now, so it changes nothing; reads still work",
+    )

@@ -1,0 +1,97 @@
+"""The shape of an action (docs/protocol/02-fleet-management.md §4, §7.1 steps 10 to 20).
+
+A read answers at once. A write first *prepares*: it asks the node what is and works out what would be,
+without changing anything; policy, conflict and approval judge that plan. Then it *runs* once, after the
+`executing` row is on disk. After a crash it is never run again: *probe* asks the node what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import HiveError
+
+from ...domain.command_record import FeeWrite, TimerRow
+from ...domain.policy import ChannelFact
+
+Params = Mapping[str, JsonValue]
+FeePair = tuple[int | None, int | None]
+"""Base fee (msat) and rate (ppm); None leaves the value alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf an action runs, and when (unix seconds)."""
+
+    command_id: str
+    sender_key: str
+    advisor_id: str
+    credential_id: str
+    now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a write would do. `undo` is stored before the first change and is all that `probe` gets.
+
+    `basis` is what the node showed: an approval holds only while it stays the same. `fields` names what changes on each channel (conflict rule of 02 §7.5); `counters` are the policy's
+    counters a run uses; `before` holds the node's channel rows as read, for the state hash.
+    """
+
+    undo: dict[str, JsonValue]
+    basis: JsonValue = None
+    channels: tuple[ChannelFact, ...] = ()
+    new_fees: Mapping[str, FeePair] = field(default_factory=dict)
+    fields: frozenset[str] = frozenset()
+    locks: frozenset[str] = frozenset()
+    counters: tuple[str, ...] = ()
+    before: tuple[Mapping[str, Any], ...] = ()
+    amount_sat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `acted` False: nothing changed, counters are given back.
+
+    `after` holds re-read channel rows by channel id, so that the state hash afterwards costs no second
+    full listing.
+    """
+
+    state: Literal["success", "error", "partial", "indeterminate"]
+    result: dict[str, JsonValue]
+    error: HiveError | None = None
+    acted: bool = True
+    fee_writes: tuple[FeeWrite, ...] = ()
+    arm: tuple[TimerRow, ...] = ()
+    disarm: tuple[tuple[str, str], ...] = ()
+    after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class ReadAction(Protocol):
+    """An action that changes nothing."""
+
+    async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
+        """The result. Raises HiveError; node errors pass as ClnError."""
+        ...
+
+
+class WriteAction(Protocol):
+    """An action that changes the node."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Ask the node and plan. Raises HiveError when it cannot be done as asked. Changes nothing."""
+        ...
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """Do it once. Never raises for what the node refuses: that is an outcome."""
+        ...
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """What became of a run whose end we did not see; None when the node cannot be asked now."""
+        ...
+
+
+Action = ReadAction | WriteAction

@@ -1,0 +1,126 @@
+"""Which executor serves which action of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import from_symbol
+from hive_shared.registry import CONTROL, FEE_POLICY, MONITOR
+
+from ...domain.command_record import FeeWrite, TimerRow
+from ..ports_commands import CommandRows, Database, FeeRows, Node
+from .action import Caller, Params, ReadAction, WriteAction
+from .channels import fees_of
+from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
+from .fee_write import FeeWriter
+from .monitor import Monitor
+from .monitor_history import History
+
+_Read = Callable[[Params, Caller], Awaitable[dict[str, JsonValue]]]
+
+# Reads that need more of the node than every supported CLN offers (02 §5.1).
+_NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    (MONITOR, "earnings"): ("bkpr-listincome", "bkpr-channelsapy"),
+}
+
+
+class _Reading:
+    """A method as a ReadAction."""
+
+    def __init__(self, read: _Read) -> None:
+        self._read = read
+
+    async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
+        """The method's result."""
+        return await self._read(params, caller)
+
+
+class Executors:
+    """All executors over one node. `probe` learns which calls the node offers; until then all count."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        db: Database,
+        commands: CommandRows,
+        fees: FeeRows,
+        engaged: Callable[[], bool],
+        state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
+    ) -> None:
+        self._node, self._db, self._commands, self._fees = node, db, commands, fees
+        self.fee_writer = FeeWriter(node, engaged)
+        self._offered: frozenset[str] | None = None
+        self._writes: dict[tuple[str, str], WriteAction] = {
+            (FEE_POLICY, "set_single"): SetSingle(node, self.fee_writer, self._history),
+            (FEE_POLICY, "set_zero_fee"): SetZeroFee(node, self.fee_writer, self._history),
+            (FEE_POLICY, "set_bulk"): SetBulk(node, self.fee_writer, self._history),
+            (FEE_POLICY, "set_anchor"): SetAnchor(node, self.fee_writer, self._history),
+            (FEE_POLICY, "clear_anchor"): ClearAnchor(node, self.fee_writer, self._history, self._anchors),
+        }
+        history = History(node)
+        now = Monitor(node, state_hash, history.forward_totals)
+        reads: dict[str, _Read] = {
+            "health_summary": now.health_summary,
+            "channel_list": now.channel_list,
+            "forward_history": history.forward_history,
+            "earnings": history.earnings,
+            "peer_list": now.peer_list,
+            "invoice_list": history.invoice_list,
+            "payment_list": history.payment_list,
+            "htlc_snapshot": now.htlc_snapshot,
+            "fee_report": now.fee_report,
+            "onchain_balance": history.onchain_balance,
+            "graph_query": now.graph_query,
+            "log_stream": now.log_stream,
+            "plugin_status": now.plugin_status,
+            "backup_status": now.backup_status,
+            "state_hash": now.state_hash,
+        }
+        self._reads: dict[tuple[str, str], ReadAction] = {
+            (MONITOR, name): _Reading(read) for name, read in reads.items()
+        }
+        self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+
+    async def probe(self) -> None:
+        """Ask the node which calls it offers; at start and whenever a plugin starts or stops."""
+        self._offered = await self._node.help_names()
+
+    def served(self, schema: str, action: str) -> bool:
+        """Whether this node runs the action now."""
+        key = (schema, action)
+        if schema == CONTROL:
+            return True
+        if key not in self._writes and key not in self._reads:
+            return False
+        return self._offered is None or self._offered.issuperset(_NEEDS.get(key, ()))
+
+    def read(self, schema: str, action: str) -> ReadAction | None:
+        """The executor of a read; None when this node does not serve it."""
+        return self._reads.get((schema, action)) if self.served(schema, action) else None
+
+    def write(self, schema: str, action: str) -> WriteAction | None:
+        """The executor of a write; None when this node does not serve it."""
+        return self._writes.get((schema, action)) if self.served(schema, action) else None
+
+    def must_write(self, schema: str, action: str) -> WriteAction:
+        """The executor of a write that was judged. Raises Unsupported when it is gone."""
+        action_ = self._writes.get((schema, action))
+        if action_ is None:
+            raise from_symbol("unsupported_action", f"{action} of {schema} is not served by this version")
+        return action_
+
+    async def present_fees(self, channel_id: str) -> tuple[int, int] | None:
+        """(base msat, ppm) of a channel now, None when it is gone. Raises ClnError."""
+        for row in await self._node.listpeerchannels():
+            if row.get("channel_id") == channel_id:
+                return fees_of(row)
+        return None
+
+    async def _history(self, scids: Sequence[str], since: int) -> tuple[FeeWrite, ...]:
+        return await self._db.read(lambda tx: self._fees.since(tx, scids, since))
+
+    async def _anchors(self) -> tuple[TimerRow, ...]:
+        return await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR))

@@ -1,0 +1,280 @@
+"""hive:fee-policy/v1 (docs/protocol/02-fleet-management.md §4 item 2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import from_symbol
+
+from ...domain.command_record import FeeWrite, TimerRow
+from .action import Caller, FeePair, Outcome, Params, Plan
+from .channels import channel_key, fact_of, find_channel, require_settable
+from .fee_write import FeeNode, FeeWriter, Target, targets_of, undo_of
+
+ANCHOR: Final = "fee_anchor"
+"""Kind of the timer that puts an anchored fee back."""
+_ENFORCE_DELAY_S: Final = 600
+DAY: Final = 86_400
+
+FeeHistory = Callable[[Sequence[str], int], Awaitable[tuple[FeeWrite, ...]]]
+"""Fee changes of these channels at or after a time, oldest first."""
+Anchors = Callable[[], Awaitable[tuple[TimerRow, ...]]]
+"""Armed anchor timers."""
+
+
+class FeeAction:
+    """Plans fee changes of known channels; the actions below differ only in the targets they choose."""
+
+    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory) -> None:
+        self._node = node
+        self._writer = writer
+        self._history = history
+
+    async def plan(
+        self, wanted: Mapping[str, Callable[[Mapping[str, Any]], FeePair]], caller: Caller, *, delay: int
+    ) -> tuple[Plan, tuple[Target, ...]]:
+        """Targets of the named channels, with what policy must know of them."""
+        listing = await self._node.listpeerchannels()
+        rows: dict[str, Mapping[str, Any]] = {}
+        fees: dict[str, FeePair] = {}
+        for text, choose in wanted.items():
+            row = find_channel(listing, text)
+            require_settable(row, text)
+            rows[channel_key(row)] = row
+            fees[channel_key(row)] = choose(row)
+        if len(rows) < len(wanted):
+            raise from_symbol(
+                "invalid_params",
+                "the list names one channel twice",
+                param="channels",
+                expected="distinct channels",
+            )
+        day_ago = await self.fees_day_ago(rows, caller.now)
+        targets = tuple(Target.of(row, fees[key]) for key, row in rows.items())
+        changed = {
+            name
+            for target in targets
+            for name, i in (("base_msat", 0), ("fee_ppm", 1))
+            if fees[target.scid][i] is not None
+        }
+        plan = Plan(
+            undo=undo_of(targets, delay),
+            basis=[[target.channel_id, *target.old] for target in targets],
+            channels=tuple(fact_of(row, day_ago.get(key)) for key, row in rows.items()),
+            new_fees=fees,
+            fields=frozenset(changed),
+            locks=frozenset(f"channel:{row['channel_id']}" for row in rows.values()),
+            counters=("fee_changes",),
+            before=tuple(listing),
+        )
+        return plan, targets
+
+    async def fees_day_ago(
+        self, rows: Mapping[str, Mapping[str, Any]], now: int
+    ) -> dict[str, tuple[int, int]]:
+        """(base msat, ppm) of each channel 24 h ago, where our history knows of a change since."""
+        found: dict[str, tuple[int, int]] = {}
+        for write in await self._history(tuple(rows), now - DAY):
+            # The oldest change inside the window holds the value from before it.
+            found.setdefault(write.scid, (write.old_base, write.old_ppm))
+        return found
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """Set and compare."""
+        return await self._writer.run(plan.undo, caller)
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """Compare only."""
+        return await self._writer.probe(undo, caller)
+
+
+def _integer(params: Params, name: str) -> int | None:
+    value = params.get(name)
+    return value if isinstance(value, int) else None
+
+
+class SetSingle(FeeAction):
+    """`set_single`: base fee, rate or both of one channel."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Plan one channel."""
+        fees = (_integer(params, "base_msat"), _integer(params, "fee_ppm"))
+        if fees == (None, None):
+            raise from_symbol(
+                "invalid_params",
+                "give base_msat, fee_ppm or both",
+                param="fee_ppm",
+                expected="at least one of base_msat, fee_ppm",
+            )
+        delay = _integer(params, "enforce_delay_s")
+        plan, _ = await self.plan(
+            {str(params["channel_id"]): lambda _: fees},
+            caller,
+            delay=_ENFORCE_DELAY_S if delay is None else delay,
+        )
+        return plan
+
+
+class SetZeroFee(FeeAction):
+    """`set_zero_fee`: base fee and rate of one channel to 0."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Plan one channel."""
+        plan, _ = await self.plan(
+            {str(params["channel_id"]): lambda _: (0, 0)}, caller, delay=_ENFORCE_DELAY_S
+        )
+        return plan
+
+
+class SetBulk(FeeAction):
+    """`set_bulk`: one rule for up to 200 channels, each set on its own, never `id=all`."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Plan every named channel; one that cannot be set refuses the whole command."""
+        policy = cast("Mapping[str, JsonValue]", params["policy"])
+        base, ppm = _integer(policy, "base_msat"), _integer(policy, "fee_ppm")
+        delta = _integer(policy, "fee_delta_pct")
+        if (base, ppm, delta) == (None, None, None) or (ppm is not None and delta is not None):
+            raise from_symbol(
+                "invalid_params",
+                "policy needs base_msat, and at most one of fee_ppm and fee_delta_pct",
+                param="policy",
+                expected="base_msat and/or one of fee_ppm, fee_delta_pct",
+            )
+
+        def choose(row: Mapping[str, Any]) -> FeePair:
+            if delta is None:
+                return base, ppm
+            # Half up, in integers: the policy engine judges exactly this value.
+            return base, (int(row["fee_proportional_millionths"]) * (100 + delta) + 50) // 100
+
+        channels = cast("Sequence[str]", params["channels"])
+        wanted = {text: choose for text in channels}
+        if len(wanted) < len(channels):
+            raise from_symbol(
+                "invalid_params",
+                "the list names one channel twice",
+                param="channels",
+                expected="distinct channels",
+            )
+        plan, _ = await self.plan(wanted, caller, delay=_ENFORCE_DELAY_S)
+        return plan
+
+
+class SetAnchor(FeeAction):
+    """`set_anchor`: hold one channel at a rate for some hours, then put the former fee back."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Plan one channel and note when the anchor ends."""
+        target_ppm = _integer(params, "target_fee_ppm")
+        plan, _ = await self.plan(
+            {str(params["channel_id"]): lambda _: (None, target_ppm)}, caller, delay=_ENFORCE_DELAY_S
+        )
+        hours = _integer(params, "ttl_hours") or 24
+        plan.undo["anchor_until"] = caller.now + hours * 3600
+        return plan
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """Set, compare, and arm the revert together with the receipt."""
+        return _armed(await super().run(plan, caller), plan.undo, caller)
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """Compare; an anchor that holds still needs its revert."""
+        outcome = await super().probe(undo, caller)
+        return None if outcome is None else _armed(outcome, undo, caller)
+
+
+def _armed(outcome: Outcome, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome:
+    if outcome.state != "success":
+        return outcome
+    until = undo["anchor_until"]
+    assert isinstance(until, int)
+    target = targets_of(undo)[0]
+    timer = TimerRow(
+        timer_id=caller.command_id,
+        kind=ANCHOR,
+        subject=target.channel_id,
+        due=until,
+        payload_json=json.dumps(
+            {
+                "target": target.to_json(),
+                "credential_id": caller.credential_id,
+                "advisor_id": caller.advisor_id,
+            }
+        ),
+    )
+    result: dict[str, JsonValue] = {**outcome.result, "anchored_until": until}
+    return Outcome("success", result, fee_writes=outcome.fee_writes, arm=(timer,), after=outcome.after)
+
+
+class ClearAnchor(FeeAction):
+    """`clear_anchor`: end an anchor now and put the fee back that was there before it."""
+
+    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory, anchors: Anchors) -> None:
+        super().__init__(node, writer, history)
+        self._anchors = anchors
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Plan the way back. Raises InvalidParams when the channel has no anchor."""
+        text = str(params["channel_id"])
+        row = find_channel(await self._node.listpeerchannels(), text)
+        timer = next((t for t in await self._anchors() if t.subject == row["channel_id"]), None)
+        if timer is None:
+            raise from_symbol(
+                "invalid_params",
+                f"channel {text} has no anchor; list_anchors shows them",
+                param="channel_id",
+                expected="a channel with an anchor",
+            )
+        former = Target.from_json(json.loads(timer.payload_json)["target"]).old
+        plan, _ = await self.plan({text: lambda _: (None, former[1])}, caller, delay=_ENFORCE_DELAY_S)
+        plan.undo["clear_anchor"] = str(row["channel_id"])
+        return plan
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """Put the fee back and disarm the timer with the receipt."""
+        return _disarmed(await super().run(plan, caller), plan.undo)
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """Compare; a fee that is back needs no timer any more."""
+        outcome = await super().probe(undo, caller)
+        return None if outcome is None else _disarmed(outcome, undo)
+
+
+def _disarmed(outcome: Outcome, undo: Mapping[str, JsonValue]) -> Outcome:
+    if outcome.state != "success":
+        return outcome
+    return Outcome(
+        "success",
+        outcome.result,
+        fee_writes=outcome.fee_writes,
+        disarm=((ANCHOR, str(undo["clear_anchor"])),),
+        after=outcome.after,
+    )
+
+
+class ListAnchors:
+    """`list_anchors`: channels held at a rate, and until when."""
+
+    def __init__(self, anchors: Anchors) -> None:
+        self._anchors = anchors
+
+    async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
+        """All armed anchors, the one that ends first on top."""
+        items: list[JsonValue] = []
+        for timer in await self._anchors():
+            target = Target.from_json(json.loads(timer.payload_json)["target"])
+            items.append(
+                {
+                    "channel": target.scid,
+                    "channel_id": target.channel_id,
+                    "target_fee_ppm": target.new[1],
+                    "former_fee_ppm": target.old[1],
+                    "until": timer.due,
+                    "command_id": timer.timer_id,
+                }
+            )
+        return {"count": len(items), "items": items}

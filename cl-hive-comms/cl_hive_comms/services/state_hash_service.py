@@ -1,0 +1,102 @@
+"""The state hash of the running node (docs/protocol/02-fleet-management.md §9.3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.cln import ClnError
+
+from ..domain import state_hash
+from ..domain.state_hash import StateRoots
+from .executors.action import Outcome, Plan
+from .executors.channels import merged
+from .ports_commands import Node
+
+CACHE_S: Final = 60
+# Above this a root takes longer to compute than the event loop may stand still.
+_INLINE_CHANNELS: Final = 100
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    """Roots that management of channels does not change; read at most once a minute."""
+
+    wallet: str
+    config: str
+    plugins: str
+    at: int
+
+
+class StateHashService:
+    """Computes hashes from what was read anyway. `key` keys balances and amounts, it never leaves the node."""
+
+    def __init__(
+        self, node: Node, *, key: bytes, policy_version: Callable[[], int], now: Callable[[], int]
+    ) -> None:
+        self._node, self._key, self._policy_version, self._now = node, key, policy_version, now
+        self._slow: _Slow | None = None
+        self._last: tuple[int, StateRoots] | None = None
+
+    async def of_plan(self, plan: Plan) -> str:
+        """The hash before a write, from the channels its plan read. Raises ClnError."""
+        return (await self._roots(plan.before or await self._node.listpeerchannels())).hash
+
+    async def after(self, plan: Plan, outcome: Outcome) -> str | None:
+        """The hash after a write, from the re-read channels; None when the node cannot be asked: what was
+        done is recorded all the same."""
+        try:
+            rows: Rows = (
+                merged(plan.before, outcome.after) if plan.before else await self._node.listpeerchannels()
+            )
+            return (await self._roots(rows)).hash
+        except ClnError:
+            return None
+
+    async def current(self) -> str | None:
+        """The hash now, None when the node cannot be asked."""
+        try:
+            return (await self._roots(await self._node.listpeerchannels())).hash
+        except ClnError:
+            return None
+
+    async def describe(self) -> dict[str, JsonValue]:
+        """Hash and roots for reads, at most a minute old. Raises ClnError."""
+        now = self._now()
+        if self._last is None or now - self._last[0] >= CACHE_S:
+            self._last = (now, await self._roots(await self._node.listpeerchannels()))
+        return {**self._last[1].to_doc(), "computed_at": self._last[0]}
+
+    async def _roots(self, channels: Rows) -> StateRoots:
+        slow = await self._slow_roots()
+        if len(channels) > _INLINE_CHANNELS:
+            policy, balance = await asyncio.to_thread(self._channel_roots, channels)
+        else:
+            policy, balance = self._channel_roots(channels)
+        roots = StateRoots(policy, balance, slow.wallet, slow.config, slow.plugins)
+        self._last = (self._now(), roots)
+        return roots
+
+    def _channel_roots(self, channels: Rows) -> tuple[str, str]:
+        return state_hash.policy_root(channels), state_hash.balance_root(channels, self._key)
+
+    async def _slow_roots(self) -> _Slow:
+        now = self._now()
+        if self._slow is None or now - self._slow.at >= CACHE_S:
+            funds, configs, plugins = await asyncio.gather(
+                self._node.call("listfunds"), self._node.listconfigs(), self._node.plugin_list()
+            )
+            self._slow = _Slow(
+                wallet=state_hash.wallet_root(funds.get("outputs", ()), self._key),
+                config=state_hash.config_root(
+                    configs.get("configs", {}), policy_version=self._policy_version()
+                ),
+                plugins=state_hash.plugins_root(plugins),
+                at=now,
+            )
+        return self._slow

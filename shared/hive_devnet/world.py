@@ -27,7 +27,9 @@ class AdvisorFailed(Exception):
 
     def __init__(self, code: int, error: dict[str, Any], stderr: str) -> None:
         self.code, self.error, self.stderr = code, error, stderr
-        super().__init__(f"exit {code}: {error.get('slug')}: {error.get('message')}{stderr and ' | ' + stderr}")
+        super().__init__(
+            f"exit {code}: {error.get('slug')}: {error.get('message')}{stderr and ' | ' + stderr}"
+        )
 
 
 async def until(
@@ -84,9 +86,14 @@ class AdvisorShell:
         try:
             answer = json.loads(out)
         except ValueError:
-            answer = {"ok": False, "error": {"slug": "no_json", "message": out.decode(errors="replace")[-500:]}}
+            answer = {
+                "ok": False,
+                "error": {"slug": "no_json", "message": out.decode(errors="replace")[-500:]},
+            }
         if process.returncode != 0 or not answer.get("ok"):
-            raise AdvisorFailed(process.returncode or 1, answer.get("error", answer.get("data", {})), err.decode())
+            raise AdvisorFailed(
+                process.returncode or 1, answer.get("error", answer.get("data", {})), err.decode()
+            )
         return answer["data"]
 
 
@@ -124,9 +131,11 @@ class World:
         say(f"relay {relay.url}")
         network = await open_network(directory / "net", kind)
         try:
+            # Nothing of a development network leaves the machine: no public relay is ever tried.
+            local = {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
             alice = await network.add_node(
                 "alice",
-                {"hive-comms-nostr-relays": relay.url, **(options or {})} if "cl-hive-comms" in plugins else options,
+                {**(local if "cl-hive-comms" in plugins else {}), **(options or {})},
                 [PLUGINS[name] for name in plugins],
             )
             bob = await network.add_node("bob")
@@ -139,7 +148,14 @@ class World:
             await relay.stop()
             raise
         return cls(
-            directory, network, relay, alice, bob, scid, AdvisorShell(directory / "advisor", [relay.url]), fault_dir
+            directory,
+            network,
+            relay,
+            alice,
+            bob,
+            scid,
+            AdvisorShell(directory / "advisor", [relay.url]),
+            fault_dir,
         )
 
     async def close(self) -> None:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from figures import Figure, percentile
-
 from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.world import PLUGINS
@@ -24,7 +23,11 @@ def ping(plugin):
     return {"pong": True}
 plugin.run()
 """
-_TRIVIAL = {"cl-hive-comms": "hive-comms-transports", "cl-hive-archon": "hive-archon-status", "cl-hive": "hive-status"}
+_TRIVIAL = {
+    "cl-hive-comms": "hive-comms-transports",
+    "cl-hive-archon": "hive-archon-status",
+    "cl-hive": "hive-status",
+}
 
 
 def main(smoke: bool) -> list[Figure]:

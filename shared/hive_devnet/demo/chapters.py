@@ -241,11 +241,11 @@ def flip_byte(database: Path, receipt_id: int) -> str:
         ).fetchall()
         for name, _sql in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        row = db.execute("SELECT doc_json FROM management_receipts WHERE receipt_id = ?", (receipt_id,)).fetchone()
+        row = db.execute("SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,)).fetchone()
         original = str(row[0])
         at = original.index('"created_at":') + len('"created_at":') + 9
         flipped = original[:at] + str((int(original[at]) + 1) % 10) + original[at + 1 :]
-        db.execute("UPDATE management_receipts SET doc_json = ? WHERE receipt_id = ?", (flipped, receipt_id))
+        db.execute("UPDATE management_receipts SET document = ? WHERE receipt_id = ?", (flipped, receipt_id))
         for _name, sql in triggers:
             db.execute(sql)
     return original
@@ -259,7 +259,7 @@ def restore(database: Path, receipt_id: int, original: str) -> None:
         ).fetchall()
         for name, _sql in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        db.execute("UPDATE management_receipts SET doc_json = ? WHERE receipt_id = ?", (original, receipt_id))
+        db.execute("UPDATE management_receipts SET document = ? WHERE receipt_id = ?", (original, receipt_id))
         for _name, sql in triggers:
             db.execute(sql)
 

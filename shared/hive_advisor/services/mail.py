@@ -96,7 +96,7 @@ class MailService:
         if command is None:
             raise InvalidParams("the answer is to no command of ours")
         if answer.receipt is not None:
-            difference = self._receipts.agrees(answer.receipt, command)
+            difference = self._receipts.agrees(answer.receipt, command, answer)
             if difference is not None:
                 await self._clients.suspect(client, f"receipt {receipt_id}: {difference}")
         await self._note_seq(client, answer.seq)

@@ -9,6 +9,8 @@ from hive_shared import receipts
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain.answer import Answer
+from hive_advisor.domain.command_machine import CommandEvent
 from hive_advisor.domain.rows import Client, ReceiptLevel, StoredCommand, StoredReceipt
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 
@@ -51,13 +53,19 @@ class ReceiptService:
         return StoredReceipt(client.client_id, receipt_id, computed, prev, True, dict(document), "signed")
 
     @staticmethod
-    def agrees(document: Mapping[str, Any], command: StoredCommand) -> str | None:
-        """Why the receipt does not fit our command, or None: hash, nonce and parameters have to be ours."""
-        if document.get("command_hash") != command.command_hash:
-            return "it names another command hash"
-        if str(document.get("nonce")) != str(command.nonce):
-            return "it names another nonce"
-        return None
+    def agrees(document: Mapping[str, Any], command: StoredCommand, answer: Answer) -> str | None:
+        """Why the receipt does not fit our command, or None: hash and nonce have to be ours.
+
+        Refusals of one kind within a minute share a receipt (docs/protocol/02-fleet-management.md §7.1),
+        so the receipt of a refusal may name an earlier command of ours, refused for the same reason.
+        """
+        if document.get("command_hash") == command.command_hash:
+            return None if str(document.get("nonce")) == str(command.nonce) else "it names another nonce"
+        error = document.get("error")
+        refused = isinstance(error, dict) and error.get("slug") == answer.slug
+        if answer.event is CommandEvent.ON_REJECTED and refused and document.get("status") == "rejected":
+            return None
+        return "it names another command hash"
 
     async def take(self, client: Client, checked: StoredReceipt) -> ReceiptLevel:
         """Store a checked receipt; returns how far it could be linked. Raises Fork."""

@@ -7,13 +7,11 @@ and answers; connecting and everything slow runs in loops afterwards
 
 import asyncio
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hive_shared.cln import ClnClient, version_problem
-from hive_shared.crypto import Sealer
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.runtime import InitInfo, MethodSpec, PluginApp
@@ -30,13 +28,13 @@ from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.options import PREFIX, Config, option_specs
+from cl_hive_comms.plugin_pipeline import compose_pipeline, unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
-from cl_hive_comms.services.approval_service import ApprovalService
+from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.command_push import CommandPush
-from cl_hive_comms.services.command_service import CommandService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_routes import PeerRoutes
@@ -50,7 +48,7 @@ from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
-from cl_hive_comms.storage.at_rest import open_sealer
+from cl_hive_comms.storage.at_rest import AtRest, open_at_rest
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.policy_store import PolicyStore
@@ -74,11 +72,6 @@ NOTIFICATIONS = (
 )
 
 
-def unix_now() -> int:
-    """The clock of this plugin, Unix seconds."""
-    return int(time.time())
-
-
 class Comms:
     """All objects of the running plugin. Attributes without a value exist once `init` was answered."""
 
@@ -88,7 +81,7 @@ class Comms:
     node: dict[str, str]
     db: Db
     db_path: Path
-    sealer: Sealer
+    at_rest: AtRest
     alerts: AlertService
     identity: IdentityService
     kill_switch: KillSwitch
@@ -103,8 +96,8 @@ class Comms:
     offers: AdvisorOffers
     advisors: AdvisorService
     policy: PolicyService
-    approvals: ApprovalService
-    commands: CommandService
+    push: CommandPush
+    pipeline: Pipeline
     sections: StatusSections
     selfcheck: SelfcheckService
 
@@ -154,10 +147,10 @@ class Comms:
         self.info, self.config = info, Config.build(info.options)
         self.cln = ClnClient(info.rpc_path, id_prefix="comms")
         self.db_path = Path(self.config.get("db-path") or info.net_dir / "cl_hive_comms.db")
-        node, sibling_key, self.sealer, self.db = await asyncio.gather(
+        node, sibling_key, self.at_rest, self.db = await asyncio.gather(
             self.cln.getinfo(),
             load_sibling_key(self.cln, info.net_dir),
-            open_sealer(self.cln.makesecret, info.net_dir, os.urandom),
+            open_at_rest(self.cln.makesecret, info.net_dir, os.urandom),
             asyncio.to_thread(Db.open, self.db_path, MIGRATIONS),
         )
         if problem := version_problem(str(node["version"])):
@@ -184,7 +177,7 @@ class Comms:
         self.identity = IdentityService(
             self.db,
             IdentityStore(),
-            self.sealer,
+            self.at_rest.sealer,
             makesecret=self.cln.makesecret,
             now=unix_now,
             random_bytes=os.urandom,
@@ -251,18 +244,25 @@ class Comms:
             now=unix_now,
         )
         self.messenger = Messenger(
-            self.db, OutboxStore(self.sealer), self.identity, self.nostr, routes, now=unix_now, log=self.log
+            self.db,
+            OutboxStore(self.at_rest.sealer),
+            self.identity,
+            self.nostr,
+            routes,
+            now=unix_now,
+            log=self.log,
         )
 
     def _build_advisors(self) -> None:
         facts = StateStore()
+        self.push = CommandPush(CommandStore(), self.identity, self.messenger, unix_now)
         self.runes = ClnrestRunes(self.cln, enabled=lambda: bool(self.config.get("rest-enabled")))
         self.offers = AdvisorOffers(
             self.db,
             facts,
             identity=self.identity,
             credentials=self.credentials,
-            push=CommandPush(CommandStore(), self.identity, self.messenger, unix_now),
+            push=self.push,
             messenger=self.messenger,
             receipts=self.receipts,
             alerts=self.alerts,
@@ -288,7 +288,7 @@ class Comms:
                 runes=self.runes,
                 signer=self.cln,
                 kill_switch=self.kill_switch,
-                commands=lambda: self.approvals,
+                commands=lambda: self.pipeline.commands,
                 node_id=self.node["node_id"],
                 now=unix_now,
                 random_bytes=os.urandom,
@@ -296,6 +296,23 @@ class Comms:
             )
         )
         self.advisors.on_revoked = self._credentials_revoked
+        self.pipeline = compose_pipeline(
+            db=self.db,
+            cln=self.cln,
+            at_rest=self.at_rest,
+            node=self.node,
+            config=lambda: self.config,
+            identity=self.identity,
+            credentials=self.credentials,
+            policy=self.policy,
+            kill_switch=self.kill_switch,
+            alerts=self.alerts,
+            messenger=self.messenger,
+            receipts=self.receipts,
+            push=self.push,
+            offers=self.offers,
+            log=self.log,
+        )
 
     def _build_siblings(self, key: bytes) -> None:
         self.siblings = SiblingHub(
@@ -366,7 +383,9 @@ class Comms:
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)
-        spawn("receipt-roots", self.receipts.hourly_roots, every=3_600.0, first=60.0)
+        spawn("capabilities", self.pipeline.executors.probe)
+        spawn("commands", self.pipeline.timers.tick, every=30.0)
+        spawn("receipts", self.pipeline.timers.hourly, every=3_600.0, first=60.0)
 
     async def _start_nostr(self) -> None:
         await self.nostr.start(self.config.relays, self.config.profile_relays)
@@ -409,10 +428,14 @@ class Comms:
         self.app.notify("hive_policy_changed", {"version": snapshot.version, "preset": snapshot.preset})
 
     async def _handle_command(self, text: str, message: Message) -> None:
-        await self.commands.handle(text, Ingress("nostr_dm", message.sender, message.rumor_id, unix_now()))
+        await self.pipeline.commands.handle(
+            text, Ingress("nostr_dm", message.sender, message.rumor_id, unix_now())
+        )
 
     async def _emergency_changed(self, engaged: bool) -> None:
         self.app.notify("hive_emergency", {"engaged": engaged})
+        if engaged:
+            await self.pipeline.approvals.cancel_all("emergency_stop", "the emergency stop was engaged")
 
     def _credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
         for row in rows:
@@ -433,9 +456,11 @@ class Comms:
 
     async def _plugin_started(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_started(payload)
+        await self.pipeline.executors.probe()
 
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_stopped(payload)
+        await self.pipeline.executors.probe()
 
     # -- stop ----------------------------------------------------------------------------------------
 
@@ -443,6 +468,7 @@ class Comms:
         """Stop intake, keep what is unsent, close in the reverse order of opening."""
         if hasattr(self, "nostr"):
             await self.inbound.stop()
+            await self.pipeline.commands.drain()
             await self.nostr.stop()
         if hasattr(self, "db"):
             await asyncio.to_thread(self.db.close)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from hive_shared.cln import ClnError
@@ -11,10 +12,22 @@ _STRING = "hive-comms-at-rest-v1"
 _VERSION = 1
 
 
-async def open_sealer(
+@dataclass(frozen=True)
+class AtRest:
+    """Keys that only this node can derive: the sealer of columns, and further keys by purpose."""
+
+    sealer: Sealer
+    seed: Secret
+
+    def subkey(self, purpose: bytes) -> bytes:
+        """32 bytes for another purpose, independent of the sealer's key."""
+        return hkdf_sha256(self.seed.reveal(), info=purpose)
+
+
+async def open_at_rest(
     makesecret: Callable[[str], Awaitable[bytes]], net_dir: Path, random_bytes: Callable[[int], bytes]
-) -> Sealer:
-    """A sealer under HKDF(`makesecret hive-comms-at-rest-v1`).
+) -> AtRest:
+    """Keys under HKDF(`makesecret hive-comms-at-rest-v1`).
 
     A node without `makesecret` gets a random key in `NET/hive/at-rest.key` (0600) instead, see
     docs/decisions/0080-at-rest-key-without-makesecret.md. Raises OSError when that file cannot be used,
@@ -26,7 +39,7 @@ async def open_sealer(
         if not error.is_unknown_command:
             raise
         seed = _key_file(net_dir / "hive" / "at-rest.key", random_bytes)
-    return Sealer({_VERSION: Secret(hkdf_sha256(seed))}, _VERSION)
+    return AtRest(Sealer({_VERSION: Secret(hkdf_sha256(seed))}, _VERSION), Secret(seed))
 
 
 def _key_file(path: Path, random_bytes: Callable[[int], bytes]) -> bytes:

@@ -1,0 +1,97 @@
+"""Composition of the command pipeline: hands the adapters and services of this plugin to its builder."""
+
+import os
+import time
+from collections.abc import Callable
+
+from hive_shared.cln import ClnClient
+from hive_shared.store import Db
+
+from cl_hive_comms import __version__
+from cl_hive_comms.fault_point import fault_point
+from cl_hive_comms.options import Config
+from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.command_capabilities import About
+from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
+from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.policy_service import PolicyService
+from cl_hive_comms.services.ports_identity import Log
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.storage.at_rest import AtRest
+from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.fee_store import FeeStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
+
+TRANSPORTS = ("nostr_dm", "rest", "local")
+
+
+def unix_now() -> int:
+    """The clock of this plugin, Unix seconds."""
+    return int(time.time())
+
+
+def unix_now_ms() -> int:
+    """The clock of this plugin, milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def compose_pipeline(
+    *,
+    db: Db,
+    cln: ClnClient,
+    at_rest: AtRest,
+    node: dict[str, str],
+    config: Callable[[], Config],
+    identity: IdentityService,
+    credentials: CredentialService,
+    policy: PolicyService,
+    kill_switch: KillSwitch,
+    alerts: AlertService,
+    messenger: Messenger,
+    receipts: ReceiptService,
+    push: CommandPush,
+    offers: AdvisorOffers,
+    log: Log,
+) -> Pipeline:
+    """The pipeline on this node's adapters."""
+    return build_pipeline(
+        PipelineParts(
+            db=db,
+            commands=CommandStore(),
+            fees=FeeStore(),
+            receipt_rows=ReceiptStore(),
+            receipts=receipts,
+            push=push,
+            identity=identity,
+            credentials=credentials,
+            policies=policy,
+            kill_switch=kill_switch,
+            alerts=alerts,
+            messages=messenger,
+            acknowledgements=offers,
+            node=cln,
+            state_key=at_rest.subkey(b"state-hash"),
+            node_id=node["node_id"],
+            about=lambda: About(
+                version=__version__,
+                node_key=identity.pubkey,
+                node_id=node["node_id"],
+                network=node["network"],
+                transports=TRANSPORTS,
+                relays=config().relays,
+                max_skew_s=config().max_skew_s,
+            ),
+            trusted_issuers=lambda: config().trusted_issuers,
+            max_skew_s=lambda: config().max_skew_s,
+            now=unix_now,
+            now_ms=unix_now_ms,
+            random_bytes=os.urandom,
+            log=log,
+            fault=fault_point(node["network"]),
+        )
+    )

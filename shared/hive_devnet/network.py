@@ -32,7 +32,7 @@ async def open_network(directory: Path, kind: str | None = None) -> Network:
         return await EmbeddedNetwork.open(directory)
     from hive_devnet.lightningd.driver import LightningdNetwork
 
-    network: Network = LightningdNetwork(directory)
+    network: Network = await LightningdNetwork.open(directory)
     return network
 
 

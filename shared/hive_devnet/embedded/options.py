@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hive_devnet.embedded.errors import NodeStartError
+from hive_devnet.embedded.params import parse_msat
 
 _NAME = re.compile(r"^[0-9a-z_-]+$")
 _TRUE = ("1", "true", "y", "yes", "on")
@@ -27,7 +28,7 @@ class OptionError(Exception):
 
 @dataclass
 class Option:
-    """One option. `kind` is string, string-conceal, int, bool or flag; `plugin` the path of its owner."""
+    """One option: `kind` is string, string-conceal, int, bool, flag or msat, `plugin` its owner's path."""
 
     name: str
     kind: str
@@ -49,6 +50,8 @@ class Option:
             parse_int(argument)
         elif self.kind == "bool":
             parse_bool(argument)
+        elif self.kind == "msat" and parse_msat(argument) is None:
+            raise OptionError("Unable to parse millisatoshi amount")
 
     def value(self, argument: str | None) -> Any:
         """`argument` as the JSON value plugins and listconfigs see."""
@@ -57,6 +60,8 @@ class Option:
         text = argument or ""
         if self.kind == "int":
             return parse_int(text)
+        if self.kind == "msat":
+            return parse_msat(text)
         return parse_bool(text) if self.kind == "bool" else text
 
 
@@ -112,7 +117,7 @@ _BUILTIN = (
     Option("daemon", "flag"),
     Option("rpc-file", "string", default="lightning-rpc"),
     Option("rpc-file-mode", "string", default="0600"),
-    Option("log-level", "string", multi=True),
+    Option("log-level", "string", default="info"),
     Option("log-prefix", "string", default=""),
     Option("log-file", "string", multi=True),
     Option("log-timestamps", "bool", default="true"),
@@ -132,14 +137,14 @@ _BUILTIN = (
     Option("disable-dns", "flag"),
     Option("fee-base", "int", default="1"),
     Option("fee-per-satoshi", "int", default="10"),
-    Option("htlc-minimum-msat", "string", default="0msat"),
-    Option("htlc-maximum-msat", "string"),
+    Option("htlc-minimum-msat", "msat", default="0"),
+    Option("htlc-maximum-msat", "msat"),
     Option("cltv-delta", "int", default="6"),
     Option("cltv-final", "int", default="10"),
     Option("max-concurrent-htlcs", "int", default="483"),
-    Option("max-dust-htlc-exposure-msat", "string", default="50000000msat"),
+    Option("max-dust-htlc-exposure-msat", "msat", default="50000000"),
     Option("min-capacity-sat", "int", default="10000", dynamic=True),
-    Option("min-emergency-msat", "string", default="25000000msat"),
+    Option("min-emergency-msat", "msat", default="25000000"),
     Option("funding-confirms", "int", default="1"),
     Option("commit-time", "int", default="10"),
     Option("watchtime-blocks", "int", default="5"),

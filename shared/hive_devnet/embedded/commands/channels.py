@@ -25,7 +25,6 @@ from hive_devnet.embedded.params import (
     msat,
     node_id,
     opt,
-    parse_msat,
     req,
     sat,
     sat_or_all,
@@ -118,9 +117,10 @@ def _default_policy(node: EmbeddedNode) -> Policy:
     return Policy(
         int(node.options.get("fee-base")),
         int(node.options.get("fee-per-satoshi")),
-        parse_msat(str(node.options.get("htlc-minimum-msat"))) or 0,
-        (parse_msat(str(highest)) if highest is not None else None) or 1 << 62,
+        int(node.options.get("htlc-minimum-msat")),
+        int(highest) if highest is not None else 1 << 62,
         int(node.options.get("cltv-delta")),
+        bool(node.options.get("ignore-fee-limits")),
     )
 
 
@@ -209,7 +209,7 @@ def describe_channel(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
         "state": channel.state,
         "channel_type": CHANNEL_TYPE,
         "updates": {"local": _update(side)},
-        "ignore_fee_limits": side.ignore_fee_limits,
+        "ignore_fee_limits": side.policy.ignore_fee_limits,
         "lost_state": False,
         "feerate": {"perkw": channel.feerate_perkw, "perkb": channel.feerate_perkw * 4},
         "direction": channel.direction(us),

@@ -11,7 +11,7 @@ from hive_devnet.embedded.options import TRANSIENT, Option, OptionError, Setting
 from hive_devnet.embedded.params import anything, bad_param, boolean, opt, req, string, token_text
 from hive_devnet.embedded.registry import Call, Result, command
 
-_FIELDS = {"int": "int", "bool": "bool"}
+_FIELDS = {"int": "int", "bool": "bool", "msat": "msat"}
 
 
 def _shown(option: Option, argument: str | None) -> Any:

@@ -101,7 +101,7 @@ def _apply(call: Call, channel: Channel) -> dict[str, Any]:
     )
     ledger = node.world.channels
     ledger.set_policy(channel, node.node_id, after, float(call["enforcedelay"]) if dearer else None)
-    ignore = channel.side(node.node_id).ignore_fee_limits
+    ignore = before.ignore_fee_limits
     if call["ignorefeelimits"] is not None:
         ignore = call["ignorefeelimits"]
         ledger.set_ignore_fee_limits(channel, node.node_id, ignore)

@@ -37,6 +37,7 @@ class Policy:
     htlc_min_msat: int
     htlc_max_msat: int
     cltv_delta: int
+    ignore_fee_limits: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class Side:
     policy: Policy
     old_policy: Policy | None
     old_until: float
-    ignore_fee_limits: bool
     reserve_msat: int
     close_to: str | None
     last_update: int
@@ -132,6 +132,7 @@ def _policy(row: sqlite3.Row, prefix: str = "") -> Policy:
         row[prefix + "htlc_min_msat"],
         row[prefix + "htlc_max_msat"],
         row["cltv_delta"],
+        bool(row["ignore_fee_limits"]),
     )
 
 
@@ -142,7 +143,6 @@ def _side(row: sqlite3.Row) -> Side:
         _policy(row),
         _policy(row, "old_") if row["old_until"] is not None else None,
         row["old_until"] or 0.0,
-        bool(row["ignore_fee_limits"]),
         *(
             row[name]
             for name in (
@@ -252,28 +252,39 @@ class Channels:
                     funding_key,
                 ),
             )
-            ends = ((opener, capacity_sat * 1000 - pushed_msat), (acceptor, pushed_msat))
-            for (node_id, balance), policy in zip(ends, policies, strict=True):
-                self._db.run(
-                    "INSERT INTO channel_side (channel, node_id, alias, fee_base_msat, fee_ppm,"
-                    " htlc_min_msat, htlc_max_msat, cltv_delta, reserve_msat, last_update, min_to_us_msat,"
-                    " max_to_us_msat) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        number,
-                        node_id,
-                        _alias(channel_id, node_id),
-                        policy.fee_base_msat,
-                        policy.fee_ppm,
-                        policy.htlc_min_msat,
-                        min(policy.htlc_max_msat, capacity_sat * 1000 - reserve),
-                        policy.cltv_delta,
-                        reserve,
-                        now,
-                        balance,
-                        balance,
-                    ),
-                )
+            balances = (capacity_sat * 1000 - pushed_msat, pushed_msat)
+            for node_id, balance, policy in zip((opener, acceptor), balances, policies, strict=True):
+                alias = _alias(channel_id, node_id)
+                self._add_side((number, node_id, alias), policy, balance, reserve, capacity_sat)
         return self.get(number)
+
+    def _add_side(
+        self,
+        end: tuple[int, str, str],
+        policy: Policy,
+        balance_msat: int,
+        reserve_msat: int,
+        capacity_sat: int,
+    ) -> None:
+        highest = min(policy.htlc_max_msat, capacity_sat * 1000 - reserve_msat)
+        self._db.run(
+            "INSERT INTO channel_side (channel, node_id, alias, fee_base_msat, fee_ppm, htlc_min_msat,"
+            " htlc_max_msat, cltv_delta, reserve_msat, last_update, min_to_us_msat, max_to_us_msat,"
+            " ignore_fee_limits) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *end,
+                policy.fee_base_msat,
+                policy.fee_ppm,
+                policy.htlc_min_msat,
+                highest,
+                policy.cltv_delta,
+                reserve_msat,
+                int(time.time()),
+                balance_msat,
+                balance_msat,
+                policy.ignore_fee_limits,
+            ),
+        )
 
     def set_policy(self, channel: Channel, node_id: str, policy: Policy, keep_old: float | None) -> None:
         """Replaces a side's policy; the old one stays acceptable for `keep_old` seconds, if given."""

@@ -68,7 +68,7 @@ class CommandCapabilities:
             "protocol": PROTOCOL,
             "supported_schemas": [*dict.fromkeys(spec.schema for spec in served)],
             "unsupported_actions": [*unsupported(), *missing],
-            "transports": list(about.transports),
+            "transports": [*about.transports],
             "payment": {"methods": [], "mints": []},
         }
 

@@ -16,7 +16,7 @@ from typing import Final
 from hive_shared.canonical import JsonValue, decode_object, encode
 from hive_shared.cln import ClnError
 from hive_shared.envelope import Command
-from hive_shared.errors import HiveError, from_symbol
+from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.registry import CONTROL, find
 from hive_shared.store import StoreError, Tx
 
@@ -139,6 +139,8 @@ class CommandService:
                     self._order.burned(command.sender, command.nonce, turn)
         except StoreError:
             return await self._without_store(admitted, ingress)
+        except Busy as error:
+            got = _Late(error)
         if isinstance(got, _Late):
             refused = Refused(got.error, command.nonce, command.command_id, command.reply_relays)
             return await self._refuse_early(refused, ingress)

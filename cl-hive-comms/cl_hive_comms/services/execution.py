@@ -178,7 +178,7 @@ class ExecutionService:
         return response
 
     async def _write_waiting(self) -> None:
-        """Store outcomes that the disk refused before. Raises receiptstore_unavailable while it still does."""
+        """Store outcomes that the disk refused before. Raises receipt_store_unavailable while it still does."""
         while self._unwritten:
             ended = self._unwritten[0]
             try:
@@ -226,6 +226,6 @@ class ExecutionService:
 def store_unavailable() -> HiveError:
     """The refusal while the disk takes nothing."""
     return from_symbol(
-        "receiptstore_unavailable",
+        "receipt_store_unavailable",
         "the node cannot write its records now, so it changes nothing; reads still work",
     )

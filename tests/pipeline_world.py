@@ -1,0 +1,410 @@
+"""A command pipeline over a real database and a small node that can misbehave, for tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cl_hive_comms.domain.alert import Level
+from cl_hive_comms.domain.policy import PolicySnapshot
+from cl_hive_comms.domain.policy_document import parse_document, preset_document
+from cl_hive_comms.services.command_capabilities import About
+from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
+from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.intake import Ingress
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.storage import command_store
+from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.fee_store import FeeStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
+from hive_shared import credential as credentials
+from hive_shared import crypto, envelope
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.cln import ClnError, ClnTimeout
+from hive_shared.credential import Credential
+from hive_shared.credential_scope import TEMPLATES
+from hive_shared.crypto import Secret
+from hive_shared.store import Db, Tx
+
+MIGRATIONS = Path(command_store.__file__).parent / "migrations"
+NOW = 1_770_000_000
+NODE_KEY = Secret((5).to_bytes(32, "big"))
+HSM_KEY = Secret((7).to_bytes(32, "big"))
+AGENT_KEY = Secret((3).to_bytes(32, "big"))
+OTHER_KEY = Secret((11).to_bytes(32, "big"))
+
+
+def node_id_of(secret: Secret) -> str:
+    """The Lightning id of a secret key, as recovered from a signature."""
+    recovered = crypto.cln_recover_message("who", crypto.cln_sign_message(secret, "who"))
+    assert recovered is not None
+    return recovered
+
+
+NODE_ID = node_id_of(HSM_KEY)
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class NodeFake:
+    """Channels in memory. `fail` makes a call fail, `lose` lets it act and loses the answer."""
+
+    def __init__(self, channels: int = 4) -> None:
+        self.rows: list[dict[str, Any]] = [self._row(n) for n in range(1, channels + 1)]
+        self.calls: list[str] = []
+        self.fail: dict[str, int] = {}
+        self.lose: set[str] = set()
+
+    @staticmethod
+    def _row(n: int) -> dict[str, Any]:
+        return {
+            "peer_id": "02" + f"{n:064x}",
+            "peer_connected": True,
+            "state": "CHANNELD_NORMAL",
+            "channel_id": f"{n:064x}",
+            "short_channel_id": f"{100 + n}x1x0",
+            "funding_txid": f"{n + 1000:064x}",
+            "funding_outnum": 0,
+            "to_us_msat": 500_000_000,
+            "total_msat": 1_000_000_000,
+            "fee_base_msat": 1_000,
+            "fee_proportional_millionths": 100,
+            "minimum_htlc_out_msat": 0,
+            "maximum_htlc_out_msat": 990_000_000,
+            "htlcs": [],
+        }
+
+    def fees(self, scid: str) -> tuple[int, int]:
+        row = next(row for row in self.rows if row["short_channel_id"] == scid)
+        return row["fee_base_msat"], row["fee_proportional_millionths"]
+
+    def _note(self, method: str) -> None:
+        self.calls.append(method)
+        if method in self.fail:
+            raise ClnError(method, self.fail[method], "the node said no at /home/user/.lightning")
+
+    async def call(
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
+    ) -> dict[str, Any]:
+        self._note(method)
+        answers: dict[str, dict[str, Any]] = {
+            "listfunds": {"outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]},
+            "listpeers": {"peers": [{"id": row["peer_id"], "connected": True} for row in self.rows]},
+            "getlog": {"log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}]},
+        }
+        if method not in answers:
+            raise ClnError(method, -32601, "Unknown command")
+        return answers[method]
+
+    async def getinfo(self) -> dict[str, Any]:
+        self._note("getinfo")
+        return {"id": NODE_ID, "version": "v26.06", "blockheight": 100, "num_peers": 2, "network": "regtest"}
+
+    async def listpeerchannels(
+        self, peer_id: str | None = None, short_channel_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        self._note("listpeerchannels")
+        return [
+            dict(row)
+            for row in self.rows
+            if peer_id in (None, row["peer_id"]) and short_channel_id in (None, row["short_channel_id"])
+        ]
+
+    async def setchannel(
+        self,
+        id: str,
+        feebase: int | None = None,
+        feeppm: int | None = None,
+        htlcmin: int | None = None,
+        htlcmax: int | None = None,
+        enforcedelay: int | None = None,
+    ) -> list[dict[str, Any]]:
+        self._note("setchannel")
+        row = next(row for row in self.rows if id in (row["channel_id"], row["short_channel_id"]))
+        if feebase is not None:
+            row["fee_base_msat"] = feebase
+        if feeppm is not None:
+            row["fee_proportional_millionths"] = feeppm
+        if "setchannel" in self.lose:
+            raise ClnTimeout("setchannel", 30)
+        return [dict(row)]
+
+    async def plugin_list(self) -> list[dict[str, Any]]:
+        return [{"name": "/usr/libexec/c-lightning/plugins/autoclean", "active": True, "dynamic": False}]
+
+    async def listconfigs(self, config: str | None = None) -> dict[str, Any]:
+        return {"configs": {"min-capacity-sat": {"value_int": 10_000, "dynamic": True}}}
+
+    async def signmessage(self, text: str) -> str:
+        return crypto.cln_sign_message(HSM_KEY, text)
+
+    async def help_names(self) -> frozenset[str]:
+        return frozenset({"listpeerchannels", "setchannel"})
+
+
+@dataclass(frozen=True)
+class View:
+    credential: Credential
+    advisor_id: str
+    status: str = "active"
+    superseded_by: str | None = None
+
+
+class CredentialsFake:
+    def __init__(self) -> None:
+        self.views: dict[str, View] = {}
+        self.strangers_asked = 0
+
+    def add(self, view: View) -> None:
+        self.views[view.credential.credential_id] = view
+
+    async def current(self, credential_id: str) -> View | None:
+        return self.views.get(credential_id)
+
+    def knows(self, sender_key: str) -> bool:
+        self.strangers_asked += 1
+        return any(view.credential.agent_key == sender_key for view in self.views.values())
+
+
+class Policies:
+    def __init__(self, preset: str) -> None:
+        self.now = PolicySnapshot(1, preset, preset_document(preset))
+
+    def snapshot(self) -> PolicySnapshot:
+        return self.now
+
+    def override(self, preset: str, **overrides: JsonValue) -> None:
+        document = parse_document({"policy_version": 1, "preset": preset, "overrides": overrides})
+        self.now = PolicySnapshot(self.now.version + 1, preset, document)
+
+
+@dataclass
+class Switch:
+    on: bool = False
+    drain: bool = False
+
+    def engaged(self) -> bool:
+        return self.on
+
+    def draining(self) -> bool:
+        return self.drain
+
+
+@dataclass
+class Outside:
+    """What the pipeline tells others."""
+
+    alerts: list[tuple[Level, str, str]] = field(default_factory=list)
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    kicks: int = 0
+
+    def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
+        self.alerts.append((level, code, text))
+
+    def enqueue(self, tx: Tx, **message: Any) -> None:
+        self.sent.append(message)
+
+    def kick(self) -> None:
+        self.kicks += 1
+
+    async def credential_ack(self, credential_id: str, sender_key: str, accepted: bool) -> bool:
+        return True
+
+    async def resend_credential(self, credential_id: str) -> None:
+        self.kicks += 0
+
+
+class Keys:
+    pubkey = crypto.xonly_pubkey(NODE_KEY)
+
+    def secret(self) -> Secret:
+        return NODE_KEY
+
+
+def issue(
+    agent: Secret = AGENT_KEY,
+    template: str = "fee_optimization",
+    *,
+    constraints: Mapping[str, JsonValue] | None = None,
+    trust: Fraction = Fraction(1),
+    number: int = 1,
+    valid: tuple[int, int] = (NOW - 1_000, NOW + 30 * 86_400),
+    issuer: Secret = HSM_KEY,
+) -> Credential:
+    """A credential that the node's Lightning key signed."""
+    unsigned = credentials.new(
+        credential_id=f"00000000-0000-4000-8000-{number:012x}",
+        node_id=NODE_ID,
+        issuer_id=node_id_of(issuer),
+        agent_key=crypto.xonly_pubkey(agent),
+        template=TEMPLATES[template],
+        constraints=constraints,
+        trust=trust,
+        valid_from=valid[0],
+        valid_until=valid[1],
+    )
+    return credentials.with_signature(
+        unsigned, crypto.cln_sign_message(issuer, credentials.signing_text(unsigned))
+    )
+
+
+class World:
+    """One node with the pipeline; `restart` builds the pipeline anew over the same file."""
+
+    def __init__(self, directory: Path, *, preset: str = "moderate", channels: int = 4) -> None:
+        self.path = directory / "comms.db"
+        self.now = NOW
+        self.ms = NOW * 1_000
+        self.node = NodeFake(channels)
+        self.credentials = CredentialsFake()
+        self.policies = Policies(preset)
+        self.switch = Switch()
+        self.out = Outside()
+        self.log: list[tuple[str, str, dict[str, object]]] = []
+        self.crash_at: str | None = None
+        self.nonces = itertools.count(1)
+        self.random = itertools.count(1)
+        self.credentials.add(View(issue(), "adv-1"))
+        self.db = Db.open(self.path, MIGRATIONS)
+        self.pipeline = self._build()
+
+    def _build(self) -> Pipeline:
+        self.receipts = ReceiptService(
+            self.db,
+            ReceiptStore(),
+            Keys(),
+            node_id=lambda: NODE_ID,
+            node_keys=lambda: (Keys.pubkey,),
+            signmessage=self.node.signmessage,
+            now=lambda: self.now,
+        )
+        return build_pipeline(
+            PipelineParts(
+                db=self.db,
+                commands=CommandStore(),
+                fees=FeeStore(),
+                receipt_rows=ReceiptStore(),
+                receipts=self.receipts,
+                push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
+                identity=Keys(),
+                credentials=self.credentials,
+                policies=self.policies,
+                kill_switch=self.switch,
+                alerts=self.out,
+                messages=self.out,
+                acknowledgements=self.out,
+                node=self.node,
+                state_key=b"k" * 32,
+                node_id=NODE_ID,
+                about=lambda: About("0.1.0", Keys.pubkey, NODE_ID, "regtest", ("nostr_dm", "rest"), ("wss://r",), 300),
+                trusted_issuers=lambda: (),
+                max_skew_s=lambda: 300,
+                now=lambda: self.now,
+                now_ms=lambda: self.ms,
+                random_bytes=lambda n: next(self.random).to_bytes(n, "big"),
+                log=lambda level, event, **fields: self.log.append((level, event, fields)),
+                fault=self._fault,
+                window_ms=50,
+            )
+        )
+
+    async def _fault(self, point: str) -> None:
+        if point == self.crash_at:
+            self.crash_at = None
+            raise Crash(point)
+
+    def pass_time(self, seconds: int) -> None:
+        self.now += seconds
+        self.ms += seconds * 1_000
+
+    def restart(self) -> None:
+        """The process ended and is back: nothing in memory is left."""
+        self.db.close()
+        self.db = Db.open(self.path, MIGRATIONS)
+        self.pipeline = self._build()
+
+    def close(self) -> None:
+        self.db.close()
+
+    # -- commands ---------------------------------------------------------------------------------
+
+    def envelope(
+        self,
+        schema: str,
+        action: str,
+        params: JsonValue,
+        *,
+        agent: Secret = AGENT_KEY,
+        credential: int | dict[str, JsonValue] | None = 1,
+        nonce: int | None = None,
+        **changes: JsonValue,
+    ) -> dict[str, JsonValue]:
+        """A signed command; `changes` replace fields before signing."""
+        doc: dict[str, JsonValue] = {
+            "v": 1,
+            "schema_type": schema,
+            "schema_payload": {"action": action, "params": params},
+            "payment_proof": {"method": "none"},
+            "nonce": envelope.nonce_json(next(self.nonces) if nonce is None else nonce),
+            "timestamp": self.now,
+            "node": Keys.pubkey,
+            "sender": crypto.xonly_pubkey(agent),
+        }
+        if isinstance(credential, dict):
+            doc["credential"] = credential
+        elif credential is not None:
+            doc["credential"] = {"credential_id": f"00000000-0000-4000-8000-{credential:012x}"}
+        return envelope.sign_command(agent, {**doc, **changes})
+
+    async def handle(
+        self, doc: Mapping[str, JsonValue] | bytes, *, transport: str = "local", sender: str | None = None
+    ) -> dict[str, Any] | None:
+        """Run one envelope through the pipeline; checks the response's signature."""
+        raw = doc if isinstance(doc, bytes) else encode(dict(doc))
+        who = sender or (str(doc["sender"]) if not isinstance(doc, bytes) else crypto.xonly_pubkey(AGENT_KEY))
+        ingress = Ingress(transport, who, f"m{next(self.random)}", self.now)
+        response: dict[str, Any] | None = await self.pipeline.commands.handle(raw, ingress)
+        assert response is None or envelope.verify_response(response, Keys.pubkey)
+        return response
+
+    async def ask(self, schema: str, action: str, params: JsonValue, **options: Any) -> dict[str, Any]:
+        """Sign, send and get the answer."""
+        transport = options.pop("transport", "local")
+        response = await self.handle(self.envelope(schema, action, params, **options), transport=transport)
+        assert response is not None
+        return response
+
+    async def set_fee(self, ppm: int, channel: str = "101x1x0", **options: Any) -> dict[str, Any]:
+        """`set_single` of a rate."""
+        return await self.ask("hive:fee-policy/v1", "set_single", {"channel_id": channel, "fee_ppm": ppm}, **options)
+
+    async def docs(self) -> list[dict[str, Any]]:
+        """All receipts, oldest first."""
+        rows = await self.db.read(lambda tx: ReceiptStore().after(tx, 0, 1_000))
+        return [dict(self.receipts.document(row)) for row in rows]
+
+    async def state(self, command_id: str) -> str:
+        """Stored state of a command."""
+        row = await self.db.read(lambda tx: CommandStore().get(tx, command_id))
+        assert row is not None
+        return row.state
+
+    @property
+    def setchannels(self) -> int:
+        """How often the node was told to change a channel."""
+        return self.node.calls.count("setchannel")
+
+
+def slug(response: Mapping[str, Any] | None) -> str | None:
+    """Symbol of a response's error."""
+    assert response is not None
+    error = response.get("error")
+    return None if error is None else str(error["slug"])
+
+

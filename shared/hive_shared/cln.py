@@ -114,7 +114,9 @@ class ClnClient:
             "method": method,
             "params": {k: v for k, v in (params or {}).items() if v is not None},
         }
-        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+        # Raw UTF-8: `signmessage` signs the escaped text of the request, so escapes have to be the minimal ones.
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        data = text.encode() + b"\n\n"
         try:
             async with asyncio.timeout(timeout), self._slots:
                 answer = await self._exchange(method, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import re
 import struct
@@ -222,8 +223,13 @@ def zbase32_decode(text: str) -> bytes:
 
 
 def cln_message_digest(message: str) -> bytes:
-    """What `signmessage` signs: double SHA-256 of `Lightning Signed Message:` and the text."""
-    return sha256(sha256(b"Lightning Signed Message:" + message.encode()))
+    """What `signmessage` signs: double SHA-256 of `Lightning Signed Message:` and the text.
+
+    CLN signs the text as it stood in the JSON request, escapes and all: a quote counts as two bytes
+    (docs/decisions/0015-signmessage-signs-the-escaped-text.md). Only what JSON must escape is escaped.
+    """
+    escaped = json.dumps(message, ensure_ascii=False)[1:-1]
+    return sha256(sha256(b"Lightning Signed Message:" + escaped.encode()))
 
 
 def cln_sign_message(secret: Secret, message: str) -> str:

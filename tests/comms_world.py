@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from hive_devnet.network import open_network
 from hive_devnet.node import DevnetRpcError, Network, NodeHandle
 from hive_devnet.relay import RelayProcess
+from hive_shared import envelope
+from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import unwrap, wrap
@@ -41,6 +43,8 @@ class Agent:
         self.npub = npub_encode(self.pubkey)
         self.received: list[dict[str, Any]] = []
         self.senders: list[str] = []
+        self.credential_id = self.node_key = ""
+        self.nonce = 0
         self._relay = relay
         self._came = asyncio.Event()
         self._pool = RelayPool(on_event=self._on_event, private_relays=True)
@@ -78,18 +82,56 @@ class Agent:
             )
         )
 
-    async def send(self, recipient: str, content: str) -> None:
-        """Send one direct message."""
+    async def hired(self, node: NodeHandle, **params: object) -> None:
+        """Have the operator authorise this key, and take the credential it is offered."""
+        await call(node, "hive-client-authorize", **{"advisor": self.npub, "access": "fees", **params})
+        offer = (await self.push("credential_offer", after=len(self.received)))["schema_payload"]["params"]
+        self.credential_id = offer["credential"]["credential_id"]
+        self.node_key = offer["node"]["node_key"]
+
+    def command(self, schema: str, action: str, params: dict[str, Any] | None = None, **fields: Any) -> str:
+        """A signed command envelope as text."""
+        self.nonce = max(self.nonce + 1, time.time_ns() // 1_000)
+        document: dict[str, Any] = {
+            "v": 1,
+            "schema_type": schema,
+            "schema_payload": {"action": action, "params": params or {}},
+            "credential": {"credential_id": self.credential_id},
+            "payment_proof": {"method": "none"},
+            "nonce": self.nonce,
+            "timestamp": int(time.time()),
+            "node": self.node_key,
+            "sender": self.pubkey,
+            **fields,
+        }
+        return encode(envelope.sign_command(self.secret, document)).decode()
+
+    async def run(self, schema: str, action: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a command and return the final or first response to it."""
+        text = self.command(schema, action, params)
+        await self.send(self.node_key, text)
+        return await self.response(self.nonce)
+
+    async def response(self, nonce: int) -> dict[str, Any]:
+        """The response to the command of that nonce."""
+        return await self.wait_for(lambda message: message.get("request_nonce") == nonce)
+
+    async def send(self, recipient: str, content: str, later: int = 0) -> None:
+        """Send one direct message; `later` seconds make the same text another message."""
         event, _ = wrap(
             self.secret,
             recipient,
             content,
             tags=[["t", "hive-mgmt"]],
-            now=int(time.time()),
+            now=int(time.time()) + later,
             rng=os.urandom,
             expiration=None,
         )
-        results = await self._pool.publish(event, [self._relay])
+        await self.publish(event)
+
+    async def publish(self, event: Event, relays: Sequence[str] = ()) -> None:
+        """Put an event on our relay, or on these."""
+        results = await self._pool.publish(event, list(relays) or [self._relay])
         assert all(result.accepted for result in results.values()), results
 
 

@@ -377,7 +377,6 @@ class Comms:
         spawn("inbox", self.inbound.flush, every=2.0)
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)
         spawn("relay-cursors", self.nostr.save_cursors, every=600.0, first=600.0)
-        spawn("relay-lists", self._publish_lists)
         spawn("offers", self.offers.reissue)
         spawn("runes", self.advisors.blacklist_pending, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
@@ -389,6 +388,7 @@ class Comms:
 
     async def _start_nostr(self) -> None:
         await self.nostr.start(self.config.relays, self.config.profile_relays)
+        self.app.spawn("relay-lists", self._publish_lists)
         self.app.notify("hive_comms_ready", {"npub": self.identity.npub, "version": __version__})
 
     async def _publish_lists(self) -> None:

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
         "ab" * 32,
         "advisor-3",
         "x\u202ey",
+        "two\nlines",
+        "a\tb",
     ],
 )
 def test_names_with_another_meaning_are_refused(bad: str) -> None:

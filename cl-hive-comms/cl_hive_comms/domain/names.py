@@ -26,7 +26,8 @@ _PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
 
 def clean(name: str) -> str:
     """The name in its stored form: NFKC, single blanks. Raises InvalidParams with the rule it breaks."""
-    text = " ".join(unicodedata.normalize("NFKC", name).split())
+    # Plain blanks only: a line break or tab inside a name is not a blank but a control character.
+    text = " ".join(part for part in unicodedata.normalize("NFKC", name).split(" ") if part)
     if not 1 <= len(text) <= MAX_LENGTH:
         raise InvalidParams(f"a name has 1 to {MAX_LENGTH} characters, this one has {len(text)}")
     if not text.isprintable() or any(unicodedata.category(char) in ("Cf", "Co", "Cn") for char in text):

@@ -109,6 +109,11 @@ def test_bounds_and_measure_agree(new: int, now: int, day_ago: int | None, perce
     assert (fee_change.exceeds(new, now, day_ago, percent) is None) == (low <= new <= high)
 
 
+@given(rates, rates.filter(bool), st.integers(1, 100))
+def test_within_is_the_change_as_defined(new: int, ref: int, percent: int) -> None:
+    assert fee_change.within(new, ref, percent) == (fee_change.change(new, ref) * 100 <= percent)
+
+
 @given(rates, rates, st.none() | rates, st.integers(1, 99))
 def test_a_larger_percentage_never_forbids_more(
     new: int, now: int, day_ago: int | None, percent: int

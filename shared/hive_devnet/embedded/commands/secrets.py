@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive_shared.crypto import zbase32_decode
+
 from hive_devnet.embedded.errors import INVALID_PARAMS, SIGNMESSAGE_PUBKEY_NOT_FOUND, RpcError
-from hive_devnet.embedded.keys import encode_signature, recover_signer, zbase32_decode
+from hive_devnet.embedded.keys import encode_signature, recover_signer
 from hive_devnet.embedded.params import bad_param, hex_bytes, is_node_id, opt, req, string
 from hive_devnet.embedded.registry import Call, Result, command
 
@@ -45,9 +47,10 @@ def _pubkey(name: str, value: Any) -> str:
 @command("checkmessage", req("message", string), req("zbase", string), opt("pubkey", _pubkey), checks=True)
 async def checkmessage(call: Call) -> Result:
     """Whether a signature over a text is by the given key, or by a node of the graph."""
-    raw = zbase32_decode(call["zbase"])
-    if raw is None:
-        raise RpcError(INVALID_PARAMS, "zbase is not valid zbase32")
+    try:
+        raw = zbase32_decode(call["zbase"])
+    except ValueError as error:
+        raise RpcError(INVALID_PARAMS, "zbase is not valid zbase32") from error
     if len(raw) != 65:
         raise RpcError(INVALID_PARAMS, f"zbase is too {'short' if len(raw) < 65 else 'long'}")
     try:

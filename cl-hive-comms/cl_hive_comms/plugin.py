@@ -13,9 +13,8 @@ from typing import Any
 
 from hive_shared.cln import ClnClient, version_problem
 from hive_shared.nostr.giftwrap import Message
-from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.runtime import InitInfo, MethodSpec, PluginApp
-from hive_shared.siblings import SiblingHub, hello_spec, load_sibling_key
+from hive_shared.siblings import hello_spec, load_sibling_key
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
@@ -28,40 +27,12 @@ from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.options import PREFIX, Config, option_specs
-from cl_hive_comms.plugin_pipeline import compose_pipeline, unix_now
-from cl_hive_comms.services.advisor_offers import AdvisorOffers
-from cl_hive_comms.services.advisor_service import AdvisorService, Ports
-from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.alias_service import AliasService
-from cl_hive_comms.services.command_pipeline import Pipeline
-from cl_hive_comms.services.command_push import CommandPush
-from cl_hive_comms.services.credential_service import CredentialService
-from cl_hive_comms.services.identity_service import IdentityService
-from cl_hive_comms.services.inbound_routes import PeerRoutes
-from cl_hive_comms.services.inbound_service import InboundService
+from cl_hive_comms.plugin_parts import MIGRATIONS, Assembly
+from cl_hive_comms.plugin_pipeline import unix_now
 from cl_hive_comms.services.intake import Ingress
-from cl_hive_comms.services.kill_switch import KillSwitch
-from cl_hive_comms.services.messenger import Messenger
-from cl_hive_comms.services.policy_service import Limits, PolicyService
-from cl_hive_comms.services.receipt_service import ReceiptService
-from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
-from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
-from cl_hive_comms.storage.advisor_store import AdvisorStore
-from cl_hive_comms.storage.at_rest import AtRest, open_at_rest
-from cl_hive_comms.storage.command_store import CommandStore
-from cl_hive_comms.storage.identity_store import IdentityStore
-from cl_hive_comms.storage.policy_store import PolicyStore
-from cl_hive_comms.storage.receipt_store import ReceiptStore
-from cl_hive_comms.storage.state_store import StateStore
-from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
-from cl_hive_comms.transport.nostr import NostrTransport
-from cl_hive_comms.transport.rest import ClnrestRunes
+from cl_hive_comms.storage.at_rest import open_at_rest
 
-MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
-SCHEMA = 4
-CAPABILITIES: tuple[str, ...] = ()
-"""What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 NOTIFICATIONS = (
     "hive_comms_ready",
     "hive_policy_changed",
@@ -72,34 +43,8 @@ NOTIFICATIONS = (
 )
 
 
-class Comms:
-    """All objects of the running plugin. Attributes without a value exist once `init` was answered."""
-
-    config: Config
-    info: InitInfo
-    cln: ClnClient
-    node: dict[str, str]
-    db: Db
-    db_path: Path
-    at_rest: AtRest
-    alerts: AlertService
-    identity: IdentityService
-    kill_switch: KillSwitch
-    siblings: SiblingHub
-    credentials: CredentialService
-    aliases: AliasService
-    receipts: ReceiptService
-    messenger: Messenger
-    inbound: InboundService
-    nostr: NostrTransport
-    runes: ClnrestRunes
-    offers: AdvisorOffers
-    advisors: AdvisorService
-    policy: PolicyService
-    push: CommandPush
-    pipeline: Pipeline
-    sections: StatusSections
-    selfcheck: SelfcheckService
+class Comms(Assembly):
+    """The plugin as CLN sees it: methods, options, events, loops."""
 
     def __init__(self) -> None:
         self.status = StatusService()
@@ -136,10 +81,6 @@ class Comms:
             *TransportCommands(self._transport_rows).specs(),
         ]
 
-    def log(self, level: str, event: str, /, **fields: object) -> None:
-        """One structured line in the node's log."""
-        self.app.log(level, event, **fields)
-
     # -- start ---------------------------------------------------------------------------------------
 
     async def on_init(self, info: InitInfo) -> str | None:
@@ -156,216 +97,20 @@ class Comms:
         if problem := version_problem(str(node["version"])):
             return problem
         self.node = {"node_id": node["id"], "network": info.network, "alias": node.get("alias") or ""}
-        self._build_base()
+        self.build_base()
         await self.identity.load_or_create(self.config.get("nsec"), self.config.get("nsec-file"))
         await self.kill_switch.load()
-        self._build_policy()
+        self.build_policy()
         await self.policy.load(self.config.preset, self.config.policy_file)
-        self._build_transport()
-        self._build_advisors()
+        self.build_transport()
+        self.build_advisors()
         await self.credentials.load()
         await self.aliases.load()
         await self.inbound.load()
-        self._build_siblings(sibling_key)
-        self._build_status()
+        self.build_siblings(sibling_key)
+        self.build_status()
         self._start_loops()
         return None
-
-    def _build_base(self) -> None:
-        facts = StateStore()
-        self.alerts = AlertService(self.db, facts, now=unix_now, log=self.log)
-        self.identity = IdentityService(
-            self.db,
-            IdentityStore(),
-            self.at_rest.sealer,
-            makesecret=self.cln.makesecret,
-            now=unix_now,
-            random_bytes=os.urandom,
-            log=self.log,
-        )
-        self.kill_switch = KillSwitch(self.db, facts, self.info.net_dir / "hive", now=unix_now, log=self.log)
-        self.kill_switch.on_change(self._emergency_changed)
-        self.receipts = ReceiptService(
-            self.db,
-            ReceiptStore(),
-            self.identity,
-            node_id=lambda: self.node["node_id"],
-            node_keys=self.identity.all_pubkeys,
-            signmessage=self.cln.signmessage,
-            now=unix_now,
-        )
-        self.credentials = CredentialService(self.db, AdvisorStore(), now=unix_now)
-        self.aliases = AliasService(self.db, AdvisorStore(), self.credentials, now=unix_now)
-
-    def _build_policy(self) -> None:
-        self.policy = PolicyService(
-            self.db,
-            PolicyStore(),
-            StateStore(),
-            receipts=self.receipts,
-            alerts=self.alerts,
-            limits=lambda: Limits(
-                self.config.get("confirm-hours-low"), self.config.get("confirm-hours-high")
-            ),
-            now=unix_now,
-            random_bytes=os.urandom,
-            log=self.log,
-        )
-        self.policy.on_change(self._policy_changed)
-        self.credentials.also_known(self.policy.approver_keys)
-
-    def _build_transport(self) -> None:
-        proxy = self.info.proxy if self.info.always_use_proxy else None
-        self.inbound = InboundService(
-            self.db,
-            InboxStore(),
-            self.identity,
-            knows=self.credentials.knows,
-            handle_command=self._handle_command,
-            now=unix_now,
-            log=self.log,
-        )
-        self.nostr = NostrTransport(
-            self.db,
-            IdentityStore(),
-            self.identity,
-            on_wrap=self.inbound.on_wrap,
-            now=unix_now,
-            log=self.log,
-            proxy=proxy,
-            # Test networks live on loopback; elsewhere a stranger must not send us to private hosts.
-            private_relays=self.info.network == "regtest",
-        )
-        routes = PeerRoutes(
-            own_relays=lambda: self.config.relays,
-            arrived_from=self.inbound.arrived_from,
-            normalise=lambda url: normalise_relay_url(url, foreign=self.info.network != "regtest"),
-            lookup=self.nostr.lookup,
-            now=unix_now,
-        )
-        self.messenger = Messenger(
-            self.db,
-            OutboxStore(self.at_rest.sealer),
-            self.identity,
-            self.nostr,
-            routes,
-            now=unix_now,
-            log=self.log,
-        )
-
-    def _build_advisors(self) -> None:
-        facts = StateStore()
-        self.push = CommandPush(CommandStore(), self.identity, self.messenger, unix_now)
-        self.runes = ClnrestRunes(self.cln, enabled=lambda: bool(self.config.get("rest-enabled")))
-        self.offers = AdvisorOffers(
-            self.db,
-            facts,
-            identity=self.identity,
-            credentials=self.credentials,
-            push=self.push,
-            messenger=self.messenger,
-            receipts=self.receipts,
-            alerts=self.alerts,
-            signer=self.cln,
-            node=self.node,
-            relays=lambda: self.config.relays,
-            max_skew_s=lambda: self.config.max_skew_s,
-            now=unix_now,
-        )
-        self.identity.announce = self.offers.announce_rotation
-        self.identity.on_change(self._identity_changed)
-        self.advisors = AdvisorService(
-            Ports(
-                db=self.db,
-                store=AdvisorStore(),
-                facts=facts,
-                credentials=self.credentials,
-                aliases=self.aliases,
-                offers=self.offers,
-                receipts=self.receipts,
-                alerts=self.alerts,
-                messenger=self.messenger,
-                runes=self.runes,
-                signer=self.cln,
-                kill_switch=self.kill_switch,
-                commands=lambda: self.pipeline.commands,
-                node_id=self.node["node_id"],
-                now=unix_now,
-                random_bytes=os.urandom,
-                log=self.log,
-            )
-        )
-        self.advisors.on_revoked = self._credentials_revoked
-        self.pipeline = compose_pipeline(
-            db=self.db,
-            cln=self.cln,
-            at_rest=self.at_rest,
-            node=self.node,
-            config=lambda: self.config,
-            identity=self.identity,
-            credentials=self.credentials,
-            policy=self.policy,
-            kill_switch=self.kill_switch,
-            alerts=self.alerts,
-            messenger=self.messenger,
-            receipts=self.receipts,
-            push=self.push,
-            offers=self.offers,
-            log=self.log,
-        )
-
-    def _build_siblings(self, key: bytes) -> None:
-        self.siblings = SiblingHub(
-            me="comms",
-            version=__version__,
-            capabilities=CAPABILITIES,
-            cln=self.cln,
-            key=key,
-            now=unix_now,
-            random_bytes=os.urandom,
-            identity=lambda: {"npub": self.identity.npub, "node_id": self.node["node_id"]},
-            db_schema=SCHEMA,
-            log=self.app.log,
-        )
-        self.app.authenticate = self.siblings.verify
-
-    def _build_status(self) -> None:
-        self.sections = StatusSections(
-            config=lambda: self.config,
-            node=self.node,
-            identity=self.identity,
-            credentials=self.credentials,
-            aliases=self.aliases,
-            messenger=self.messenger,
-            nostr=self.nostr.status,
-            inbound=lambda: dict(self.inbound.counters),
-            rest_url=self.runes.url,
-            siblings=self.siblings,
-            policy=self.policy,
-            kill_switch=self.kill_switch,
-            alerts=self.alerts,
-            now=unix_now,
-        )
-        self.sections.register(self.status)
-        self.selfcheck = SelfcheckService(
-            Subjects(
-                db=self.db,
-                db_path=self.db_path,
-                node=self.cln,
-                options=lambda: self.config,
-                identity=self.identity,
-                policy=self.policy,
-                receipts=self.receipts,
-                last_receipt=self._last_receipt,
-                messenger=self.messenger,
-                nostr=self.nostr.status,
-                rest_url=self.runes.url,
-                siblings=self.siblings,
-                kill_switch=self.kill_switch,
-                now=unix_now,
-                log=self.log,
-            )
-        )
 
     def _start_loops(self) -> None:
         spawn = self.app.spawn
@@ -417,27 +162,32 @@ class Comms:
         # Through CLN, so that listconfigs, the configuration file and we agree.
         await self.cln.setconfig(PREFIX + "nostr-relays", ",".join(relays))
 
-    async def _identity_changed(self) -> None:
+    async def identity_changed(self) -> None:
+        """Follow the new key: subscription, lists, offers."""
         await self.nostr.apply(self.config.relays, self.config.profile_relays)
         self.app.notify("hive_identity_changed", {"npub": self.identity.npub})
         self.app.spawn("relay-lists-changed", self.nostr.publish_lists)
         await self.offers.reissue()
 
-    def _policy_changed(self) -> None:
+    def policy_changed(self) -> None:
+        """Tell the node's other plugins."""
         snapshot = self.policy.snapshot()
         self.app.notify("hive_policy_changed", {"version": snapshot.version, "preset": snapshot.preset})
 
-    async def _handle_command(self, text: str, message: Message) -> None:
+    async def handle_command(self, text: str, message: Message) -> None:
+        """Run it through the pipeline, which answers by itself."""
         await self.pipeline.commands.handle(
             text, Ingress("nostr_dm", message.sender, message.rumor_id, unix_now())
         )
 
-    async def _emergency_changed(self, engaged: bool) -> None:
+    async def emergency_changed(self, engaged: bool) -> None:
+        """Tell the node and cancel what waits."""
         self.app.notify("hive_emergency", {"engaged": engaged})
         if engaged:
             await self.pipeline.approvals.cancel_all("emergency_stop", "the emergency stop was engaged")
 
-    def _credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
+    def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
+        """Tell the node's other plugins."""
         for row in rows:
             self.app.notify("hive_credential_revoked", {"credential_id": row.credential_id})
 
@@ -446,10 +196,6 @@ class Comms:
 
     async def _transport_rows(self) -> list[dict[str, Any]]:
         return await self.sections.transport_rows()
-
-    async def _last_receipt(self) -> int:
-        head = await self.db.read(ReceiptStore().head)
-        return 0 if head is None else head.receipt_id
 
     async def _hello(self, params: dict[str, Any]) -> dict[str, Any]:
         return await self.siblings.hello(params)

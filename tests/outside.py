@@ -1,0 +1,143 @@
+"""What a plugin does to its files and to the machine, seen by somebody who is not the plugin."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import resource
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hive_devnet.node import DevnetRpcError, NodeHandle
+from hive_devnet.world import PLUGINS, World, until
+
+COMMS = "cl-hive-comms.py"
+
+
+class StoreWatch:
+    """The database of cl-hive-comms over a connection of our own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+
+    @classmethod
+    def of(cls, node: NodeHandle) -> StoreWatch:
+        return cls(node.net_dir / "cl_hive_comms.db")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def commits(self) -> int:
+        """A number that changes with every commit of anybody else."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def rows(self, sql: str, *values: object) -> list[Any]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def one(self, sql: str, *values: object) -> Any:
+        return self.rows(sql, *values)[0][0]
+
+    def tables(self) -> dict[str, str]:
+        """Every table with the hash of its content: says which one changed when one did."""
+        names = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        return {name: self._content(name) for (name,) in names}
+
+    def _content(self, table: str) -> str:
+        rows = sorted(repr(row) for row in self.rows(f'SELECT * FROM "{table}"'))
+        return f"{len(rows)} rows, {hashlib.sha256(''.join(rows).encode()).hexdigest()[:16]}"
+
+    def text(self) -> str:
+        """Everything stored, as the bytes of the file and its log have it after a dump."""
+        names = [name for (name,) in self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return "\n".join(repr(row) for name in names for row in self.rows(f'SELECT * FROM "{name}"'))
+
+    async def quiet(self, seconds: float = 3.0, timeout: float = 30) -> int:
+        """Wait until nothing was committed for `seconds`; the commit number from then on."""
+        last, since = self.commits(), time.monotonic()
+
+        async def still() -> bool:
+            nonlocal last, since
+            now = self.commits()
+            if now != last:
+                last, since = now, time.monotonic()
+            return time.monotonic() - since >= seconds
+
+        await until(still, f"{seconds:g} s without a commit", timeout)
+        return last
+
+
+@contextmanager
+def tampering(node: NodeHandle) -> Iterator[sqlite3.Connection]:
+    """A writable connection whose owner removed the receipt triggers and puts them back."""
+    connection = sqlite3.connect(node.net_dir / "cl_hive_comms.db", isolation_level=None, timeout=10)
+    triggers = connection.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'management_receipts'"
+    ).fetchall()
+    assert triggers
+    try:
+        for name, _ in triggers:
+            connection.execute(f'DROP TRIGGER "{name}"')
+        yield connection
+    finally:
+        for _, sql in triggers:
+            connection.execute(sql)
+        connection.close()
+
+
+def resident_mb(pid: int) -> float:
+    """Memory of a process that is in RAM, MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"process {pid} has no VmRSS")
+
+
+@contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """No file of the process can grow or be written, as on a full disk; pipes and sockets still work."""
+    old = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, old[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, old)
+
+
+async def restart_plugin(world: World) -> None:
+    """Start cl-hive-comms again and wait until it serves."""
+    await world.alice.call("plugin", {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"])})
+
+    async def serves() -> bool:
+        try:
+            await world.alice.call("hive-client-status")
+        except DevnetRpcError:
+            return False
+        return True
+
+    await until(serves, "cl-hive-comms to serve again", 15)
+
+
+async def exists(path: Path, timeout: float = 15) -> None:
+    """Wait for a file."""
+
+    async def there() -> bool:
+        return path.exists()
+
+    await until(there, str(path.name), timeout)
+
+
+async def receipts_of(node: NodeHandle, command_id: str) -> list[dict[str, Any]]:
+    """The receipts of one command."""
+    items = (await node.call("hive-client-receipts", {"limit": 500}))["items"]
+    return [item for item in items if item.get("command_id") == command_id]
+
+
+async def within(seconds: float, work: Any) -> Any:
+    """The result of an awaitable that has to come in time."""
+    async with asyncio.timeout(seconds):
+        return await work

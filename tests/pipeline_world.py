@@ -87,16 +87,20 @@ class NodeFake:
     def _note(self, method: str) -> None:
         self.calls.append(method)
         if method in self.fail:
-            raise ClnError(method, self.fail[method], "the node said no at /home/user/.lightning")
+            raise ClnError(method, self.fail[method], "the node said no at /var/lib/private-dir")
 
     async def call(
         self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
     ) -> dict[str, Any]:
         self._note(method)
         answers: dict[str, dict[str, Any]] = {
-            "listfunds": {"outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]},
+            "listfunds": {
+                "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
+            },
             "listpeers": {"peers": [{"id": row["peer_id"], "connected": True} for row in self.rows]},
-            "getlog": {"log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}]},
+            "getlog": {
+                "log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}]
+            },
         }
         if method not in answers:
             raise ClnError(method, -32601, "Unknown command")
@@ -302,7 +306,9 @@ class World:
                 node=self.node,
                 state_key=b"k" * 32,
                 node_id=NODE_ID,
-                about=lambda: About("0.1.0", Keys.pubkey, NODE_ID, "regtest", ("nostr_dm", "rest"), ("wss://r",), 300),
+                about=lambda: About(
+                    "0.1.0", Keys.pubkey, NODE_ID, "regtest", ("nostr_dm", "rest"), ("wss://r",), 300
+                ),
                 trusted_issuers=lambda: (),
                 max_skew_s=lambda: 300,
                 now=lambda: self.now,
@@ -382,7 +388,9 @@ class World:
 
     async def set_fee(self, ppm: int, channel: str = "101x1x0", **options: Any) -> dict[str, Any]:
         """`set_single` of a rate."""
-        return await self.ask("hive:fee-policy/v1", "set_single", {"channel_id": channel, "fee_ppm": ppm}, **options)
+        return await self.ask(
+            "hive:fee-policy/v1", "set_single", {"channel_id": channel, "fee_ppm": ppm}, **options
+        )
 
     async def docs(self) -> list[dict[str, Any]]:
         """All receipts, oldest first."""
@@ -406,5 +414,3 @@ def slug(response: Mapping[str, Any] | None) -> str | None:
     assert response is not None
     error = response.get("error")
     return None if error is None else str(error["slug"])
-
-

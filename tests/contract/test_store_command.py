@@ -108,11 +108,17 @@ async def test_a_command_moves_only_from_the_state_it_is_in(db: Db) -> None:
 
 async def test_states_and_deadlines_select_rows(db: Db) -> None:
     store = CommandStore()
-    for nonce, state, deadline in ((1, "pending_approval", 50), (2, "pending_approval", 500), (3, "success", None)):
+    for nonce, state, deadline in (
+        (1, "pending_approval", 50),
+        (2, "pending_approval", 500),
+        (3, "success", None),
+    ):
         await db.write(lambda tx, n=nonce, s=state, d=deadline: store.insert(tx, row(n, state=s, deadline=d)))
     due = await db.read(lambda tx: store.in_states(tx, ("pending_approval",), due=100))
     assert [r.nonce for r in due] == [1]
-    assert [r.nonce for r in await db.read(lambda tx: store.in_states(tx, ("success", "pending_approval")))] == [1, 2, 3]
+    assert [
+        r.nonce for r in await db.read(lambda tx: store.in_states(tx, ("success", "pending_approval")))
+    ] == [1, 2, 3]
     assert len(await db.read(lambda tx: store.open_of_advisor(tx, "adv", ("pending_approval",)))) == 2
     assert await db.read(lambda tx: store.open_of_advisor(tx, "other", ("pending_approval",))) == ()
 
@@ -157,7 +163,9 @@ async def test_a_final_response_replaces_the_first_and_pushes_stand_apart(db: Db
     final = replace(first, response_json='{"status":0}', created_at=1_500)
     await db.write(lambda tx: store.put_response(tx, final))
     for seq in (1, 2, 3):
-        await db.write(lambda tx, s=seq: store.put_response(tx, StoredResponse(AGENT, -s, "", f"push{s}", 1_000)))
+        await db.write(
+            lambda tx, s=seq: store.put_response(tx, StoredResponse(AGENT, -s, "", f"push{s}", 1_000))
+        )
     assert await db.read(lambda tx: store.response(tx, AGENT, 5)) == final
     assert await db.read(lambda tx: store.pushes(tx, AGENT, 1, 10)) == ("push2", "push3")
     assert await db.read(lambda tx: store.pushes(tx, AGENT, 0, 1)) == ("push1",)
@@ -173,7 +181,9 @@ async def test_pending_actions_move_once_and_votes_count_once(db: Db) -> None:
     await db.write(lambda tx: store.add_pending(tx, pending("cmd-2", expires=8_000)))
     assert [p.action_id for p in await db.read(lambda tx: store.list_pending(tx, 10))] == ["cmd-2", "cmd-1"]
     assert await db.read(lambda tx: store.count_pending(tx, "adv")) == 2
-    assert await db.write(lambda tx: store.move_pending(tx, "cmd-1", ("pending",), "approved", challenge="ab"))
+    assert await db.write(
+        lambda tx: store.move_pending(tx, "cmd-1", ("pending",), "approved", challenge="ab")
+    )
     assert not await db.write(lambda tx: store.move_pending(tx, "cmd-1", ("pending",), "rejected"))
     found = await db.read(lambda tx: store.pending(tx, "cmd-1"))
     assert found is not None and (found.state, found.challenge) == ("approved", "ab")

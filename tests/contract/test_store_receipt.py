@@ -26,7 +26,17 @@ def receipt(number: int, advisor: str = "adv", schema: str = "hive:fee-policy/v1
     document = f'{{"created_at":{number * 100},"receipt_id":{number},"schema":"{schema}"}}'
     hashed, before = f"{number:064x}", f"{number - 1:064x}"
     return ReceiptRow(
-        number, advisor, document, hashed, "ab" * 64, before, number * 100, schema, "set_single", "success", f"c{number}"
+        number,
+        advisor,
+        document,
+        hashed,
+        "ab" * 64,
+        before,
+        number * 100,
+        schema,
+        "set_single",
+        "success",
+        f"c{number}",
     )
 
 
@@ -41,7 +51,9 @@ async def test_ids_are_gapless(db: Db) -> None:
     assert await db.read(store.head) == receipt(2)
 
 
-@pytest.mark.parametrize("sql", ["UPDATE management_receipts SET document = '{}'", "DELETE FROM management_receipts"])
+@pytest.mark.parametrize(
+    "sql", ["UPDATE management_receipts SET document = '{}'", "DELETE FROM management_receipts"]
+)
 async def test_acceptance_02_16_update_and_delete_of_a_receipt_fail(db: Db, sql: str) -> None:
     store = ReceiptStore()
     await db.write(lambda tx: store.append(tx, receipt(1)))

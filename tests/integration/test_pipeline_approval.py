@@ -281,5 +281,7 @@ async def test_enough_rejections_end_a_multisig_command(world: World, as_workflo
     action_id = await held(world)
     row_hash = str(decode_object(world.out.sent[0]["content"])["schema_payload"]["params"]["command_hash"])  # type: ignore[index,call-overload]
     signature = crypto.schnorr_sign(keys[0], approve_digest(row_hash, "reject"))
-    state = await world.pipeline.approvals.approve(action_id, reject=True, approver=names[0], signature=signature)
+    state = await world.pipeline.approvals.approve(
+        action_id, reject=True, approver=names[0], signature=signature
+    )
     assert (state["state"], state["slug"]) == ("rejected", "approval_rejected")

@@ -81,7 +81,9 @@ async def test_acceptance_02_02_a_low_nonce_after_a_second_is_too_low(world: Wor
 
 async def test_acceptance_02_02_nonces_6_and_5_within_the_window_both_run_in_order(world: World) -> None:
     await world.ask(MONITOR, "fee_report", {}, nonce=4)
-    sixth = asyncio.create_task(world.ask(FEES, "set_single", {"channel_id": "101x1x0", "base_msat": 900}, nonce=6))
+    sixth = asyncio.create_task(
+        world.ask(FEES, "set_single", {"channel_id": "101x1x0", "base_msat": 900}, nonce=6)
+    )
     await asyncio.sleep(0)
     fifth = await world.set_fee(110, channel="102x1x0", nonce=5)
     answered = await sixth
@@ -89,8 +91,12 @@ async def test_acceptance_02_02_nonces_6_and_5_within_the_window_both_run_in_ord
     assert [doc["nonce"] for doc in await world.docs()] == [5, 6]
 
 
-@pytest.mark.parametrize(("skew", "expected"), [(-301, "stale_timestamp"), (301, "stale_timestamp"), (299, None), (-299, None)])
-async def test_acceptance_02_03_timestamps_within_300_seconds(world: World, skew: int, expected: str | None) -> None:
+@pytest.mark.parametrize(
+    ("skew", "expected"), [(-301, "stale_timestamp"), (301, "stale_timestamp"), (299, None), (-299, None)]
+)
+async def test_acceptance_02_03_timestamps_within_300_seconds(
+    world: World, skew: int, expected: str | None
+) -> None:
     response = await world.ask(MONITOR, "fee_report", {}, timestamp=world.now + skew)
     assert slug(response) == expected
 
@@ -106,7 +112,10 @@ async def test_acceptance_02_04_flipped_byte_is_bad_signature_and_leaves_the_non
     flipped = ("0" if signature[0] != "0" else "1") + signature[1:]
     tampered = [
         {**good, "signature": flipped},
-        {**good, "schema_payload": {"action": "set_single", "params": {"channel_id": "101x1x0", "fee_ppm": 121}}},
+        {
+            **good,
+            "schema_payload": {"action": "set_single", "params": {"channel_id": "101x1x0", "fee_ppm": 121}},
+        },
         {**good, "payment_proof": {"method": "nona"}},
         {**good, "nonce": 10},
         {**good, "timestamp": world.now + 1},
@@ -255,7 +264,10 @@ async def test_repeated_refusals_of_a_minute_share_a_receipt(world: World) -> No
     await world.pipeline.timers.tick()
     await world.pipeline.timers.tick()
     docs = await world.docs()
-    assert [doc.get("result") for doc in docs] == [None, {"repeats": 3, "minute": docs[1]["result"]["minute"]}]
+    assert [doc.get("result") for doc in docs] == [
+        None,
+        {"repeats": 3, "minute": docs[1]["result"]["minute"]},
+    ]
 
 
 async def test_reads_of_an_hour_get_one_receipt_per_agent(world: World) -> None:
@@ -278,7 +290,9 @@ async def test_the_emergency_stop_refuses_everything(world: World) -> None:
 
 
 async def test_a_payment_is_refused_untouched_while_nothing_costs_anything(world: World) -> None:
-    response = await world.ask(MONITOR, "fee_report", {}, payment_proof={"method": "cashu", "token": "cashuB"})
+    response = await world.ask(
+        MONITOR, "fee_report", {}, payment_proof={"method": "cashu", "token": "cashuB"}
+    )
     assert slug(response) == "payment_invalid"
 
 
@@ -286,7 +300,7 @@ async def test_the_node_s_refusal_is_an_error_without_its_text(world: World) -> 
     world.node.fail["setchannel"] = 205
     response = await world.set_fee(110)
     assert (response["status"], slug(response)) == (2, "node_error")
-    assert "home" not in str(response)
+    assert "private-dir" not in str(response)
     assert response["receipt"]["status"] == "error"
     del world.node.fail["setchannel"]
     assert slug(await world.set_fee(110)) is None
@@ -374,7 +388,9 @@ async def test_the_hsm_signs_the_roots_over_the_receipts(world: World) -> None:
     await world.pipeline.timers.hourly()
     listed = await world.ask(CONTROL, "receipts_list", {"since_id": 0, "paths": True})
     (root,) = listed["result"]["roots"]
-    text = receipts.root_text(root["kind"], root["start"], root["first_id"], root["last_id"], root["merkle_root"])
+    text = receipts.root_text(
+        root["kind"], root["start"], root["first_id"], root["last_id"], root["merkle_root"]
+    )
     assert crypto.cln_recover_message(text, root["zbase"]) == crypto.cln_recover_message(
         "x", crypto.cln_sign_message(HSM_KEY, "x")
     )
@@ -386,9 +402,19 @@ async def test_an_agent_sees_only_the_outline_of_others_receipts(world: World) -
     world.credentials.add(View(issue(OTHER_KEY, number=2), "adv-2"))
     await world.set_fee(110)
     mine = (await world.ask(CONTROL, "receipts_list", {}))["result"]["items"][0]
-    theirs = (await world.ask(CONTROL, "receipts_list", {}, agent=OTHER_KEY, credential=2))["result"]["items"][0]
+    theirs = (await world.ask(CONTROL, "receipts_list", {}, agent=OTHER_KEY, credential=2))["result"][
+        "items"
+    ][0]
     assert "params" in mine
-    assert set(theirs) == {"receipt_id", "prev_hash", "receipt_hash", "node_signature", "schema", "time", "result"}
+    assert set(theirs) == {
+        "receipt_id",
+        "prev_hash",
+        "receipt_hash",
+        "node_signature",
+        "schema",
+        "time",
+        "result",
+    }
 
 
 async def test_a_receipt_is_acknowledged_by_its_agent(world: World) -> None:
@@ -419,7 +445,15 @@ async def test_capabilities_and_quotes_tell_the_agent_its_scope(world: World) ->
 
 
 async def test_every_monitor_read_answers_or_says_what_the_node_lacks(world: World) -> None:
-    ok = {"health_summary", "channel_list", "peer_list", "htlc_snapshot", "fee_report", "log_stream", "plugin_status"}
+    ok = {
+        "health_summary",
+        "channel_list",
+        "peer_list",
+        "htlc_snapshot",
+        "fee_report",
+        "log_stream",
+        "plugin_status",
+    }
     ok |= {"backup_status", "state_hash", "onchain_balance"}
     lacking = {"forward_history", "invoice_list", "payment_list", "earnings"}
     for name in sorted(ok | lacking):

@@ -51,7 +51,9 @@ async def test_acceptance_02_12_a_killed_fee_change_is_resolved_from_the_node_an
     assert world.setchannels == effects
     (receipt,) = await world.docs()
     assert receipt["status"] == state
-    assert receipt.get("result", {}).get("reconciled") is (True if point in ("after_executing", "after_cln") else None)
+    assert receipt.get("result", {}).get("reconciled") is (
+        True if point in ("after_executing", "after_cln") else None
+    )
     repeated = await world.handle(doc)
     assert repeated is not None and repeated["receipt"]["receipt_id"] == receipt["receipt_id"]
     assert world.setchannels == effects
@@ -64,7 +66,9 @@ async def test_what_cannot_be_proven_is_indeterminate_and_alerts(world: World) -
     await world.pipeline.timers.tick()
     (receipt,) = await world.docs()
     assert (receipt["status"], receipt["error"]["slug"]) == ("indeterminate", "indeterminate")
-    assert [level.value for level, code, _ in world.out.alerts if code == "command_indeterminate"] == ["critical"]
+    assert [level.value for level, code, _ in world.out.alerts if code == "command_indeterminate"] == [
+        "critical"
+    ]
 
 
 async def test_reconciling_waits_for_a_node_that_does_not_answer(world: World) -> None:

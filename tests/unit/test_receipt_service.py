@@ -48,7 +48,12 @@ class Chain:
         return crypto.cln_sign_message(HSM, text)
 
     async def add(self, count: int = 1, **changes: object) -> None:
-        what = {"schema": "hive:fee-policy/v1", "action": "set_single", "status": "success", "advisor_id": "adv"}
+        what = {
+            "schema": "hive:fee-policy/v1",
+            "action": "set_single",
+            "status": "success",
+            "advisor_id": "adv",
+        }
         for _ in range(count):
             fields = ReceiptFields(**{**what, **changes})  # type: ignore[arg-type]
             await self.db.write(lambda tx, f=fields: self.service.append(tx, f))

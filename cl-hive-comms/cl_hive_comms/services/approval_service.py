@@ -23,8 +23,8 @@ from hive_shared.registry import find, parse_params
 from hive_shared.store import Tx
 
 from ..domain.approval import CHALLENGE_S, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, only_reduces, rank
-from ..domain.command_record import CommandRow, PendingRow, Vote
 from ..domain.command_machine import Event, State
+from ..domain.command_record import CommandRow, PendingRow, Vote
 from .command_case import WAITING, Case, Judged, RuleRefusal, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .command_push import CommandPush
@@ -452,7 +452,7 @@ class ApprovalService:
         ended = walk(from_state, event).value
         self._commands.move_pending(tx, case.command_id, _OPEN, ended, reason=error.detail)
 
-    # -- reading ----------------------------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------------
 
     async def pending(self, limit: int = 100) -> dict[str, JsonValue]:
         """What waits, the one that expires first on top: {count, items}."""

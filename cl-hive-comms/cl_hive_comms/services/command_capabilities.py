@@ -9,14 +9,14 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.envelope import MAX_BYTES
-from hive_shared.errors import HiveError
+from hive_shared.errors import HiveError, NotFound
 from hive_shared.registry import actions, find, unsupported
 
 from .command_case import Case
-from .decision import DecisionService
+from .decision import DecisionService, Who
 from .executors.action import Params
 from .intake import DANGEROUS_PER_MINUTE, PER_MINUTE
-from .ports_commands import CommandRows, Database
+from .ports_commands import CommandRows, Credentials, Database
 
 IMPLEMENTATION: Final = "cl-hive-comms"
 PROTOCOL: Final = 1
@@ -44,13 +44,14 @@ class CommandCapabilities:
         *,
         db: Database,
         commands: CommandRows,
+        credentials: Credentials,
         decision: DecisionService,
         about: Callable[[], About],
         served: Callable[[str, str], bool],
         random_bytes: Callable[[int], bytes],
         now: Callable[[], int],
     ) -> None:
-        self._db, self._commands, self._decision = db, commands, decision
+        self._db, self._commands, self._credentials, self._decision = db, commands, credentials, decision
         self._about, self._served, self._random, self._now = about, served, random_bytes, now
 
     def of_node(self) -> dict[str, JsonValue]:
@@ -81,7 +82,7 @@ class CommandCapabilities:
             "node_key": about.node_key,
             "node_id": about.node_id,
             "network": about.network,
-            "relays": list(about.relays),
+            "relays": [*about.relays],
             "limits": {
                 "max_skew_s": about.max_skew_s,
                 "per_min": PER_MINUTE,
@@ -93,16 +94,19 @@ class CommandCapabilities:
         }
         if case.view is not None:
             credential = case.view.credential
+            granted: list[JsonValue] = [*sorted(n for n, given in credential.permissions.items() if given)]
             doc |= {
                 "tier": credential.effective_tier.word,
-                "permissions": sorted(name for name, granted in credential.permissions.items() if granted),
+                "permissions": granted,
                 "constraints": dict(credential.constraints),
             }
         return doc
 
     async def quote(self, case: Case, params: Params) -> dict[str, JsonValue]:
         """`quote`: price (nothing until payments are served), danger, tier and workflow of a command."""
-        schema, action, asked = str(params["schema"]), str(params["action"]), params["params"]
+        return await self._quote(Who.of(case), str(params["schema"]), str(params["action"]), params["params"])
+
+    async def _quote(self, who: Who, schema: str, action: str, asked: JsonValue) -> dict[str, JsonValue]:
         spec = find(schema, action)
         doc: dict[str, JsonValue] = {
             "quote_id": self._random(16).hex(),
@@ -112,7 +116,7 @@ class CommandCapabilities:
             "valid_until": self._now() + QUOTE_VALID_S,
         }
         if spec.served:
-            return {**doc, **await self._decision.preview(case, schema, action, asked)}
+            return {**doc, **await self._decision.preview(who, schema, action, asked)}
         # Known but not run by this version: its danger can still be told.
         given: Mapping[str, JsonValue] = asked if isinstance(asked, dict) else {}
         return {
@@ -124,10 +128,17 @@ class CommandCapabilities:
             "required_tier": spec.required_tier(given).word,
         }
 
-    async def validate(self, case: Case, schema: str, action: str, params: JsonValue) -> dict[str, JsonValue]:
-        """`hive-schema-validate`: {valid, reason, danger, required_tier, workflow, price}."""
+    async def validate(
+        self, schema: str, action: str, params: JsonValue, credential_id: str = ""
+    ) -> dict[str, JsonValue]:
+        """`hive-schema-validate`: {valid, reason?, danger, required_tier, workflow, price_sats}; with a
+        credential, what would be said to its agent. Raises NotFound for an unknown credential."""
+        view = await self._credentials.current(credential_id) if credential_id else None
+        if credential_id and view is None:
+            raise NotFound(f"there is no credential {credential_id[:64]!a}")
+        who = Who(view, "" if view is None else view.advisor_id, credential_id)
         try:
-            return {**await self.quote(case, {"schema": schema, "action": action, "params": params})}
+            return await self._quote(who, schema, action, params)
         except HiveError as error:
             return {"valid": False, "reason": error.symbol, "message": error.detail, **_data(error)}
 

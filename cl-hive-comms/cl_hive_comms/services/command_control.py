@@ -181,7 +181,7 @@ class ControlActions:
         result: dict[str, JsonValue] = {"count": len(items), "items": items, "roots": roots}
         if head is not None:
             result["head"] = {"receipt_id": head.receipt_id, "receipt_hash": head.receipt_hash}
-        if items and len(items) < len(rows) or len(rows) == limit:
+        if (items and len(items) < len(rows)) or len(rows) == limit:
             result["next_cursor"] = str(rows[len(items) - 1].receipt_id)
         return result
 

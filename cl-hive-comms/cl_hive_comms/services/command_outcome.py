@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,8 +15,8 @@ from hive_shared.registry import Danger
 from hive_shared.store import Tx
 
 from ..domain.alert import Level, level_of_danger
-from ..domain.command_record import CommandRow, StoredResponse
 from ..domain.command_machine import Event, State
+from ..domain.command_record import CommandRow, StoredResponse
 from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages
@@ -56,13 +57,21 @@ class CommandOutcomes:
         messages: Messages,
         alerts: Alerts,
         now: Callable[[], int],
+        on_receipt: Callable[[int, str], None] | None = None,
     ) -> None:
         self._commands, self._fees, self._receipts = commands, fees, receipts
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
+        self._on_receipt = on_receipt
+        # Written by the database's thread, read by the loop's: a deque needs no lock for that.
+        self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
     def kick(self) -> None:
-        """Send what the transaction enqueued."""
+        """Send what the transaction enqueued, tell of its receipts."""
         self._messages.kick()
+        while self._told:
+            receipt_id, status = self._told.popleft()
+            if self._on_receipt is not None:
+                self._on_receipt(receipt_id, status)
 
     def unnumbered(self, nonce: int, error: HiveError, command_id: str | None = None) -> Response:
         """A signed refusal that nothing was stored for: seq 0 stands outside the sequence."""
@@ -277,7 +286,8 @@ class CommandOutcomes:
 
     def _alert(self, tx: Tx, case: Case, judged: Judged, state: str) -> None:
         level = Level.CRITICAL if state == "indeterminate" else level_of_danger(judged.danger.total)
-        text = f"{judged.action} of {judged.schema} (danger {judged.danger.total}): {state}; action {case.command_id}"
+        what = f"{judged.action} of {judged.schema} (danger {judged.danger.total})"
+        text = f"{what}: {state}; action {case.command_id}"
         self._alerts.raise_in(tx, level, f"command_{state}", text, f"command:{case.command_id}:{state}")
 
     def _move(
@@ -342,7 +352,9 @@ class CommandOutcomes:
             agent_signature=command.signature,
             confirm_signature=judged.confirm_signature if judged else None,
         )
-        return self._receipts.append(tx, fields)
+        receipt = self._receipts.append(tx, fields)
+        self._told.append((receipt.receipt_id, receipt.status))
+        return receipt
 
 
 def _error_doc(error: HiveError) -> dict[str, JsonValue]:

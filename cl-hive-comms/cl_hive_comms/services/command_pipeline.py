@@ -45,8 +45,8 @@ from .timer_service import TimerService
 class PipelineParts:
     """Everything the pipeline takes from outside. Times: `now` unix seconds, `now_ms` milliseconds.
 
-    `state_key` keys balances inside state hashes; `approvers` are the policy's keys; `on_response` hears
-    the state of every command that ended, for notifications.
+    `state_key` keys balances inside state hashes; `on_receipt` hears id and status of the receipts of
+    commands after their commit (a hint for notifications; the listener re-reads).
     """
 
     db: Database
@@ -75,6 +75,7 @@ class PipelineParts:
     fault: Fault = no_fault
     window_ms: int = WINDOW_MS
     trust_of: Callable[[CredentialView], Fraction] | None = None
+    on_receipt: Callable[[int, str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,67 @@ class Pipeline:
     execution: ExecutionService
 
 
+@dataclass(frozen=True)
+class _Core:
+    """What the services of the pipeline share."""
+
+    locks: ExecutionLocks
+    executors: Executors
+    outcomes: CommandOutcomes
+    decision: DecisionService
+    execution: ExecutionService
+    intake: Intake
+
+
 def build_pipeline(parts: PipelineParts) -> Pipeline:
     """All services of the pipeline over the given adapters."""
+    core = _core(parts)
+    approvals = ApprovalService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        credentials=parts.credentials,
+        intake=core.intake,
+        decision=core.decision,
+        execution=core.execution,
+        outcomes=core.outcomes,
+        push=parts.push,
+        kill_switch=parts.kill_switch,
+        approvers=lambda: _approvers(parts),
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+        log=parts.log,
+    )
+    capabilities = CommandCapabilities(
+        db=parts.db,
+        commands=parts.commands,
+        credentials=parts.credentials,
+        decision=core.decision,
+        about=parts.about,
+        served=core.executors.served,
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+    )
+    commands = _commands(parts, core, approvals, capabilities)
+    timers = TimerService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        receipts=parts.receipts,
+        approvals=approvals,
+        execution=core.execution,
+        credentials=parts.credentials,
+        reconcile=commands.reconcile,
+        writer=core.executors.fee_writer,
+        present_fees=core.executors.present_fees,
+        locks=core.locks,
+        now=parts.now,
+        log=parts.log,
+    )
+    return Pipeline(commands, approvals, timers, capabilities, core.executors, core.decision, core.execution)
+
+
+def _core(parts: PipelineParts) -> _Core:
     locks = ExecutionLocks()
     state_hash = StateHashService(
         parts.node,
@@ -115,6 +175,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         messages=parts.messages,
         alerts=parts.alerts,
         now=parts.now,
+        on_receipt=parts.on_receipt,
     )
     decision = DecisionService(
         db=parts.db,
@@ -137,49 +198,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         log=parts.log,
         fault=parts.fault,
     )
-    intake = _intake(parts)
-    approvals = ApprovalService(
-        db=parts.db,
-        commands=parts.commands,
-        fees=parts.fees,
-        credentials=parts.credentials,
-        intake=intake,
-        decision=decision,
-        execution=execution,
-        outcomes=outcomes,
-        push=parts.push,
-        kill_switch=parts.kill_switch,
-        approvers=lambda: _approvers(parts),
-        random_bytes=parts.random_bytes,
-        now=parts.now,
-        log=parts.log,
-    )
-    capabilities = CommandCapabilities(
-        db=parts.db,
-        commands=parts.commands,
-        decision=decision,
-        about=parts.about,
-        served=executors.served,
-        random_bytes=parts.random_bytes,
-        now=parts.now,
-    )
-    commands = _commands(parts, intake, decision, execution, approvals, capabilities, outcomes, executors)
-    timers = TimerService(
-        db=parts.db,
-        commands=parts.commands,
-        fees=parts.fees,
-        receipts=parts.receipts,
-        approvals=approvals,
-        execution=execution,
-        credentials=parts.credentials,
-        reconcile=commands.reconcile,
-        writer=executors.fee_writer,
-        present_fees=executors.present_fees,
-        locks=locks,
-        now=parts.now,
-        log=parts.log,
-    )
-    return Pipeline(commands, approvals, timers, capabilities, executors, decision, execution)
+    return _Core(locks, executors, outcomes, decision, execution, _intake(parts))
 
 
 def _intake(parts: PipelineParts) -> Intake:
@@ -197,14 +216,7 @@ def _intake(parts: PipelineParts) -> Intake:
 
 
 def _commands(
-    parts: PipelineParts,
-    intake: Intake,
-    decision: DecisionService,
-    execution: ExecutionService,
-    approvals: ApprovalService,
-    capabilities: CommandCapabilities,
-    outcomes: CommandOutcomes,
-    executors: Executors,
+    parts: PipelineParts, core: _Core, approvals: ApprovalService, capabilities: CommandCapabilities
 ) -> CommandService:
     async def last_nonce(sender_key: str) -> int:
         return await parts.db.read(lambda tx: parts.commands.last_nonce(tx, sender_key))
@@ -225,15 +237,15 @@ def _commands(
         db=parts.db,
         commands=parts.commands,
         credentials=parts.credentials,
-        intake=intake,
+        intake=core.intake,
         order=IntakeOrder(last_nonce, parts.now_ms, window_ms=parts.window_ms),
-        decision=decision,
-        execution=execution,
+        decision=core.decision,
+        execution=core.execution,
         approvals=approvals,
         control=control,
-        outcomes=outcomes,
+        outcomes=core.outcomes,
         alerts=parts.alerts,
-        find_read=executors.read,
+        find_read=core.executors.read,
         random_bytes=parts.random_bytes,
         now=parts.now,
         log=parts.log,

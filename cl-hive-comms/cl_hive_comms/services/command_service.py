@@ -21,9 +21,9 @@ from hive_shared.registry import CONTROL, find
 from hive_shared.store import StoreError, Tx
 
 from ..domain.alert import Level
+from ..domain.command_machine import State
 from ..domain.command_record import CommandRow
 from .approval_service import ApprovalService
-from ..domain.command_machine import State
 from .command_case import WAITING, Case, Judged, RuleRefusal
 from .command_control import ControlActions
 from .command_outcome import CommandOutcomes, Response, StateMoved

@@ -30,11 +30,28 @@ from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of
 from .command_case import Case, Judged, RuleRefusal
 from .execution import Cap
 from .execution_locks import ExecutionLocks
-from .executors.action import Params, Plan, WriteAction
+from .executors.action import Caller, Params, Plan, WriteAction
 from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Policies
 
 NODE_SCOPE: Final = "node"
 _UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who asks, as the rules see it. `view` None: nobody in particular (`hive-schema-validate`)."""
+
+    view: CredentialView | None
+    advisor_id: str = ""
+    credential_id: str = ""
+    command_id: str = ""
+
+    @classmethod
+    def of(cls, case: Case) -> Who:
+        """The agent of a command. Raises Unauthorized when its credential is gone."""
+        if case.view is None:
+            raise from_symbol("unauthorized", "the command has no credential here any more")
+        return cls(case.view, case.advisor_id, case.credential_id, case.command_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +109,12 @@ class DecisionService:
         spec = find(case.command.schema_type, case.command.action)
         params = parse_params(spec, case.command.params)
         danger = spec.danger(params)
+        who = Who.of(case)
         try:
-            self._check_scope(case, spec, spec, params, DangerFacts())
+            self._check_scope(who, spec, spec, params, DangerFacts())
             self._check_payment(case)
             decision = decide(
-                self._policies.snapshot(), self._request(case, spec, spec, params, Plan({}), danger.total, {})
+                self._policies.snapshot(), self._request(who, spec, spec, params, Plan({}), danger.total, {})
             )
             if decision.symbol is not None:
                 raise decision.error()
@@ -119,44 +137,49 @@ class DecisionService:
             raise from_symbol(
                 "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
             )
-        caller = case.caller(self._now())
+        who, caller = Who.of(case), case.caller(self._now())
         plan = await action.prepare(parsed, caller)
         async with self._locks.hold(plan.locks) as waited:
             if waited:
                 plan = await action.prepare(parsed, caller)
-            yield await self._judge(case, spec, parsed, plan)
+            yield await self._judge(who, spec, parsed, plan, case)
 
-    async def _judge(self, case: Case, spec: ActionSpec, params: Params, plan: Plan) -> Verdict:
+    async def _judge(
+        self, who: Who, spec: ActionSpec, params: Params, plan: Plan, case: Case | None
+    ) -> Verdict:
         facts = _facts(params, plan)
         scored = scored_as(spec, params, facts)
         danger = spec.danger(params, facts).raised(scored.danger(params, facts))
         rated = _Rated(spec, scored, params, plan, danger, facts)
         try:
-            past = await self._db.read(lambda tx: self._past(tx, case, rated))
-            return self._verdict(case, rated, past)
+            past = await self._db.read(lambda tx: self._past(tx, who, rated))
+            verdict = self._verdict(who, rated, past)
+            if case is not None:
+                self._check_payment(case)
+            return verdict
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
 
-    def _verdict(self, case: Case, rated: _Rated, past: _Past) -> Verdict:
-        self._check_scope(case, rated.spec, rated.scored, rated.params, rated.facts)
+    def _verdict(self, who: Who, rated: _Rated, past: _Past) -> Verdict:
+        self._check_scope(who, rated.spec, rated.scored, rated.params, rated.facts)
         request = self._request(
-            case, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
+            who, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
         )
-        constraints.check(_view(case).credential.constraints, request)
+        if who.view is not None:
+            constraints.check(who.view.credential.constraints, request)
         snapshot = self._policies.snapshot()
         decision = decide(snapshot, request)
         if decision.symbol is not None:
             raise decision.error()
-        other = self._check_others(case, rated, past)
-        self._check_payment(case)
+        other = self._check_others(who, rated, past)
         judged = _judged(rated, decision)
         if other is not None:
             judged = _held(judged, snapshot)
-        return Verdict(judged, self._caps(case, rated.spec, snapshot), other)
+        return Verdict(judged, self._caps(who, rated.spec, snapshot), other)
 
     # -- asking without doing -----------------------------------------------------------------------------
 
-    async def preview(self, case: Case, schema: str, action: str, params: JsonValue) -> dict[str, JsonValue]:
+    async def preview(self, who: Who, schema: str, action: str, params: JsonValue) -> dict[str, JsonValue]:
         """What would be said to a command: {valid, danger, required_tier, workflow, reason?, message?}.
 
         Raises HiveError when schema, action or parameters are none, or when the action is not served.
@@ -164,43 +187,54 @@ class DecisionService:
         spec = find(schema, action)
         parsed = parse_params(spec, params)
         if spec.read_only:
-            return {
-                "valid": True,
-                "danger": spec.danger(parsed).to_doc(),
-                "required_tier": spec.required_tier(parsed).word,
-                "workflow": Workflow.AUTO.value,
-            }
+            return self._preview_read(who, spec, parsed)
         write = self._find_write(spec.schema, spec.name)
         if write is None:
             raise from_symbol(
                 "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
             )
-        plan = await write.prepare(parsed, case.caller(self._now()))
+        now = self._now()
+        plan = await write.prepare(parsed, Caller("", "", who.advisor_id, who.credential_id, now))
         facts = _facts(parsed, plan)
-        names = () if case.view is None else tuple(case.view.credential.constraints)
+        names = () if who.view is None else tuple(who.view.credential.constraints)
         doc: dict[str, JsonValue] = {
             "valid": True,
             "danger": spec.danger(parsed, facts).to_doc(),
             "required_tier": spec.required_tier(parsed, facts, names).word,
         }
         try:
-            verdict = await self._judge(case, spec, parsed, plan)
+            verdict = await self._judge(who, spec, parsed, plan, None)
         except RuleRefusal as refusal:
             return {**doc, "valid": False, "reason": refusal.error.symbol, "message": refusal.error.detail}
         return {**doc, "workflow": verdict.judged.workflow}
 
+    def _preview_read(self, who: Who, spec: ActionSpec, params: Params) -> dict[str, JsonValue]:
+        doc: dict[str, JsonValue] = {
+            "valid": True,
+            "danger": spec.danger(params).to_doc(),
+            "required_tier": spec.required_tier(params).word,
+            "workflow": Workflow.AUTO.value,
+        }
+        try:
+            self._check_scope(who, spec, spec, params, DangerFacts())
+        except HiveError as error:
+            return {**doc, "valid": False, "reason": error.symbol, "message": error.detail}
+        return doc
+
     # -- step 11 ----------------------------------------------------------------------------------------
 
     def _check_scope(
-        self, case: Case, spec: ActionSpec, scored: ActionSpec, params: Params, facts: DangerFacts
+        self, who: Who, spec: ActionSpec, scored: ActionSpec, params: Params, facts: DangerFacts
     ) -> None:
-        credential = _view(case).credential
+        if who.view is None:
+            return
+        credential = who.view.credential
         for each in dict.fromkeys((spec, scored)):
             tier = each.required_tier(params, facts, tuple(credential.constraints))
             if credential.effective_tier < tier:
                 raise from_symbol(
                     "tier_insufficient",
-                    f"{each.name} needs tier {tier.word}, the credential has {credential.effective_tier.word}",
+                    f"{each.name} needs tier {tier.word}, yours is {credential.effective_tier.word}",
                     required=tier.word,
                 )
             if not credential.has_permission(*each.permissions):
@@ -216,15 +250,15 @@ class DecisionService:
 
     # -- steps 12 to 15 -----------------------------------------------------------------------------------
 
-    def _check_others(self, case: Case, rated: _Rated, past: _Past) -> CommandRow | None:
+    def _check_others(self, who: Who, rated: _Rated, past: _Past) -> CommandRow | None:
         """Cooldowns after finished writes; the first command under way that conflicts too much (0072)."""
         now, channels = self._now(), {fact.scid for fact in rated.plan.channels}
-        own = [w.ts for w in past.writes if w.credential_id == case.credential_id]
+        own = [w.ts for w in past.writes if w.credential_id == who.credential_id]
         left = conflict.own_fee_cooldown_left(max(own, default=None), now)
         if left:
             raise _cooldown(left, "you set the fee of this channel less than an hour ago")
         finished = [_past_write(write) for write in past.writes]
-        left = conflict.cooldown_left(finished, case.advisor_id, channels, rated.plan.fields, now)
+        left = conflict.cooldown_left(finished, who.advisor_id, channels, rated.plan.fields, now)
         if left:
             raise _cooldown(left, "another advisor changed this channel a short while ago")
         for row in past.under_way:
@@ -236,7 +270,7 @@ class DecisionService:
     def _check_payment(self, case: Case) -> None:
         # Price 0: nothing is redeemed, so nothing may be offered. A token taken along would be lost to
         # its owner's books though nobody keeps it.
-        access = _view(case).credential.access.get("model", "none")
+        access = "none" if case.view is None else case.view.credential.access.get("model", "none")
         if access != "none":
             raise from_symbol(
                 "payment_required", f"access model {access!s:.32} is not served by this version"
@@ -249,26 +283,26 @@ class DecisionService:
 
     # -- what the rules look at -----------------------------------------------------------------------------
 
-    def _past(self, tx: Tx, case: Case, rated: _Rated) -> _Past:
+    def _past(self, tx: Tx, who: Who, rated: _Rated) -> _Past:
         now = self._now()
         counts = {
-            name: self._fees.count(tx, Use(name, NODE_SCOPE), now - COUNTERS[name], but=case.command_id)
+            name: self._fees.count(tx, Use(name, NODE_SCOPE), now - COUNTERS[name], but=who.command_id)
             for name in counters_of(rated.spec.schema)
         }
-        daily = Use(DAILY_ACTIONS, case.credential_id)
-        counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=case.command_id)
+        daily = Use(DAILY_ACTIONS, who.credential_id)
+        counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=who.command_id)
         scids = tuple(fact.scid for fact in rated.plan.channels)
         writes = self._fees.since(tx, scids, now - HOUR_S)
         others = tuple(
             row
             for row in self._commands.in_states(tx, _UNDER_WAY)
-            if row.advisor_id != case.advisor_id and row.command_id != case.command_id
+            if row.advisor_id != who.advisor_id and row.command_id != who.command_id
         )
         return _Past(counts, writes, others)
 
     def _request(
         self,
-        case: Case,
+        who: Who,
         spec: ActionSpec,
         scored: ActionSpec,
         params: Params,
@@ -283,8 +317,8 @@ class DecisionService:
             params=params,
             danger=danger,
             read_only=spec.read_only,
-            advisor_id=case.advisor_id,
-            trust=self._trust_of(_view(case)),
+            advisor_id=who.advisor_id,
+            trust=Fraction(1) if who.view is None else self._trust_of(who.view),
             channels=plan.channels,
             new_fees=plan.new_fees,
             amount_sat=plan.amount_sat,
@@ -293,7 +327,7 @@ class DecisionService:
             also_actions=also,
         )
 
-    def _caps(self, case: Case, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:
+    def _caps(self, who: Who, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:
         limits = snapshot.settings(self._now()).rate_limits
         of_node = {
             "fee_changes": limits.fee_changes_per_hour,
@@ -303,15 +337,9 @@ class DecisionService:
         caps = [
             Cap(Use(name, NODE_SCOPE), COUNTERS[name], of_node[name]) for name in counters_of(spec.schema)
         ]
-        daily = _view(case).credential.constraints.get("max_daily_actions")
+        daily = None if who.view is None else who.view.credential.constraints.get("max_daily_actions")
         limit = daily if isinstance(daily, int) else None
-        return (*caps, Cap(Use(DAILY_ACTIONS, case.credential_id), DAY_S, limit))
-
-
-def _view(case: Case) -> CredentialView:
-    if case.view is None:
-        raise from_symbol("unauthorized", "the command has no credential here any more")
-    return case.view
+        return (*caps, Cap(Use(DAILY_ACTIONS, who.credential_id), DAY_S, limit))
 
 
 def _facts(params: Params, plan: Plan) -> DangerFacts:

@@ -20,8 +20,8 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
 
-from ..domain.command_record import CommandRow, Use
 from ..domain.command_machine import Event, State
+from ..domain.command_record import CommandRow, Use
 from .command_case import Case, Judged, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .executors.action import Outcome, WriteAction
@@ -178,7 +178,7 @@ class ExecutionService:
         return response
 
     async def _write_waiting(self) -> None:
-        """Store outcomes that the disk refused before. Raises receipt_store_unavailable while it still does."""
+        """Store outcomes that the disk refused. Raises receipt_store_unavailable while it still does."""
         while self._unwritten:
             ended = self._unwritten[0]
             try:

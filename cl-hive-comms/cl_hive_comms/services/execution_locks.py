@@ -41,7 +41,8 @@ class ExecutionLocks:
         except TimeoutError:
             self._release(taken)
             raise from_symbol(
-                "busy", f"another change of the same channel has not ended within {self._wait_s:g} s; try again"
+                "busy",
+                f"another change of the same channel has not ended within {self._wait_s:g} s; try again",
             ) from None
         except BaseException:
             self._release(taken)

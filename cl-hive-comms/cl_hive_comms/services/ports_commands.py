@@ -1,4 +1,4 @@
-"""What the command pipeline needs from others: rows, people, rules, the node (DESIGN "the dependency rule")."""
+"""What the command pipeline needs from others: rows, people, rules, the node."""
 
 from __future__ import annotations
 

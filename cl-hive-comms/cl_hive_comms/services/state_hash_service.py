@@ -34,7 +34,7 @@ class _Slow:
 
 
 class StateHashService:
-    """Computes hashes from what was read anyway. `key` keys balances and amounts, it never leaves the node."""
+    """Computes hashes from what was read anyway. `key` keys balances and amounts; it stays on the node."""
 
     def __init__(
         self, node: Node, *, key: bytes, policy_version: Callable[[], int], now: Callable[[], int]

@@ -200,10 +200,13 @@ class TimerService:
                     "to": max(g.last_at for g in mine),
                 },
             )
-            await self._db.write(
-                lambda tx, a=advisor_id, c=credential_id, f=fields: self._cover(tx, a, c, hour, f)
-            )  # type: ignore[misc]
+            await self._cover(fields, hour)
 
-    def _cover(self, tx: Tx, advisor_id: str, credential_id: str, hour: int, fields: ReceiptFields) -> None:
-        receipt = self._receipts.append(tx, fields)
-        self._commands.cover_reads(tx, advisor_id, credential_id, hour, receipt.receipt_id)
+    async def _cover(self, fields: ReceiptFields, hour: int) -> None:
+        def body(tx: Tx) -> None:
+            receipt = self._receipts.append(tx, fields)
+            self._commands.cover_reads(
+                tx, fields.advisor_id, fields.credential_id or "", hour, receipt.receipt_id
+            )
+
+        await self._db.write(body)

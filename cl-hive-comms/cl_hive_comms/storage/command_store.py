@@ -128,7 +128,8 @@ class CommandStore:
         late = "" if due is None else " AND deadline IS NOT NULL AND deadline <= ?"
         values: tuple[object, ...] = (*states, *(() if due is None else (due,)), limit)
         rows = tx.execute(
-            f"SELECT * FROM comms_commands WHERE state IN ({marks}){late} ORDER BY received_at, rowid LIMIT ?",
+            f"SELECT * FROM comms_commands WHERE state IN ({marks}){late}"
+            " ORDER BY received_at, rowid LIMIT ?",
             values,
         )
         return tuple(_command(row) for row in rows)
@@ -137,7 +138,8 @@ class CommandStore:
         """An advisor's commands in any of the states, oldest first."""
         marks = ",".join("?" * len(states))
         rows = tx.execute(
-            f"SELECT * FROM comms_commands WHERE advisor_id = ? AND state IN ({marks}) ORDER BY received_at, rowid",
+            f"SELECT * FROM comms_commands WHERE advisor_id = ? AND state IN ({marks})"
+            " ORDER BY received_at, rowid",
             (advisor_id, *states),
         )
         return tuple(_command(row) for row in rows)
@@ -184,8 +186,8 @@ class CommandStore:
     def cover_refusals(self, tx: Tx, group: RefusalGroup, receipt_id: int) -> None:
         """Note the roll-up receipt on the rows it counts."""
         tx.execute(
-            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND sender_key = ? AND slug = ?"
-            " AND updated_at >= ? AND updated_at < ?",
+            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND sender_key = ?"
+            " AND slug = ? AND updated_at >= ? AND updated_at < ?",
             (receipt_id, group.sender_key, group.slug, group.minute * 60, group.minute * 60 + 60),
         )
 
@@ -194,7 +196,8 @@ class CommandStore:
         rows = tx.execute(
             "SELECT advisor_id, credential_id, schema_id, action, COUNT(*) AS count,"
             " MIN(updated_at) AS first_at, MAX(updated_at) AS last_at FROM comms_commands"
-            " WHERE receipt_id IS NULL AND read_only = 1 AND slug IS NULL AND updated_at < ? AND state <> 'received'"
+            " WHERE receipt_id IS NULL AND read_only = 1 AND slug IS NULL AND updated_at < ?"
+            " AND state <> 'received'"
             " GROUP BY advisor_id, credential_id, schema_id, action ORDER BY advisor_id, schema_id, action",
             (before,),
         )
@@ -203,16 +206,17 @@ class CommandStore:
     def cover_reads(self, tx: Tx, advisor_id: str, credential_id: str, before: int, receipt_id: int) -> None:
         """Note the hourly roll-up on the reads it counts."""
         tx.execute(
-            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND read_only = 1 AND slug IS NULL"
-            " AND advisor_id = ? AND credential_id = ? AND updated_at < ? AND state <> 'received'",
+            "UPDATE comms_commands SET receipt_id = ? WHERE receipt_id IS NULL AND read_only = 1"
+            " AND slug IS NULL AND advisor_id = ? AND credential_id = ? AND updated_at < ?"
+            " AND state <> 'received'",
             (receipt_id, advisor_id, credential_id, before),
         )
 
     def reads_since(self, tx: Tx, credential_id: str, since: int, limit: int) -> int:
         """How many reads a credential asked for after a time, counted up to `limit`."""
         row = tx.execute(
-            "SELECT COUNT(*) AS n FROM (SELECT 1 FROM comms_commands WHERE credential_id = ? AND read_only = 1"
-            " AND received_at > ? LIMIT ?)",
+            "SELECT COUNT(*) AS n FROM (SELECT 1 FROM comms_commands WHERE credential_id = ?"
+            " AND read_only = 1 AND received_at > ? LIMIT ?)",
             (credential_id, since, limit),
         ).fetchone()
         return int(row["n"])
@@ -304,7 +308,7 @@ class CommandStore:
         reason: str | None = None,
         result_json: str | None = None,
     ) -> bool:
-        """Move a pending action; False when it is in none of the `old` states. None keeps the stored value."""
+        """Move a pending action; False when it is in none of the `old` states. None keeps what is stored."""
         marks = ",".join("?" * len(old))
         done = tx.execute(
             "UPDATE comms_pending SET state = ?, params_json = COALESCE(?, params_json),"

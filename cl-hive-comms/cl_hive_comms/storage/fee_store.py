@@ -1,4 +1,4 @@
-"""Sole writer of comms_fee_history and comms_action_counters (docs/protocol/08-client-and-plugins.md §5.3)."""
+"""Sole writer of comms_fee_history and comms_action_counters (docs/protocol/08 §5.3)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class FeeStore:
             part = scids[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = tx.execute(
-                f"SELECT * FROM comms_fee_history WHERE scid IN ({marks}) AND ts >= ? ORDER BY ts, command_id",
+                f"SELECT * FROM comms_fee_history WHERE scid IN ({marks}) AND ts >= ?"
+                " ORDER BY ts, command_id",
                 (*part, ts),
             )
             found += [FeeWrite(**dict(row)) for row in rows]

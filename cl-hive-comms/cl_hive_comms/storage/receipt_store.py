@@ -1,5 +1,5 @@
 """Sole writer of management_receipts, comms_receipt_roots and comms_receipt_acks
-(docs/protocol/02-fleet-management.md §9, 08 §5.3). Triggers of the schema refuse every change of a receipt."""
+(docs/protocol/02-fleet-management.md §9, 08 §5.3). Triggers refuse every change of a receipt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class ReceiptStore:
     def walk(self, tx: Tx, from_id: int, to_id: int) -> Iterator[ReceiptRow]:
         """Receipts `from_id..to_id` in id order, streamed."""
         for row in tx.execute(
-            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id BETWEEN ? AND ? ORDER BY receipt_id",
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id BETWEEN ? AND ?"
+            " ORDER BY receipt_id",
             (from_id, to_id),
         ):
             yield ReceiptRow(*row)
@@ -66,7 +67,8 @@ class ReceiptStore:
     def hashes(self, tx: Tx, first_id: int, last_id: int) -> list[str]:
         """Receipt hashes in id order."""
         rows = tx.execute(
-            "SELECT receipt_hash FROM management_receipts WHERE receipt_id BETWEEN ? AND ? ORDER BY receipt_id",
+            "SELECT receipt_hash FROM management_receipts WHERE receipt_id BETWEEN ? AND ?"
+            " ORDER BY receipt_id",
             (first_id, last_id),
         )
         return [str(row["receipt_hash"]) for row in rows]
@@ -120,7 +122,8 @@ class ReceiptStore:
     def add_ack(self, tx: Tx, ack: AckRow) -> bool:
         """Store an agent's acknowledgement; False when it stands already."""
         done = tx.execute(
-            "INSERT OR IGNORE INTO comms_receipt_acks (receipt_id, sender_key, signature, at) VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO comms_receipt_acks (receipt_id, sender_key, signature, at)"
+            " VALUES (?, ?, ?, ?)",
             (ack.receipt_id, ack.sender_key, ack.signature, ack.at),
         )
         return done.rowcount == 1

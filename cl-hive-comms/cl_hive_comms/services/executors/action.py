@@ -37,8 +37,9 @@ class Caller:
 class Plan:
     """What a write would do. `undo` is stored before the first change and is all that `probe` gets.
 
-    `basis` is what the node showed: an approval holds only while it stays the same. `fields` names what changes on each channel (conflict rule of 02 §7.5); `counters` are the policy's
-    counters a run uses; `before` holds the node's channel rows as read, for the state hash.
+    `basis` is what the node showed: an approval holds only while it stays the same. `fields` names what
+    changes on each channel (conflict rule of 02 §7.5); `before` holds the node's channel rows as read, for
+    the state hash.
     """
 
     undo: dict[str, JsonValue]
@@ -47,7 +48,6 @@ class Plan:
     new_fees: Mapping[str, FeePair] = field(default_factory=dict)
     fields: frozenset[str] = frozenset()
     locks: frozenset[str] = frozenset()
-    counters: tuple[str, ...] = ()
     before: tuple[Mapping[str, Any], ...] = ()
     amount_sat: int = 0
 

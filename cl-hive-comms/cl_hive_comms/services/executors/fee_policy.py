@@ -67,7 +67,6 @@ class FeeAction:
             new_fees=fees,
             fields=frozenset(changed),
             locks=frozenset(f"channel:{row['channel_id']}" for row in rows.values()),
-            counters=("fee_changes",),
             before=tuple(listing),
         )
         return plan, targets
@@ -152,7 +151,7 @@ class SetBulk(FeeAction):
             return base, (int(row["fee_proportional_millionths"]) * (100 + delta) + 50) // 100
 
         channels = cast("Sequence[str]", params["channels"])
-        wanted = {text: choose for text in channels}
+        wanted = dict.fromkeys(channels, choose)
         if len(wanted) < len(channels):
             raise from_symbol(
                 "invalid_params",

@@ -7,7 +7,7 @@ from hive_shared.errors import HiveError, from_symbol
 
 
 def node_error(error: ClnError) -> HiveError:
-    """`timeout` for a call without an answer, `unsupported_action` for a missing command, else `node_error`."""
+    """`timeout` without an answer, `unsupported_action` for a missing command, else `node_error`."""
     if isinstance(error, ClnTimeout):
         return from_symbol("timeout", f"the node did not answer {error.method} in time", rpc=error.method)
     if error.code == -32601:

@@ -1,0 +1,81 @@
+"""hive-client-receipts and hive-client-receipts-verify (docs/protocol/08-client-and-plugins.md §5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hive_shared.errors import InvalidParams
+from hive_shared.runtime_spec import MethodSpec, Param
+
+from ..domain.receipt_record import ReceiptQuery
+from ..services.receipt_service import ReceiptService
+from .rendering import as_text
+
+
+class ReceiptCommands:
+    """Reading and proving the chain. `advisor_id` resolves a name and raises NotFound or Ambiguous."""
+
+    def __init__(self, service: Callable[[], ReceiptService], advisor_id: Callable[[str], str]) -> None:
+        self._service, self._advisor_id = service, advisor_id
+
+    def specs(self) -> list[MethodSpec]:
+        """The methods of this family."""
+        return [
+            MethodSpec(
+                "hive-client-receipts",
+                "R",
+                (
+                    Param("advisor", "str", default=""),
+                    Param("since", "int", minimum=0),
+                    Param("until", "int", minimum=0),
+                    Param("schema", "str", default=""),
+                    Param("limit", "int", default=100, minimum=1, maximum=500),
+                    Param("cursor", "str", default=""),
+                    Param("format", "str", default="json", choices=("json", "text")),
+                ),
+                self._list,
+                "Receipts of what advisors asked and what you decided, newest first.",
+            ),
+            MethodSpec(
+                "hive-client-receipts-verify",
+                "R",
+                (
+                    Param("from_id", "int", default=1, minimum=1),
+                    Param("to_id", "int", minimum=1),
+                ),
+                self._verify,
+                "Check ids, hashes, signatures and order of the receipts; names the first bad one.",
+            ),
+        ]
+
+    async def _list(self, params: dict[str, Any]) -> dict[str, Any]:
+        query = ReceiptQuery(
+            advisor_id=self._advisor_id(params["advisor"]) if params["advisor"] else None,
+            schema=params["schema"] or None,
+            since=params["since"],
+            until=params["until"],
+            before_id=_cursor(params["cursor"]),
+            limit=params["limit"],
+        )
+        result = await self._service().list(query)
+        return as_text(result) if params["format"] == "text" else result
+
+    async def _verify(self, params: dict[str, Any]) -> dict[str, Any]:
+        report = await self._service().verify(params["from_id"], params["to_id"])
+        return {
+            "ok": report.ok,
+            "checked": report.checked,
+            "first_bad": report.first_bad,
+            "reason": report.reason,
+            "last_id": report.last_id,
+            "last_hash": report.last_hash,
+        }
+
+
+def _cursor(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 15:
+        raise InvalidParams("cursor is none that this method gave out; start again without it")
+    return int(text)

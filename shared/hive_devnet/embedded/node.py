@@ -34,11 +34,16 @@ from hive_devnet.embedded.rpc_server import Connection, RpcServer
 if TYPE_CHECKING:
     from hive_devnet.embedded.world import World
 
+# What lightningd v26.06 announces on regtest.
 FEATURES = {
     "init": "800898880a8a59a1",
     "node": "808898880a8a59a1",
     "channel": "",
     "invoice": "02000002024100",
+    "bolt12_offer": "",
+    "bolt12_invreq": "",
+    "bolt12_invoice": "020000",
+    "channel_type": "08800000800000",
 }
 
 

@@ -36,7 +36,7 @@ async def getinfo(call: Call) -> Result:
         "network": NETWORK_NAME,
         "fees_collected_msat": fees_collected_msat(node),
         "lightning-dir": str(node.net_dir),
-        "our_features": FEATURES,
+        "our_features": {place: FEATURES[place] for place in ("init", "node", "channel", "invoice")},
     }
 
 

@@ -66,7 +66,7 @@ def _order(terms: Invoice, text: str, call: Call, partial: int | None) -> Paymen
         amount = call["amount_msat"]
     if amount is None:
         raise RpcError(INVALID_PARAMS, "amount_msat parameter required")
-    if terms.expires_at < time.time():
+    if terms.expires_at < int(time.time()):
         raise RpcError(PAY_INVOICE_EXPIRED, "Invoice expired")
     return PaymentOrder(
         destination=terms.payee,

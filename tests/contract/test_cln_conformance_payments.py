@@ -1,0 +1,206 @@
+"""Both kinds of node: invoices, payments, forwards and the books kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def _invoice(node: Any, label: str, amount: object = 10_000, **more: object) -> dict[str, Any]:
+    params = {"amount_msat": amount, "label": label, "description": f"for {label}", **more}
+    return dict(await node.call("invoice", params))
+
+
+async def _settled(node: Any, count: int) -> list[dict[str, Any]]:
+    """The forwards of a node, once `count` of them are settled (a real node hears of it a moment later)."""
+    async with asyncio.timeout(20):
+        while True:
+            rows = (await node.call("listforwards", {"status": "settled"}))["forwards"]
+            if len(rows) >= count:
+                return list(rows)
+            await asyncio.sleep(0.05)
+
+
+async def test_an_invoice_says_what_it_was_made_of(trio: Any) -> None:
+    made = await _invoice(trio.bob, "a", expiry=60)
+    decoded = await trio.alice.call("decode", {"string": made["bolt11"]})
+    assert (decoded["type"], decoded["currency"], decoded["valid"]) == ("bolt11 invoice", "bcrt", True)
+    assert (decoded["payee"], decoded["amount_msat"]) == (trio.bob.id, 10_000)
+    assert (decoded["description"], decoded["expiry"]) == ("for a", 60)
+    assert decoded["payment_hash"] == made["payment_hash"]
+    (listed,) = (await trio.bob.call("listinvoices", {"label": "a"}))["invoices"]
+    assert (listed["status"], listed["bolt11"]) == ("unpaid", made["bolt11"])
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code", "message"),
+    [
+        (
+            "invoice",
+            {"amount_msat": 0, "label": "z", "description": "d"},
+            -32602,
+            "amount_msat: should be positive msat or 'any': invalid token '0'",
+        ),
+        ("decode", {"string": "zz"}, -32602, "string: Unparsable string: invalid token '\"zz\"'"),
+        ("delinvoice", {"label": "nope", "status": "paid"}, 905, "Unknown invoice"),
+        ("waitinvoice", {"label": "no"}, -1, "Label not found"),
+        (
+            "waitanyinvoice",
+            {"lastpay_index": 99, "timeout": 1},
+            904,
+            "Timed out while waiting for invoice to be paid",
+        ),
+        ("pay", {"bolt11": "lnbcrt1"}, -32602, "Invalid bolt11 invoice: Bad bech32 string"),
+    ],
+)
+async def test_bad_requests(trio: Any, method: str, params: dict[str, Any], code: int, message: str) -> None:
+    error = await trio.alice.error(method, params)
+    assert (error.code, error.message) == (code, message)
+
+
+async def test_a_label_is_used_once(trio: Any) -> None:
+    await _invoice(trio.bob, "once")
+    error = await trio.bob.error("invoice", {"amount_msat": 1, "label": "once", "description": "d"})
+    assert (error.code, error.message) == (900, "Duplicate label 'once'")
+
+
+async def test_xpay_over_two_hops_earns_the_middle_a_fee(trio: Any) -> None:
+    await trio.bob.call(
+        "setchannel", {"id": trio.far_scid, "feebase": 1000, "feeppm": 100, "enforcedelay": 0}
+    )
+    # The payee must know the new fee too: a real node puts it in the invoice's route hint.
+    for node in (trio.alice, trio.carol):
+        await _gossip(node, trio, 100)
+    made = await _invoice(trio.carol, "far", 100_000_000)
+    settled = len((await trio.bob.call("listforwards", {"status": "settled"}))["forwards"])
+    paid = await trio.alice.call("xpay", {"invstring": made["bolt11"]})
+    assert paid["amount_sent_msat"] - paid["amount_msat"] == 1000 + 100_000_000 * 100 // 1_000_000
+    done = await trio.carol.call("waitinvoice", {"label": "far"})
+    assert (done["status"], done["amount_received_msat"]) == ("paid", 100_000_000)
+    assert done["payment_preimage"] == paid["payment_preimage"]
+    rows = await _settled(trio.bob, settled + 1)
+    assert (rows[-1]["in_channel"], rows[-1]["out_channel"]) == (trio.scid, trio.far_scid)
+    assert rows[-1]["fee_msat"] == 11_000
+    assert (await trio.bob.call("getinfo"))["fees_collected_msat"] >= 11_000
+
+
+async def _gossip(node: Any, trio: Any, ppm: int) -> None:
+    """Waits until `node` knows bob's fee on the far channel."""
+    async with asyncio.timeout(30):
+        while True:
+            channels = (await node.call("listchannels", {"source": trio.bob.id}))["channels"]
+            if any(
+                c["short_channel_id"] == trio.far_scid and c["fee_per_millionth"] == ppm for c in channels
+            ):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_paying_twice_returns_the_first_payment(trio: Any) -> None:
+    made = await _invoice(trio.bob, "twice")
+    first = await trio.alice.call("pay", {"bolt11": made["bolt11"]})
+    again = await trio.alice.call("pay", {"bolt11": made["bolt11"]})
+    assert first["payment_preimage"] == again["payment_preimage"]
+    assert (first["status"], first["parts"], first["destination"]) == ("complete", 1, trio.bob.id)
+    (row,) = (await trio.alice.call("listpays", {"bolt11": made["bolt11"]}))["pays"]
+    assert (row["status"], row["preimage"]) == ("complete", first["payment_preimage"])
+    assert len((await trio.alice.call("listsendpays", {"bolt11": made["bolt11"]}))["payments"]) == 1
+
+
+async def test_too_large_a_payment_finds_no_path(trio: Any) -> None:
+    made = await _invoice(trio.bob, "huge", 5_000_000_000)
+    for method, name in (("pay", "bolt11"), ("xpay", "invstring")):
+        error = await trio.alice.error(method, {name: made["bolt11"]})
+        assert error.code == 205
+        assert error.message.startswith("Failed: We could not find a usable set of paths. ")
+
+
+async def test_an_amount_goes_with_an_open_invoice_only(trio: Any) -> None:
+    made = await _invoice(trio.bob, "open", "any")
+    paid = await trio.alice.call("xpay", {"invstring": made["bolt11"], "amount_msat": 7000})
+    assert paid["amount_msat"] == 7000
+    (row,) = (await trio.bob.call("listinvoices", {"label": "open"}))["invoices"]
+    assert row["amount_received_msat"] == 7000
+
+
+async def test_keysend_arrives_as_a_paid_invoice(trio: Any) -> None:
+    paid = await trio.alice.call("keysend", {"destination": trio.bob.id, "amount_msat": 5000})
+    digest = paid["payment_hash"]
+    async with asyncio.timeout(10):
+        while not (rows := (await trio.bob.call("listinvoices", {"payment_hash": digest}))["invoices"]):
+            await asyncio.sleep(0.05)
+    assert (rows[0]["status"], rows[0]["amount_received_msat"]) == ("paid", 5000)
+    assert rows[0]["label"].startswith("keysend-")
+
+
+async def test_an_own_invoice_is_paid_without_a_channel(trio: Any) -> None:
+    made = await _invoice(trio.carol, "self")
+    paid = await trio.carol.call("xpay", {"invstring": made["bolt11"]})
+    assert paid["amount_sent_msat"] == paid["amount_msat"] == 10_000
+
+
+async def test_invoices_are_deleted_in_the_state_named(trio: Any) -> None:
+    await _invoice(trio.bob, "del")
+    wrong = await trio.bob.error("delinvoice", {"label": "del", "status": "paid"})
+    assert (wrong.code, wrong.message) == (906, "Invoice status is unpaid not paid")
+    assert wrong.data == {"current_status": "unpaid", "expected_status": "paid"}
+    await trio.bob.call("delinvoice", {"label": "del", "status": "unpaid"})
+    assert (await trio.bob.call("listinvoices", {"label": "del"}))["invoices"] == []
+
+
+async def test_waitanyinvoice_goes_through_paid_invoices_in_order(trio: Any) -> None:
+    for label in ("w1", "w2"):
+        made = await _invoice(trio.bob, label)
+        await trio.alice.call("xpay", [made["bolt11"]])
+    (first,) = (await trio.bob.call("listinvoices", {"label": "w1"}))["invoices"]
+    following = await trio.bob.call("waitanyinvoice", {"lastpay_index": first["pay_index"]})
+    assert following["label"] == "w2"
+
+
+async def test_an_expired_invoice_is_not_paid(trio: Any) -> None:
+    made = await _invoice(trio.bob, "late", expiry=1)
+    async with asyncio.timeout(10):
+        while (await trio.bob.call("listinvoices", {"label": "late"}))["invoices"][0]["status"] != "expired":
+            await asyncio.sleep(0.1)
+        while time.time() < made["expires_at"] + 1:
+            await asyncio.sleep(0.1)
+    error = await trio.alice.error("xpay", {"invstring": made["bolt11"]})
+    assert error.code == 207
+
+
+async def test_getroute_knows_fees_and_delays(trio: Any) -> None:
+    route = (await trio.alice.call("getroute", {"id": trio.carol.id, "amount_msat": 1000, "riskfactor": 1}))[
+        "route"
+    ]
+    assert [hop["channel"] for hop in route] == [trio.scid, trio.far_scid]
+    assert (route[1]["amount_msat"], route[1]["delay"]) == (1000, 9)
+    assert (route[0]["amount_msat"] > 1000, route[0]["delay"]) == (True, 15)
+    stranger = "02c941794a146f861fe39ba53f8621aa9d44b581d2c1748bf167602ecec6b537da"
+    params = {"id": stranger, "amount_msat": 1000, "riskfactor": 1}
+    error = await trio.alice.error("getroute", params)
+    assert error.message == f"{stranger}: unknown destination node_id (no public channels?)"
+
+
+async def _spent(node: Any, amount_msat: int) -> bool:
+    income = (await node.call("bkpr-listincome"))["income_events"]
+    return any(e["tag"] == "invoice" and e["debit_msat"] == amount_msat for e in income)
+
+
+async def test_the_books_balance(trio: Any) -> None:
+    made = await _invoice(trio.bob, "books", 30_000_000)
+    await trio.alice.call("xpay", [made["bolt11"]])
+    async with asyncio.timeout(20):
+        while not await _spent(trio.alice, 30_000_000):
+            await asyncio.sleep(0.05)
+    apy = (await trio.bob.call("bkpr-channelsapy"))["channels_apy"]
+    assert apy[-1]["account"] == "net"
+    (channel,) = (await trio.alice.call("listpeerchannels"))["channels"]
+    assert channel["out_payments_fulfilled"] >= 1
+    for node in (trio.alice, trio.bob):
+        await node.call("listhtlcs")
+        await node.call("bkpr-listbalances")

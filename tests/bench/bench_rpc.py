@@ -58,11 +58,11 @@ async def _starts(node: NodeHandle, empty: Path, rounds: int) -> list[Figure]:
         took, rss = [], 0.0
         for _ in range(rounds):
             started = time.perf_counter()
-            await node.call("plugin", {"subcommand": "start", "plugin": str(path)})
+            await node.call("plugin", ["start", str(path)])
             took.append(time.perf_counter() - started)
             pid = await node.plugin_pid(path.name)
             rss = max(rss, _rss_mb(pid))
-            await node.call("plugin", {"subcommand": "stop", "plugin": path.name})
+            await node.call("plugin", ["stop", path.name])
         goal = None if path is empty else 0.5
         figures.append(Figure(f"start to init answered: {name}", min(took), "s", goal))
         figures.append(Figure(f"RSS after start: {name}", rss, "MB", None if path is empty else 80))
@@ -77,17 +77,17 @@ def _rss_mb(pid: int) -> float:
 
 
 async def _rpc(network: Network, node: NodeHandle, empty: Path, calls: int) -> list[Figure]:
-    await node.call("plugin", {"subcommand": "start", "plugin": str(empty)})
+    await node.call("plugin", ["start", str(empty)])
     base = await _latency(node, "empty-ping", calls)
     figures = [Figure("trivial RPC p50: empty pyln plugin", base[0] * 1000, "ms")]
     figures.append(Figure("trivial RPC p99: empty pyln plugin", base[1] * 1000, "ms"))
     for name, method in _TRIVIAL.items():
-        await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGINS[name])})
+        await node.call("plugin", ["start", str(PLUGINS[name])])
         ours = await _latency(node, method, calls)
         figures.append(Figure(f"trivial RPC p50: {name} {method}", ours[0] * 1000, "ms"))
         figures.append(Figure(f"trivial RPC p99: {name} {method}", ours[1] * 1000, "ms"))
         figures.append(Figure(f"  p50 ratio to the empty plugin: {name}", ours[0] / base[0], "x", 1.3))
-        await node.call("plugin", {"subcommand": "stop", "plugin": PLUGINS[name].name})
+        await node.call("plugin", ["stop", PLUGINS[name].name])
     return figures
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,14 +22,17 @@ async def agent(world: World) -> AsyncIterator[Agent]:
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Fresh for every test; the node's log is printed when the test failed."""
-    made = await World.start(tmp_path / "world")
+    # Not tmp_path: with the test's long name in it, a socket's path exceeds what AF_UNIX takes.
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    made = await World.start(directory)
     yield made
     report = getattr(request.node, "report_call", None)
     if report is not None and report.failed:
         sys.stderr.write(made.alice.log_text()[-8000:])
     await made.close()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)

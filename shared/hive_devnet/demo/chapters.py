@@ -23,10 +23,14 @@ async def authorise(story: Story, world: World) -> None:
         failed = [check["id"] for check in checks if check["status"] == "fail"]
         step.check(not failed, f"self-check: {len(checks)} checks, none failed")
         step.result(f"{npub[:16]}…, policy {status['policy']['preset']}")
-    async with story.step("operator authorises an advisor for fees, the offer travels by encrypted DM") as step:
+    async with story.step(
+        "operator authorises an advisor for fees, the offer travels by encrypted DM"
+    ) as step:
         npub = await world.hire("fees")
         client = await world.advisor.run("client", "show", "alice")
-        step.check(client["state"] == "active", "the advisor holds a credential the node signed, checked locally")
+        step.check(
+            client["state"] == "active", "the advisor holds a credential the node signed, checked locally"
+        )
         step.result(f"advisor {npub[:16]}…, tier {client['credentials'][0]['tier']}")
 
 
@@ -80,7 +84,9 @@ async def needs_approval(story: Story, world: World) -> None:
         step.check(pending["state"] == "pending", "the node queued it and said so")
         step.check((await world.channel_fees(channel))[1] == before, f"nothing changed yet: {before} ppm")
         waiting = (await world.alice.call("hive-client-pending"))["items"]
-        step.check(len(waiting) == 1, f"operator sees it: {waiting[0]['action']}, danger {waiting[0]['danger']}")
+        step.check(
+            len(waiting) == 1, f"operator sees it: {waiting[0]['action']}, danger {waiting[0]['danger']}"
+        )
         step.result(f"queued as {waiting[0]['action_id'][:8]}…")
     async with story.step("operator approves it") as step:
         action_id = waiting[0]["action_id"]
@@ -110,7 +116,7 @@ async def killed_in_the_act(story: Story, world: World) -> None:
         step.result("plugin dead, effect done, no receipt")
     async with story.step("restart: what really happened is asked of the node") as step:
         world.disarm_faults()
-        await world.alice.call("plugin", {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"])})
+        await world.alice.call("plugin", ["start", str(PLUGINS["cl-hive-comms"])])
         done = await world.advisor.run("--wait", "60", "command", "wait", sent["command_id"])
         step.check(done["state"] == "done", "the advisor gets the answer it was owed")
         mine = [
@@ -132,19 +138,22 @@ async def verify_receipts(story: Story, world: World) -> None:
         step.check(report["ok"], f"{report['checked']} receipts: hashes, links and signatures hold")
         synced = await world.advisor.run("receipt", "sync", "alice")
         verified = await world.advisor.run("receipt", "verify", "alice")
-        step.check(verified["ok"], f"the advisor's copy agrees: {verified['checked']} receipts to {synced['head']}")
+        step.check(
+            verified["ok"], f"the advisor's copy agrees: {verified['checked']} receipts to {synced['head']}"
+        )
         victim = int(report["checked"]) // 2 + 1
-        await world.alice.call("plugin", {"subcommand": "stop", "plugin": "cl-hive-comms.py"})
+        await world.alice.call("plugin", ["stop", "cl-hive-comms.py"])
         database = world.alice.net_dir / "cl_hive_comms.db"
         original = flip_byte(database, victim)
-        await world.alice.call("plugin", {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"])})
+        await world.alice.call("plugin", ["start", str(PLUGINS["cl-hive-comms"])])
         broken = await _verify_again(world)
         step.check(
-            not broken["ok"] and broken["first_bad"] == victim, f"the flipped byte is named: receipt {broken['first_bad']}"
+            not broken["ok"] and broken["first_bad"] == victim,
+            f"the flipped byte is named: receipt {broken['first_bad']}",
         )
-        await world.alice.call("plugin", {"subcommand": "stop", "plugin": "cl-hive-comms.py"})
+        await world.alice.call("plugin", ["stop", "cl-hive-comms.py"])
         restore(database, victim, original)
-        await world.alice.call("plugin", {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"])})
+        await world.alice.call("plugin", ["start", str(PLUGINS["cl-hive-comms"])])
         report = await _verify_again(world)
         step.check(report["ok"], "put back: the chain holds again")
         step.result(f"{report['checked']} receipts; flipped byte found in receipt {victim}")
@@ -152,13 +161,18 @@ async def verify_receipts(story: Story, world: World) -> None:
 
 async def siblings_come_and_go(story: Story, world: World) -> None:
     """archon and hive are added and removed live; comms tells the truth each time."""
-    combinations = [("cl-hive-archon", "start"), ("cl-hive", "start"), ("cl-hive-archon", "stop"), ("cl-hive", "stop")]
+    combinations = [
+        ("cl-hive-archon", "start"),
+        ("cl-hive", "start"),
+        ("cl-hive-archon", "stop"),
+        ("cl-hive", "stop"),
+    ]
     async with story.step("cl-hive-archon and cl-hive started and stopped live") as step:
         present = {"cl-hive-comms"}
         seen: list[str] = []
         for name, what in combinations:
             target = str(PLUGINS[name]) if what == "start" else f"{name}.py"
-            await world.alice.call("plugin", {"subcommand": what, "plugin": target})
+            await world.alice.call("plugin", [what, target])
             (present.add if what == "start" else present.discard)(name)
             wanted = {plugin.removeprefix("cl-hive-").removeprefix("cl-") for plugin in present}
             await until(_sees(world, wanted), f"comms to see {sorted(wanted)}", 15)
@@ -217,7 +231,9 @@ def _exists(path: Path) -> Any:
 def _sees(world: World, wanted: set[str]) -> Any:
     async def look() -> bool:
         rows = (await world.alice.call("hive-client-status"))["siblings"]
-        present = {row["plugin"].removeprefix("cl-hive-").removeprefix("cl-") for row in rows if row["present"]}
+        present = {
+            row["plugin"].removeprefix("cl-hive-").removeprefix("cl-") for row in rows if row["present"]
+        }
         return present | {"comms"} == wanted
 
     return look
@@ -241,7 +257,9 @@ def flip_byte(database: Path, receipt_id: int) -> str:
         ).fetchall()
         for name, _sql in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        row = db.execute("SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,)).fetchone()
+        row = db.execute(
+            "SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,)
+        ).fetchone()
         original = str(row[0])
         at = original.index('"created_at":') + len('"created_at":') + 9
         flipped = original[:at] + str((int(original[at]) + 1) % 10) + original[at + 1 :]

@@ -13,6 +13,7 @@ from typing import Any
 
 from hive_shared.cln import ClnClient, version_problem
 from hive_shared.nostr.giftwrap import Message
+from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime import InitInfo, MethodSpec, PluginApp
 from hive_shared.siblings import hello_spec, load_sibling_key
 from hive_shared.store import Db
@@ -20,8 +21,12 @@ from hive_shared.store import Db
 from cl_hive_comms import __version__
 from cl_hive_comms.commands.advisors import AdvisorCommands
 from cl_hive_comms.commands.aliases import AliasCommands
+from cl_hive_comms.commands.approvals import ApprovalCommands
+from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.policy import PolicyCommands
+from cl_hive_comms.commands.receipts import ReceiptCommands
+from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
@@ -77,6 +82,15 @@ class Comms(Assembly):
             ).specs(),
             *AliasCommands(lambda: self.aliases, lambda: self.credentials).specs(),
             *PolicyCommands(lambda: self.policy, unix_now).specs(),
+            *CommsRpcCommands(
+                lambda: self.pipeline.commands,
+                check_rune=self._check_rune,
+                parse_key=parse_pubkey,
+                now=unix_now,
+            ).specs(),
+            *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
+            *ReceiptCommands(lambda: self.receipts, self._advisor_id).specs(),
+            *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *TransportCommands(self._transport_rows).specs(),
         ]
@@ -190,6 +204,20 @@ class Comms(Assembly):
         """Tell the node's other plugins."""
         for row in rows:
             self.app.notify("hive_credential_revoked", {"credential_id": row.credential_id})
+
+    def receipt_written(self, receipt_id: int, status: str) -> None:
+        """Tell the node's other plugins."""
+        self.app.notify("hive_receipt", {"receipt_id": receipt_id, "status": status})
+
+    async def _check_rune(self, rune: str, sender: str) -> None:
+        await self.runes.check(rune, sender)
+
+    def _advisor_name(self, advisor_id: str) -> str:
+        advisor = self.credentials.advisor(advisor_id)
+        return advisor_id if advisor is None else self.aliases.name_of(advisor)
+
+    def _advisor_id(self, name: str) -> str:
+        return self.aliases.resolve(name).advisor_id
 
     async def _describe_identity(self, verbose: bool) -> dict[str, Any]:
         return await self.sections.identity(verbose)

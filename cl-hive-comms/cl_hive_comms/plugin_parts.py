@@ -113,6 +113,10 @@ class Assembly:
         """Credentials were revoked."""
         raise NotImplementedError
 
+    def receipt_written(self, receipt_id: int, status: str) -> None:
+        """A command left a receipt."""
+        raise NotImplementedError
+
     # -- builders, in this order -------------------------------------------------------------------------
 
     def build_base(self) -> None:
@@ -200,7 +204,11 @@ class Assembly:
     def build_advisors(self) -> None:
         facts = StateStore()
         self.push = CommandPush(CommandStore(), self.identity, self.messenger, unix_now)
-        self.runes = ClnrestRunes(self.cln, enabled=lambda: bool(self.config.get("rest-enabled")))
+        self.runes = ClnrestRunes(
+            self.cln,
+            enabled=lambda: bool(self.config.get("rest-enabled")),
+            required=lambda: bool(self.config.get("rest-rune-required")),
+        )
         self.offers = AdvisorOffers(
             self.db,
             facts,
@@ -255,6 +263,7 @@ class Assembly:
             receipts=self.receipts,
             push=self.push,
             offers=self.offers,
+            on_receipt=self.receipt_written,
             log=self.log,
         )
 
@@ -286,6 +295,7 @@ class Assembly:
             rest_url=self.runes.url,
             siblings=self.siblings,
             policy=self.policy,
+            pending=self.pipeline.approvals.pending,
             kill_switch=self.kill_switch,
             alerts=self.alerts,
             now=unix_now,

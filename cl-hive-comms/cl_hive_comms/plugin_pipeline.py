@@ -56,6 +56,7 @@ def compose_pipeline(
     receipts: ReceiptService,
     push: CommandPush,
     offers: AdvisorOffers,
+    on_receipt: Callable[[int, str], None],
     log: Log,
 ) -> Pipeline:
     """The pipeline on this node's adapters."""
@@ -91,6 +92,7 @@ def compose_pipeline(
             now=unix_now,
             now_ms=unix_now_ms,
             random_bytes=os.urandom,
+            on_receipt=on_receipt,
             log=log,
             fault=fault_point(node["network"]),
         )

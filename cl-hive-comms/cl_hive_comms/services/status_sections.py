@@ -35,6 +35,7 @@ class StatusSections:
         rest_url: Callable[[], Awaitable[str | None]],
         siblings: SiblingHub,
         policy: PolicyService,
+        pending: Callable[[int], Awaitable[Mapping[str, Any]]],
         kill_switch: KillSwitch,
         alerts: AlertService,
         now: Clock,
@@ -43,7 +44,7 @@ class StatusSections:
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest_url = nostr, inbound, rest_url
         self._siblings, self._policy, self._kill_switch = siblings, policy, kill_switch
-        self._alerts, self._now = alerts, now
+        self._pending, self._alerts, self._now = pending, alerts, now
 
     def register(self, status: StatusService) -> None:
         """Adds the sections in the order in which they are shown."""
@@ -56,6 +57,7 @@ class StatusSections:
         status.register("spend", self.spend)
         status.register("transports", self.transports)
         status.register("siblings", self.siblings)
+        status.register("pending", self.pending)
         status.register("emergency", self.emergency)
         status.register("alerts", self.alerts)
         status.register("warnings", self.warnings)
@@ -167,6 +169,10 @@ class StatusSections:
     async def siblings(self, verbose: bool) -> dict[str, Any]:
         """Which of the other plugins are there."""
         return {"combination": self._siblings.combo(), "plugins": self._siblings.status()}
+
+    async def pending(self, verbose: bool) -> dict[str, Any]:
+        """What waits for the operator."""
+        return dict(await self._pending(100 if verbose else 20))
 
     async def emergency(self, verbose: bool) -> dict[str, Any]:
         """The emergency stop."""

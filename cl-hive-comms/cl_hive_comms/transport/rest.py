@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hive_shared.cln import ClnClient, ClnError
+from hive_shared.errors import Internal, Unauthorized
 
 RATE_PER_MINUTE = 60
 
@@ -14,8 +15,26 @@ RATE_PER_MINUTE = 60
 class ClnrestRunes:
     """Creates and blacklists the advisors' runes."""
 
-    def __init__(self, cln: ClnClient, *, enabled: Callable[[], bool]) -> None:
-        self._cln, self._enabled = cln, enabled
+    def __init__(self, cln: ClnClient, *, enabled: Callable[[], bool], required: Callable[[], bool]) -> None:
+        self._cln, self._enabled, self._required = cln, enabled, required
+
+    async def check(self, rune: str, sender: str) -> None:
+        """Checks a rune given with a call; one is only demanded by hive-comms-rest-rune-required.
+
+        Raises Unauthorized (rune_rejected) with CLN's reason: foreign, not permitted or blacklisted.
+        """
+        if not rune and not self._required():
+            return
+        if not rune:
+            raise Unauthorized("this node demands a rune with every call", reason="rune_rejected")
+        try:
+            await self._cln.checkrune(rune, "hive-comms-rpc", {"sender": sender})
+        except ClnError as error:
+            if error.outcome_unknown:
+                raise Internal("the node could not check the rune", reason="node_error") from None
+            why = {1501: "is not one of this node", 1502: "does not permit this", 1503: "was blacklisted"}
+            text = f"the rune {why.get(error.code, 'was refused')}"
+            raise Unauthorized(text, reason="rune_rejected", data={"code": error.code}) from None
 
     async def offer(self, agent_key: str) -> tuple[str, Mapping[str, Any]] | None:
         """A new rune's id and the `rest` part of a credential offer; None when REST is off or clnrest absent.

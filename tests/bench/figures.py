@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value. ``goal`` is an upper bound unless ``at_least`` is set; None means for information."""
+    """One measured value. ``goal`` is an upper bound unless ``at_least``; None: for information."""
 
     name: str
     value: float

@@ -70,9 +70,9 @@ class Story:
         lines = ["", "What happened", "=" * 13]
         for number, step in enumerate(self.steps, 1):
             mark = "held" if step.held else "FAILED"
-            lines.append(
-                f"{number:2}  {step.title.ljust(width)}  {mark:6}  {step.seconds:6.2f} s  {step.happened}"
-            )
+            title = step.title.ljust(width)
+            lines.append(f"{number:2}  {title}  {mark:6}  {step.seconds:6.2f} s  {step.happened}")
+
         total = sum(step.seconds for step in self.steps)
         verdict = "every step held" if not self.broken else "NOT every step held"
         lines.append(f"{len(self.steps)} steps, {total:.1f} s: {verdict}.")

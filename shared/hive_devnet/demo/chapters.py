@@ -157,7 +157,7 @@ async def verify_receipts(story: Story, world: World) -> None:
 
 async def siblings_come_and_go(story: Story, world: World) -> None:
     """archon and hive are added and removed live; comms tells the truth each time."""
-    combinations = [
+    changes = [
         ("cl-hive-archon", "start"),
         ("cl-hive", "start"),
         ("cl-hive-archon", "stop"),
@@ -257,9 +257,7 @@ def flip_byte(database: Path, receipt_id: int) -> str:
         ).fetchall()
         for name, _sql in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        row = db.execute(
-            "SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,)
-        ).fetchone()
+        found = db.execute("SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,))
         original = str(found.fetchone()[0])
         at = original.index('"created_at":') + len('"created_at":') + 9
         flipped = original[:at] + str((int(original[at]) + 1) % 10) + original[at + 1 :]

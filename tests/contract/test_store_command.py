@@ -1,4 +1,4 @@
-"""comms_commands and its neighbours on a real SQLite file (docs/protocol/02-fleet-management.md §6.5, §11)."""
+"""comms_commands and its neighbours on a real SQLite file (docs/protocol/02 §6.5, §11)."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ async def test_a_timer_is_armed_once_per_subject_and_fires_once(db: Db) -> None:
     store = CommandStore()
     await db.write(lambda tx: store.set_timer(tx, TimerRow("t1", "fee_anchor", "chan", 100, "{}")))
     await db.write(lambda tx: store.set_timer(tx, TimerRow("t2", "fee_anchor", "chan", 200, "{}")))
-    assert [t.timer_id for t in await db.read(lambda tx: store.timers(tx))] == ["t2"]
+    assert [t.timer_id for t in await db.read(store.timers)] == ["t2"]
     assert await db.read(lambda tx: store.timers(tx, "fee_anchor", 150)) == ()
     assert await db.write(lambda tx: store.timer_done(tx, "t2", 210))
     assert not await db.write(lambda tx: store.timer_done(tx, "t2", 211))

@@ -191,6 +191,9 @@ async def test_two_advisors_with_open_requests_on_one_channel_are_both_held(tmp_
     assert (second["status"], second["error"]["data"]["workflow"]) == (3, "queue")
     (_, item) = (await world.pipeline.approvals.pending())["items"]  # type: ignore[misc]
     assert "conflict" in item["rules"]  # type: ignore[index,call-overload]
+    told = [decode_object(message["content"]) for message in world.out.sent if message["kind"] == "push"]
+    assert [push["schema_payload"]["action"] for push in told] == ["conflict_held"] * 2  # type: ignore[index,call-overload]
+    assert {push["node"] for push in told} == {crypto.xonly_pubkey(AGENT_KEY), crypto.xonly_pubkey(OTHER_KEY)}
     world.close()
 
 

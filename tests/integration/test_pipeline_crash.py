@@ -144,7 +144,8 @@ async def test_an_outcome_the_disk_refused_is_stored_before_anything_else_runs(
     assert world.setchannels == 1
     disk.full = False
     assert slug(await world.set_fee(110, "102x1x0")) is None
-    assert [(doc["status"], doc["action"]) for doc in await world.docs()][0] == ("success", "set_single")
+    docs = await world.docs()
+    assert (docs[0]["status"], docs[0]["action"]) == ("success", "set_single")
     assert not world.pipeline.execution.paused
     assert (await world.receipts.verify()).ok
 

@@ -10,37 +10,39 @@ Whatever waited is judged again before it runs: the node, the policy or the cred
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
 from hive_shared.envelope import STATUS_PENDING, approve_digest, confirm_digest
-from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, Unauthorized, from_symbol
+from hive_shared.errors import Conflict, HiveError, InvalidParams, Unauthorized, from_symbol
 from hive_shared.registry import find, parse_params
 from hive_shared.store import Tx
 
-from ..domain.approval import CHALLENGE_S, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, only_reduces, rank
+from ..domain.approval import CHALLENGE_S, Workflow, only_reduces, rank
 from ..domain.command_machine import Event, State
-from ..domain.command_record import CommandRow, PendingRow, Vote
-from .command_case import WAITING, Case, Judged, RuleRefusal, judged_from, walk
-from .command_outcome import CommandOutcomes, Response, StateMoved
+from ..domain.command_record import Vote
+from .approval_ends import ApprovalEnds
+from .approval_hold import ApprovalHold
+from .approval_view import ApprovalView, not_found
+from .command_case import Case, Judged, RuleRefusal, walk
+from .command_outcome import CommandOutcomes, StateMoved
 from .command_push import CommandPush
 from .decision import DecisionService
-from .execution import Cap, ExecutionService
+from .execution import ExecutionService
 from .executors.node_errors import node_error
 from .intake import Intake
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, KillSwitch, Log
 
 LOCAL: Final = "local"
 """The operator at the node's own RPC, as an approver."""
-_OPEN: Final = ("pending", "approved")
 
 
 class ApprovalService:
-    """Holds, approves, rejects, confirms, expires and cancels."""
+    """The decisions of people; what ends or reads waiting commands hangs on it too."""
 
     def __init__(
         self,
@@ -60,90 +62,33 @@ class ApprovalService:
         now: Callable[[], int],
         log: Log,
     ) -> None:
-        self._db, self._commands, self._fees, self._credentials = db, commands, fees, credentials
+        self._db, self._commands, self._credentials = db, commands, credentials
         self._intake, self._decision, self._execution = intake, decision, execution
         self._outcomes, self._push, self._kill = outcomes, push, kill_switch
         self._approvers, self._random, self._now, self._log = approvers, random_bytes, now, log
-
-    # -- holding --------------------------------------------------------------------------------------
-
-    async def hold(self, case: Case, judged: Judged, caps: Iterable[Cap]) -> Response:
-        """Put a command before people; answers status 3. Raises RateLimited when too many wait."""
-        uses = tuple(cap.use for cap in caps)
-        response = await self._db.write(lambda tx: self._hold(tx, case, judged, uses))
-        self._outcomes.kick()
-        return response
-
-    def _hold(self, tx: Tx, case: Case, judged: Judged, uses: tuple[Any, ...]) -> Response:
-        now = self._now()
-        self._check_room(tx, case.advisor_id)
-        expires = now + judged.expires_in
-        moved = self._commands.move(
-            tx,
-            case.command_id,
-            State.RECEIVED,
-            walk(State.RECEIVED, Event.ON_HELD),
-            now,
-            danger=judged.danger.total,
-            deadline=expires,
-            hold_json=json.dumps({"judged": judged.to_json()}),
-            undo_json=json.dumps(judged.plan.undo),
+        self._view = ApprovalView(db, commands)
+        self._ends = ApprovalEnds(
+            db=db,
+            commands=commands,
+            credentials=credentials,
+            outcomes=outcomes,
+            view=self._view,
+            now=now,
+            log=log,
         )
-        if not moved:
-            raise StateMoved(f"command {case.command_id} is no longer received")
-        self._fees.reserve(tx, uses, case.command_id, now)
-        self._commands.add_pending(
-            tx,
-            PendingRow(
-                action_id=case.command_id,
-                advisor_id=case.advisor_id,
-                envelope_json=encode(case.command.raw).decode(),
-                danger=judged.danger.total,
-                needed=judged.needed,
-                workflow=judged.workflow,
-                created_at=now,
-                expires_at=expires,
-                state="pending",
-                reason=", ".join(judged.rule_ids) or None,
-            ),
+        hold = ApprovalHold(
+            db=db,
+            commands=commands,
+            fees=fees,
+            outcomes=outcomes,
+            push=push,
+            approvers=approvers,
+            now=now,
         )
-        if judged.workflow == Workflow.MULTISIG:
-            self._ask_approvers(tx, case, judged, expires)
-        self._outcomes.alert_held(tx, case, judged)
-        waits = {Workflow.CONFIRM: "the operator, then your confirmation", Workflow.MULTISIG: "its approvers"}
-        who = waits.get(Workflow(judged.workflow), "the operator")
-        error = from_symbol(
-            "confirmation_required",
-            f"danger {judged.danger.total} at your trust waits for {who} until {expires}",
-            action_id=case.command_id,
-            workflow=judged.workflow,
-            needed=judged.needed,
-            expires=expires,
-            danger=judged.danger.to_doc(),
-        )
-        return self._outcomes.respond(tx, case, STATUS_PENDING, error=error)
-
-    def _check_room(self, tx: Tx, advisor_id: str) -> None:
-        if self._commands.count_pending(tx, advisor_id) >= MAX_PENDING_PER_ADVISOR:
-            raise from_symbol(
-                "rate_limited",
-                f"{MAX_PENDING_PER_ADVISOR} of your commands wait already; cancel some or wait",
-            )
-        if self._commands.count_pending(tx) >= MAX_PENDING:
-            raise from_symbol(
-                "rate_limited", f"{MAX_PENDING} commands wait at this node already; try again later"
-            )
-
-    def _ask_approvers(self, tx: Tx, case: Case, judged: Judged, expires: int) -> None:
-        body: dict[str, JsonValue] = {
-            "command_hash": case.command.hash,
-            "envelope": dict(case.command.raw),
-            "danger": judged.danger.to_doc(),
-            "expires": expires,
-        }
-        for key in self._approvers():
-            if len(key) == 64 and key != case.sender:
-                self._push.push(tx, key, "approval_request", body)
+        self.hold = hold.hold
+        self.pending = self._view.pending
+        self.cancel, self.cancel_all = self._ends.cancel, self._ends.cancel_all
+        self.cancel_in, self.expire = self._ends.cancel_in, self._ends.expire
 
     # -- the operator -----------------------------------------------------------------------------------
 
@@ -162,12 +107,12 @@ class ApprovalService:
         Returns {action_id, state, approvals, needed, result?}. Raises NotFound, Conflict, Unauthorized,
         InvalidParams, EmergencyStop.
         """
-        row, pending = await self._waiting(action_id)
+        row, pending = await self._view.waiting(action_id)
         case = Case.stored(row, await self._credentials.current(row.credential_id))
-        judged = self._judged(row)
+        judged = self._view.judged(row)
         if reject and not approver:
-            await self._reject(case, row.state, judged, reason or "the operator rejected it")
-            return await self._state(action_id)
+            await self._ends.reject(case, row.state, judged, reason or "the operator rejected it")
+            return await self._view.state(action_id)
         if self._kill.engaged():
             raise from_symbol("emergency_stop", "nothing can be approved while the emergency stop is engaged")
         if row.state != State.PENDING_APPROVAL:
@@ -191,17 +136,17 @@ class ApprovalService:
                 State.PENDING_APPROVAL,
                 Vote(action_id, LOCAL, "approve", None, self._now()),
             )
-        return await self._state(action_id)
+        return await self._view.state(action_id)
 
     async def vote(
         self, sender: str, action_id: str, decision: Literal["approve", "reject"], signature: str
     ) -> None:
         """An approver's vote that came as a command of the control schema. Raises as `approve` does."""
-        row, pending = await self._waiting(action_id)
+        row, pending = await self._view.waiting(action_id)
         if pending.workflow != Workflow.MULTISIG or row.state != State.PENDING_APPROVAL:
             raise Conflict(f"action {action_id} takes no votes", reason="conflict_held")
         case = Case.stored(row, await self._credentials.current(row.credential_id))
-        await self._vote(case, self._judged(row), sender, decision, signature)
+        await self._vote(case, self._view.judged(row), sender, decision, signature)
 
     async def _vote(
         self,
@@ -226,7 +171,7 @@ class ApprovalService:
         if len(yes) >= judged.needed:
             await self._approved(case, replace(judged, approvers=yes), State.PENDING_APPROVAL, None)
         elif possible - no < judged.needed:
-            await self._reject(case, State.PENDING_APPROVAL, judged, "the approvers rejected it")
+            await self._ends.reject(case, State.PENDING_APPROVAL, judged, "the approvers rejected it")
 
     def _check_approver(
         self, case: Case, approver: str, decision: Literal["approve", "reject"], signature: str
@@ -296,9 +241,9 @@ class ApprovalService:
 
         Raises NotFound, Unauthorized (bad_signature), Conflict.
         """
-        row, pending = await self._waiting(command_id)
+        row, pending = await self._view.waiting(command_id)
         if row.sender_key != sender:
-            raise _not_found(command_id)
+            raise not_found(command_id)
         if row.state != State.CONFIRM_WAIT or pending.challenge is None:
             raise Conflict(
                 f"command {command_id} is {row.state}; it waits for no confirmation", reason="stale_state"
@@ -309,9 +254,9 @@ class ApprovalService:
         digest = confirm_digest(case.command.hash, pending.challenge)
         if not crypto.schnorr_verify(sender, digest, signature):
             raise from_symbol("bad_signature", "challenge_sig does not sign this command and challenge")
-        judged = replace(self._judged(row), confirm_signature=signature)
+        judged = replace(self._view.judged(row), confirm_signature=signature)
         await self._approved(case, judged, State.CONFIRM_WAIT, None, confirm_signature=signature)
-        return str((await self._state(command_id))["state"])
+        return str((await self._view.state(command_id))["state"])
 
     # -- running what was approved ------------------------------------------------------------------------
 
@@ -346,7 +291,7 @@ class ApprovalService:
         """Run a command that was approved before the process ended."""
         row = await self._db.read(lambda tx: self._commands.get(tx, case.command_id))
         if row is not None and row.state == State.APPROVED:
-            await self._run(case, self._judged(row))
+            await self._run(case, self._view.judged(row))
 
     async def _run(self, case: Case, approved: Judged) -> None:
         try:
@@ -371,7 +316,7 @@ class ApprovalService:
                 # Still approved, or executing with its outcome kept: the timer loop goes on with either.
                 self._log("error", "approved_command_waits_for_disk", command=case.command_id)
                 return
-            await self._end(case, State.APPROVED, Event.ON_REFUSED, error, approved)
+            await self._ends.end(case, State.APPROVED, Event.ON_REFUSED, error, approved)
         except StateMoved:
             self._log("info", "command_ended_meanwhile", command=case.command_id)
 
@@ -387,145 +332,6 @@ class ApprovalService:
                 f"the policy now asks for {now.workflow}, the command was approved by {approved.workflow}",
                 rule=", ".join(now.rule_ids) or "approval",
             )
-
-    # -- other ends -----------------------------------------------------------------------------------------
-
-    async def _reject(self, case: Case, state: str, judged: Judged, reason: str) -> None:
-        error = from_symbol("approval_rejected", reason[:500])
-        await self._end(case, state, Event.ON_REFUSED, error, judged)
-
-    async def cancel(self, sender: str, command_id: str) -> None:
-        """Cancel one's own waiting command. Raises NotFound, Conflict."""
-        row, _ = await self._waiting(command_id)
-        if row.sender_key != sender:
-            raise _not_found(command_id)
-        case = Case.stored(row, await self._credentials.current(row.credential_id))
-        error = from_symbol("approval_rejected", "the agent cancelled the command")
-        await self._end(case, row.state, Event.ON_CANCELLED, error, self._judged(row))
-
-    async def expire(self) -> int:
-        """End what waited too long; returns how many. The timer loop calls this."""
-        now = self._now()
-        rows = await self._db.read(
-            lambda tx: self._commands.in_states(tx, (State.PENDING_APPROVAL, State.CONFIRM_WAIT), due=now)
-        )
-        for row in rows:
-            case = Case.stored(row, await self._credentials.current(row.credential_id))
-            error = from_symbol("approval_expired", f"nobody approved the command before {row.deadline}")
-            await self._end(case, row.state, Event.ON_EXPIRED, error, self._judged(row))
-        return len(rows)
-
-    async def cancel_all(self, symbol: str, reason: str) -> int:
-        """Cancel everything that waits (emergency stop); returns how many."""
-
-        def body(tx: Tx) -> int:
-            rows = self._commands.in_states(tx, WAITING)
-            return sum(self._cancel(tx, row, from_symbol(symbol, reason)) for row in rows)
-
-        cancelled = await self._db.write(body)
-        self._outcomes.kick()
-        return cancelled
-
-    def cancel_in(self, tx: Tx, advisor_id: str, reason: str) -> int:
-        """Cancel what waits of one advisor, in the caller's transaction; returns how many."""
-        rows = self._commands.open_of_advisor(tx, advisor_id, WAITING)
-        error = from_symbol("credential_revoked", reason or "the credential was revoked")
-        return sum(self._cancel(tx, row, error) for row in rows)
-
-    def _cancel(self, tx: Tx, row: CommandRow, error: HiveError) -> bool:
-        self._end_in(tx, Case.stored(row), row.state, Event.ON_CANCELLED, error, self._judged(row))
-        return True
-
-    async def _end(self, case: Case, from_state: str, event: Event, error: HiveError, judged: Judged) -> None:
-        try:
-            await self._db.write(lambda tx: self._end_in(tx, case, from_state, event, error, judged))
-        except StateMoved:
-            self._log("info", "command_ended_meanwhile", command=case.command_id)
-            return
-        self._outcomes.kick()
-
-    def _end_in(
-        self, tx: Tx, case: Case, from_state: str, event: Event, error: HiveError, judged: Judged
-    ) -> None:
-        self._outcomes.end_waiting(tx, case, from_state, event, error, judged)
-        # A pending row's final states have the names of the command's.
-        ended = walk(from_state, event).value
-        self._commands.move_pending(tx, case.command_id, _OPEN, ended, reason=error.detail)
-
-    # -- reading ----------------------------------------------------------------------------------------
-
-    async def pending(self, limit: int = 100) -> dict[str, JsonValue]:
-        """What waits, the one that expires first on top: {count, items}."""
-
-        def body(tx: Tx) -> list[JsonValue]:
-            return [self._shown(tx, row) for row in self._commands.list_pending(tx, limit)]
-
-        items = await self._db.read(body)
-        return {"count": len(items), "items": items}
-
-    def _shown(self, tx: Tx, pending: PendingRow) -> dict[str, JsonValue]:
-        row = self._commands.get(tx, pending.action_id)
-        # The foreign key keeps the command as long as its pending row.
-        assert row is not None
-        judged = self._judged(row)
-        yes = [v.approver for v in self._commands.votes(tx, row.command_id) if v.decision == "approve"]
-        shown: dict[str, JsonValue] = {
-            "action_id": pending.action_id,
-            "advisor_id": pending.advisor_id,
-            "schema": judged.schema,
-            "action": judged.action,
-            "params": dict(judged.params),
-            "change": cast("JsonValue", judged.plan.undo),
-            "danger": judged.danger.to_doc(),
-            "level": judged.level,
-            "workflow": pending.workflow,
-            "state": row.state,
-            "approvals": len(yes),
-            "needed": pending.needed,
-            "created_at": pending.created_at,
-            "expires_at": pending.expires_at,
-        }
-        if judged.rule_ids:
-            shown["rules"] = list(judged.rule_ids)
-        return shown
-
-    async def _state(self, action_id: str) -> dict[str, JsonValue]:
-        def body(tx: Tx) -> dict[str, JsonValue]:
-            row, pending = self._commands.get(tx, action_id), self._commands.pending(tx, action_id)
-            assert row is not None and pending is not None
-            yes = [v for v in self._commands.votes(tx, action_id) if v.decision == "approve"]
-            state: dict[str, JsonValue] = {
-                "action_id": action_id,
-                "state": row.state,
-                "approvals": len(yes),
-                "needed": pending.needed,
-            }
-            if row.slug is not None:
-                state["slug"] = row.slug
-            if row.receipt_id is not None:
-                state["receipt_id"] = row.receipt_id
-            if pending.reason is not None:
-                state["reason"] = pending.reason
-            return state
-
-        return await self._db.read(body)
-
-    async def _waiting(self, action_id: str) -> tuple[CommandRow, PendingRow]:
-        def body(tx: Tx) -> tuple[CommandRow | None, PendingRow | None]:
-            return self._commands.get(tx, action_id), self._commands.pending(tx, action_id)
-
-        row, pending = await self._db.read(body)
-        if row is None or pending is None:
-            raise _not_found(action_id)
-        if row.state not in WAITING:
-            raise Conflict(
-                f"action {action_id} is {row.state}; nothing is left to decide", reason="already_decided"
-            )
-        return row, pending
-
-    def _judged(self, row: CommandRow) -> Judged:
-        stored = json.loads(row.hold_json or "{}")
-        return judged_from(stored["judged"], json.loads(row.undo_json or "{}"))
 
     def _to(
         self, tx: Tx, case: Case, old: str, event: Event, judged: Judged, *, deadline: int | None = None
@@ -547,7 +353,3 @@ def _error(failure: HiveError | RuleRefusal | ClnError) -> HiveError:
     if isinstance(failure, RuleRefusal):
         return failure.error
     return failure if isinstance(failure, HiveError) else node_error(failure)
-
-
-def _not_found(action_id: str) -> NotFound:
-    return NotFound(f"no action {action_id[:64]!a} waits here; hive-client-pending lists those that do")

@@ -288,7 +288,7 @@ class CommandService:
                 judged = verdict.judged
                 if judged.workflow == "auto":
                     return await self._execution.run(case, judged, verdict.caps, from_state=State.RECEIVED)
-                return await self._approvals.hold(case, judged, verdict.caps)
+                return await self._approvals.hold(case, verdict)
         except (HiveError, RuleRefusal, ClnError) as failure:
             return await self._refuse(case, failure, judged)
 

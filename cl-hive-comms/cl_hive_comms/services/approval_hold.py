@@ -1,0 +1,127 @@
+"""Putting a command before people (docs/protocol/02-fleet-management.md §7.3, §7.5; 11 §15.6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import Final
+
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.envelope import STATUS_PENDING
+from hive_shared.errors import from_symbol
+from hive_shared.store import Tx
+
+from ..domain.approval import MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow
+from ..domain.command_machine import Event, State
+from ..domain.command_record import CommandRow, PendingRow
+from .command_case import Case, Judged, walk
+from .command_outcome import CommandOutcomes, Response, StateMoved
+from .command_push import CommandPush
+from .decision import Verdict
+from .ports_commands import CommandRows, Database, FeeRows
+
+_WAITS_FOR: Final = {
+    Workflow.CONFIRM: "the operator, then your confirmation",
+    Workflow.MULTISIG: "its approvers",
+}
+
+
+class ApprovalHold:
+    """Holds commands."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        commands: CommandRows,
+        fees: FeeRows,
+        outcomes: CommandOutcomes,
+        push: CommandPush,
+        approvers: Callable[[], Collection[str]],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._commands, self._fees, self._outcomes = db, commands, fees, outcomes
+        self._push, self._approvers, self._now = push, approvers, now
+
+    async def hold(self, case: Case, verdict: Verdict) -> Response:
+        """Put a command before people; answers status 3. Raises RateLimited when too many wait."""
+        response = await self._db.write(lambda tx: self._hold(tx, case, verdict))
+        self._outcomes.kick()
+        return response
+
+    def _hold(self, tx: Tx, case: Case, verdict: Verdict) -> Response:
+        now, judged = self._now(), verdict.judged
+        self._check_room(tx, case.advisor_id)
+        expires = now + judged.expires_in
+        moved = self._commands.move(
+            tx,
+            case.command_id,
+            State.RECEIVED,
+            walk(State.RECEIVED, Event.ON_HELD),
+            now,
+            danger=judged.danger.total,
+            deadline=expires,
+            hold_json=json.dumps({"judged": judged.to_json()}),
+            undo_json=json.dumps(judged.plan.undo),
+        )
+        if not moved:
+            raise StateMoved(f"command {case.command_id} is no longer received")
+        self._fees.reserve(tx, (cap.use for cap in verdict.caps), case.command_id, now)
+        self._commands.add_pending(
+            tx,
+            PendingRow(
+                action_id=case.command_id,
+                advisor_id=case.advisor_id,
+                envelope_json=encode(case.command.raw).decode(),
+                danger=judged.danger.total,
+                needed=judged.needed,
+                workflow=judged.workflow,
+                created_at=now,
+                expires_at=expires,
+                state="pending",
+                reason=", ".join(judged.rule_ids) or None,
+            ),
+        )
+        if judged.workflow == Workflow.MULTISIG:
+            self._ask_approvers(tx, case, judged, expires)
+        if verdict.held_by is not None:
+            self._tell_both(tx, case, verdict.held_by, expires)
+        self._outcomes.alert_held(tx, case, judged)
+        who = _WAITS_FOR.get(Workflow(judged.workflow), "the operator")
+        error = from_symbol(
+            "confirmation_required",
+            f"danger {judged.danger.total} at your trust waits for {who} until {expires}",
+            action_id=case.command_id,
+            workflow=judged.workflow,
+            needed=judged.needed,
+            expires=expires,
+            danger=judged.danger.to_doc(),
+        )
+        return self._outcomes.respond(tx, case, STATUS_PENDING, error=error)
+
+    def _check_room(self, tx: Tx, advisor_id: str) -> None:
+        if self._commands.count_pending(tx, advisor_id) >= MAX_PENDING_PER_ADVISOR:
+            raise from_symbol(
+                "rate_limited",
+                f"{MAX_PENDING_PER_ADVISOR} of your commands wait already; cancel some or wait",
+            )
+        if self._commands.count_pending(tx) >= MAX_PENDING:
+            raise from_symbol(
+                "rate_limited", f"{MAX_PENDING} commands wait at this node already; try again later"
+            )
+
+    def _ask_approvers(self, tx: Tx, case: Case, judged: Judged, expires: int) -> None:
+        body: dict[str, JsonValue] = {
+            "command_hash": case.command.hash,
+            "envelope": dict(case.command.raw),
+            "danger": judged.danger.to_doc(),
+            "expires": expires,
+        }
+        for key in self._approvers():
+            if len(key) == 64 and key != case.sender:
+                self._push.push(tx, key, "approval_request", body)
+
+    def _tell_both(self, tx: Tx, case: Case, other: CommandRow, until: int) -> None:
+        body: dict[str, JsonValue] = {"command_id": case.command_id, "until": until}
+        for key in (case.sender, other.sender_key):
+            self._push.push(tx, key, "conflict_held", body)

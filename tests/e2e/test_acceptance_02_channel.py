@@ -211,9 +211,13 @@ async def test_acceptance_02_07_two_steps_of_thirty_percent_in_a_day_are_too_muc
     assert (await world.channel_fees())[1] == 1_000
 
 
-async def test_acceptance_02_07_one_protected_channel_stops_the_whole_bulk(
-    world: World, agent: Agent
-) -> None:
+async def test_acceptance_02_07_one_protected_channel_stops_the_whole_bulk(world: World) -> None:
+    async with Agent(world.alice, world.relay.url) as agent:
+        # A bulk over more than half of all channels scores 6: only the advanced tier may ask for it.
+        await _protected_bulk(world, await agent.hired("everything"))
+
+
+async def _protected_bulk(world: World, agent: Agent) -> None:
     await set_fees(world, 1_000)
     peer = await world.network.add_node("carol")
     await world.network.fund(world.alice, 2_000_000)

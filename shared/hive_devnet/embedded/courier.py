@@ -11,7 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from hive_devnet.embedded.bell import Bell
-from hive_devnet.embedded.ledger.channels import NORMAL
+from hive_devnet.embedded.ledger.channel import NORMAL
 from hive_devnet.embedded.ledger.payments import (
     FAILED,
     LOCAL_FAILED,

@@ -13,6 +13,7 @@ from typing import Any
 from hive_devnet.embedded.errors import INVALID_PARAMS, PLUGIN_ERROR, NodeStartError, RpcError
 from hive_devnet.embedded.hooks import HookChains, path_matches
 from hive_devnet.embedded.logbook import LogBook
+from hive_devnet.embedded.mailroom import Mailroom
 from hive_devnet.embedded.manifest import NATIVE_TOPICS, Manifest, ManifestError, Method, parse_manifest
 from hive_devnet.embedded.options import PLUGIN_START, OptionError, OptionTable, Setting
 from hive_devnet.embedded.params import token_text
@@ -52,6 +53,7 @@ class PluginHost:
         self._disabled: list[str] = []
         self.hooks = HookChains(log)
         self.plugins: list[Plugin] = []
+        self._mailroom = Mailroom(log, self.plugins)
         self.on_important_death: Callable[[Plugin], None] | None = None
 
     # -- start of the node -------------------------------------------------------------------------
@@ -94,7 +96,7 @@ class PluginHost:
                 other.kill("Plugin changed, needs restart.")
                 break
         self._checksums[resolved] = checksum
-        plugin = Plugin(resolved, next(self._indices), self._on_message, self._on_exit)
+        plugin = Plugin(resolved, next(self._indices), self._mailroom.take, self._on_exit)
         self.plugins.append(plugin)
         return plugin
 
@@ -298,42 +300,6 @@ class PluginHost:
             if plugin.interested_in(topic):
                 plugin.send(message)
 
-    def _on_message(self, plugin: Plugin, message: dict[str, Any]) -> str | None:
-        method, params = message.get("method"), message.get("params")
-        if not isinstance(method, str) or params is None:
-            return f'Malformed JSON-RPC notification missing "method" or "params": {message}'
-        if method == "log":
-            return self._log_line(plugin, params)
-        if method in ("message", "progress"):
-            if not isinstance(params, dict) or "id" not in params:
-                return 'JSON-RPC notify "id"-field is not present'
-            plugin.pass_notification(method, params)
-            return None
-        if method not in plugin.manifest.notifications:
-            text = (
-                f'Plugin attempted to send a notification to topic "{method}" it hasn\'t declared in its'
-                " manifest, not forwarding to subscribers."
-            )
-            self._log.write("unusual", plugin.log_source, text)
-            return None
-        forwarded = {"jsonrpc": "2.0", "method": method, "origin": plugin.name, "params": params}
-        for other in self.plugins:
-            if other.interested_in(method):
-                other.send(forwarded)
-        return None
-
-    def _log_line(self, plugin: Plugin, params: Any) -> str | None:
-        text = params.get("message") if isinstance(params, dict) else None
-        if not isinstance(text, str):
-            return 'Log notification from plugin doesn\'t have a string "message" field'
-        level = params.get("level", "info")
-        if level not in ("trace", "debug", "info", "unusual", "warn", "broken", "error"):
-            return (
-                f'Unknown log-level "{level}", valid values are "trace", "debug", "info", "warn", or "error".'
-            )
-        self._log.write(level, plugin.log_source, text)
-        return None
-
     def _on_exit(self, plugin: Plugin, reason: str) -> None:
         quiet = ("disabled itself", "exited", "stopped by", "Plugin changed", "Not a dynamic")
         level = "info" if reason.startswith(quiet) else "unusual"
@@ -377,7 +343,8 @@ class PluginHost:
     async def crash(self, patience: float = 5.0) -> None:
         """What SIGKILL of the node does to its plugins: pipes close; who stays on is killed too."""
         self._closing = True
-        everyone, self.plugins = list(self.plugins), []
+        everyone = list(self.plugins)
+        self.plugins.clear()
         for plugin in everyone:
             plugin.abandon()
         if everyone:

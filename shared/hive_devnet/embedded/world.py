@@ -17,7 +17,8 @@ from hive_devnet.embedded.errors import NodeStartError, RpcError
 from hive_devnet.embedded.keys import NodeKeys
 from hive_devnet.embedded.ledger import invoices, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
-from hive_devnet.embedded.ledger.channels import NORMAL, Change, Channels
+from hive_devnet.embedded.ledger.channel import NORMAL, Change
+from hive_devnet.embedded.ledger.channels import Channels
 from hive_devnet.embedded.ledger.database import Database
 from hive_devnet.embedded.ledger.payments import Payments
 from hive_devnet.embedded.ledger.wallet import Wallet

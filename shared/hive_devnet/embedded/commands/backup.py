@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hive_devnet.embedded.ledger.channels import Channel
+from hive_devnet.embedded.ledger.channel import Channel
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.registry import Call, Result, command
 

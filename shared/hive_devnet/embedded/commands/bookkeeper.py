@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from hive_devnet.embedded.bolt11 import Bolt11Error, decode_invoice
-from hive_devnet.embedded.ledger.channels import Channel
+from hive_devnet.embedded.ledger.channel import Channel
 from hive_devnet.embedded.ledger.invoices import PAID, InvoiceBook
 from hive_devnet.embedded.ledger.payments import COMPLETE, SETTLED
 from hive_devnet.embedded.node import EmbeddedNode

@@ -14,8 +14,8 @@ from hive_devnet.embedded.errors import (
     RpcError,
 )
 from hive_devnet.embedded.feerates import feerate
-from hive_devnet.embedded.ledger import channels as ledger
-from hive_devnet.embedded.ledger.channels import Channel, Policy, Side
+from hive_devnet.embedded.ledger import channel as ledger
+from hive_devnet.embedded.ledger.channel import Channel, Policy, Side
 from hive_devnet.embedded.ledger.wallet import DUST_SAT, FEERATE_PERKW
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode

@@ -12,8 +12,8 @@ from hive_devnet.embedded.commands.onchain import script_of_address
 from hive_devnet.embedded.commands.setchannel import find_channel
 from hive_devnet.embedded.errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from hive_devnet.embedded.feerates import feerate
-from hive_devnet.embedded.ledger import channels as ledger
-from hive_devnet.embedded.ledger.channels import Channel
+from hive_devnet.embedded.ledger import channel as ledger
+from hive_devnet.embedded.ledger.channel import Channel
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
     anything,

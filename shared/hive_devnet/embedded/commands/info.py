@@ -6,7 +6,7 @@ import asyncio
 
 from hive_devnet.embedded import CLN_VERSION, NETWORK_NAME
 from hive_devnet.embedded.errors import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
-from hive_devnet.embedded.ledger.channels import AWAITING, NORMAL
+from hive_devnet.embedded.ledger.channel import AWAITING, NORMAL
 from hive_devnet.embedded.logbook import LEVELS, level_name
 from hive_devnet.embedded.node import FEATURES, EmbeddedNode
 from hive_devnet.embedded.params import boolean, opt, req, string

@@ -19,7 +19,7 @@ from hive_devnet.embedded.errors import (
     LIGHTNINGD,
     RpcError,
 )
-from hive_devnet.embedded.ledger.channels import NORMAL
+from hive_devnet.embedded.ledger.channel import NORMAL
 from hive_devnet.embedded.ledger.invoices import EXPIRED, PAID, UNPAID, InvoiceBook, InvoiceRow
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (

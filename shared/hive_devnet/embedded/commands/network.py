@@ -13,7 +13,7 @@ from hive_devnet.embedded.errors import (
     PAY_ROUTE_NOT_FOUND,
     RpcError,
 )
-from hive_devnet.embedded.ledger.channels import Channel
+from hive_devnet.embedded.ledger.channel import Channel
 from hive_devnet.embedded.ledger.routing import Limits, find_route
 from hive_devnet.embedded.node import FEATURES, EmbeddedNode
 from hive_devnet.embedded.params import (

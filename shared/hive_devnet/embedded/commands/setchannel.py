@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from hive_devnet.embedded.errors import LIGHTNINGD, RpcError
-from hive_devnet.embedded.ledger.channels import SETTABLE, Channel
+from hive_devnet.embedded.ledger.channel import SETTABLE, Channel
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
     anything,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hive_devnet.embedded.errors import INVALID_PARAMS, RpcError
-from hive_devnet.embedded.ledger.channels import CLOSED
+from hive_devnet.embedded.ledger.channel import CLOSED
 from hive_devnet.embedded.params import boolean, opt, token_text
 from hive_devnet.embedded.registry import Call, Result, command
 

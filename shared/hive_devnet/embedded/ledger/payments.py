@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from hive_devnet.embedded.ledger.channels import Channel, Channels
+from hive_devnet.embedded.ledger.channel import Channel
+from hive_devnet.embedded.ledger.channels import Channels
 from hive_devnet.embedded.ledger.database import Database
 from hive_devnet.embedded.ledger.routing import Hop
 

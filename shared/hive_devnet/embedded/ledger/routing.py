@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hive_devnet.embedded.ledger.channels import Channel
+from hive_devnet.embedded.ledger.channel import Channel
 
 MAX_HOPS = 20
 

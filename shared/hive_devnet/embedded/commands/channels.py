@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from typing import Any
 
 from hive_devnet.embedded import bech32
@@ -291,8 +292,27 @@ def _record(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
         "out_offered_msat": side.offered_msat,
         "out_payments_fulfilled": side.fulfilled,
         "out_fulfilled_msat": side.fulfilled_msat,
-        "htlcs": [],
+        "htlcs": [_describe_htlc(row, us) for row in node.world.channels.htlcs(channel)],
     }
     if side.last_stable is not None:
         record["last_stable_connection"] = side.last_stable
     return record
+
+
+def _describe_htlc(row: sqlite3.Row, us: str) -> dict[str, Any]:
+    sent = row["sender"] == us
+    return {
+        "direction": "out" if sent else "in",
+        "id": row["number"],
+        "amount_msat": row["amount_msat"],
+        "expiry": row["expiry"],
+        "payment_hash": row["payment_hash"],
+        "state": htlc_state(row["state"], sent),
+    }
+
+
+def htlc_state(state: str, sent: bool) -> str:
+    """The name CLN gives a ledger HTLC as one end sees it."""
+    if state == "open":
+        return "SENT_ADD_ACK_REVOCATION" if sent else "RCVD_ADD_ACK_REVOCATION"
+    return "RCVD_REMOVE_ACK_REVOCATION" if sent else "SENT_REMOVE_ACK_REVOCATION"

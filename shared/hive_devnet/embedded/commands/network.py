@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hive_devnet.embedded.commands.channels import htlc_state
 from hive_devnet.embedded.commands.invoices import index_name
 from hive_devnet.embedded.commands.setchannel import find_channel
 from hive_devnet.embedded.courier import describe_forward
@@ -246,10 +247,3 @@ async def listhtlcs(call: Call) -> Result:
             }
         )
     return {"htlcs": shown if call["limit"] is None else shown[: call["limit"]]}
-
-
-def htlc_state(state: str, sent: bool) -> str:
-    """The name CLN gives a ledger HTLC as one end sees it."""
-    if state == "open":
-        return "SENT_ADD_ACK_REVOCATION" if sent else "RCVD_ADD_ACK_REVOCATION"
-    return "RCVD_REMOVE_ACK_REVOCATION" if sent else "SENT_REMOVE_ACK_REVOCATION"

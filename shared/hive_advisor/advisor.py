@@ -312,28 +312,46 @@ class Advisor:
         }
 
     async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:
-        """Fetch receipts after our head, page by page; check and link them."""
-        taken, head = 0, -1
+        """Fetch receipts after our head, page by page; check, link and anchor them."""
+        taken = 0
         while True:
-            current = await self.clients.named(client.alias)
-            if current.head_id == head:
-                break
-            head = current.head_id
-            answer = await self.control(
-                client.client_id, "receipts_list", {"since_id": head, "limit": 50}, wait_s
-            )
+            head = (await self.clients.named(client.alias)).head_id
+            wanted = {"since_id": head, "limit": 50}
+            answer = await self.control(client.client_id, "receipts_list", wanted, wait_s)
             result = answer["result"]
             if not isinstance(result, dict):
                 return {"state": answer["state"], "slug": answer["slug"], "taken": taken, "head": head}
             taken += await self._take_page(client, result)
-            if current.head_id >= int(str(result.get("head", {}).get("receipt_id", 0) or 0)):
+            current = await self.clients.named(client.alias)
+            node_head = result.get("head")
+            last = node_head.get("receipt_id") if isinstance(node_head, dict) else 0
+            if current.head_id == head or not isinstance(last, int) or current.head_id >= last:
                 break
-        current = await self.clients.named(client.alias)
-        return {"state": "done", "taken": taken, "head": current.head_id, "client_state": current.state}
+        return {
+            "state": "done",
+            "taken": taken,
+            "anchored": await self._anchor(client, wait_s),
+            "head": current.head_id,
+            "client_state": current.state,
+        }
+
+    async def _anchor(self, client: Client, wait_s: int) -> int:
+        """Ask for the signed roots over what is not anchored yet, until they bring nothing new."""
+        total = 0
+        while True:
+            first = await self.receipts.first_unanchored(client)
+            answer = await self.control(
+                client.client_id, "receipts_list", {"since_id": first - 1, "limit": 1}, wait_s
+            )
+            result = answer["result"]
+            done = await self.receipts.anchor(client, result.get("roots")) if isinstance(result, dict) else 0
+            if not done:
+                return total
+            total += done
 
     async def _take_page(self, client: Client, result: Mapping[str, Any]) -> int:
         taken = 0
-        for document in result.get("receipts", []):
+        for document in result.get("items", []):
             if not isinstance(document, dict):
                 raise InvalidParams("receipts_list answered something that is no receipt")
             try:

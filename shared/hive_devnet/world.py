@@ -18,6 +18,7 @@ from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
 
+_WITNESS = Path(__file__).resolve().parent / "witness_plugin.py"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGINS = {name: REPOSITORY / name / f"{name}.py" for name in ("cl-hive-comms", "cl-hive-archon", "cl-hive")}
 
@@ -118,12 +119,19 @@ class World:
         plugins: Sequence[str] = ("cl-hive-comms",),
         options: Mapping[str, object] | None = None,
         kind: str | None = None,
+        with_witness: bool = False,
         say: Callable[[str], None] = lambda _text: None,
     ) -> World:
-        """Bring up relay, two funded nodes with a 1,000,000 sat channel, and ``plugins`` on alice."""
+        """Bring up relay, two funded nodes with a 1,000,000 sat channel, and ``plugins`` on alice.
+
+        ``with_witness`` also starts the plugin behind ``witnessed``.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         # Plugins start through `#!/usr/bin/env python3`: it has to be this interpreter's environment.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        witness = directory / "witness.jsonl"
+        witness.touch()
+        os.environ["HIVE_WITNESS_FILE"] = str(witness)
         fault_dir = directory / "faults"
         fault_dir.mkdir(exist_ok=True)
         os.environ["HIVE_FAULT_DIR"] = str(fault_dir)
@@ -136,7 +144,7 @@ class World:
             alice = await network.add_node(
                 "alice",
                 {**(local if "cl-hive-comms" in plugins else {}), **(options or {})},
-                [PLUGINS[name] for name in plugins],
+                [*(PLUGINS[name] for name in plugins), *([_WITNESS] if with_witness else [])],
             )
             bob = await network.add_node("bob")
             say(f"two {network.kind} nodes: alice {alice.node_id[:16]}…, bob {bob.node_id[:16]}…")
@@ -190,6 +198,11 @@ class World:
 
         remote = await until(offered, "the credential offer")
         await self.advisor.run("client", "accept", remote, "--name", alias)
+
+    def witnessed(self, method: str) -> list[dict[str, Any]]:
+        """Every call of ``method`` the node was asked since the start (needs ``with_witness``)."""
+        lines = (self.directory / "witness.jsonl").read_text().splitlines()
+        return [call for call in map(json.loads, lines) if call["method"] == method]
 
     def arm_fault(self, point: str) -> Path:
         """The plugin stops at ``point`` next time. Returns the file that appears when it got there."""

@@ -60,9 +60,7 @@ class MailService:
             return
         document: dict[str, Any] = {}
         try:
-            document = decode_object(
-                message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000, floats=True
-            )
+            document = decode_object(message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000, floats=True)
             await self._route(message, document)
         except (HiveError, Fork) as error:
             self.refused += 1

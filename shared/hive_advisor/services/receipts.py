@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hive_shared import receipts
+from hive_shared.crypto import cln_recover_message
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.store import Db, Tx
 
@@ -13,6 +14,8 @@ from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import CommandEvent
 from hive_advisor.domain.rows import Client, ReceiptLevel, StoredCommand, StoredReceipt
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+
+_ROOT_SPAN = 100_000
 
 
 class Fork(Exception):
@@ -97,6 +100,51 @@ class ReceiptService:
             self._relink(tx, client)
 
         await self._db.write(body)
+
+    async def first_unanchored(self, client: Client) -> int:
+        """Id of the first linked receipt that no signed root covers yet; the head's successor if all are."""
+        return await self._db.read(lambda tx: self._records.first_below(tx, client.client_id, "anchored"))
+
+    async def anchor(self, client: Client, roots: object) -> int:
+        """Receipts under an hourly root that the node's Lightning key signed become ``anchored``.
+
+        The root is computed from the hashes stored here, stubs included. A root that does not match or is
+        not signed by the pinned node id anchors nothing. Returns how many receipts were anchored.
+        """
+        done = 0
+        for root in roots if isinstance(roots, list) else []:
+            span = self._signed_span(client, root)
+            if span is not None:
+                first, last, merkle = span
+                done += await self._db.write(
+                    lambda tx, f=first, n=last, m=merkle: self._anchor(tx, client, f, n, m)
+                )
+        return done
+
+    @staticmethod
+    def _signed_span(client: Client, root: object) -> tuple[int, int, str] | None:
+        if not isinstance(root, dict):
+            return None
+        numbers = [root.get(name) for name in ("start", "first_id", "last_id")]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            return None
+        start, first, last = (int(str(number)) for number in numbers)
+        kind, merkle, zbase = (str(root.get(name, "")) for name in ("kind", "merkle_root", "zbase"))
+        if not 0 < first <= last or last - first > _ROOT_SPAN:
+            return None
+        text = receipts.root_text(kind, start, first, last, merkle)
+        return (first, last, merkle) if cln_recover_message(text, zbase) == client.node_id else None
+
+    def _anchor(self, tx: Tx, client: Client, first: int, last: int, merkle: str) -> int:
+        rows = list(self._records.receipts(tx, client.client_id, first - 1, last - first + 1))
+        if [row.receipt_id for row in rows] != list(range(first, last + 1)):
+            return 0
+        if receipts.merkle_root([row.hash for row in rows]) != merkle:
+            return 0
+        mine = [row for row in rows if row.level in ("signed", "chained")]
+        for row in mine:
+            self._records.set_level(tx, client.client_id, row.receipt_id, "anchored")
+        return len(mine)
 
     def _relink(self, tx: Tx, client: Client) -> ReceiptLevel:
         """Walk on from the head over what is stored; what links is ``chained``."""

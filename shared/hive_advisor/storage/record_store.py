@@ -56,6 +56,15 @@ class RecordStore:
         ).fetchall()
         return [_receipt(row) for row in rows]
 
+    def first_below(self, tx: Tx, client_id: str, level: ReceiptLevel) -> int:
+        """The first receipt of ours that is not at ``level``; one past the last receipt when all are."""
+        row = tx.execute(
+            "SELECT coalesce(min(CASE WHEN mine = 1 AND level <> ? THEN receipt_id END),"
+            " max(receipt_id) + 1, 1) AS first FROM adv_receipts WHERE client_id = ?",
+            (level, client_id),
+        ).fetchone()
+        return int(row["first"])
+
     def seen(self, tx: Tx, rumor_id: str) -> bool:
         return tx.execute("SELECT 1 FROM adv_inbox WHERE rumor_id = ?", (rumor_id,)).fetchone() is not None
 

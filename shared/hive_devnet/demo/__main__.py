@@ -22,7 +22,7 @@ async def tell(directory: Path) -> Story:
     mint: MintProcess | None = None
     try:
         async with story.step("development network: relay, two nodes, a channel, cl-hive-comms") as step:
-            world = await World.start(directory, say=step.say)
+            world = await World.start(directory, with_witness=True, say=step.say)
             step.result(f"{world.network.kind} nodes, channel {world.scid}")
         async with story.step("mint of the development network") as step:
             mint = await MintProcess.start(directory / "mint")

@@ -17,7 +17,7 @@ plugin = Plugin(dynamic=True)
 _WATCHED = {"setchannel", "pay", "xpay", "withdraw", "fundchannel", "close"}
 
 
-@plugin.hook("rpc_command")
+@plugin.hook("rpc_command")  # type: ignore[untyped-decorator]
 def on_rpc_command(rpc_command: dict[str, Any], **_: object) -> dict[str, str]:
     """Note the call, let it go on."""
     if rpc_command.get("method") in _WATCHED:

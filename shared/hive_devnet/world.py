@@ -20,6 +20,8 @@ from hive_devnet.relay import RelayProcess
 
 _WITNESS = Path(__file__).resolve().parent / "witness_plugin.py"
 REPOSITORY = Path(__file__).resolve().parents[2]
+START_PPM = 500
+"""Fee of alice's channels when a story starts, set by her operator's own hand."""
 PLUGINS = {name: REPOSITORY / name / f"{name}.py" for name in ("cl-hive-comms", "cl-hive-archon", "cl-hive")}
 
 
@@ -36,7 +38,7 @@ class AdvisorFailed(Exception):
 async def until(
     condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 30, pause: float = 0.05
 ) -> Any:
-    """Poll ``condition`` until it returns something true; TimeoutError naming ``what`` after ``timeout`` s."""
+    """Poll ``condition`` until it returns something true; TimeoutError naming ``what`` in the end."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         value = await condition()
@@ -150,6 +152,7 @@ class World:
             say(f"two {network.kind} nodes: alice {alice.node_id[:16]}…, bob {bob.node_id[:16]}…")
             await network.fund(alice, 5_000_000)
             scid = await network.open_channel(alice, bob, 1_000_000, 300_000_000)
+            await alice.call("setchannel", {"id": scid, "feebase": 1_000, "feeppm": START_PPM})
             say(f"channel {scid}, 1,000,000 sat")
         except BaseException:
             await network.close()

@@ -111,15 +111,9 @@ class ReceiptService:
         The root is computed from the hashes stored here, stubs included. A root that does not match or is
         not signed by the pinned node id anchors nothing. Returns how many receipts were anchored.
         """
-        done = 0
-        for root in roots if isinstance(roots, list) else []:
-            span = self._signed_span(client, root)
-            if span is not None:
-                first, last, merkle = span
-                done += await self._db.write(
-                    lambda tx, f=first, n=last, m=merkle: self._anchor(tx, client, f, n, m)
-                )
-        return done
+        spans = [self._signed_span(client, root) for root in (roots if isinstance(roots, list) else [])]
+        wanted = [span for span in spans if span is not None]
+        return await self._db.write(lambda tx: sum(self._anchor(tx, client, *span) for span in wanted))
 
     @staticmethod
     def _signed_span(client: Client, root: object) -> tuple[int, int, str] | None:

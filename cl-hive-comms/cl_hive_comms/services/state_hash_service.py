@@ -17,7 +17,6 @@ from .executors.channels import merged
 from .ports_commands import Node
 
 CACHE_S: Final = 60
-# Above this a root takes longer to compute than the event loop may stand still.
 _INLINE_CHANNELS: Final = 100
 
 Rows = Sequence[Mapping[str, Any]]
@@ -33,6 +32,34 @@ class _Slow:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The last roots of channels and the values they were computed from."""
+
+    policies: list[object]
+    balances: list[object]
+    policy: str
+    balance: str
+
+
+# What the two roots cover (02 §9.3); a test holds these lists to domain.state_hash.
+_POLICY_FIELDS: Final = (
+    "channel_id",
+    "short_channel_id",
+    "state",
+    "fee_base_msat",
+    "fee_proportional_millionths",
+    "minimum_htlc_out_msat",
+    "maximum_htlc_out_msat",
+    "peer_id",
+)
+_BALANCE_FIELDS: Final = ("channel_id", "to_us_msat", "total_msat", "peer_id")
+
+
+def _fields(channels: Rows, names: tuple[str, ...]) -> list[object]:
+    return [[row.get(name) for name in names] for row in channels]
+
+
 class StateHashService:
     """Computes hashes from what was read anyway. `key` keys balances and amounts; it stays on the node."""
 
@@ -41,6 +68,7 @@ class StateHashService:
     ) -> None:
         self._node, self._key, self._policy_version, self._now = node, key, policy_version, now
         self._slow: _Slow | None = None
+        self._known: _Known | None = None
         self._last: tuple[int, StateRoots] | None = None
 
     async def of_plan(self, plan: Plan) -> str:
@@ -74,16 +102,33 @@ class StateHashService:
 
     async def _roots(self, channels: Rows) -> StateRoots:
         slow = await self._slow_roots()
-        if len(channels) > _INLINE_CHANNELS:
-            policy, balance = await asyncio.to_thread(self._channel_roots, channels)
-        else:
-            policy, balance = self._channel_roots(channels)
+        policy, balance = await self._channel_roots(channels)
         roots = StateRoots(policy, balance, slow.wallet, slow.config, slow.plugins)
         self._last = (self._now(), roots)
         return roots
 
-    def _channel_roots(self, channels: Rows) -> tuple[str, str]:
-        return state_hash.policy_root(channels), state_hash.balance_root(channels, self._key)
+    async def _channel_roots(self, channels: Rows) -> tuple[str, str]:
+        """Policy and balance root. A root whose leaves are those of the last time is not computed again:
+        between two writes of a quiet node that is three roots of four."""
+        policies, balances = _fields(channels, _POLICY_FIELDS), _fields(channels, _BALANCE_FIELDS)
+        known = self._known
+        policy = known.policy if known is not None and known.policies == policies else None
+        balance = known.balance if known is not None and known.balances == balances else None
+        if policy is not None and balance is not None:
+            return policy, balance
+        # A root of many channels takes longer than the event loop may stand still.
+        if len(channels) > _INLINE_CHANNELS:
+            roots = await asyncio.to_thread(self._compute, channels, policy, balance)
+        else:
+            roots = self._compute(channels, policy, balance)
+        self._known = _Known(policies, balances, *roots)
+        return roots
+
+    def _compute(self, channels: Rows, policy: str | None, balance: str | None) -> tuple[str, str]:
+        return (
+            policy or state_hash.policy_root(channels),
+            balance or state_hash.balance_root(channels, self._key),
+        )
 
     async def _slow_roots(self) -> _Slow:
         now = self._now()

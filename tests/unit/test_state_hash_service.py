@@ -1,0 +1,93 @@
+"""The state hash of a node as a service (docs/protocol/02-fleet-management.md §9.3, §16)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cl_hive_comms.domain import state_hash
+from cl_hive_comms.services.executors.action import Outcome, Plan
+from cl_hive_comms.services.state_hash_service import StateHashService
+from hive_shared.cln import ClnError
+from pipeline_world import NodeFake
+
+KEY = b"k" * 32
+
+
+class Clock:
+    now = 1_000
+
+
+def service(node: NodeFake, clock: Clock | None = None) -> StateHashService:
+    clock = clock or Clock()
+    return StateHashService(node, key=KEY, policy_version=lambda: 1, now=lambda: clock.now)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "root"),
+    [
+        ("fee_base_msat", 7, "policy"),
+        ("fee_proportional_millionths", 7, "policy"),
+        ("minimum_htlc_out_msat", 7, "policy"),
+        ("maximum_htlc_out_msat", 7, "policy"),
+        ("state", "CHANNELD_SHUTTING_DOWN", "policy"),
+        ("short_channel_id", "1x1x1", "policy"),
+        ("to_us_msat", 7, "balance"),
+        ("total_msat", 7, "balance"),
+    ],
+)
+async def test_a_changed_field_moves_its_root_as_a_fresh_computation_does(
+    field: str, value: Any, root: str
+) -> None:
+    node = NodeFake()
+    hashes = service(node)
+    before = await hashes.of_plan(Plan({}, before=tuple(node.rows)))
+    node.rows[1] = {**node.rows[1], field: value}
+    after = await hashes.of_plan(Plan({}, before=tuple(node.rows)))
+    assert after != before
+    assert after == await service(node).of_plan(Plan({}, before=tuple(node.rows)))
+    roots = {"policy": state_hash.policy_root(node.rows), "balance": state_hash.balance_root(node.rows, KEY)}
+    assert (
+        roots[root]
+        != {
+            "policy": state_hash.policy_root(NodeFake().rows),
+            "balance": state_hash.balance_root(NodeFake().rows, KEY),
+        }[root]
+    )
+
+
+async def test_reads_are_at_most_a_minute_old() -> None:
+    node, clock = NodeFake(), Clock()
+    hashes = service(node, clock)
+    first = await hashes.describe()
+    node.rows[0]["fee_base_msat"] = 5
+    assert await hashes.describe() == first
+    clock.now += 60
+    assert (await hashes.describe())["roots"] != first["roots"]
+
+
+async def test_the_hash_after_a_write_comes_from_the_re_read_channels() -> None:
+    node = NodeFake()
+    hashes = service(node)
+    plan = Plan({}, before=tuple(dict(row) for row in node.rows))
+    node.rows[2]["fee_proportional_millionths"] = 250
+    calls = len(node.calls)
+    outcome = Outcome("success", {}, after={node.rows[2]["channel_id"]: node.rows[2]})
+    after = await hashes.after(plan, outcome)
+    assert "listpeerchannels" not in node.calls[calls:]
+    assert after == await service(node).current()
+
+
+async def test_a_node_that_does_not_answer_leaves_the_hash_out() -> None:
+    node = NodeFake()
+    node.fail["listfunds"] = -1
+    hashes = service(node)
+    assert await hashes.current() is None
+    assert await hashes.after(Plan({}, before=tuple(node.rows)), Outcome("success", {})) is None
+    with pytest.raises(ClnError):
+        await hashes.of_plan(Plan({}, before=tuple(node.rows)))
+
+
+async def test_many_channels_are_hashed_like_few() -> None:
+    node = NodeFake(channels=300)
+    assert await service(node).current() is not None

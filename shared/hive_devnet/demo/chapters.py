@@ -175,8 +175,8 @@ async def siblings_come_and_go(story: Story, world: World) -> None:
             wanted = {_short(plugin) for plugin in present}
             await until(_sees(world, wanted), f"comms to see {sorted(wanted)}", 15)
             if "cl-hive" in present:
-                rows = (await world.alice.call("hive-siblings"))["items"]
-                step.check(bool(rows), f"{what} {name}: comms sees {sorted(wanted)}, hive-siblings agrees")
+                await until(_hive_sees(world, wanted), f"cl-hive to see {sorted(wanted)}", 15)
+                step.check(True, f"{what} {name}: comms sees {sorted(wanted)}, hive-siblings agrees")
             else:
                 step.check(True, f"{what} {name}: comms sees {sorted(wanted)}")
             seen.append("+".join(sorted(wanted)))
@@ -242,6 +242,15 @@ def _sees(world: World, wanted: set[str]) -> Any:
         siblings = (await world.alice.call("hive-client-status"))["siblings"]
         present = {_short(row["plugin"]) for row in siblings["plugins"] if row["present"]}
         return present | {"comms"} == wanted
+
+    return look
+
+
+def _hive_sees(world: World, wanted: set[str]) -> Any:
+    async def look() -> bool:
+        siblings = await world.alice.call("hive-siblings")
+        present = {_short(row["plugin"]) for row in siblings["siblings"] if row["present"]}
+        return present | {"hive"} == wanted
 
     return look
 

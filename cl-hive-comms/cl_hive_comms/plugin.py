@@ -28,6 +28,7 @@ from cl_hive_comms.commands.policy import PolicyCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
 from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
+from cl_hive_comms.commands.sibling_calls import SiblingCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
@@ -91,6 +92,7 @@ class Comms(Assembly):
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
             *ReceiptCommands(lambda: self.receipts, self._advisor_id).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
+            *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *TransportCommands(self._transport_rows).specs(),
         ]

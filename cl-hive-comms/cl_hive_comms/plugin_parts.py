@@ -31,6 +31,7 @@ from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.policy_service import Limits, PolicyService
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
@@ -49,7 +50,7 @@ from cl_hive_comms.transport.rest import ClnrestRunes
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 SCHEMA = 4
-CAPABILITIES: tuple[str, ...] = ()
+CAPABILITIES: tuple[str, ...] = ("dm.v1",)
 """What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 
 
@@ -76,6 +77,7 @@ class Assembly:
     aliases: AliasService
     receipts: ReceiptService
     messenger: Messenger
+    signed_messages: SignedMessages
     inbound: InboundService
     nostr: NostrTransport
     runes: ClnrestRunes
@@ -199,6 +201,10 @@ class Assembly:
             routes,
             now=unix_now,
             log=self.log,
+        )
+
+        self.signed_messages = SignedMessages(
+            self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
         )
 
     def build_advisors(self) -> None:

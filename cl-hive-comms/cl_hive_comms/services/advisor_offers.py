@@ -15,6 +15,7 @@ from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.identity import KeyRecord
+from cl_hive_comms.domain.signed_message import Draft, sign
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
@@ -28,7 +29,6 @@ OFFER_TTL_S = 86_400
 """Delivery is tried for 24 h (docs/protocol/08 §7 Authorize)."""
 REVOKED_TTL_S = 7 * 86_400
 NOTICE_SCHEMA = "hive:identity/rotated"
-_NOTICE_TAG = "hive-mkt-msg:v1:"
 _REISSUE = "reissue_offers"
 
 
@@ -166,16 +166,13 @@ class AdvisorOffers:
         # The signed message of docs/protocol/04 §6, under the key that is being replaced.
         # Its id follows from both keys, so that a repeat is the same message.
         unique = sha256(f"{body['new_key']}:{recipient}".encode())[:16]
-        message: dict[str, Any] = {
-            "schema": NOTICE_SCHEMA,
-            "v": 1,
-            "msg_id": str(uuid.UUID(bytes=unique, version=4)),
-            "thread_id": "identity",
-            "seq": now,
-            "sent_at": now,
-            "expires_at": now + REVOKED_TTL_S,
-            "body": dict(body),
-        }
-        signed = tagged(_NOTICE_TAG, encode(message) + recipient.encode())
-        message["sig"] = schnorr_sign(self._identity.secret(), signed)
-        return encode(message).decode()
+        draft = Draft(
+            schema=NOTICE_SCHEMA,
+            msg_id=str(uuid.UUID(bytes=unique, version=4)),
+            thread_id="identity",
+            seq=now,
+            sent_at=now,
+            expires_at=now + REVOKED_TTL_S,
+            body=dict(body),
+        )
+        return sign(draft, self._identity.secret(), recipient)

@@ -86,6 +86,13 @@ class CredentialService:
         """Agent keys with a live credential, each once."""
         return tuple(dict.fromkeys(row.agent_key for row in self.live_rows()))
 
+    def standing(self, tx: Tx, credential_id: str) -> str | None:
+        """Status of a credential in the caller's transaction, not from memory; None when there is none.
+
+        Memory follows a revocation's commit a moment later; what must not run after it asks here.
+        """
+        return self._store.status_of(tx, credential_id)
+
     def acknowledge(self, tx: Tx, credential_id: str) -> None:
         """The agent says that it holds the credential (`credential_ack`, 11 §15.2)."""
         self._store.acknowledge(tx, credential_id, self._now())

@@ -82,6 +82,10 @@ class Messenger:
         )
         self._store.add(tx, message)
 
+    def find(self, tx: Tx, idempotency_key: str) -> tuple[Outgoing, str] | None:
+        """A message by its key with its state (queued, sent, expired, dropped), None when there is none."""
+        return self._store.find(tx, idempotency_key)
+
     def kick(self) -> None:
         """Looks at the outbox now; call after the commit."""
         self._wake.set()

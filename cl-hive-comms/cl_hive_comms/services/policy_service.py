@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hive_shared.canonical import JsonValue, decode
-from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
+from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.policy import PolicySnapshot, locked_snapshot
@@ -110,8 +110,11 @@ class PolicyService:
         A document that cannot be read leaves monitor reads only, with an alert, until it is repaired.
         """
         self._file = file
+        rules: tuple[Rule, ...] = ()
+        override: Override | None = None
         try:
             stored = await self._db.read(self._store.load)
+            rules, override = stored.rules, stored.override
             told = await self._db.read(lambda tx: self._facts.get(tx, _OPTION_FACT))
             document = self._stored_document(stored.document, preset)
             # The option speaks when it was changed since we last saw it, or when nothing is stored.
@@ -124,8 +127,14 @@ class PolicyService:
             if told != preset:
                 await self._db.write(lambda tx: self._remember_option(tx, preset, document))
         except (InvalidParams, OSError, ValueError) as error:
-            self.file_problem = f"the policy cannot be read: {error}"
-            self._current = locked_snapshot(self.file_problem)
+            self.file_problem = f"the policy cannot be read: {_why(error)}"
+            # Rules and override are whole: a document repaired while we run is used together with them.
+            self._current = replace(
+                locked_snapshot(self.file_problem),
+                rules=tuple(rule for rule in rules if rule.source == OPERATOR),
+                sibling_rules=tuple(rule for rule in rules if rule.source != OPERATOR),
+                override=override,
+            )
             await self._alerts.alert_critical("policy_unreadable", self.file_problem)
 
     async def watch_file(self) -> None:
@@ -140,7 +149,7 @@ class PolicyService:
         Raises InvalidParams when a newly named file cannot be read: the former policy stays.
         """
         async with self._lock:
-            previous, self._file = self._file, path
+            previous, stamp, self._file = self._file, self._file_stamp, path
             try:
                 if path:
                     document = self._read_file()
@@ -149,10 +158,13 @@ class PolicyService:
                     document = self._stored_document(stored.document, self._current.preset)
             except (InvalidParams, OSError, ValueError) as error:
                 self._file = previous
-                self.file_problem = f"the policy file is not used: {error}"
-                await self._alerts.alert_critical("policy_file_refused", self.file_problem)
+                problem = f"the policy file {path or previous} is not used: {_why(error)}"
                 if path != previous:
-                    raise InvalidParams(self.file_problem) from None
+                    # Whoever named it is told; the file in use is as good as it was.
+                    self._file_stamp = stamp
+                    raise InvalidParams(problem) from None
+                self.file_problem = problem
+                await self._alerts.alert_critical("policy_file_refused", problem)
                 return
             await self._change("reload", {"source": self.source}, document=document)
 
@@ -362,6 +374,13 @@ class PolicyService:
         self._facts.put(tx, _OPTION_FACT, preset, now)
         if not self._file:
             self._store.save(tx, canonical_text(document), now)
+
+
+def _why(error: Exception) -> str:
+    """The sentence without slug, errno and path: the caller names the file."""
+    if isinstance(error, HiveError):
+        return error.detail
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _decoded(text: str | bytes) -> JsonValue:

@@ -117,6 +117,13 @@ class AdvisorStore:
             == 1
         )
 
+    def status_of(self, tx: sqlite3.Connection, credential_id: str) -> str | None:
+        """Status of a credential, None when there is none of that id."""
+        row = tx.execute(
+            "SELECT status FROM comms_credentials WHERE credential_id = ?", (credential_id,)
+        ).fetchone()
+        return None if row is None else str(row["status"])
+
     def acknowledge(self, tx: sqlite3.Connection, credential_id: str, now: int) -> bool:
         """Notes that the agent received a credential; False when that was known."""
         return (

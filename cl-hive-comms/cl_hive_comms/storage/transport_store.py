@@ -39,6 +39,13 @@ class OutboxStore:
         )
         return cursor.rowcount == 1
 
+    def find(self, tx: sqlite3.Connection, idempotency_key: str) -> tuple[Outgoing, str] | None:
+        """A message by its key, with its state."""
+        row = tx.execute(
+            "SELECT * FROM comms_outbox WHERE idempotency_key = ?", (idempotency_key,)
+        ).fetchone()
+        return None if row is None else (self._queued(row).message, str(row["state"]))
+
     def queued_count(self, tx: sqlite3.Connection) -> int:
         """How many messages wait."""
         (count,) = tx.execute("SELECT count(*) FROM comms_outbox WHERE state = 'queued'").fetchone()

@@ -1,0 +1,119 @@
+"""Direct messages on behalf of sibling plugins: signed, numbered, kept until a relay takes them.
+
+docs/protocol/08-client-and-plugins.md §3.4 (hive-comms-send-dm), docs/protocol/04-marketplace-and-nostr.md
+§6.
+"""
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import InvalidParams, RateLimited
+from hive_shared.nostr.event import event_id
+from hive_shared.nostr.giftwrap import KIND_RUMOR, split_chunks
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.domain.rate_limit import SlidingWindows
+from cl_hive_comms.domain.signed_message import Draft, sign
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.ports_identity import Clock, FactStore, RandomBytes
+
+MAX_MESSAGE_BYTES: Final = 65_535
+PER_MINUTE: Final = 60
+DEFAULT_TTL_S: Final = 86_400
+MAX_TTL_S: Final = 14 * 86_400
+_SCHEMA: Final = re.compile(r"hive:([a-z][a-z0-9-]{0,30})/[a-z][a-z0-9_-]{0,60}")
+# Management has its own path: envelopes are signed and numbered by their own rules.
+_NOT_OURS: Final = ("hive:control/", "hive:chunk", "hive:monitor/", "hive:identity/")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the caller gets: the id of the (first) rumor, and the state in the outbox."""
+
+    event_id: str
+    state: str
+
+
+class SignedMessages:
+    """Signs and enqueues messages of siblings."""
+
+    def __init__(
+        self,
+        db: Db,
+        facts: FactStore,
+        identity: IdentityService,
+        messenger: Messenger,
+        *,
+        now: Clock,
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._db, self._facts, self._identity, self._messenger = db, facts, identity, messenger
+        self._now, self._random_bytes = now, random_bytes
+        self._windows = SlidingWindows(now)
+
+    async def send(
+        self, recipient: str, body: JsonValue, *, schema: str, key: str, expires_at: int | None
+    ) -> Sent:
+        """Store a message for sending; the same key sends nothing twice.
+
+        Raises InvalidParams, RateLimited beyond 60 a minute, Capacity with a full outbox.
+        """
+        now = self._now()
+        area = self._area(schema)
+        until = expires_at if expires_at is not None else now + DEFAULT_TTL_S
+        if not now < until <= now + MAX_TTL_S:
+            raise InvalidParams(f"expires_at must be within the next {MAX_TTL_S // 86_400} days")
+        if not self._windows.allow("send-dm", "siblings", PER_MINUTE):
+            raise RateLimited(f"more than {PER_MINUTE} messages in a minute", data={"retry_after": 60})
+        name = f"dm:{key}" if key else f"dm:{self._random_bytes(16).hex()}"
+        msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
+
+        def store(tx: Tx) -> None:
+            counter = f"msg_seq:{area}:{recipient}"
+            seq = int(self._facts.get(tx, counter) or 0) + 1
+            self._facts.put(tx, counter, str(seq), now)
+            draft = Draft(schema, msg_id, area, seq, now, until, body)
+            self._messenger.enqueue(
+                tx,
+                recipient=recipient,
+                content=sign(draft, self._identity.secret(), recipient),
+                kind="message",
+                idempotency_key=name,
+                expires_at=until,
+            )
+
+        def body_of(tx: Tx) -> Sent:
+            if self._messenger.find(tx, name) is None:
+                store(tx)
+            return self._told(tx, name)
+
+        sent = await self._db.write(body_of)
+        self._messenger.kick()
+        return sent
+
+    def _told(self, tx: Tx, name: str) -> Sent:
+        found = self._messenger.find(tx, name)
+        assert found is not None
+        message, state = found
+        content = split_chunks(message.content)[0]
+        tags = [["p", message.recipient], ["t", "hive-mkt"]]
+        return Sent(event_id(message.sender, message.created_at, KIND_RUMOR, tags, content), state)
+
+    def _area(self, schema: str) -> str:
+        match = _SCHEMA.fullmatch(schema)
+        if match is None or schema.startswith(_NOT_OURS):
+            raise InvalidParams(
+                f"schema {schema[:80]!a} is not one a sibling may send; it looks like hive:gossip/hello"
+            )
+        return match[1]
+
+
+def schema_inside(message: JsonValue) -> str:
+    """The schema that a JSON message names itself, or an empty text."""
+    found = message.get("schema") if isinstance(message, Mapping) else None
+    return found if isinstance(found, str) else ""

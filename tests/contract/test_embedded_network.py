@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,16 @@ async def test_options_come_from_config_files_too(network: EmbeddedNetwork, tmp_
     assert probe.received("init")[1]["params"]["options"] == {"probe-level": 9}
 
 
+async def test_deprecated_options_go_with_deprecated_apis(network: EmbeddedNetwork, tmp_path: Path) -> None:
+    option = {"name": "old", "type": "string", "default": "x", "description": "d", "deprecated": True}
+    probe = Probe(tmp_path, "old.py", manifest={"options": [option]})
+    await network.add_node("alice", plugins=[probe.path])
+    assert probe.received("getmanifest")[0]["params"] == {"allow-deprecated-apis": True}
+    strict = await network.add_node("bob", {"allow-deprecated-apis": "false"}, [probe.path])
+    assert (await strict.call("plugin", ["list"]))["plugins"] == []
+    assert "Invalid default 'x': deprecated option (will be removed!)" in strict.log_text()
+
+
 async def test_disabled_and_directory_plugins(network: EmbeddedNetwork, tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     wanted, unwanted = Probe(folder, "yes.py"), Probe(folder, "no.py")
@@ -248,7 +259,6 @@ def seen(plugin):
     return {{"at_init": plugin.seen, "now": plugin.rpc.listpeers()["peers"]}}
 plugin.run()
 """
-    import sys
 
     path = tmp_path / "pyln_plugin.py"
     path.write_text(source.format(python=sys.executable))
@@ -258,7 +268,6 @@ plugin.run()
 
 
 async def test_nothing_but_json_on_stdout_ends_a_plugin(network: EmbeddedNetwork, tmp_path: Path) -> None:
-    import sys
 
     path = tmp_path / "noisy.py"
     path.write_text(f"#!{sys.executable}\nprint('hello')\ninput()\n")

@@ -126,7 +126,7 @@ _BUILTIN = (
     Option("important-plugin", "string", multi=True),
     Option("disable-plugin", "string", multi=True),
     Option("clear-plugins", "flag"),
-    Option("allow-deprecated-apis", "bool", default="false"),
+    Option("allow-deprecated-apis", "bool", default="true"),
     Option("i-promise-to-fix-broken-api-user", "string", multi=True),
     Option("autolisten", "bool", default="true"),
     Option("addr", "string", multi=True),
@@ -198,10 +198,15 @@ class OptionTable:
             raise OptionError(f'Option "{option.name}" already registered')
         if option.default is not None:
             try:
+                self._check_deprecated(option)
                 option.check(option.default)
             except OptionError as error:
                 raise OptionError(f"Invalid default '{option.default}': {error}") from error
         self.options[option.name] = option
+
+    def _check_deprecated(self, option: Option) -> None:
+        if option.deprecated and not self.get("allow-deprecated-apis"):
+            raise OptionError("deprecated option (will be removed!)")
 
     def forget(self, names: Iterable[str]) -> None:
         """Removes a stopped plugin's options and what `plugin start` set for them."""
@@ -217,6 +222,7 @@ class OptionTable:
             if option is None:
                 raise NodeStartError(f"--{setting.name}: unrecognized option")
             try:
+                self._check_deprecated(option)
                 option.check(self.effective_argument(option, setting))
             except OptionError as error:
                 raise NodeStartError(f"--{setting.text}: {error}") from error

@@ -112,9 +112,9 @@ class PluginHost:
         self._log.write("debug", "plugin-manager", f"started({plugin.pid}) {plugin.path}")
         plugin.state = PluginState.AWAITING_MANIFEST
         try:
-            reply = await asyncio.wait_for(
-                plugin.request("getmanifest", {"allow-deprecated-apis": False}), START_TIMEOUT
-            )
+            allowed = bool(self._options.get("allow-deprecated-apis"))
+            asked = plugin.request("getmanifest", {"allow-deprecated-apis": allowed})
+            reply = await asyncio.wait_for(asked, START_TIMEOUT)
         except TimeoutError:
             plugin.kill(f"timed out {plugin.state.value}")
             if self._startup:

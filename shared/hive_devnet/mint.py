@@ -1,0 +1,148 @@
+"""The mint of the development network: nutshell with its FakeWallet, in a process and environment apart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+
+import httpx
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+
+
+class MintError(Exception):
+    """The mint is not installed or did not start; the text says which, and what it wrote last."""
+
+
+def mint_environment() -> Path:
+    """The virtual environment that holds nutshell: HIVE_MINT_VENV, else `.venv-mint` of the repository."""
+    return Path(os.environ.get("HIVE_MINT_VENV") or _REPOSITORY / ".venv-mint")
+
+
+def mint_installed() -> bool:
+    """Whether that environment has the `mint` command."""
+    return (mint_environment() / "bin" / "mint").is_file()
+
+
+class MintProcess:
+    """One mint on a loopback port, its keys and tokens under `directory`.
+
+    Its FakeWallet pays and is paid at once and holds no money, so a mint quote is paid by itself.
+    """
+
+    def __init__(self, directory: Path, port: int, input_fee_ppk: int) -> None:
+        self.directory = directory
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._input_fee_ppk = input_fee_ppk
+        self._process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    async def start(cls, directory: Path, port: int = 0, *, input_fee_ppk: int = 100) -> MintProcess:
+        """Starts a mint and returns when it answers `GET /v1/info`; port 0 means any free one.
+
+        `input_fee_ppk` is what it takes per thousand inputs, in sat. The seed is made once per
+        directory, so a mint started there again has the same keysets. Raises MintError.
+        """
+        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk)
+        await mint._launch()
+        return mint
+
+    async def healthy(self) -> bool:
+        """Whether `GET /v1/info` answers as a nutshell mint."""
+        try:
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+                reply = await client.get(f"{self.url}/v1/info")
+            return reply.status_code == 200 and reply.json()["version"].startswith("Nutshell/")
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False
+
+    async def stop(self) -> None:
+        """Shuts down in order, by force after ten seconds."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, as when the mint's machine loses power."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    async def restart(self) -> None:
+        """Starts again on the same port with the same keys and tokens, stopping it first if it runs."""
+        await self.stop()
+        await self._launch()
+
+    async def _launch(self) -> None:
+        program = mint_environment() / "bin" / "mint"
+        if not program.is_file():
+            raise MintError(f"no mint at {program}: run `make setup` or set HIVE_MINT_VENV")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "mint.log").open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                str(program),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                cwd=self.directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._variables(),
+            )
+        await self._until_healthy()
+
+    def _variables(self) -> dict[str, str]:
+        seed = self.directory / "seed"
+        if not seed.exists():
+            seed.touch(mode=0o600)
+            seed.write_text(secrets.token_hex(32))
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.directory),
+            "CASHU_DIR": str(self.directory),
+            "MINT_DATABASE": str(self.directory / "data"),
+            "MINT_PRIVATE_KEY": seed.read_text(),
+            "MINT_LISTEN_HOST": "127.0.0.1",
+            "MINT_LISTEN_PORT": str(self.port),
+            "MINT_BACKEND_BOLT11_SAT": "FakeWallet",
+            "MINT_INPUT_FEE_PPK": str(self._input_fee_ppk),
+            "MINT_INFO_NAME": "Lightning Hive development mint",
+            "FAKEWALLET_BRR": "TRUE",
+            "FAKEWALLET_DELAY_INCOMING_PAYMENT": "0",
+            "FAKEWALLET_DELAY_OUTGOING_PAYMENT": "0",
+            "TOR": "FALSE",
+        }
+
+    async def _until_healthy(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self._process.returncode is None:
+            if await self.healthy():
+                return
+            await asyncio.sleep(0.1)
+        await self.kill()
+        tail = (self.directory / "mint.log").read_text(errors="replace")[-1500:]
+        raise MintError(f"the mint on {self.url} did not come up:\n{tail}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

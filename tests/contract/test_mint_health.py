@@ -1,0 +1,57 @@
+"""The real mint starts, answers, keeps its keys over a restart, and ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from hive_devnet.mint import MintError, MintProcess, mint_environment, mint_installed
+
+needs_mint = pytest.mark.skipif(
+    not mint_installed(), reason=f"no mint in {mint_environment()}: `make setup` puts nutshell there"
+)
+
+
+@pytest_asyncio.fixture
+async def mint(tmp_path: Path) -> AsyncIterator[MintProcess]:
+    started = await MintProcess.start(tmp_path / "mint", input_fee_ppk=0)
+    try:
+        yield started
+    finally:
+        await started.stop()
+
+
+async def _keysets(mint: MintProcess) -> object:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(f"{mint.url}/v1/keysets")).json()["keysets"]
+
+
+@needs_mint
+async def test_the_mint_answers_on_loopback_and_keeps_its_keysets(mint: MintProcess) -> None:
+    assert mint.url == f"http://127.0.0.1:{mint.port}"
+    assert await mint.healthy()
+    (keyset,) = await _keysets(mint)  # type: ignore[misc]
+    assert (keyset["unit"], keyset["active"], keyset["input_fee_ppk"]) == ("sat", True, 0)
+    await mint.kill()
+    assert not await mint.healthy()
+    await mint.restart()
+    assert await _keysets(mint) == [keyset]
+
+
+@needs_mint
+async def test_a_mint_quote_is_paid_by_itself(mint: MintProcess) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        quote = (
+            await client.post(f"{mint.url}/v1/mint/quote/bolt11", json={"amount": 64, "unit": "sat"})
+        ).json()
+        state = (await client.get(f"{mint.url}/v1/mint/quote/bolt11/{quote['quote']}")).json()
+    assert state["state"] == "PAID"
+
+
+async def test_a_missing_mint_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIVE_MINT_VENV", str(tmp_path))
+    with pytest.raises(MintError, match="run `make setup` or set HIVE_MINT_VENV"):
+        await MintProcess.start(tmp_path / "mint")

@@ -43,6 +43,7 @@ class Messenger:
         self._now, self._log = now, log
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._batches_done = 0
 
     def enqueue(
         self,
@@ -144,7 +145,11 @@ class Messenger:
 
     async def _start_due(self) -> int | None:
         now = self._now()
+        done_before = self._batches_done
         rows = await self._db.read(lambda tx: self._store.due(tx, now, _BATCH))
+        if self._batches_done != done_before:
+            # What was read may show messages as waiting that were sent meanwhile: look again.
+            return now
         batches: dict[str, list[Queued]] = {}
         for row in rows:
             batches.setdefault(row.message.recipient, []).append(row)
@@ -162,6 +167,7 @@ class Messenger:
 
     def _finished(self, recipient: str, _task: asyncio.Task[None]) -> None:
         self._sending.pop(recipient, None)
+        self._batches_done += 1
         self._wake.set()
 
     async def _send_batch(self, batch: list[Queued]) -> None:

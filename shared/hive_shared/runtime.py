@@ -9,6 +9,7 @@ docs/decisions/0041-one-thread-reads-and-serves.md.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from typing import Any, Final, Literal
 
 from hive_shared.errors import Busy, HiveError, Internal, InvalidParams
 from hive_shared.runtime_loops import LoopWatchdog, Supervisor, where_raised
-from hive_shared.runtime_output import Output, render_log
+from hive_shared.runtime_output import Output, render_log, without_secrets
 from hive_shared.runtime_pyln import HandOverPlugin
 from hive_shared.runtime_spec import (
     Handler,
@@ -309,7 +310,7 @@ class PluginApp:
             told = isinstance(error, OSError) or type(error).__module__.startswith("hive_shared.")
             reason = f"cannot start: {error}" if told else f"cannot start: {kind} at {where}"
         if reason is not None:
-            return {"disable": reason}
+            return {"disable": without_secrets(reason)}
         self._started = True
         self._ready.set()
         return {}
@@ -363,9 +364,9 @@ def _setconfig_params(params: Any) -> tuple[str, Any]:
 
 
 def _error(error: HiveError) -> dict[str, Any]:
-    body: dict[str, Any] = {"code": error.code, "message": str(error)}
+    body: dict[str, Any] = {"code": error.code, "message": without_secrets(str(error))}
     if error.data:
-        body["data"] = error.data
+        body["data"] = json.loads(without_secrets(json.dumps(error.data)))
     return body
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["LOG_LINES_MAX", "Output", "render_log"]
+__all__ = ["LOG_LINES_MAX", "Output", "render_log", "without_secrets"]
 
 LOG_LINES_MAX: Final = 1_000
 # A pipe that polls as writable takes PIPE_BUF bytes without blocking (POSIX: at least 512, Linux: 4,096).
@@ -40,9 +40,17 @@ def render_log(event: str, fields: Mapping[str, Any]) -> str:
             continue
         plain = isinstance(value, bool | int | float | list | tuple | dict | None)
         text = json.dumps(value, default=str) if plain else str(value)
-        text = _SECRET_TEXT.sub("<secret>", text)
+        text = without_secrets(text)
         parts.append(f"{key}={text}" if _PLAIN.match(text) else f"{key}={json.dumps(text)}")
     return " ".join(parts)
+
+
+def without_secrets(text: str) -> str:
+    """The text with everything that reads like a private key or a bearer token printed as ``<secret>``.
+
+    People paste them into the wrong parameter, and errors quote what they refuse.
+    """
+    return _SECRET_TEXT.sub("<secret>", text)
 
 
 class Output:

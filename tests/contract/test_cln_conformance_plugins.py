@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cln_contract import Probe
 from hive_devnet import rpc
 from hive_devnet.node import DevnetRpcError
-
-from tests.contract.conftest import Probe
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONS = [

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cln_contract import Probe
 from hive_devnet.faults import FaultKind, NodeFaults
 from hive_devnet.network import EmbeddedNetwork, open_network
 from hive_devnet.node import DevnetRpcError
-
-from tests.contract.conftest import Probe
 
 
 @pytest_asyncio.fixture

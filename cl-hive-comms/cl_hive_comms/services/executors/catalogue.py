@@ -51,6 +51,7 @@ class Executors:
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
+        self._state_hash = state_hash
         self.fee_writer = FeeWriter(node, engaged)
         self._offered: frozenset[str] | None = None
         self._writes: dict[tuple[str, str], WriteAction] = {
@@ -85,8 +86,12 @@ class Executors:
         self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
 
     async def probe(self) -> None:
-        """Ask the node which calls it offers; at start and whenever a plugin starts or stops."""
+        """Ask the node which calls it offers; at start and whenever a plugin starts or stops.
+
+        Takes the state hash along: the first command must not pay for reading the whole node.
+        """
         self._offered = await self._node.help_names()
+        await self._state_hash()
 
     def served(self, schema: str, action: str) -> bool:
         """Whether this node runs the action now."""

@@ -250,6 +250,7 @@ _INVOICE: Final = re.compile(r"\bln(?:bc|tb|bcrt|tbs|r|i|o)[0-9a-z]{20,}", re.IG
 _ASSIGNED: Final = re.compile(
     r"(?i)\b((?:[\w-]*(?:secret|token|rune|pass(?:word|phrase)?|nsec|macaroon|preimage|key)[\w-]*)\s*[=:]\s*)\S+"
 )
+_SPOKEN: Final = re.compile(r"(?i)\b((?:pass(?:word|phrase)|rune|nsec|macaroon)\s+)\S+")
 
 
 def redacted(text: str) -> str:
@@ -259,6 +260,7 @@ def redacted(text: str) -> str:
     """
     text = "".join(c if c.isprintable() else " " for c in text)
     text = _ASSIGNED.sub(r"\1<redacted>", text)
+    text = _SPOKEN.sub(r"\1<redacted>", text)
     text = _INVOICE.sub("<invoice>", text)
     text = _PATH.sub("<path>", text)
     return _OPAQUE.sub("<redacted>", text)

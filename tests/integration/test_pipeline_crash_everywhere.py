@@ -1,0 +1,129 @@
+"""A fee change killed at every point where it touches disk or node ends once, with the truth (02 §15.12)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_world import Crash, World
+
+FEES = "hive:fee-policy/v1"
+_MOST_POINTS = 60
+
+
+class Killer:
+    """Ends the process at the n-th point: points lie before and after each database and node call."""
+
+    def __init__(self, world: World, at: int) -> None:
+        self.left = at
+        for owner, names in (
+            (world.db, ("write", "read")),
+            (world.node, ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")),
+        ):
+            for name in names:
+                setattr(owner, name, self._watched(getattr(owner, name)))
+
+    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def watched(*args: Any, **named: Any) -> Any:
+            self.point()
+            answer = await call(*args, **named)
+            self.point()
+            return answer
+
+        return watched
+
+    def point(self) -> None:
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+
+async def killed(directory: Path, at: int, order: Callable[[World], Awaitable[Any]]) -> tuple[World, bool]:
+    """A world whose command was killed at a point and which is up again; False when it outlived the point."""
+    world = World(directory)
+    killer = Killer(world, at)
+    died = True
+    try:
+        await order(world)
+        died = False
+    except Crash:
+        pass
+    killer.left = -1
+    calls, rows = world.node.calls, world.node.rows
+    fresh = type(world.node)()
+    fresh.calls, fresh.rows = calls, rows
+    world.node = fresh
+    world.restart()
+    await world.pipeline.timers.tick()
+    await world.pipeline.timers.tick()
+    return world, died
+
+
+async def checked(world: World, applied: dict[str, int], *, died: bool) -> None:
+    """At most one effect, exactly one receipt for a received command, and the receipt says what is."""
+    docs = await world.docs()
+    effect = all(world.node.fees(scid)[1] == ppm for scid, ppm in applied.items())
+    untouched = all(world.node.fees(scid)[1] == 100 for scid in applied)
+    assert world.setchannels <= len(applied)
+    assert len(docs) <= 1
+    if docs:
+        assert {"success": effect, "partial": not (effect or untouched)}.get(docs[0]["status"], untouched), (
+            docs
+        )
+    else:
+        # Killed before the nonce was burned: as if it had never come.
+        assert died and untouched
+    assert (await world.receipts.verify()).ok
+    assert (
+        await world.db.read(
+            lambda tx: tx.execute(
+                "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
+            ).fetchone()[0]
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize("part", range(4))
+async def test_a_single_change_killed_anywhere(tmp_path: Path, part: int) -> None:
+    points = 0
+    for at in range(part, _MOST_POINTS, 4):
+        world, died = await killed(tmp_path / str(at), at, lambda w: w.set_fee(120))
+        await checked(world, {"101x1x0": 120}, died=died)
+        world.close()
+        points += died
+    assert points >= 4
+
+
+@pytest.mark.parametrize("part", range(4))
+async def test_a_bulk_change_killed_anywhere(tmp_path: Path, part: int) -> None:
+    channels = ["101x1x0", "102x1x0"]
+
+    async def bulk(world: World) -> None:
+        world.policies.override("aggressive", approval_overrides={"fee_policy_set_bulk": "auto_execute"})
+        await world.ask(FEES, "set_bulk", {"channels": channels, "policy": {"fee_ppm": 110}})
+
+    for at in range(part, _MOST_POINTS, 4):
+        world, died = await killed(tmp_path / str(at), at, bulk)
+        await checked(world, dict.fromkeys(channels, 110), died=died)
+        world.close()
+
+
+@pytest.mark.parametrize("part", range(4))
+async def test_an_approval_killed_anywhere(tmp_path: Path, part: int) -> None:
+    async def approved(world: World) -> None:
+        world.policies.override("moderate", approval_overrides={"fee_policy_*": "always_confirm"})
+        answer = await world.set_fee(110)
+        await world.pipeline.approvals.approve(answer["error"]["data"]["action_id"])
+
+    for at in range(part, _MOST_POINTS, 4):
+        world, died = await killed(tmp_path / str(at), at, approved)
+        waiting = (await world.pipeline.approvals.pending())["count"]
+        if waiting:
+            # Killed before the operator's word was stored: the command still waits for it.
+            assert world.setchannels == 0 and await world.docs() == []
+        else:
+            await checked(world, {"101x1x0": 110}, died=died)
+        world.close()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-from hive_devnet.mint import MintProcess
+from hive_devnet.mint import MintProcess, mint_installed
 from hive_devnet.world import World
 
 DEFAULT_DIRECTORY = Path(".devnet")
@@ -27,7 +26,7 @@ async def serve(directory: Path) -> None:
     world = await World.start(directory, plugins=plugins, say=print)
     mint: MintProcess | None = None
     try:
-        with contextlib.suppress(FileNotFoundError):
+        if mint_installed():
             mint = await MintProcess.start(directory / "mint")
             print(f"mint {mint.url}")
         advisor = world.advisor.directory
@@ -38,7 +37,8 @@ async def serve(directory: Path) -> None:
             "  .venv/bin/hive-cli bob listpeerchannels\n"
             "and as an advisor of its own:\n"
             f"  export XDG_CONFIG_HOME={advisor}/config XDG_DATA_HOME={advisor}/data\n"
-            f"  export HIVE_ADVISOR_PASSPHRASE_FILE={advisor}/passphrase HIVE_ADVISOR_RELAYS={world.relay.url}\n"
+            f"  export HIVE_ADVISOR_PASSPHRASE_FILE={advisor}/passphrase\n"
+            f"  export HIVE_ADVISOR_RELAYS={world.relay.url}\n"
             "  .venv/bin/hive-advisor identity create\n"
             "Ctrl-C stops it.",
             flush=True,

@@ -114,7 +114,7 @@ class ClnClient:
             "method": method,
             "params": {k: v for k, v in (params or {}).items() if v is not None},
         }
-        # Raw UTF-8: `signmessage` signs the escaped text of the request, so escapes have to be the minimal ones.
+        # Raw UTF-8, minimal escapes: `signmessage` signs the text as it stands in the request.
         text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
         data = text.encode() + b"\n\n"
         try:

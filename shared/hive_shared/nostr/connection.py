@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hive_shared.crypto import Secret
-from hive_shared.nostr.dialer import Socket, close_socket, dial, socket_errors
+from hive_shared.nostr.dialer import Socket, acknowledge, close_socket, dial, socket_errors
 from hive_shared.nostr.event import Event, build, to_text
 from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import FORGED, InboundPipeline, Inbox, Incoming
@@ -227,6 +227,7 @@ class RelayConnection:
         handled = 0
         while True:
             message = await socket.recv()
+            acknowledge(socket)
             handled += 1
             if handled % _FRAMES_BETWEEN_YIELDS == 0:
                 # Buffered frames are handed out without suspending; the rest of the program wants a turn too.

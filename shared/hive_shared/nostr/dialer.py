@@ -14,6 +14,8 @@ from hive_shared.nostr.relay_limits import RelayLimits
 from hive_shared.nostr.relay_url import is_local, split_relay_url
 from hive_shared.nostr.socks import connect_through
 
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
 
 class Socket(Protocol):
     """The part of a WebSocket connection the engine uses."""
@@ -33,6 +35,19 @@ def socket_errors() -> tuple[type[Exception], ...]:
     from websockets.exceptions import WebSocketException
 
     return (OSError, TimeoutError, WebSocketException)
+
+
+def acknowledge(connection: Socket) -> None:
+    """Send the TCP acknowledgement of what was just read at once, where the system can (Linux).
+
+    Relays that leave Nagle's algorithm on hold their next frame back until the last one is acknowledged,
+    and a delayed acknowledgement takes 40 ms: a command's answer would wait for it.
+    """
+    transport = getattr(connection, "transport", None)
+    raw = transport.get_extra_info("socket") if transport is not None else None
+    if raw is not None and _QUICKACK is not None:
+        with suppress(OSError):
+            raw.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
 
 async def close_socket(socket: Socket, seconds: float) -> None:

@@ -171,6 +171,10 @@ class CredentialsFake:
     async def current(self, credential_id: str) -> View | None:
         return self.views.get(credential_id)
 
+    def standing(self, tx: Tx, credential_id: str) -> str | None:
+        view = self.views.get(credential_id)
+        return None if view is None else view.status
+
     def knows(self, sender_key: str) -> bool:
         self.strangers_asked += 1
         return any(view.credential.agent_key == sender_key for view in self.views.values())

@@ -41,7 +41,7 @@ class ApprovalEnds:
 
     async def cancel(self, sender: str, command_id: str) -> None:
         """Cancel one's own waiting command. Raises NotFound, Conflict."""
-        row, _ = await self._view.waiting(command_id)
+        row, _ = await self._view.waiting(command_id, self._now())
         if row.sender_key != sender:
             raise not_found(command_id)
         case = Case.stored(row, await self._credentials.current(row.credential_id))

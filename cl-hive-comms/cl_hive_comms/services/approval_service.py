@@ -66,6 +66,7 @@ class ApprovalService:
         self._intake, self._decision, self._execution = intake, decision, execution
         self._outcomes, self._push, self._kill = outcomes, push, kill_switch
         self._approvers, self._random, self._now, self._log = approvers, random_bytes, now, log
+        self._live: set[str] = set()
         self._view = ApprovalView(db, commands)
         self._ends = ApprovalEnds(
             db=db,
@@ -107,7 +108,9 @@ class ApprovalService:
         Returns {action_id, state, approvals, needed, result?}. Raises NotFound, Conflict, Unauthorized,
         InvalidParams, EmergencyStop.
         """
-        row, pending = await self._view.waiting(action_id)
+        # The clockwork looks twice a minute; nothing is approved in between either.
+        await self.expire()
+        row, pending = await self._view.waiting(action_id, self._now())
         case = Case.stored(row, await self._credentials.current(row.credential_id))
         judged = self._view.judged(row)
         if reject and not approver:
@@ -122,6 +125,11 @@ class ApprovalService:
         if params is not None:
             judged = self._reduced(judged, params)
         if pending.workflow == Workflow.MULTISIG:
+            if params is not None:
+                # A vote signs the command as it was asked; a reduction known to one voter would be lost.
+                raise InvalidParams(
+                    f"action {action_id} needs several signatures over what was asked; it cannot be edited"
+                )
             await self._vote(case, judged, approver or LOCAL, "reject" if reject else "approve", signature)
         elif approver and approver != LOCAL:
             raise InvalidParams(
@@ -142,7 +150,8 @@ class ApprovalService:
         self, sender: str, action_id: str, decision: Literal["approve", "reject"], signature: str
     ) -> None:
         """An approver's vote that came as a command of the control schema. Raises as `approve` does."""
-        row, pending = await self._view.waiting(action_id)
+        await self.expire()
+        row, pending = await self._view.waiting(action_id, self._now())
         if pending.workflow != Workflow.MULTISIG or row.state != State.PENDING_APPROVAL:
             raise Conflict(f"action {action_id} takes no votes", reason="conflict_held")
         case = Case.stored(row, await self._credentials.current(row.credential_id))
@@ -241,7 +250,7 @@ class ApprovalService:
 
         Raises NotFound, Unauthorized (bad_signature), Conflict.
         """
-        row, pending = await self._view.waiting(command_id)
+        row, pending = await self._view.waiting(command_id, self._now())
         if row.sender_key != sender:
             raise not_found(command_id)
         if row.state != State.CONFIRM_WAIT or pending.challenge is None:
@@ -272,7 +281,11 @@ class ApprovalService:
         event = Event.ON_CONFIRMED if from_state == State.CONFIRM_WAIT else Event.ON_APPROVED
 
         def body(tx: Tx) -> None:
-            self._to(tx, case, from_state, event, judged)
+            row = self._commands.get(tx, case.command_id)
+            # Permission does not outlive the time people gave it for, also when the disk or a restart
+            # come between it and the run.
+            until = None if row is None else row.deadline
+            self._to(tx, case, from_state, event, judged, deadline=until)
             if vote is not None:
                 self._commands.vote(tx, vote)
             self._commands.move_pending(
@@ -287,13 +300,27 @@ class ApprovalService:
         await self._db.write(body)
         await self._run(case, judged)
 
-    async def resume(self, case: Case) -> None:
-        """Run a command that was approved before the process ended."""
-        row = await self._db.read(lambda tx: self._commands.get(tx, case.command_id))
-        if row is not None and row.state == State.APPROVED:
-            await self._run(case, self._view.judged(row))
+    async def resume(self) -> None:
+        """Go on with what was approved and did not start: the process ended, or the disk took nothing. The
+        timer loop calls this."""
+        for row in await self._db.read(lambda tx: self._commands.in_states(tx, (State.APPROVED,))):
+            case = Case.stored(row, await self._credentials.current(row.credential_id))
+            if row.deadline is not None and self._now() >= row.deadline:
+                error = from_symbol("approval_expired", f"approved, but not run before {row.deadline}")
+                await self._ends.end(case, State.APPROVED, Event.ON_EXPIRED, error, self._view.judged(row))
+            else:
+                await self._run(case, self._view.judged(row))
 
     async def _run(self, case: Case, approved: Judged) -> None:
+        if case.command_id in self._live:
+            return
+        self._live.add(case.command_id)
+        try:
+            await self._run_once(case, approved)
+        finally:
+            self._live.discard(case.command_id)
+
+    async def _run_once(self, case: Case, approved: Judged) -> None:
         try:
             if self._kill.engaged():
                 raise from_symbol("emergency_stop", "the emergency stop was engaged before the command ran")
@@ -322,7 +349,7 @@ class ApprovalService:
 
     def _check_unchanged(self, approved: Judged, now: Judged) -> None:
         # People approved a change from certain values; from others it is another change.
-        if approved.plan.basis != now.plan.basis:
+        if not _same_basis(approved, now):
             raise from_symbol(
                 "stale_state", "the channel was changed since the command was approved; ask again"
             )
@@ -330,6 +357,12 @@ class ApprovalService:
             raise from_symbol(
                 "policy_blocked",
                 f"the policy now asks for {now.workflow}, the command was approved by {approved.workflow}",
+                rule=", ".join(now.rule_ids) or "approval",
+            )
+        if now.workflow == Workflow.MULTISIG and len(approved.approvers) < now.needed:
+            raise from_symbol(
+                "policy_blocked",
+                f"the policy now asks for {now.needed} signatures, {len(approved.approvers)} were given",
                 rule=", ".join(now.rule_ids) or "approval",
             )
 
@@ -347,6 +380,14 @@ class ApprovalService:
         )
         if not moved:
             raise Conflict(f"action {case.command_id} was decided meanwhile", reason="already_decided")
+
+
+def _same_basis(approved: Judged, now: Judged) -> bool:
+    before, after = approved.plan.basis, now.plan.basis
+    if approved.original_params_hash is not None and isinstance(before, list) and isinstance(after, list):
+        # An edit may drop channels; those that stay must be as they were.
+        return all(row in before for row in after)
+    return before == after
 
 
 def _error(failure: HiveError | RuleRefusal | ClnError) -> HiveError:

@@ -6,7 +6,7 @@ import json
 from typing import cast
 
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import Conflict, NotFound
+from hive_shared.errors import Conflict, NotFound, from_symbol
 from hive_shared.store import Tx
 
 from ..domain.command_record import CommandRow, PendingRow
@@ -78,8 +78,8 @@ class ApprovalView:
 
         return await self._db.read(body)
 
-    async def waiting(self, action_id: str) -> tuple[CommandRow, PendingRow]:
-        """A command that still waits. Raises NotFound, Conflict."""
+    async def waiting(self, action_id: str, now: int) -> tuple[CommandRow, PendingRow]:
+        """A command that waits at `now`. Raises NotFound, Conflict, PolicyDenied (approval_expired)."""
 
         def body(tx: Tx) -> tuple[CommandRow | None, PendingRow | None]:
             return self._commands.get(tx, action_id), self._commands.pending(tx, action_id)
@@ -91,6 +91,9 @@ class ApprovalView:
             raise Conflict(
                 f"action {action_id} is {row.state}; nothing is left to decide", reason="already_decided"
             )
+        if row.deadline is not None and now >= row.deadline:
+            # The sweep that ends it runs every 30 s; until then nobody may bring it back.
+            raise from_symbol("approval_expired", f"action {action_id} expired at {row.deadline}")
         return row, pending
 
     def judged(self, row: CommandRow) -> Judged:

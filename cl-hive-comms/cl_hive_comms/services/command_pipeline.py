@@ -192,6 +192,8 @@ def _core(parts: PipelineParts) -> _Core:
         commands=parts.commands,
         fees=parts.fees,
         outcomes=outcomes,
+        credentials=parts.credentials,
+        kill_switch=parts.kill_switch,
         state_hash=state_hash,
         find_action=executors.must_write,
         now=parts.now,

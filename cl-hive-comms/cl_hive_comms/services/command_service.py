@@ -16,7 +16,7 @@ from typing import Final
 from hive_shared.canonical import JsonValue, decode_object, encode
 from hive_shared.cln import ClnError
 from hive_shared.envelope import Command
-from hive_shared.errors import Busy, HiveError, from_symbol
+from hive_shared.errors import Busy, HiveError, Internal, from_symbol
 from hive_shared.registry import CONTROL, find
 from hive_shared.store import StoreError, Tx
 
@@ -154,6 +154,10 @@ class CommandService:
         except StateMoved:
             row = await self._db.read(lambda tx: self._commands.get(tx, got.command_id))
             return self._outcomes.state_of(got, row, None)
+        except Exception as error:
+            # A fault of ours: the agent gets an answer, and the row an end, if nothing ran yet.
+            self._log("error", "command_failed", action=command.action, kind=type(error).__name__)
+            return await self._paused(got, Internal("a fault in the node's plugin stopped the command"))
 
     def _receive(self, tx: Tx, admitted: Admitted, ingress: Ingress, turn: Turn) -> Case | _Repeat | _Late:
         command = admitted.command
@@ -324,27 +328,37 @@ class CommandService:
     # -- people and restarts --------------------------------------------------------------------------------
 
     async def reconcile(self) -> bool:
-        """End what a crash left open: ask the node about `executing` rows, answer `received` ones, go on
-        with `approved` ones. True when nothing is left; call at start and again until then."""
+        """End what a crash left open: ask the node about `executing` rows, answer `received` ones. True when
+        nothing is left; call at start and again until then. `approved` ones: ApprovalService.resume."""
         rows = await self._db.read(
-            lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING, State.APPROVED))
+            lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING))
         )
         left = 0
         for row in rows:
             if any(row.sender_key == sender and row.nonce == nonce for sender, nonce, _ in self._running):
                 continue
-            case = await self.case_of(row)
-            if row.state == State.EXECUTING:
-                left += not await self._execution.reconcile(row, case)
-            elif row.state == State.APPROVED:
-                await self._approvals.resume(case)
-            else:
-                await self._never_started(case, row)
+            try:
+                left += not await self._settle(row)
+            except Exception as error:
+                # One row that cannot be read must not keep all others, and the timers after us, waiting.
+                self._log("error", "not_reconciled", command=row.command_id, kind=type(error).__name__)
+                left += 1
         return left == 0
+
+    async def _settle(self, row: CommandRow) -> bool:
+        case = await self.case_of(row)
+        if row.state == State.EXECUTING:
+            return await self._execution.reconcile(row, case)
+        await self._never_started(case, row)
+        return True
 
     async def _never_started(self, case: Case, row: CommandRow) -> None:
         # The intent was never stored, so nothing ran; the agent may send it again under a new nonce.
-        error = from_symbol("shutting_down", "the plugin stopped before the command ran; nothing was changed")
+        what = "the plugin stopped before the command ran; nothing was changed"
+        if row.schema_id == CONTROL:
+            # A confirmation or a vote may have been taken just before: only its own answer is lost.
+            what = "the plugin stopped before it answered; command_status tells what became of the matter"
+        error = from_symbol("shutting_down", what)
         try:
             if row.read_only:
                 await self._committed(lambda tx: self._outcomes.answer(tx, case, None, error))

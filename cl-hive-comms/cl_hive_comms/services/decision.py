@@ -16,7 +16,16 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
-from hive_shared.registry import ActionSpec, Danger, DangerFacts, find, glob_names, parse_params, scored_as
+from hive_shared.registry import (
+    FEE_POLICY,
+    ActionSpec,
+    Danger,
+    DangerFacts,
+    find,
+    glob_names,
+    parse_params,
+    scored_as,
+)
 from hive_shared.store import Tx
 
 from ..domain import conflict, constraints
@@ -82,6 +91,7 @@ class _Past:
     counts: Mapping[str, int]
     writes: tuple[FeeWrite, ...]
     under_way: tuple[CommandRow, ...]
+    unresolved: bool
 
 
 class DecisionService:
@@ -148,7 +158,7 @@ class DecisionService:
         self, who: Who, spec: ActionSpec, params: Params, plan: Plan, case: Case | None
     ) -> Verdict:
         facts = _facts(params, plan)
-        scored = scored_as(spec, params, facts)
+        scored = _amounts_to(spec, params, facts, plan)
         danger = spec.danger(params, facts).raised(scored.danger(params, facts))
         rated = _Rated(spec, scored, params, plan, danger, facts)
         try:
@@ -171,6 +181,10 @@ class DecisionService:
         decision = decide(snapshot, request)
         if decision.symbol is not None:
             raise decision.error()
+        if past.unresolved:
+            raise from_symbol(
+                "busy", "an earlier change of this channel is not resolved yet; try again in a minute"
+            )
         other = self._check_others(who, rated, past)
         judged = _judged(rated, decision)
         if other is not None:
@@ -293,12 +307,16 @@ class DecisionService:
         counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=who.command_id)
         scids = tuple(fact.scid for fact in rated.plan.channels)
         writes = self._fees.since(tx, scids, now - HOUR_S)
-        others = tuple(
-            row
-            for row in self._commands.in_states(tx, _UNDER_WAY)
-            if row.advisor_id != who.advisor_id and row.command_id != who.command_id
+        under_way = [
+            row for row in self._commands.in_states(tx, _UNDER_WAY) if row.command_id != who.command_id
+        ]
+        # Live executions hold the locks of their channels, as we do now: what still stands as executing
+        # there was cut off, and neither its fee history nor what it changes is known yet.
+        unresolved = any(
+            row.state == State.EXECUTING and not _channels_of(row).isdisjoint(scids) for row in under_way
         )
-        return _Past(counts, writes, others)
+        others = tuple(row for row in under_way if row.advisor_id != who.advisor_id)
+        return _Past(counts, writes, others, unresolved)
 
     def _request(
         self,
@@ -392,10 +410,27 @@ def _past_write(write: FeeWrite) -> PastWrite:
     )
 
 
-def _under_way(row: CommandRow) -> PastWrite:
+def _channels_of(row: CommandRow) -> frozenset[str]:
     undo = json.loads(row.undo_json or "{}")
-    channels = frozenset(str(item["channel"]) for item in undo.get("fees", ()))
-    return PastWrite(row.advisor_id, row.schema_id, channels, frozenset(), row.received_at)
+    return frozenset(str(item["channel"]) for item in undo.get("fees", ()))
+
+
+def _under_way(row: CommandRow) -> PastWrite:
+    return PastWrite(row.advisor_id, row.schema_id, _channels_of(row), frozenset(), row.received_at)
+
+
+def _amounts_to(spec: ActionSpec, params: Params, facts: DangerFacts, plan: Plan) -> ActionSpec:
+    """What a command amounts to. The plan knows more than the parameters: a bulk that leaves one channel at
+    0/0 is a `set_zero_fee`, which patterns, policy and overrides may deny by that name."""
+    scored = scored_as(spec, params, facts)
+    if scored is not spec or (spec.schema, spec.name) != (FEE_POLICY, "set_bulk"):
+        return scored
+    present = {fact.scid: (fact.fee_base_msat, fact.fee_ppm) for fact in plan.channels}
+    for scid, new in plan.new_fees.items():
+        ends_at = [now if wanted is None else wanted for wanted, now in zip(new, present[scid], strict=True)]
+        if ends_at == [0, 0] and present[scid] != (0, 0):
+            return find(FEE_POLICY, "set_zero_fee")
+    return spec
 
 
 def _cooldown(left: int, why: str) -> HiveError:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import HiveError, from_symbol
+from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
 
 from ..domain.command_machine import Event, State
@@ -25,7 +25,7 @@ from ..domain.command_record import CommandRow, Use
 from .command_case import Case, Judged, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .executors.action import Outcome, WriteAction
-from .ports_commands import CommandRows, Database, Fault, FeeRows, Log, no_fault
+from .ports_commands import CommandRows, Credentials, Database, Fault, FeeRows, KillSwitch, Log, no_fault
 from .state_hash_service import StateHashService
 
 
@@ -58,6 +58,8 @@ class ExecutionService:
         commands: CommandRows,
         fees: FeeRows,
         outcomes: CommandOutcomes,
+        credentials: Credentials,
+        kill_switch: KillSwitch,
         state_hash: StateHashService,
         find_action: Callable[[str, str], WriteAction],
         now: Callable[[], int],
@@ -66,7 +68,7 @@ class ExecutionService:
     ) -> None:
         self._db, self._commands, self._fees, self._outcomes = db, commands, fees, outcomes
         self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
-        self._fault = fault
+        self._credentials, self._kill, self._fault = credentials, kill_switch, fault
         self._live: set[str] = set()
         self._unwritten: list[_Unwritten] = []
 
@@ -91,7 +93,7 @@ class ExecutionService:
             await self._fault("after_executing")
             outcome = await self._run(action, case, judged)
             await self._fault("after_cln")
-            after = await self._state_hash.after(judged.plan, outcome)
+            after = await self._hash_after(judged, outcome)
             ended = _Unwritten(case, judged, outcome, before, after, deferred)
             response = await self._end(ended)
         finally:
@@ -110,6 +112,9 @@ class ExecutionService:
         record = json.dumps({"judged": judged.to_json(), "state_before": before})
 
         def body(tx: Tx) -> None:
+            # Between admission and here lie waits for locks and for the node. Asked in the transaction that
+            # starts the command, so that a revocation is either before it or finds it running.
+            self._check_still_wanted(tx, case)
             for cap in caps:
                 # Counted again inside the transaction: two commands may have been judged side by side.
                 used = self._fees.count(tx, cap.use, now - cap.window_s, but=case.command_id)
@@ -141,6 +146,25 @@ class ExecutionService:
         except StoreError as error:
             raise store_unavailable() from error
 
+    def _check_still_wanted(self, tx: Tx, case: Case) -> None:
+        if self._kill.engaged():
+            raise from_symbol("emergency_stop", "the emergency stop was engaged before the command ran")
+        status = self._credentials.standing(tx, case.credential_id)
+        if status == "superseded":
+            raise from_symbol("credential_superseded", "the credential was replaced before the command ran")
+        if status != "active":
+            raise from_symbol("credential_revoked", "the credential was revoked before the command ran")
+        if case.view is not None and self._now() >= case.view.credential.valid_until:
+            raise from_symbol("credential_expired", "the credential expired before the command ran")
+
+    async def _hash_after(self, judged: Judged, outcome: Outcome) -> str | None:
+        try:
+            return await self._state_hash.after(judged.plan, outcome)
+        except Exception as error:
+            # The node has acted: a hash that cannot be computed must not cost the receipt.
+            self._log("error", "state_hash_failed", action=judged.action, kind=type(error).__name__)
+            return None
+
     async def _run(self, action: WriteAction, case: Case, judged: Judged) -> Outcome:
         try:
             return await action.run(judged.plan, case.caller(self._now()))
@@ -153,10 +177,20 @@ class ExecutionService:
     async def _end(self, ended: _Unwritten) -> Response:
         try:
             return await self._db.write(lambda tx: self._finish(tx, ended))
-        except StoreError as error:
+        except (StoreError, Busy) as error:
             self._unwritten.append(ended)
             self._log("error", "outcome_not_stored", command=ended.case.command_id)
-            raise store_unavailable() from error
+            raise _outcome_unrecorded() from error
+        except StateMoved:
+            raise
+        except Exception as error:
+            # What ran gets its receipt even if its result cannot be written down as it is.
+            self._log("error", "outcome_unfit", command=ended.case.command_id, kind=type(error).__name__)
+            if ended.outcome.state == "indeterminate" and not ended.outcome.result:
+                raise
+            unclear = from_symbol("indeterminate", "the action ran; its result could not be recorded")
+            bare = replace(ended.outcome, state="indeterminate", result={}, error=unclear, arm=(), disarm=())
+            return await self._end(replace(ended, outcome=bare, state_after=None))
 
     def _finish(self, tx: Tx, ended: _Unwritten) -> Response:
         response = self._outcomes.finish(
@@ -183,7 +217,7 @@ class ExecutionService:
             ended = self._unwritten[0]
             try:
                 await self._db.write(lambda tx, e=ended: self._finish(tx, e))  # type: ignore[misc]
-            except StoreError as error:
+            except (StoreError, Busy) as error:
                 raise store_unavailable() from error
             except StateMoved:
                 self._log("warning", "outcome_already_stored", command=ended.case.command_id)
@@ -228,4 +262,13 @@ def store_unavailable() -> HiveError:
     return from_symbol(
         "receipt_store_unavailable",
         "the node cannot write its records now, so it changes nothing; reads still work",
+    )
+
+
+def _outcome_unrecorded() -> HiveError:
+    # Not `store_unavailable`: that one promises that nothing was changed.
+    return from_symbol(
+        "receipt_store_unavailable",
+        "the command ran, but the node cannot write its records now; its outcome follows when it can,"
+        " command_status will tell",
     )

@@ -186,6 +186,10 @@ class Credentials(Protocol):
         """The credential of that id, in whatever state."""
         ...
 
+    def standing(self, tx: Tx, credential_id: str) -> str | None:
+        """`active`, `revoked` or `superseded` as the database says in this transaction; None if unknown."""
+        ...
+
     def knows(self, sender_key: str) -> bool:
         """Whether the key is, or was, an agent's or approver's. In memory: decides before any I/O."""
         ...

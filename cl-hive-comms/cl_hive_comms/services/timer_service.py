@@ -61,14 +61,30 @@ class TimerService:
 
     async def tick(self) -> None:
         """Finish what a crash or a full disk left, expire what waited too long, fire due timers."""
-        await self._execution.retry_unwritten()
+        for step in (
+            self._execution.retry_unwritten,
+            self._reconcile_once,
+            self._approvals.expire,
+            self._approvals.resume,
+            self._end_anchors,
+            self._roll_up_refusals,
+        ):
+            await self._attempt(step)
+
+    async def _attempt(self, step: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await step()
+        except Exception as error:
+            # The steps are independent: an expiry that fails must not keep an anchor from ending.
+            self._log("error", "timer_step_failed", step=step.__name__, kind=type(error).__name__)
+
+    async def _reconcile_once(self) -> None:
         if not self._reconciled:
             self._reconciled = await self._reconcile()
-        await self._approvals.expire()
-        due = await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR, self._now()))
-        for timer in due:
+
+    async def _end_anchors(self) -> None:
+        for timer in await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR, self._now())):
             await self._end_anchor(timer)
-        await self._roll_up_refusals()
 
     async def hourly(self) -> None:
         """Receipts for the hour's reads, then roots over all receipts; forget what is too old."""

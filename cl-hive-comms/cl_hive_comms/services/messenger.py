@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from hive_shared.crypto import Secret
-from hive_shared.errors import Capacity, TransportUnavailable
-from hive_shared.store import Db, Tx
+from hive_shared.errors import Busy, Capacity, TransportUnavailable
+from hive_shared.store import Db, StoreError, Tx
 
 from cl_hive_comms.domain.outbox import KEPT_S, MAX_QUEUED, MessageKind, Outgoing, Queued, retry_delay
 from cl_hive_comms.services.identity_service import IdentityService
@@ -19,7 +19,11 @@ from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.ports_transport import DirectMessages, OutboxStore, Routes
 
 MAX_CONTENT_BYTES = 1_048_576
+MAX_QUEUED_EACH = 400
+"""Of these, messages for one recipient: one agent with dead relays must not push out those of others."""
 _BATCH = 64
+_BATCH_EACH = 8
+_DISK_PAUSE_S = 30.0
 _IDLE_S = 60.0
 _RECIPIENTS_AT_ONCE = 16
 
@@ -60,8 +64,9 @@ class Messenger:
     ) -> None:
         """Stores a message in the caller's transaction; a known idempotency key changes nothing.
 
-        `kind` is response, push or message. A full queue gives up older pushes for a response or a push,
-        and refuses a message with Capacity. Raises TransportUnavailable when the text exceeds 1 MiB.
+        `kind` is response, push or message. A full queue gives up older messages for a response or a push,
+        those of a recipient who has too many waiting first, and refuses a message with Capacity.
+        Raises TransportUnavailable when the text exceeds 1 MiB.
         """
         size = len(content.encode())
         if size > MAX_CONTENT_BYTES:
@@ -69,7 +74,7 @@ class Messenger:
                 f"the message has {size} bytes; {MAX_CONTENT_BYTES} is the most that is sent",
                 reason="message_too_large",
             )
-        self._make_room(tx, MessageKind(kind))
+        self._make_room(tx, MessageKind(kind), recipient)
         message = Outgoing(
             idempotency_key=idempotency_key,
             sender=sender or self._identity.pubkey,
@@ -131,13 +136,16 @@ class Messenger:
 
     # -- inside --------------------------------------------------------------------------------------
 
-    def _make_room(self, tx: Tx, kind: MessageKind) -> None:
+    def _make_room(self, tx: Tx, kind: MessageKind, recipient: str) -> None:
+        if self._store.queued_for(tx, recipient) >= MAX_QUEUED_EACH:
+            # Its responses first: they can be asked for again, a push only where it is polled.
+            own = [MessageKind.RESPONSE, MessageKind.PUSH, MessageKind.MESSAGE]
+            self._store.drop_oldest(tx, own, self._now(), recipient)
         if self._store.queued_count(tx) < MAX_QUEUED:
             return
-        # A response proves what was executed: it must never fail the transaction that records it.
-        victims = [MessageKind.PUSH, MessageKind.MESSAGE]
-        if kind is MessageKind.RESPONSE:
-            victims.append(MessageKind.RESPONSE)
+        # A response proves what was executed, a push may be part of a revocation: neither may fail the
+        # transaction that records them, whatever an agent has made us queue.
+        victims = [MessageKind.PUSH, MessageKind.MESSAGE, MessageKind.RESPONSE]
         if kind is MessageKind.MESSAGE or not self._store.drop_oldest(tx, victims, self._now()):
             raise Capacity(
                 f"{MAX_QUEUED} messages wait to be sent; relays may be down, see hive-comms-transports"
@@ -146,7 +154,8 @@ class Messenger:
     async def _start_due(self) -> int | None:
         now = self._now()
         done_before = self._batches_done
-        rows = await self._db.read(lambda tx: self._store.due(tx, now, _BATCH))
+        busy = tuple(self._sending)
+        rows = await self._db.read(lambda tx: self._store.due(tx, now, _BATCH, each=_BATCH_EACH, but=busy))
         if self._batches_done != done_before:
             # What was read may show messages as waiting that were sent meanwhile: look again.
             return now
@@ -162,8 +171,8 @@ class Messenger:
         if any(recipient not in self._sending for recipient in batches):
             return now + 1
         later = await self._db.read(self._store.next_due)
-        # What is due now is being sent; its task wakes us when it is done.
-        return None if later is None or later <= now else later
+        # What is due now is being sent; others may become due before it is done.
+        return None if later is None else max(later, now + 1)
 
     def _finished(self, recipient: str, _task: asyncio.Task[None]) -> None:
         self._sending.pop(recipient, None)
@@ -171,8 +180,13 @@ class Messenger:
         self._wake.set()
 
     async def _send_batch(self, batch: list[Queued]) -> None:
-        for row in batch:
-            await self._send(row)
+        try:
+            for row in batch:
+                await self._send(row)
+        except (StoreError, Busy):
+            # It may be out, but that cannot be noted: sending again at once would flood the relays.
+            self._log("error", "outbox_not_updated")
+            await asyncio.sleep(_DISK_PAUSE_S)
 
     async def _send(self, row: Queued) -> None:
         message = row.message

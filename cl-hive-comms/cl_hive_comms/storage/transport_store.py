@@ -1,8 +1,8 @@
-"""SQL of comms_outbox, comms_inbox, comms_transports and comms_handlers."""
+"""SQL of comms_outbox and comms_inbox."""
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hive_shared.crypto import Sealer
 
@@ -51,13 +51,23 @@ class OutboxStore:
         (count,) = tx.execute("SELECT count(*) FROM comms_outbox WHERE state = 'queued'").fetchone()
         return int(count)
 
-    def drop_oldest(self, tx: sqlite3.Connection, kinds: Sequence[MessageKind], now: int) -> bool:
-        """Gives up the oldest waiting message of the first kind that has one; False when none has."""
+    def queued_for(self, tx: sqlite3.Connection, recipient: str) -> int:
+        """How many messages wait for one recipient."""
+        (count,) = tx.execute(
+            "SELECT count(*) FROM comms_outbox WHERE state = 'queued' AND recipient = ?", (recipient,)
+        ).fetchone()
+        return int(count)
+
+    def drop_oldest(
+        self, tx: sqlite3.Connection, kinds: Sequence[MessageKind], now: int, recipient: str | None = None
+    ) -> bool:
+        """Gives up the oldest waiting message (of a recipient) of the first kind that has one; False when
+        none has."""
         for kind in kinds:
             row = tx.execute(
-                "SELECT outbox_id FROM comms_outbox WHERE state = 'queued' AND kind = ?"
-                " ORDER BY outbox_id LIMIT 1",
-                (kind.value,),
+                "SELECT outbox_id FROM comms_outbox WHERE state = 'queued' AND kind = ?1"
+                " AND (?2 IS NULL OR recipient = ?2) ORDER BY outbox_id LIMIT 1",
+                (kind.value, recipient),
             ).fetchone()
             if row is not None:
                 tx.execute(
@@ -68,11 +78,18 @@ class OutboxStore:
                 return True
         return False
 
-    def due(self, tx: sqlite3.Connection, now: int, limit: int) -> list[Queued]:
-        """Waiting messages whose time has come, oldest first."""
+    def due(
+        self, tx: sqlite3.Connection, now: int, limit: int, *, each: int = 1_000, but: Collection[str] = ()
+    ) -> list[Queued]:
+        """Waiting messages whose time has come, oldest first: at most `each` per recipient, none for those
+        in `but`."""
         rows = tx.execute(
-            "SELECT * FROM comms_outbox WHERE state = 'queued' AND next_at <= ? ORDER BY outbox_id LIMIT ?",
-            (now, limit),
+            "SELECT * FROM comms_outbox WHERE outbox_id IN (SELECT outbox_id FROM"
+            " (SELECT outbox_id, row_number() OVER (PARTITION BY recipient ORDER BY outbox_id) AS place"
+            " FROM comms_outbox WHERE state = 'queued' AND next_at <= ?"
+            " AND recipient NOT IN (SELECT value FROM json_each(?)))"
+            " WHERE place <= ? ORDER BY outbox_id LIMIT ?) ORDER BY outbox_id",
+            (now, json.dumps(list(but)), each, limit),
         ).fetchall()
         return [self._queued(row) for row in rows]
 

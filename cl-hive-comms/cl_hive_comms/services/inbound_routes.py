@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hive_shared.nostr.event import Event
 
 from cl_hive_comms.domain.outbox import MessageKind, Outgoing
+from cl_hive_comms.domain.relay_list import KIND_INBOX, KIND_READ_WRITE
 
-KIND_READ_WRITE = 10_002
-KIND_INBOX = 10_050
 MAX_RELAYS = 4
 """More copies do not make delivery safer, and each costs a connection."""
 _MAX_PEERS = 2_000

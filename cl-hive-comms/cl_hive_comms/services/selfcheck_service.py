@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hive_shared.cln import version_problem
 from hive_shared.crypto import xonly_pubkey
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
@@ -68,6 +67,7 @@ class Subjects:
     db: Db
     db_path: Path
     node: NodeInfo
+    version_problem: Callable[[str], str | None]
     options: Callable[[], Options]
     identity: IdentityService
     policy: PolicyService
@@ -139,7 +139,7 @@ class SelfcheckService:
 
     async def _version(self) -> Check:
         version = str((await self._s.node.getinfo())["version"])
-        problem = version_problem(version)
+        problem = self._s.version_problem(version)
         return _fail("cln_version", problem, "upgrade CLN") if problem else _ok("cln_version", version)
 
     async def _latency(self) -> Check:

@@ -17,9 +17,8 @@ from hive_shared.nostr.relay import PublishResult, RelayPool
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.outbox import MessageKind, Outgoing
-from cl_hive_comms.services.identity_service import IdentityService
-from cl_hive_comms.services.inbound_routes import KIND_INBOX, KIND_READ_WRITE
-from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log
+from cl_hive_comms.domain.relay_list import KIND_INBOX, KIND_READ_WRITE
+from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, NodeKeys
 from cl_hive_comms.services.ports_transport import Delivery
 
 LOOK_BACK_S: Final = 259_200
@@ -39,7 +38,7 @@ class NostrTransport:
         self,
         db: Db,
         store: KeyStore,
-        identity: IdentityService,
+        identity: NodeKeys,
         *,
         on_wrap: OnWrap,
         now: Clock,

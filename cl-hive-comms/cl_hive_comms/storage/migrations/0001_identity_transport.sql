@@ -14,25 +14,6 @@ CREATE TABLE comms_state (
     updated_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE comms_transports (
-    name TEXT PRIMARY KEY,
-    send_method TEXT NOT NULL,
-    enabled INTEGER NOT NULL DEFAULT 1 CHECK (enabled IN (0, 1)),
-    max_bytes INTEGER NOT NULL,
-    priority INTEGER NOT NULL,
-    metadata_json TEXT NOT NULL DEFAULT '{}',
-    registered_at INTEGER NOT NULL,
-    last_ok INTEGER
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE comms_handlers (
-    handler_id TEXT PRIMARY KEY,
-    pattern TEXT NOT NULL UNIQUE,
-    method TEXT NOT NULL,
-    sibling TEXT NOT NULL,
-    registered_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
 -- Effects stored with the state change that causes them; sent after commit, at least once.
 CREATE TABLE comms_outbox (
     outbox_id INTEGER PRIMARY KEY,

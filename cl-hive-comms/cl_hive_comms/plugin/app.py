@@ -33,8 +33,8 @@ from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.options import PREFIX, Config, option_specs
-from cl_hive_comms.plugin_parts import MIGRATIONS, Assembly
-from cl_hive_comms.plugin_pipeline import unix_now
+from cl_hive_comms.plugin.parts import MIGRATIONS, Assembly
+from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.at_rest import open_at_rest
@@ -86,11 +86,11 @@ class Comms(Assembly):
             *CommsRpcCommands(
                 lambda: self.pipeline.commands,
                 check_rune=self._check_rune,
-                parse_key=parse_pubkey,
+                parse_key=self._sender_key,
                 now=unix_now,
             ).specs(),
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
-            *ReceiptCommands(lambda: self.receipts, self._advisor_id).specs(),
+            *ReceiptCommands(lambda: self.receipts, self._advisor_id, self._agent_name).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
@@ -120,6 +120,7 @@ class Comms(Assembly):
         await self.policy.load(self.config.preset, self.config.policy_file)
         self.build_transport()
         self.build_advisors()
+        self.build_pipeline()
         await self.credentials.load()
         await self.aliases.load()
         await self.inbound.load()
@@ -218,8 +219,19 @@ class Comms(Assembly):
         advisor = self.credentials.advisor(advisor_id)
         return advisor_id if advisor is None else self.aliases.name_of(advisor)
 
+    def _agent_name(self, agent_id: str) -> str:
+        for row in self.credentials.rows():
+            if row.credential.agent_id == agent_id:
+                return self._advisor_name(row.advisor_id)
+        return agent_id
+
     def _advisor_id(self, name: str) -> str:
         return self.aliases.resolve(name).advisor_id
+
+    def _sender_key(self, text: str) -> str:
+        # Whatever names an advisor names its key: one envelope stays one command (docs/protocol/08 §13.4).
+        advisor = self.aliases.find(text)
+        return parse_pubkey(text) if advisor is None or advisor.pubkey is None else advisor.pubkey
 
     async def _describe_identity(self, verbose: bool) -> dict[str, Any]:
         return await self.sections.identity(verbose)

@@ -8,8 +8,8 @@ from hive_shared.cln import ClnClient
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
-from cl_hive_comms.fault_point import fault_point
 from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_capabilities import About

@@ -1,14 +1,15 @@
-"""The objects of cl-hive-comms and how they are joined; `plugin.py` gives them life.
+"""The objects of cl-hive-comms and how they are joined; `app` gives them life.
 
 Part of the composition root (DESIGN "The dependency rule"): each builder makes the objects of one concern
 from concrete adapters. Nothing here decides anything.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from hive_shared.cln import ClnClient
+from hive_shared.cln import ClnClient, version_problem
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.runtime import InitInfo, PluginApp
@@ -18,7 +19,7 @@ from hive_shared.store import Db
 from cl_hive_comms import __version__
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.options import Config
-from cl_hive_comms.plugin_pipeline import compose_pipeline, unix_now
+from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_service import AlertService
@@ -48,13 +49,13 @@ from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
 
-MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
+MIGRATIONS = Path(__file__).parents[1] / "storage" / "migrations"
 SCHEMA = 4
 CAPABILITIES: tuple[str, ...] = ("dm.v1",)
 """What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 
 
-class Assembly:
+class Assembly(ABC):
     """All objects of the running plugin. Attributes without a value exist once they were built.
 
     The subclass says what happens when something changes; builders only register these methods.
@@ -95,29 +96,29 @@ class Assembly:
 
     # -- what the running plugin adds ------------------------------------------------------------------
 
+    @abstractmethod
     async def handle_command(self, text: str, message: Message) -> None:
         """A management command came by direct message."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def identity_changed(self) -> None:
         """The Nostr key was replaced."""
-        raise NotImplementedError
 
+    @abstractmethod
     def policy_changed(self) -> None:
         """The operator's policy changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def emergency_changed(self, engaged: bool) -> None:
         """The emergency stop was engaged or released."""
-        raise NotImplementedError
 
+    @abstractmethod
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
         """Credentials were revoked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receipt_written(self, receipt_id: int, status: str) -> None:
         """A command left a receipt."""
-        raise NotImplementedError
 
     # -- builders, in this order -------------------------------------------------------------------------
 
@@ -254,6 +255,9 @@ class Assembly:
             )
         )
         self.advisors.on_revoked = self.credentials_revoked
+
+    def build_pipeline(self) -> None:
+        """The command pipeline."""
         self.pipeline = compose_pipeline(
             db=self.db,
             cln=self.cln,
@@ -312,6 +316,7 @@ class Assembly:
                 db=self.db,
                 db_path=self.db_path,
                 node=self.cln,
+                version_problem=version_problem,
                 options=lambda: self.config,
                 identity=self.identity,
                 policy=self.policy,

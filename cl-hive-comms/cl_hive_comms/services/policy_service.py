@@ -6,10 +6,11 @@ the file is its only author (docs/decisions/0082-policy-file-is-the-document.md)
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hive_shared.canonical import JsonValue, decode
 from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound
@@ -35,6 +36,25 @@ from cl_hive_comms.services.receipt_service import ReceiptService, operator_even
 _OPTION_FACT = "policy_preset_option"
 _MAX_FILE_BYTES = 1_048_576
 OPERATOR = "operator"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _one_at_a_time(
+    change: Callable[Concatenate["PolicyService", P], Awaitable[T]],
+) -> Callable[Concatenate["PolicyService", P], Awaitable[T]]:
+    """Hold the lock from the first look at the policy to its adoption.
+
+    A change computed from a policy that another change is just replacing would undo that one: a channel
+    protected in the second in which an override runs out would not be.
+    """
+
+    @wraps(change)
+    async def alone(self: "PolicyService", *args: P.args, **kwargs: P.kwargs) -> T:
+        async with self._lock:
+            return await change(self, *args, **kwargs)
+
+    return alone
 
 
 @dataclass(frozen=True)
@@ -175,6 +195,7 @@ class PolicyService:
         await self.set_preset(preset)
         await self._db.write(lambda tx: self._facts.put(tx, _OPTION_FACT, preset, self._now()))
 
+    @_one_at_a_time
     async def expire_overrides(self) -> None:
         """Notes that an override ran out; decisions have stopped using it by then. Run every 30 s."""
         override = self._current.override
@@ -184,20 +205,23 @@ class PolicyService:
 
     # -- changes by the operator ---------------------------------------------------------------------
 
+    @_one_at_a_time
     async def set_preset(self, preset: str) -> None:
         """Start from another preset; the operator's own keys stay. Raises InvalidParams, Conflict."""
         self._refuse_with_file()
         fresh = preset_document(preset)
         document = merged(replace(fresh, overrides=self._current.document.overrides), {})
-        await self._locked("set-preset", {"preset": preset}, document=document)
+        await self._apply("set-preset", {"preset": preset}, document=document)
 
+    @_one_at_a_time
     async def set(self, changes: Mapping[str, JsonValue]) -> None:
         """Change keys of the document for good; null takes a key back to the preset."""
         self._refuse_with_file()
         if not changes:
             raise InvalidParams("set needs overrides={key: value}")
-        await self._locked("set", {"keys": sorted(changes)}, changes=changes)
+        await self._apply("set", {"keys": sorted(changes)}, changes=changes)
 
+    @_one_at_a_time
     async def override(self, values: Mapping[str, JsonValue], duration: str) -> Override:
         """Change keys for a time, at most 7 days; replaces the override before it."""
         if not values:
@@ -205,15 +229,17 @@ class PolicyService:
         parse_values(self._current.document.settings, dict(values))
         now = self._now()
         override = Override(self._random_bytes(8).hex(), dict(values), now, now + parse_duration(duration))
-        await self._locked("override", {"keys": sorted(values), "duration": duration}, override=override)
+        await self._apply("override", {"keys": sorted(values), "duration": duration}, override=override)
         return override
 
+    @_one_at_a_time
     async def clear(self) -> None:
         """End the timed override. Raises NotFound when there is none."""
         if self._current.active_override(self._now()) is None:
             raise NotFound("no timed override is active")
-        await self._locked("clear", {}, end_override="cleared")
+        await self._apply("clear", {}, end_override="cleared")
 
+    @_one_at_a_time
     async def add_rule(self, doc: JsonValue, source: str = OPERATOR) -> Rule:
         """Add a rule; rules only tighten. Raises InvalidParams, Capacity beyond 200, Conflict on its id."""
         rule = parse_rule(doc, rule_id=f"rule-{self._random_bytes(4).hex()}", source=source)
@@ -222,16 +248,18 @@ class PolicyService:
             raise Capacity(f"a policy has at most {MAX_RULES} rules; remove one first")
         if any(each.id == rule.id for each in rules):
             raise Conflict(f"rule {rule.id} exists; remove it first, or give another id")
-        await self._locked("add-rule", {"rule": rule.to_doc()}, add_rule=rule)
+        await self._apply("add-rule", {"rule": rule.to_doc()}, add_rule=rule)
         return rule
 
+    @_one_at_a_time
     async def remove_rule(self, rule_id: str, source: str | None = None) -> None:
         """Remove a rule; a sibling may only remove its own. Raises NotFound."""
         rules = (*self._current.rules, *self._current.sibling_rules)
         if not any(each.id == rule_id and source in (None, each.source) for each in rules):
             raise NotFound(f"there is no rule {rule_id[:64]!a}")
-        await self._locked("remove-rule", {"rule_id": rule_id}, remove_rule=rule_id)
+        await self._apply("remove-rule", {"rule_id": rule_id}, remove_rule=rule_id)
 
+    @_one_at_a_time
     async def extend_list(self, key: str, entries: Iterable[str], *, add: bool) -> None:
         """protect, unprotect, forbid, unforbid: entries of `protected_channels` or `forbidden_peers`."""
         self._refuse_with_file()
@@ -249,13 +277,14 @@ class PolicyService:
             if key == "protected_channels"
             else ("forbid" if add else "unforbid")
         )
-        await self._locked(action, {key: list(wanted)}, changes={key: list(changed) or None})
+        await self._apply(action, {key: list(wanted)}, changes={key: list(changed) or None})
 
+    @_one_at_a_time
     async def reset(self) -> None:
         """Back to the bare preset: own keys, the operator's rules and a timed override go."""
         self._refuse_with_file()
         document = preset_document(self._current.preset)
-        await self._locked("reset", {}, document=document, end_override="cleared", clear_rules=True)
+        await self._apply("reset", {}, document=document, end_override="cleared", clear_rules=True)
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -266,11 +295,10 @@ class PolicyService:
                 " hive-comms-policy-file. Rules and timed overrides work beside a file"
             )
 
-    async def _locked(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
+    async def _apply(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
         if self._current.locked is not None and "document" not in change:
             raise Conflict(f"{self._current.locked}; repair it, or start over with action=reset")
-        async with self._lock:
-            await self._change(action, params, **change)
+        await self._change(action, params, **change)
 
     async def _change(
         self,

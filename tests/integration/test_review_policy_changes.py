@@ -1,0 +1,89 @@
+"""Changes of the policy that meet each other (docs/protocol/08-client-and-plugins.md §5.4)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.policy_service import Limits, PolicyService
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.storage import policy_store
+from cl_hive_comms.storage.policy_store import PolicyStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.state_store import StateStore
+from hive_shared import crypto
+from hive_shared.store import Db
+from pipeline_world import HSM_KEY, NODE_ID, NOW, Keys
+
+MIGRATIONS = Path(policy_store.__file__).parent / "migrations"
+
+
+async def zbase(text: str) -> str:
+    return crypto.cln_sign_message(HSM_KEY, text)
+
+
+class Operator:
+    """The policy of one node and its clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = NOW
+        self.db = Db.open(path / "comms.db", MIGRATIONS)
+        receipts = ReceiptService(
+            self.db,
+            ReceiptStore(),
+            Keys(),
+            node_id=lambda: NODE_ID,
+            node_keys=lambda: (Keys.pubkey,),
+            signmessage=zbase,
+            now=lambda: self.now,
+        )
+        alerts = AlertService(self.db, StateStore(), now=lambda: self.now, log=lambda *_, **__: None)
+        self.policy = PolicyService(
+            self.db,
+            PolicyStore(),
+            StateStore(),
+            receipts=receipts,
+            alerts=alerts,
+            limits=lambda: Limits(24, 4),
+            now=lambda: self.now,
+            random_bytes=bytes,
+            log=lambda *_, **__: None,
+        )
+
+    @property
+    def protected(self) -> frozenset[str]:
+        return self.policy.snapshot().settings(self.now).protected_channels
+
+
+@pytest.fixture
+async def operator(tmp_path: Path) -> AsyncIterator[Operator]:
+    made = Operator(tmp_path)
+    await made.policy.load("moderate", "")
+    yield made
+    made.db.close()
+
+
+async def test_two_protections_at_once_both_hold(operator: Operator) -> None:
+    channels = [f"{n}x1x0" for n in range(1, 6)]
+    await asyncio.gather(
+        *(operator.policy.extend_list("protected_channels", [name], add=True) for name in channels)
+    )
+    assert operator.protected == frozenset(channels)
+    await operator.policy.load("moderate", "")
+    assert operator.protected == frozenset(channels)
+
+
+async def test_an_override_that_runs_out_does_not_undo_a_protection(operator: Operator) -> None:
+    await operator.policy.override({"max_danger": 5}, "1h")
+    operator.now += 3_600
+    await asyncio.gather(
+        operator.policy.expire_overrides(),
+        operator.policy.extend_list("protected_channels", ["7x1x0"], add=True),
+        operator.policy.add_rule({"id": "r", "match": {"days": ["sun"]}, "effect": "deny"}),
+    )
+    await operator.policy.load("moderate", "")
+    assert operator.protected == frozenset({"7x1x0"})
+    assert [rule.id for rule in operator.policy.snapshot().rules] == ["r"]
+    assert cast("object", operator.policy.snapshot().override) is None

@@ -40,9 +40,9 @@ from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
-from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.policy_store import PolicyStore
+from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
@@ -210,7 +210,7 @@ class Assembly(ABC):
 
     def build_advisors(self) -> None:
         facts = StateStore()
-        self.push = CommandPush(CommandStore(), self.identity, self.messenger, unix_now)
+        self.push = CommandPush(PushStore(self.at_rest.sealer), self.identity, self.messenger, unix_now)
         self.runes = ClnrestRunes(
             self.cln,
             enabled=lambda: bool(self.config.get("rest-enabled")),

@@ -24,13 +24,12 @@ _COMMAND_COLUMNS = tuple(f.name for f in fields(CommandRow))
 _PENDING_COLUMNS = tuple(f.name for f in fields(PendingRow))
 
 
-def _insert(table: str, columns: Sequence[str]) -> str:
-    marks = ", ".join(f":{name}" for name in columns)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+def _columns(names: Sequence[str]) -> str:
+    return f"({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
 
 
-_INSERT_COMMAND = _insert("comms_commands", _COMMAND_COLUMNS)
-_INSERT_PENDING = _insert("comms_pending", _PENDING_COLUMNS)
+_INSERT_COMMAND = f"INSERT INTO comms_commands {_columns(_COMMAND_COLUMNS)}"
+_INSERT_PENDING = f"INSERT INTO comms_pending {_columns(_PENDING_COLUMNS)}"
 
 
 def _values(row: object, columns: Iterable[str]) -> dict[str, object]:

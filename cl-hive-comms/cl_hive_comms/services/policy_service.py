@@ -6,7 +6,7 @@ the file is its only author (docs/decisions/0082-policy-file-is-the-document.md)
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 
 def _one_at_a_time(
-    change: Callable[Concatenate["PolicyService", P], Awaitable[T]],
-) -> Callable[Concatenate["PolicyService", P], Awaitable[T]]:
+    change: Callable[Concatenate["PolicyService", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["PolicyService", P], Coroutine[Any, Any, T]]:
     """Hold the lock from the first look at the policy to its adoption.
 
     A change computed from a policy that another change is just replacing would undo that one: a channel

@@ -18,8 +18,8 @@ from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
-from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.identity_store import IdentityStore
+from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import OutboxStore
@@ -107,7 +107,7 @@ class World:
             self.facts,
             identity=self.identity,
             credentials=credentials,
-            push=CommandPush(CommandStore(), self.identity, messenger, now),
+            push=CommandPush(PushStore(sealer), self.identity, messenger, now),
             messenger=messenger,
             receipts=receipts,
             alerts=alerts,
@@ -190,3 +190,10 @@ async def test_a_rune_of_a_hire_that_could_not_be_stored_is_blacklisted_at_once(
         await world.service.authorize(Hire(AGENT, "fees"))
     assert world.runes.blacklisted == ["1"]
     world.db.close()
+
+
+async def test_the_rune_itself_is_in_no_readable_column(world: World, tmp_path: Path) -> None:
+    await world.service.authorize(Hire(AGENT, "fees"))
+    world.db.close()
+    stored = (tmp_path / "comms.db").read_bytes()
+    assert b"rune-1" not in stored

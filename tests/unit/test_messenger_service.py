@@ -189,7 +189,7 @@ async def test_a_full_queue_refuses_messages_but_never_a_response(tmp_path: Path
             for number in range(MAX_QUEUED):
                 world.messenger.enqueue(
                     tx,  # type: ignore[arg-type]
-                    recipient=PEER,
+                    recipient=f"{number // 100:064x}",
                     content="x",
                     kind="push",
                     idempotency_key=f"p{number}",

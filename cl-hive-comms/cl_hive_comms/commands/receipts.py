@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from hive_shared.errors import InvalidParams
@@ -10,14 +11,19 @@ from hive_shared.runtime_spec import MethodSpec, Param
 
 from ..domain.receipt_record import ReceiptQuery
 from ..services.receipt_service import ReceiptService
-from .rendering import as_text
 
 
 class ReceiptCommands:
-    """Reading and proving the chain. `advisor_id` resolves a name and raises NotFound or Ambiguous."""
+    """Reading and proving the chain. `advisor_id` resolves a name and raises NotFound or Ambiguous;
+    `name_of_agent` gives the name of the advisor behind an agent id."""
 
-    def __init__(self, service: Callable[[], ReceiptService], advisor_id: Callable[[str], str]) -> None:
-        self._service, self._advisor_id = service, advisor_id
+    def __init__(
+        self,
+        service: Callable[[], ReceiptService],
+        advisor_id: Callable[[str], str],
+        name_of_agent: Callable[[str], str],
+    ) -> None:
+        self._service, self._advisor_id, self._name_of_agent = service, advisor_id, name_of_agent
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -59,7 +65,22 @@ class ReceiptCommands:
             limit=params["limit"],
         )
         result = await self._service().list(query)
-        return as_text(result) if params["format"] == "text" else result
+        return self._as_text(result) if params["format"] == "text" else result
+
+    def _as_text(self, page: Mapping[str, Any]) -> dict[str, Any]:
+        """One line each for people; the documents with their keys and hashes are for programs (08 §4)."""
+        lines = [self._line(receipt) for receipt in page["items"]] or ["no receipts"]
+        if "next_cursor" in page:
+            lines.append(f"older ones: cursor={page['next_cursor']}")
+        return {"format-hint": "simple", "text": "\n".join(lines)}
+
+    def _line(self, receipt: Mapping[str, Any]) -> str:
+        at = datetime.fromtimestamp(receipt["created_at"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        who = self._name_of_agent(receipt["agent_id"]) if "agent_id" in receipt else "-"
+        error = receipt.get("error")
+        why = f"  {error['slug']}: {error['message']}" if error else ""
+        what = f"{receipt['schema']} {receipt['action']}"
+        return f"{receipt['receipt_id']:>6}  {at}  {who:<16}  {receipt['status']:<9}  {what}{why}"
 
     async def _verify(self, params: dict[str, Any]) -> dict[str, Any]:
         report = await self._service().verify(params["from_id"], params["to_id"])

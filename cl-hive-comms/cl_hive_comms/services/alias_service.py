@@ -16,6 +16,7 @@ from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.ports_advisors import AdvisorRows
 from cl_hive_comms.services.ports_identity import Clock
 
+_NEARLY_KEY = re.compile(r"[0-9a-fA-F]{50,}")
 _KEY_FORM = re.compile(r"(npub1|did:|nostr:)\S+|[0-9a-fA-F]{64}")
 
 
@@ -43,8 +44,13 @@ class AliasService:
                 reason="stale_index",
             )
         alike = names.look_alikes(text, self.all_names())
-        hint = f"; did you mean {', '.join(alike)}?" if alike else ""
-        raise NotFound(f"no advisor is called {text[:80]!a}{hint}")
+        if alike:
+            hint = f"did you mean {', '.join(alike)}?"
+        elif _NEARLY_KEY.fullmatch(text.strip()):
+            hint = f"a key has 64 hex characters, this text has {len(text.strip())}"
+        else:
+            hint = "somebody new is named by key: npub1..."
+        raise NotFound(f"no advisor is called {text[:80]!a}; {hint}")
 
     def find(self, text: str) -> Advisor | None:
         """As `resolve`, but None for nobody; raises Ambiguous, or InvalidParams for a broken key."""

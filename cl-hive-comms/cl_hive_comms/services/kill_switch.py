@@ -40,7 +40,6 @@ class KillSwitch:
         """Reads the stored state; call once before the first dispatch."""
         stored = await self._db.read(lambda tx: self._store.get(tx, _FACT))
         self._stored = int(stored) if stored else None
-        self._announced = self.engaged()
 
     def on_change(self, listener: Listener) -> None:
         """`listener(engaged)` runs after each change that `watch` or an operator call notices."""
@@ -64,11 +63,13 @@ class KillSwitch:
         engaged = self.engaged()
         if engaged == self._announced:
             return
-        self._announced = engaged
         self._since = self._now() if engaged else None
         self._log("warning", "emergency_stop", engaged=engaged)
         for listener in self._listeners:
             await listener(engaged)
+        # Only now: what waits was not cancelled if a listener failed, and the next look tries again. A stop
+        # engaged while the plugin was down is news too.
+        self._announced = engaged
 
     def status(self) -> dict[str, object]:
         """For hive-client-status."""

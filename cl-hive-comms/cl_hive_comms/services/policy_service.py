@@ -50,7 +50,7 @@ def _one_at_a_time(
     """
 
     @wraps(change)
-    async def alone(self: "PolicyService", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def alone(self: "PolicyService", /, *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._lock:
             return await change(self, *args, **kwargs)
 

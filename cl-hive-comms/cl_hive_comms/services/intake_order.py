@@ -112,6 +112,7 @@ class IntakeOrder:
             del lane.waiting[nonce]
 
     def _floor(self, lane: _Lane, arrived: int) -> int:
-        while lane.marks and lane.marks[0][0] <= arrived - self._window_ms:
+        # Also marks from the future: a clock that was set back must not hold the door open.
+        while lane.marks and not arrived - self._window_ms < lane.marks[0][0] <= arrived + self._window_ms:
             lane.marks.popleft()
         return lane.marks[0][1] if lane.marks else lane.last

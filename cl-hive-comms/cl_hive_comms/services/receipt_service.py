@@ -230,6 +230,10 @@ class ReceiptService:
         if not following:
             return None
         start = following[0].created_at // length * length
+        if last is not None:
+            # After the clock was set back a period that has its root gets receipts again: they belong to the
+            # one after it, else no root would ever follow.
+            start = max(start, last.start + length)
         if start + length > self._now():
             return None
         span = self._rows.span(tx, after, start + length)

@@ -31,6 +31,7 @@ RESPONSES_KEPT_S: Final = 7 * DAY_S
 # The longest window of any counter is 30 days.
 _COUNTERS_KEPT_S: Final = 31 * DAY_S
 _ENFORCE_DELAY_S: Final = 600
+_MAX_BATCHES: Final = 100
 
 
 class TimerService:
@@ -93,12 +94,19 @@ class TimerService:
         now = self._now()
 
         def prune(tx: Tx) -> None:
-            self._commands.prune_responses(tx, now - RESPONSES_KEPT_S)
-            self._commands.prune(tx, tuple(FINAL), now - COMMANDS_KEPT_S)
             self._fees.prune(tx, now - COMMANDS_KEPT_S)
             self._fees.prune_counters(tx, now - _COUNTERS_KEPT_S)
 
         await self._db.write(prune)
+        # One agent may send 86,400 commands a day, so one batch an hour would never catch up; batches, so
+        # that a command waits for one of them at most.
+        await self._until_none(lambda tx: self._commands.prune_responses(tx, now - RESPONSES_KEPT_S))
+        await self._until_none(lambda tx: self._commands.prune(tx, tuple(FINAL), now - COMMANDS_KEPT_S))
+
+    async def _until_none(self, forget: Callable[[Tx], int]) -> None:
+        for _ in range(_MAX_BATCHES):
+            if not await self._db.write(forget):
+                return
 
     # -- anchors ----------------------------------------------------------------------------------------
 
@@ -130,6 +138,9 @@ class TimerService:
                 target.scid, target.channel_id, target.peer_id, present, (present[0], target.old[1])
             )
             outcome = await self._writer.run(undo_of((back,), _ENFORCE_DELAY_S), caller)
+            if outcome.state != "success" and self._again(timer, outcome.error):
+                self._log("warning", "anchor_revert_postponed", channel=target.scid, reason=outcome.state)
+                return
             if outcome.state != "success":
                 error = outcome.error or from_symbol("node_error", "the fee could not be put back")
             result |= outcome.result
@@ -137,6 +148,12 @@ class TimerService:
             await self._db.write(lambda tx: self._reverted(tx, timer, caller, result, error, writes))
             return
         await self._db.write(lambda tx: self._reverted(tx, timer, caller, result, None, ()))
+
+    def _again(self, timer: TimerRow, error: HiveError | None) -> bool:
+        """Whether a revert that did not happen is tried at the next tick: for a day, and after that only
+        because the emergency stop keeps it waiting. A fee must not stay anchored for one refused call."""
+        stopped = error is not None and error.symbol == "emergency_stop"
+        return stopped or self._now() < timer.due + DAY_S
 
     def _reverted(
         self,

@@ -58,7 +58,7 @@ class Executors:
             (FEE_POLICY, "set_single"): SetSingle(node, self.fee_writer, self._history),
             (FEE_POLICY, "set_zero_fee"): SetZeroFee(node, self.fee_writer, self._history),
             (FEE_POLICY, "set_bulk"): SetBulk(node, self.fee_writer, self._history),
-            (FEE_POLICY, "set_anchor"): SetAnchor(node, self.fee_writer, self._history),
+            (FEE_POLICY, "set_anchor"): SetAnchor(node, self.fee_writer, self._history, self._anchors),
             (FEE_POLICY, "clear_anchor"): ClearAnchor(node, self.fee_writer, self._history, self._anchors),
         }
         history = History(node)

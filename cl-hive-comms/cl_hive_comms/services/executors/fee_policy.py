@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from hive_shared.canonical import JsonValue
@@ -166,12 +167,22 @@ class SetBulk(FeeAction):
 class SetAnchor(FeeAction):
     """`set_anchor`: hold one channel at a rate for some hours, then put the former fee back."""
 
+    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory, anchors: Anchors) -> None:
+        super().__init__(node, writer, history)
+        self._anchors = anchors
+
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Plan one channel and note when the anchor ends."""
         target_ppm = _integer(params, "target_fee_ppm")
         plan, _ = await self.plan(
             {str(params["channel_id"]): lambda _: (None, target_ppm)}, caller, delay=_ENFORCE_DELAY_S
         )
+        # An anchor on top of an anchor ends where the first one would have: at the fee before both.
+        (target,) = targets_of(plan.undo)
+        for timer in await self._anchors():
+            first = Target.from_json(json.loads(timer.payload_json)["target"])
+            if timer.subject == target.channel_id and first.new[1] == target.old[1]:
+                plan.undo["former_ppm"] = first.old[1]
         hours = _integer(params, "ttl_hours") or 24
         plan.undo["anchor_until"] = caller.now + hours * 3600
         return plan
@@ -192,6 +203,9 @@ def _armed(outcome: Outcome, undo: Mapping[str, JsonValue], caller: Caller) -> O
     until = undo["anchor_until"]
     assert isinstance(until, int)
     target = targets_of(undo)[0]
+    former = undo.get("former_ppm")
+    if isinstance(former, int):
+        target = replace(target, old=(target.old[0], former))
     timer = TimerRow(
         timer_id=caller.command_id,
         kind=ANCHOR,

@@ -160,9 +160,11 @@ class FeeWriter:
             rows = await self._read(targets)
         except ClnError as error:
             lost = from_symbol(
-                "indeterminate", "the node took the change but its fees could not be read again"
+                "indeterminate", "the fees could not be read again; whether the change was made is not known"
             )
-            return Outcome("indeterminate", {"cause": node_error(error).detail}, lost)
+            # Unknown counts as done: limits and cooldowns must not be freed by what we could not see.
+            writes = tuple(t.write_by(caller) for t in targets if calls.may_have_acted(t) and t.old != t.new)
+            return Outcome("indeterminate", {"cause": node_error(error).detail}, lost, fee_writes=writes)
         other = from_symbol("node_error", "the node shows other fees than were set", rpc="setchannel", code=0)
         return _verdict(targets, rows, caller, calls, other)
 
@@ -186,6 +188,10 @@ class _Calls:
     refused: Mapping[str, HiveError]
     warnings: Mapping[str, list[JsonValue]]
     lost: Collection[str]
+
+    def may_have_acted(self, target: Target) -> bool:
+        """Whether the node may have changed this channel."""
+        return target.channel_id not in self.refused or target.channel_id in self.lost
 
 
 def _part(target: Target, state: str, *, bulk: bool) -> dict[str, JsonValue]:
@@ -224,6 +230,9 @@ def _verdict(
             part["error"] = error.symbol
             if now is not None:
                 part["now"] = {"base_msat": now[0], "fee_ppm": now[1]}
+            unclear = state in ("unknown", "different") and target.old != target.new
+            if unclear and calls.may_have_acted(target):
+                writes.append(target.write_by(caller))
         elif target.old != target.new:
             writes.append(target.write_by(caller))
         states.append(state)

@@ -33,6 +33,13 @@ async def test_acceptance_02_01_a_fee_by_nostr_and_everything_that_proves_it(
     world: World, agent: Agent
 ) -> None:
     await set_fees(world, 120)
+    # Reads may show a state hash up to 60 s old; a write takes a new one, so the first is made by a write.
+    carol = await world.network.add_node("carol")
+    await world.network.fund(world.alice, 2_000_000)
+    other = await world.network.open_channel(world.alice, carol, 1_000_000, 100_000_000)
+    await world.alice.call("setchannel", {"id": other, "feebase": 1_000, "feeppm": 500})
+    first = await agent.rest(agent.signed("set_single", {"channel_id": other, "fee_ppm": 510}))
+    assert first["status"] == 0, first
     before = await roots(agent)
     document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 150})
     await agent.dm(document)

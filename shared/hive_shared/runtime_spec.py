@@ -24,6 +24,7 @@ object."""
 
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})\Z")
 _JSON_TEXT_MAX: Final = 1_048_576
+_INT64: Final = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,9 @@ def _integer(param: Param, value: Any) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _refuse(param, "an integer", value)
+    if not -_INT64 <= value < _INT64:
+        # Beyond what databases and CLN hold; handlers need not think of it.
+        raise _refuse(param, "an integer of at most 64 bits", value)
     if (param.minimum is not None and value < param.minimum) or (
         param.maximum is not None and value > param.maximum
     ):

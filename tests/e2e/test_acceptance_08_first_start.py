@@ -1,0 +1,168 @@
+"""Sheet 08 §13.1: a node that starts with cl-hive-comms for the first time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest_asyncio
+from agent import Agent
+from hive_devnet.network import open_network
+from hive_devnet.node import Network
+from hive_devnet.relay import RelayProcess
+from hive_devnet.world import PLUGINS, World, until
+
+COMMS = "cl-hive-comms.py"
+DID = re.compile(r"did:[a-z]+:")
+READS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("hive-client-status", {}),
+    ("hive-client-status", {"format": "text"}),
+    ("hive-client-identity", {}),
+    ("hive-client-selfcheck", {}),
+    ("hive-client-policy", {}),
+    ("hive-client-policy", {"action": "explain"}),
+    ("hive-client-pending", {}),
+    # As JSON these are the signed documents themselves, whose agent_id has the form of 02 §2.1.
+    ("hive-client-receipts", {"format": "text"}),
+    ("hive-client-receipts-verify", {}),
+    ("hive-client-alias", {}),
+    ("hive-client-capabilities", {}),
+    ("hive-comms-transports", {}),
+    ("hive-schema-list", {}),
+)
+
+
+@pytest_asyncio.fixture
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    opened = await open_network(tmp_path / "net")
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def relay() -> AsyncIterator[RelayProcess]:
+    started = await RelayProcess.start()
+    yield started
+    await started.stop()
+
+
+def quiet(relay: RelayProcess) -> dict[str, object]:
+    """Options of a node that knows one relay and nothing else."""
+    return {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
+
+
+async def test_acceptance_08_01_a_fresh_node_is_ready_with_a_key_within_three_seconds(
+    network: Network, relay: RelayProcess
+) -> None:
+    began = time.monotonic()
+    node = await network.add_node("fresh", quiet(relay), [PLUGINS["cl-hive-comms"]])
+    status = await node.call("hive-client-status")
+    took = time.monotonic() - began
+    assert status["identity"]["npub"].startswith("npub1")
+    assert status["identity"]["origin"] == "derived:0"
+    assert took <= 3, f"node and plugin took {took:.2f} s"
+    database = node.net_dir / "cl_hive_comms.db"
+    assert database.stat().st_mode & 0o777 == 0o600
+
+    async def connected() -> bool:
+        return bool((await node.call("hive-client-status"))["transports"]["nostr_dm"] == "up")
+
+    await until(connected, "the relay connection", 10)
+
+
+async def test_acceptance_08_01_started_on_a_running_node_it_is_ready_as_fast(
+    network: Network, relay: RelayProcess
+) -> None:
+    node = await network.add_node("running")
+    began = time.monotonic()
+    await node.call(
+        "plugin", {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"]), **quiet(relay)}
+    )
+    assert (await node.call("hive-client-identity"))["npub"].startswith("npub1")
+    assert time.monotonic() - began <= 3
+
+
+async def test_acceptance_08_01_no_did_is_shown_to_who_did_not_ask(
+    network: Network, relay: RelayProcess
+) -> None:
+    node = await network.add_node("fresh", quiet(relay), [PLUGINS["cl-hive-comms"]])
+    async with Agent(node, relay.url) as agent:
+        await agent.hired("fees")
+        for method, params in READS:
+            shown = json.dumps(await node.call(method, params))
+            assert not DID.search(shown), f"{method} {params} shows a DID: {shown}"
+        name = (await node.call("hive-client-status"))["advisors"][0]["name"]
+        shown = json.dumps(await node.call("hive-client-credential", {"advisor": name}))
+        assert not DID.search(shown)
+        assert (await node.call("hive-client-status"))["identity"]["has_did"] is False
+
+
+async def test_acceptance_08_01_the_plugin_talks_to_its_relay_and_to_nothing_else(world: World) -> None:
+    """Every socket of the process is looked at, again and again, while it does all it does."""
+    await world.alice.call("setconfig", {"config": "hive-comms-nostr-profile-relays", "val": ""})
+    pid = await world.alice.plugin_pid(COMMS)
+    relay_port = urlsplit(world.relay.url).port
+    seen: set[tuple[str, str, int]] = set()
+    done = asyncio.Event()
+
+    async def watch() -> None:
+        while not done.is_set():
+            seen.update(internet_sockets(pid))
+            await asyncio.sleep(0.005)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        async with Agent(world.alice, world.relay.url) as agent:
+            await agent.hired("fees")
+            document = agent.signed("set_single", {"channel_id": world.scid, "base_msat": 1_500})
+            await agent.dm(document)
+            assert (await agent.answer(document["nonce"]))["status"] == 0
+            await world.alice.call("hive-client-selfcheck")
+            await world.alice.call("hive-client-revoke", {"advisor": agent.npub})
+    finally:
+        done.set()
+        await watcher
+    assert seen == {("tcp", "127.0.0.1", relay_port)}, seen
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert children == [], "a child process could talk in its place"
+
+
+def internet_sockets(pid: int) -> set[tuple[str, str, int]]:
+    """(protocol, remote address, remote port) of every internet socket that the process holds.
+
+    A listening or unconnected one has the remote address 0.0.0.0 and port 0.
+    """
+    held = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:["):
+            held.add(target[8:-1])
+    return {
+        (protocol, *_remote(fields[2]))
+        for protocol in ("tcp", "tcp6", "udp", "udp6", "raw")
+        for fields in _rows(pid, protocol)
+        if fields[9] in held
+    }
+
+
+def _rows(pid: int, protocol: str) -> list[list[str]]:
+    lines = Path(f"/proc/{pid}/net/{protocol}").read_text().splitlines()[1:]
+    return [line.split() for line in lines]
+
+
+def _remote(text: str) -> tuple[str, int]:
+    address, port = text.split(":")
+    octets: Any = bytes.fromhex(address)[::-1]
+    return (".".join(str(octet) for octet in octets) if len(octets) == 4 else address), int(port, 16)

@@ -185,7 +185,8 @@ def decide(snapshot: PolicySnapshot, request: ActionRequest) -> Decision:
     except Exception as err:
         # A pure function on checked values has no business failing; if it does, nothing may run.
         return _denied(
-            request, [Denial("policy_blocked", "error", f"policy could not be evaluated: {err!r:.200}")]
+            request,
+            [Denial("policy_blocked", "error", f"the policy could not be evaluated ({type(err).__name__})")],
         )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from hive_shared import envelope
 from hive_shared.canonical import JsonValue, decode_object, encode
+from hive_shared.crypto import sha256
 from hive_shared.errors import HiveError
 from hive_shared.receipts import Receipt, to_doc
 from hive_shared.registry import Danger
@@ -23,6 +24,8 @@ from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages
 from .receipt_service import ReceiptFields, ReceiptService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
+MAX_REFUSED_PARAMS_BYTES: Final = 2_048
+MAX_KEPT_ENVELOPE_BYTES: Final = 4_096
 _STATUS: Final = {
     "success": envelope.STATUS_SUCCESS,
     "partial": envelope.STATUS_PARTIAL,
@@ -191,6 +194,7 @@ class CommandOutcomes:
         """End a read or a word of the control schema: no receipt of its own, the hour's roll-up counts it."""
         ended = Event.ON_SUCCEEDED if error is None else Event.ON_FAILED
         self._move(tx, case, State.RECEIVED, Event.ON_ALLOWED, Event.ON_STARTED, ended)
+        self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         status = envelope.STATUS_SUCCESS if error is None else envelope.status_of(error)
         return self.respond(tx, case, status, result=result, error=error, state_hash=state_hash)
 
@@ -205,6 +209,7 @@ class CommandOutcomes:
     ) -> Response:
         """End a command that a rule refused on arrival. Repeats within a minute share one receipt (0071)."""
         now = self._now()
+        self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         shared = self._commands.refusal_receipt(tx, case.sender, error.symbol, now // 60)
         if shared is None:
             receipt = self._receipt(tx, case, State.REJECTED, error=error, danger=danger, spec=spec)
@@ -330,7 +335,7 @@ class CommandOutcomes:
         schema, action = (
             (judged.schema, judged.action) if judged else spec or (command.schema_type, command.action)
         )
-        params: JsonValue = dict(judged.params) if judged else command.params
+        params: JsonValue = dict(judged.params) if judged else _short(command.params)
         fields = ReceiptFields(
             schema=schema,
             action=action,
@@ -355,6 +360,15 @@ class CommandOutcomes:
         receipt = self._receipts.append(tx, fields)
         self._told.append((receipt.receipt_id, receipt.status))
         return receipt
+
+
+def _short(params: JsonValue) -> JsonValue:
+    """Parameters of a refused command for its receipt; long ones as their hash, because the chain is never
+    pruned and whoever holds a credential may send 60 kB of nonsense a minute."""
+    text = encode(params)
+    if len(text) <= MAX_REFUSED_PARAMS_BYTES:
+        return params
+    return {"sha256": sha256(text).hex(), "bytes": len(text)}
 
 
 def _error_doc(error: HiveError) -> dict[str, JsonValue]:

@@ -16,9 +16,10 @@ from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA, ChunkBuffer
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import Message, WrapInvalid, unwrap
 from hive_shared.nostr.reasons import ChunkInvalid
-from hive_shared.store import Db
+from hive_shared.store import Db, StoreError
 
 from cl_hive_comms.domain.outbox import KEPT_S, Seen
+from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.ports_transport import InboxStore
@@ -27,6 +28,9 @@ MAX_IN_FLIGHT: Final = 2_000
 """Messages being handled at once; more than this is a flood, and strangers are dropped first."""
 MAX_STRANGERS: Final = 50
 """Of these, messages of unknown senders."""
+KNOWN_PER_MINUTE: Final = 300
+"""Messages of one known sender: 60 commands a minute in up to three parts, and room for other words. More
+would cost rows and time that other senders need."""
 KNOWN_IDS: Final = 50_000
 STRANGER_IDS: Final = 20_000
 _MAX_AHEAD_S: Final = 900
@@ -83,6 +87,8 @@ class InboundService:
         self._unsaved: list[Seen] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers = 0
+        self._stopping = False
+        self._windows = SlidingWindows(now)
         self.counters: Counter[str] = Counter()
         """What happened to messages, by outcome; for status."""
         self.arrived_from: OrderedDict[str, str] = OrderedDict()
@@ -112,7 +118,7 @@ class InboundService:
             self._stranger_ids.add(event.id)
             return
         known = self._knows(message.sender)
-        if not self._admit(known):
+        if not self._admit(message.sender, known):
             return
         # Remembered before it is handled: the same message may come over another relay meanwhile.
         ids = self._known_ids if known else self._stranger_ids
@@ -130,8 +136,13 @@ class InboundService:
     async def flush(self) -> None:
         """Stores the ids of handled messages; run every few seconds, writes only when there are any."""
         rows, self._unsaved = self._unsaved, []
-        if rows:
+        if not rows:
+            return
+        try:
             await self._db.write(lambda tx: self._store.remember(tx, rows))
+        except StoreError:
+            self._unsaved = [*rows, *self._unsaved][-KNOWN_IDS:]
+            raise
 
     async def prune(self) -> None:
         """Forgets ids after seven days; run daily."""
@@ -140,11 +151,16 @@ class InboundService:
 
     async def stop(self) -> None:
         """Waits up to 2 s for messages in work, then stores what was handled."""
+        self._stopping = True
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=2.0)
         for task in list(self._tasks):
             task.cancel()
-        await self.flush()
+        try:
+            await self.flush()
+        except StoreError:
+            # Repeats are recognised by their nonce too; the rest of the stop must not be skipped for this.
+            self._log("error", "seen_ids_not_stored", count=len(self._unsaved))
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -164,7 +180,13 @@ class InboundService:
         self.counters["not_for_us"] += 1
         return None
 
-    def _admit(self, known: bool) -> bool:
+    def _admit(self, sender: str, known: bool) -> bool:
+        if self._stopping:
+            # Handled at the next start: the subscription looks back, and the id is not remembered.
+            return False
+        if known and not self._windows.allow("messages", sender, KNOWN_PER_MINUTE):
+            self.counters["dropped_rate"] += 1
+            return False
         if len(self._tasks) >= MAX_IN_FLIGHT or (not known and self._strangers >= MAX_STRANGERS):
             self.counters["dropped_busy"] += 1
             return False

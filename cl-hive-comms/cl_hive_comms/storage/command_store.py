@@ -133,6 +133,13 @@ class CommandStore:
         )
         return tuple(_command(row) for row in rows)
 
+    def forget_envelope(self, tx: Tx, command_id: str, above: int) -> None:
+        """Drop the envelope of a command that ended without a change, if it has more than `above` bytes."""
+        tx.execute(
+            "UPDATE comms_commands SET envelope = '' WHERE command_id = ? AND length(envelope) > ?",
+            (command_id, above),
+        )
+
     def open_of_advisor(self, tx: Tx, advisor_id: str, states: Sequence[str]) -> tuple[CommandRow, ...]:
         """An advisor's commands in any of the states, oldest first."""
         marks = ",".join("?" * len(states))

@@ -63,6 +63,16 @@ async def test_acceptance_02_02_one_envelope_over_three_ways_runs_once(world: Wo
     assert len(await world.docs()) == 1
 
 
+async def test_acceptance_08_04_each_way_an_envelope_came_gets_its_answer(world: World) -> None:
+    doc = world.envelope(FEES, "set_single", {"channel_id": "101x1x0", "fee_ppm": 120})
+    rest, dm = await asyncio.gather(
+        world.handle(doc, transport="rest"), world.handle(doc, transport="nostr_dm")
+    )
+    assert rest == dm
+    assert [message["content"] for message in world.out.sent] == [encode(rest or {}).decode()]
+    assert world.setchannels == 1
+
+
 async def test_acceptance_02_02_a_used_nonce_with_other_content_is_nonce_reuse(world: World) -> None:
     await world.set_fee(110, nonce=5)
     again = await world.set_fee(111, nonce=5)

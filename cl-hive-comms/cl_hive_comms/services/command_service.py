@@ -96,13 +96,18 @@ class CommandService:
             return await self._refuse_early(admitted, ingress)
         command = admitted.command
         key = (command.sender, command.nonce, command.body_hash)
-        task = self._running.get(key)
-        if task is None:
+        running = self._running.get(key)
+        if running is None:
             task = asyncio.create_task(self._process(admitted, ingress))
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
-        # Shielded: a caller that hangs up must not stop a change halfway.
-        return await asyncio.shield(task)
+            # Shielded: a caller that hangs up must not stop a change halfway.
+            return await asyncio.shield(task)
+        response = await asyncio.shield(running)
+        if response is not None:
+            # The run answers the way its envelope came; this copy may have come another way.
+            await self._send(self._case(admitted, ingress), response)
+        return response
 
     async def drain(self) -> None:
         """Wait for the commands under way; the runtime bounds this by its stop deadline."""
@@ -219,10 +224,18 @@ class CommandService:
             response = decode_object(repeat.response, floats=True)
         else:
             response = self._outcomes.state_of(case, repeat.row, repeat.response)
-        if ingress.transport == "nostr_dm":
+        await self._send(case, response)
+        return response
+
+    async def _send(self, case: Case, response: Response) -> None:
+        """Send a response that is on record once more; the caller has it in any case."""
+        if case.transport != "nostr_dm":
+            return
+        try:
             await self._db.write(lambda tx: self._outcomes.send(tx, case, response))
             self._outcomes.kick()
-        return response
+        except StoreError:
+            self._log("error", "response_not_sent", command=case.command_id)
 
     async def _without_store(self, admitted: Admitted, ingress: Ingress) -> Response:
         """The disk takes nothing: reads still answer, unnumbered and with their nonce unused (02 §15.22)."""
@@ -330,9 +343,7 @@ class CommandService:
     async def reconcile(self) -> bool:
         """End what a crash left open: ask the node about `executing` rows, answer `received` ones. True when
         nothing is left; call at start and again until then. `approved` ones: ApprovalService.resume."""
-        rows = await self._db.read(
-            lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING))
-        )
+        rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING)))
         left = 0
         for row in rows:
             if any(row.sender_key == sender and row.nonce == nonce for sender, nonce, _ in self._running):

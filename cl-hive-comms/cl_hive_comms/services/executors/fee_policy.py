@@ -11,9 +11,10 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 
 from ...domain.command_record import FeeWrite, TimerRow
+from ..ports_commands import FeeNode
 from .action import Caller, FeePair, Outcome, Params, Plan
 from .channels import channel_key, fact_of, find_channel, require_settable
-from .fee_write import FeeNode, FeeWriter, Target, targets_of, undo_of
+from .fee_write import FeeWriter, Target, targets_of, undo_of
 
 ANCHOR: Final = "fee_anchor"
 """Kind of the timer that puts an anchored fee back."""

@@ -9,38 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.command_record import FeeWrite
+from ..ports_commands import FeeNode
 from .action import Caller, FeePair, Outcome
 from .channels import channel_key, fees_of
 from .node_errors import node_error
-
-
-class FeeNode(Protocol):
-    """The calls of the node that fee changes need."""
-
-    async def listpeerchannels(
-        self, peer_id: str | None = None, short_channel_id: str | None = None
-    ) -> list[dict[str, Any]]:
-        """Channels of the node."""
-        ...
-
-    async def setchannel(
-        self,
-        id: str,
-        feebase: int | None = None,
-        feeppm: int | None = None,
-        htlcmin: int | None = None,
-        htlcmax: int | None = None,
-        enforcedelay: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """Set the fees of one channel."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,6 @@ from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
 
 MIGRATIONS = Path(__file__).parents[1] / "storage" / "migrations"
-SCHEMA = 4
 CAPABILITIES: tuple[str, ...] = ("dm.v1",)
 """What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 
@@ -287,7 +286,7 @@ class Assembly(ABC):
             now=unix_now,
             random_bytes=os.urandom,
             identity=lambda: {"npub": self.identity.npub, "node_id": self.node["node_id"]},
-            db_schema=SCHEMA,
+            db_schema=max(int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")),
             log=self.app.log,
         )
         self.app.authenticate = self.siblings.verify

@@ -255,25 +255,30 @@ class RelayConnection:
         if request is None:
             self.count("unknown_subscription")
             return
-        await self._throttle()
+        live = request.state == "live"
+        held = await self._throttle()
         claimed, subscription = frame[2], request.subscription
         request.received(claimed)
         pipeline = self._engine.pipeline
         if not subscription.once and pipeline.verified.delivered(claimed.get("id"), subscription.name):
             self.count("duplicates")
             return
-        await pipeline.put(inbox, Incoming(self.url, subscription, claimed, size, self.count))
+        held |= await pipeline.put(inbox, Incoming(self.url, subscription, claimed, size, self.count))
+        if held and live:
+            self.requests.held_up()
 
-    async def _throttle(self) -> None:
-        """Keep one relay from taking the processor: reading pauses, nothing is lost."""
+    async def _throttle(self) -> bool:
+        """Keep one relay from taking the processor: reading pauses. True if it did."""
         rate = self._limits.events_per_second
         now = asyncio.get_running_loop().time()
         self._tokens = min(float(rate), self._tokens + (now - self._refilled) * rate)
         self._refilled = now
         self._tokens -= 1
-        if self._tokens < 0:
-            self.counters["throttled"] += 1
-            await asyncio.sleep(0.05)
+        if self._tokens >= 0:
+            return False
+        self.counters["throttled"] += 1
+        await asyncio.sleep(0.05)
+        return True
 
     def _control(self, frame: list[Any]) -> None:
         match frame:

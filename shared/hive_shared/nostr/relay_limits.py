@@ -47,6 +47,8 @@ class RelayLimits:
     stop_seconds: float = 5
     eose_seconds: float = 30
     rate_limited_seconds: float = 60
+    catch_up_seconds: float = 1
+    catch_up_every_seconds: float = 60
 
     backoff_first: float = 1
     backoff_cap: float = 300

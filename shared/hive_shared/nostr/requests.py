@@ -126,6 +126,8 @@ class Requests:
         self._count = count
         self._requests: dict[str, Request] = {}
         self._wire: dict[str, Request] = {}
+        self._catching_up: asyncio.TimerHandle | None = None
+        self._caught_up = float("-inf")
 
     def add(self, subscription: Subscription) -> Request:
         """Ask for a subscription, replacing one of the same name."""
@@ -150,6 +152,9 @@ class Requests:
 
     def disconnected(self) -> None:
         """The socket is gone: nothing is pending on it any more."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            self._catching_up = None
         for request in self._requests.values():
             self._forget_wire(request, tell=False)
             request.awaits_authentication = False
@@ -160,6 +165,24 @@ class Requests:
         for request in list(self._requests.values()):
             if request.answer is not None:
                 request.settle("failed", "unreachable")
+
+    def held_up(self) -> None:
+        """Live events were not read at once. Relays skip what a slow reader leaves waiting, so soon, but
+        seldom, everything is asked for again: what they skipped they have stored.
+        """
+        if self._catching_up is None:
+            loop = asyncio.get_running_loop()
+            soon = loop.time() + self._limits.catch_up_seconds
+            at = max(soon, self._caught_up + self._limits.catch_up_every_seconds)
+            self._catching_up = loop.call_at(at, self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._catching_up = None
+        self._caught_up = asyncio.get_running_loop().time()
+        self._count("catch_ups")
+        for request in self._requests.values():
+            if request.state == "live" and not request.subscription.once:
+                self._ask(request)
 
     def by_wire_id(self, wire_id: str) -> Request | None:
         """Return the request an EVENT belongs to."""

@@ -1,0 +1,124 @@
+"""A relay that skips live events for a slow reader, as several real ones do (docs/decisions/0055)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from contract.hostile_relay import HostileRelay
+from hive_shared.crypto import Secret
+from hive_shared.nostr.event import Event, build
+from hive_shared.nostr.relay import RelayLimits, RelayPool
+
+AUTHOR = Secret(b"\x09" * 32)
+LIMITS = RelayLimits(inbox_events=5, batch=4, catch_up_seconds=0.1, catch_up_every_seconds=0.6)
+
+
+def note(text: str) -> Event:
+    return build(AUTHOR, 1, [["t", "hive"]], text, int(time.time()))
+
+
+class SkippingRelay:
+    """Tells of `live` events and keeps quiet about `skipped` ones until it is asked again."""
+
+    def __init__(self, live: list[Event], skipped: list[Event]) -> None:
+        self.live, self.skipped = live, skipped
+        self.asked: list[float] = []
+
+    async def __call__(self, _relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
+        if frame[0] != "REQ":
+            return
+        self.asked.append(time.monotonic())
+        stored = self.live + self.skipped if len(self.asked) > 1 else []
+        for event in stored:
+            await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
+        await socket.send(json.dumps(["EOSE", frame[1]]))
+        if len(self.asked) == 1:
+            for event in self.live:
+                await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def listening(url: str, got: list[str]) -> RelayPool:
+    async def slowly(_url: str, _name: str, event: Event) -> None:
+        got.append(event.content)
+        await asyncio.sleep(0.002)
+
+    pool = RelayPool(on_event=slowly, private_relays=True, limits=LIMITS, secret_provider=lambda: None)
+    await pool.set_relays([url], [], [])
+    pool.subscribe("notes", [{"kinds": [1], "#t": ["hive"]}], lambda _url: None)
+    await pool.start()
+    return pool
+
+
+async def test_what_was_skipped_while_reading_paused_comes_by_asking_again_and_only_once() -> None:
+    live = [note(f"live {number}") for number in range(100)]
+    script = SkippingRelay(live, [note("skipped")])
+    got: list[str] = []
+    async with HostileRelay(script) as relay:
+        pool = await listening(relay.url, got)
+        try:
+            await until(lambda: "skipped" in got)
+            await until(lambda: len(got) >= 101)
+            assert len(got) == len(set(got)) == 101
+            # The catch-up and the page before its first, which brings nothing new.
+            assert 2 <= len(script.asked) <= 3
+            assert pool.status()[0]["counters"]["catch_ups"] == 1
+            assert pool.status()[0]["counters"]["duplicates"] >= 50
+        finally:
+            await pool.stop()
+
+
+async def test_asking_again_is_rare_however_long_the_flood() -> None:
+    """Every answer to a REQ is followed by another flood; the interval holds nevertheless."""
+    asked: list[float] = []
+
+    async def flooding(_relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
+        if frame[0] != "REQ":
+            return
+        asked.append(time.monotonic())
+        await socket.send(json.dumps(["EOSE", frame[1]]))
+        for number in range(60):
+            event = note(f"{len(asked)}.{number}")
+            await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
+
+    async with HostileRelay(flooding) as relay:
+        pool = await listening(relay.url, [])
+        try:
+            await until(lambda: len(asked) >= 4)
+        finally:
+            await pool.stop()
+    between = [later - earlier for earlier, later in pairwise(asked[1:])]
+    assert min(between) >= LIMITS.catch_up_every_seconds - 0.05, between
+
+
+async def test_stored_events_read_slowly_are_no_reason_to_ask_again() -> None:
+    script = SkippingRelay([], [])
+    stored = [note(f"stored {number}") for number in range(100)]
+
+    async def answering(_relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
+        if frame[0] != "REQ":
+            return
+        script.asked.append(time.monotonic())
+        for event in stored if len(script.asked) == 1 else []:
+            await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
+        await socket.send(json.dumps(["EOSE", frame[1]]))
+
+    got: list[str] = []
+    async with HostileRelay(answering) as relay:
+        pool = await listening(relay.url, got)
+        try:
+            await until(lambda: len(got) == 100)
+            assert await pool.wait_for(lambda: pool.status()[0]["subscriptions"] == {"notes": "live"}, 10)
+            assert "catch_ups" not in pool.status()[0]["counters"]
+        finally:
+            await pool.stop()

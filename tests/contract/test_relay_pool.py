@@ -355,7 +355,8 @@ async def test_a_failing_handler_loses_nothing_for_good(relay: RelayProcess, mak
     pool.subscribe("notes", [{"kinds": [1]}], lambda url: None)
     async with asyncio.timeout(DEADLINE):
         await done.wait()
-    assert seen == ["first", "second", "first"]
+    # Which of the two was asked for again first is the relay's affair.
+    assert sorted(seen) == ["first", "first", "second"]
 
 
 async def test_stopping_is_quick_even_with_a_frozen_relay(relay: RelayProcess, make_pool: MakePool) -> None:

@@ -61,6 +61,9 @@ async def test_acceptance_08_15_the_untouched_chain_verifies(world: World, agent
     # Whoever was given the receipts can do the same without the node.
     report = receipts.verify_chain(story, node_keys=(agent.node_key,))
     assert report.ok and report.checked == len(story)
+    checks = {row["id"]: row for row in (await world.alice.call("hive-client-selfcheck"))["checks"]}
+    assert [row for row in checks.values() if row["status"] == "fail"] == []
+    assert checks["receipts"]["detail"] == f"{len(story)} verified"
 
 
 async def test_receipts_as_text_are_a_line_each_with_names(world: World, agent: Agent) -> None:

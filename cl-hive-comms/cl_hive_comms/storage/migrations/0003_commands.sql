@@ -88,16 +88,17 @@ CREATE TABLE comms_timers (
 CREATE INDEX comms_timers_due ON comms_timers (due) WHERE done_at IS NULL;
 CREATE UNIQUE INDEX comms_timers_subject ON comms_timers (kind, subject) WHERE done_at IS NULL;
 
+-- The key's columns come first: SQLite up to 3.40 calls the others NULL in quick_check otherwise.
 CREATE TABLE comms_fee_history (
     scid          TEXT NOT NULL,
     ts            INTEGER NOT NULL,
+    command_id    TEXT NOT NULL,
     old_ppm       INTEGER NOT NULL,
     new_ppm       INTEGER NOT NULL,
     old_base      INTEGER NOT NULL,
     new_base      INTEGER NOT NULL,
     advisor_id    TEXT NOT NULL,
     credential_id TEXT NOT NULL,
-    command_id    TEXT NOT NULL,
     PRIMARY KEY (scid, ts, command_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX comms_fee_history_time ON comms_fee_history (ts);

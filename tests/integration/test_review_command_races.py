@@ -91,15 +91,15 @@ class Disk:
     """Refuses writes from the n-th on."""
 
     def __init__(self, world: World) -> None:
-        self._real: Callable[[Any], Awaitable[Any]] = world.db.write
+        self._real: Callable[..., Awaitable[Any]] = world.db.write
         self.left: int | None = None
 
-    async def write(self, body: Any) -> Any:
+    async def write(self, body: Any, *, durable: bool = True) -> Any:
         if self.left is not None:
             if self.left == 0:
                 raise StoreError("disk full")
             self.left -= 1
-        return await self._real(body)
+        return await self._real(body, durable=durable)
 
 
 async def test_a_change_whose_outcome_cannot_be_stored_is_not_denied(
@@ -271,3 +271,27 @@ async def test_two_ticks_at_once_run_an_approved_command_once(world: World) -> N
     )
     assert (await world.state(action_id), world.setchannels) == ("success", 1)
     assert len(await world.docs()) == 1
+
+
+async def test_a_row_that_a_fault_left_executing_is_resolved_without_a_restart(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pipeline.timers.tick()
+    real = world.db.write
+    done = 0
+
+    async def faulty(body: Any, **how: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done in (3, 4):
+            raise KeyError("a fault of ours")
+        return await real(body, **how)
+
+    monkeypatch.setattr(world.db, "write", faulty)
+    response = await world.set_fee(120)
+    assert slug(response) == "internal"
+    assert await world.state(response["command_id"]) == "executing"
+    assert slug(await world.set_fee(125)) == "busy"
+    await world.pipeline.timers.tick()
+    assert await world.state(response["command_id"]) == "success"
+    assert (world.setchannels, (await world.docs())[-1]["result"]["reconciled"]) == (1, True)

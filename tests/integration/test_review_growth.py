@@ -98,7 +98,7 @@ async def test_ids_that_the_disk_refused_are_stored_later(
     await inbox.receive(2)
     real = world.db.write
 
-    async def full(_body: Any) -> Any:
+    async def full(_body: Any, **_how: Any) -> Any:
         raise StoreError("disk full")
 
     monkeypatch.setattr(world.db, "write", full)

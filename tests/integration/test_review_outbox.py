@@ -114,13 +114,14 @@ async def test_a_full_outbox_does_not_stop_a_revocation(world: World) -> None:
     assert await world.db.read(world.store.queued_count) == MAX_QUEUED
 
 
-async def test_a_disk_that_takes_no_note_does_not_make_us_send_again_and_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [StoreError("disk full"), TypeError("a fault of ours")])
+async def test_a_delivery_that_cannot_be_noted_is_not_repeated_again_and_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     await world.queue(GOOD, ["once"])
 
-    async def full(_body: Any) -> Any:
-        raise StoreError("disk full")
+    async def full(_body: Any, **_how: Any) -> Any:
+        raise failure
 
     monkeypatch.setattr(world.db, "write", full)
     running = asyncio.create_task(world.messenger.run())

@@ -342,7 +342,8 @@ class CommandService:
 
     async def reconcile(self) -> bool:
         """End what a crash left open: ask the node about `executing` rows, answer `received` ones. True when
-        nothing is left; call at start and again until then. `approved` ones: ApprovalService.resume."""
+        nothing is left. Call at start and by the clock: a fault may leave a row behind at any time, and its
+        channel takes no other change until it is resolved. `approved` ones: ApprovalService.resume."""
         rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING)))
         left = 0
         for row in rows:

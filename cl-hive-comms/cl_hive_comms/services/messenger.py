@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from hive_shared.crypto import Secret
-from hive_shared.errors import Busy, Capacity, TransportUnavailable
-from hive_shared.store import Db, StoreError, Tx
+from hive_shared.errors import Capacity, TransportUnavailable
+from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.outbox import KEPT_S, MAX_QUEUED, MessageKind, Outgoing, Queued, retry_delay
 from cl_hive_comms.services.identity_service import IdentityService
@@ -183,9 +183,10 @@ class Messenger:
         try:
             for row in batch:
                 await self._send(row)
-        except (StoreError, Busy):
-            # It may be out, but that cannot be noted: sending again at once would flood the relays.
-            self._log("error", "outbox_not_updated")
+        except Exception as error:
+            # It may be out, but that could not be noted (a full disk, a fault of ours): sending it again at
+            # once, and again, would flood the relays.
+            self._log("error", "outbox_not_updated", kind=type(error).__name__)
             await asyncio.sleep(_DISK_PAUSE_S)
 
     async def _send(self, row: Queued) -> None:

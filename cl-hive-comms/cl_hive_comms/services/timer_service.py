@@ -58,13 +58,12 @@ class TimerService:
         self._approvals, self._execution, self._credentials = approvals, execution, credentials
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
         self._locks, self._now, self._log = locks, now, log
-        self._reconciled = False
 
     async def tick(self) -> None:
         """Finish what a crash or a full disk left, expire what waited too long, fire due timers."""
         for step in (
             self._execution.retry_unwritten,
-            self._reconcile_once,
+            self._reconcile,
             self._approvals.expire,
             self._approvals.resume,
             self._end_anchors,
@@ -78,10 +77,6 @@ class TimerService:
         except Exception as error:
             # The steps are independent: an expiry that fails must not keep an anchor from ending.
             self._log("error", "timer_step_failed", step=step.__name__, kind=type(error).__name__)
-
-    async def _reconcile_once(self) -> None:
-        if not self._reconciled:
-            self._reconciled = await self._reconcile()
 
     async def _end_anchors(self) -> None:
         for timer in await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR, self._now())):

@@ -70,8 +70,8 @@ class Db:
     """An open database. Build it with `open`, end it with `close`.
 
     `write` bodies run one after the other in the writer thread, `read` bodies in reader threads on
-    read-only connections. Bodies are plain functions: they must not await, and should return values,
-    not cursors.
+    read-only connections, `peek` bodies on the caller's own thread. Bodies are plain functions: they must
+    not await, and should return values, not cursors.
     """
 
     def __init__(self, path: Path, lock: int, connection: sqlite3.Connection, readers: int) -> None:
@@ -81,6 +81,9 @@ class Db:
         self._connection = connection
         self._closed = False
         self._waiting = 0
+        self._synced = True
+        # `close` may run on another thread than the one that peeks.
+        self._peeking = threading.Lock()
         self._local = threading.local()
         self._read_connections: list[sqlite3.Connection] = []
         self._writer = ThreadPoolExecutor(1, f"{path.stem}-writer")
@@ -114,8 +117,12 @@ class Db:
             raise
         return cls(path, lock, connection, readers)
 
-    async def write(self, body: Callable[[Tx], T]) -> T:
+    async def write(self, body: Callable[[Tx], T], *, durable: bool = True) -> T:
         """Run `body` in one IMMEDIATE transaction; commit when it returns, roll back when it raises.
+
+        With `durable` False the commit does not wait for the disk. It outlives the process all the same, and
+        the next durable commit covers it; only a power cut before that one takes it back, together with
+        whatever followed it (docs/decisions/0110-commits-that-do-not-wait-for-the-disk.md).
 
         Exceptions of `body` come out unchanged, except that failures of disk and file become StoreError.
         Raises Busy when MAX_WAITING_WRITES are queued. A caller cancelled while its turn is running does
@@ -126,7 +133,7 @@ class Db:
             raise Busy(f"{self._waiting} database writes are waiting; try again in a few seconds")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, body)
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, body, durable)
         finally:
             self._waiting -= 1
 
@@ -134,6 +141,16 @@ class Db:
         """Run `body` on a read-only connection, inside one snapshot of the last committed state."""
         self._refuse_when_closed()
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, body)
+
+    def peek(self, body: Callable[[Tx], T]) -> T:
+        """Run `body` at once on this thread, like `read` but without two changes of thread.
+
+        Only for looking up a handful of rows by an index: the event loop stands still meanwhile. In WAL mode
+        no writer makes it wait (docs/decisions/0111-short-reads-on-the-loop.md).
+        """
+        with self._peeking:
+            self._refuse_when_closed()
+            return self._read(body)
 
     async def damage(self) -> list[str]:
         """SQLite's quick check of the whole file, for a self-check: what is wrong, empty when sound."""
@@ -151,8 +168,9 @@ class Db:
         self._readers.shutdown(wait=True)
         self._writer.shutdown(wait=True)
         try:
-            for connection in self._read_connections:
-                connection.close()
+            with self._peeking:
+                for connection in self._read_connections:
+                    connection.close()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as err:
             _raise_store_error(err, self.path)
@@ -164,9 +182,12 @@ class Db:
         if self._closed:
             raise StoreError(f"{self.path.name} is closed: the plugin is stopping")
 
-    def _write(self, body: Callable[[Tx], T]) -> T:
+    def _write(self, body: Callable[[Tx], T], durable: bool) -> T:
         tx = self._connection
         try:
+            if durable != self._synced:
+                tx.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._synced = durable
             tx.execute("BEGIN IMMEDIATE")
             result = _run(body, tx)
             if not tx.in_transaction:

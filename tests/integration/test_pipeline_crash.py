@@ -108,12 +108,12 @@ class FullDisk:
         self.full = False
         self.skip = 0
 
-    async def write(self, body: Callable[..., Any]) -> Any:
+    async def write(self, body: Callable[..., Any], *, durable: bool = True) -> Any:
         if self.full:
             if self.skip == 0:
                 raise StoreError("disk full")
             self.skip -= 1
-        return await self._write(body)
+        return await self._write(body, durable=durable)
 
 
 async def test_acceptance_02_22_disk_full_refuses_writes_and_serves_reads(
@@ -164,7 +164,7 @@ async def test_a_caller_that_hangs_up_does_not_stop_a_change(world: World) -> No
 
 
 async def test_a_busy_database_is_told_as_busy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def busy(_body: Any) -> Any:
+    async def busy(_body: Any, *, durable: bool = True) -> Any:
         raise Busy("5000 database writes are waiting")
 
     monkeypatch.setattr(world.db, "write", busy)

@@ -139,7 +139,10 @@ class CommandService:
         command = admitted.command
         try:
             async with self._order.turn(command.sender, command.nonce) as turn:
-                got = await self._db.write(lambda tx: self._receive(tx, admitted, ingress, turn))
+                # Whatever the agent or the node sees of this command comes after a later, durable commit.
+                got = await self._db.write(
+                    lambda tx: self._receive(tx, admitted, ingress, turn), durable=False
+                )
                 if isinstance(got, Case):
                     self._order.burned(command.sender, command.nonce, turn)
         except StoreError:

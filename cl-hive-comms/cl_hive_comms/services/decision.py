@@ -162,7 +162,7 @@ class DecisionService:
         danger = spec.danger(params, facts).raised(scored.danger(params, facts))
         rated = _Rated(spec, scored, params, plan, danger, facts)
         try:
-            past = await self._db.read(lambda tx: self._past(tx, who, rated))
+            past = self._db.peek(lambda tx: self._past(tx, who, rated))
             verdict = self._verdict(who, rated, past)
             if case is not None:
                 self._check_payment(case)

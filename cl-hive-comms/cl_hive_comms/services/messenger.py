@@ -23,6 +23,7 @@ MAX_QUEUED_EACH = 400
 """Of these, messages for one recipient: one agent with dead relays must not push out those of others."""
 _BATCH = 64
 _BATCH_EACH = 8
+_FEW = 4
 _DISK_PAUSE_S = 30.0
 _IDLE_S = 60.0
 _RECIPIENTS_AT_ONCE = 16
@@ -155,7 +156,11 @@ class Messenger:
         now = self._now()
         done_before = self._batches_done
         busy = tuple(self._sending)
-        rows = await self._db.read(lambda tx: self._store.due(tx, now, _BATCH, each=_BATCH_EACH, but=busy))
+        rows = self._db.peek(lambda tx: self._due_of_few(tx, now, busy))
+        if rows is None:
+            rows = await self._db.read(
+                lambda tx: self._store.due(tx, now, _BATCH, each=_BATCH_EACH, but=busy)
+            )
         if self._batches_done != done_before:
             # What was read may show messages as waiting that were sent meanwhile: look again.
             return now
@@ -170,9 +175,15 @@ class Messenger:
             task.add_done_callback(partial(self._finished, recipient))
         if any(recipient not in self._sending for recipient in batches):
             return now + 1
-        later = await self._db.read(self._store.next_due)
+        later = self._db.peek(self._store.next_due)
         # What is due now is being sent; others may become due before it is done.
         return None if later is None else max(later, now + 1)
+
+    def _due_of_few(self, tx: Tx, now: int, busy: tuple[str, ...]) -> list[Queued] | None:
+        """What is due when little is waiting, as after a single command; None when a thread should look."""
+        if self._store.queued_count(tx) > _FEW:
+            return None
+        return self._store.due(tx, now, _FEW, but=busy)
 
     def _finished(self, recipient: str, _task: asyncio.Task[None]) -> None:
         self._sending.pop(recipient, None)
@@ -203,7 +214,8 @@ class Messenger:
         if not delivery.ok:
             await self._failed(row, delivery.why())
             return
-        await self._db.write(lambda tx: self._store.mark_sent(tx, row.outbox_id, self._now()))
+        # Forgotten in a power cut, it is sent again: the same rumor, which its receiver knows.
+        await self._db.write(lambda tx: self._store.mark_sent(tx, row.outbox_id, self._now()), durable=False)
         self._log("debug", "message_sent", kind=message.kind.value, relays=len(delivery.accepted))
 
     async def _failed(self, row: Queued, why: str) -> None:
@@ -212,7 +224,8 @@ class Messenger:
         await self._db.write(
             lambda tx: self._store.mark_failed(
                 tx, row.outbox_id, attempts=attempts, next_at=next_at, error=why
-            )
+            ),
+            durable=False,
         )
         if attempts == 1:
             self._log("warning", "message_not_sent", kind=row.message.kind.value, why=why)

@@ -43,12 +43,16 @@ async def no_fault(_point: str) -> None:
 class Database(Protocol):
     """Transactions on the plugin's database."""
 
-    async def write(self, body: Callable[[Tx], T]) -> T:
-        """Run `body` in one write transaction."""
+    async def write(self, body: Callable[[Tx], T], *, durable: bool = True) -> T:
+        """Run `body` in one write transaction; without `durable` the next durable one brings it to disk."""
         ...
 
     async def read(self, body: Callable[[Tx], T]) -> T:
         """Run `body` on a snapshot."""
+        ...
+
+    def peek(self, body: Callable[[Tx], T]) -> T:
+        """Look up a handful of rows at once, on the event loop."""
         ...
 
 

@@ -18,6 +18,8 @@ from .fee_write import FeeWriter
 from .monitor import Monitor
 from .monitor_history import History
 
+# Whose fee history is looked up without leaving the event loop.
+_FEW_CHANNELS: Final = 8
 _Read = Callable[[Params, Caller], Awaitable[dict[str, JsonValue]]]
 
 # Reads that need more of the node than every supported CLN offers (02 §5.1).
@@ -125,7 +127,9 @@ class Executors:
         return None
 
     async def _history(self, scids: Sequence[str], since: int) -> tuple[FeeWrite, ...]:
-        return await self._db.read(lambda tx: self._fees.since(tx, scids, since))
+        if len(scids) > _FEW_CHANNELS:
+            return await self._db.read(lambda tx: self._fees.since(tx, scids, since))
+        return self._db.peek(lambda tx: self._fees.since(tx, scids, since))
 
     async def _anchors(self) -> tuple[TimerRow, ...]:
         return await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR))

@@ -15,7 +15,9 @@ from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.relay import RelayLimits, RelayPool
 
 AUTHOR = Secret(b"\x09" * 32)
-LIMITS = RelayLimits(inbox_events=5, batch=4, catch_up_seconds=0.1, catch_up_every_seconds=0.6)
+LIMITS = RelayLimits(
+    inbox_events=5, batch=4, behind_bytes=8_192, catch_up_seconds=0.1, catch_up_every_seconds=0.6
+)
 
 
 def note(text: str) -> Event:
@@ -61,7 +63,7 @@ async def listening(url: str, got: list[str]) -> RelayPool:
 
 
 async def test_what_was_skipped_while_reading_paused_comes_by_asking_again_and_only_once() -> None:
-    live = [note(f"live {number}") for number in range(100)]
+    live = [note(f"live {number} " + "x" * 4_000) for number in range(100)]
     script = SkippingRelay(live, [note("skipped")])
     got: list[str] = []
     async with HostileRelay(script) as relay:
@@ -79,17 +81,19 @@ async def test_what_was_skipped_while_reading_paused_comes_by_asking_again_and_o
 
 
 async def test_asking_again_is_rare_however_long_the_flood() -> None:
-    """Every answer to a REQ is followed by another flood; the interval holds nevertheless."""
+    """Every answer to a REQ is followed by another live flood; the interval holds nevertheless."""
     asked: list[float] = []
+    live: list[str] = []
 
     async def flooding(_relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
         if frame[0] != "REQ":
             return
         asked.append(time.monotonic())
+        live.append(frame[1])
         await socket.send(json.dumps(["EOSE", frame[1]]))
         for number in range(60):
-            event = note(f"{len(asked)}.{number}")
-            await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
+            event = note(f"{len(asked)}.{number} " + "x" * 10_000)
+            await socket.send(json.dumps(["EVENT", live[0], event.to_json()]))
 
     async with HostileRelay(flooding) as relay:
         pool = await listening(relay.url, [])
@@ -103,7 +107,7 @@ async def test_asking_again_is_rare_however_long_the_flood() -> None:
 
 async def test_stored_events_read_slowly_are_no_reason_to_ask_again() -> None:
     script = SkippingRelay([], [])
-    stored = [note(f"stored {number}") for number in range(100)]
+    stored = [note(f"stored {number} " + "x" * 4_000) for number in range(100)]
 
     async def answering(_relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
         if frame[0] != "REQ":

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hive_shared.crypto import Secret
-from hive_shared.nostr.dialer import Socket, acknowledge, close_socket, dial, socket_errors
+from hive_shared.nostr.dialer import (
+    Socket,
+    acknowledge,
+    close_socket,
+    dial,
+    socket_errors,
+    unread_bytes,
+)
 from hive_shared.nostr.event import Event, build, to_text
 from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import FORGED, InboundPipeline, Inbox, Incoming
@@ -27,6 +34,7 @@ KIND_AUTH = 22_242
 CONNECTED: frozenset[State] = frozenset({"open", "auth", "subscribed"})
 _FULL_SCORE = 100
 _FRAMES_BETWEEN_YIELDS = 16
+_EVENTS_BETWEEN_LOOKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class RelayConnection:
         self._closing: asyncio.Task[None] | None = None
         self._tokens = float(engine.limits.events_per_second)
         self._refilled = 0.0
+        self._live_events = 0
         self.requests = Requests(
             url, engine.limits, engine.rng, self._send, self._requests_changed, self.count
         )
@@ -255,30 +264,34 @@ class RelayConnection:
         if request is None:
             self.count("unknown_subscription")
             return
-        live = request.state == "live"
-        held = await self._throttle()
+        await self._throttle()
         claimed, subscription = frame[2], request.subscription
-        request.received(claimed)
+        if request.state == "live":
+            self._notice_backlog()
+        request.received(claimed, frame[1])
         pipeline = self._engine.pipeline
         if not subscription.once and pipeline.verified.delivered(claimed.get("id"), subscription.name):
             self.count("duplicates")
             return
-        held |= await pipeline.put(inbox, Incoming(self.url, subscription, claimed, size, self.count))
-        if held and live:
-            self.requests.held_up()
+        await pipeline.put(inbox, Incoming(self.url, subscription, claimed, size, self.count))
 
-    async def _throttle(self) -> bool:
-        """Keep one relay from taking the processor: reading pauses. True if it did."""
+    def _notice_backlog(self) -> None:
+        self._live_events += 1
+        if self._live_events % _EVENTS_BETWEEN_LOOKS or self._socket is None:
+            return
+        if unread_bytes(self._socket) >= self._limits.behind_bytes:
+            self.requests.fell_behind()
+
+    async def _throttle(self) -> None:
+        """Keep one relay from taking the processor: reading pauses."""
         rate = self._limits.events_per_second
         now = asyncio.get_running_loop().time()
         self._tokens = min(float(rate), self._tokens + (now - self._refilled) * rate)
         self._refilled = now
         self._tokens -= 1
-        if self._tokens >= 0:
-            return False
-        self.counters["throttled"] += 1
-        await asyncio.sleep(0.05)
-        return True
+        if self._tokens < 0:
+            self.counters["throttled"] += 1
+            await asyncio.sleep(0.05)
 
     def _control(self, frame: list[Any]) -> None:
         match frame:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import inspect
 import socket
+import termios
+from array import array
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -43,11 +46,29 @@ def acknowledge(connection: Socket) -> None:
     Relays that leave Nagle's algorithm on hold their next frame back until the last one is acknowledged,
     and a delayed acknowledgement takes 40 ms: a command's answer would wait for it.
     """
-    transport = getattr(connection, "transport", None)
-    raw = transport.get_extra_info("socket") if transport is not None else None
+    raw = _raw(connection)
     if raw is not None and _QUICKACK is not None:
         with suppress(OSError):
             raw.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
+def unread_bytes(connection: Socket) -> int:
+    """Return how much the system has received for us that we have not read; 0 where it cannot say."""
+    raw = _raw(connection)
+    if raw is None or raw.fileno() < 0:
+        return 0
+    waiting = array("i", [0])
+    try:
+        fcntl.ioctl(raw.fileno(), termios.FIONREAD, waiting)
+    except OSError:
+        return 0
+    return waiting[0]
+
+
+def _raw(connection: Socket) -> socket.socket | None:
+    transport = getattr(connection, "transport", None)
+    raw: socket.socket | None = transport.get_extra_info("socket") if transport is not None else None
+    return raw
 
 
 async def close_socket(socket: Socket, seconds: float) -> None:

@@ -246,11 +246,8 @@ class InboundPipeline:
                 item.subscription.settled()
             lane.clear()
 
-    async def put(self, inbox: Inbox, item: Incoming) -> bool:
-        """Queue a claimed event, waiting for room: the wait is what stops a flooding relay. True if it had
-        to wait.
-        """
-        waited = inbox.full()
+    async def put(self, inbox: Inbox, item: Incoming) -> None:
+        """Queue a claimed event, waiting for room: the wait is what stops a flooding relay."""
         while inbox.full():
             inbox.room.clear()
             await inbox.room.wait()
@@ -258,7 +255,6 @@ class InboundPipeline:
         item.subscription.took()
         inbox.size += item.size
         self._work.set()
-        return waited
 
     async def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()

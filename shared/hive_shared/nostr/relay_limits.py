@@ -47,6 +47,7 @@ class RelayLimits:
     stop_seconds: float = 5
     eose_seconds: float = 30
     rate_limited_seconds: float = 60
+    behind_bytes: int = 32_768
     catch_up_seconds: float = 1
     catch_up_every_seconds: float = 60
 

@@ -28,6 +28,7 @@ class Request:
         "awaits_authentication",
         "note",
         "page",
+        "page_id",
         "state",
         "subscription",
         "timer",
@@ -44,6 +45,8 @@ class Request:
         self.timer: asyncio.TimerHandle | None = None
         self.answer: asyncio.Future[str] | None = None
         self.page = 0
+        self.page_id = ""
+        """The wire id under which the page comes."""
         self.until: int | None = None
         self._changed = changed
         self._fresh = 0
@@ -53,11 +56,12 @@ class Request:
         # Who names a limit wants that many and not the whole history.
         self._pages = not any("limit" in one for one in subscription.filters)
 
-    def received(self, claimed: dict[str, Any]) -> None:
+    def received(self, claimed: dict[str, Any], wire_id: str) -> None:
         """Note what a page of stored events holds. The values are claims:
         they only steer how far we read back.
         """
-        if self.state != "pending" or not self._pages:
+        # Live events come in between and are of any age (wraps are dated back): they are no part of a page.
+        if self.state != "pending" or not self._pages or wire_id != self.page_id:
             return
         identity, created_at = claimed.get("id"), claimed.get("created_at")
         if type(identity) is not str or type(created_at) is not int or len(identity) != 64 or created_at < 0:
@@ -166,9 +170,9 @@ class Requests:
             if request.answer is not None:
                 request.settle("failed", "unreachable")
 
-    def held_up(self) -> None:
-        """Live events were not read at once. Relays skip what a slow reader leaves waiting, so soon, but
-        seldom, everything is asked for again: what they skipped they have stored.
+    def fell_behind(self) -> None:
+        """Live events wait unread. Relays skip events for a reader who keeps them waiting, so soon, but
+        seldom, what they have stored is read again beside the live subscriptions.
         """
         if self._catching_up is None:
             loop = asyncio.get_running_loop()
@@ -182,7 +186,9 @@ class Requests:
         self._count("catch_ups")
         for request in self._requests.values():
             if request.state == "live" and not request.subscription.once:
-                self._ask(request)
+                request.rewind()
+                self._ask_page(request)
+                self._changed()
 
     def by_wire_id(self, wire_id: str) -> Request | None:
         """Return the request an EVENT belongs to."""
@@ -258,7 +264,7 @@ class Requests:
     def _ask(self, request: Request) -> None:
         self._forget_wire(request, tell=True)
         request.rewind()
-        request.wire_id = self._new_wire_id(request)
+        request.wire_id = request.page_id = self._new_wire_id(request)
         if not self._send(["REQ", request.wire_id, *self._filters(request)]):
             del self._wire[request.wire_id]
             request.wire_id = ""
@@ -268,7 +274,7 @@ class Requests:
 
     def _ask_page(self, request: Request) -> None:
         self._drop_pages(request)
-        wire_id = self._new_wire_id(request)
+        wire_id = request.page_id = self._new_wire_id(request)
         if not self._send(["REQ", wire_id, *self._filters(request)]):
             self._wire.pop(wire_id)
             request.settle("live", "eose", "reading back stopped: too much is waiting")

@@ -19,11 +19,12 @@ from hive_shared import envelope
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import SYMBOLS
 from hive_shared.nostr import giftwrap
-from outside import COMMS, StoreWatch, receipts_of, resident_mb, within
+from outside import COMMS, StoreWatch, resident_mb, within
 
 MONITOR = "hive:monitor/v1"
 STRANGERS = 5_000
-FLOOD_PER_SECOND = 2_000
+FLOOD_PER_SECOND = 1_500
+BURST = 4_000
 
 
 def nested(levels: int) -> Any:
@@ -402,11 +403,7 @@ def frames(node_key: str, count: int, content: str) -> tuple[list[str], set[str]
 
 
 async def publish(url: str, prepared: list[str], per_second: int) -> None:
-    """Push frames to a relay at a steady rate; all have to be accepted.
-
-    The rate has to stay below what the relay hands on without loss: like many, it skips events for a
-    subscriber that cannot keep up, whoever sent them.
-    """
+    """Push frames to a relay at a steady rate; all have to be accepted."""
     async with websockets.connect(url, max_queue=None) as socket:
 
         async def answers() -> int:
@@ -475,3 +472,20 @@ async def test_acceptance_02_17_a_flood_of_five_thousand_keys_by_dm(world: World
     stored = watch.text()
     assert not [key for key in keys if key in stored]
     watch.close()
+
+
+async def test_acceptance_02_17_a_burst_that_outruns_the_node_loses_no_command(
+    world: World, agent: Agent
+) -> None:
+    """The relay skips events for a subscriber that cannot keep up; the node reads them again (0055)."""
+    content = json.dumps(agent.signed("health_summary", {}, MONITOR))
+    prepared, _ = await asyncio.to_thread(frames, agent.node_key, BURST, content)
+    flood = asyncio.create_task(publish(world.relay.url, prepared, 1_000_000))
+    asked = []
+    while not flood.done() and len(asked) < 40:
+        asked.append(agent.signed("ping", {}, "hive:control/v1"))
+        await agent.dm(asked[-1])
+        await asyncio.sleep(0.05)
+    await flood
+    for document in asked:
+        assert (await agent.answer(document["nonce"], 30))["status"] in (0, 1), document["nonce"]

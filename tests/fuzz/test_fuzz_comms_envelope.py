@@ -32,9 +32,10 @@ COMMAND: dict[str, JsonValue] = {
     "sender": xonly_pubkey(AGENT),
 }
 SIGNED = envelope.sign_command(AGENT, COMMAND)
+CATALOGUE: Any = export()
 ACTIONS = [
     (schema, action, spec["params"])
-    for schema, entry in export()["schemas"].items()
+    for schema, entry in CATALOGUE["schemas"].items()
     for action, spec in entry["actions"].items()
     if spec["params"] is not None
 ]

@@ -139,7 +139,14 @@ CORE = (
     _bool("private-relationships", False, "Say nothing in public about who manages this node."),
     _text("publish-kinds", "", "Further event kinds that sibling plugins may publish.", read.kinds),
     _text("directory-urls", "", "Curated advisor directories.", read.https_urls),
-    _int("receipt-retention-days", 0, "Days receipts are kept; 0 keeps all.", 0, 36_500),
+    _int(
+        "receipt-retention-days",
+        0,
+        "Days until receipts move to an archive file; 0 keeps all.",
+        0,
+        36_500,
+        served=True,
+    ),
 )
 
 ALERTS = (

@@ -1,8 +1,4 @@
-"""Sheet 08 §13.15: a changed receipt is named.
-
-Scope: archiving ("prune -> verify ok") comes with hive-client-prune in a later step; nothing removes
-receipts in this version, so there is no segment to verify behind a checkpoint yet.
-"""
+"""Sheet 08 §13.15: a changed receipt is named. Archiving: test_acceptance_08_prune."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class RootRow:
-    """Merkle root over the receipts `first_id..last_id` of an hour or a day that began at `start`."""
+    """Merkle root over the receipts `first_id..last_id` of an hour or a day that began at `start`; or, as a
+    checkpoint (kind `prune`), over receipts that were archived at `start`."""
 
     kind: str
     start: int
@@ -41,8 +42,8 @@ class RootRow:
 
     @property
     def period(self) -> str:
-        """Primary key of the row: kind and start."""
-        return f"{self.kind}:{self.start}"
+        """Primary key of the row: kind and start; of a checkpoint the first id, as two may share a second."""
+        return f"{self.kind}:{self.first_id if self.kind == 'prune' else self.start}"
 
 
 @dataclass(frozen=True, slots=True)

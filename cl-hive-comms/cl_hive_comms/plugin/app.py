@@ -25,6 +25,7 @@ from cl_hive_comms.commands.approvals import ApprovalCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.policy import PolicyCommands
+from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
 from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
@@ -91,6 +92,7 @@ class Comms(Assembly):
             ).specs(),
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
             *ReceiptCommands(lambda: self.receipts, self._advisor_id, self._agent_name).specs(),
+            *ReceiptFileCommands(lambda: self.receipt_export, lambda: self.receipt_archive).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
@@ -147,6 +149,7 @@ class Comms(Assembly):
         spawn("capabilities", self.pipeline.executors.probe)
         spawn("commands", self.pipeline.timers.tick, every=30.0)
         spawn("receipts", self.pipeline.timers.hourly, every=3_600.0, first=60.0)
+        spawn("receipt-archive", self.receipt_archive.sweep, every=3_600.0, first=600.0)
 
     async def _start_nostr(self) -> None:
         await self.nostr.start(self.config.relays, self.config.profile_relays)

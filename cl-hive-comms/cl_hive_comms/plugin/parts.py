@@ -34,12 +34,15 @@ from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.policy_service import Limits, PolicyService
+from cl_hive_comms.services.receipt_archive import ReceiptArchive
+from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
+from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.push_store import PushStore
@@ -76,6 +79,8 @@ class Assembly(ABC):
     credentials: CredentialService
     aliases: AliasService
     receipts: ReceiptService
+    receipt_export: ReceiptExport
+    receipt_archive: ReceiptArchive
     messenger: Messenger
     signed_messages: SignedMessages
     inbound: InboundService
@@ -143,6 +148,19 @@ class Assembly(ABC):
             node_keys=self.identity.all_pubkeys,
             signmessage=self.cln.signmessage,
             now=unix_now,
+        )
+        self.receipt_export = ReceiptExport(self.db, ReceiptStore(), self.receipts, os.urandom)
+        self.receipt_archive = ReceiptArchive(
+            self.db,
+            ReceiptStore(),
+            self.receipts,
+            CommandStore(),
+            self.identity,
+            directory=self.info.net_dir / "hive" / "archive",
+            node_id=self.node["node_id"],
+            retention_days=lambda: int(self.config.get("receipt-retention-days")),
+            now=unix_now,
+            log=self.log,
         )
         self.credentials = CredentialService(self.db, AdvisorStore(), now=unix_now)
         self.aliases = AliasService(self.db, AdvisorStore(), self.credentials, now=unix_now)

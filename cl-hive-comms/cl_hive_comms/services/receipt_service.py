@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,9 +12,11 @@ from hive_shared import crypto, receipts
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.envelope import nonce_json
 from hive_shared.errors import InvalidParams
-from hive_shared.receipts import GENESIS, MAX_RESULT_BYTES, ChainReport, Receipt
+from hive_shared.receipts import MAX_RESULT_BYTES, ChainReport, Receipt
 from hive_shared.store import Tx
 
+from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, signed_text
+from ..domain.receipt_checkpoint import fault as checkpoint_fault
 from ..domain.receipt_record import ReceiptQuery, ReceiptRow, RootRow
 from .ports_commands import Database, Identity, ReceiptRows
 
@@ -120,7 +122,7 @@ class ReceiptService:
 
         A result above 16 KiB is replaced by its hash.
         """
-        head = self._rows.head(tx)
+        last_id, last_hash = self.end(tx)
         said = {
             f.name: getattr(what, f.name)
             for f in fields(what)
@@ -131,9 +133,9 @@ class ReceiptService:
             result, result_hash = None, crypto.sha256(text).hex()
         receipt = receipts.seal(
             Receipt(
-                receipt_id=head.receipt_id + 1 if head else 1,
+                receipt_id=last_id + 1,
                 v=1,
-                prev_hash=head.receipt_hash if head else GENESIS,
+                prev_hash=last_hash,
                 node_id=self._node_id(),
                 created_at=self._now(),
                 nonce=None if what.nonce is None else _nonce(what.nonce),
@@ -145,6 +147,13 @@ class ReceiptService:
         )
         self._rows.append(tx, _row(receipt, what.advisor_id))
         return receipt
+
+    def end(self, tx: Tx) -> ArchiveEnd:
+        """Id and hash of the newest receipt, archived or not; 0 and genesis before the first."""
+        head = self._rows.head(tx)
+        if head is not None:
+            return ArchiveEnd(head.receipt_id, head.receipt_hash)
+        return archive_end(self._rows.last_root(tx, PRUNE))
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -175,20 +184,34 @@ class ReceiptService:
     async def verify(self, from_id: int = 1, to_id: int | None = None) -> ChainReport:
         """Check ids, chain, hashes, signatures and searchable columns of a range, streamed from the file.
 
-        Raises InvalidParams when the range is empty or starts beyond the chain.
+        Of archived receipts the signed checkpoints are checked (02 §9.2), the range goes on behind them.
+        Raises InvalidParams when the range is empty, starts beyond the chain or is archived altogether.
         """
         if from_id < 1 or (to_id is not None and to_id < from_id):
             raise InvalidParams(f"receipts {from_id} to {to_id} are no range; from_id is 1 or more")
         return await self._db.read(lambda tx: self._verify(tx, from_id, to_id))
 
     def _verify(self, tx: Tx, from_id: int, to_id: int | None) -> ChainReport:
-        head = self._rows.head(tx)
-        last = head.receipt_id if head else 0
+        archived = archive_end(self._rows.last_root(tx, PRUNE))
+        last = self.end(tx)[0]
         end = last if to_id is None else min(to_id, last)
-        before = self._rows.get(tx, from_id - 1) if from_id > 1 else None
-        if from_id > 1 and before is None:
+        if from_id > last + 1:
             raise InvalidParams(f"there is no receipt {from_id - 1}; the chain ends at {last}")
-        after_hash = before.receipt_hash if before else GENESIS
+        if end <= archived.receipt_id < last:
+            raise InvalidParams(
+                f"receipts up to {archived.receipt_id} are archived behind checkpoints; give a higher to_id"
+            )
+        if bad := checkpoint_fault(
+            self._rows.checkpoints(tx), node_keys=tuple(self._node_keys()), node_id=self._node_id()
+        ):
+            return ChainReport(False, 0, bad[0], bad[1])
+        from_id = max(from_id, archived.receipt_id + 1)
+        after_hash = archived.receipt_hash
+        if from_id > archived.receipt_id + 1:
+            before = self._rows.get(tx, from_id - 1)
+            if before is None:
+                return ChainReport(False, 0, from_id - 1, f"receipt {from_id - 1} is missing")
+            after_hash = before.receipt_hash
 
         def documents() -> Iterator[dict[str, JsonValue]]:
             for row in self._rows.walk(tx, from_id, end):
@@ -225,7 +248,7 @@ class ReceiptService:
 
     def _draft(self, tx: Tx, kind: str, length: int) -> _Draft | None:
         last = self._rows.last_root(tx, kind)
-        after = last.last_id if last else 0
+        after = max(last.last_id if last else 0, archive_end(self._rows.last_root(tx, PRUNE)).receipt_id)
         following = self._rows.after(tx, after, 1)
         if not following:
             return None
@@ -244,21 +267,20 @@ class ReceiptService:
         return _Draft(kind, start, first_id, last_id, receipts.merkle_root(hashes), hashes[-1])
 
     async def _store_root(self, draft: _Draft) -> None:
-        text = receipts.root_text(draft.kind, draft.start, draft.first_id, draft.last_id, draft.root)
-        zbase = await self._signmessage(text)
-        signature = crypto.schnorr_sign(self._identity.secret(), crypto.sha256(text.encode()))
-        root = RootRow(
-            kind=draft.kind,
-            start=draft.start,
-            first_id=draft.first_id,
-            last_id=draft.last_id,
-            count=draft.last_id - draft.first_id + 1,
-            merkle_root=draft.root,
-            last_hash=draft.last_hash,
-            node_signature=signature,
-            hsm_signature=zbase,
+        root = await self.sign_root(
+            draft.kind, draft.start, draft.first_id, draft.last_id, draft.root, draft.last_hash
         )
         await self._db.write(lambda tx: self._rows.add_root(tx, root))
+
+    async def sign_root(
+        self, kind: str, start: int, first_id: int, last_id: int, root: str, last_hash: str
+    ) -> RootRow:
+        """A root under the Nostr key and, by one RPC, under the Lightning key; not stored."""
+        unsigned = RootRow(kind, start, first_id, last_id, last_id - first_id + 1, root, last_hash, "")
+        text = signed_text(unsigned)
+        zbase = await self._signmessage(text)
+        signature = crypto.schnorr_sign(self._identity.secret(), crypto.sha256(text.encode()))
+        return replace(unsigned, node_signature=signature, hsm_signature=zbase)
 
 
 def _nonce(nonce: int) -> int | str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from hive_shared.store import Tx
@@ -81,6 +81,44 @@ class ReceiptStore:
             (after_id, before),
         ).fetchone()
         return None if row["first"] is None else (int(row["first"]), int(row["last"]))
+
+    # -- archiving ----------------------------------------------------------------------------------
+
+    def first_id(self, tx: Tx) -> int | None:
+        """Id of the oldest receipt that is not archived."""
+        (first,) = tx.execute("SELECT MIN(receipt_id) FROM management_receipts").fetchone()
+        return None if first is None else int(first)
+
+    def first_of_commands(self, tx: Tx, command_ids: Sequence[str]) -> int | None:
+        """The oldest receipt of any of these commands."""
+        found = [
+            tx.execute(
+                "SELECT MIN(receipt_id) AS first FROM management_receipts WHERE command_id = ?", (command_id,)
+            ).fetchone()["first"]
+            for command_id in command_ids
+        ]
+        return min((int(first) for first in found if first is not None), default=None)
+
+    def root_across(self, tx: Tx, receipt_id: int) -> RootRow | None:
+        """A root of an hour or day over both this receipt and the next one."""
+        row = tx.execute(
+            "SELECT * FROM comms_receipt_roots WHERE kind IN ('hour', 'day') AND first_id <= ?1"
+            " AND last_id > ?1 ORDER BY first_id LIMIT 1",
+            (receipt_id,),
+        ).fetchone()
+        return self._root(dict(row)) if row else None
+
+    def checkpoints(self, tx: Tx) -> tuple[RootRow, ...]:
+        """The checkpoints that stand for archived receipts, oldest first."""
+        rows = tx.execute("SELECT * FROM comms_receipt_roots WHERE kind = 'prune' ORDER BY first_id, last_id")
+        return tuple(self._root(dict(row)) for row in rows)
+
+    def forget(self, tx: Tx, first_id: int, last_id: int) -> int:
+        """Remove archived receipts with their acknowledgements; how many receipts. Raises
+        sqlite3.IntegrityError when no checkpoint stands for them."""
+        span = (first_id, last_id)
+        tx.execute("DELETE FROM comms_receipt_acks WHERE receipt_id BETWEEN ? AND ?", span)
+        return tx.execute("DELETE FROM management_receipts WHERE receipt_id BETWEEN ? AND ?", span).rowcount
 
     # -- roots and acknowledgements -----------------------------------------------------------------
 

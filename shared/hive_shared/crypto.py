@@ -14,9 +14,12 @@ import os
 import re
 import struct
 from collections.abc import Callable, Mapping
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from .errors import Internal
+
+if TYPE_CHECKING:
+    from coincurve import PrivateKey
 
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _HEX128: Final = re.compile(r"[0-9a-f]{128}")
@@ -28,10 +31,12 @@ class Secret:
     `reveal()` is the only way to the bytes, so a search for it finds every place that uses a secret.
     """
 
-    __slots__ = ("_bytes",)
+    __slots__ = ("_bytes", "_signer")
 
     def __init__(self, data: bytes) -> None:
         self._bytes = bytes(data)
+        # The library's form of it, from its first use as a key on: making one costs more than a signature.
+        self._signer: PrivateKey | None = None
 
     def reveal(self) -> bytes:
         """The secret bytes themselves."""
@@ -100,9 +105,7 @@ def equal(a: bytes | str, b: bytes | str) -> bool:
 
 def xonly_pubkey(secret: Secret) -> str:
     """The BIP-340 public key of `secret`, 64 hex. Raises ValueError for a scalar of 0 or beyond the order."""
-    from coincurve import PublicKeyXOnly
-
-    key: bytes = PublicKeyXOnly.from_secret(_scalar(secret)).format()
+    key: bytes = _signer(secret).public_key_xonly.format()
     return key.hex()
 
 
@@ -112,9 +115,7 @@ def schnorr_sign(secret: Secret, digest: bytes, aux: bytes | None = None) -> str
     `aux` is 32 bytes of auxiliary randomness, drawn freshly when None. Raises ValueError for a bad
     scalar or a digest of another length.
     """
-    from coincurve import PrivateKey
-
-    return PrivateKey(_scalar(secret)).sign_schnorr(digest, os.urandom(32) if aux is None else aux).hex()
+    return _signer(secret).sign_schnorr(digest, os.urandom(32) if aux is None else aux).hex()
 
 
 def schnorr_verify(pubkey_hex: str, digest: bytes, sig_hex: str) -> bool:
@@ -131,6 +132,14 @@ def schnorr_verify(pubkey_hex: str, digest: bytes, sig_hex: str) -> bool:
         return PublicKeyXOnly(bytes.fromhex(pubkey_hex)).verify(bytes.fromhex(sig_hex), digest)
     except (ValueError, TypeError):
         return False
+
+
+def _signer(secret: Secret) -> PrivateKey:
+    if secret._signer is None:
+        from coincurve import PrivateKey
+
+        secret._signer = PrivateKey(_scalar(secret))
+    return secret._signer
 
 
 def _scalar(secret: Secret) -> bytes:

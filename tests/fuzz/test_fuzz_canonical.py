@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 
 from hive_shared.canonical import MAX_INTEGER, DecodeError, JsonValue, decode, encode
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-
-EXAMPLES = int(os.environ.get("HIVE_FUZZ_EXAMPLES", "200"))
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
@@ -36,7 +33,6 @@ def accepted(data: bytes | str, *, floats: bool) -> JsonValue | DecodeError:
         return refused
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=400) | st.text(max_size=400), st.booleans())
 def test_raw_noise(data: bytes | str, floats: bool) -> None:
     value = accepted(data, floats=floats)
@@ -44,7 +40,6 @@ def test_raw_noise(data: bytes | str, floats: bool) -> None:
         encode(value)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(ANYTHING, st.booleans(), st.booleans())
 def test_structured_documents_of_any_values(document: object, floats: bool, ascii_only: bool) -> None:
     text = json.dumps(document, ensure_ascii=ascii_only)
@@ -54,7 +49,6 @@ def test_structured_documents_of_any_values(document: object, floats: bool, asci
         assert accepted(encode(value), floats=floats) == value
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(COMMAND) - 1), st.integers(0, 255)), min_size=1, max_size=6),
     st.integers(0, len(COMMAND)),
@@ -70,7 +64,6 @@ def test_a_damaged_command_never_keeps_its_canonical_text(edits: list[tuple[int,
         assert encode(value) != COMMAND or json.loads(cut) == json.loads(COMMAND)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.lists(
         st.sampled_from(['{"a":', "[", "]", "}", "1", ",", '"', "\\ud800", "1e9", "\\", "NaN"]), max_size=300

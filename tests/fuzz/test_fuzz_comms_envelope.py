@@ -15,7 +15,7 @@ from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import SYMBOLS, HiveError
 from hive_shared.registry import DangerFacts, export, find, parse_params
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 AGENT, NODE = Secret(b"\x03" * 32), Secret(b"\x05" * 32)
@@ -51,7 +51,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     JSON | st.dictionaries(st.sampled_from(sorted(SIGNED)), JSON).map(lambda changes: {**SIGNED, **changes})
 )
@@ -68,7 +67,6 @@ def test_a_command_decodes_or_is_refused_by_a_symbol(value: Any) -> None:
     assert envelope.verify_signature(command) is (encode(command.raw) == encode(SIGNED))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_text_never_carries_the_signature_over(data: st.DataObject) -> None:
     text = bytearray(json.dumps(SIGNED).encode())
@@ -82,7 +80,6 @@ def test_a_damaged_text_never_carries_the_signature_over(data: st.DataObject) ->
     assert envelope.verify_signature(command) is (encode(command.raw) == encode(SIGNED))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(ACTIONS), st.data())
 def test_params_parse_to_what_their_schema_says(
     entry: tuple[str, str, dict[str, Any]], data: st.DataObject
@@ -102,7 +99,6 @@ def test_params_parse_to_what_their_schema_says(
     assert 1 <= danger.total <= 10
 
 
-@settings(max_examples=150, deadline=None)
 @given(JSON | JSON.map(lambda value: {"action": value, "params": value}))
 def test_pushes_credentials_rules_and_policies_refuse_with_a_sentence(value: Any) -> None:
     for read in (
@@ -117,7 +113,6 @@ def test_pushes_credentials_rules_and_policies_refuse_with_a_sentence(value: Any
             assert str(error)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=80))
 def test_names_are_cleaned_or_refused(text: str) -> None:
     try:

@@ -11,7 +11,7 @@ from hive_shared.credential_scope import check_constraints, check_patterns
 from hive_shared.crypto import Secret
 from hive_shared.errors import InvalidParams
 from hive_shared.registry import actions
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 LIGHTNING = Secret((7).to_bytes(32, "big"))
@@ -39,7 +39,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200)
 @given(st.sampled_from([*DOC, "zz"]), json_values)
 def test_any_changed_field_is_refused_or_breaks_the_signature(field: str, value: Any) -> None:
     changed = {**DOC, field: value}
@@ -53,7 +52,6 @@ def test_any_changed_field_is_refused_or_breaks_the_signature(field: str, value:
     assert read.effective_tier <= read.tier
 
 
-@settings(max_examples=100)
 @given(json_values)
 def test_any_json_is_a_credential_or_refused(value: JsonValue) -> None:
     try:
@@ -63,7 +61,6 @@ def test_any_json_is_a_credential_or_refused(value: JsonValue) -> None:
     raise AssertionError("nothing random is a credential")
 
 
-@settings(max_examples=200)
 @given(json_values | st.dictionaries(st.sampled_from(["max_fee_ppm", "allowed_peers"]), json_values))
 def test_any_json_is_a_set_of_constraints_or_refused(value: JsonValue) -> None:
     try:
@@ -72,7 +69,6 @@ def test_any_json_is_a_set_of_constraints_or_refused(value: JsonValue) -> None:
         pass
 
 
-@settings(max_examples=200)
 @given(st.lists(st.text("!hive:*/v1fe-policy_set", max_size=24), max_size=4))
 def test_patterns_are_checked_or_refused_and_an_unchecked_one_grants_nothing_new(patterns: list[str]) -> None:
     try:

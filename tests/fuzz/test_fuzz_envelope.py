@@ -8,7 +8,7 @@ from hive_shared import crypto, envelope
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import Secret
 from hive_shared.errors import HiveError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 AGENT = Secret((3).to_bytes(32, "big"))
@@ -42,13 +42,11 @@ def decoded(data: bytes | str) -> envelope.Command | None:
         return None
 
 
-@settings(max_examples=200)
 @given(st.binary(max_size=300) | st.text(max_size=300))
 def test_any_bytes_are_decoded_or_refused(data: bytes | str) -> None:
     decoded(data)
 
 
-@settings(max_examples=200)
 @given(st.integers(0, len(SIGNED) - 1), st.integers(1, 255))
 def test_acceptance_02_04_no_flipped_byte_passes(position: int, mask: int) -> None:
     flipped = bytearray(SIGNED)
@@ -57,7 +55,6 @@ def test_acceptance_02_04_no_flipped_byte_passes(position: int, mask: int) -> No
     assert command is None or not envelope.verify_signature(command)
 
 
-@settings(max_examples=200)
 @given(st.sampled_from([*COMMAND, "signature", "command_id", "reply_relays", "zz"]), json_values)
 def test_any_value_of_any_field_is_read_or_refused(field: str, value: Any) -> None:
     import json
@@ -72,7 +69,6 @@ def test_any_value_of_any_field_is_read_or_refused(field: str, value: Any) -> No
     assert encode(command.raw)
 
 
-@settings(max_examples=200)
 @given(json_values)
 def test_any_push_is_read_or_refused(value: Any) -> None:
     import json

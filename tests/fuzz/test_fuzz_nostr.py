@@ -15,7 +15,7 @@ from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import Incoming, Subscription, check_batch
 from hive_shared.nostr.reasons import NostrInvalid
 from hive_shared.nostr.relay import normalise_relay_url
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 ALICE, BOB = Secret(b"\x01" * 32), Secret(b"\x02" * 32)
@@ -34,7 +34,6 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(sorted(GOOD))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300) | JSON.map(json.dumps) | st.binary(max_size=300).map(repr))
 def test_any_text_is_a_value_or_a_reason(text: str) -> None:
     try:
@@ -43,7 +42,6 @@ def test_any_text_is_a_value_or_a_reason(text: str) -> None:
         assert error.reason
 
 
-@settings(max_examples=200, deadline=None)
 @given(JSON | st.dictionaries(FIELDS, JSON).map(lambda changes: GOOD | changes))
 def test_any_object_is_an_event_or_a_reason(value: Any) -> None:
     try:
@@ -57,7 +55,6 @@ def test_any_object_is_an_event_or_a_reason(value: Any) -> None:
     assert parse_event(event.to_json()) == event
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(st.dictionaries(FIELDS, JSON).map(lambda changes: GOOD | changes) | st.just({}), max_size=5))
 def test_a_batch_of_anything_never_raises(objects: list[dict[str, Any]]) -> None:
     async def nobody(url: str, name: str, event: Event) -> None:
@@ -71,7 +68,6 @@ def test_a_batch_of_anything_never_raises(objects: list[dict[str, Any]]) -> None
         assert outcome == parse_event(GOOD) or (isinstance(outcome, str) and outcome != "error")
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(WRAPPED) - 1), st.characters(), st.integers(0, 3))
 def test_a_gift_wrap_altered_anywhere_is_the_same_message_or_a_reason(at: int, char: str, cut: int) -> None:
     altered = WRAPPED[:at] + char + WRAPPED[at + cut :]
@@ -84,7 +80,6 @@ def test_a_gift_wrap_altered_anywhere_is_the_same_message_or_a_reason(at: int, c
     assert message.content == "secret text" and message.sender == xonly_pubkey(ALICE)
 
 
-@settings(max_examples=100, deadline=None)
 @given(JSON | st.text(max_size=200))
 def test_whatever_is_sealed_inside_a_wrap_is_a_reason(inner: Any) -> None:
     text = inner if isinstance(inner, str) and inner else to_text(inner)
@@ -99,14 +94,12 @@ def test_whatever_is_sealed_inside_a_wrap_is_a_reason(inner: Any) -> None:
         giftwrap.unwrap(BOB, event)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9+/]{128,400}={0,2}", fullmatch=True))
 def test_any_payload_is_a_reason(payload: str) -> None:
     with pytest.raises(nip44.Nip44Error):
         nip44.decrypt(b"\x01" * 32, payload)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(["schema", "id", "i", "n", "sha256", "data", "x"]), JSON)))
 def test_any_chunks_are_a_reason(parts: list[dict[str, Any]]) -> None:
     buffer = ChunkBuffer()
@@ -116,7 +109,6 @@ def test_any_chunks_are_a_reason(parts: list[dict[str, Any]]) -> None:
     assert buffer.total_bytes == 0
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60).map(lambda tail: "wss://" + tail) | st.text(max_size=60), st.booleans())
 def test_any_address_is_canonical_or_a_sentence(url: str, foreign: bool) -> None:
     try:

@@ -15,7 +15,7 @@ from cl_hive_comms.domain.policy_settings import PRESETS, loosened
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import SYMBOLS, InvalidParams
 from hive_shared.registry import CONTROL, actions
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 NOW = 1_770_000_000
@@ -128,7 +128,6 @@ def strictness(decision: Decision) -> tuple[int, int]:
     return (approval.rank(decision.workflow), decision.approvals_needed)
 
 
-@settings(max_examples=200)
 @given(snapshots(), requests())
 def test_nothing_ever_loosens_a_floor(snapshot: PolicySnapshot, request: ActionRequest) -> None:
     decision = decide(snapshot, request)
@@ -158,7 +157,6 @@ def test_nothing_ever_loosens_a_floor(snapshot: PolicySnapshot, request: ActionR
     assert (decision.expires_in > 0) == (decision.decision != "allow")
 
 
-@settings(max_examples=150)
 @given(snapshots(), requests(), rule_docs)
 def test_a_further_rule_never_makes_it_easier(
     snapshot: PolicySnapshot, request: ActionRequest, doc: dict[str, JsonValue]
@@ -170,7 +168,6 @@ def test_a_further_rule_never_makes_it_easier(
     assert strictness(decide(replace(snapshot, sibling_rules=siblings), request)) >= before
 
 
-@settings(max_examples=150)
 @given(snapshots(), requests(), override_values)
 def test_what_no_key_loosens_is_never_easier(
     snapshot: PolicySnapshot, request: ActionRequest, values: dict[str, Any]
@@ -184,7 +181,6 @@ def test_what_no_key_loosens_is_never_easier(
     assert strictness(after) >= strictness(before)
 
 
-@settings(max_examples=150)
 @given(snapshots(), requests())
 def test_a_bulk_is_allowed_only_if_each_channel_is(snapshot: PolicySnapshot, request: ActionRequest) -> None:
     whole = strictness(decide(snapshot, request))
@@ -193,7 +189,6 @@ def test_a_bulk_is_allowed_only_if_each_channel_is(snapshot: PolicySnapshot, req
         assert strictness(decide(snapshot, replace(request, channels=(channel,), new_fees=fees))) <= whole
 
 
-@settings(max_examples=100)
 @given(snapshots())
 def test_conflicts_never_fail(snapshot: PolicySnapshot) -> None:
     for each in conflicts(snapshot.rules, snapshot.document.settings):
@@ -208,7 +203,6 @@ json_values = st.recursive(
 known_keys = st.sampled_from([*PRESETS["moderate"].__dataclass_fields__, "time_restrictions"])
 
 
-@settings(max_examples=200)
 @given(json_values | st.dictionaries(known_keys, json_values, max_size=4))
 def test_any_json_is_a_policy_document_or_refused(value: JsonValue) -> None:
     for doc in (value, {"policy_version": 1, "overrides": value}):
@@ -219,7 +213,6 @@ def test_any_json_is_a_policy_document_or_refused(value: JsonValue) -> None:
         assert parse_document(read.to_doc()) == read
 
 
-@settings(max_examples=200)
 @given(json_values | st.fixed_dictionaries({"match": json_values, "effect": st.just("deny")}))
 def test_any_json_is_a_rule_or_refused(value: JsonValue) -> None:
     try:

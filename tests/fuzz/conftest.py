@@ -1,4 +1,4 @@
-"""How long to fuzz: HIVE_FUZZ_EXAMPLES inputs per test (150 in the ordinary run; `make fuzz` asks for many)."""
+"""How long to fuzz: HIVE_FUZZ_EXAMPLES inputs per test (150 ordinarily; `make fuzz` asks for many)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent import Agent
-from figures import Figure, percentile
+from figures import Figure, percentile, rss_mb
 from hive_devnet.world import World
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import giftwrap
@@ -51,6 +51,7 @@ async def _measure(channels: int) -> list[Figure]:
             async with Agent(world.alice, world.relay.url) as agent, _Hop.between(world.relay.url) as hop:
                 await agent.hired("fees")
                 samples = await _rounds(world, agent, hop, scids)
+            rss = rss_mb(await world.alice.plugin_pid("cl-hive-comms.py"))
             status = await _status(world, 3 if channels < _CHANNELS else 50)
         finally:
             await world.close()
@@ -63,6 +64,7 @@ async def _measure(channels: int) -> list[Figure]:
         *_figures("managed fee change, DM", dm),
         *_figures("two relay hops (wrap, relay, unwrap)", hops),
         *_figures("hive-client-status", status),
+        Figure("RSS of cl-hive-comms after these commands", rss, "MB", 80),
         Figure(
             "managed by RPC / bare setchannel (p50)", percentile(rpc, 0.5) / percentile(bare, 0.5), "x", 3
         ),

@@ -131,8 +131,7 @@ class Messenger:
 
     async def status(self) -> dict[str, object]:
         """Counts per state and the last success, for status and selfcheck."""
-        counts = await self._db.read(self._store.counts)
-        last_ok = await self._db.read(self._store.last_sent)
+        counts, last_ok = await self._db.read(lambda tx: (self._store.counts(tx), self._store.last_sent(tx)))
         return {"queue": counts.get("queued", 0), "last_ok": last_ok, "by_state": counts}
 
     # -- inside --------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Sheet 08 §13.15: a changed receipt is named. Archiving: test_acceptance_08_prune."""
+"""Sheet 08 §13.15: a changed receipt is named. Archiving ("prune -> verify ok"): test_receipt_archive.py and
+test_acceptance_08_prune.py.
+"""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ class ApprovalView:
                 state["slug"] = row.slug
             if row.receipt_id is not None:
                 state["receipt_id"] = row.receipt_id
-            if pending.reason is not None:
+            # While it waits and after it ran this holds the rules that asked, which `pending` shows.
+            if row.slug is not None and pending.reason is not None:
                 state["reason"] = pending.reason
             return state
 

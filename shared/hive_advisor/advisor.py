@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hive_shared import envelope
+from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, HiveError, Internal, InvalidParams, TransportUnavailable
 from hive_shared.nostr.relay import RelayPool
+from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
 
 from hive_advisor.config import AdvisorConfig
@@ -23,12 +25,16 @@ from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService, Plan
+from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.record_store import RecordStore
+from hive_advisor.storage.route_store import RouteStore
+from hive_advisor.transport.local import LocalLink
 from hive_advisor.transport.nostr_link import NostrLink
+from hive_advisor.transport.rest import RestLink
 
 _MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 _LAST_SEEN = "last_seen"
@@ -73,6 +79,7 @@ class Advisor:
             rng=rng,
             say=say,
         )
+        self.delivery = self._ways(identity)
         self.clients = ClientService(db, self._rows, self._records, now)
         self.receipts = ReceiptService(db, self._records, self._rows, self._command_rows, now)
         self.commands = CommandService(
@@ -80,7 +87,7 @@ class Advisor:
             self._command_rows,
             self._rows,
             self._records,
-            self._link,
+            self.delivery,
             self._secret,
             now=now,
             now_us=now_us,
@@ -93,6 +100,7 @@ class Advisor:
             self.clients,
             self.commands,
             self.receipts,
+            self.delivery,
             agent_key=identity.pubkey,
             accept_offers=config.accept_offers,
             own_relays=config.relays,
@@ -100,6 +108,19 @@ class Advisor:
             on_accepted=self._ack_automatically,
         )
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _ways(self, identity: Identity) -> DeliveryService:
+        proxy = self._config.proxy
+        return DeliveryService(
+            self._db,
+            RouteStore(Sealer({1: identity.store_secret()}, 1)),
+            order=self._config.transport_order,
+            nostr=self._link,
+            rest=RestLink(identity.pubkey, proxy=parse_proxy(proxy) if proxy else None),
+            local=LocalLink(identity.pubkey),
+            answered=self._on_answer,
+            say=self._say,
+        )
 
     @classmethod
     @asynccontextmanager
@@ -178,6 +199,9 @@ class Advisor:
         await self._mail.receive(message)
         self._known |= {client.node_key for client in await self.clients.all()}
 
+    async def _on_answer(self, client: Client, content: str) -> None:
+        await self._mail.receive_answer(client, content)
+
     async def _ack_automatically(self, client: Client, credential_id: str) -> None:
         for credential in await self.clients.credentials(client):
             if credential.credential_id == credential_id:
@@ -198,12 +222,25 @@ class Advisor:
         """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled."""
         command = await self.commands.issue(plan, again=again, origin=origin)
         await self._transmit(command, plan.client)
-        return await self.commands.settled(command.command_id, wait_s)
+        return await self._followed(command, plan.client, wait_s)
+
+    async def _followed(self, command: StoredCommand, client: Client, wait_s: int) -> StoredCommand:
+        """Wait for an answer; without one in time the same bytes go out again, over another way first."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_s
+        while True:
+            sent = await self.commands.get(command.command_id)
+            patience = max(1, (sent.next_send or 0) - self._now())
+            left = max(0, int(deadline - clock()))
+            sent = await self.commands.settled(command.command_id, min(left, patience))
+            if sent.state not in (CommandState.READY, CommandState.SENT) or clock() >= deadline - 1:
+                return sent
+            if (sent.next_send or 0) <= self._now() < sent.timestamp + client.max_skew_s:
+                await self._transmit(sent, client)
 
     async def _transmit(self, command: StoredCommand, client: Client) -> None:
-        took = await self.commands.transmit(command, client)
-        if not took:
-            self._say("no relay took the command yet; it is kept and sent again")
+        if await self.commands.transmit(command, client) is None:
+            self._say("nothing took the command yet; it is kept and sent again")
 
     async def control(
         self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int

@@ -9,17 +9,22 @@ from pathlib import Path
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay import normalise_relay_url
 
+from hive_advisor.domain.route import TRANSPORTS
+
+DEFAULT_ORDER = TRANSPORTS
 DEFAULT_RELAYS = ("wss://nos.lol", "wss://relay.damus.io")
 _MAX_RELAYS = 8
 
 
 @dataclass(frozen=True)
 class AdvisorConfig:
-    """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs."""
+    """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs;
+    ``transport_order`` names the ways to a client, best first."""
 
     relays: tuple[str, ...] = DEFAULT_RELAYS
     proxy: str | None = None
     accept_offers: bool = False
+    transport_order: tuple[str, ...] = DEFAULT_ORDER
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -33,7 +38,7 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
             document = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidParams(f"{path} is not valid TOML: {error}") from error
-    known = {"relays": {"primary", "proxy"}, "auto": {"enabled"}}
+    known = {"relays": {"primary", "proxy"}, "auto": {"enabled"}, "transport": {"order"}}
     for section, keys in document.items():
         if section not in known or not isinstance(keys, dict):
             raise InvalidParams(f"{path}: unknown key {section!r}; known sections are {sorted(known)}")
@@ -57,7 +62,15 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
         raise InvalidParams("relays.proxy takes a URL such as 127.0.0.1:9050")
     if not isinstance(accept, bool):
         raise InvalidParams("auto.enabled takes true or false")
-    return AdvisorConfig(relays=normalised, proxy=proxy or None, accept_offers=accept)
+    order = _order(_section(document, "transport").get("order", list(DEFAULT_ORDER)))
+    return AdvisorConfig(normalised, proxy or None, accept, order)
+
+
+def _order(value: object) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else []
+    if not names or len(set(map(str, names))) != len(names) or not set(names) <= set(TRANSPORTS):
+        raise InvalidParams(f"transport.order takes a list of {', '.join(TRANSPORTS)}, each at most once")
+    return tuple(names)
 
 
 def _section(document: dict[str, object], name: str) -> dict[str, object]:

@@ -159,20 +159,15 @@ class World:
         network = await open_network(directory / "net", kind)
         try:
             # Nothing of a development network leaves the machine: no public relay is ever tried.
-            local: dict[str, object] = {
-                "hive-comms-nostr-relays": relay.url,
-                "hive-comms-nostr-profile-relays": "",
-            }
-            rest_port = free_port() if with_rest else None
-            rest = {"clnrest-port": rest_port, "clnrest-certs": str(directory / "certs")} if with_rest else {}
+            local = {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
+            rest: dict[str, object] = {}
+            if with_rest:
+                rest = {"clnrest-port": free_port(), "clnrest-certs": str(directory / "certs")}
+            extra = [*([_WITNESS] if with_witness else []), *([_CLNREST] if with_rest else [])]
             alice = await network.add_node(
                 "alice",
                 {**(local if "cl-hive-comms" in plugins else {}), **rest, **(options or {})},
-                [
-                    *(PLUGINS[name] for name in plugins),
-                    *([_WITNESS] if with_witness else []),
-                    *([_CLNREST] if with_rest else []),
-                ],
+                [*(PLUGINS[name] for name in plugins), *extra],
             )
             bob = await network.add_node("bob")
             say(f"two {network.kind} nodes: alice {alice.node_id[:16]}…, bob {bob.node_id[:16]}…")
@@ -193,7 +188,7 @@ class World:
             scid,
             AdvisorShell(directory / "advisor", [relay.url]),
             fault_dir,
-            f"https://127.0.0.1:{rest_port}" if with_rest else None,
+            f"https://127.0.0.1:{rest['clnrest-port']}" if rest else None,
         )
 
     async def close(self) -> None:

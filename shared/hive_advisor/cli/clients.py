@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from hive_shared.errors import InvalidParams
@@ -11,6 +11,7 @@ from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.output import PENDING, moment
 
 if TYPE_CHECKING:
+    from hive_advisor.domain.route import Routes
     from hive_advisor.domain.rows import Client
 
 
@@ -50,6 +51,7 @@ async def show(settings: Settings, alias: str) -> None:
     """One client with its credentials."""
     async with settings.kit(online=False) as kit:
         found = await kit.clients.named(alias)
+        routes = await kit.delivery.routes(found)
         credentials = [
             {
                 "credential_id": item.credential_id,
@@ -66,6 +68,8 @@ async def show(settings: Settings, alias: str) -> None:
                 **row(found),
                 "remote_name": found.remote_name,
                 "relays": list(found.relays),
+                "rest": _rest_row(routes),
+                "socket": routes.socket_path,
                 "credentials": credentials,
             }
         )
@@ -107,6 +111,55 @@ async def rename(settings: Settings, alias: str, name: str) -> None:
     """Call a client by another local name."""
     async with settings.kit(online=False) as kit:
         settings.terminal.show(row(await kit.clients.rename(await kit.clients.named(alias), name)))
+
+
+def _rest_row(routes: Routes) -> dict[str, Any] | None:
+    if routes.rest is None:
+        return None
+    proof = "authority given" if routes.rest.ca_cert else "system authorities"
+    return {"url": routes.rest.url, "proven_by": routes.rest.tls_sha256 or proof}
+
+
+@client.command("set")
+@click.argument("alias")
+@click.option("--rest", help="URL of the node's clnrest, 'offered' for the one in its offer, or 'off'")
+@click.option("--ca-cert", type=click.File(), help="clnrest's ca.pem")
+@click.option("--pin", help="SHA-256 of the server's certificate instead of an authority")
+@click.option("--allow-private", is_flag=True, help="permit an address on this machine or a private network")
+@click.option("--socket", help="lightning-rpc of a node on this machine, or 'off'")
+@pass_settings
+@answered
+async def set_(
+    settings: Settings,
+    alias: str,
+    rest: str | None,
+    ca_cert: TextIO | None,
+    pin: str | None,
+    allow_private: bool,
+    socket: str | None,
+) -> None:
+    """Set up other ways to a client than relays; transport.order says which is tried first."""
+    if rest is None and (ca_cert or pin or allow_private):
+        raise InvalidParams("--ca-cert, --pin and --allow-private go with --rest")
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(alias)
+        if rest == "off":
+            await kit.delivery.clear(found, rest=True)
+        elif rest is not None:
+            await kit.delivery.set_rest(
+                found,
+                await kit.clients.usable_credential(found),
+                url=None if rest == "offered" else rest,
+                ca_cert=None if ca_cert is None else ca_cert.read(),
+                tls_sha256=pin,
+                allow_private=allow_private,
+            )
+        if socket == "off":
+            await kit.delivery.clear(found, socket=True)
+        elif socket is not None:
+            await kit.delivery.set_socket(found, socket)
+        routes = await kit.delivery.routes(found)
+        settings.terminal.show({"alias": alias, "rest": _rest_row(routes), "socket": routes.socket_path})
 
 
 @client.command()

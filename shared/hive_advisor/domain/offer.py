@@ -12,6 +12,8 @@ from hive_shared.crypto import cln_recover_message
 from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.nostr.relay import normalise_relay_url
 
+from hive_advisor.domain.route import OfferedRest, offered_rest
+
 MAX_OFFER_BYTES = 16_384
 _FIELDS = {"credential", "node", "binding", "relays", "rest", "contract_id", "trial_id", "max_skew_s"}
 _NODE_FIELDS = {"node_key", "node_id", "network", "alias"}
@@ -30,6 +32,7 @@ class Offer:
     remote_name: str
     relays: tuple[str, ...]
     max_skew_s: int
+    rest: OfferedRest | None = None
 
 
 def check_offer(
@@ -75,6 +78,7 @@ def check_offer(
         remote_name=str(node.get("alias", ""))[:64],
         relays=_relays(params.get("relays", []), own_relays),
         max_skew_s=_skew(params.get("max_skew_s", 300)),
+        rest=offered_rest(params.get("rest")),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hive_shared import credential as credentials
 from hive_shared import credential_scope, envelope, registry
-from hive_shared.crypto import Secret
+from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Ambiguous, Conflict, CredentialInvalid, InvalidParams, NotFound
 from hive_shared.registry import ActionSpec, Danger, DangerFacts
 from hive_shared.store import Db, Tx
@@ -19,11 +19,10 @@ from hive_shared.store import Db, Tx
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
-from hive_advisor.services.ports import ClientRows, CommandRows, Link, RecordRows
+from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 
 CONTROL = "hive:control/v1"
-RESEND_AFTER_S = 45
-"""The same bytes go out again when no answer came."""
 DEATH_MARGIN_S = 30
 
 
@@ -82,7 +81,7 @@ class CommandService:
         commands: CommandRows,
         clients: ClientRows,
         records: RecordRows,
-        link: Link,
+        delivery: DeliveryService,
         secret: Secret,
         *,
         now: Callable[[], int],
@@ -90,7 +89,7 @@ class CommandService:
         relays: tuple[str, ...],
     ) -> None:
         self._db, self._commands, self._clients, self._records = db, commands, clients, records
-        self._link, self._secret = link, secret
+        self._delivery, self._secret, self._pubkey = delivery, secret, xonly_pubkey(secret)
         self._now, self._now_us, self._relays = now, now_us, relays
         self._moved = asyncio.Condition()
 
@@ -149,7 +148,7 @@ class CommandService:
                 "nonce": nonce,
                 "timestamp": now + plan.client.offset_s,
                 "node": plan.client.node_key,
-                "sender": self._link.pubkey,
+                "sender": self._pubkey,
             }
             if self._relays:
                 document["reply_relays"] = list(self._relays[:3])
@@ -179,20 +178,24 @@ class CommandService:
 
         return await self._db.write(body)
 
-    async def transmit(self, command: StoredCommand, client: Client) -> int:
-        """Send the command's bytes (always the same); returns how many relays took them."""
+    async def transmit(self, command: StoredCommand, client: Client) -> str | None:
+        """Send the command's bytes (always the same); returns the transport that took them, None if none.
+
+        Raises Conflict when no transport is set up.
+        """
         now = self._now()
+        ways = await self._delivery.ways(client, command)
 
         def body(tx: Tx) -> None:
-            self._commands.note_send(tx, command.command_id, now + RESEND_AFTER_S, now)
+            self._commands.note_send(tx, command.command_id, now + ways.resend_s, now)
             if command.state == CommandState.READY:
                 self._commands.move(tx, command, CommandState.SENT, now)
 
         await self._db.write(body)
         content = json.dumps(command.envelope, separators=(",", ":"), ensure_ascii=False)
         relays = tuple(dict.fromkeys((*client.relays, *self._relays)))
-        return await self._link.deliver(
-            client.node_key, content, relays, expires_at=command.timestamp + 3_600
+        return await self._delivery.deliver(
+            client, content, relays, ways, expires_at=command.timestamp + 3_600
         )
 
     async def apply_answer(

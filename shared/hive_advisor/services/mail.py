@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from hive_advisor.domain.offer import check_offer
 from hive_advisor.domain.rows import Client, Quarantined
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.ports import ClientRows, RecordRows
 from hive_advisor.services.receipts import Fork, ReceiptService
 
@@ -34,6 +36,7 @@ class MailService:
         clients: ClientService,
         commands: CommandService,
         receipts: ReceiptService,
+        delivery: DeliveryService,
         *,
         agent_key: str,
         accept_offers: bool,
@@ -43,6 +46,7 @@ class MailService:
     ) -> None:
         self._db, self._records, self._rows = db, records, rows
         self._clients, self._commands, self._receipts = clients, commands, receipts
+        self._delivery = delivery
         self._agent_key, self._accept, self._now = agent_key, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -55,12 +59,22 @@ class MailService:
         async with self._one_at_a_time:
             await self._receive(message)
 
-    async def _receive(self, message: Message) -> None:
+    async def receive_answer(self, client: Client, content: str) -> None:
+        """What REST or a socket returned: an answer of this client, whose signature proves it."""
+        number = "call:" + hashlib.sha256(content.encode()).hexdigest()
+        async with self._one_at_a_time:
+            await self._receive(
+                Message(client.node_key, number, content, self._now(), (), ""), answer_only=True
+            )
+
+    async def _receive(self, message: Message, *, answer_only: bool = False) -> None:
         if await self._db.read(lambda tx: self._records.seen(tx, message.rumor_id)):
             return
         document: dict[str, Any] = {}
         try:
             document = decode_object(message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000, floats=True)
+            if answer_only and "request_nonce" not in document:
+                raise InvalidParams("the call returned something that is no answer")
             await self._route(message, document)
         except (HiveError, Fork) as error:
             self.refused += 1
@@ -134,6 +148,7 @@ class MailService:
             now=self._now(),
         )
         client, fresh = await self._clients.record_offer(offer, self._accept)
+        await self._delivery.keep_offered(offer.credential.credential_id, offer.rest)
         if fresh and client.state == "active":
             await self._on_accepted(client, offer.credential.credential_id)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from hive_shared.store import Tx
 
 from hive_advisor.domain.command_machine import CommandState
+from hive_advisor.domain.route import OfferedRest, RestRoute, Routes
 from hive_advisor.domain.rows import (
     Client,
     ClientState,
@@ -94,8 +95,29 @@ class RecordRows(Protocol):
     def events(self, tx: Tx, since: int, limit: int) -> Sequence[Event]: ...
 
 
+class RouteRows(Protocol):
+    """adv_routes, adv_runes."""
+
+    def routes(self, tx: Tx, client_id: str) -> Routes: ...
+    def set_routes(self, tx: Tx, client_id: str, routes: Routes) -> None: ...
+    def offered(self, tx: Tx, credential_id: str) -> OfferedRest | None: ...
+    def keep_offered(self, tx: Tx, credential_id: str, rest: OfferedRest) -> None: ...
+
+
+class RestCalls(Protocol):
+    """hive-comms-rpc over clnrest. Raises TransportUnavailable when there is no answer."""
+
+    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str) -> str: ...
+
+
+class LocalCalls(Protocol):
+    """hive-comms-rpc on a node's RPC socket. Raises TransportUnavailable when there is no answer."""
+
+    async def call(self, socket_path: str, envelope: str) -> str: ...
+
+
 class Link(Protocol):
-    """How bytes reach a client."""
+    """How bytes reach a client over relays."""
 
     @property
     def pubkey(self) -> str: ...

@@ -1,0 +1,209 @@
+"""Sheet 02 §13.11 (the rune's part) and §13.22, sheet 08 §13.5 and §13.12: the way through clnrest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from agent import Agent
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hive_devnet.node import DevnetRpcError
+from hive_devnet.world import AdvisorFailed, World, until
+
+
+@pytest_asyncio.fixture
+async def rest_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Alice runs clnrest with TLS as well."""
+    made = await World.start(tmp_path_factory.mktemp("w"), with_rest=True)
+    yield made
+    await made.close()
+
+
+async def post(world: World, method: str, rune: str | None, body: dict[str, Any]) -> httpx.Response:
+    """One call of clnrest."""
+    context = ssl.create_default_context(cafile=str(world.rest_ca))
+    headers = {} if rune is None else {"Rune": rune}
+    async with httpx.AsyncClient(verify=context, timeout=30) as client:
+        return await client.post(f"{world.rest_url}/v1/{method}", headers=headers, json=body)
+
+
+async def rune_of(agent: Agent) -> dict[str, Any]:
+    """The rest part of the credential offer that came by direct message."""
+
+    async def offered() -> dict[str, Any] | None:
+        for document in agent.inbox:
+            payload = document.get("schema_payload", {})
+            if payload.get("action") == "credential_offer":
+                rest: dict[str, Any] = payload["params"]["rest"]
+                return rest
+        return None
+
+    found: dict[str, Any] = await until(offered, "the credential offer")
+    return found
+
+
+def pin(world: World) -> str:
+    """SHA-256 of the certificate that clnrest shows."""
+    certificate = x509.load_pem_x509_certificate((world.rest_ca.parent / "server.pem").read_bytes())
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+async def test_acceptance_02_22_with_every_relay_down_the_same_command_goes_by_rest(
+    rest_world: World,
+) -> None:
+    world = rest_world
+    await world.hire("fees")
+    ca = ("--ca-cert", str(world.rest_ca))
+    # Nothing of an offer is contacted before its receiver says so, and a private address only if allowed.
+    with pytest.raises(AdvisorFailed, match="--allow-private"):
+        await world.advisor.run("client", "set", "alice", "--rest", "offered", *ca)
+    said = await world.advisor.run("client", "set", "alice", "--rest", "offered", *ca, "--allow-private")
+    assert said["rest"]["proven_by"] == "authority given"
+
+    await world.relay.kill()
+    done = await world.advisor.run(
+        "send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=550"
+    )
+    assert done["state"] == "done", done
+    assert (await world.channel_fees())[1] == 550
+    receipts = await world.alice.call("hive-client-receipts", {"limit": 50})
+    # Relays come back: the answer was given once, and nothing runs a second time.
+    await world.relay.restart()
+    await world.advisor.run("run", "--once")
+    assert (await world.alice.call("hive-client-receipts", {"limit": 50}))["items"] == receipts["items"]
+    assert (await world.advisor.run("command", "show", done["command_id"]))["state"] == "done"
+
+
+async def test_acceptance_02_22_the_pinned_certificate_is_the_only_one_taken(rest_world: World) -> None:
+    world = rest_world
+    await world.hire("fees")
+    await world.relay.kill()
+    setting = ("client", "set", "alice", "--rest", str(world.rest_url), "--allow-private")
+    for wrong in (("--pin", "00" * 32), ()):
+        # A foreign pin; and no proof at all, so that only authorities of the system count.
+        await world.advisor.run(*setting, *wrong)
+        with pytest.raises(AdvisorFailed):
+            await world.advisor.run("--wait", "2", "client", "read", "alice", "health")
+    await world.advisor.run(*setting, "--pin", pin(world))
+    answer = await world.advisor.run("client", "read", "alice", "health")
+    assert answer["state"] == "done", answer
+
+
+async def test_acceptance_02_22_a_local_agent_uses_the_socket_with_the_same_envelope(
+    rest_world: World,
+) -> None:
+    world = rest_world
+    await world.hire("fees")
+    await world.advisor.run("client", "set", "alice", "--socket", str(world.alice.rpc_path))
+    await world.relay.kill()
+    answer = await world.advisor.run("client", "read", "alice", "health")
+    assert answer["state"] == "done", answer
+
+
+async def test_acceptance_02_11_08_12_a_revoked_advisors_rune_is_blacklisted(rest_world: World) -> None:
+    world = rest_world
+    async with Agent(world.alice, world.relay.url) as agent:
+        await agent.hired("fees")
+        rest = await rune_of(agent)
+        assert rest["url"] == world.rest_url
+        document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 510})
+        body = {"request": json.dumps(document), "sender": agent.key}
+        answer = await post(world, "hive-comms-rpc", rest["rune"], body)
+        assert answer.status_code == 201 and answer.json()["status"] == 0, answer.text
+
+        revoked = await world.alice.call("hive-client-revoke", {"advisor": agent.npub})
+        assert revoked["rune_blacklisted"] is True
+        refused = await post(world, "hive-comms-rpc", rest["rune"], body)
+        assert (refused.status_code, refused.json()["code"]) == (401, 1503), refused.text
+        # The envelope has no way in either, and neither has a given rune.
+        with pytest.raises(DevnetRpcError) as error:
+            await agent.rest(
+                agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 520}), **rest_of(rest)
+            )
+        assert error.value.code == 4003 and "blacklisted" in error.value.message
+        assert (await world.channel_fees())[1] == 510
+
+
+def rest_of(rest: dict[str, Any]) -> dict[str, Any]:
+    """The `rune` argument of hive-comms-rpc."""
+    return {"rune": rest["rune"]}
+
+
+async def test_acceptance_02_11_a_renewed_credential_has_a_rune_of_its_own(rest_world: World) -> None:
+    world = rest_world
+    async with Agent(world.alice, world.relay.url) as agent:
+        await agent.hired("fees")
+        old = (await rune_of(agent))["rune"]
+        agent.inbox.clear()
+        await agent.hired("monitoring")
+        new = (await rune_of(agent))["rune"]
+        assert new != old
+
+        async def blacklisted() -> bool:
+            answer = await post(world, "hive-comms-rpc", old, {"request": "{}", "sender": agent.key})
+            return answer.status_code == 401 and answer.json()["code"] == 1503
+
+        await until(blacklisted, "the old rune's blacklisting", timeout=90)
+
+
+async def test_acceptance_08_05_a_rune_for_every_hive_method_still_opens_no_sibling_call(
+    rest_world: World,
+) -> None:
+    world = rest_world
+    made = await world.alice.call("createrune", {"restrictions": [["method^hive-"]]})
+    calls: dict[str, dict[str, Any]] = {
+        "hive-comms-send-dm": {"recipient": "ab" * 32, "message": "hello"},
+        "hive-comms-hello": {
+            "plugin": "cl-hive",
+            "version": "1",
+            "proto_min": 1,
+            "proto_max": 1,
+            "nonce": "00" * 16,
+            "ts": 1,
+        },
+    }
+    for method, params in calls.items():
+        for auth in ({}, {"auth": "00" * 32, "ts": 1, "nonce": "11" * 16}):
+            answer = await post(world, method, made["rune"], {**params, **auth})
+            assert answer.status_code == 500 and answer.json()["code"] == 4003, (method, answer.text)
+
+
+async def test_acceptance_08_05_the_sender_in_a_call_proves_nothing(rest_world: World) -> None:
+    world = rest_world
+    async with (
+        Agent(world.alice, world.relay.url) as agent,
+        Agent(world.alice, world.relay.url) as mallory,
+    ):
+        await agent.hired("fees")
+        rune = (await rune_of(agent))["rune"]
+        document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 530})
+        # Her rune opens the method to her key alone.
+        other = await post(
+            world, "hive-comms-rpc", rune, {"request": json.dumps(document), "sender": mallory.key}
+        )
+        assert (other.status_code, other.json()["code"]) == (401, 1502), other.text
+        # Mallory holds a wide rune and the agent's name, but not her key.
+        wide = (await world.alice.call("createrune", {"restrictions": [["method=hive-comms-rpc"]]}))["rune"]
+        forged = {
+            **document,
+            "signature": mallory.signed("set_single", {}, credential=document["credential"])["signature"],
+        }
+        answer = await post(
+            world, "hive-comms-rpc", wide, {"request": json.dumps(forged), "sender": agent.key}
+        )
+        assert answer.json().get("error", {}).get("slug") == "bad_signature", answer.text
+        foreign = mallory.signed(
+            "set_single", {"channel_id": world.scid, "fee_ppm": 530}, credential=document["credential"]
+        )
+        answer = await post(
+            world, "hive-comms-rpc", wide, {"request": json.dumps(foreign), "sender": agent.key}
+        )
+        assert answer.json().get("error", {}).get("slug") == "unauthorized", answer.text
+        assert (await world.channel_fees())[1] == 500

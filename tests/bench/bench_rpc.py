@@ -2,7 +2,7 @@
 
 The trivial RPC of cl-hive-comms is `hive-schema-validate` of a read: like the empty plugin's method it
 answers from memory, with a small object, and still passes the runtime and one of our services.
-`hive-comms-transports`, which was judged here before and misses 1.3, and `hive-client-status` are given beside
+`hive-comms-transports`, judged here before (it misses 1.3), and `hive-client-status` are given beside
 it for information: they read the database, which takes two changes of thread each time. Calls to the empty
 plugin and to ours take turns, so that both meet the same load. Start times are the best of all rounds.
 """

@@ -36,18 +36,28 @@ class SealedFileError(InvalidParams):
     """The passphrase does not open the file, or the file is not ours, cut off or changed."""
 
 
+def file_path(text: str) -> Path:
+    """The path an operator typed. Raises InvalidParams for text that can name no file."""
+    try:
+        if not text or "\0" in text or len(os.fsencode(text)) > 4_095:
+            raise ValueError
+    except ValueError:
+        raise InvalidParams(f"{_shown(Path(text))} can name no file") from None
+    return Path(text)
+
+
 def read_passphrase(path: Path) -> Secret:
     """The first line of a file that only its owner can read. Raises InvalidParams with what to do."""
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise InvalidParams(f"{path} can be read by others; chmod 600 it first")
+            raise InvalidParams(f"{_shown(path)} can be read by others; chmod 600 it first")
         with path.open("rb") as file:
             line = file.readline(4_097).rstrip(b"\r\n")
     except OSError as error:
-        raise InvalidParams(f"the passphrase file {path} cannot be read: {error.strerror}") from None
+        raise InvalidParams(f"the passphrase file {_shown(path)} cannot be read: {error.strerror}") from None
     if not MIN_PASSPHRASE <= len(line) <= 4_096:
         raise InvalidParams(
-            f"the passphrase in {path} has {len(line)} bytes; at least {MIN_PASSPHRASE} please"
+            f"the passphrase in {_shown(path)} has {len(line)} bytes; at least {MIN_PASSPHRASE} please"
         )
     return Secret(line)
 
@@ -56,14 +66,16 @@ def new_file(path: Path) -> BinaryIO:
     """A new file 0600 for writing. Raises InvalidParams for a relative path or one that is taken."""
     if not path.is_absolute():
         raise InvalidParams(
-            f"path {str(path)!a} is relative; give an absolute one, the node has its own place"
+            f"path {_shown(path)} is relative; give an absolute one, the node has its own place"
         )
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise InvalidParams(f"{path} exists already; nothing is overwritten, give another name") from None
+        raise InvalidParams(
+            f"{_shown(path)} exists already; nothing is overwritten, give another name"
+        ) from None
     except OSError as error:
-        raise InvalidParams(f"{path} cannot be written: {error.strerror}") from None
+        raise InvalidParams(f"{_shown(path)} cannot be written: {error.strerror}") from None
 
 
 class SealedWriter:
@@ -124,7 +136,7 @@ def written(path: Path, passphrase: Secret | None, random_bytes: Callable[[int],
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise InvalidParams(f"{path} cannot be written: {error.strerror}") from None
+            raise InvalidParams(f"{_shown(path)} cannot be written: {error.strerror}") from None
         raise
 
 
@@ -134,7 +146,7 @@ def is_sealed(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError as error:
-        raise InvalidParams(f"{path} cannot be read: {error.strerror}") from None
+        raise InvalidParams(f"{_shown(path)} cannot be read: {error.strerror}") from None
 
 
 class SealedReader:
@@ -144,12 +156,12 @@ class SealedReader:
         try:
             self._file = path.open("rb")
         except OSError as error:
-            raise InvalidParams(f"{path} cannot be read: {error.strerror}") from None
-        self._name = path.name
+            raise InvalidParams(f"{_shown(path)} cannot be read: {error.strerror}") from None
+        self._name = _shown(path)
         self._head = self._file.read(len(MAGIC) + _SALT + _PREFIX)
         if not self._head.startswith(MAGIC) or len(self._head) != len(MAGIC) + _SALT + _PREFIX:
             self._file.close()
-            raise SealedFileError(f"{path.name} is no file that this plugin sealed")
+            raise SealedFileError(f"{_shown(path)} is no file that this plugin sealed")
         self._nonce_prefix = self._head[-_PREFIX:]
         self._key = _cipher(passphrase, self._head[len(MAGIC) : -_PREFIX])
 
@@ -196,6 +208,12 @@ class SealedReader:
             return self._key.decrypt(_nonce(self._nonce_prefix, number, last), sealed, self._head)
         except InvalidTag:
             return None
+
+
+def _shown(path: Path) -> str:
+    # A file's end tells more of it than its beginning; control characters must not reach a terminal.
+    text = ascii(str(path))[1:-1]
+    return text if len(text) <= 60 else f"...{text[-57:]}"
 
 
 def _cipher(passphrase: Secret, salt: bytes) -> AESGCM:

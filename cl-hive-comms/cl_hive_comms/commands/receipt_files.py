@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.sealed_file import file_path
 
 from ..services.receipt_archive import ReceiptArchive
 from ..services.receipt_export import ReceiptExport
@@ -42,8 +42,8 @@ class ReceiptFileCommands:
         ]
 
     async def _receipts_export(self, params: dict[str, Any]) -> dict[str, Any]:
-        path = Path(params["path"])
-        passphrase_file = Path(params["passphrase_file"]) if params["passphrase_file"] else None
+        path = file_path(params["path"])
+        passphrase_file = file_path(params["passphrase_file"]) if params["passphrase_file"] else None
         count, digest = await self._export().export(path, params["since"], passphrase_file)
         return {
             "path": str(path),

@@ -46,6 +46,29 @@ class KeyRing:
         kept = tuple(key for key in self.old if key.pubkey != successor.pubkey)
         return KeyRing(successor, (retired, *kept), next_generation)
 
+    def joined(self, other: "KeyRing", now: int, *, take_current: bool) -> "KeyRing":
+        """This ring with the keys of a restored one. With `take_current` the other's current key becomes
+        ours; else it opens messages for 30 days more. No public key is ever lost."""
+        if other.current.pubkey == self.current.pubkey:
+            taken = self
+        elif take_current:
+            taken = self.replaced(other.current, now, self.next_generation)
+        else:
+            late = KeyRecord(
+                other.current.pubkey, other.current.origin, other.current.since, now + READABLE_S
+            )
+            known = {key.pubkey for key in self.old}
+            old = self.old if late.pubkey in known else (late, *self.old)
+            taken = KeyRing(self.current, old, self.next_generation)
+        known = {taken.current.pubkey, *(key.pubkey for key in taken.old)}
+        more = tuple(key for key in other.old if key.pubkey not in known)
+        return KeyRing(taken.current, (*taken.old, *more), max(self.next_generation, other.next_generation))
+
+    def knows(self, other: "KeyRing") -> bool:
+        """Whether every public key of another ring is in this one."""
+        mine = {self.current.pubkey, *(key.pubkey for key in self.old)}
+        return mine.issuperset((other.current.pubkey, *(key.pubkey for key in other.old)))
+
     def with_secret(self, now: int) -> tuple[KeyRecord, ...]:
         """Keys whose private half is kept: the current one and those that still open messages."""
         return (self.current, *(key for key in self.old if key.readable(now)))

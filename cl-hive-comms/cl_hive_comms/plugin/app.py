@@ -22,6 +22,7 @@ from cl_hive_comms import __version__
 from cl_hive_comms.commands.advisors import AdvisorCommands
 from cl_hive_comms.commands.aliases import AliasCommands
 from cl_hive_comms.commands.approvals import ApprovalCommands
+from cl_hive_comms.commands.backups import BackupCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.policy import PolicyCommands
@@ -93,6 +94,12 @@ class Comms(Assembly):
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
             *ReceiptCommands(lambda: self.receipts, self._advisor_id, self._agent_name).specs(),
             *ReceiptFileCommands(lambda: self.receipt_export, lambda: self.receipt_archive).specs(),
+            *BackupCommands(
+                lambda: self.backups,
+                lambda: self.restores,
+                restored=self._restored,
+                safety_copy=self._safety_copy,
+            ).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
@@ -188,6 +195,19 @@ class Comms(Assembly):
         self.app.notify("hive_identity_changed", {"npub": self.identity.npub})
         self.app.spawn("relay-lists-changed", self.nostr.publish_lists)
         await self.offers.reissue()
+
+    async def _restored(self) -> None:
+        # Memory follows what the restore wrote; the new key first, since all else is told under it.
+        await self.identity.reload()
+        await self.credentials.load()
+        await self.aliases.load()
+        await self.policy.load(self.config.preset, self.config.policy_file)
+        self.policy_changed()
+
+    def _safety_copy(self) -> Path:
+        directory = self.info.net_dir / "hive" / "backup"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory / f"before-restore-{unix_now()}-{os.urandom(3).hex()}.sealed"
 
     def policy_changed(self) -> None:
         """Tell the node's other plugins."""

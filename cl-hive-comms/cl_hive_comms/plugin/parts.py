@@ -19,11 +19,13 @@ from hive_shared.store import Db
 from cl_hive_comms import __version__
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.backup_service import BackupService
 from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
@@ -37,6 +39,7 @@ from cl_hive_comms.services.policy_service import Limits, PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
@@ -81,6 +84,8 @@ class Assembly(ABC):
     receipts: ReceiptService
     receipt_export: ReceiptExport
     receipt_archive: ReceiptArchive
+    backups: BackupService
+    restores: RestoreService
     messenger: Messenger
     signed_messages: SignedMessages
     inbound: InboundService
@@ -161,6 +166,9 @@ class Assembly(ABC):
             retention_days=lambda: int(self.config.get("receipt-retention-days")),
             now=unix_now,
             log=self.log,
+        )
+        self.backups, self.restores = compose_backups(
+            db=self.db, identity=self.identity, receipts=self.receipts, node=self.node
         )
         self.credentials = CredentialService(self.db, AdvisorStore(), now=unix_now)
         self.aliases = AliasService(self.db, AdvisorStore(), self.credentials, now=unix_now)

@@ -5,7 +5,7 @@ because the first key is derived; an imported key lives in the database alone.
 """
 
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from hive_shared.cln import ClnError
@@ -147,22 +147,45 @@ class IdentityService:
     async def _save(
         self, ring: KeyRing, secrets: dict[str, Secret], also: Callable[[Tx], None] | None = None
     ) -> None:
-        now = self._now()
-        wanted = {key.pubkey for key in ring.with_secret(now) if key.pubkey in secrets}
-
-        def body(tx: Tx) -> None:
-            for row in self._store.with_prefix(tx, _KEY):
-                if row.removeprefix(_KEY) not in wanted:
-                    self._store.delete(tx, row)
-            for pubkey in wanted:
-                sealed = self._sealer.seal("nostr_state", _KEY + pubkey, "value", secrets[pubkey].reveal())
-                self._store.put(tx, _KEY + pubkey, sealed, now)
-            self._store.put(tx, _RING, ring.to_bytes(), now)
+        def body(tx: Tx) -> set[str]:
+            wanted = self.store_in(tx, ring, secrets)
             if also is not None:
                 also(tx)
+            return wanted
 
-        await self._db.write(body)
+        wanted = await self._db.write(body)
         self._ring, self._secrets = ring, {pubkey: secrets[pubkey] for pubkey in wanted}
+
+    def store_in(self, tx: Tx, ring: KeyRing, secrets: Mapping[str, Secret]) -> set[str]:
+        """Store keys in the caller's transaction; the public keys whose private half is kept. `reload` after
+        the commit."""
+        now = self._now()
+        wanted = {key.pubkey for key in ring.with_secret(now) if key.pubkey in secrets}
+        for row in self._store.with_prefix(tx, _KEY):
+            if row.removeprefix(_KEY) not in wanted:
+                self._store.delete(tx, row)
+        for pubkey in wanted:
+            sealed = self._sealer.seal("nostr_state", _KEY + pubkey, "value", secrets[pubkey].reveal())
+            self._store.put(tx, _KEY + pubkey, sealed, now)
+        self._store.put(tx, _RING, ring.to_bytes(), now)
+        return wanted
+
+    def stored_ring(self, tx: Tx) -> KeyRing:
+        """The keys as the caller's transaction has them."""
+        raw = self._store.get(tx, _RING)
+        return self.ring if raw is None else KeyRing.from_bytes(raw)
+
+    async def reload(self) -> None:
+        """Take over what `store_in` stored; listeners learn of a new current key."""
+        before = self.pubkey
+        stored = await self._db.read(self._load)
+        if stored is None:
+            raise RuntimeError("the stored identity is gone")
+        self._ring, self._secrets = stored
+        if self.pubkey != before:
+            self._log("info", "identity_changed", origin=self.ring.current.origin)
+            for listener in self._listeners:
+                await listener()
 
     def _load(self, tx: Tx) -> tuple[KeyRing, dict[str, Secret]] | None:
         raw = self._store.get(tx, _RING)

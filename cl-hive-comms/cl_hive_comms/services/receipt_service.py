@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, NamedTuple
 
@@ -213,21 +213,27 @@ class ReceiptService:
                 return ChainReport(False, 0, from_id - 1, f"receipt {from_id - 1} is missing")
             after_hash = before.receipt_hash
 
-        def documents() -> Iterator[dict[str, JsonValue]]:
-            for row in self._rows.walk(tx, from_id, end):
-                yield _checked(row)
-
-        try:
-            report = receipts.verify_chain(
-                documents(), after_id=from_id - 1, after_hash=after_hash, node_keys=tuple(self._node_keys())
-            )
-        except _Disagrees as error:
-            checked = error.receipt_id - from_id
-            return ChainReport(False, checked, error.receipt_id, error.reason, error.receipt_id - 1)
+        start = ArchiveEnd(from_id - 1, after_hash)
+        report = self.verify_rows(self._rows.walk(tx, from_id, end), start, tuple(self._node_keys()))
         if report.ok and report.checked < end - from_id + 1:
             missing = from_id + report.checked
             return report._replace(ok=False, first_bad=missing, reason=f"receipt {missing} is missing")
         return report
+
+    def verify_rows(
+        self, rows: Iterable[ReceiptRow], after: ArchiveEnd, node_keys: Collection[str]
+    ) -> ChainReport:
+        """Check receipts in id order against the one before them, as `verify` does with stored ones."""
+        try:
+            return receipts.verify_chain(
+                (_checked(row) for row in rows),
+                after_id=after.receipt_id,
+                after_hash=after.receipt_hash,
+                node_keys=node_keys,
+            )
+        except _Disagrees as error:
+            checked = error.receipt_id - after.receipt_id - 1
+            return ChainReport(False, checked, error.receipt_id, error.reason, error.receipt_id - 1)
 
     # -- roots --------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """SQL of comms_advisors, comms_credentials and comms_aliases."""
 
 import sqlite3
+from collections.abc import Mapping
 
 from hive_shared import credential as credentials
 from hive_shared.canonical import decode, encode
@@ -163,6 +164,55 @@ class AdvisorStore:
     def remove_alias(self, tx: sqlite3.Connection, key: str) -> bool:
         """Removes a local name; False when there was none."""
         return tx.execute("DELETE FROM comms_aliases WHERE alias_key = ?", (key,)).rowcount == 1
+
+    # -- whole rows, for backups ---------------------------------------------------------------------
+
+    def raw_advisors(self, tx: sqlite3.Connection) -> list[dict[str, object]]:
+        """Every column of every advisor, oldest first."""
+        return [dict(row) for row in tx.execute("SELECT * FROM comms_advisors ORDER BY number")]
+
+    def raw_credentials(self, tx: sqlite3.Connection) -> list[dict[str, object]]:
+        """Every column of every credential, oldest first."""
+        return [
+            dict(row)
+            for row in tx.execute("SELECT * FROM comms_credentials ORDER BY created_at, credential_id")
+        ]
+
+    def put_raw_advisor(self, tx: sqlite3.Connection, row: Mapping[str, object]) -> None:
+        """Insert or overwrite an advisor. Raises KeyError for a missing column, sqlite3.IntegrityError."""
+        tx.execute(
+            f"INSERT INTO comms_advisors ({', '.join(_ADVISOR)}) VALUES ({_marks(_ADVISOR)})"
+            f" ON CONFLICT (advisor_id) DO UPDATE SET {_taken_over(_ADVISOR)}",
+            [row[name] for name in _ADVISOR],
+        )
+
+    def put_raw_credential(self, tx: sqlite3.Connection, row: Mapping[str, object]) -> None:
+        """Insert or overwrite a credential. Raises KeyError for a missing column, sqlite3.IntegrityError."""
+        tx.execute(
+            f"INSERT INTO comms_credentials ({', '.join(_CREDENTIAL)}) VALUES ({_marks(_CREDENTIAL)})"
+            f" ON CONFLICT (credential_id) DO UPDATE SET {_taken_over(_CREDENTIAL)}",
+            [row[name] for name in _CREDENTIAL],
+        )
+
+
+_ADVISOR = (
+    *("advisor_id", "number", "npub", "did", "display_name", "status", "access_template", "daily_limit_sats"),
+    *("note", "source", "created_at", "updated_at", "revoked_at", "reason"),
+)
+_CREDENTIAL = (
+    *("credential_id", "advisor_id", "format", "issuer_id", "agent_key", "tier", "schemas_json"),
+    *("constraints_json", "permissions_json", "trust", "document_json", "source", "rune_id", "valid_from"),
+    *("valid_until", "status", "superseded_by", "acked_at", "revoked_at", "revocation_reason"),
+    *("last_check_at", "last_check_status", "created_at"),
+)
+
+
+def _marks(columns: tuple[str, ...]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+def _taken_over(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
 
 
 def _advisor(row: sqlite3.Row) -> Advisor:

@@ -73,6 +73,21 @@ class CommandStore:
         ).fetchone()
         return int(row["last_seq"])
 
+    def counters(self, tx: Tx) -> list[tuple[str, int, int]]:
+        """Every key with its highest burned nonce and last sequence number."""
+        return [tuple(row) for row in tx.execute("SELECT sender_key, last_nonce, last_seq FROM comms_replay")]
+
+    def raise_counters(self, tx: Tx, sender_key: str, nonce: int, seq: int) -> bool:
+        """Set both counters of a key to the higher of old and new; False when neither moved."""
+        done = tx.execute(
+            "INSERT INTO comms_replay (sender_key, last_nonce, last_seq) VALUES (?, ?, ?)"
+            " ON CONFLICT (sender_key) DO UPDATE SET last_nonce = MAX(last_nonce, excluded.last_nonce),"
+            " last_seq = MAX(last_seq, excluded.last_seq)"
+            " WHERE excluded.last_nonce > last_nonce OR excluded.last_seq > last_seq",
+            (sender_key, nonce, seq),
+        )
+        return done.rowcount == 1
+
     # -- commands ---------------------------------------------------------------------------------
 
     def insert(self, tx: Tx, row: CommandRow) -> None:

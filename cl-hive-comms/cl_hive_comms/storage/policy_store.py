@@ -32,6 +32,11 @@ class PolicyStore:
             override=None if active is None else _override(active),
         )
 
+    def changed_at(self, tx: sqlite3.Connection) -> int:
+        """When the document was last stored, Unix s; 0 before."""
+        row = tx.execute("SELECT updated_at FROM comms_policy WHERE id = 1").fetchone()
+        return 0 if row is None else int(row["updated_at"])
+
     def save(self, tx: sqlite3.Connection, document: str, now: int) -> int:
         """Stores the document; the new version."""
         row = tx.execute(

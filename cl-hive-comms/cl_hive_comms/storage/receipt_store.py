@@ -171,6 +171,11 @@ class ReceiptStore:
         rows = tx.execute("SELECT * FROM comms_receipt_acks WHERE receipt_id = ? ORDER BY at", (receipt_id,))
         return tuple(AckRow(**dict(row)) for row in rows)
 
+    def all_acks(self, tx: Tx) -> Iterator[AckRow]:
+        """Every acknowledgement, in order of receipts."""
+        for row in tx.execute("SELECT * FROM comms_receipt_acks ORDER BY receipt_id, at"):
+            yield AckRow(**dict(row))
+
     @staticmethod
     def _root(values: dict[str, object]) -> RootRow:
         values.pop("period")

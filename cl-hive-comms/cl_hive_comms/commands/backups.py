@@ -1,0 +1,99 @@
+"""hive-client-backup and hive-client-restore (docs/protocol/08-client-and-plugins.md §5.2, §8.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hive_shared.errors import ConfirmationRequired
+from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.sealed_file import file_path, read_passphrase
+
+from ..services.backup_service import BackupService
+from ..services.restore_parts import names
+from ..services.restore_service import RestoreService
+
+
+class BackupCommands:
+    """Writing and restoring backups. `restored` is awaited after a restore: it reloads what memory holds;
+    `safety_copy` gives the path of the backup that precedes a replacing restore."""
+
+    def __init__(
+        self,
+        backup: Callable[[], BackupService],
+        restore: Callable[[], RestoreService],
+        *,
+        restored: Callable[[], Awaitable[None]],
+        safety_copy: Callable[[], Path],
+    ) -> None:
+        self._backup, self._restore = backup, restore
+        self._restored, self._safety_copy = restored, safety_copy
+
+    def specs(self) -> list[MethodSpec]:
+        """The methods of this family."""
+        file = (Param("path", "str", required=True), Param("passphrase_file", "str", required=True))
+        return [
+            MethodSpec(
+                "hive-client-backup",
+                "X",
+                (*file, Param("components", "any")),
+                self._write,
+                "Write identity, credentials, receipts, policy and names to one new file under a passphrase.",
+            ),
+            MethodSpec(
+                "hive-client-restore",
+                "X",
+                (
+                    *file,
+                    Param("components", "any"),
+                    Param("skip", "any"),
+                    Param("dry_run", "bool", default=True),
+                    Param("confirm", "bool", default=False),
+                    Param("mode", "str", default="merge", choices=("merge", "replace")),
+                ),
+                self._read,
+                "Restore a backup of this node: shows what would happen; dry_run=false confirm=true does it.",
+            ),
+        ]
+
+    async def _write(self, params: dict[str, Any]) -> dict[str, Any]:
+        components = names(params["components"], "components")
+        passphrase = read_passphrase(file_path(params["passphrase_file"]))
+        done = await self._backup().backup(file_path(params["path"]), passphrase, components)
+        return {
+            "path": str(done.path),
+            "sha256": done.sha256,
+            "created_at": done.created_at,
+            "manifest": done.manifest,
+        }
+
+    async def _read(self, params: dict[str, Any]) -> dict[str, Any]:
+        components, skip = names(params["components"], "components"), names(params["skip"], "skip")
+        replace, dry_run = params["mode"] == "replace", params["dry_run"]
+        if not dry_run and not params["confirm"]:
+            raise ConfirmationRequired(
+                "a restore changes who may manage this node; look at dry_run=true, then add confirm=true"
+            )
+        passphrase = read_passphrase(file_path(params["passphrase_file"]))
+        result: dict[str, Any] = {"dry_run": dry_run, "mode": params["mode"]}
+        if replace and not dry_run:
+            before = await self._backup().backup(self._safety_copy(), passphrase)
+            result["before"] = {"path": str(before.path), "sha256": before.sha256}
+        done = await self._restore().restore(
+            file_path(params["path"]),
+            passphrase,
+            components=components,
+            skip=skip,
+            replace=replace,
+            dry_run=dry_run,
+        )
+        if not dry_run:
+            await self._restored()
+        result["created_at"] = done.head.created_at
+        result["parts"] = [
+            {name: value for name, value in asdict(outcome).items() if value != ""}
+            for outcome in done.outcomes
+        ]
+        return result

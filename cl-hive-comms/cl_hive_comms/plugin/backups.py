@@ -1,0 +1,36 @@
+"""Backup and restore on this node's adapters; part of the composition root."""
+
+import os
+
+from hive_shared.store import Db
+
+from cl_hive_comms import __version__
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.backup_service import BackupService
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.ports_backup import Tables
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.restore_service import RestoreService
+from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.policy_store import PolicyStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
+
+
+def compose_backups(
+    *, db: Db, identity: IdentityService, receipts: ReceiptService, node: dict[str, str]
+) -> tuple[BackupService, RestoreService]:
+    """Both services over the same tables."""
+    tables = Tables(AdvisorStore(), CommandStore(), PolicyStore(), ReceiptStore())
+    backups = BackupService(
+        db,
+        tables,
+        identity,
+        receipts,
+        node_id=node["node_id"],
+        network=node["network"],
+        version=__version__,
+        now=unix_now,
+        random_bytes=os.urandom,
+    )
+    return backups, RestoreService(db, tables, identity, receipts, node_id=node["node_id"], now=unix_now)

@@ -1,0 +1,129 @@
+"""Writing backups (docs/protocol/08-client-and-plugins.md §8.4): one sealed file, nothing of it needs
+`hsm_secret` to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.crypto import Secret
+from hive_shared.sealed_file import written
+from hive_shared.store import Tx
+
+from ..domain.backup import Head, Row, Tally, chosen, manifest_line, row_line
+from ..domain.receipt_checkpoint import PRUNE
+from .ports_backup import Keys, Tables
+from .ports_commands import Database
+from .receipt_service import ReceiptService
+
+_ALL_ROOTS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was written: its file, SHA-256 and the manifest {part: {count, sha256}}."""
+
+    path: Path
+    sha256: str
+    created_at: int
+    manifest: dict[str, JsonValue]
+
+
+class BackupService:
+    """Reads every part in one snapshot and writes it to a new file."""
+
+    def __init__(
+        self,
+        db: Database,
+        tables: Tables,
+        identity: Keys,
+        receipts: ReceiptService,
+        *,
+        node_id: str,
+        network: str,
+        version: str,
+        now: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._db, self._t, self._identity, self._receipts = db, tables, identity, receipts
+        self._node_id, self._network, self._version = node_id, network, version
+        self._now, self._random_bytes = now, random_bytes
+
+    async def backup(self, path: Path, passphrase: Secret, components: Sequence[str] = ()) -> Backup:
+        """Write the parts (all by default). Raises InvalidParams when the path is relative, taken or cannot
+        be written, or a part is unknown."""
+        parts = chosen(components)
+        return await self._db.read(lambda tx: self._write(tx, path, passphrase, parts))
+
+    def _write(self, tx: Tx, path: Path, passphrase: Secret, parts: Sequence[str]) -> Backup:
+        head = Head(self._node_id, self._network, self._identity.npub, self._now(), self._version)
+        tallies = {part: Tally() for part in parts}
+        with written(path, passphrase, self._random_bytes) as out:
+            out.write(head.to_line())
+            for part in parts:
+                for table, values in _READERS[part](self, tx):
+                    line = row_line(Row(part, table, values))
+                    tallies[part].add(line)
+                    out.write(line + b"\n")
+            kept = {part: tally for part, tally in tallies.items() if tally.count}
+            out.write(manifest_line(kept))
+        manifest: dict[str, JsonValue] = {part: tally.to_doc() for part, tally in tallies.items()}
+        return Backup(path, out.sha256, head.created_at, manifest)
+
+    def _keys(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        secrets = {key: secret.reveal().hex() for key, secret in self._identity.readable_secrets().items()}
+        yield "keys", {"ring": self._identity.ring.to_bytes().decode(), "secrets": secrets}
+
+    def _credentials(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in self._t.advisors.raw_advisors(tx):
+            yield "comms_advisors", row
+        for row in self._t.advisors.raw_credentials(tx):
+            yield "comms_credentials", row
+        for sender_key, nonce, seq in self._t.counters.counters(tx):
+            # Text: a nonce may be beyond what JSON numbers hold exactly.
+            yield "comms_replay", {"sender_key": sender_key, "last_nonce": str(nonce), "last_seq": seq}
+
+    def _chain(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for root in self._t.receipts.checkpoints(tx):
+            yield "comms_receipt_roots", asdict(root)
+        for receipt in self._t.receipts.walk(tx, 1, self._receipts.end(tx).receipt_id):
+            yield "management_receipts", asdict(receipt)
+        for root in self._t.receipts.roots(tx, 0, _ALL_ROOTS):
+            if root.kind != PRUNE:
+                yield "comms_receipt_roots", asdict(root)
+        for ack in self._t.receipts.all_acks(tx):
+            yield "comms_receipt_acks", asdict(ack)
+
+    def _policy(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        stored = self._t.policy.load(tx)
+        if stored.document is None:
+            return
+        yield "comms_policy", {"document": stored.document, "updated_at": self._t.policy.changed_at(tx)}
+        for rule in stored.rules:
+            yield "comms_policy_rules", {"rule": rule.to_doc(), "source": rule.source}
+        if (override := stored.override) is not None:
+            yield (
+                "comms_policy_overrides",
+                {
+                    "id": override.id,
+                    "values": dict(override.values),
+                    "starts_at": override.starts_at,
+                    "expires_at": override.expires_at,
+                },
+            )
+
+    def _aliases(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for alias in self._t.advisors.aliases(tx):
+            yield "comms_aliases", asdict(alias)
+
+
+_READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict[str, Any]]]]]] = {
+    "identity": BackupService._keys,
+    "credentials": BackupService._credentials,
+    "receipts": BackupService._chain,
+    "policy": BackupService._policy,
+    "aliases": BackupService._aliases,
+}

@@ -1,0 +1,163 @@
+"""How each part of a backup joins what a node has (docs/protocol/08-client-and-plugins.md §8.4): newer data
+stays unless `replace`, and nothing a revocation ended begins again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hive_shared.canonical import decode
+from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.store import Tx
+
+from ..domain.advisor import Alias
+from ..domain.backup import Row
+from ..domain.policy_document import canonical_text, parse_document
+from ..domain.policy_rules import Override, parse_rule
+from .ports_backup import AdvisorTables, PolicyTables, Tables
+
+_POLICY_BYTES: Final = 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a part: rows in the backup, taken in, and left as they are here."""
+
+    part: str
+    found: int
+    restored: int = 0
+    kept: int = 0
+    note: str = ""
+
+
+def restore_credentials(
+    tx: Tx, tables: Tables, rows: Mapping[str, Sequence[dict[str, Any]]], replace: bool
+) -> Outcome:
+    """Advisors, credentials and burned nonces; a nonce counter only ever rises."""
+    store = tables.advisors
+    restored = kept = 0
+    refused = []
+    advisors, credentials = store.raw_advisors(tx), store.raw_credentials(tx)
+    for advisor in rows["comms_advisors"]:
+        verdict = _advisor(tx, store, advisors, advisor, replace)
+        if verdict is None:
+            restored += 1
+        else:
+            kept += 1
+            if verdict:
+                refused.append(verdict)
+    known = {row["advisor_id"] for row in advisors}
+    for credential in rows["comms_credentials"]:
+        if credential["advisor_id"] in known and _credential(tx, store, credentials, credential, replace):
+            restored += 1
+        else:
+            kept += 1
+    for counter in rows["comms_replay"]:
+        nonce, seq = int(counter["last_nonce"]), int(counter["last_seq"])
+        if tables.counters.raise_counters(tx, counter["sender_key"], nonce, seq):
+            restored += 1
+        else:
+            kept += 1
+    note = "; ".join(refused)
+    if restored and not note:
+        note = "check hive-mgmt-credential-list: what was revoked after the backup is active again"
+    return Outcome("credentials", sum(map(len, rows.values())), restored, kept, note)
+
+
+def _advisor(
+    tx: Tx, store: AdvisorTables, own: list[dict[str, object]], row: dict[str, Any], replace: bool
+) -> str | None:
+    """None when it was taken in; else why not, empty when this node simply has it."""
+    for other in own:
+        if other["advisor_id"] == row["advisor_id"]:
+            if not replace or other["status"] != "active":
+                return ""
+            row = {**row, "number": other["number"]}
+        elif any(row[name] is not None and row[name] == other[name] for name in ("npub", "did")):
+            return f"{row['display_name']!a} was authorised anew here and keeps that credential"
+    taken = {other["number"] for other in own if other["advisor_id"] != row["advisor_id"]}
+    if row["number"] in taken:
+        row = {**row, "number": store.next_number(tx)}
+    store.put_raw_advisor(tx, row)
+    own[:] = [*(other for other in own if other["advisor_id"] != row["advisor_id"]), row]
+    return None
+
+
+def _credential(
+    tx: Tx, store: AdvisorTables, own: list[dict[str, object]], row: dict[str, Any], replace: bool
+) -> bool:
+    same = next((other for other in own if other["credential_id"] == row["credential_id"]), None)
+    if same is not None and (not replace or same["status"] != "active"):
+        return False
+    newer = next(
+        (
+            other
+            for other in own
+            if other["advisor_id"] == row["advisor_id"]
+            and other["status"] == "active"
+            and other["credential_id"] != row["credential_id"]
+        ),
+        None,
+    )
+    if newer is not None and row["status"] == "active":
+        row = {**row, "status": "superseded", "superseded_by": newer["credential_id"]}
+    store.put_raw_credential(tx, row)
+    own[:] = [*(other for other in own if other["credential_id"] != row["credential_id"]), row]
+    return True
+
+
+def restore_policy(tx: Tx, store: PolicyTables, rows: Sequence[Row], replace: bool, now: int) -> Outcome:
+    """The whole policy or nothing of it: rules of one and floors of another were never meant together."""
+    stored = store.load(tx)
+    by_table: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_table.setdefault(row.table, []).append(row.values)
+    (said,) = by_table.get("comms_policy", [{"document": "", "updated_at": 0}])[:1]
+    untouched = stored.version <= 1 and not stored.rules and stored.override is None
+    if not replace and not untouched and store.changed_at(tx) >= int(said["updated_at"]):
+        note = "the policy was changed here since; mode=replace takes the backup's"
+        return Outcome("policy", len(rows), kept=len(rows), note=note)
+    try:
+        document = parse_document(decode(said["document"], max_bytes=_POLICY_BYTES, max_nodes=50_000))
+        rules = [
+            parse_rule(each["rule"], source=str(each["source"]))
+            for each in by_table.get("comms_policy_rules", [])
+        ]
+    except (HiveError, ValueError, TypeError) as error:
+        return Outcome("policy", len(rows), kept=len(rows), note=f"refused, it cannot be read: {error}")
+    for source in {rule.source for rule in (*stored.rules, *rules)}:
+        store.clear_rules(tx, source)
+    for rule in rules:
+        store.add_rule(tx, rule, now)
+    store.save(tx, canonical_text(document), now)
+    store.end_override(tx, "replaced", now)
+    for each in by_table.get("comms_policy_overrides", []):
+        override = Override(str(each["id"]), each["values"], int(each["starts_at"]), int(each["expires_at"]))
+        # An ended id may still stand in the table; one that ran out has nothing to say.
+        if override.expires_at > now and stored.override is None and untouched:
+            store.begin_override(tx, override, now)
+    return Outcome("policy", len(rows), restored=len(rows))
+
+
+def restore_aliases(tx: Tx, store: AdvisorTables, rows: Sequence[dict[str, Any]], replace: bool) -> Outcome:
+    """Local names; one that exists here keeps its meaning unless `replace`."""
+    own = {alias.key: alias for alias in store.aliases(tx)}
+    restored = 0
+    for values in rows:
+        alias = Alias(**values)
+        if alias.key in own and not replace:
+            continue
+        store.put_alias(tx, alias)
+        restored += 1
+    return Outcome("aliases", len(rows), restored, len(rows) - restored)
+
+
+def names(value: object, what: str) -> tuple[str, ...]:
+    """Part names from a list or from text with commas. Raises InvalidParams."""
+    if value is None:
+        return ()
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise InvalidParams(f"{what} is a list of part names, or text with commas between them")
+    return tuple(part.strip() for part in parts if part.strip())

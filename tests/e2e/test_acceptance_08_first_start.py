@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,11 +43,14 @@ READS: tuple[tuple[str, dict[str, object]], ...] = (
 
 
 @pytest_asyncio.fixture
-async def network(tmp_path: Path) -> AsyncIterator[Network]:
+async def network() -> AsyncIterator[Network]:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    opened = await open_network(tmp_path / "net")
+    # Not tmp_path: with the test's long name in it, a socket's path exceeds what AF_UNIX takes.
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    opened = await open_network(directory)
     yield opened
     await opened.close()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest_asyncio.fixture

@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dir",
         type=Path,
-        default=Path(os.environ.get("HIVE_DEVNET_DIR", "devnet")),
-        help="the network's directory (default: HIVE_DEVNET_DIR, else ./devnet)",
+        default=Path(os.environ.get("HIVE_DEVNET_DIR", ".devnet/net")),
+        help="the network's directory (default: HIVE_DEVNET_DIR, else ./.devnet/net)",
     )
     style = parser.add_mutually_exclusive_group()
     style.add_argument("-k", "--keywords", action="store_true", help="every argument is key=value")

@@ -164,6 +164,7 @@ class CredentialsFake:
     def __init__(self) -> None:
         self.views: dict[str, View] = {}
         self.strangers_asked = 0
+        self.approvers: set[str] = set()
 
     def add(self, view: View) -> None:
         self.views[view.credential.credential_id] = view
@@ -177,7 +178,8 @@ class CredentialsFake:
 
     def knows(self, sender_key: str) -> bool:
         self.strangers_asked += 1
-        return any(view.credential.agent_key == sender_key for view in self.views.values())
+        issued = (view.credential.agent_key for view in self.views.values())
+        return sender_key in self.approvers or sender_key in issued
 
 
 class Policies:

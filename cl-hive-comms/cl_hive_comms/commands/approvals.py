@@ -9,7 +9,8 @@ from hive_shared.errors import InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from ..services.approval_service import LOCAL, ApprovalService
+from ..domain.approval import LOCAL
+from ..services.approval_service import ApprovalService
 
 
 class ApprovalCommands:

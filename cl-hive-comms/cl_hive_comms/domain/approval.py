@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
@@ -14,6 +15,10 @@ MAX_PENDING: Final = 100
 CHALLENGE_S: Final = 1_800
 """How long an agent has to sign the challenge of a confirmed command."""
 MULTISIG_S: Final = 7 * 86_400
+LOCAL: Final = "local"
+"""The operator at the node's own RPC, as an approver."""
+
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 _LOWEST, _HIGHEST = Fraction(1, 2), Fraction(2)
 _STANDING: Final = {
@@ -96,6 +101,16 @@ def approvals_needed(workflow: Workflow, approvers: int, named: int | None = Non
     if workflow is not Workflow.MULTISIG:
         return 1
     return max(2, approvers // 2 + 1 if named is None else named)
+
+
+def voters(approvers: Collection[str], requester: str) -> frozenset[str]:
+    """Approvers whose vote on a command of `requester` can count: the operator and keys, never the requester.
+
+    A DID that is not a key's own needs its document to check a signature, which this version does not read.
+    """
+    return frozenset(
+        name for name in approvers if name == LOCAL or (_KEY.fullmatch(name) and name != requester)
+    )
 
 
 def trust_of(

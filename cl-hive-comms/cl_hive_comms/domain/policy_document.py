@@ -236,6 +236,9 @@ def _fields(base: Settings, key: str, raw: JsonValue) -> dict[str, object]:
         if key == "approved_plugins":
             rows = [row for row in raw if isinstance(row, dict)]
             return {key: MappingProxyType({str(row["path"]): str(row["sha256"]) for row in rows})}
+        if key == "approvers":
+            # One key in both forms is one approver with one vote.
+            return {key: frozenset(str(name).removeprefix("did:nostr:") for name in raw)}
         return {key: tuple(raw) if key == "blocked_schemas" else frozenset(raw)}
     return {key: raw}
 

@@ -11,7 +11,7 @@ from hive_shared.envelope import STATUS_PENDING
 from hive_shared.errors import from_symbol
 from hive_shared.store import Tx
 
-from ..domain.approval import MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow
+from ..domain.approval import LOCAL, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, PendingRow
 from .command_case import Case, Judged, walk
@@ -52,6 +52,8 @@ class ApprovalHold:
     def _hold(self, tx: Tx, case: Case, verdict: Verdict) -> Response:
         now, judged = self._now(), verdict.judged
         self._check_room(tx, case.advisor_id)
+        if judged.workflow == Workflow.MULTISIG:
+            self._check_voters(case, judged)
         expires = now + judged.expires_in
         moved = self._commands.move(
             tx,
@@ -110,6 +112,14 @@ class ApprovalHold:
                 "rate_limited", f"{MAX_PENDING} commands wait at this node already; try again later"
             )
 
+    def _check_voters(self, case: Case, judged: Judged) -> None:
+        able = len(voters(self._approvers(), case.sender))
+        if able < judged.needed:
+            raise from_symbol(
+                "multisig_not_configured",
+                f"{judged.needed} signatures are needed; {able} approvers besides you can give one",
+            )
+
     def _ask_approvers(self, tx: Tx, case: Case, judged: Judged, expires: int) -> None:
         body: dict[str, JsonValue] = {
             "command_hash": case.command.hash,
@@ -117,9 +127,11 @@ class ApprovalHold:
             "danger": judged.danger.to_doc(),
             "expires": expires,
         }
-        for key in self._approvers():
-            if len(key) == 64 and key != case.sender:
-                self._push.push(tx, key, "approval_request", body)
+        if "command_id" not in case.command.raw:
+            # A vote names the command, and only the node knows the id it gave this one.
+            body["command_id"] = case.command_id
+        for key in sorted(voters(self._approvers(), case.sender) - {LOCAL}):
+            self._push.push(tx, key, "approval_request", body)
 
     def _tell_both(self, tx: Tx, case: Case, other: CommandRow, until: int) -> None:
         body: dict[str, JsonValue] = {"command_id": case.command_id, "until": until}

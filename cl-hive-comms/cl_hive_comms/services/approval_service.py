@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Literal
 
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, encode
@@ -22,7 +22,7 @@ from hive_shared.errors import Conflict, HiveError, InvalidParams, Unauthorized,
 from hive_shared.registry import find, parse_params
 from hive_shared.store import Tx
 
-from ..domain.approval import CHALLENGE_S, Workflow, only_reduces, rank
+from ..domain.approval import CHALLENGE_S, LOCAL, Workflow, only_reduces, rank, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import Vote
 from .approval_ends import ApprovalEnds
@@ -36,9 +36,6 @@ from .execution import ExecutionService
 from .executors.node_errors import node_error
 from .intake import Intake
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, KillSwitch, Log
-
-LOCAL: Final = "local"
-"""The operator at the node's own RPC, as an approver."""
 
 
 class ApprovalService:
@@ -173,13 +170,13 @@ class ApprovalService:
             return self._commands.votes(tx, case.command_id)
 
         votes = await self._db.write(body)
-        current = [v for v in votes if v.approver in self._approvers() and v.approver != case.sender]
+        able = voters(self._approvers(), case.sender)
+        current = [v for v in votes if v.approver in able]
         yes = tuple(v.approver for v in current if v.decision == "approve")
         no = sum(v.decision == "reject" for v in current)
-        possible = len([key for key in self._approvers() if key != case.sender])
         if len(yes) >= judged.needed:
             await self._approved(case, replace(judged, approvers=yes), State.PENDING_APPROVAL, None)
-        elif possible - no < judged.needed:
+        elif len(able) - no < judged.needed:
             await self._ends.reject(case, State.PENDING_APPROVAL, judged, "the approvers rejected it")
 
     def _check_approver(
@@ -191,6 +188,8 @@ class ApprovalService:
             raise Unauthorized("who asked for a command cannot approve it", reason="unauthorized")
         if approver == LOCAL:
             return
+        if approver not in voters(self._approvers(), case.sender):
+            raise Unauthorized(f"votes of {approver} cannot be checked; give a key", reason="unauthorized")
         if not crypto.schnorr_verify(approver, approve_digest(case.command.hash, decision), signature):
             raise Unauthorized(f"the signature is not {approver}'s on {decision}", reason="bad_signature")
 

@@ -143,8 +143,10 @@ PUSHES: Final[Mapping[str, ParamSchema]] = MappingProxyType(
             )
         ),
         "approval_request": ParamSchema(
-            _required(
-                ("command_hash", Hex(32)), ("envelope", Opaque()), ("danger", Opaque(256)), ("expires", _TIME)
+            (
+                *_required(("command_hash", Hex(32)), ("envelope", Opaque())),
+                *_required(("danger", Opaque(256)), ("expires", _TIME)),
+                Param("command_id", _ID),
             )
         ),
         "ping": ParamSchema(_required(("ping_id", _ID))),

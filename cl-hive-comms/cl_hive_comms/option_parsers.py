@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay_url import normalise_relay_url
 
 Parser = Callable[[Any], Any]
@@ -92,6 +93,29 @@ def https_urls(value: Any) -> tuple[str, ...]:
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and plain_ok)):
             raise ValueError(f"{entry!r} is not an https:// address")
     return found
+
+
+def webhook(value: Any) -> str:
+    """One web address, or none."""
+    shown = text(value)
+    if not shown:
+        return ""
+    try:
+        parts = urlsplit(shown)
+        fits = re.fullmatch(r"[!-~]{1,2000}", shown) and "@" not in parts.netloc and parts.port != 0
+        if not fits or parts.fragment or "," in parts.netloc:
+            raise ValueError
+        https_urls(shown.replace(",", "%2C"))
+    except ValueError:
+        # Not echoed whole: the path of such an address is often what opens it.
+        raise ValueError(f"{shown[:12]!r}... is not an address like https://example.com/path") from None
+    return shown
+
+
+def public_key(value: Any) -> str:
+    """An npub or 64 hex digits as hex, or nothing."""
+    shown = text(value)
+    return parse_pubkey(shown) if shown else ""
 
 
 def payment_methods(value: Any) -> tuple[str, ...]:

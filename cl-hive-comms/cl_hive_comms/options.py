@@ -150,8 +150,20 @@ CORE = (
 )
 
 ALERTS = (
-    _text("alert-nostr-dm", "", "Key (npub) that gets alerts as messages."),
-    _text("alert-webhook", "", "https address that gets alerts.", read.https_urls),
+    _text(
+        "alert-nostr-dm",
+        "",
+        "Key (npub) that gets warnings and worse as messages.",
+        read.public_key,
+        served=True,
+    ),
+    _text(
+        "alert-webhook",
+        "",
+        "https address that gets notices and worse, signed in X-Hive-Signature.",
+        read.webhook,
+        served=True,
+    ),
     _text("alert-email", "", "Address that gets critical alerts."),
     _hidden("alert-smtp", "Mail server for alerts, with its password."),
     _int("alert-digest-hour", 9, "Hour (UTC) of the daily digest.", 0, 23),

@@ -7,6 +7,11 @@ DEDUP_S = 600
 """The same alert within ten minutes is counted, not repeated."""
 MAX_PER_HOUR = 30
 """Alerts per level and hour; more are counted on the newest row of that level."""
+RETRY_S = (10, 40, 150, 600)
+"""Seconds to wait after the first, second .. failed try; after the fifth there is no other."""
+TEST = "alert_test"
+"""Code of the alert that hive-client-alerts action=test raises."""
+_TO_ALL = frozenset({"command_waiting", TEST})
 
 
 class Level(StrEnum):
@@ -18,9 +23,19 @@ class Level(StrEnum):
     CRITICAL = "critical"
 
 
+class Channel(StrEnum):
+    """How an alert reaches the operator."""
+
+    WEBHOOK = "webhook"
+    DM = "dm"
+
+
 @dataclass(frozen=True)
 class Alert:
-    """One row of comms_alerts."""
+    """One row of comms_alerts. Times are Unix seconds.
+
+    `webhook` is none, waiting, sent or failed; `dm` is none, waiting, queued (in the outbox) or failed.
+    """
 
     alert_id: int
     level: Level
@@ -30,6 +45,22 @@ class Alert:
     first_at: int
     last_at: int
     acked_at: int | None
+    webhook: str = "none"
+    webhook_attempts: int = 0
+    webhook_error: str | None = None
+    dm: str = "none"
+
+
+def channels_of(level: Level, code: str) -> frozenset[Channel]:
+    """Where an alert of this level goes; what waits for the operator's word goes everywhere."""
+    if code in _TO_ALL or level in (Level.WARNING, Level.CRITICAL):
+        return frozenset(Channel)
+    return frozenset({Channel.WEBHOOK}) if level is Level.NOTICE else frozenset()
+
+
+def retry_after(attempts: int) -> int | None:
+    """Seconds until the next try after that many failed ones (from 1), None when it was the last."""
+    return RETRY_S[attempts - 1] if attempts <= len(RETRY_S) else None
 
 
 def level_of_danger(danger: int) -> Level:

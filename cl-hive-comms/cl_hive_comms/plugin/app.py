@@ -20,6 +20,7 @@ from hive_shared.store import Db
 
 from cl_hive_comms import __version__
 from cl_hive_comms.commands.advisors import AdvisorCommands
+from cl_hive_comms.commands.alerts import AlertCommands
 from cl_hive_comms.commands.aliases import AliasCommands
 from cl_hive_comms.commands.approvals import ApprovalCommands
 from cl_hive_comms.commands.backups import BackupCommands
@@ -100,6 +101,7 @@ class Comms(Assembly):
                 restored=self._restored,
                 safety_copy=self._safety_copy,
             ).specs(),
+            *AlertCommands(lambda: self.alert_delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
@@ -128,6 +130,7 @@ class Comms(Assembly):
         self.build_policy()
         await self.policy.load(self.config.preset, self.config.policy_file)
         self.build_transport()
+        self.build_alerts()
         self.build_advisors()
         self.build_pipeline()
         await self.credentials.load()
@@ -144,6 +147,7 @@ class Comms(Assembly):
         spawn("emergency", self.kill_switch.watch, every=5.0)
         spawn("nostr", self._start_nostr)
         spawn("messenger", self.messenger.run)
+        spawn("alerts", self.alert_delivery.tick, every=5.0)
         spawn("outbox", self.messenger.sweep, every=60.0)
         spawn("inbox", self.inbound.flush, every=2.0)
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)

@@ -23,6 +23,7 @@ from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
+from cl_hive_comms.services.alert_delivery import AlertDelivery, Targets
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.backup_service import BackupService
@@ -54,6 +55,7 @@ from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
+from cl_hive_comms.transport.webhook import HttpWebhook
 
 MIGRATIONS = Path(__file__).parents[1] / "storage" / "migrations"
 CAPABILITIES: tuple[str, ...] = ("dm.v1",)
@@ -76,6 +78,7 @@ class Assembly(ABC):
     db_path: Path
     at_rest: AtRest
     alerts: AlertService
+    alert_delivery: AlertDelivery
     identity: IdentityService
     kill_switch: KillSwitch
     siblings: SiblingHub
@@ -133,7 +136,9 @@ class Assembly(ABC):
 
     def build_base(self) -> None:
         facts = StateStore()
-        self.alerts = AlertService(self.db, facts, now=unix_now, log=self.log)
+        self.alerts = AlertService(
+            self.db, facts, now=unix_now, log=self.log, channels=lambda: self._alert_targets().channels
+        )
         self.identity = IdentityService(
             self.db,
             IdentityStore(),
@@ -232,6 +237,28 @@ class Assembly(ABC):
         self.signed_messages = SignedMessages(
             self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
         )
+
+    def build_alerts(self) -> None:
+        """What takes alerts to the operator."""
+        self.alert_delivery = AlertDelivery(
+            self.db,
+            StateStore(),
+            self.alerts,
+            self.messenger,
+            HttpWebhook(
+                loopback=self.info.network == "regtest",
+                proxy=self.info.proxy,
+                only_onion=not self.info.always_use_proxy,
+            ),
+            targets=self._alert_targets,
+            makesecret=self.cln.makesecret,
+            node_id=self.node["node_id"],
+            now=unix_now,
+            log=self.log,
+        )
+
+    def _alert_targets(self) -> Targets:
+        return Targets(self.config.get("alert-webhook"), self.config.get("alert-nostr-dm"))
 
     def build_advisors(self) -> None:
         facts = StateStore()

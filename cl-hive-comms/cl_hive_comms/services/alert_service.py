@@ -1,23 +1,36 @@
 """Alerts for the operator: stored, logged, deduplicated (docs/protocol/08-client-and-plugins.md §6).
 
-Delivery by webhook, mail and message is not part of this version; rows and log lines are.
+An alert says with its row where it has to go; services.alert_delivery takes it there.
 """
 
 import asyncio
+from collections.abc import Callable, Collection
 
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Level
+from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Channel, Level, channels_of
 from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
 
 _LOG_LEVEL = {Level.INFO: "info", Level.NOTICE: "info", Level.WARNING: "warning", Level.CRITICAL: "error"}
 
 
 class AlertService:
-    """Raises alerts, inside the caller's transaction or in one of its own."""
+    """Raises alerts, inside the caller's transaction or in one of its own.
 
-    def __init__(self, db: Db, store: AlertStore, *, now: Clock, log: Log) -> None:
+    `channels` tells by which ways the operator wants to be told at present.
+    """
+
+    def __init__(
+        self,
+        db: Db,
+        store: AlertStore,
+        *,
+        now: Clock,
+        log: Log,
+        channels: Callable[[], Collection[Channel]] = frozenset,
+    ) -> None:
         self._db, self._store, self._now, self._log = db, store, now, log
+        self._channels = channels
         self._soon: set[asyncio.Task[None]] = set()
 
     def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
@@ -35,7 +48,8 @@ class AlertService:
             )
             if self._store.count_repeat(tx, key, now - 3_600, now) is not None:
                 return
-        self._store.add_alert(tx, level, code=code, text=text, dedup_key=key, now=now)
+        ways = channels_of(level, code).intersection(self._channels())
+        self._store.add_alert(tx, level, code=code, text=text, dedup_key=key, now=now, channels=ways)
         self._log(_LOG_LEVEL[level], "alert", severity=level.value, code=code, text=text)
 
     def raise_alert(

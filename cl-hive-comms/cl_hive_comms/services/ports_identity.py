@@ -1,12 +1,12 @@
 """What the identity and alert services need from the outside."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.alert import Alert, Level
+from cl_hive_comms.domain.alert import Alert, Channel, Level
 
 Clock = Callable[[], int]
 RandomBytes = Callable[[int], bytes]
@@ -60,5 +60,15 @@ class AlertStore(Protocol):
 
     def count_repeat(self, tx: Tx, dedup_key: str, since: int, now: int) -> int | None: ...
     def raised_since(self, tx: Tx, level: Level, since: int) -> int: ...
-    def add_alert(self, tx: Tx, level: Level, *, code: str, text: str, dedup_key: str, now: int) -> int: ...
+    def add_alert(
+        self,
+        tx: Tx,
+        level: Level,
+        *,
+        code: str,
+        text: str,
+        dedup_key: str,
+        now: int,
+        channels: Collection[Channel] = (),
+    ) -> int: ...
     def recent_alerts(self, tx: Tx, limit: int) -> list[Alert]: ...

@@ -1,8 +1,9 @@
 """SQL of comms_state (small facts that survive a restart) and comms_alerts."""
 
 import sqlite3
+from collections.abc import Collection
 
-from cl_hive_comms.domain.alert import Alert, Level
+from cl_hive_comms.domain.alert import Alert, Channel, Level
 
 KEPT_ALERTS = 1_000
 """Older alerts are dropped: they are hints, the receipts are the record."""
@@ -58,13 +59,31 @@ class StateStore:
         return int(count)
 
     def add_alert(
-        self, tx: sqlite3.Connection, level: Level, *, code: str, text: str, dedup_key: str, now: int
+        self,
+        tx: sqlite3.Connection,
+        level: Level,
+        *,
+        code: str,
+        text: str,
+        dedup_key: str,
+        now: int,
+        channels: Collection[Channel] = (),
     ) -> int:
-        """Inserts an alert and drops the oldest beyond the cap; the new id."""
+        """Inserts an alert, to be sent by these channels, and drops the oldest beyond the cap; the new id."""
         cursor = tx.execute(
-            "INSERT INTO comms_alerts (level, code, text, dedup_key, first_at, last_at)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (level.value, code, text, dedup_key, now, now),
+            "INSERT INTO comms_alerts (level, code, text, dedup_key, first_at, last_at, webhook_state,"
+            " webhook_next_at, dm_state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                level.value,
+                code,
+                text,
+                dedup_key,
+                now,
+                now,
+                "waiting" if Channel.WEBHOOK in channels else "none",
+                now,
+                "waiting" if Channel.DM in channels else "none",
+            ),
         )
         alert_id = int(cursor.lastrowid or 0)
         tx.execute("DELETE FROM comms_alerts WHERE alert_id <= ?", (alert_id - KEPT_ALERTS,))
@@ -73,16 +92,72 @@ class StateStore:
     def recent_alerts(self, tx: sqlite3.Connection, limit: int) -> list[Alert]:
         """The newest alerts first."""
         rows = tx.execute("SELECT * FROM comms_alerts ORDER BY alert_id DESC LIMIT ?", (limit,)).fetchall()
-        return [
-            Alert(
-                row["alert_id"],
-                Level(row["level"]),
-                row["code"],
-                row["text"],
-                row["count"],
-                row["first_at"],
-                row["last_at"],
-                row["acked_at"],
-            )
-            for row in rows
-        ]
+        return [_alert(row) for row in rows]
+
+    def alert(self, tx: sqlite3.Connection, alert_id: int) -> Alert | None:
+        """One alert."""
+        row = tx.execute("SELECT * FROM comms_alerts WHERE alert_id = ?", (alert_id,)).fetchone()
+        return None if row is None else _alert(row)
+
+    def ack_alert(self, tx: sqlite3.Connection, alert_id: int, now: int) -> None:
+        """The operator has seen it; the first time counts, and nothing more is sent."""
+        tx.execute(
+            "UPDATE comms_alerts SET acked_at = ifnull(acked_at, ?),"
+            " webhook_state = iif(webhook_state = 'waiting', 'none', webhook_state),"
+            " dm_state = iif(dm_state = 'waiting', 'none', dm_state) WHERE alert_id = ?",
+            (now, alert_id),
+        )
+
+    def webhook_due(self, tx: sqlite3.Connection, now: int, limit: int) -> list[Alert]:
+        """Alerts whose next try by webhook has come, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_alerts WHERE webhook_state = 'waiting' AND webhook_next_at <= ?"
+            " ORDER BY alert_id LIMIT ?",
+            (now, limit),
+        ).fetchall()
+        return [_alert(row) for row in rows]
+
+    def webhook_sent(self, tx: sqlite3.Connection, alert_id: int) -> None:
+        """The webhook took it."""
+        tx.execute(
+            "UPDATE comms_alerts SET webhook_state = 'sent', webhook_attempts = webhook_attempts + 1,"
+            " webhook_error = NULL WHERE alert_id = ?",
+            (alert_id,),
+        )
+
+    def webhook_failed(self, tx: sqlite3.Connection, alert_id: int, error: str, next_at: int | None) -> None:
+        """The webhook did not take it; try again at `next_at`, or (None) never."""
+        state = "failed" if next_at is None else "waiting"
+        tx.execute(
+            "UPDATE comms_alerts SET webhook_attempts = webhook_attempts + 1, webhook_error = ?,"
+            " webhook_next_at = ?, webhook_state = ? WHERE alert_id = ? AND webhook_state = 'waiting'",
+            (error[:200], next_at or 0, state, alert_id),
+        )
+
+    def dm_due(self, tx: sqlite3.Connection, limit: int) -> list[Alert]:
+        """Alerts that still have to become messages, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_alerts WHERE dm_state = 'waiting' ORDER BY alert_id LIMIT ?", (limit,)
+        ).fetchall()
+        return [_alert(row) for row in rows]
+
+    def set_dm(self, tx: sqlite3.Connection, alert_id: int, state: str) -> None:
+        """How far the message is."""
+        tx.execute("UPDATE comms_alerts SET dm_state = ? WHERE alert_id = ?", (state, alert_id))
+
+
+def _alert(row: sqlite3.Row) -> Alert:
+    return Alert(
+        alert_id=row["alert_id"],
+        level=Level(row["level"]),
+        code=row["code"],
+        text=row["text"],
+        count=row["count"],
+        first_at=row["first_at"],
+        last_at=row["last_at"],
+        acked_at=row["acked_at"],
+        webhook=row["webhook_state"],
+        webhook_attempts=row["webhook_attempts"],
+        webhook_error=row["webhook_error"],
+        dm=row["dm_state"],
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from agent import Agent
+from comms_world import until
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import PLUGINS, World
 
@@ -37,12 +38,18 @@ async def restore(world: World, path: Path, word: str, **more: object) -> dict[s
     )
 
 
+async def started(world: World) -> None:
+    """The node again, its plugin past `busy`: a real node does not wait for it."""
+    await world.alice.start()
+    await until(lambda: world.alice.call("hive-client-status"), "the plugin answers")
+
+
 async def wiped(world: World) -> None:
     """Every file of the plugin is gone, as after a lost disk; the node has its hsm_secret."""
     await world.alice.stop()
     for file in world.alice.net_dir.glob("cl_hive_comms.db*"):
         file.unlink()
-    await world.alice.start()
+    await started(world)
     assert (await world.alice.call("hive-client-receipts"))["count"] == 0
 
 
@@ -142,7 +149,7 @@ async def test_an_imported_key_comes_back_with_replace(world: World, tmp_path: P
     assert (await call("hive-client-identity"))["npub"] == rotated["npub"]
     assert (await call("hive-client-receipts-verify"))["ok"] is True
     await world.alice.stop()
-    await world.alice.start()
+    await started(world)
     assert (await call("hive-client-identity"))["npub"] == rotated["npub"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent import Agent
+from comms_world import until
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World
 from hive_shared.crypto import Secret, sha256
@@ -64,6 +65,7 @@ async def test_acceptance_08_15_prune_then_verify_is_ok(world: World, agent: Age
     # The agent's side goes on, and so does the chain over a restart.
     await world.alice.stop()
     await world.alice.start()
+    await until(lambda: world.alice.call("hive-client-status"), "the plugin answers")
     await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 1_050}))
     again = await world.alice.call("hive-client-receipts-verify", timeout=120)
     assert again["ok"] is True and again["last_id"] > highest, again

@@ -84,8 +84,10 @@ class Agent:
 
     async def hired(self, node: NodeHandle, **params: object) -> None:
         """Have the operator authorise this key, and take the credential it is offered."""
+        # Counted before the call: the offer may arrive before the call returns.
+        before = len(self.received)
         await call(node, "hive-client-authorize", **{"advisor": self.npub, "access": "fees", **params})
-        offer = (await self.push("credential_offer", after=len(self.received)))["schema_payload"]["params"]
+        offer = (await self.push("credential_offer", after=before))["schema_payload"]["params"]
         self.credential_id = offer["credential"]["credential_id"]
         self.node_key = offer["node"]["node_key"]
 

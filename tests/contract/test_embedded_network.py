@@ -285,7 +285,7 @@ async def test_hive_cli_speaks_to_a_node(
     base = ["--dir", str(network.dir)]
     assert await asyncio.to_thread(cli.main, [*base, "alice", "getinfo"]) == 0
     assert json.loads(capsys.readouterr().out)["alias"] == "alice"
-    arguments = [*base, "alice", "datastore", 'key=["a","b"]', "string=1", "mode=must-create"]
+    arguments = [*base, "alice", "datastore", 'key=["a","b"]', "string=one", "mode=must-create"]
     assert await asyncio.to_thread(cli.main, arguments) == 0
     assert json.loads(capsys.readouterr().out)["key"] == ["a", "b"]
     assert await asyncio.to_thread(cli.main, [*base, "alice", "nope"]) == 1

@@ -5,13 +5,20 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from agent import Agent
 from hive_devnet.world import World
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short directory: pytest's own, with the test's name in it, is too long for the path of a socket."""
+    with tempfile.TemporaryDirectory(prefix="hive-") as directory:
+        yield Path(directory)
 
 
 @pytest_asyncio.fixture

@@ -150,7 +150,7 @@ async def verify_receipts(story: Story, world: World) -> None:
             f"the flipped byte is named: receipt {broken['first_bad']}",
         )
         await world.alice.call("plugin", ["stop", "cl-hive-comms.py"])
-        restore(database, victim, original)
+        replace_document(database, victim, original)
         await world.alice.call("plugin", ["start", str(PLUGINS["cl-hive-comms"])])
         report = await _verify_again(world)
         step.check(report["ok"], "put back: the chain holds again")
@@ -266,6 +266,18 @@ async def _verify_again(world: World) -> dict[str, Any]:
 
 
 def flip_byte(database: Path, receipt_id: int) -> str:
+    """Change one digit of a stored receipt; returns the document as it was."""
+    with sqlite3.connect(database) as db:
+        found = db.execute("SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,))
+        original = str(found.fetchone()[0])
+    at = original.index('"created_at":') + len('"created_at":') + 9
+    replace_document(
+        database, receipt_id, f"{original[:at]}{(int(original[at]) + 1) % 10}{original[at + 1 :]}"
+    )
+    return original
+
+
+def replace_document(database: Path, receipt_id: int, document: str) -> None:
     """What a thief of the disk would do: change a receipt behind the database's own triggers."""
     with sqlite3.connect(database) as db:
         triggers = db.execute(
@@ -273,24 +285,6 @@ def flip_byte(database: Path, receipt_id: int) -> str:
         ).fetchall()
         for name, _sql in triggers:
             db.execute(f"DROP TRIGGER {name}")
-        found = db.execute("SELECT document FROM management_receipts WHERE receipt_id = ?", (receipt_id,))
-        original = str(found.fetchone()[0])
-        at = original.index('"created_at":') + len('"created_at":') + 9
-        flipped = original[:at] + str((int(original[at]) + 1) % 10) + original[at + 1 :]
-        db.execute("UPDATE management_receipts SET document = ? WHERE receipt_id = ?", (flipped, receipt_id))
-        for _name, sql in triggers:
-            db.execute(sql)
-    return original
-
-
-def restore(database: Path, receipt_id: int, original: str) -> None:
-    """Put the receipt back as it was."""
-    with sqlite3.connect(database) as db:
-        triggers = db.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'management_receipts'"
-        ).fetchall()
-        for name, _sql in triggers:
-            db.execute(f"DROP TRIGGER {name}")
-        db.execute("UPDATE management_receipts SET document = ? WHERE receipt_id = ?", (original, receipt_id))
+        db.execute("UPDATE management_receipts SET document = ? WHERE receipt_id = ?", (document, receipt_id))
         for _name, sql in triggers:
             db.execute(sql)

@@ -157,6 +157,9 @@ async def test_no_credential_is_issued_under_the_emergency_stop(tmp_path: Path) 
         status = await call(node, "hive-client-status")
         assert status["emergency"]["engaged"] is True
         stop.unlink()
+        assert (await refused(node, "hive-client-authorize", advisor=agent.npub, access="fees")).code == 4012
+        shown = await call(node, "hive-client-emergency-stop", action="status")
+        await call(node, "hive-client-emergency-stop", action="release", token=shown["release"]["token"])
         await call(node, "hive-client-authorize", advisor=agent.npub, access="fees")
 
 

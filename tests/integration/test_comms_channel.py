@@ -91,7 +91,7 @@ async def test_a_wrong_or_missing_rune_is_refused_when_runes_are_demanded(tmp_pa
         assert answer["status"] == 0
 
 
-async def test_the_emergency_stop_refuses_commands_until_the_file_is_gone(tmp_path: Path) -> None:
+async def test_the_emergency_stop_refuses_commands_until_it_is_released(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent:
         await agent.hired(node)
         stop = node.net_dir / "hive" / "EMERGENCY_STOP"
@@ -100,6 +100,9 @@ async def test_the_emergency_stop_refuses_commands_until_the_file_is_gone(tmp_pa
         answer = await agent.run("hive:monitor/v1", "health_summary")
         assert answer["error"]["slug"] == "emergency_stop"
         stop.unlink()
+        assert (await agent.run("hive:monitor/v1", "health_summary"))["status"] == 1
+        token = (await call(node, "hive-client-emergency-stop", action="status"))["release"]["token"]
+        await call(node, "hive-client-emergency-stop", action="release", token=token)
         assert (await agent.run("hive:monitor/v1", "health_summary"))["status"] == 0
 
 

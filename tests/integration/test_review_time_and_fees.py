@@ -1,5 +1,5 @@
 """Anchors that end wrongly, outcomes nobody saw, clocks that go back, tables that only grow
-(docs/protocol/02-fleet-management.md §2.4, §5.5, §9.2, §11; 08 §6 "Kill switch")."""
+(docs/protocol/02-fleet-management.md §2.4, §5.5, §9.2, §11)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 from cl_hive_comms.domain.command_record import StoredResponse
 from cl_hive_comms.services.intake_order import IntakeOrder
-from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
-from cl_hive_comms.storage.state_store import StateStore
-from hive_shared.store import StoreError
 from pipeline_world import World, slug
 
 FEES = "hive:fee-policy/v1"
@@ -122,45 +119,3 @@ async def test_a_day_of_replies_is_forgotten_in_one_sweep(world: World) -> None:
     await world.pipeline.timers.hourly()
     left = await world.db.read(lambda tx: tx.execute("SELECT count(*) FROM comms_responses").fetchone()[0])
     assert left == 0
-
-
-class Switch:
-    """The real emergency stop over a directory; the first listener call fails `failing` times."""
-
-    def __init__(self, world: World, directory: Path) -> None:
-        self.heard: list[bool] = []
-        self.failing = 0
-        self.stop = KillSwitch(
-            world.db, StateStore(), directory, now=lambda: world.now, log=lambda *_, **__: None
-        )
-        self.stop.on_change(self._listen)
-
-    async def _listen(self, engaged: bool) -> None:
-        if self.failing:
-            self.failing -= 1
-            raise StoreError("disk full")
-        self.heard.append(engaged)
-
-
-async def test_a_stop_engaged_while_the_plugin_was_down_cancels_what_waits(
-    world: World, tmp_path: Path
-) -> None:
-    (tmp_path / "EMERGENCY_STOP").touch()
-    switch = Switch(world, tmp_path)
-    await switch.stop.load()
-    await switch.stop.watch()
-    await switch.stop.watch()
-    assert switch.heard == [True]
-
-
-async def test_a_stop_that_could_not_be_announced_is_announced_at_the_next_look(
-    world: World, tmp_path: Path
-) -> None:
-    switch = Switch(world, tmp_path)
-    await switch.stop.load()
-    (tmp_path / "EMERGENCY_STOP").touch()
-    switch.failing = 1
-    with pytest.raises(StoreError):
-        await switch.stop.watch()
-    await switch.stop.watch()
-    assert switch.heard == [True]

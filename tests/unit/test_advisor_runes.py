@@ -130,7 +130,7 @@ class World:
                 messenger=messenger,
                 runes=self.runes,
                 signer=Signer(),
-                kill_switch=KillSwitch(self.db, self.facts, path / "hive", now=now, log=_quiet),
+                kill_switch=KillSwitch(self.db, self.facts, path / "hive", now=now),
                 commands=Commands,
                 node_id=NODE_ID,
                 now=now,

@@ -25,6 +25,7 @@ from cl_hive_comms.commands.aliases import AliasCommands
 from cl_hive_comms.commands.approvals import ApprovalCommands
 from cl_hive_comms.commands.backups import BackupCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
+from cl_hive_comms.commands.emergency import EmergencyCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.policy import PolicyCommands
 from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
@@ -35,6 +36,7 @@ from cl_hive_comms.commands.sibling_calls import SiblingCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
+from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, Config, option_specs
 from cl_hive_comms.plugin.parts import MIGRATIONS, Assembly
 from cl_hive_comms.plugin.pipeline import unix_now
@@ -65,6 +67,11 @@ class Comms(Assembly):
             subscriptions={
                 "plugin_started": self._plugin_started,
                 "plugin_stopped": self._plugin_stopped,
+            },
+            hooks={
+                "peer_connected": self._peer_connected,
+                "openchannel": self._openchannel,
+                "openchannel2": self._openchannel2,
             },
             notifications=NOTIFICATIONS,
             on_init=self.on_init,
@@ -105,6 +112,7 @@ class Comms(Assembly):
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *SiblingCommands(lambda: self.signed_messages).specs(),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
+            *EmergencyCommands(lambda: self.emergency).specs(),
             *TransportCommands(self._transport_rows).specs(),
         ]
 
@@ -133,6 +141,7 @@ class Comms(Assembly):
         self.build_alerts()
         self.build_advisors()
         self.build_pipeline()
+        self.build_emergency()
         await self.credentials.load()
         await self.aliases.load()
         await self.inbound.load()
@@ -144,7 +153,9 @@ class Comms(Assembly):
     def _start_loops(self) -> None:
         spawn = self.app.spawn
         spawn("siblings", self.siblings.run)
-        spawn("emergency", self.kill_switch.watch, every=5.0)
+        spawn("emergency", self.emergency.watch, every=5.0)
+        spawn("emergency-channels", self.freeze.settle, every=30.0)
+        spawn("forbidden-peers", self.peer_gate.enforce)
         spawn("nostr", self._start_nostr)
         spawn("messenger", self.messenger.run)
         spawn("alerts", self.alert_delivery.tick, every=5.0)
@@ -169,7 +180,8 @@ class Comms(Assembly):
 
     async def _publish_lists(self) -> None:
         while True:
-            complete = await self.nostr.publish_lists()
+            # While the emergency stop is on, nothing is published (docs/protocol/08 §6).
+            complete = not self.kill_switch.engaged() and await self.nostr.publish_lists()
             # Relays forget: what they have is told again every four hours (docs/protocol/04 §5.1).
             await asyncio.sleep(4 * 3_600 if complete else 60)
             if complete:
@@ -217,6 +229,7 @@ class Comms(Assembly):
         """Tell the node's other plugins."""
         snapshot = self.policy.snapshot()
         self.app.notify("hive_policy_changed", {"version": snapshot.version, "preset": snapshot.preset})
+        self.app.spawn("forbidden-peers-changed", self.peer_gate.enforce)
 
     async def handle_command(self, text: str, message: Message) -> None:
         """Run it through the pipeline, which answers by itself."""
@@ -224,11 +237,10 @@ class Comms(Assembly):
             text, Ingress("nostr_dm", message.sender, message.rumor_id, unix_now())
         )
 
-    async def emergency_changed(self, engaged: bool) -> None:
-        """Tell the node and cancel what waits."""
-        self.app.notify("hive_emergency", {"engaged": engaged})
-        if engaged:
-            await self.pipeline.approvals.cancel_all("emergency_stop", "the emergency stop was engaged")
+    def emergency_changed(self, stop: Stop | None) -> None:
+        """Tell the node's other plugins."""
+        by = None if stop is None else stop.by
+        self.app.notify("hive_emergency", {"engaged": stop is not None, "by": by})
 
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
         """Tell the node's other plugins."""
@@ -276,6 +288,15 @@ class Comms(Assembly):
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_stopped(payload)
         await self.pipeline.executors.probe()
+
+    async def _peer_connected(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return await self.peer_gate.peer_connected(payload)
+
+    async def _openchannel(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return await self.peer_gate.openchannel(payload)
+
+    async def _openchannel2(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return await self.peer_gate.openchannel2(payload)
 
     # -- stop ----------------------------------------------------------------------------------------
 

@@ -18,8 +18,10 @@ from hive_shared.store import Db
 
 from cl_hive_comms import __version__
 from cl_hive_comms.domain.advisor import CredentialRow
+from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.backups import compose_backups
+from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
@@ -30,12 +32,15 @@ from cl_hive_comms.services.backup_service import BackupService
 from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.emergency_service import EmergencyService
+from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.services.peer_gate import PeerGate
 from cl_hive_comms.services.policy_service import Limits, PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
@@ -51,6 +56,7 @@ from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
@@ -81,6 +87,9 @@ class Assembly(ABC):
     alert_delivery: AlertDelivery
     identity: IdentityService
     kill_switch: KillSwitch
+    freeze: ForwardingFreeze
+    emergency: EmergencyService
+    peer_gate: PeerGate
     siblings: SiblingHub
     credentials: CredentialService
     aliases: AliasService
@@ -121,8 +130,8 @@ class Assembly(ABC):
         """The operator's policy changed."""
 
     @abstractmethod
-    async def emergency_changed(self, engaged: bool) -> None:
-        """The emergency stop was engaged or released."""
+    def emergency_changed(self, stop: Stop | None) -> None:
+        """The emergency stop was engaged, or released (None)."""
 
     @abstractmethod
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
@@ -148,8 +157,7 @@ class Assembly(ABC):
             random_bytes=os.urandom,
             log=self.log,
         )
-        self.kill_switch = KillSwitch(self.db, facts, self.info.net_dir / "hive", now=unix_now, log=self.log)
-        self.kill_switch.on_change(self.emergency_changed)
+        self.kill_switch = KillSwitch(self.db, facts, self.info.net_dir / "hive", now=unix_now)
         self.receipts = ReceiptService(
             self.db,
             ReceiptStore(),
@@ -190,6 +198,11 @@ class Assembly(ABC):
             ),
             now=unix_now,
             random_bytes=os.urandom,
+            log=self.log,
+        )
+        self.peer_gate = PeerGate(
+            self.cln,
+            lambda: self.policy.snapshot().settings(unix_now()).forbidden_peers,
             log=self.log,
         )
         self.policy.on_change(self.policy_changed)
@@ -329,6 +342,37 @@ class Assembly(ABC):
             log=self.log,
         )
 
+    def build_emergency(self) -> None:
+        """The emergency stop with its effects."""
+        self.freeze = ForwardingFreeze(
+            self.db,
+            SavedChannelStore(),
+            self.cln,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            wanted=lambda: self.kill_switch.stop is not None and self.kill_switch.stop.freeze,
+            now=unix_now,
+            log=self.log,
+            fault=fault_point(self.node["network"]),
+        )
+
+        async def revoke_all(reason: str) -> int:
+            return (await self.advisors.revoke("", reason, everyone=True)).published
+
+        self.emergency = EmergencyService(
+            self.db,
+            self.kill_switch,
+            self.freeze,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            waiting=lambda: self.pipeline.approvals,
+            revoke_all=revoke_all,
+            announce=self.emergency_changed,
+            token_key=os.urandom(32),
+            now=unix_now,
+            log=self.log,
+        )
+
     def build_siblings(self, key: bytes) -> None:
         self.siblings = SiblingHub(
             me="comms",
@@ -358,7 +402,7 @@ class Assembly(ABC):
             siblings=self.siblings,
             policy=self.policy,
             pending=self.pipeline.approvals.pending,
-            kill_switch=self.kill_switch,
+            emergency=self.emergency.overview,
             alerts=self.alerts,
             now=unix_now,
         )

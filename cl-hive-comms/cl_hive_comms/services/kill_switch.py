@@ -1,53 +1,60 @@
-"""The emergency stop: nothing remote runs while it is engaged (docs/protocol/08-client-and-plugins.md §6).
+"""The emergency stop as everything asks it: nothing remote runs while it is engaged
+(docs/protocol/08-client-and-plugins.md §6).
 
-Engaged by the file `NET/hive/EMERGENCY_STOP`, looked at on every dispatch and every 5 s, or by a stored
-decision of the operator. The stored state outlives restarts; the file counts for as long as it is there.
+Engaged by the operator's call or by the file `NET/hive/EMERGENCY_STOP`, looked at on every dispatch and
+every 5 s. A stop is stored and outlives restarts; once the file was seen, removing it does not release.
+What a stop does beyond refusing is services.emergency_service.
 """
 
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hive_shared.errors import EmergencyStop
-from hive_shared.store import Db
+from hive_shared.store import Db, Tx
 
-from cl_hive_comms.services.ports_identity import Clock, FactStore, Log
+from cl_hive_comms.domain.emergency import Stop, stop_from_text
+from cl_hive_comms.services.ports_identity import Clock, FactStore
 
 _FACT = "emergency"
-Listener = Callable[[bool], Awaitable[None]]
 
 
 class KillSwitch:
-    """Knows whether the emergency stop is engaged and tells listeners when that changes."""
+    """Knows whether the emergency stop is engaged."""
 
-    def __init__(
-        self,
-        db: Db,
-        store: FactStore,
-        directory: Path,
-        *,
-        now: Clock,
-        log: Log,
-    ) -> None:
-        self._db, self._store, self._now, self._log = db, store, now, log
-        self._file = directory / "EMERGENCY_STOP"
+    def __init__(self, db: Db, store: FactStore, directory: Path, *, now: Clock) -> None:
+        self._db, self._store, self._now = db, store, now
+        self.file = directory / "EMERGENCY_STOP"
         self._drain = directory / "DRAIN"
-        self._stored: int | None = None
-        self._announced = False
-        self._since: int | None = None
-        self._listeners: list[Listener] = []
+        self._stop: Stop | None = None
+        self._latched = False
 
     async def load(self) -> None:
-        """Reads the stored state; call once before the first dispatch."""
-        stored = await self._db.read(lambda tx: self._store.get(tx, _FACT))
-        self._stored = int(stored) if stored else None
+        """Reads the stored stop and makes the place for the files; call once before the first dispatch."""
+        # An operator in a hurry must be able to `touch` the file; without the directory the call still stops.
+        with suppress(OSError):
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = await self._db.read(lambda tx: self._store.get(tx, _FACT))
+        self._stop = None if text is None else stop_from_text(text)
 
-    def on_change(self, listener: Listener) -> None:
-        """`listener(engaged)` runs after each change that `watch` or an operator call notices."""
-        self._listeners.append(listener)
+    @property
+    def stop(self) -> Stop | None:
+        """The stored stop."""
+        return self._stop
 
     def engaged(self) -> bool:
         """Whether the stop is on now; looks at the file each time."""
-        return self._stored is not None or self._file.exists()
+        return self._stop is not None or self._latched or self.file_present()
+
+    def file_present(self) -> bool:
+        """Whether the file is there, or cannot be looked for: a stop that we may not see counts."""
+        try:
+            self.file.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass
+        self._latched = True
+        return True
 
     def draining(self) -> bool:
         """Whether `NET/hive/DRAIN` asks for no new work (docs/protocol/10 §20.2)."""
@@ -58,25 +65,20 @@ class KillSwitch:
         if self.engaged():
             raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
 
-    async def watch(self) -> None:
-        """Notices the file; run every 5 s."""
-        engaged = self.engaged()
-        if engaged == self._announced:
-            return
-        self._since = self._now() if engaged else None
-        self._log("warning", "emergency_stop", engaged=engaged)
-        for listener in self._listeners:
-            await listener(engaged)
-        # Only now: what waits was not cancelled if a listener failed, and the next look tries again. A stop
-        # engaged while the plugin was down is news too.
-        self._announced = engaged
+    # -- for the emergency service -----------------------------------------------------------------------
 
-    def status(self) -> dict[str, object]:
-        """For hive-client-status."""
-        by_file = self._file.exists()
-        return {
-            "engaged": self.engaged(),
-            "by": "file" if by_file else ("operator" if self._stored is not None else None),
-            "since": self._stored if self._stored is not None else self._since,
-            "draining": self.draining(),
-        }
+    def latch(self) -> None:
+        """Refuse from now on, before anything is written."""
+        self._latched = True
+
+    def put(self, tx: Tx, stop: Stop | None) -> None:
+        """Store a stop, or its end."""
+        if stop is None:
+            self._store.delete(tx, _FACT)
+        else:
+            self._store.put(tx, _FACT, stop.to_text(), self._now())
+
+    def adopt(self, stop: Stop | None) -> None:
+        """Follow what was stored. Releasing looks at the file again at the next question."""
+        self._stop = stop
+        self._latched = stop is not None

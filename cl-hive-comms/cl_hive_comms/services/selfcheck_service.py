@@ -262,5 +262,6 @@ class SelfcheckService:
 
     async def _emergency(self) -> Check:
         if self._s.kill_switch.engaged():
-            return _warn("emergency", "the emergency stop is engaged", "remove NET/hive/EMERGENCY_STOP")
+            how = "hive-client-emergency-stop action=status shows it and gives the token to release it"
+            return _warn("emergency", "the emergency stop is engaged", how)
         return _ok("emergency", "not engaged")

@@ -10,7 +10,6 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.identity_service import IdentityService
-from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Clock
@@ -36,14 +35,14 @@ class StatusSections:
         siblings: SiblingHub,
         policy: PolicyService,
         pending: Callable[[int], Awaitable[Mapping[str, Any]]],
-        kill_switch: KillSwitch,
+        emergency: Callable[[], Awaitable[dict[str, Any]]],
         alerts: AlertService,
         now: Clock,
     ) -> None:
         self._config, self._node, self._identity = config, node, identity
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest_url = nostr, inbound, rest_url
-        self._siblings, self._policy, self._kill_switch = siblings, policy, kill_switch
+        self._siblings, self._policy, self._emergency = siblings, policy, emergency
         self._pending, self._alerts, self._now = pending, alerts, now
 
     def register(self, status: StatusService) -> None:
@@ -176,7 +175,7 @@ class StatusSections:
 
     async def emergency(self, verbose: bool) -> dict[str, Any]:
         """The emergency stop."""
-        return self._kill_switch.status()
+        return await self._emergency()
 
     async def alerts(self, verbose: bool) -> list[dict[str, Any]]:
         """The newest alerts."""

@@ -1,0 +1,262 @@
+"""Engaging, watching and releasing the emergency stop (docs/protocol/08-client-and-plugins.md §6
+"Kill switch").
+
+The stop and what it was ordered to do are stored first, in one transaction with its receipt and alert. The
+effects follow and each is marked when done, so that a restart in the middle goes on: cancel what waits, end
+all credentials (`revoke_all`), freeze forwarding (services.forwarding_freeze).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import ConfirmationRequired, Conflict, HiveError, Internal, NotFound
+from hive_shared.store import Db, StoreError, Tx
+
+from cl_hive_comms.domain.alert import Level
+from cl_hive_comms.domain.emergency import MAX_REASON, TOKEN_S, Stop
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.ports_emergency import WaitingCommands
+from cl_hive_comms.services.ports_identity import Clock, Log
+from cl_hive_comms.services.receipt_service import ReceiptFields, ReceiptService, operator_event
+
+_ANSWER_S: Final = 20.0
+# How long a call waits for channels; the sweep itself goes on.
+
+RevokeAll = Callable[[str], Awaitable[int]]
+"""Ends every credential with this reason and returns how many; raises NotFound when there are none."""
+Announce = Callable[[Stop | None], None]
+"""Tells the node's other plugins."""
+
+
+class EmergencyService:
+    """The operator's side of the stop."""
+
+    def __init__(
+        self,
+        db: Db,
+        switch: KillSwitch,
+        freeze: ForwardingFreeze,
+        *,
+        receipts: ReceiptService,
+        alerts: AlertService,
+        waiting: Callable[[], WaitingCommands],
+        revoke_all: RevokeAll,
+        announce: Announce,
+        token_key: bytes,
+        now: Clock,
+        log: Log,
+    ) -> None:
+        self._db, self._switch, self._freeze = db, switch, freeze
+        self._receipts, self._alerts, self._waiting = receipts, alerts, waiting
+        self._revoke_all, self._announce = revoke_all, announce
+        self._key, self._now, self._log = token_key, now, log
+        self._lock = asyncio.Lock()
+        self._announced: Stop | None = None
+        self._draining = False
+        self._sweep: asyncio.Task[None] | None = None
+
+    # -- engage ----------------------------------------------------------------------------------------
+
+    async def engage(
+        self, reason: str = "", *, revoke_all: bool = False, freeze_forwarding: bool = False
+    ) -> dict[str, Any]:
+        """Stop everything remote, now and after restarts. A second call may add effects, never take any away.
+
+        Raises Internal when the stop cannot be written; it is on all the same until the plugin ends.
+        """
+        self._switch.latch()
+        async with self._lock:
+            before = self._switch.stop
+            stop = before or Stop(since=self._now(), by="operator")
+            stop = replace(
+                stop,
+                reason=reason[:MAX_REASON] or stop.reason,
+                freeze=stop.freeze or freeze_forwarding,
+                cancel_due=True,
+                revoke_due=stop.revoke_due or revoke_all,
+            )
+            params: dict[str, JsonValue] = {
+                "reason": stop.reason,
+                "revoke_all": revoke_all,
+                "freeze_forwarding": freeze_forwarding,
+            }
+            try:
+                await self._store_engaged(stop, params)
+            except StoreError as error:
+                raise Internal(
+                    "the emergency stop is on, but it could not be written down and would end with the"
+                    f" plugin; create NET/hive/{self._switch.file.name},"
+                    " make room on the disk and engage again"
+                ) from error
+            await self._run_effects()
+        await self._settle_channels()
+        return await self.status()
+
+    async def watch(self) -> None:
+        """Adopt the file, go on with effects that are due; run every 5 s."""
+        draining = self._switch.draining()
+        if draining != self._draining:
+            self._draining = draining
+            self._log("warning", "drain", draining=draining)
+        if not self._switch.engaged():
+            return
+        async with self._lock:
+            if not self._switch.engaged():
+                return
+            if self._switch.stop is None:
+                by_file = self._switch.file_present()
+                stop = Stop(since=self._now(), by="file" if by_file else "operator")
+                await self._store_engaged(stop, {"file": by_file})
+            await self._run_effects()
+
+    async def _store_engaged(self, stop: Stop, params: dict[str, JsonValue]) -> None:
+        by = "the operator" if stop.by == "operator" else f"the file {self._switch.file.name}"
+        why = f": {stop.reason}" if stop.reason else ""
+        text = f"the emergency stop was engaged by {by}{why}; nothing remote runs until you release it"
+
+        def body(tx: Tx) -> None:
+            self._switch.put(tx, stop)
+            self._receipts.append(tx, operator_event("emergency_engage", params=params))
+            self._alerts.raise_in(tx, Level.CRITICAL, "emergency_stop", text)
+
+        try:
+            await self._db.write(body)
+        except StoreError:
+            self._log("error", "emergency_not_stored", effect="the stop is on until the plugin ends")
+            raise
+        self._switch.adopt(stop)
+        self._log("warning", "emergency_stop", engaged=True, by=stop.by)
+
+    async def _run_effects(self) -> None:
+        """What is due of the stored stop; a failure is tried again at the next look."""
+        stop = self._switch.stop
+        if stop is None:
+            return
+        if self._announced is None:
+            self._announce(stop)
+            self._announced = stop
+        if stop.cancel_due:
+            count = await self._waiting().cancel_all("emergency_stop", "the emergency stop was engaged")
+            stop = replace(stop, cancel_due=False, cancelled=stop.cancelled + count)
+            await self._store(stop)
+        if stop.revoke_due:
+            try:
+                count = await self._revoke_all(stop.reason or "emergency stop")
+            except NotFound:
+                count = 0
+            await self._store(replace(stop, revoke_due=False, revoked=stop.revoked + count))
+
+    async def _store(self, stop: Stop) -> None:
+        await self._db.write(lambda tx: self._switch.put(tx, stop))
+        self._switch.adopt(stop)
+
+    # -- release ---------------------------------------------------------------------------------------
+
+    async def release(self, token: str) -> dict[str, Any]:
+        """End the stop and give channels their limits back. Revoked credentials stay revoked.
+
+        Raises Conflict when nothing is engaged or the file is still there, ConfirmationRequired without a
+        fresh token of `status`.
+        """
+        async with self._lock:
+            stop = self._switch.stop
+            if stop is None and not self._switch.engaged():
+                raise Conflict("the emergency stop is not engaged; there is nothing to release")
+            if self._switch.file_present():
+                raise Conflict(
+                    f"the file NET/hive/{self._switch.file.name} is still there; remove it, then release",
+                    reason="emergency_stop",
+                )
+            self._check_token(token)
+            # What came between the first cancelling and now must not wake up with the release.
+            count = await self._waiting().cancel_all("emergency_stop", "the emergency stop was engaged")
+            await self._db.write(lambda tx: self._store_released(tx, count))
+            self._switch.adopt(None)
+            self._announced = None
+            self._announce(None)
+            self._log("warning", "emergency_stop", engaged=False)
+        await self._settle_channels()
+        return await self.status()
+
+    def _store_released(self, tx: Tx, cancelled: int) -> None:
+        self._switch.put(tx, None)
+        released: ReceiptFields = operator_event("emergency_release", result={"cancelled": cancelled})
+        self._receipts.append(tx, released)
+        text = "the emergency stop was released; commands of advisors run again"
+        # A second stop and release within ten minutes is news of its own.
+        self._alerts.raise_in(
+            tx, Level.WARNING, "emergency_released", text, f"emergency_released:{self._now()}"
+        )
+
+    def _token(self, issued: int) -> str:
+        since = 0 if self._switch.stop is None else self._switch.stop.since
+        digest = hmac.digest(self._key, f"release:{since}:{issued}".encode(), "sha256")
+        return f"{issued}-{digest[:12].hex()}"
+
+    def _check_token(self, token: str) -> None:
+        how = "call hive-client-emergency-stop action=status and give its release.token"
+        if not token:
+            raise ConfirmationRequired(f"releasing needs a token: {how}")
+        issued, _, _ = token.partition("-")
+        known = issued.isascii() and issued.isdecimal() and len(issued) < 12
+        if not known or not hmac.compare_digest(self._token(int(issued)), token):
+            raise ConfirmationRequired(f"this token is not one for the stop that is engaged: {how}")
+        age = self._now() - int(issued)
+        # A token from the future is one from before the clock was put back: its age is not known.
+        if not 0 <= age <= TOKEN_S:
+            raise ConfirmationRequired(f"this token is older than {TOKEN_S // 60} minutes: {how}")
+
+    # -- show ------------------------------------------------------------------------------------------
+
+    async def overview(self) -> dict[str, Any]:
+        """For hive-client-status: the state and the effects, without a token."""
+        stop, engaged = self._switch.stop, self._switch.engaged()
+        result: dict[str, Any] = {
+            "engaged": engaged,
+            "by": None,
+            "since": None,
+            "draining": self._switch.draining(),
+            "forwarding": await self._freeze.status(),
+        }
+        if engaged:
+            by_file = self._switch.file_present()
+            result |= {
+                "by": stop.by if stop is not None else ("file" if by_file else "operator"),
+                "since": None if stop is None else stop.since,
+                "reason": "" if stop is None else stop.reason,
+                "cancelled": 0 if stop is None else stop.cancelled,
+                "revoked": 0 if stop is None else stop.revoked,
+                "file_present": by_file,
+            }
+        return result
+
+    async def status(self) -> dict[str, Any]:
+        """The overview and, while engaged, a token that releases within ten minutes."""
+        # A file that nobody adopted yet gets its stored stop first: the token belongs to that.
+        try:
+            await self.watch()
+        except (StoreError, HiveError) as error:
+            # Showing must work when writing does not; the loop that watches tries again.
+            self._log("warning", "emergency_effects_due", kind=type(error).__name__)
+        result = await self.overview()
+        if result["engaged"]:
+            issued = self._now()
+            result["release"] = {"token": self._token(issued), "expires_at": issued + TOKEN_S}
+        return result
+
+    async def _settle_channels(self) -> None:
+        """Sweep now, and wait for it as long as a caller can wait."""
+        self._sweep = asyncio.get_running_loop().create_task(self._freeze.settle())
+        done, _ = await asyncio.wait({self._sweep}, timeout=_ANSWER_S)
+        for task in done:
+            if (error := task.exception()) is not None:
+                # The stop stands whatever became of the channels; the next sweep tries again.
+                self._log("error", "emergency_sweep_failed", kind=type(error).__name__)

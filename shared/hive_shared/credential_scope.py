@@ -26,7 +26,7 @@ from .registry import (
     glob_names,
 )
 from .registry.catalogue import ADJUST_GROUP
-from .registry.params import Bool, Channel, Int, ListOf, NodeKey, ParamType, Text
+from .registry.params import Bool, Int, ListedChannel, ListOf, NodeKey, ParamType, Text
 
 PERMISSIONS: Final = (
     "monitor",
@@ -191,8 +191,8 @@ CONSTRAINTS: Final[Mapping[str, ParamType]] = MappingProxyType(
         "max_channel_open_sats": _SATS,
         "max_payment_sats_24h": _SATS,
         "max_onchain_sats_24h": _SATS,
-        "allowed_channels": ListOf(Channel(), 0, _LIST_MAX),
-        "denied_channels": ListOf(Channel(), 0, _LIST_MAX),
+        "allowed_channels": ListOf(ListedChannel(), 0, _LIST_MAX),
+        "denied_channels": ListOf(ListedChannel(), 0, _LIST_MAX),
         "allowed_peers": ListOf(NodeKey(), 0, _LIST_MAX),
         "transports": ListOf(_WORD, 0, 20),
         "grants_critical": ListOf(_SchemaAction(), 0, _LIST_MAX),

@@ -10,6 +10,7 @@ from cl_hive_comms.domain import approval
 from cl_hive_comms.domain.approval import Workflow
 from cl_hive_comms.domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
 from cl_hive_comms.domain.policy_document import parse_document, preset_document, with_overrides
+from cl_hive_comms.domain.policy_limits import COUNTERS
 from cl_hive_comms.domain.policy_rules import Override, Rule, conflicts, parse_rule
 from cl_hive_comms.domain.policy_settings import PRESETS, loosened
 from hive_shared.canonical import JsonValue
@@ -118,7 +119,7 @@ def requests(draw: st.DrawFn) -> ActionRequest:
         new_fees={} if ppm is None else {each.scid: (None, ppm) for each in channels},
         amount_sat=draw(st.integers(0, 10**7)),
         now=NOW + draw(st.integers(0, 86_400)),
-        counts={"total_actions": draw(st.integers(0, 3))},
+        counts=draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys(COUNTERS, st.integers(0, 3)))),
     )
 
 

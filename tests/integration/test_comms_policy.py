@@ -158,3 +158,21 @@ async def test_explain_says_where_each_value_comes_from(tmp_path: Path) -> None:
         assert sources["max_danger"] == {"value": 7, "source": "override", "preset_value": 6}
         assert sources["allow_push"]["source"] == "preset"
         assert shown["conflicts"]
+
+
+async def test_a_rule_names_its_advisor_as_the_operator_does_and_holds(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent, Agent(relay.url) as other:
+        await agent.hired(node, advisor="Fleet", advisor_npub=agent.npub)
+        await other.hired(node)
+        rule = {"id": "r", "match": {"advisor": "nobody"}, "effect": "deny"}
+        error = await refused(node, "hive-client-policy", action="add-rule", rule=rule)
+        assert error.code == 4001 and "nobody" in error.message
+        for name in ("FLEET", agent.npub):
+            rule = {"id": "r", "match": {"advisor": name, "schema": "hive:monitor/*"}, "effect": "deny"}
+            shown = await policy(node, "add-rule", rule=rule)
+            (kept,) = shown["rules"]
+            assert kept["advisor_name"] == "Fleet" and kept["match"]["advisor"] != name
+            answer = await agent.run("hive:monitor/v1", "onchain_balance")
+            assert answer["error"]["slug"] == "policy_blocked" and answer["error"]["data"]["rule"] == "r"
+            assert (await other.run("hive:monitor/v1", "onchain_balance"))["status"] == 0
+            await policy(node, "remove-rule", rule_id="r")

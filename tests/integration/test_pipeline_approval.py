@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ from cl_hive_comms.services.command_case import Judged
 from cl_hive_comms.services.decision import DecisionService
 from hive_shared import crypto
 from hive_shared.canonical import decode_object
+from hive_shared.crypto import Secret
 from hive_shared.envelope import approve_digest, confirm_digest
 from hive_shared.errors import Conflict, EmergencyStop, InvalidParams, NotFound, Unauthorized
 from pipeline_world import AGENT_KEY, OTHER_KEY, View, World, issue, slug
@@ -153,6 +155,64 @@ async def test_twenty_commands_of_an_advisor_may_wait(world: World) -> None:
     for _ in range(20):
         await held(world)
     assert slug(await world.set_fee(110)) == "rate_limited"
+
+
+async def test_a_hundred_commands_of_all_advisors_may_wait(world: World) -> None:
+    world.policies.override(
+        "moderate", rate_limits={"fee_changes_per_hour": 1_000, "total_actions_per_day": 1_000}, **ASK
+    )
+    for number in range(2, 7):
+        agent = Secret((100 + number).to_bytes(32, "big"))
+        world.credentials.add(View(issue(agent, number=number), f"adv-{number}"))
+        for _ in range(20):
+            answer = await world.set_fee(110, agent=agent, credential=number)
+            assert answer["status"] == 3
+    full = await world.set_fee(110)
+    assert slug(full) == "rate_limited" and "100 commands wait at this node" in full["error"]["message"]
+
+
+async def test_what_waits_counts_at_once_also_for_two_at_the_same_moment(world: World) -> None:
+    world.policies.override("moderate", rate_limits={"total_actions_per_day": 1}, **ASK)
+    world.credentials.add(View(issue(OTHER_KEY, number=2), "adv-2"))
+    answers = await asyncio.gather(
+        world.set_fee(110, "101x1x0"), world.set_fee(110, "102x1x0", agent=OTHER_KEY, credential=2)
+    )
+    assert sorted(answer["status"] for answer in answers) == [1, 3]
+    (refused,) = (answer for answer in answers if answer["status"] == 1)
+    assert slug(refused) == "daily_cap"
+    # What is turned down gives its use back.
+    (waiting,) = (answer for answer in answers if answer["status"] == 3)
+    await world.pipeline.approvals.approve(waiting["command_id"], reject=True)
+    assert (await world.set_fee(110, "103x1x0"))["status"] == 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "action", "params"),
+    [
+        ("hive:peer/v1", "connect", {"peer_id": "02" + "aa" * 32, "host": "127.0.0.1"}),
+        ("hive:peer/v1", "connect", {"peer_id": "02" + "aa" * 32, "address": "169.254.169.254"}),
+        ("hive:plugin/v1", "start_arbitrary", {"path": "/opt/x.py"}),
+        ("hive:plugin/v1", "start_approved", {"plugin_name": "../../x.py"}),
+        ("hive:backup/v1", "restore", {"backup_id": "b", "mode": "recoverchannel"}),
+        ("hive:backup/v1", "recover", {}),
+        ("hive:config/v1", "emergencyrecover", {}),
+        ("hive:config/v1", "set_config", {"key": "hive-comms-policy-preset", "value": "aggressive"}),
+    ],
+)
+async def test_acceptance_02_23_closed_to_agents_whether_served_or_not(
+    world: World, schema: str, action: str, params: dict[str, Any]
+) -> None:
+    world.credentials.add(View(issue(template="complete_management"), "adv-1"))
+    answer = await world.ask(schema, action, params)
+    assert (slug(answer), answer["status"]) == ("policy_blocked", 1)
+    assert answer["receipt"]["status"] == "rejected" and answer["receipt"]["action"] == action
+    assert world.node.calls == []
+
+
+async def test_acceptance_02_23_what_is_only_not_served_says_so(world: World) -> None:
+    world.credentials.add(View(issue(template="complete_management"), "adv-1"))
+    connect = {"peer_id": "02" + "aa" * 32, "host": "8.8.8.8"}
+    assert slug(await world.ask("hive:peer/v1", "connect", connect)) == "unsupported_action"
 
 
 async def test_an_unknown_action_is_not_found(world: World) -> None:

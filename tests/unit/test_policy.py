@@ -19,7 +19,7 @@ from cl_hive_comms.domain.policy import (
     locked_snapshot,
 )
 from cl_hive_comms.domain.policy_document import merged, parse_document, preset_document
-from cl_hive_comms.domain.policy_limits import is_public_host
+from cl_hive_comms.domain.policy_limits import COUNTERS, is_public_host
 from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from hive_shared.canonical import JsonValue
 
@@ -53,6 +53,7 @@ def request(danger: int = 3, trust: str = "1", **changes: Any) -> ActionRequest:
         "channels": (channel(),),
         "new_fees": {"1x1x0": (None, 110)},
         "now": NOON,
+        "counts": dict.fromkeys(COUNTERS, 0),
     }
     return ActionRequest(**{**fields, **changes})
 
@@ -478,7 +479,7 @@ def test_rebalance_limits() -> None:
 def test_acceptance_02_23_private_hosts(host: str, public: bool) -> None:
     assert is_public_host(host) is public
     asked = action("hive:peer/v1", "connect", 2, params={"peer_id": PEER, "host": host})
-    assert ("allow_private_hosts" in decide(policy(), asked).rule_ids) is (not public and bool(host))
+    assert ("allow_private_hosts" in decide(policy(), asked).rule_ids) is (not public)
     assert decide(policy(allow_private_hosts=True), asked).symbol is None
 
 
@@ -495,10 +496,18 @@ def test_config_and_plugins_are_allow_lists() -> None:
 
 
 def test_rate_limits_count_what_was_used() -> None:
-    assert decide(policy(), request(counts={"fee_changes": 9})).decision == "allow"
-    assert decide(policy(), request(counts={"fee_changes": 10})).symbol == "rate_limited"
-    assert decide(policy(), request(counts={"total_actions": 100})).symbol == "daily_cap"
-    assert decide(policy(), request(counts={"rebalances": 1000})).decision == "allow"
+    def asked(**used: int) -> ActionRequest:
+        return request(counts={**dict.fromkeys(COUNTERS, 0), **used})
+
+    assert decide(policy(), asked(fee_changes=9)).decision == "allow"
+    assert decide(policy(), asked(fee_changes=10)).symbol == "rate_limited"
+    assert decide(policy(), asked(total_actions=100)).symbol == "daily_cap"
+    assert decide(policy(), asked(rebalances=1000)).decision == "allow"
+
+
+def test_uses_that_nobody_counted_are_no_free_uses() -> None:
+    blind = decide(policy(), request(counts={"fee_changes": 0}))
+    assert blind.decision == "deny" and blind.rule_ids == ("rate_limits.total_actions",)
 
 
 def test_several_denials_are_all_told_and_the_protection_comes_first() -> None:

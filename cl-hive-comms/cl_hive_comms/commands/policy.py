@@ -7,7 +7,7 @@ from typing import Any
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from cl_hive_comms.domain.policy_rules import conflicts
+from cl_hive_comms.domain.policy_rules import Rule, conflicts
 from cl_hive_comms.domain.policy_settings import PRESETS, QuietHours, Settings
 from cl_hive_comms.services.policy_service import PolicyService
 
@@ -44,8 +44,15 @@ _OPTIONAL = ("preset", "overrides", "duration", "rule", "rule_id", "channels", "
 class PolicyCommands:
     """Shows and changes the operator's policy."""
 
-    def __init__(self, service: Callable[[], PolicyService], now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        service: Callable[[], PolicyService],
+        now: Callable[[], int],
+        advisor_id: Callable[[str], str],
+        advisor_name: Callable[[str], str],
+    ) -> None:
         self._service, self._now = service, now
+        self._advisor_id, self._advisor_name = advisor_id, advisor_name
         self._changes: dict[str, Callable[[dict[str, Any]], Awaitable[object]]] = {
             "set-preset": lambda given: self._service().set_preset(given["preset"]),
             "set": lambda given: self._service().set(_object(given["overrides"])),
@@ -53,7 +60,7 @@ class PolicyCommands:
                 _object(given["overrides"]), given["duration"]
             ),
             "clear": lambda given: self._service().clear(),
-            "add-rule": lambda given: self._service().add_rule(given["rule"]),
+            "add-rule": lambda given: self._service().add_rule(self._rule(given["rule"])),
             "remove-rule": lambda given: self._service().remove_rule(given["rule_id"]),
             "protect": lambda given: self._list("protected_channels", given["channels"], True),
             "unprotect": lambda given: self._list("protected_channels", given["channels"], False),
@@ -95,6 +102,14 @@ class PolicyCommands:
             await self._changes[action](params)
         return self._explained() if action == "explain" else self._shown()
 
+    def _rule(self, doc: Any) -> Any:
+        """The rule with the advisor it names as the id that commands carry: names change, and a rule about
+        nobody would be no rule."""
+        match = doc.get("match") if isinstance(doc, dict) else None
+        if not isinstance(match, dict) or not isinstance(match.get("advisor"), str):
+            return doc
+        return {**doc, "match": {**match, "advisor": self._advisor_id(match["advisor"])}}
+
     async def _list(self, key: str, value: Any, add: bool) -> None:
         await self._service().extend_list(key, _entries(value), add=add)
 
@@ -109,7 +124,7 @@ class PolicyCommands:
             "source": service.source,
             "document": snapshot.document.to_doc(),
             "effective": _shown_settings(settings),
-            "rules": [{**rule.to_doc(), "source": rule.source} for rule in _rules(service)],
+            "rules": [self._shown_rule(rule) for rule in _rules(service)],
             "override": None,
             "conflicts": [conflict.sentence for conflict in conflicts(_rules(service), settings)],
         }
@@ -120,6 +135,12 @@ class PolicyCommands:
         if service.file_problem is not None:
             result["warning_policy_file"] = service.file_problem
         return result
+
+    def _shown_rule(self, rule: Rule) -> dict[str, Any]:
+        shown: dict[str, Any] = {**rule.to_doc(), "source": rule.source}
+        if rule.match.advisor is not None:
+            shown["advisor_name"] = self._advisor_name(rule.match.advisor)
+        return shown
 
     def _explained(self) -> dict[str, Any]:
         service, now = self._service(), self._now()
@@ -139,7 +160,7 @@ class PolicyCommands:
         return {**self._shown(), "sources": sources}
 
 
-def _rules(service: PolicyService) -> tuple[Any, ...]:
+def _rules(service: PolicyService) -> tuple[Rule, ...]:
     snapshot = service.snapshot()
     return (*snapshot.rules, *snapshot.sibling_rules)
 

@@ -19,6 +19,7 @@ LOCAL: Final = "local"
 """The operator at the node's own RPC, as an approver."""
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
+_LOWER_BOUND: Final = re.compile(r"min_|htlc_?min|reserve|keep_|.*_min(_|$)")
 
 _LOWEST, _HIGHEST = Fraction(1, 2), Fraction(2)
 _STANDING: Final = {
@@ -144,6 +145,7 @@ def only_reduces(original: JsonValue, edited: JsonValue) -> bool:
     """Whether an operator's edit of parameters only takes away: smaller amounts, fewer items (§7.3).
 
     Numbers may move towards zero, lists may lose items, everything else must stay; no key comes or goes.
+    A lower bound (`min_…`) must stay too: lowering it would allow more.
     """
     if isinstance(original, bool) or isinstance(edited, bool):
         return original is edited
@@ -152,7 +154,10 @@ def only_reduces(original: JsonValue, edited: JsonValue) -> bool:
         return same_kind and (0 <= edited <= original or original <= edited <= 0)
     if isinstance(original, Mapping) and isinstance(edited, Mapping):
         return original.keys() == edited.keys() and all(
-            only_reduces(original[k], edited[k]) for k in original
+            original[k] == edited[k] and type(original[k]) is type(edited[k])
+            if _LOWER_BOUND.match(k)
+            else only_reduces(original[k], edited[k])
+            for k in original
         )
     if isinstance(original, list) and isinstance(edited, list):
         return bool(edited or not original) and _is_subsequence(original, edited)

@@ -98,7 +98,10 @@ def _at_most(applies: Callable[[ActionRequest], bool], counter: str | None = Non
     def enforce(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
         if not applies(request):
             return
-        used_sat = 0 if counter is None else request.counts.get(counter, 0)
+        used_sat = 0 if counter is None else request.counts.get(counter)
+        if used_sat is None:
+            yield "what was spent in the window so far is unknown"
+            return
         total_sat = _amount_sat(request) + used_sat
         if total_sat > _integer(limit):
             yield f"{total_sat} sat is above {limit} sat"
@@ -140,7 +143,10 @@ def _open_sats(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
 
 
 def _daily_actions(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
-    if request.counts.get(DAILY_ACTIONS, 0) + 1 > _integer(limit):
+    used = request.counts.get(DAILY_ACTIONS)
+    if used is None:
+        yield "how many actions of the last 24 hours were used is unknown"
+    elif used + 1 > _integer(limit):
         yield f"all {limit} actions of the last 24 hours are used"
 
 

@@ -10,16 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.errors import InvalidParams
+from hive_shared.registry import actions
 from hive_shared.registry.params import (
     MAX_SAT,
     Bool,
-    Channel,
     Int,
+    ListedChannel,
     ListOf,
     NodeKey,
     OneOf,
@@ -71,8 +74,11 @@ class _OverridesType:
             raise _refuse(path, "an object of at most 100 patterns")
         for pattern, word in value.items():
             where = f"{path}[{pattern[:60]!a}]"
-            if not _ACTION_GLOB.fullmatch(pattern):
-                raise _refuse(where, "a glob over <category with _>_<action>, such as channel_close_*")
+            if not _ACTION_GLOB.fullmatch(pattern) or not _names_override(pattern):
+                raise _refuse(
+                    where,
+                    "a glob over <category with _>_<action> that means something, such as channel_close_*",
+                )
             match = _OVERRIDE_WORD.fullmatch(word) if isinstance(word, str) else None
             if match is None:
                 raise _refuse(where, "always_confirm, auto_execute or multi_sig_N_of_M")
@@ -83,6 +89,39 @@ class _OverridesType:
     def describe(self) -> dict[str, JsonValue]:
         """Type and format."""
         return {"type": "object", "format": "approval_overrides"}
+
+
+class _BlockedType:
+    """A glob over schema ids and `hive:<category>/<action>`; one that means nothing blocks nothing."""
+
+    def parse(self, value: JsonValue, path: str) -> JsonValue:
+        """The glob unchanged. Raises `invalid_params` for one that matches no action of the registry."""
+        read = _GLOB.parse(value, path)
+        if not _blocks(str(read)):
+            raise _refuse(path, "a glob that means a known schema or action, such as hive:wallet/*")
+        return read
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Type and format."""
+        return {"type": "string", "format": "schema_glob"}
+
+
+@lru_cache(maxsize=512)
+def _names_override(pattern: str) -> bool:
+    return any(
+        fnmatchcase(f"{spec.category.replace('-', '_')}_{name}", pattern)
+        for spec in actions()
+        for name in (spec.name, *spec.aliases)
+    )
+
+
+@lru_cache(maxsize=512)
+def _blocks(pattern: str) -> bool:
+    return any(
+        fnmatchcase(path, pattern)
+        for spec in actions()
+        for path in (spec.schema, *(f"hive:{spec.category}/{name}" for name in (spec.name, *spec.aliases)))
+    )
 
 
 _SATS: Final = Int(0, MAX_SAT)
@@ -126,8 +165,8 @@ KEYS: Final[Mapping[str, ParamType]] = MappingProxyType(
         "max_rebalance_fee_ppm": Int(0, 100_000),
         "max_channel_open_sats": _SATS,
         "forbidden_peers": ListOf(NodeKey(), 0, MAX_IDS),
-        "protected_channels": ListOf(Channel(), 0, MAX_IDS),
-        "blocked_schemas": ListOf(_GLOB, 0, 100),
+        "protected_channels": ListOf(ListedChannel(), 0, MAX_IDS),
+        "blocked_schemas": ListOf(_BlockedType(), 0, 100),
         "allowed_config": ListOf(_NAME, 0, 500),
         "approved_plugins": ListOf(_PLUGIN, 0, 100),
         "approvers": ListOf(_APPROVER, 0, 20),

@@ -8,10 +8,12 @@ breaks several is told all.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
+
+from hive_shared.canonical import JsonValue
 
 from .fee_change import exceeds
 
@@ -35,13 +37,22 @@ Limit = Callable[["Settings", "ActionRequest"], Iterator[Denial]]
 
 # Nothing lifts these (08 §5.4): they would hand the node over.
 _NEVER: Final = frozenset({("hive:plugin/v1", "start_arbitrary"), ("hive:backup/v1", "restore")})
+# Names of node calls that no agent reaches under whatever schema it asks (02 §12).
+_NEVER_NAMES: Final = frozenset(
+    {
+        *("recover", "recoverchannel", "emergencyrecover", "exposesecret", "makesecret", "signmessage"),
+        *("createrune", "invoicerune", "commando-rune", "datastore", "deldatastore", "rpc", "raw_rpc"),
+    }
+)
+# Options that decide what runs in the node's process, or who rules it, stay the operator's.
+_OWN_OPTIONS: Final = ("hive-", "plugin", "important-plugin", "disable-plugin", "clear-plugins", "wallet")
 _PEER_SCHEMAS: Final = frozenset(
     {
-        "hive:channel/v1",
         "hive:expansion/v1",
         "hive:splice/v1",
         "hive:liquidity/v1",
         "hive:rebalance/v1",
+        "hive:payment/v1",
     }
 )
 
@@ -50,9 +61,30 @@ def _blocked(rule: str, sentence: str) -> Denial:
     return Denial("policy_blocked", rule, sentence)
 
 
-def _floors(_settings: Settings, request: ActionRequest) -> Iterator[Denial]:
-    if (request.schema, request.action) in _NEVER:
-        yield _blocked("floor", f"{request.action} is never run on remote request")
+def never(schema: str, action: str, params: Mapping[str, JsonValue], settings: Settings) -> Iterator[Denial]:
+    """What is refused whether or not this version serves the action (02 §12, §15.23).
+
+    `params` may be unparsed: an action that is not served has no parameters to parse them by.
+    """
+    if (schema, action) in _NEVER or action in _NEVER_NAMES:
+        yield _blocked("floor", f"{action[:64]} is never run on remote request")
+    if schema == "hive:plugin/v1":
+        name = params.get("plugin_name")
+        if isinstance(name, str) and ("/" in name or "\\" in name or name.startswith(".")):
+            yield _blocked("floor", "a plugin is named, never given as a path")
+    if (schema, action) in (("hive:config/v1", "set_config"), ("hive:plugin/v1", "configure")):
+        key = params.get("key", params.get("option"))
+        if isinstance(key, str) and key.strip().casefold().startswith(_OWN_OPTIONS):
+            yield _blocked("floor", f"option {key[:60]!a} is the operator's alone")
+    if (schema, action) == ("hive:peer/v1", "connect") and not settings.allow_private_hosts:
+        for name in ("host", "address"):
+            host = params.get(name)
+            if isinstance(host, str) and not is_public_host(host):
+                yield _blocked("allow_private_hosts", f"{host[:80]!a} is not a public address")
+
+
+def _floors(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
+    yield from never(request.schema, request.action, request.params, settings)
 
 
 def _danger(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
@@ -79,23 +111,36 @@ def _blocked_schemas(settings: Settings, request: ActionRequest) -> Iterator[Den
             return
 
 
+def _texts(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
 def _protected(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
-    if settings.protected_channels.isdisjoint(request.channel_ids):
+    if not settings.protected_channels:
         return
-    for channel in request.channels:
-        if not settings.protected_channels.isdisjoint((channel.scid, channel.channel_id)):
-            yield Denial(
-                "protected_channel",
-                "protected_channels",
-                f"channel {channel.scid} is protected; nothing was done",
-            )
+    touched = [
+        channel.scid
+        for channel in request.channels
+        if not settings.protected_channels.isdisjoint((channel.scid, channel.channel_id))
+    ]
+    # Also what is only named, in whatever parameter: nothing may rest on an executor listing its channels.
+    named = () if touched else settings.protected_channels.intersection(_texts(dict(request.params)))
+    for name in (*touched, *sorted(named)):
+        yield Denial(
+            "protected_channel", "protected_channels", f"channel {name} is protected; nothing was done"
+        )
 
 
 def _forbidden_peers(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
-    concerned = request.schema in _PEER_SCHEMAS or (request.schema, request.action) == (
-        "hive:peer/v1",
-        "connect",
-    )
+    opens = request.override_keys[0].startswith(("channel_open", "peer_connect"))
+    concerned = request.schema in _PEER_SCHEMAS or opens
     if concerned:
         for peer in sorted(settings.forbidden_peers.intersection(request.peer_ids)):
             yield Denial("forbidden_peer", "forbidden_peers", f"peer {peer[:16]}… is forbidden")
@@ -183,14 +228,6 @@ def is_public_host(host: str) -> bool:
     return (mapped or address).is_global and not (mapped or address).is_multicast
 
 
-def _hosts(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
-    host = request.params.get("host") or request.params.get("address")
-    if (request.schema, request.action) != ("hive:peer/v1", "connect") or not isinstance(host, str):
-        return
-    if not settings.allow_private_hosts and not is_public_host(host):
-        yield _blocked("allow_private_hosts", f"{host[:80]!a} is not a public address")
-
-
 def _operations(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     """Options and plugins an agent may touch at all."""
     params = request.params
@@ -225,7 +262,10 @@ def _rates(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     }
     for name in counters_of(request.schema):
         limit, symbol, words = rows[name]
-        if request.counts.get(name, 0) + 1 > limit:
+        used = request.counts.get(name)
+        if used is None:
+            yield _blocked(f"rate_limits.{name}", f"how many {words} were used is unknown")
+        elif used + 1 > limit:
             yield Denial(symbol, f"rate_limits.{name}", f"the operator's limit of {limit} {words} is reached")
 
 
@@ -239,7 +279,6 @@ WRITE_LIMITS: Final[tuple[Limit, ...]] = (
     _quiet_hours,
     _fees,
     _amounts,
-    _hosts,
     _operations,
     _rates,
 )

@@ -16,8 +16,8 @@ from hive_shared.canonical import MAX_INTEGER, JsonValue
 from hive_shared.errors import InvalidParams
 from hive_shared.registry import CONTROL, actions
 from hive_shared.registry.params import (
-    Channel,
     Int,
+    ListedChannel,
     ListOf,
     NodeKey,
     OneOf,
@@ -46,7 +46,7 @@ _MATCH: Final = ParamSchema(
         Param("danger_gte", Int(1, 10)),
         Param("danger_lte", Int(1, 10)),
         Param("amount_gte_sats", Int(0, MAX_INTEGER)),
-        Param("channels", ListOf(Channel(), 1, MAX_IDS)),
+        Param("channels", ListOf(ListedChannel(), 1, MAX_IDS)),
         Param("peers", ListOf(NodeKey(), 1, MAX_IDS)),
         Param("days", ListOf(OneOf(DAYS), 1, 7)),
         Param("hours", Text(11, 11, pattern=_HOURS.pattern, what="hours HH:MM-HH:MM")),

@@ -92,7 +92,7 @@ class Comms(Assembly):
                 lambda: self.advisors, lambda: self.aliases, lambda: self.credentials, unix_now
             ).specs(),
             *AliasCommands(lambda: self.aliases, lambda: self.credentials).specs(),
-            *PolicyCommands(lambda: self.policy, unix_now).specs(),
+            *PolicyCommands(lambda: self.policy, unix_now, self._advisor_id, self._advisor_name).specs(),
             *CommsRpcCommands(
                 lambda: self.pipeline.commands,
                 check_rune=self._check_rune,

@@ -18,6 +18,7 @@ from .command_case import Case, Judged, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .command_push import CommandPush
 from .decision import Verdict
+from .execution import check_caps
 from .ports_commands import CommandRows, Database, FeeRows
 
 _WAITS_FOR: Final = {
@@ -52,6 +53,7 @@ class ApprovalHold:
     def _hold(self, tx: Tx, case: Case, verdict: Verdict) -> Response:
         now, judged = self._now(), verdict.judged
         self._check_room(tx, case.advisor_id)
+        check_caps(tx, self._fees, verdict.caps, case.command_id, now)
         if judged.workflow == Workflow.MULTISIG:
             self._check_voters(case, judged)
         expires = now + judged.expires_in

@@ -35,7 +35,7 @@ from ..domain.command_record import CommandRow, FeeWrite, Use
 from ..domain.conflict import PastWrite
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
-from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of
+from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
 from .command_case import Case, Judged, RuleRefusal
 from .execution import Cap
 from .execution_locks import ExecutionLocks
@@ -140,6 +140,7 @@ class DecisionService:
 
         Raises HiveError (step 10), RuleRefusal (later steps), ClnError when the node cannot be asked.
         """
+        self._check_never(case.command.schema_type, case.command.action, case.command.params)
         spec = find(case.command.schema_type, case.command.action)
         parsed = parse_params(spec, case.command.params) if params is None else dict(params)
         action = self._find_write(spec.schema, spec.name)
@@ -153,6 +154,17 @@ class DecisionService:
             if waited:
                 plan = await action.prepare(parsed, caller)
             yield await self._judge(who, spec, parsed, plan, case)
+
+    def _check_never(self, schema: str, action: str, params: JsonValue) -> None:
+        """A floor speaks before "not served": the agent learns that it will never be (02 §12, §15.23)."""
+        settings = self._policies.snapshot().settings(self._now())
+        try:
+            spec = find(schema, action)
+            schema, action = spec.schema, spec.name
+        except HiveError:
+            pass  # an unknown action may still bear the name of a call that is closed to agents
+        for denial in never(schema, action, params if isinstance(params, dict) else {}, settings):
+            raise from_symbol(denial.symbol, denial.sentence, rule=denial.rule_id)
 
     async def _judge(
         self, who: Who, spec: ActionSpec, params: Params, plan: Plan, case: Case | None
@@ -198,6 +210,7 @@ class DecisionService:
 
         Raises HiveError when schema, action or parameters are none, or when the action is not served.
         """
+        self._check_never(schema, action, params)
         spec = find(schema, action)
         parsed = parse_params(spec, params)
         if spec.read_only:

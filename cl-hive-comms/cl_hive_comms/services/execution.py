@@ -115,16 +115,7 @@ class ExecutionService:
             # Between admission and here lie waits for locks and for the node. Asked in the transaction that
             # starts the command, so that a revocation is either before it or finds it running.
             self._check_still_wanted(tx, case)
-            for cap in caps:
-                # Counted again inside the transaction: two commands may have been judged side by side.
-                used = self._fees.count(tx, cap.use, now - cap.window_s, but=case.command_id)
-                if cap.limit is not None and used >= cap.limit:
-                    raise from_symbol(
-                        "daily_cap",
-                        f"{cap.use.name} allows {cap.limit} in {cap.window_s // 3600} h, all are used",
-                        counter=cap.use.name,
-                        limit=cap.limit,
-                    )
+            check_caps(tx, self._fees, caps, case.command_id, now)
             self._fees.reserve(tx, (cap.use for cap in caps), case.command_id, now)
             moved = self._commands.move(
                 tx,
@@ -255,6 +246,22 @@ class ExecutionService:
         self._log("info", "command_reconciled", command=row.command_id, state=outcome.state)
         self._outcomes.kick()
         return True
+
+
+def check_caps(tx: Tx, fees: FeeRows, caps: Iterable[Cap], command_id: str, now: int) -> None:
+    """Count again inside the transaction that reserves: two commands may have been judged side by side.
+
+    Raises RateLimited (`daily_cap`) when a counter is used up by other commands.
+    """
+    for cap in caps:
+        used = fees.count(tx, cap.use, now - cap.window_s, but=command_id)
+        if cap.limit is not None and used >= cap.limit:
+            raise from_symbol(
+                "daily_cap",
+                f"{cap.use.name} allows {cap.limit} in {cap.window_s // 3600} h, all are used",
+                counter=cap.use.name,
+                limit=cap.limit,
+            )
 
 
 def store_unavailable() -> HiveError:

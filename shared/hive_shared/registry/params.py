@@ -192,6 +192,26 @@ class Channel:
         return {"type": "string", "format": "channel"}
 
 
+@dataclass(frozen=True, slots=True)
+class ListedChannel:
+    """A channel on a list that commands are compared with: scid or 64-hex channel id.
+
+    A funding outpoint is refused: channels are not compared by it, and a list that holds one would
+    protect or exclude nothing.
+    """
+
+    def parse(self, value: JsonValue, path: str) -> JsonValue:
+        """The channel's name, u64 turned into `BxTxO`."""
+        read = Channel().parse(value, path)
+        if isinstance(read, str) and ":" in read:
+            refuse(path, "a short channel id BxTxO or a 64-hex channel id", value)
+        return read
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Type and format."""
+        return {"type": "string", "format": "channel"}
+
+
 def parse_scid(text: str) -> tuple[int, int, int] | None:
     """Block, transaction and output of `BxTxO`, or None when it is no short channel id."""
     match = _SCID.fullmatch(text)

@@ -32,7 +32,6 @@ from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
 from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
-from cl_hive_comms.commands.sibling_calls import SiblingCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.domain.advisor import CredentialRow
@@ -40,6 +39,7 @@ from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, Config, option_specs
 from cl_hive_comms.plugin.parts import MIGRATIONS, Assembly
 from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.plugin.sibling_calls import sibling_methods
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.at_rest import open_at_rest
@@ -110,7 +110,7 @@ class Comms(Assembly):
             ).specs(),
             *AlertCommands(lambda: self.alert_delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
-            *SiblingCommands(lambda: self.signed_messages).specs(),
+            *sibling_methods(lambda: self.for_siblings),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
             *TransportCommands(self._transport_rows).specs(),

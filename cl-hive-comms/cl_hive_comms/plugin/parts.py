@@ -23,6 +23,11 @@ from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
+from cl_hive_comms.plugin.sibling_calls import (
+    SIBLING_CAPABILITIES,
+    SiblingServices,
+    compose_sibling_services,
+)
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_delivery import AlertDelivery, Targets
@@ -64,8 +69,6 @@ from cl_hive_comms.transport.rest import ClnrestRunes
 from cl_hive_comms.transport.webhook import HttpWebhook
 
 MIGRATIONS = Path(__file__).parents[1] / "storage" / "migrations"
-CAPABILITIES: tuple[str, ...] = ("dm.v1",)
-"""What sibling plugins may use of us, as `name.vN` (docs/protocol/08 §3.2); only what is served."""
 
 
 class Assembly(ABC):
@@ -91,6 +94,7 @@ class Assembly(ABC):
     emergency: EmergencyService
     peer_gate: PeerGate
     siblings: SiblingHub
+    for_siblings: SiblingServices
     credentials: CredentialService
     aliases: AliasService
     receipts: ReceiptService
@@ -377,7 +381,7 @@ class Assembly(ABC):
         self.siblings = SiblingHub(
             me="comms",
             version=__version__,
-            capabilities=CAPABILITIES,
+            capabilities=SIBLING_CAPABILITIES,
             cln=self.cln,
             key=key,
             now=unix_now,
@@ -385,6 +389,19 @@ class Assembly(ABC):
             identity=lambda: {"npub": self.identity.npub, "node_id": self.node["node_id"]},
             db_schema=max(int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")),
             log=self.app.log,
+        )
+        self.for_siblings = compose_sibling_services(
+            db=self.db,
+            cln=self.cln,
+            node_id=self.node["node_id"],
+            identity=self.identity,
+            messages=self.signed_messages,
+            policy=self.policy,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            kill_switch=self.kill_switch,
+            pipeline=self.pipeline,
+            on_receipt=self.receipt_written,
         )
         self.app.authenticate = self.siblings.verify
 

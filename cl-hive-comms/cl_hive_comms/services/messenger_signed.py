@@ -4,7 +4,6 @@ docs/protocol/08-client-and-plugins.md §3.4 (hive-comms-send-dm), docs/protocol
 §6.
 """
 
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hive_shared.nostr.giftwrap import KIND_RUMOR, split_chunks
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.rate_limit import SlidingWindows
+from cl_hive_comms.domain.sibling_names import area_to_send
 from cl_hive_comms.domain.signed_message import Draft, sign
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.messenger import Messenger
@@ -26,9 +26,6 @@ MAX_MESSAGE_BYTES: Final = 65_535
 PER_MINUTE: Final = 60
 DEFAULT_TTL_S: Final = 86_400
 MAX_TTL_S: Final = 14 * 86_400
-_SCHEMA: Final = re.compile(r"hive:([a-z][a-z0-9-]{0,30})/[a-z][a-z0-9_-]{0,60}")
-# Management has its own path: envelopes are signed and numbered by their own rules.
-_NOT_OURS: Final = ("hive:control/", "hive:chunk", "hive:monitor/", "hive:identity/")
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,17 @@ class SignedMessages:
         Raises InvalidParams, RateLimited beyond 60 a minute, Capacity with a full outbox.
         """
         now = self._now()
-        area = self._area(schema)
+        area = area_to_send(schema)
         until = expires_at if expires_at is not None else now + DEFAULT_TTL_S
         if not now < until <= now + MAX_TTL_S:
             raise InvalidParams(f"expires_at must be within the next {MAX_TTL_S // 86_400} days")
-        if not self._windows.allow("send-dm", "siblings", PER_MINUTE):
-            raise RateLimited(f"more than {PER_MINUTE} messages in a minute", data={"retry_after": 60})
         name = f"dm:{key}" if key else f"dm:{self._random_bytes(16).hex()}"
+        known = await self._db.read(lambda tx: self._told(tx, name)) if key else None
+        if known is not None:
+            return known
+        if not self._windows.allow("send-dm", "siblings", PER_MINUTE):
+            wait = self._windows.retry_after("send-dm", "siblings", PER_MINUTE)
+            raise RateLimited(f"more than {PER_MINUTE} messages in a minute", data={"retry_after": wait})
         msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
 
         def store(tx: Tx) -> None:
@@ -90,27 +91,22 @@ class SignedMessages:
         def body_of(tx: Tx) -> Sent:
             if self._messenger.find(tx, name) is None:
                 store(tx)
-            return self._told(tx, name)
+            told = self._told(tx, name)
+            assert told is not None
+            return told
 
         sent = await self._db.write(body_of)
         self._messenger.kick()
         return sent
 
-    def _told(self, tx: Tx, name: str) -> Sent:
+    def _told(self, tx: Tx, name: str) -> Sent | None:
         found = self._messenger.find(tx, name)
-        assert found is not None
+        if found is None:
+            return None
         message, state = found
         content = split_chunks(message.content)[0]
         tags = [["p", message.recipient], ["t", "hive-mkt"]]
         return Sent(event_id(message.sender, message.created_at, KIND_RUMOR, tags, content), state)
-
-    def _area(self, schema: str) -> str:
-        match = _SCHEMA.fullmatch(schema)
-        if match is None or schema.startswith(_NOT_OURS):
-            raise InvalidParams(
-                f"schema {schema[:80]!a} is not one a sibling may send; it looks like hive:gossip/hello"
-            )
-        return match[1]
 
 
 def schema_inside(message: JsonValue) -> str:

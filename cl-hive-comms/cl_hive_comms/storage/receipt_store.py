@@ -56,6 +56,14 @@ class ReceiptStore:
         )
         return tuple(ReceiptRow(**dict(row)) for row in rows)
 
+    def of_command(self, tx: Tx, command_id: str) -> tuple[ReceiptRow, ...]:
+        """The receipts of a command, oldest first."""
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE command_id = ? ORDER BY receipt_id LIMIT 100",
+            (command_id,),
+        )
+        return tuple(ReceiptRow(**dict(row)) for row in rows)
+
     def after(self, tx: Tx, receipt_id: int, limit: int) -> tuple[ReceiptRow, ...]:
         """Receipts with a higher id, oldest first."""
         rows = tx.execute(

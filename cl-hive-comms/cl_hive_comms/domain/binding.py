@@ -1,0 +1,55 @@
+"""The statement that binds our Nostr key to a DID (docs/protocol/09-archon.md §7)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+from hive_shared.canonical import encode
+from hive_shared.crypto import sha256
+from hive_shared.errors import InvalidParams, Unauthorized
+
+TAG: Final = "hive-bind-v1:"
+_NONCE: Final = re.compile(r"[0-9a-f]{32}")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
+_DID: Final = re.compile(r"did:(?:cid:b[a-z2-7]{20,100}|key:z[1-9A-HJ-NP-Za-km-z]{20,100})")
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_SECP256K1: Final = b"\xe7\x01"
+"""Multicodec prefix of a compressed secp256k1 key."""
+
+
+def statement(did: str, key: str, nonce: str, valid_from: str) -> str:
+    """`hive-bind-v1:` and the hash of what is bound; `key` is x-only hex."""
+    bound = {"bindingType": "nostr", "did": did, "key": key, "nonce": nonce, "validFrom": valid_from}
+    return TAG + sha256(encode(bound)).hex()
+
+
+def check(did: str, nonce: str, valid_from: str, node_id: str) -> None:
+    """Whether these may stand in a binding of this node.
+
+    Raises InvalidParams for what is malformed, Unauthorized for the did:key of another node.
+    """
+    if not _DID.fullmatch(did):
+        raise InvalidParams(f"did {did[:80]!a} is neither did:cid:.. nor this node's did:key:..")
+    if did.startswith("did:key:") and did != did_key(node_id):
+        raise Unauthorized(f"{did} is not the did:key of this node, {did_key(node_id)}")
+    if not _NONCE.fullmatch(nonce):
+        raise InvalidParams(f"nonce {nonce[:40]!a} is not 32 lower-case hex digits")
+    try:
+        well_formed = _TIME.fullmatch(valid_from) is not None
+        datetime.fromisoformat(valid_from).astimezone(UTC)
+    except ValueError:
+        well_formed = False
+    if not well_formed:
+        raise InvalidParams(f"valid_from {valid_from[:40]!a} is not a time like 2026-01-31T00:00:00Z")
+
+
+def did_key(node_id: str) -> str:
+    """The did:key of a Lightning node id (66 hex digits)."""
+    number = int.from_bytes(_SECP256K1 + bytes.fromhex(node_id), "big")
+    digits = []
+    while number:
+        number, digit = divmod(number, 58)
+        digits.append(_BASE58[digit])
+    return "did:key:z" + "".join(reversed(digits))

@@ -135,6 +135,10 @@ class NodeFake:
             row["fee_base_msat"] = feebase
         if feeppm is not None:
             row["fee_proportional_millionths"] = feeppm
+        if htlcmin is not None:
+            row["minimum_htlc_out_msat"] = htlcmin
+        if htlcmax is not None:
+            row["maximum_htlc_out_msat"] = htlcmax
         if "setchannel" in self.lose:
             raise ClnTimeout("setchannel", 30)
         return [dict(row)]

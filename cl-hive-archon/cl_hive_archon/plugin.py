@@ -42,7 +42,11 @@ class ArchonPlugin:
             version=VERSION,
             options=TABLE.specs,
             methods=methods(self._hello, lambda: self.status),
-            subscriptions={"plugin_started": self._plugin_started, "plugin_stopped": self._plugin_stopped},
+            subscriptions={
+                "plugin_started": self._plugin_started,
+                "plugin_stopped": self._plugin_stopped,
+                "hive_emergency": self._emergency,
+            },
             notifications=["hive_archon_ready"],
             on_init=self.start,
             on_setconfig=self.set_option,
@@ -102,6 +106,9 @@ class ArchonPlugin:
 
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.hub.on_plugin_stopped(payload)
+
+    async def _emergency(self, payload: dict[str, Any]) -> None:
+        await self.hub.on_emergency(payload)
 
     async def _announce(self) -> None:
         await self._write_audit(AuditEvent.STARTED, {"version": VERSION})

@@ -42,7 +42,11 @@ class HivePlugin:
             version=VERSION,
             options=TABLE.specs,
             methods=methods(self._hello, lambda: self.status, lambda: TABLE.rows(self.config)),
-            subscriptions={"plugin_started": self._plugin_started, "plugin_stopped": self._plugin_stopped},
+            subscriptions={
+                "plugin_started": self._plugin_started,
+                "plugin_stopped": self._plugin_stopped,
+                "hive_emergency": self._emergency,
+            },
             notifications=["hive_ready"],
             on_init=self.start,
             on_setconfig=self.set_option,
@@ -108,6 +112,9 @@ class HivePlugin:
 
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.hub.on_plugin_stopped(payload)
+
+    async def _emergency(self, payload: dict[str, Any]) -> None:
+        await self.hub.on_emergency(payload)
 
     async def _announce(self) -> None:
         self.app.notify("hive_ready", {"version": VERSION, "capabilities": list(CAPABILITIES)})

@@ -60,8 +60,8 @@ class SiblingHub:
     """Our side of the sibling contract: hello, probing, authenticated calls, one breaker per sibling.
 
     ``identity`` returns what hello tells about us: ``node_id`` and, where known, ``npub`` and ``did``.
-    ``state`` is told too; the plugin may set it. Feed ``plugin_started``/``plugin_stopped`` to the methods of
-    that name.
+    ``state`` is told too; the plugin may set it. ``emergency`` is comms' own: whether the stop is on. Feed
+    ``plugin_started``/``plugin_stopped`` to the methods of that name.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class SiblingHub:
         identity: Callable[[], Mapping[str, str]],
         db_schema: int,
         log: Log,
+        emergency: Callable[[], bool] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         breaker_open_seconds: float = OPEN_SECONDS,
     ) -> None:
@@ -89,6 +90,7 @@ class SiblingHub:
         self._now = now
         self._random = random_bytes
         self._identity = identity
+        self._emergency = emergency
         self._db_schema = db_schema
         self._log = log
         self._monotonic = monotonic
@@ -125,6 +127,7 @@ class SiblingHub:
             "db_schema": self._db_schema,
             "state": self.state,
             **self._identity(),
+            **({} if self._emergency is None else {"emergency": self._emergency()}),
             "proof": self._auth.proof(params["nonce"]),
         }
 
@@ -154,6 +157,11 @@ class SiblingHub:
     def session(self, who: Sibling) -> Mapping[str, Any] | None:
         """The sibling's answer to our last hello (version, npub, did, ..), or None when absent."""
         return self._peers[who].session
+
+    def emergency(self) -> bool | None:
+        """Whether the emergency stop is on, in comms' last word; None while comms is absent."""
+        session = self._peers["comms"].session if self._me != "comms" else None
+        return None if session is None else session.get("emergency")
 
     def status(self) -> list[dict[str, Any]]:
         """One truthful row per sibling, for status methods."""
@@ -254,6 +262,10 @@ class SiblingHub:
             peer.breaker.reset()
             self._lost(peer, None)
 
+    async def on_emergency(self, _payload: Mapping[str, Any]) -> None:
+        """``hive_emergency`` is a hint that anybody could send: ask comms itself (§3.4)."""
+        self._peers["comms"].wake.set()
+
     def _served_by(self, payload: Mapping[str, Any]) -> list[_Peer]:
         methods = payload.get("methods")
         names = methods if isinstance(methods, list) else []
@@ -326,6 +338,8 @@ class SiblingHub:
             for k in ("version", "state", "npub", "did", "node_id")
             if isinstance(answer.get(k), str)
         }
+        if isinstance(answer.get("emergency"), bool):
+            kept["emergency"] = answer["emergency"]
         return {
             "version": "unknown",
             **kept,

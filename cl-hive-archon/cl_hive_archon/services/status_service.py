@@ -22,6 +22,8 @@ class Siblings(Protocol):
 
     def status(self) -> list[dict[str, Any]]: ...
 
+    def emergency(self) -> bool | None: ...
+
 
 class StatusService:
     """Builds ``hive-archon-status``; asks nobody, so it answers in any state of the node."""
@@ -55,6 +57,7 @@ class StatusService:
             "combination": self._siblings.combo(),
             "supported": degraded is None,
             "siblings": self._siblings.status(),
+            "emergency": self._siblings.emergency(),
             "missing": list(FAMILIES_NOT_SERVED),
             "warnings": [*([] if degraded is None else [degraded]), *self._option_warnings()],
         }

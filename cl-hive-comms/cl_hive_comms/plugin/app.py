@@ -59,6 +59,7 @@ class Comms(Assembly):
 
     def __init__(self) -> None:
         self.status = StatusService()
+        self._lists_due = asyncio.Event()
         self.app = PluginApp(
             name="cl-hive-comms",
             version=__version__,
@@ -183,9 +184,13 @@ class Comms(Assembly):
             # While the emergency stop is on, nothing is published (docs/protocol/08 §6).
             complete = not self.kill_switch.engaged() and await self.nostr.publish_lists()
             # Relays forget: what they have is told again every four hours (docs/protocol/04 §5.1).
-            await asyncio.sleep(4 * 3_600 if complete else 60)
-            if complete:
-                self.nostr.forget_published()
+            try:
+                async with asyncio.timeout(4 * 3_600 if complete else 60):
+                    await self._lists_due.wait()
+            except TimeoutError:
+                if complete:
+                    self.nostr.forget_published()
+            self._lists_due.clear()
 
     # -- changes -------------------------------------------------------------------------------------
 
@@ -194,7 +199,7 @@ class Comms(Assembly):
         changed = self.config.changed(name, value)
         if name in (PREFIX + "nostr-relays", PREFIX + "nostr-profile-relays"):
             await self.nostr.apply(changed.relays, changed.profile_relays)
-            self.app.spawn("relay-lists-changed", self.nostr.publish_lists)
+            self._lists_due.set()
         elif name == PREFIX + "policy-preset":
             await self.policy.follow_preset(value)
         elif name == PREFIX + "policy-file":
@@ -209,7 +214,7 @@ class Comms(Assembly):
         """Follow the new key: subscription, lists, offers."""
         await self.nostr.apply(self.config.relays, self.config.profile_relays)
         self.app.notify("hive_identity_changed", {"npub": self.identity.npub})
-        self.app.spawn("relay-lists-changed", self.nostr.publish_lists)
+        self._lists_due.set()
         await self.offers.reissue()
 
     async def _restored(self) -> None:
@@ -241,6 +246,9 @@ class Comms(Assembly):
         """Tell the node's other plugins."""
         by = None if stop is None else stop.by
         self.app.notify("hive_emergency", {"engaged": stop is not None, "by": by})
+        if stop is None:
+            # What could not be published meanwhile.
+            self._lists_due.set()
 
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
         """Tell the node's other plugins."""

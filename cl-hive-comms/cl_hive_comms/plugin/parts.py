@@ -389,6 +389,7 @@ class Assembly(ABC):
             identity=lambda: {"npub": self.identity.npub, "node_id": self.node["node_id"]},
             db_schema=max(int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")),
             log=self.app.log,
+            emergency=self.kill_switch.engaged,
         )
         self.for_siblings = compose_sibling_services(
             db=self.db,

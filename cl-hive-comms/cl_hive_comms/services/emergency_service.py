@@ -3,7 +3,8 @@
 
 The stop and what it was ordered to do are stored first, in one transaction with its receipt and alert. The
 effects follow and each is marked when done, so that a restart in the middle goes on: cancel what waits, end
-all credentials (`revoke_all`), freeze forwarding (services.forwarding_freeze).
+all credentials (`revoke_all`), freeze forwarding (services.forwarding_freeze). One that fails holds up none
+of the others and is tried again every 5 s.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import ConfirmationRequired, Conflict, HiveError, Internal, NotFound
+from hive_shared.cln import ClnError
+from hive_shared.errors import Busy, ConfirmationRequired, Conflict, HiveError, Internal, NotFound
 from hive_shared.store import Db, StoreError, Tx
 
 from cl_hive_comms.domain.alert import Level
@@ -60,6 +62,7 @@ class EmergencyService:
         self._key, self._now, self._log = token_key, now, log
         self._lock = asyncio.Lock()
         self._announced: Stop | None = None
+        self._unwritten: Stop | None = None
         self._draining = False
         self._sweep: asyncio.Task[None] | None = None
 
@@ -70,11 +73,12 @@ class EmergencyService:
     ) -> dict[str, Any]:
         """Stop everything remote, now and after restarts. A second call may add effects, never take any away.
 
-        Raises Internal when the stop cannot be written; it is on all the same until the plugin ends.
+        Raises Internal when the stop cannot be written; it is on all the same until the plugin ends, and is
+        written, with its effects, as soon as that works.
         """
         self._switch.latch()
         async with self._lock:
-            before = self._switch.stop
+            before = self._switch.stop or self._unwritten
             stop = before or Stop(since=self._now(), by="operator")
             stop = replace(
                 stop,
@@ -90,11 +94,13 @@ class EmergencyService:
             }
             try:
                 await self._store_engaged(stop, params)
-            except StoreError as error:
+            except (StoreError, Busy) as error:
+                self._unwritten = stop
                 raise Internal(
                     "the emergency stop is on, but it could not be written down and would end with the"
-                    f" plugin; create NET/hive/{self._switch.file.name},"
-                    " make room on the disk and engage again"
+                    f" plugin; create the file NET/hive/{self._switch.file.name}, which holds over restarts,"
+                    " and make room on the disk: the stop is then written by itself within 5 s",
+                    reason="emergency_not_stored",
                 ) from error
             await self._run_effects()
         await self._settle_channels()
@@ -113,8 +119,8 @@ class EmergencyService:
                 return
             if self._switch.stop is None:
                 by_file = self._switch.file_present()
-                stop = Stop(since=self._now(), by="file" if by_file else "operator")
-                await self._store_engaged(stop, {"file": by_file})
+                fresh = Stop(since=self._now(), by="file" if by_file else "operator")
+                await self._store_engaged(self._unwritten or fresh, {"file": by_file})
             await self._run_effects()
 
     async def _store_engaged(self, stop: Stop, params: dict[str, JsonValue]) -> None:
@@ -133,21 +139,31 @@ class EmergencyService:
             self._log("error", "emergency_not_stored", effect="the stop is on until the plugin ends")
             raise
         self._switch.adopt(stop)
+        self._unwritten = None
         self._log("warning", "emergency_stop", engaged=True, by=stop.by)
 
     async def _run_effects(self) -> None:
-        """What is due of the stored stop; a failure is tried again at the next look."""
+        """What is due of the stored stop."""
         stop = self._switch.stop
-        if stop is None:
-            return
-        if self._announced is None:
+        if stop is not None and self._announced is None:
             self._announce(stop)
             self._announced = stop
-        if stop.cancel_due:
+        for effect in (self._cancel, self._revoke):
+            try:
+                await effect()
+            except (StoreError, HiveError, ClnError) as error:
+                # The stop stands all the same: the next look tries again, and the status says what is due.
+                self._log("error", "emergency_effect_failed", effect=effect.__name__, why=str(error)[:200])
+
+    async def _cancel(self) -> None:
+        stop = self._switch.stop
+        if stop is not None and stop.cancel_due:
             count = await self._waiting().cancel_all("emergency_stop", "the emergency stop was engaged")
-            stop = replace(stop, cancel_due=False, cancelled=stop.cancelled + count)
-            await self._store(stop)
-        if stop.revoke_due:
+            await self._store(replace(stop, cancel_due=False, cancelled=stop.cancelled + count))
+
+    async def _revoke(self) -> None:
+        stop = self._switch.stop
+        if stop is not None and stop.revoke_due:
             try:
                 count = await self._revoke_all(stop.reason or "emergency stop")
             except NotFound:
@@ -164,7 +180,7 @@ class EmergencyService:
         """End the stop and give channels their limits back. Revoked credentials stay revoked.
 
         Raises Conflict when nothing is engaged or the file is still there, ConfirmationRequired without a
-        fresh token of `status`.
+        fresh token of `status`, Internal when it cannot be written: then the stop stays.
         """
         async with self._lock:
             stop = self._switch.stop
@@ -176,15 +192,28 @@ class EmergencyService:
                     reason="emergency_stop",
                 )
             self._check_token(token)
-            # What came between the first cancelling and now must not wake up with the release.
-            count = await self._waiting().cancel_all("emergency_stop", "the emergency stop was engaged")
-            await self._db.write(lambda tx: self._store_released(tx, count))
+            await self._end()
             self._switch.adopt(None)
-            self._announced = None
+            # A token releases once: one that was shown for this stop is none for the next.
+            self._key = hmac.digest(self._key, b"released", "sha256")
+            self._announced = self._unwritten = None
             self._announce(None)
             self._log("warning", "emergency_stop", engaged=False)
         await self._settle_channels()
         return await self.status()
+
+    async def _end(self) -> None:
+        """Cancel what came since, finish revoking, and write the end; all that or the stop stays."""
+        try:
+            # What came between the first cancelling and now must not wake up with the release.
+            count = await self._waiting().cancel_all("emergency_stop", "the emergency stop was engaged")
+            await self._revoke()
+            await self._db.write(lambda tx: self._store_released(tx, count))
+        except (StoreError, Busy) as error:
+            raise Internal(
+                "the release could not be written, so the emergency stop stays; make room on the disk and"
+                " release again"
+            ) from error
 
     def _store_released(self, tx: Tx, cancelled: int) -> None:
         self._switch.put(tx, None)
@@ -234,16 +263,26 @@ class EmergencyService:
                 "reason": "" if stop is None else stop.reason,
                 "cancelled": 0 if stop is None else stop.cancelled,
                 "revoked": 0 if stop is None else stop.revoked,
+                "due": self._due(),
                 "file_present": by_file,
             }
         return result
+
+    def _due(self) -> list[str]:
+        stop = self._switch.stop or self._unwritten
+        steps = {
+            "write": self._switch.stop is None,
+            "cancel": stop is None or stop.cancel_due,
+            "revoke": stop is not None and stop.revoke_due,
+        }
+        return [name for name, due in steps.items() if due]
 
     async def status(self) -> dict[str, Any]:
         """The overview and, while engaged, a token that releases within ten minutes."""
         # A file that nobody adopted yet gets its stored stop first: the token belongs to that.
         try:
             await self.watch()
-        except (StoreError, HiveError) as error:
+        except (StoreError, Busy) as error:
             # Showing must work when writing does not; the loop that watches tries again.
             self._log("warning", "emergency_effects_due", kind=type(error).__name__)
         result = await self.overview()

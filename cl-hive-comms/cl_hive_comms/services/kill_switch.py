@@ -58,7 +58,14 @@ class KillSwitch:
 
     def draining(self) -> bool:
         """Whether `NET/hive/DRAIN` asks for no new work (docs/protocol/10 §20.2)."""
-        return self._drain.exists()
+        try:
+            self._drain.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            # What we may not see counts, as with the stop.
+            return True
+        return True
 
     def check(self) -> None:
         """Raises EmergencyStop while engaged."""

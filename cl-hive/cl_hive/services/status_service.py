@@ -33,6 +33,8 @@ class Siblings(Protocol):
 
     def status(self) -> list[dict[str, Any]]: ...
 
+    def emergency(self) -> bool | None: ...
+
 
 class StatusService:
     """Builds the views of ``hive-status``; asks nobody, so it answers in any state of the node."""
@@ -100,6 +102,7 @@ class StatusService:
             "combination": self._siblings.combo(),
             "supported": degraded is None,
             "siblings": self._siblings.status(),
+            "emergency": self._siblings.emergency(),
             "not_served": list(FEATURES_NOT_SERVED),
             "warnings": [*([] if degraded is None else [degraded]), *self._option_warnings()],
         }

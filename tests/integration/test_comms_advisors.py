@@ -123,7 +123,10 @@ async def test_what_cannot_be_granted_is_refused_with_the_reason(tmp_path: Path)
     cases: list[tuple[dict[str, object], int]] = [
         ({"access": "world domination"}, -32602),
         ({"access": "fees", "days": 731}, -32602),
-        ({"access": "fees", "trial": True}, 4013),
+        ({"access": "fees", "trial": 31}, -32602),
+        ({"access": "fees", "trial": "soon"}, -32602),
+        ({"access": "fees", "trial": 14, "days": 30}, -32602),
+        ({"access": "custom", "allow": "payments", "trial": 14}, -32602),
         ({"access": "fees", "allow": "fees"}, -32602),
         ({"access": "custom"}, -32602),
         ({"access": "custom", "allow": "fees,teleport"}, -32602),

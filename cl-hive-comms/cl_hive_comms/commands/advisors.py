@@ -10,12 +10,14 @@ from hive_shared.nostr.keys import npub_encode
 from hive_shared.runtime_spec import MethodSpec, Param
 
 from cl_hive_comms.domain.advisor import MAX_DAYS, CredentialRow, days_left
+from cl_hive_comms.domain.trial import trial_days
 from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
 from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
 
 _MAX_TEXT = 500
+DEFAULT_DAYS = 30
 
 
 class AdvisorCommands:
@@ -82,11 +84,14 @@ class AdvisorCommands:
             raise NotFound("there is no search result to refer to; give the advisor's key or name")
         if params["template"] and params["access"] not in ("", params["template"]):
             raise InvalidParams("give access or template, not both: they mean the same")
+        days = trial_days(params["trial"])
+        if days and params["days"] not in (None, days):
+            raise InvalidParams(f"a trial says its own length: trial={params['days']}; leave days out")
         hired = await self._service().authorize(
             Hire(
                 advisor=params["advisor"],
                 access=params["template"] or params["access"] or "monitoring",
-                days=params["days"],
+                days=params["days"] or DEFAULT_DAYS,
                 allow=_words(params["allow"]),
                 max_fee_change_pct=params["max_fee_change"],
                 max_rebalance_sats=params["max_rebalance"],
@@ -94,11 +99,11 @@ class AdvisorCommands:
                 note=params["note"],
                 npub=params["advisor_npub"],
                 did=params["advisor_did"],
-                trial=_trial(params["trial"]),
+                trial_days=days,
                 confirm=params["confirm"],
             )
         )
-        return _hired(hired)
+        return shown_hire(hired)
 
     async def _revoke(self, params: dict[str, Any]) -> dict[str, Any]:
         if bool(params["advisor"]) == params["all"]:
@@ -160,7 +165,7 @@ class AdvisorCommands:
 _AUTHORIZE = (
     Param("advisor", "str", default=""),
     Param("access", "str", default=""),
-    Param("days", "int", default=30, minimum=1, maximum=MAX_DAYS),
+    Param("days", "int", minimum=1, maximum=MAX_DAYS),
     Param("allow", "any"),
     Param("max_fee_change", "int", minimum=1, maximum=100),
     Param("max_rebalance", "int", minimum=0),
@@ -185,11 +190,8 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in value if word.strip())
 
 
-def _trial(value: Any) -> str:
-    return "" if value in (None, False, "false", "") else str(value)
-
-
-def _hired(hired: Hired) -> dict[str, Any]:
+def shown_hire(hired: Hired) -> dict[str, Any]:
+    """The answer to a hire."""
     result: dict[str, Any] = {
         "advisor_id": hired.advisor.advisor_id,
         "name": hired.name,
@@ -197,10 +199,12 @@ def _hired(hired: Hired) -> dict[str, Any]:
         "access": hired.template,
         "valid_until": hired.row.credential.valid_until,
         "credential_id": hired.row.credential_id,
-        "trial_id": None,
+        "trial_id": hired.trial_id,
         "delivery": "queued",
         "rune": hired.with_rune,
     }
+    if hired.trial_id is not None:
+        result["schemas"] = list(hired.row.credential.allowed_schemas)
     if hired.warnings:
         result["warning_look_alike"] = "; ".join(hired.warnings)
     return result

@@ -34,6 +34,7 @@ from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
+from cl_hive_comms.commands.trials import TrialCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, Config, option_specs
@@ -91,6 +92,9 @@ class Comms(Assembly):
             ).specs(),
             *AdvisorCommands(
                 lambda: self.advisors, lambda: self.aliases, lambda: self.credentials, unix_now
+            ).specs(),
+            *TrialCommands(
+                lambda: self.contracts, lambda: self.advisors, lambda: self.aliases, unix_now
             ).specs(),
             *AliasCommands(lambda: self.aliases, lambda: self.credentials).specs(),
             *PolicyCommands(lambda: self.policy, unix_now, self._advisor_id, self._advisor_name).specs(),
@@ -166,6 +170,7 @@ class Comms(Assembly):
         spawn("relay-cursors", self.nostr.save_cursors, every=600.0, first=600.0)
         spawn("offers", self.offers.reissue)
         spawn("runes", self.advisors.blacklist_pending, every=60.0)
+        spawn("trials", self.contracts.settle, every=30.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

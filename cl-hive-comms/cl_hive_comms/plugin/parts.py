@@ -21,6 +21,7 @@ from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.backups import compose_backups
+from cl_hive_comms.plugin.contracts import compose_contracts
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.plugin.sibling_calls import (
@@ -36,6 +37,7 @@ from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.backup_service import BackupService
 from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
@@ -108,6 +110,7 @@ class Assembly(ABC):
     nostr: NostrTransport
     runes: ClnrestRunes
     offers: AdvisorOffers
+    contracts: ContractService
     advisors: AdvisorService
     policy: PolicyService
     push: CommandPush
@@ -302,6 +305,18 @@ class Assembly(ABC):
         )
         self.identity.announce = self.offers.announce_rotation
         self.identity.on_change(self.identity_changed)
+        self.contracts = compose_contracts(
+            db=self.db,
+            cln=self.cln,
+            node=self.node,
+            credentials=self.credentials,
+            aliases=self.aliases,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            offers=self.offers,
+            advisors=lambda: self.advisors,
+            log=self.log,
+        )
         self.advisors = AdvisorService(
             Ports(
                 db=self.db,
@@ -310,6 +325,7 @@ class Assembly(ABC):
                 credentials=self.credentials,
                 aliases=self.aliases,
                 offers=self.offers,
+                trials=self.contracts,
                 receipts=self.receipts,
                 alerts=self.alerts,
                 messenger=self.messenger,
@@ -422,6 +438,8 @@ class Assembly(ABC):
             pending=self.pipeline.approvals.pending,
             emergency=self.emergency.overview,
             alerts=self.alerts,
+            tallies=self.contracts.tallies,
+            trials=self.contracts.trials,
             now=unix_now,
         )
         self.sections.register(self.status)

@@ -58,6 +58,8 @@ class AdvisorOffers:
         self._signer, self._node = signer, node
         self._relays, self._max_skew_s, self._now = relays, max_skew_s, now
         self._bindings: dict[str, str] = {}
+        self.trial_of: Callable[[Tx, str], str | None] = lambda tx, credential_id: None
+        """Set by the composition root: the trial that a credential was issued for, by id."""
 
     async def prepare(self) -> str:
         """The node key's statement that our Nostr key is ours; ask before the transaction of an offer."""
@@ -82,6 +84,8 @@ class AdvisorOffers:
         }
         if self._node.get("alias"):
             payload["node"]["alias"] = self._node["alias"]
+        if (trial_id := self.trial_of(tx, row.credential_id)) is not None:
+            payload["trial_id"] = trial_id
         if rest is not None:
             payload["rest"] = dict(rest)
         self._push.push(tx, row.agent_key, "credential_offer", payload, ttl=OFFER_TTL_S)

@@ -11,7 +11,10 @@ from cl_hive_comms.domain.advisor import Advisor, CredentialRow
 
 @dataclass(frozen=True)
 class Hire:
-    """What the operator asked for. `limits` replace the template's constraints of the same name."""
+    """What the operator asked for. Limits replace the template's constraints of the same name.
+
+    With `trial_days` (7 to 30) it is a trial of that length, and `days` does not count.
+    """
 
     advisor: str
     access: str = "monitoring"
@@ -23,7 +26,7 @@ class Hire:
     note: str = ""
     npub: str = ""
     did: str = ""
-    trial: str = ""
+    trial_days: int = 0
     confirm: bool = False
 
     def template(self) -> Template:
@@ -58,6 +61,7 @@ class Hired:
     template: str
     with_rune: bool
     warnings: tuple[str, ...]
+    trial_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,17 @@ from hive_shared.errors import (
     InvalidParams,
     NotFound,
     SiblingUnavailable,
-    Unsupported,
 )
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.advisor import DAY_S, MAX_LIVE_CREDENTIALS, Advisor, CredentialRow
+from cl_hive_comms.domain.advisor import DAY_S, MAX_LIVE_CREDENTIALS, Advisor, CredentialRow, days_left
+from cl_hive_comms.domain.trial import scope_of, trial_template
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.contract_service import ContractService, Opening
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
@@ -51,6 +52,7 @@ class Ports:
     credentials: CredentialService
     aliases: AliasService
     offers: AdvisorOffers
+    trials: ContractService
     receipts: ReceiptService
     alerts: AlertService
     messenger: Messenger
@@ -74,6 +76,7 @@ class _Draft:
     new_name: str
     binding: str
     rest: dict[str, Any] | None
+    opening: Opening | None
 
 
 class AdvisorService:
@@ -90,21 +93,20 @@ class AdvisorService:
     async def authorize(self, hire: Hire) -> Hired:
         """Give an advisor a credential; a second time renews it, the former one is refused from then on.
 
+        With `trial_days` it is a trial: what may be granted is cut to its scope, and its guards hold.
         Raises InvalidParams, NotFound, Ambiguous, Conflict, Capacity, ConfirmationRequired, EmergencyStop,
-        Unsupported, SiblingUnavailable.
+        Internal, SiblingUnavailable.
         """
         self._p.kill_switch.check()
-        if hire.trial:
-            raise Unsupported(
-                "trials are not served by this version; leave trial out for a plain credential",
-                reason="unsupported_action",
-            )
         template = hire.template()
+        if hire.trial_days:
+            template = trial_template(template)
         async with self._lock:
             pubkey, known, new_name = self._whom(hire)
-            draft = await self._prepare(hire, template, pubkey, known, new_name)
+            opening = await self._opening(template, pubkey, known) if hire.trial_days else None
+            draft = await self._prepare(hire, template, pubkey, known, new_name, opening)
             try:
-                await self._p.db.write(lambda tx: self._store(tx, hire, draft))
+                trial_id = await self._p.db.write(lambda tx: self._store(tx, hire, draft))
             except BaseException:
                 if draft.row.rune_id is not None:
                     await self._p.runes.blacklist([draft.row.rune_id])
@@ -112,14 +114,27 @@ class AdvisorService:
             await self._reload()
         self._p.messenger.kick()
         await self.blacklist_pending()
-        return self._hired(draft, template)
+        return self._hired(draft, template, trial_id)
 
-    def _hired(self, draft: _Draft, template: Template) -> Hired:
+    async def _opening(self, template: Template, pubkey: str, known: Advisor | None) -> Opening:
+        opening = await self._p.trials.prepare(f"did:nostr:{pubkey}", *scope_of(template))
+        now = self._p.now()
+        row = None if known is None else self._p.credentials.active_of(known.advisor_id)
+        if row is not None and row.live(now):
+            left = days_left(row.credential.valid_until, now)
+            raise Conflict(
+                f"{self._name(row.advisor_id)!a} works here already, for {left} more days; a trial is how one"
+                " begins. Revoke first, or authorize without trial",
+                reason="already_hired",
+            )
+        return opening
+
+    def _hired(self, draft: _Draft, template: Template, trial_id: str | None) -> Hired:
         advisor = self._p.credentials.advisor(draft.advisor.advisor_id) or draft.advisor
         name = self._p.aliases.name_of(advisor)
         warnings = tuple(self._p.aliases.warnings(name, advisor.advisor_id))
         self._p.log("info", "advisor_authorized", advisor=advisor.advisor_id, access=template.name)
-        return Hired(advisor, name, draft.row, template.name, draft.rest is not None, warnings)
+        return Hired(advisor, name, draft.row, template.name, draft.rest is not None, warnings, trial_id)
 
     def _whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
         """Key, known advisor if any, and the name to give it (empty: none)."""
@@ -150,7 +165,13 @@ class AdvisorService:
         return pubkey, known, text if named is None else ""
 
     async def _prepare(
-        self, hire: Hire, template: Template, pubkey: str, known: Advisor | None, new_name: str
+        self,
+        hire: Hire,
+        template: Template,
+        pubkey: str,
+        known: Advisor | None,
+        new_name: str,
+        opening: Opening | None,
     ) -> _Draft:
         now = self._p.now()
         if known is not None and not known.active and not hire.confirm:
@@ -164,7 +185,7 @@ class AdvisorService:
             template=template,
             constraints=hire.constraints(template),
             valid_from=now,
-            valid_until=now + hire.days * DAY_S,
+            valid_until=now + (hire.trial_days or hire.days) * DAY_S,
         )
         zbase = await self._p.signer.signmessage(credentials.signing_text(unsigned))
         signed = credentials.with_signature(unsigned, zbase)
@@ -183,7 +204,7 @@ class AdvisorService:
         )
         binding = await self._p.offers.prepare()
         rest = None if rune is None else dict(rune[1])
-        return _Draft(row, advisor, known is None, new_name, binding, rest)
+        return _Draft(row, advisor, known is None, new_name, binding, rest, opening)
 
     def _advisor(
         self, hire: Hire, template: Template, pubkey: str, known: Advisor | None, now: int
@@ -213,7 +234,7 @@ class AdvisorService:
             note=hire.note,
         )
 
-    def _store(self, tx: Tx, hire: Hire, draft: _Draft) -> None:
+    def _store(self, tx: Tx, hire: Hire, draft: _Draft) -> str | None:
         row, advisor = draft.row, draft.advisor
         now = self._p.now()
         superseded = self._p.store.supersede(tx, advisor.advisor_id, row.credential_id, now)
@@ -229,12 +250,20 @@ class AdvisorService:
         self._p.store.add_credential(tx, row)
         for old in superseded:
             self._forget_rune(tx, old)
+            self._p.trials.stop_in(tx, old.credential_id)
+        opening = draft.opening
+        trial = None if opening is None else self._p.trials.begin_in(tx, row, opening)
         self._p.offers.offer(tx, row, draft.binding, draft.rest)
         self._p.receipts.append(
             tx,
             operator_event(
                 "authorize",
-                params={"access": hire.access, "days": hire.days, "allow": list(hire.allow)},
+                params={
+                    "access": hire.access,
+                    "days": hire.trial_days or hire.days,
+                    "allow": list(hire.allow),
+                    "trial": trial is not None,
+                },
                 result={
                     "valid_until": row.credential.valid_until,
                     "superseded": [old.credential_id for old in superseded],
@@ -244,6 +273,7 @@ class AdvisorService:
                 credential_id=row.credential_id,
             ),
         )
+        return None if trial is None else trial.trial_id
 
     # -- dismiss -------------------------------------------------------------------------------------
 
@@ -313,6 +343,7 @@ class AdvisorService:
                 ended = replace(advisor, status="revoked", revoked_at=now, reason=reason, updated_at=now)
                 self._p.store.update(tx, ended)
             self._forget_rune(tx, row)
+            self._p.trials.stop_in(tx, row.credential_id)
             self._p.offers.revoked(tx, row, reason)
             self._p.receipts.append(
                 tx,
@@ -327,6 +358,12 @@ class AdvisorService:
             told = f"the credential of {self._name(row.advisor_id)} was revoked"
             self._p.alerts.raise_alert(tx, "warning", "advisor_revoked", told)
         return rows, cancelled
+
+    def drop_rune_in(self, tx: Tx, credential_id: str) -> None:
+        """Note that the rune of a credential that ended is to be blacklisted."""
+        row = self._p.credentials.row(credential_id)
+        if row is not None:
+            self._forget_rune(tx, row)
 
     def _forget_rune(self, tx: Tx, row: CredentialRow) -> None:
         if row.rune_id is not None:

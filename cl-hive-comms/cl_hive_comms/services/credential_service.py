@@ -54,6 +54,10 @@ class CredentialService:
 
     async def current(self, credential_id: str) -> CredentialRow | None:
         """The credential of that id, in whatever state."""
+        return self.row(credential_id)
+
+    def row(self, credential_id: str) -> CredentialRow | None:
+        """As `current`, without waiting."""
         return self._rows.get(credential_id)
 
     async def by_key(self, sender_key: str) -> tuple[CredentialRow, ...]:
@@ -76,6 +80,15 @@ class CredentialService:
         """The credential an advisor works under, expired or not; None when it has none."""
         own = [row for row in self._rows.values() if row.advisor_id == advisor_id and row.status == "active"]
         return own[-1] if own else None
+
+    def engagement(self, advisor_id: str) -> tuple[CredentialRow, ...]:
+        """The credentials of an advisor since it was last hired, oldest first: renewals, not what was
+        revoked before."""
+        rows: list[CredentialRow] = []
+        for row in self._rows.values():
+            if row.advisor_id == advisor_id:
+                rows = [] if row.status == "revoked" else [*rows, row]
+        return tuple(rows)
 
     def live_rows(self) -> tuple[CredentialRow, ...]:
         """Credentials under which commands may come now."""

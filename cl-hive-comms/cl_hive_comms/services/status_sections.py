@@ -1,11 +1,12 @@
 """The parts of hive-client-status and hive-comms-transports, from memory and the local database."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from hive_shared.siblings import SiblingHub
 
 from cl_hive_comms.domain.advisor import days_left
+from cl_hive_comms.domain.trial import Trial
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
@@ -14,6 +15,7 @@ from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.ports_status import Options
+from cl_hive_comms.services.ports_trials import Tally
 from cl_hive_comms.services.status_service import StatusService
 
 
@@ -37,8 +39,11 @@ class StatusSections:
         pending: Callable[[int], Awaitable[Mapping[str, Any]]],
         emergency: Callable[[], Awaitable[dict[str, Any]]],
         alerts: AlertService,
+        tallies: Callable[[], Awaitable[Mapping[str, Tally]]],
+        trials: Callable[[str | None, int], Awaitable[Sequence[Trial]]],
         now: Clock,
     ) -> None:
+        self._tallies, self._trials = tallies, trials
         self._config, self._node, self._identity = config, node, identity
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest_url = nostr, inbound, rest_url
@@ -50,9 +55,9 @@ class StatusSections:
         status.register("identity", self.identity)
         status.register("policy", self.policy)
         status.register("advisors", self.advisors)
-        status.register("trials", self.not_served)
-        status.register("liquidity", self.not_served)
-        status.register("escrow", self.not_served)
+        status.register("trials", self.trials)
+        status.register("liquidity", self.liquidity)
+        status.register("escrow", self.escrow)
         status.register("spend", self.spend)
         status.register("transports", self.transports)
         status.register("siblings", self.siblings)
@@ -100,18 +105,24 @@ class StatusSections:
         return section
 
     async def advisors(self, verbose: bool) -> list[dict[str, Any]]:
-        """Who may manage this node."""
+        """Who may manage this node, and what came of it since they were hired."""
+        tallies = await self._tallies()
         rows = []
         for advisor in self._credentials.advisors():
             credential = self._credentials.active_of(advisor.advisor_id)
             if not advisor.active or credential is None:
                 continue
+            terms = self._credentials.engagement(advisor.advisor_id)
+            done = [tallies[each.credential_id] for each in terms if each.credential_id in tallies]
             row: dict[str, Any] = {
                 "name": self._aliases.name_of(advisor),
                 "access": advisor.access_template,
-                "since": advisor.created_at,
+                "since": terms[0].created_at,
                 "days_left": days_left(credential.credential.valid_until, self._now()),
                 "received": credential.acked_at is not None,
+                "taken": sum(tally.taken for tally in done),
+                "rejected": sum(tally.rejected for tally in done),
+                # Nothing in this version pays anybody.
                 "spent_sats": 0,
             }
             if verbose:
@@ -123,16 +134,39 @@ class StatusSections:
             rows.append(row)
         return rows
 
-    async def not_served(self, verbose: bool) -> dict[str, Any]:
-        """A feature that this version does not have."""
-        return {"state": "not_served"}
+    async def trials(self, verbose: bool) -> list[dict[str, Any]]:
+        """The trials that run; with `verbose` also the newest that are over."""
+        now = self._now()
+        rows: list[dict[str, Any]] = []
+        for trial in await self._trials(None, 20):
+            running = trial.running(now)
+            if not running and not verbose:
+                continue
+            advisor = self._aliases.find(trial.advisor_did)
+            row: dict[str, Any] = {
+                "name": trial.advisor_did if advisor is None else self._aliases.name_of(advisor),
+                "scope": trial.scope,
+                "days_left": days_left(trial.end_at, now) if running else 0,
+                "outcome": None if trial.outcome is None else trial.outcome.value,
+            }
+            rows.append(row | ({"trial_id": trial.trial_id} if verbose else {}))
+        return rows
+
+    async def liquidity(self, verbose: bool) -> dict[str, Any]:
+        """Not a part of this version."""
+        return _not_served("the liquidity market comes with a later version")
+
+    async def escrow(self, verbose: bool) -> dict[str, Any]:
+        """Not a part of this version."""
+        return _not_served("payments and escrow come with a later version")
 
     async def spend(self, verbose: bool) -> dict[str, Any]:
         """Payments are not part of this version, so nothing was spent."""
-        limits = ("daily-limit", "weekly-limit", "per-advisor-daily-limit")
+        limits = ("daily-limit", "weekly-limit", "per-advisor-daily-limit", "per-action-limit")
         return {
             "spent_sats": 0,
             "limits_sats": {name.replace("-", "_"): self._config().get(name) for name in limits},
+            **_not_served("this version pays nobody; the limits are kept for one that does"),
         }
 
     async def transports(self, verbose: bool) -> dict[str, Any]:
@@ -191,3 +225,7 @@ class StatusSections:
             found.append(self._policy.file_problem)
         found += [f"{name} is set but not served by this version" for name in self._config().unserved()]
         return found
+
+
+def _not_served(reason: str) -> dict[str, str]:
+    return {"state": "not_served", "reason": reason}

@@ -1,0 +1,58 @@
+"""Trials on this node's adapters; part of the composition root."""
+
+import os
+from collections.abc import Callable
+
+from hive_shared.cln import ClnClient
+from hive_shared.store import Db
+
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_service import AdvisorService
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.contract_service import ContractService
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.ports_identity import Log
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.trial_measure import TrialMeasure
+from cl_hive_comms.storage.advisor_record_store import AdvisorRecordStore
+from cl_hive_comms.storage.marketplace_store import MarketplaceStore
+
+
+def compose_contracts(
+    *,
+    db: Db,
+    cln: ClnClient,
+    node: dict[str, str],
+    credentials: CredentialService,
+    aliases: AliasService,
+    receipts: ReceiptService,
+    alerts: AlertService,
+    offers: AdvisorOffers,
+    advisors: Callable[[], AdvisorService],
+    log: Log,
+) -> ContractService:
+    """The service, known to the offers; `advisors` is asked when a trial is over."""
+    contracts = ContractService(
+        db,
+        MarketplaceStore(),
+        AdvisorRecordStore(),
+        measure=TrialMeasure(cln),
+        credentials=credentials,
+        receipts=receipts,
+        alerts=alerts,
+        node_id=node["node_id"],
+        now=unix_now,
+        random_bytes=os.urandom,
+        log=log,
+    )
+
+    def name_of(did: str) -> str:
+        advisor = aliases.find(did)
+        return did if advisor is None else aliases.name_of(advisor)
+
+    contracts.name_of = name_of
+    contracts.drop_rune = lambda tx, credential_id: advisors().drop_rune_in(tx, credential_id)
+    offers.trial_of = contracts.trial_of
+    return contracts

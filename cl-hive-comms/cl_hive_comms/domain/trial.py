@@ -296,18 +296,18 @@ def compared(before: Income, after: Income | None) -> tuple[dict[str, JsonValue]
 def evaluated(trial: Trial, work: Work, income: Income | None, until: int) -> dict[str, JsonValue]:
     """The review of a trial up to `until`: figures, criteria, and what was not measured and why."""
     revenue, why_not = compared(trial.baseline.income, income)
-    hours = max(0, -(-(until - trial.start_at) // 3_600))
+    hours = max(1, -(-(until - trial.start_at) // 3_600))
+    heard = min(work.hours_heard, hours)
     missing: dict[str, JsonValue] = {
         "response_time_p95_minutes": "nothing in a trial asks the advisor for an answer in this version",
     }
     uptime: int | None = None
     # Fewer samples than half of the hours say nothing about the others (04 §10 "SLA").
-    if hours and work.hours_heard * 2 >= hours:
-        uptime = work.hours_heard * 100 // hours
+    if heard * 2 >= hours:
+        uptime = heard * 100 // hours
     else:
         missing["uptime_pct"] = (
-            f"commands came in {work.hours_heard} of {hours} hours; fewer than half of them say nothing"
-            " about the rest"
+            f"commands came in {heard} of {hours} hours; fewer than half of them say nothing about the rest"
         )
     if why_not:
         missing["revenue_delta_pct"] = why_not
@@ -322,7 +322,7 @@ def evaluated(trial: Trial, work: Work, income: Income | None, until: int) -> di
         "from": trial.start_at,
         "to": until,
         **figures,
-        "hours_heard": work.hours_heard,
+        "hours_heard": heard,
         "hours": hours,
         "credential_taken_after_s": work.credential_taken_after_s,
         "revenue": revenue,

@@ -22,11 +22,11 @@ class AdvisorRecordStore:
         return {row["credential_id"]: Tally(row["taken"], row["rejected"]) for row in rows}
 
     def tally(self, tx: Tx, credential_id: str, since: int, until: int) -> Tally:
-        """The same for one credential and the commands received in a span of Unix seconds."""
+        """The same for one credential and the commands received in a span of Unix seconds, both included."""
         row = tx.execute(
             f"SELECT ifnull(sum(read_only = 0 AND state IN {_DONE}), 0) AS taken,"
             " ifnull(sum(state = 'rejected'), 0) AS rejected FROM comms_commands"
-            " WHERE credential_id = ? AND received_at >= ? AND received_at < ?",
+            " WHERE credential_id = ? AND received_at BETWEEN ? AND ?",
             (credential_id, since, until),
         ).fetchone()
         return Tally(row["taken"], row["rejected"])
@@ -35,7 +35,7 @@ class AdvisorRecordStore:
         """Hours, counted from `since`, in which at least one command of a credential was answered."""
         (count,) = tx.execute(
             "SELECT count(DISTINCT (received_at - ?) / 3600) FROM comms_commands"
-            " WHERE credential_id = ? AND received_at >= ? AND received_at < ? AND state <> 'received'",
+            " WHERE credential_id = ? AND received_at BETWEEN ? AND ? AND state <> 'received'",
             (since, credential_id, since, until),
         ).fetchone()
         return int(count)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
@@ -45,7 +46,9 @@ class Runes:
         self.blacklisted: list[str] = []
         self.reachable = True
 
-    async def offer(self, agent_key: str) -> tuple[str, Mapping[str, Any]] | None:
+    async def offer(self, agent_key: str) -> tuple[str | None, Mapping[str, Any]] | None:
+        if not self.reachable:
+            raise ClnError("createrune", -1, "no answer")
         self.made += 1
         return str(self.made), {"url": "https://127.0.0.1:3010", "rune": f"rune-{self.made}"}
 
@@ -122,7 +125,7 @@ class HiringWorld:
         self.db = Db.open(self.path / "comms.db", MIGRATIONS)
         now = lambda: self.now  # noqa: E731
         random = self.random
-        sealer = Sealer({1: Secret(bytes(32))}, 1)
+        self.sealer = sealer = Sealer({1: Secret(bytes(32))}, 1)
         self.identity = IdentityService(
             self.db,
             IdentityStore(),
@@ -181,12 +184,22 @@ class HiringWorld:
             random_bytes=lambda n: next(random).to_bytes(n, "big"),
             log=self._note,
         )
+        self.keeper = AdvisorRunes(
+            self.db,
+            self.facts,
+            AdvisorStore(),
+            self.runes,
+            credentials=credentials,
+            offers=offers,
+            messenger=messenger,
+            now=now,
+            log=self._note,
+        )
         offers.trial_of = self.contracts.trial_of
         self.service = AdvisorService(
             Ports(
                 db=self.db,
                 store=AdvisorStore(),
-                facts=self.facts,
                 credentials=credentials,
                 aliases=aliases,
                 offers=offers,
@@ -194,7 +207,7 @@ class HiringWorld:
                 receipts=receipts,
                 alerts=alerts,
                 messenger=messenger,
-                runes=self.runes,
+                runes=self.keeper,
                 signer=Signer(),
                 kill_switch=KillSwitch(self.db, self.facts, self.path / "hive", now=now),
                 commands=Commands,

@@ -17,6 +17,7 @@ Parser = Callable[[Any], Any]
 MAX_RELAYS = 8
 PAYMENT_METHODS = ("bolt11", "bolt12", "l402", "cashu")
 _NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+_RUNE = re.compile(r"[A-Za-z0-9_=-]{40,4096}")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -52,6 +53,14 @@ def whole(low: int, high: int = 2_100_000_000_000_000) -> Parser:
         return number
 
     return parse
+
+
+def rune(value: Any) -> str:
+    """A rune as createrune prints it, or nothing."""
+    shown = text(value)
+    if shown and not _RUNE.fullmatch(shown):
+        raise ValueError("that is no rune: give the text that createrune printed")
+    return shown
 
 
 def one_of(*choices: str) -> Parser:

@@ -96,8 +96,20 @@ CORE = (
         served=True,
     ),
     _bool("nostr-allow-plaintext", False, "Regtest only: read unencrypted messages.", dynamic=False),
-    _text("rest-rune-static", "", "Regtest only: one rune for every advisor.", dynamic=False),
-    _bool("rest-enabled", True, "Give advisors a rune for clnrest when clnrest runs.", served=True),
+    _text(
+        "rest-rune-static",
+        "",
+        "Regtest only: one rune for every advisor.",
+        read.rune,
+        dynamic=False,
+        served=True,
+    ),
+    _bool(
+        "rest-enabled",
+        True,
+        "Take commands by hive-comms-rpc (clnrest, commando, RPC socket); rune for advisors.",
+        served=True,
+    ),
     _bool("rest-rune-required", False, "Also demand a valid rune argument in hive-comms-rpc.", served=True),
     _int(
         "rest-port",
@@ -324,7 +336,8 @@ class Config:
         values = {}
         for name, row in _BY_NAME.items():
             given = parsed.get(name)
-            values[name] = row.parse(row.default) if given is None else given
+            fallback = None if row.deprecated else row.parse(row.default)
+            values[name] = fallback if given is None else given
         return cls(values)
 
     def changed(self, name: str, value: Any) -> "Config":
@@ -362,10 +375,23 @@ class Config:
         """Path of the policy document, or empty."""
         return cast(str, self.get("policy-file"))
 
+    def problem_on(self, network: str) -> str | None:
+        """Why these options must not be used on this network, or None."""
+        if self.get("rest-rune-static") and network != "regtest":
+            return (
+                f"{PREFIX}rest-rune-static is for regtest only: one rune would open the door to everybody"
+                " who has it, and no revocation would close it; remove the option"
+            )
+        return None
+
     @property
     def trusted_issuers(self) -> tuple[str, ...]:
         """Node ids, beside our own, whose credentials authorise."""
         return cast(tuple[str, ...], self.get("trusted-issuers"))
+
+    def ignored(self) -> list[str]:
+        """Names of options that were set although nothing will ever read them."""
+        return [name for name, row in _BY_NAME.items() if row.deprecated and self.values[name] is not None]
 
     def unserved(self) -> list[str]:
         """Names of options that were changed although nothing reads them yet."""

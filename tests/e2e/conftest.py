@@ -42,6 +42,16 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest_asyncio.fixture
+async def rest_world() -> AsyncIterator[World]:
+    """Alice runs clnrest with TLS as well."""
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    made = await World.start(directory, with_rest=True)
+    yield made
+    await made.close()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     """Keep the outcome on the item so that fixtures can look at it."""

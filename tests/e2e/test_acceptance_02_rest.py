@@ -4,49 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
-import pytest_asyncio
 from agent import Agent
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import AdvisorFailed, World, until
-
-
-@pytest_asyncio.fixture
-async def rest_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """Alice runs clnrest with TLS as well."""
-    made = await World.start(tmp_path_factory.mktemp("w"), with_rest=True)
-    yield made
-    await made.close()
-
-
-async def post(world: World, method: str, rune: str | None, body: dict[str, Any]) -> httpx.Response:
-    """One call of clnrest."""
-    context = ssl.create_default_context(cafile=str(world.rest_ca))
-    headers = {} if rune is None else {"Rune": rune}
-    async with httpx.AsyncClient(verify=context, timeout=30) as client:
-        return await client.post(f"{world.rest_url}/v1/{method}", headers=headers, json=body)
-
-
-async def rune_of(agent: Agent) -> dict[str, Any]:
-    """The rest part of the credential offer that came by direct message."""
-
-    async def offered() -> dict[str, Any] | None:
-        for document in agent.inbox:
-            payload = document.get("schema_payload", {})
-            if payload.get("action") == "credential_offer":
-                rest: dict[str, Any] = payload["params"]["rest"]
-                return rest
-        return None
-
-    found: dict[str, Any] = await until(offered, "the credential offer")
-    return found
+from rest_calls import post, rune_of
 
 
 def pin(world: World) -> str:

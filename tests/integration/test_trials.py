@@ -184,7 +184,7 @@ async def test_a_trial_ends_by_itself_without_upgrade(world: HiringWorld) -> Non
     assert [row.status for row in world.credentials.rows()] == ["active"], "expired, and nothing in its place"
     code, text = (await alerts(world))[0]
     assert code == "trial_ended" and "authorize again" in text
-    await world.service.blacklist_pending()
+    await world.keeper.blacklist_pending()
     assert world.runes.blacklisted == ["1"]
     # Once: no second receipt, no second alert.
     await world.contracts.settle()

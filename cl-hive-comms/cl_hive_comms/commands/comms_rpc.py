@@ -7,8 +7,9 @@ The rune only opens the door. Who asks is proven by the envelope's signature; `s
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
 
 from hive_shared.canonical import encode
 from hive_shared.errors import InvalidParams, Unauthorized
@@ -20,8 +21,17 @@ from ..services.intake import Ingress
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 METHOD: Final = "hive-comms-rpc"
 
-RuneCheck = Callable[[str, str], Awaitable[None]]
-"""`check(rune, sender)` raises Unauthorized (rune_rejected) for a rune that does not open this method."""
+
+class Door(Protocol):
+    """Who may call at all (transport.rest_door.RestDoor)."""
+
+    async def admit(self, rune: str, sender: str) -> None:
+        """Raises FeatureDisabled while the method is off, Unauthorized (rune_rejected) for a wrong rune."""
+        ...
+
+    def under_way(self) -> AbstractContextManager[None]:
+        """Around the handling of an admitted call."""
+        ...
 
 
 class CommsRpcCommands:
@@ -31,11 +41,11 @@ class CommsRpcCommands:
         self,
         service: Callable[[], CommandService],
         *,
-        check_rune: RuneCheck,
+        door: Callable[[], Door],
         parse_key: Callable[[str], str],
         now: Callable[[], int],
     ) -> None:
-        self._service, self._check_rune, self._parse_key, self._now = service, check_rune, parse_key, now
+        self._service, self._door, self._parse_key, self._now = service, door, parse_key, now
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
@@ -55,11 +65,13 @@ class CommsRpcCommands:
 
     async def _rpc(self, params: dict[str, Any]) -> dict[str, Any]:
         sender = self._sender(params["sender"])
-        await self._check_rune(params["rune"], sender)
+        door = self._door()
+        await door.admit(params["rune"], sender)
         ingress = Ingress("rest", sender, "", self._now())
-        response = await self._service().handle(_text(params["request"]), ingress)
-        if response is None:
-            raise Unauthorized("this node manages nothing for that sender", reason="unauthorized")
+        with door.under_way():
+            response = await self._service().handle(_text(params["request"]), ingress)
+            if response is None:
+                raise Unauthorized("this node manages nothing for that sender", reason="unauthorized")
         return response
 
     def _sender(self, text: str) -> str:

@@ -100,7 +100,7 @@ class Comms(Assembly):
             *PolicyCommands(lambda: self.policy, unix_now, self._advisor_id, self._advisor_name).specs(),
             *CommsRpcCommands(
                 lambda: self.pipeline.commands,
-                check_rune=self._check_rune,
+                door=lambda: self.rest_door,
                 parse_key=self._sender_key,
                 now=unix_now,
             ).specs(),
@@ -126,6 +126,8 @@ class Comms(Assembly):
     async def on_init(self, info: InitInfo) -> str | None:
         """Open and load; a reason or an exception ends the plugin with that reason."""
         self.info, self.config = info, Config.build(info.options)
+        if problem := self.config.problem_on(info.network):
+            return problem
         self.cln = ClnClient(info.rpc_path, id_prefix="comms")
         self.db_path = Path(self.config.get("db-path") or info.net_dir / "cl_hive_comms.db")
         node, sibling_key, self.at_rest, self.db = await asyncio.gather(
@@ -169,7 +171,8 @@ class Comms(Assembly):
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)
         spawn("relay-cursors", self.nostr.save_cursors, every=600.0, first=600.0)
         spawn("offers", self.offers.reissue)
-        spawn("runes", self.advisors.blacklist_pending, every=60.0)
+        spawn("runes", self.advisor_runes.settle, every=60.0)
+        spawn("rest-path", self.rest_door.offer_path, every=60.0)
         spawn("trials", self.contracts.settle, every=30.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
@@ -264,9 +267,6 @@ class Comms(Assembly):
         """Tell the node's other plugins."""
         self.app.notify("hive_receipt", {"receipt_id": receipt_id, "status": status})
 
-    async def _check_rune(self, rune: str, sender: str) -> None:
-        await self.runes.check(rune, sender)
-
     def _advisor_name(self, advisor_id: str) -> str:
         advisor = self.credentials.advisor(advisor_id)
         return advisor_id if advisor is None else self.aliases.name_of(advisor)
@@ -296,10 +296,12 @@ class Comms(Assembly):
 
     async def _plugin_started(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_started(payload)
+        await self.rest_door.plugin_started(payload)
         await self.pipeline.executors.probe()
 
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_stopped(payload)
+        self.rest_door.plugin_stopped(payload)
         await self.pipeline.executors.probe()
 
     async def _peer_connected(self, payload: dict[str, Any]) -> dict[str, Any]:

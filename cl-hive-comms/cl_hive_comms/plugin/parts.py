@@ -24,12 +24,14 @@ from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.contracts import compose_contracts
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
+from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.sibling_calls import (
     SIBLING_CAPABILITIES,
     SiblingServices,
     compose_sibling_services,
 )
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.alert_delivery import AlertDelivery, Targets
 from cl_hive_comms.services.alert_service import AlertService
@@ -68,6 +70,7 @@ from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
+from cl_hive_comms.transport.rest_door import RestDoor
 from cl_hive_comms.transport.webhook import HttpWebhook
 
 MIGRATIONS = Path(__file__).parents[1] / "storage" / "migrations"
@@ -109,8 +112,10 @@ class Assembly(ABC):
     inbound: InboundService
     nostr: NostrTransport
     runes: ClnrestRunes
+    rest_door: RestDoor
     offers: AdvisorOffers
     contracts: ContractService
+    advisor_runes: AdvisorRunes
     advisors: AdvisorService
     policy: PolicyService
     push: CommandPush
@@ -280,14 +285,11 @@ class Assembly(ABC):
     def _alert_targets(self) -> Targets:
         return Targets(self.config.get("alert-webhook"), self.config.get("alert-nostr-dm"))
 
-    def build_advisors(self) -> None:
+    def _build_offers(self) -> None:
+        """What advisors are told and given."""
         facts = StateStore()
         self.push = CommandPush(PushStore(self.at_rest.sealer), self.identity, self.messenger, unix_now)
-        self.runes = ClnrestRunes(
-            self.cln,
-            enabled=lambda: bool(self.config.get("rest-enabled")),
-            required=lambda: bool(self.config.get("rest-rune-required")),
-        )
+        self.runes, self.rest_door = compose_rest(self.cln, lambda: self.config, self.log)
         self.offers = AdvisorOffers(
             self.db,
             facts,
@@ -305,6 +307,20 @@ class Assembly(ABC):
         )
         self.identity.announce = self.offers.announce_rotation
         self.identity.on_change(self.identity_changed)
+        self.advisor_runes = AdvisorRunes(
+            self.db,
+            facts,
+            AdvisorStore(),
+            self.runes,
+            credentials=self.credentials,
+            offers=self.offers,
+            messenger=self.messenger,
+            now=unix_now,
+            log=self.log,
+        )
+
+    def build_advisors(self) -> None:
+        self._build_offers()
         self.contracts = compose_contracts(
             db=self.db,
             cln=self.cln,
@@ -321,7 +337,6 @@ class Assembly(ABC):
             Ports(
                 db=self.db,
                 store=AdvisorStore(),
-                facts=facts,
                 credentials=self.credentials,
                 aliases=self.aliases,
                 offers=self.offers,
@@ -329,7 +344,7 @@ class Assembly(ABC):
                 receipts=self.receipts,
                 alerts=self.alerts,
                 messenger=self.messenger,
-                runes=self.runes,
+                runes=self.advisor_runes,
                 signer=self.cln,
                 kill_switch=self.kill_switch,
                 commands=lambda: self.pipeline.commands,
@@ -432,7 +447,8 @@ class Assembly(ABC):
             messenger=self.messenger,
             nostr=self.nostr.status,
             inbound=lambda: dict(self.inbound.counters),
-            rest_url=self.runes.url,
+            rest=self.rest_door.status,
+            rune_warnings=self.advisor_runes.warnings,
             siblings=self.siblings,
             policy=self.policy,
             pending=self.pipeline.approvals.pending,
@@ -457,6 +473,7 @@ class Assembly(ABC):
                 messenger=self.messenger,
                 nostr=self.nostr.status,
                 rest_url=self.runes.url,
+                rune_warnings=self.advisor_runes.warnings,
                 siblings=self.siblings,
                 kill_switch=self.kill_switch,
                 now=unix_now,

@@ -29,17 +29,16 @@ from cl_hive_comms.domain.advisor import DAY_S, MAX_LIVE_CREDENTIALS, Advisor, C
 from cl_hive_comms.domain.trial import scope_of, trial_template
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
+from cl_hive_comms.services.advisor_runes import AdvisorRunes, Rune
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.contract_service import ContractService, Opening
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
-from cl_hive_comms.services.ports_advisors import AdvisorRows, CommandsOfAdvisor, MessageSigner, RuneGate
-from cl_hive_comms.services.ports_identity import Clock, FactStore, Log, RandomBytes
+from cl_hive_comms.services.ports_advisors import AdvisorRows, CommandsOfAdvisor, MessageSigner
+from cl_hive_comms.services.ports_identity import Clock, Log, RandomBytes
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
-
-RUNE_FACT = "rune_to_blacklist:"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class Ports:
 
     db: Db
     store: AdvisorRows
-    facts: FactStore
     credentials: CredentialService
     aliases: AliasService
     offers: AdvisorOffers
@@ -56,7 +54,7 @@ class Ports:
     receipts: ReceiptService
     alerts: AlertService
     messenger: Messenger
-    runes: RuneGate
+    runes: AdvisorRunes
     signer: MessageSigner
     kill_switch: KillSwitch
     commands: Callable[[], CommandsOfAdvisor]
@@ -75,8 +73,14 @@ class _Draft:
     is_new: bool
     new_name: str
     binding: str
-    rest: dict[str, Any] | None
+    rune: Rune | None
+    rune_owed: bool
     opening: Opening | None
+
+    @property
+    def rest(self) -> dict[str, Any] | None:
+        """The `rest` part of the offer."""
+        return None if self.rune is None else dict(self.rune[1])
 
 
 class AdvisorService:
@@ -108,12 +112,11 @@ class AdvisorService:
             try:
                 trial_id = await self._p.db.write(lambda tx: self._store(tx, hire, draft))
             except BaseException:
-                if draft.row.rune_id is not None:
-                    await self._p.runes.blacklist([draft.row.rune_id])
+                await self._p.runes.discard(draft.rune)
                 raise
             await self._reload()
         self._p.messenger.kick()
-        await self.blacklist_pending()
+        await self._p.runes.blacklist_pending()
         return self._hired(draft, template, trial_id)
 
     async def _opening(self, template: Template, pubkey: str, known: Advisor | None) -> Opening:
@@ -132,9 +135,13 @@ class AdvisorService:
     def _hired(self, draft: _Draft, template: Template, trial_id: str | None) -> Hired:
         advisor = self._p.credentials.advisor(draft.advisor.advisor_id) or draft.advisor
         name = self._p.aliases.name_of(advisor)
-        warnings = tuple(self._p.aliases.warnings(name, advisor.advisor_id))
+        warnings = list(self._p.aliases.warnings(name, advisor.advisor_id))
+        if draft.rune_owed:
+            warnings.append("the node could not make the rune for REST; it is sent as soon as it can")
         self._p.log("info", "advisor_authorized", advisor=advisor.advisor_id, access=template.name)
-        return Hired(advisor, name, draft.row, template.name, draft.rest is not None, warnings, trial_id)
+        return Hired(
+            advisor, name, draft.row, template.name, draft.rune is not None, tuple(warnings), trial_id
+        )
 
     def _whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
         """Key, known advisor if any, and the name to give it (empty: none)."""
@@ -191,7 +198,7 @@ class AdvisorService:
         signed = credentials.with_signature(unsigned, zbase)
         if not credentials.is_signed_by(signed, self._p.node_id):
             raise Conflict("the node's signature does not verify; its key is not the one of getinfo")
-        rune = await self._p.runes.offer(pubkey)
+        rune, owed = await self._p.runes.make(pubkey)
         advisor = self._advisor(hire, template, pubkey, known, now)
         row = CredentialRow(
             credential=signed,
@@ -203,8 +210,7 @@ class AdvisorService:
             rune_id=None if rune is None else rune[0],
         )
         binding = await self._p.offers.prepare()
-        rest = None if rune is None else dict(rune[1])
-        return _Draft(row, advisor, known is None, new_name, binding, rest, opening)
+        return _Draft(row, advisor, known is None, new_name, binding, rune, owed, opening)
 
     def _advisor(
         self, hire: Hire, template: Template, pubkey: str, known: Advisor | None, now: int
@@ -249,10 +255,12 @@ class AdvisorService:
             self._p.aliases.put(tx, draft.new_name, advisor.advisor_id)
         self._p.store.add_credential(tx, row)
         for old in superseded:
-            self._forget_rune(tx, old)
+            self._p.runes.forget(tx, old)
             self._p.trials.stop_in(tx, old.credential_id)
         opening = draft.opening
         trial = None if opening is None else self._p.trials.begin_in(tx, row, opening)
+        if draft.rune_owed:
+            self._p.runes.owe(tx, row.credential_id)
         self._p.offers.offer(tx, row, draft.binding, draft.rest)
         self._p.receipts.append(
             tx,
@@ -287,7 +295,7 @@ class AdvisorService:
             ended, cancelled = await self._p.db.write(lambda tx: self._end(tx, chosen, reason))
             await self._reload()
         self._p.messenger.kick()
-        blacklisted = await self.blacklist_pending()
+        blacklisted = await self._p.runes.blacklist_pending()
         self.on_revoked(ended)
         return Dismissed(
             tuple(self._name(row.advisor_id) for row in ended),
@@ -302,21 +310,6 @@ class AdvisorService:
         if row is None or row.status != "active":
             raise NotFound(f"there is no active credential {credential_id[:64]!a}")
         return await self.revoke(row.advisor_id, reason)
-
-    async def blacklist_pending(self) -> bool:
-        """Blacklists the runes of ended credentials; run every minute until it worked."""
-        facts = await self._p.db.read(lambda tx: self._p.facts.with_prefix(tx, RUNE_FACT))
-        if not facts:
-            return True
-        if not await self._p.runes.blacklist([key.removeprefix(RUNE_FACT) for key in facts]):
-            return False
-
-        def body(tx: Tx) -> None:
-            for key in facts:
-                self._p.facts.delete(tx, key)
-
-        await self._p.db.write(body)
-        return True
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -342,7 +335,7 @@ class AdvisorService:
             if advisor is not None:
                 ended = replace(advisor, status="revoked", revoked_at=now, reason=reason, updated_at=now)
                 self._p.store.update(tx, ended)
-            self._forget_rune(tx, row)
+            self._p.runes.forget(tx, row)
             self._p.trials.stop_in(tx, row.credential_id)
             self._p.offers.revoked(tx, row, reason)
             self._p.receipts.append(
@@ -363,11 +356,7 @@ class AdvisorService:
         """Note that the rune of a credential that ended is to be blacklisted."""
         row = self._p.credentials.row(credential_id)
         if row is not None:
-            self._forget_rune(tx, row)
-
-    def _forget_rune(self, tx: Tx, row: CredentialRow) -> None:
-        if row.rune_id is not None:
-            self._p.facts.put(tx, RUNE_FACT + row.rune_id, row.credential_id, self._p.now())
+            self._p.runes.forget(tx, row)
 
     def _name(self, advisor_id: str) -> str:
         advisor = self._p.credentials.advisor(advisor_id)

@@ -19,6 +19,10 @@ class Options(Protocol):
         """Options that were changed although nothing reads them."""
         ...
 
+    def ignored(self) -> list[str]:
+        """Options that were set although they are history."""
+        ...
+
 
 class NodeInfo(Protocol):
     """The node's own word."""

@@ -76,6 +76,7 @@ class Subjects:
     messenger: Messenger
     nostr: Callable[[], Mapping[str, Any]]
     rest_url: Callable[[], Awaitable[str | None]]
+    rune_warnings: Callable[[], list[str]]
     siblings: SiblingHub
     kill_switch: KillSwitch
     now: Clock
@@ -100,6 +101,7 @@ class SelfcheckService:
             "clock": self._clock,
             "relays": self._relays,
             "clnrest": self._clnrest,
+            "runes": self._runes,
             "siblings": self._siblings,
             "policy": self._policy,
             "options": self._options,
@@ -219,6 +221,13 @@ class SelfcheckService:
             return _warn("clnrest", "clnrest is not running", "set clnrest-port")
         return _ok("clnrest", url)
 
+    async def _runes(self) -> Check:
+        if owed := self._s.rune_warnings():
+            return _warn(
+                "runes", "; ".join(owed), "the node refuses createrune or blacklistrune: see its log"
+            )
+        return _ok("runes", "none waits to be made or blacklisted")
+
     async def _outbox(self) -> Check:
         status = await self._s.messenger.status()
         waiting = status["queue"]
@@ -248,6 +257,8 @@ class SelfcheckService:
         if unserved:
             text = f"set but not served by this version: {', '.join(unserved)}"
             return _warn("options", text[:300], "remove them, nothing reads them yet")
+        if ignored := self._s.options().ignored():
+            return _warn("options", f"set and ignored: {', '.join(ignored)}", "remove them")
         return _ok("options", "all that are set are served")
 
     async def _receipts(self) -> Check:

@@ -33,7 +33,8 @@ class StatusSections:
         messenger: Messenger,
         nostr: Callable[[], dict[str, Any]],
         inbound: Callable[[], dict[str, int]],
-        rest_url: Callable[[], Awaitable[str | None]],
+        rest: Callable[[], Awaitable[dict[str, Any]]],
+        rune_warnings: Callable[[], list[str]],
         siblings: SiblingHub,
         policy: PolicyService,
         pending: Callable[[int], Awaitable[Mapping[str, Any]]],
@@ -46,7 +47,7 @@ class StatusSections:
         self._tallies, self._trials = tallies, trials
         self._config, self._node, self._identity = config, node, identity
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
-        self._nostr, self._inbound, self._rest_url = nostr, inbound, rest_url
+        self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._siblings, self._policy, self._emergency = siblings, policy, emergency
         self._pending, self._alerts, self._now = pending, alerts, now
 
@@ -177,8 +178,6 @@ class StatusSections:
         """One row per transport for hive-comms-transports."""
         outbox = await self._messenger.status()
         nostr = self._nostr()
-        rest = bool(self._config().get("rest-enabled"))
-        url = await self._rest_url() if rest else None
         return [
             {
                 "name": "nostr_dm",
@@ -189,14 +188,7 @@ class StatusSections:
                 "relays": nostr["relays"],
                 "received": self._inbound(),
             },
-            {
-                "name": "rest",
-                "enabled": rest,
-                "state": "off" if not rest else ("up" if url else "clnrest_absent"),
-                "last_ok": None,
-                "queue": 0,
-                "url": url,
-            },
+            await self._rest(),
         ]
 
     async def siblings(self, verbose: bool) -> dict[str, Any]:
@@ -223,6 +215,8 @@ class StatusSections:
         found = list(self._identity.warnings)
         if self._policy.file_problem is not None:
             found.append(self._policy.file_problem)
+        found += self._rune_warnings()
+        found += [f"{name} is set and ignored: remove it" for name in self._config().ignored()]
         found += [f"{name} is set but not served by this version" for name in self._config().unserved()]
         return found
 

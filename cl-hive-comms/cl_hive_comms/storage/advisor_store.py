@@ -118,6 +118,23 @@ class AdvisorStore:
             == 1
         )
 
+    def set_rune(self, tx: sqlite3.Connection, credential_id: str, rune_id: str | None) -> bool:
+        """Notes the rune of an active credential that was made after it; False when it ended meanwhile."""
+        return (
+            tx.execute(
+                "UPDATE comms_credentials SET rune_id = ? WHERE credential_id = ? AND status = 'active'",
+                (rune_id, credential_id),
+            ).rowcount
+            == 1
+        )
+
+    def rune_of(self, tx: sqlite3.Connection, credential_id: str) -> str | None:
+        """The number of a credential's rune, None when it has none of its own."""
+        row = tx.execute(
+            "SELECT rune_id FROM comms_credentials WHERE credential_id = ?", (credential_id,)
+        ).fetchone()
+        return None if row is None or row["rune_id"] is None else str(row["rune_id"])
+
     def status_of(self, tx: sqlite3.Connection, credential_id: str) -> str | None:
         """Status of a credential, None when there is none of that id."""
         row = tx.execute(

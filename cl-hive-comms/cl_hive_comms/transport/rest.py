@@ -4,40 +4,30 @@ The rune only opens the door: identity is the envelope's signature. There is no 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from hive_shared.cln import ClnClient, ClnError
-from hive_shared.errors import Internal, Unauthorized
 
-RATE_PER_MINUTE = 60
+METHOD: Final = "hive-comms-rpc"
+RATE_PER_MINUTE: Final = 60
+
+
+def restrictions_for(agent_key: str) -> list[list[str]]:
+    """What a rune of an advisor permits: this method, for its key, once a second as CLN counts."""
+    return [[f"method={METHOD}"], [f"pnamesender={agent_key}"], [f"rate={RATE_PER_MINUTE}"]]
 
 
 class ClnrestRunes:
-    """Creates and blacklists the advisors' runes."""
+    """Creates and blacklists the advisors' runes; knows where clnrest listens."""
 
-    def __init__(self, cln: ClnClient, *, enabled: Callable[[], bool], required: Callable[[], bool]) -> None:
-        self._cln, self._enabled, self._required = cln, enabled, required
+    def __init__(self, cln: ClnClient, *, enabled: Callable[[], bool], static: Callable[[], str]) -> None:
+        self._cln, self._enabled, self._static = cln, enabled, static
+        self._url: str | None = None
+        self._plugins_seen, self._url_of = 0, -1
 
-    async def check(self, rune: str, sender: str) -> None:
-        """Checks a rune given with a call; one is only demanded by hive-comms-rest-rune-required.
-
-        Raises Unauthorized (rune_rejected) with CLN's reason: foreign, not permitted or blacklisted.
-        """
-        if not rune and not self._required():
-            return
-        if not rune:
-            raise Unauthorized("this node demands a rune with every call", reason="rune_rejected")
-        try:
-            await self._cln.checkrune(rune, "hive-comms-rpc", {"sender": sender})
-        except ClnError as error:
-            if error.outcome_unknown:
-                raise Internal("the node could not check the rune", reason="node_error") from None
-            why = {1501: "is not one of this node", 1502: "does not permit this", 1503: "was blacklisted"}
-            text = f"the rune {why.get(error.code, 'was refused')}"
-            raise Unauthorized(text, reason="rune_rejected", data={"code": error.code}) from None
-
-    async def offer(self, agent_key: str) -> tuple[str, Mapping[str, Any]] | None:
-        """A new rune's id and the `rest` part of a credential offer; None when REST is off or clnrest absent.
+    async def offer(self, agent_key: str) -> tuple[str | None, Mapping[str, Any]] | None:
+        """A new rune's number and the `rest` part of a credential offer; None when REST is off or clnrest
+        absent. The number is None for hive-comms-rest-rune-static: what all share is never blacklisted.
 
         Raises ClnError when the node refuses the rune.
         """
@@ -46,20 +36,23 @@ class ClnrestRunes:
         url = await self.url()
         if url is None:
             return None
-        rune = await self._cln.createrune(
-            [["method=hive-comms-rpc"], [f"pnamesender={agent_key}"], [f"rate={RATE_PER_MINUTE}"]]
-        )
+        if static := self._static():
+            return None, {"url": url, "rune": static}
+        rune = await self._cln.createrune(restrictions_for(agent_key))
         return str(rune["unique_id"]), {"url": url, "rune": str(rune["rune"])}
 
     async def url(self) -> str | None:
-        """Where clnrest listens, or None when it has no port."""
-        configs = (await self._cln.listconfigs())["configs"]
-        port = _value(configs, "clnrest-port")
-        if port is None:
-            return None
-        protocol = _value(configs, "clnrest-protocol") or "https"
-        host = _value(configs, "clnrest-host") or "127.0.0.1"
-        return f"{protocol}://{f'[{host}]' if ':' in str(host) else host}:{port}"
+        """Where clnrest listens, or None when it has no port. Asked of the node once until plugins change."""
+        if self._url_of == self._plugins_seen:
+            return self._url
+        seen = self._plugins_seen
+        url = _listening((await self._cln.listconfigs())["configs"])
+        self._url, self._url_of = url, seen
+        return url
+
+    def plugins_changed(self) -> None:
+        """clnrest may have come or gone: its address is asked for again."""
+        self._plugins_seen += 1
 
     async def blacklist(self, rune_ids: Sequence[str]) -> bool:
         """Makes runes worthless; False when the node could not be asked, so that it is tried again."""
@@ -69,6 +62,15 @@ class ClnrestRunes:
         except ClnError:
             return False
         return True
+
+
+def _listening(configs: Mapping[str, Any]) -> str | None:
+    port = _value(configs, "clnrest-port")
+    if port is None:
+        return None
+    protocol = _value(configs, "clnrest-protocol") or "https"
+    host = _value(configs, "clnrest-host") or "127.0.0.1"
+    return f"{protocol}://{f'[{host}]' if ':' in str(host) else host}:{port}"
 
 
 def _value(configs: Mapping[str, Any], name: str) -> Any:

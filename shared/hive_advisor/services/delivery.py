@@ -33,6 +33,7 @@ class Ways:
     order: tuple[str, ...]
     rest: tuple[RestRoute, OfferedRest] | None
     socket_path: str | None
+    rune: str | None = None
 
     @property
     def resend_s(self) -> int:
@@ -72,7 +73,8 @@ class DeliveryService:
         if not order:
             raise Conflict(f"no way to {client.alias!r}: transport.order names none that is set up for it")
         first = command.sends % len(order)
-        return Ways((*order[first:], *order[:first]), rest, routes.socket_path)
+        rune = None if offered is None else offered.rune
+        return Ways((*order[first:], *order[:first]), rest, routes.socket_path, rune)
 
     async def deliver(
         self, client: Client, content: str, relays: Sequence[str], ways: Ways, *, expires_at: int
@@ -100,7 +102,7 @@ class DeliveryService:
         if name == "rest" and ways.rest is not None:
             return await self._rest.call(*ways.rest, content)
         assert ways.socket_path is not None
-        return await self._local.call(ways.socket_path, content)
+        return await self._local.call(ways.socket_path, content, ways.rune)
 
     # -- routes --------------------------------------------------------------------------------------
 

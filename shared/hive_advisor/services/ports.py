@@ -113,7 +113,7 @@ class RestCalls(Protocol):
 class LocalCalls(Protocol):
     """hive-comms-rpc on a node's RPC socket. Raises TransportUnavailable when there is no answer."""
 
-    async def call(self, socket_path: str, envelope: str) -> str: ...
+    async def call(self, socket_path: str, envelope: str, rune: str | None) -> str: ...
 
 
 class Link(Protocol):

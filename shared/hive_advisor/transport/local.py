@@ -20,15 +20,27 @@ class LocalLink:
     def __init__(self, agent_key: str) -> None:
         self._agent_key = agent_key
 
-    async def call(self, socket_path: str, envelope: str) -> str:
-        """The answer's text. Raises TransportUnavailable with why there is none."""
+    async def call(self, socket_path: str, envelope: str, rune: str | None) -> str:
+        """The answer's text; `rune` goes along only where the node demands one.
+
+        Raises TransportUnavailable with why there is none.
+        """
         cln = ClnClient(Path(socket_path), id_prefix="hive-advisor")
+        params = {"request": envelope, "sender": self._agent_key}
         try:
-            answer = await cln.call(
-                "hive-comms-rpc", {"request": envelope, "sender": self._agent_key}, timeout=_CALL_S
-            )
+            try:
+                answer = await cln.call("hive-comms-rpc", params, timeout=_CALL_S)
+            except ClnError as error:
+                if rune is None or not _demands_rune(error):
+                    raise
+                answer = await cln.call("hive-comms-rpc", {**params, "rune": rune}, timeout=_CALL_S)
         except ClnError as error:
             raise TransportUnavailable(f"{socket_path}: {error.message[:200]}") from error
         finally:
             await cln.close()
         return json.dumps(answer)
+
+
+def _demands_rune(error: ClnError) -> bool:
+    """Whether the node refused for want of the parameter rune (its option rest-rune-required)."""
+    return isinstance(error.data, dict) and error.data.get("reason") == "rune_rejected"

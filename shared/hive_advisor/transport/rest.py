@@ -12,6 +12,7 @@ import hashlib
 import json
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,16 +37,32 @@ class RestLink:
         self._agent_key, self._proxy = agent_key, proxy
         self._turns: dict[str, asyncio.Lock] = {}
         self._last: dict[str, float] = {}
+        self._demanding: set[str] = set()
 
     async def call(self, route: RestRoute, offered: OfferedRest, envelope: str) -> str:
         """The answer's text. Raises TransportUnavailable with why there is none."""
         url = check_rest_url(route.url, allow_private=route.allow_private)
-        body = json.dumps({"request": envelope, "sender": self._agent_key}).encode()
+        params = {"request": envelope, "sender": self._agent_key}
+        if url in self._demanding:
+            params["rune"] = offered.rune
+        status, text = await self._turn(url, route, offered.rune, params)
+        if "rune" not in params and _demands_rune(status, text):
+            # clnrest writes parameters into the node's log, so the rune is one only where it has to be.
+            self._demanding.add(url)
+            status, text = await self._turn(url, route, offered.rune, {**params, "rune": offered.rune})
+        if status == 201:
+            return text
+        raise TransportUnavailable(f"{url}: {_why(status, text)}", data={"status": status})
+
+    async def _turn(
+        self, url: str, route: RestRoute, rune: str, params: Mapping[str, str]
+    ) -> tuple[int, str]:
+        body = json.dumps(params).encode()
         async with self._turns.setdefault(url, asyncio.Lock()):
             await self._pause(url)
             try:
                 async with asyncio.timeout(TOTAL_S):
-                    status, text = await self._post(url, route, offered.rune, body)
+                    return await self._post(url, route, rune, body)
             except TimeoutError as error:
                 raise TransportUnavailable(f"{url} did not answer in {TOTAL_S:g} s") from error
             except ssl.SSLError as error:
@@ -55,9 +72,6 @@ class RestLink:
                 raise TransportUnavailable(f"{url} cannot be reached: {error}") from error
             finally:
                 self._last[url] = asyncio.get_running_loop().time()
-        if status == 201:
-            return text
-        raise TransportUnavailable(f"{url}: {_why(status, text)}", data={"status": status})
 
     async def _pause(self, url: str) -> None:
         since = asyncio.get_running_loop().time() - self._last.get(url, float("-inf"))
@@ -140,6 +154,18 @@ async def _read_all(reader: asyncio.StreamReader) -> bytes:
         if len(raw) > _MAX_ANSWER:
             raise ValueError(f"its answer has more than {_MAX_ANSWER} bytes")
     return bytes(raw)
+
+
+def _demands_rune(status: int, text: str) -> bool:
+    """Whether the node refused for want of the parameter rune (its option rest-rune-required)."""
+    if status != 500:
+        return False
+    try:
+        said: Any = json.loads(text)
+    except ValueError:
+        return False
+    data = said.get("data") if isinstance(said, dict) else None
+    return isinstance(data, dict) and data.get("reason") == "rune_rejected"
 
 
 def _why(status: int, text: str) -> str:

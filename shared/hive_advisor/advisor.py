@@ -12,7 +12,7 @@ from typing import Any
 
 from hive_shared import envelope
 from hive_shared.crypto import Sealer
-from hive_shared.errors import Conflict, HiveError, Internal, InvalidParams, TransportUnavailable
+from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
@@ -23,11 +23,13 @@ from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client, Event, StoredCommand, StoredCredential
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService, Plan
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
-from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
+from hive_advisor.services.receipts import ReceiptService
+from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.record_store import RecordStore
@@ -37,7 +39,6 @@ from hive_advisor.transport.nostr_link import NostrLink
 from hive_advisor.transport.rest import RestLink
 
 _MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
-_LAST_SEEN = "last_seen"
 _ANNOUNCED = "announced"
 _WEEK = 604_800
 
@@ -81,7 +82,7 @@ class Advisor:
         )
         self.delivery = self._ways(identity)
         self.clients = ClientService(db, self._rows, self._records, now)
-        self.receipts = ReceiptService(db, self._records, self._rows, self._command_rows, now)
+        self.receipts = ReceiptService(db, self._records, self._rows)
         self.commands = CommandService(
             db,
             self._command_rows,
@@ -107,7 +108,32 @@ class Advisor:
             now=now,
             on_accepted=self._ack_automatically,
         )
+        self._compose_rounds()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _compose_rounds(self) -> None:
+        rounds = RoundService(
+            self._db,
+            self._rows,
+            self.clients,
+            self.commands,
+            self.receipts,
+            self._mail,
+            self,
+            catch_up=self._link.catch_up,
+            now=self._now,
+        )
+        self.pump, self.sync_receipts = rounds.pump, rounds.sync_receipts
+        checkup = CheckupService(
+            self._db,
+            self._records,
+            self.clients,
+            self.commands,
+            pubkey=self.pubkey,
+            relays_answering=self._relays_answering,
+            now=self._now,
+        )
+        self.brief, self.doctor = checkup.brief, checkup.doctor
 
     def _ways(self, identity: Identity) -> DeliveryService:
         proxy = self._config.proxy
@@ -164,7 +190,7 @@ class Advisor:
         clients = await self.clients.all()
         reads = tuple(dict.fromkeys((*self._config.relays, *(url for c in clients for url in c.relays))))[:8]
         await self._pool.set_relays(reads, self._config.relays, self._config.relays)
-        last = await self._db.read(lambda tx: self._rows.meta(tx, _LAST_SEEN))
+        last = await self._db.read(lambda tx: self._rows.meta(tx, LAST_SEEN))
         self._link.watch(int(last) if last else None)
         await self._pool.start()
         self._spawn(self._announce())
@@ -180,6 +206,10 @@ class Advisor:
         await self._link.announce(self._config.relays, 10)
         value = f"{self._now()} {wanted}"
         await self._db.write(lambda tx: self._rows.set_meta(tx, _ANNOUNCED, value))
+
+    async def _relays_answering(self, timeout: int) -> tuple[int, int]:
+        await self._pool.wait_for(lambda: self._pool.connected("read") > 0, timeout)
+        return self._pool.connected("read"), len(self._config.relays)
 
     async def _disconnect(self) -> None:
         for task in tuple(self._tasks):
@@ -221,7 +251,7 @@ class Advisor:
     ) -> StoredCommand:
         """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled."""
         command = await self.commands.issue(plan, again=again, origin=origin)
-        await self._transmit(command, plan.client)
+        await self.send_again(command, plan.client)
         return await self._followed(command, plan.client, wait_s)
 
     async def _followed(self, command: StoredCommand, client: Client, wait_s: int) -> StoredCommand:
@@ -236,9 +266,10 @@ class Advisor:
             if sent.state not in (CommandState.READY, CommandState.SENT) or clock() >= deadline - 1:
                 return sent
             if (sent.next_send or 0) <= self._now() < sent.timestamp + client.max_skew_s:
-                await self._transmit(sent, client)
+                await self.send_again(sent, client)
 
-    async def _transmit(self, command: StoredCommand, client: Client) -> None:
+    async def send_again(self, command: StoredCommand, client: Client) -> None:
+        """Send the bytes of an open command, the same as ever."""
         if await self.commands.transmit(command, client) is None:
             self._say("nothing took the command yet; it is kept and sent again")
 
@@ -321,148 +352,5 @@ class Advisor:
     async def alias_of(self, client_id: str) -> str:
         return next((c.alias for c in await self.clients.all() if c.client_id == client_id), "?")
 
-    # Rounds --------------------------------------------------------------------------------------
-
-    async def pump(self) -> dict[str, Any]:
-        """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
-        started = self._now()
-        await self._link.catch_up(5)
-        sent = 0
-        by_id = {client.client_id: client for client in await self.clients.all()}
-        for command in await self.commands.due():
-            client = by_id.get(command.client_id)
-            if client is not None and client.state in ("active", "offered"):
-                await self._transmit(command, client)
-                sent += 1
-        lost = 0
-        for command, client in await self.commands.dead():
-            if client.state == "active" and command.schema != CONTROL:
-                answer = await self.ask_status(command, 10)
-                lost += answer["state"] == "not_found"
-        await self._db.write(lambda tx: self._rows.set_meta(tx, _LAST_SEEN, str(started)))
-        return {
-            "messages": self._mail.taken,
-            "quarantined": self._mail.refused,
-            "sent_again": sent,
-            "proven_lost": lost,
-            "open": len([c for c in await self.commands.open() if c.schema != CONTROL]),
-        }
-
-    async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:
-        """Fetch receipts after our head, page by page; check, link and anchor them."""
-        taken = 0
-        while True:
-            head = (await self.clients.named(client.alias)).head_id
-            wanted = {"since_id": head, "limit": 50}
-            answer = await self.control(client.client_id, "receipts_list", wanted, wait_s)
-            result = answer["result"]
-            if not isinstance(result, dict):
-                return {"state": answer["state"], "slug": answer["slug"], "taken": taken, "head": head}
-            taken += await self._take_page(client, result)
-            current = await self.clients.named(client.alias)
-            node_head = result.get("head")
-            last = node_head.get("receipt_id") if isinstance(node_head, dict) else 0
-            if current.head_id == head or not isinstance(last, int) or current.head_id >= last:
-                break
-        return {
-            "state": "done",
-            "taken": taken,
-            "anchored": await self._anchor(client, wait_s),
-            "head": current.head_id,
-            "client_state": current.state,
-        }
-
-    async def _anchor(self, client: Client, wait_s: int) -> int:
-        """Ask for the signed roots over what is not anchored yet, until they bring nothing new."""
-        total = 0
-        while True:
-            first = await self.receipts.first_unanchored(client)
-            answer = await self.control(
-                client.client_id, "receipts_list", {"since_id": first - 1, "limit": 1}, wait_s
-            )
-            result = answer["result"]
-            done = await self.receipts.anchor(client, result.get("roots")) if isinstance(result, dict) else 0
-            if not done:
-                return total
-            total += done
-
-    async def _take_page(self, client: Client, result: Mapping[str, Any]) -> int:
-        taken = 0
-        for document in result.get("items", []):
-            if not isinstance(document, dict):
-                raise InvalidParams("receipts_list answered something that is no receipt")
-            try:
-                if "action" in document or "command_hash" in document or "agent_id" in document:
-                    await self.receipts.take(client, self.receipts.check(client, document))
-                else:
-                    await self.receipts.take_stub(client, document)
-            except Fork as fork:
-                await self.clients.suspect(client, str(fork))
-                raise VerificationFailed(str(fork)) from fork
-            taken += 1
-        return taken
-
     async def events(self, since: int, limit: int) -> list[Event]:
         return list(await self._db.read(lambda tx: self._records.events(tx, since, limit)))
-
-    async def brief(self) -> dict[str, Any]:
-        """What a new session needs to know."""
-        clients = await self.clients.all()
-        names = {client.client_id: client.alias for client in clients}
-        quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
-        return {
-            "npub": self._npub(),
-            "clients": {client.alias: client.state for client in clients},
-            "open_commands": [
-                {
-                    "command_id": c.command_id,
-                    "client": names.get(c.client_id),
-                    "action": c.action,
-                    "state": str(c.state),
-                }
-                for c in await self.commands.open()
-                if c.schema != CONTROL or c.state == CommandState.PENDING
-            ],
-            "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
-        }
-
-    def _npub(self) -> str:
-        from hive_shared.nostr.keys import npub_encode
-
-        return npub_encode(self._link.pubkey)
-
-    async def doctor(self, timeout: int) -> list[dict[str, str]]:
-        """Checks {id, status ok|warn|fail, detail}."""
-        checks = [{"id": "key", "status": "ok", "detail": self._npub()}]
-        damage = await self._db.damage()
-        checks.append(
-            {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
-        )
-        await self._pool.wait_for(lambda: self._pool.connected("read") > 0, timeout)
-        answering = self._pool.connected("read")
-        detail = f"{answering} of {len(self._config.relays)} relays answer"
-        checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})
-        for client in await self.clients.all():
-            if client.offset_s:
-                checks.append(
-                    {
-                        "id": f"clock {client.alias}",
-                        "status": "warn",
-                        "detail": f"its clock is {client.offset_s} s off",
-                    }
-                )
-            checks += await self._credential_checks(client)
-        return checks
-
-    async def _credential_checks(self, client: Client) -> list[dict[str, str]]:
-        if client.state == "suspect":
-            return [{"id": f"client {client.alias}", "status": "fail", "detail": client.suspect_why}]
-        try:
-            credential = await self.clients.usable_credential(client)
-        except HiveError as error:
-            return [{"id": f"client {client.alias}", "status": "warn", "detail": error.detail}]
-        days = (credential.valid_until - self._now()) // 86_400
-        status = "warn" if days < 7 else "ok"
-        return [
-            {"id": f"credential {client.alias}", "status": status, "detail": f"valid for {days} more days"}
-        ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hive_shared import receipts
@@ -13,7 +13,7 @@ from hive_shared.store import Db, Tx
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import CommandEvent
 from hive_advisor.domain.rows import Client, ReceiptLevel, StoredCommand, StoredReceipt
-from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+from hive_advisor.services.ports import ClientRows, RecordRows
 
 _ROOT_SPAN = 100_000
 
@@ -29,11 +29,8 @@ class VerificationFailed(Conflict):
 class ReceiptService:
     """Every receipt that reaches us is checked before it is believed."""
 
-    def __init__(
-        self, db: Db, records: RecordRows, clients: ClientRows, commands: CommandRows, now: Callable[[], int]
-    ) -> None:
-        self._db, self._records, self._clients, self._commands = db, records, clients, commands
-        self._now = now
+    def __init__(self, db: Db, records: RecordRows, clients: ClientRows) -> None:
+        self._db, self._records, self._clients = db, records, clients
 
     def check(self, client: Client, document: Mapping[str, Any]) -> StoredReceipt:
         """Shape, hash and node signature of a full receipt. Raises InvalidParams naming the failed check."""

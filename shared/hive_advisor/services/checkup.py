@@ -1,0 +1,90 @@
+"""How the kit stands: the brief of a new session, and what is broken (docs/protocol/11-advisor-kit.md §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hive_shared.errors import HiveError
+from hive_shared.nostr.keys import npub_encode
+from hive_shared.store import Db
+
+from hive_advisor.domain.command_machine import CommandState
+from hive_advisor.domain.rows import Client
+from hive_advisor.services.clients import ClientService
+from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.ports import RecordRows
+
+
+class CheckupService:
+    """Reads only. `relays_answering` waits up to so many seconds for a relay and says (answering, all)."""
+
+    def __init__(
+        self,
+        db: Db,
+        records: RecordRows,
+        clients: ClientService,
+        commands: CommandService,
+        *,
+        pubkey: str,
+        relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._records, self._clients, self._commands = db, records, clients, commands
+        self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
+
+    async def brief(self) -> dict[str, Any]:
+        """What a new session needs to know."""
+        clients = await self._clients.all()
+        names = {client.client_id: client.alias for client in clients}
+        quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
+        return {
+            "npub": self._npub,
+            "clients": {client.alias: client.state for client in clients},
+            "open_commands": [
+                {
+                    "command_id": c.command_id,
+                    "client": names.get(c.client_id),
+                    "action": c.action,
+                    "state": str(c.state),
+                }
+                for c in await self._commands.open()
+                if c.schema != CONTROL or c.state == CommandState.PENDING
+            ],
+            "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
+        }
+
+    async def doctor(self, timeout: int) -> list[dict[str, str]]:
+        """Checks {id, status ok|warn|fail, detail}."""
+        checks = [{"id": "key", "status": "ok", "detail": self._npub}]
+        damage = await self._db.damage()
+        checks.append(
+            {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
+        )
+        answering, known = await self._relays_answering(timeout)
+        detail = f"{answering} of {known} relays answer"
+        checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})
+        for client in await self._clients.all():
+            if client.offset_s:
+                checks.append(
+                    {
+                        "id": f"clock {client.alias}",
+                        "status": "warn",
+                        "detail": f"its clock is {client.offset_s} s off",
+                    }
+                )
+            checks += await self._credential_checks(client)
+        return checks
+
+    async def _credential_checks(self, client: Client) -> list[dict[str, str]]:
+        if client.state == "suspect":
+            return [{"id": f"client {client.alias}", "status": "fail", "detail": client.suspect_why}]
+        try:
+            credential = await self._clients.usable_credential(client)
+        except HiveError as error:
+            return [{"id": f"client {client.alias}", "status": "warn", "detail": error.detail}]
+        days = (credential.valid_until - self._now()) // 86_400
+        status = "warn" if days < 7 else "ok"
+        return [
+            {"id": f"credential {client.alias}", "status": status, "detail": f"valid for {days} more days"}
+        ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from hive_shared import envelope
 from hive_shared.crypto import Sealer
-from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable
+from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable, from_symbol
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
@@ -23,6 +24,7 @@ from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client, Event, StoredCommand, StoredCredential
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService, Plan
@@ -30,6 +32,7 @@ from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
+from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.record_store import RecordStore
@@ -76,6 +79,7 @@ class Advisor:
             self._pool,
             on_message=self._on_message,
             trusted=lambda key: key in self._known,
+            own_relays=config.relays,
             now=now,
             rng=rng,
             say=say,
@@ -94,24 +98,27 @@ class Advisor:
             now_us=now_us,
             relays=config.relays,
         )
+        self.approvals = self._voting(now_us)
+        self.pin_verifier = identity.pin_verifier
+        self._compose_rounds()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _compose_rounds(self) -> None:
         self._mail = MailService(
-            db,
+            self._db,
             self._records,
             self._rows,
             self.clients,
             self.commands,
             self.receipts,
             self.delivery,
-            agent_key=identity.pubkey,
-            accept_offers=config.accept_offers,
-            own_relays=config.relays,
-            now=now,
+            self.approvals,
+            agent_key=self.pubkey,
+            accept_offers=self._config.accept_offers,
+            own_relays=self._config.relays,
+            now=self._now,
             on_accepted=self._ack_automatically,
         )
-        self._compose_rounds()
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    def _compose_rounds(self) -> None:
         rounds = RoundService(
             self._db,
             self._rows,
@@ -119,6 +126,7 @@ class Advisor:
             self.commands,
             self.receipts,
             self._mail,
+            self.approvals,
             self,
             catch_up=self._link.catch_up,
             now=self._now,
@@ -134,6 +142,21 @@ class Advisor:
             now=self._now,
         )
         self.brief, self.doctor = checkup.brief, checkup.doctor
+
+    def _voting(self, now_us: Callable[[], int]) -> ApprovalService:
+        return ApprovalService(
+            self._db,
+            ApprovalStore(),
+            self._rows,
+            self._records,
+            self._link,
+            self._secret,
+            inbox_relays=self._link.inbox_relays,
+            relays=self._config.relays,
+            now=self._now,
+            now_us=now_us,
+            new_id=lambda: str(uuid.uuid4()),
+        )
 
     def _ways(self, identity: Identity) -> DeliveryService:
         proxy = self._config.proxy
@@ -247,10 +270,21 @@ class Advisor:
         return self.commands.plan(client, credential, schema_id, action, params, note=note)
 
     async def execute(
-        self, plan: Plan, *, wait_s: int, again: bool = False, origin: str = "cli"
+        self,
+        plan: Plan,
+        *,
+        wait_s: int,
+        again: bool = False,
+        origin: str = "lib",
+        confirmed_danger: int | None = None,
     ) -> StoredCommand:
-        """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled."""
-        command = await self.commands.issue(plan, again=again, origin=origin)
+        """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled.
+
+        ``confirmed_danger``: a human confirmed this plan and its danger, see ``confirm``.
+        """
+        command = await self.commands.issue(
+            plan, again=again, origin=origin, confirmed_danger=confirmed_danger
+        )
         await self.send_again(command, plan.client)
         return await self._followed(command, plan.client, wait_s)
 
@@ -342,10 +376,21 @@ class Advisor:
         return {"state": result.get("state") or answer["slug"] or answer["state"]}
 
     async def confirm(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
-        """Sign the challenge of a danger 7-8 command (11 §15.5)."""
+        """Sign the challenge of a danger 7-8 command (11 §15.5).
+
+        Only for a command that a human confirmed, at a terminal now or when planning it: whoever calls this
+        says so. Raises Conflict without a challenge, PolicyDenied (approval_expired) after its time.
+        """
         from hive_shared.crypto import schnorr_sign
 
-        digest = envelope.confirm_digest(command.command_hash, command.challenge or "")
+        if command.challenge is None or command.state != CommandState.PENDING:
+            raise Conflict(
+                f"the node has sent no challenge for this command (it is {command.state}); it comes once"
+                " the operator approved, 'hive-advisor run --once' fetches it"
+            )
+        if command.deadline is not None and self._now() >= command.deadline:
+            raise from_symbol("approval_expired", "the challenge has expired; send the command again")
+        digest = envelope.confirm_digest(command.command_hash, command.challenge)
         params = {"command_id": command.command_id, "challenge_sig": schnorr_sign(self._secret, digest)}
         return await self.control(command.client_id, "confirm", params, wait_s)
 

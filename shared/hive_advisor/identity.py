@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hive_shared.canonical import decode_object, encode
@@ -26,10 +26,14 @@ class Locked(Unauthorized):
 
 @dataclass(frozen=True)
 class Identity:
-    """An unlocked identity. ``imported`` is a Nostr key that came from elsewhere and replaces nostr/0."""
+    """An unlocked identity. ``imported`` is a Nostr key that came from elsewhere and replaces nostr/0.
+
+    ``pin_verifier`` is what is kept of the approval PIN, None when none is set.
+    """
 
     root: Secret
     imported: Secret | None = None
+    pin_verifier: str | None = field(default=None, repr=False)
 
     def nostr_secret(self, index: int = 0) -> Secret:
         """The key that signs commands: the imported one, or ``nostr/<index>`` of the root."""
@@ -133,7 +137,9 @@ def write_identity(
         "nonce": nonce.hex(),
     }
     keys = [identity.imported.reveal().hex()] if identity.imported else []
-    inner = encode({"root": identity.root.reveal().hex(), "keys": keys, "pin_verifier": None})
+    inner = encode(
+        {"root": identity.root.reveal().hex(), "keys": keys, "pin_verifier": identity.pin_verifier}
+    )
     sealed = AESGCM(_derive(passphrase, salt)).encrypt(nonce, inner, encode(clear))
     body = json.dumps({**clear, "sealed": sealed.hex()}, indent=1).encode()
     temporary = path.with_suffix(".new")
@@ -177,7 +183,9 @@ def read_identity(path: Path, passphrase: str) -> Identity:
     secrets = decode_object(inner)
     keys = secrets.get("keys")
     imported = Secret(bytes.fromhex(str(keys[0]))) if isinstance(keys, list) and keys else None
-    return Identity(root=Secret(bytes.fromhex(str(secrets["root"]))), imported=imported)
+    pin = secrets.get("pin_verifier")
+    root = Secret(bytes.fromhex(str(secrets["root"])))
+    return Identity(root=root, imported=imported, pin_verifier=pin if isinstance(pin, str) else None)
 
 
 class UnlockThrottle:

@@ -35,6 +35,10 @@ class ProfilePaths:
         return self.data_dir / "unlock-failures.json"
 
     @property
+    def pin_misses(self) -> Path:
+        return self.data_dir / "pin-misses.json"
+
+    @property
     def halt(self) -> Path:
         return self.data_dir / "HALT"
 

@@ -221,4 +221,4 @@ async def read(settings: Settings, alias: str, what: str) -> None:
         if what not in _READS:
             raise InvalidParams(f"{what!r} is not one of {sorted(_READS)}")
         plan = await kit.plan(found, "hive:monitor/v1", _READS[what], {})
-        finish(settings, await kit.execute(plan, wait_s=settings.wait), found.alias)
+        finish(settings, await kit.execute(plan, wait_s=settings.wait, origin="cli"), found.alias)

@@ -55,7 +55,7 @@ def describe(command: StoredCommand, alias: str) -> dict[str, Any]:
         "data": error.get("data") if isinstance(error, dict) else None,
         "result": response.get("result"),
         "receipt_id": command.receipt_id,
-        "danger": max(command.danger, default=0),
+        "danger": command.total_danger,
         "created": output.moment(command.created),
     }
     return {key: value for key, value in data.items() if value is not None}
@@ -90,16 +90,19 @@ def parse_pairs(pairs: tuple[str, ...], params_file: str | None) -> dict[str, An
     return params
 
 
-def ask_danger(settings: Settings, plan: Plan, given: int | None) -> None:
+def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
     """d >= 5 asks, d >= 7 wants client and action typed; without a terminal only options answer.
 
+    Returns the danger that a human confirmed for this very plan; ``--yes`` confirms nothing in particular.
     Raises ConfirmationRequired.
     """
     total = plan.danger.total
-    if total < 5 or given == total or (settings.yes and total <= 6):
-        return
+    if given == total:
+        return total
     if given is not None:
         raise ConfirmationRequired(f"--confirm-danger {given} is not this command's danger, which is {total}")
+    if total < 5 or (settings.yes and total <= 6):
+        return None
     if not sys.stdin.isatty():
         how = "--yes" if total <= 6 else f"--confirm-danger {total}"
         raise ConfirmationRequired(f"this command has danger {total}: add {how}, or run it at a terminal")
@@ -109,6 +112,7 @@ def ask_danger(settings: Settings, plan: Plan, given: int | None) -> None:
             raise ConfirmationRequired("the typed text differs; nothing was sent")
     elif not click.confirm(f"Danger {total}: {plan.spec.name} on {plan.client.alias}?", err=True):
         raise ConfirmationRequired("not confirmed; nothing was sent")
+    return total
 
 
 @click.command()
@@ -143,8 +147,11 @@ async def send(
         plan = await kit.plan(found, schema_id, action, params, note=note)
         if dry_run:
             settings.terminal.show({**plan.summary(), "sent": False})
-        ask_danger(settings, plan, confirm_danger)
-        finish(settings, await kit.execute(plan, wait_s=settings.wait, again=again), found.alias)
+        confirmed = ask_danger(settings, plan, confirm_danger)
+        done = await kit.execute(
+            plan, wait_s=settings.wait, again=again, origin="cli", confirmed_danger=confirmed
+        )
+        finish(settings, done, found.alias)
 
 
 @click.group()
@@ -238,22 +245,35 @@ async def cancel(settings: Settings, command_id: str) -> None:
 
 @command.command()
 @click.argument("command_id")
-@click.option("--confirm-danger", type=int, help="the command's danger, instead of typing it at a terminal")
 @pass_settings
 @answered
-async def confirm(settings: Settings, command_id: str, confirm_danger: int | None) -> None:
-    """Sign the challenge of a danger 7-8 command that its operator approved."""
+async def confirm(settings: Settings, command_id: str) -> None:
+    """Sign the challenge of a command that its operator approved.
+
+    Without asking if you confirmed the danger when you sent it; else it is asked at the terminal.
+    """
     async with settings.kit(online=True) as kit:
         found = await kit.commands.get(command_id)
-        total = max(found.danger, default=0)
         if found.challenge is None:
-            raise InvalidParams("the node has sent no challenge for this command")
-        if confirm_danger != total:
-            if confirm_danger is not None or not sys.stdin.isatty():
-                raise ConfirmationRequired(f"confirm with --confirm-danger {total}, or at a terminal")
-            if click.prompt(f"Danger {total}. Type '{found.action}' to confirm", err=True) != found.action:
-                raise ConfirmationRequired("the typed text differs; nothing was signed")
+            await kit.pump()
+            found = await kit.commands.get(found.command_id)
+        alias = await kit.alias_of(found.client_id)
+        if found.challenge is not None:
+            _ask_again(found, alias)
         answer = await kit.confirm(found, settings.wait)
         found = await kit.commands.settled(found.command_id, settings.wait, pending_counts=False)
-        body = describe(found, await kit.alias_of(found.client_id))
-        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(found.state)])
+        settings.terminal.show({**describe(found, alias), "node_says": answer}, _EXIT[str(found.state)])
+
+
+def _ask_again(found: StoredCommand, alias: str) -> None:
+    if found.confirmed_danger == found.total_danger:
+        return
+    if not sys.stdin.isatty():
+        raise ConfirmationRequired(
+            f"nobody confirmed danger {found.total_danger} when this was sent (--confirm-danger): confirm it"
+            " at a terminal"
+        )
+    wanted = f"{alias} {found.action}"
+    click.echo(output.as_text(describe(found, alias)), err=True)
+    if click.prompt(f"Danger {found.total_danger}. Type '{wanted}' to confirm", err=True) != wanted:
+        raise ConfirmationRequired("the typed text differs; nothing was signed")

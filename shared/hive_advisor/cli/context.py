@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.errors import ConfirmationRequired, HiveError, InvalidParams
 
 from hive_advisor.cli import output
 from hive_advisor.paths import ProfilePaths
@@ -67,18 +67,33 @@ class Settings:
 
     def unlock(self) -> Identity:
         """The identity of the profile. Raises NotFound, Locked."""
+        return self.unlock_with_passphrase()[0]
+
+    def unlock_with_passphrase(self) -> tuple[Identity, str]:
+        """The identity and the passphrase that opened it. Raises NotFound, Locked."""
         from hive_advisor.identity import Locked, UnlockThrottle, read_identity, read_public
 
         read_public(self.paths.identity)
         throttle = UnlockThrottle(self.paths.unlock_failures, lambda: int(time.time()))
         throttle.check()
         try:
-            identity = read_identity(self.paths.identity, self.passphrase())
+            passphrase = self.passphrase()
+            identity = read_identity(self.paths.identity, passphrase)
         except Locked:
             throttle.failed()
             raise
         throttle.succeeded()
-        return identity
+        return identity, passphrase
+
+    def ask_pin(self, question: str, verifier: str | None) -> None:
+        """Ask for the approval PIN at the terminal. Raises Locked, Conflict (none set)."""
+        from hive_advisor.pin import PinGuard
+
+        if not sys.stdin.isatty():
+            raise ConfirmationRequired("the PIN is asked at a terminal only")
+        guard = PinGuard(self.paths.pin_misses, lambda: int(time.time()))
+        guard.ready(verifier)
+        guard.check(str(click.prompt(question, hide_input=True, err=True)), verifier)
 
     @asynccontextmanager
     async def kit(self, *, online: bool) -> AsyncIterator[Advisor]:

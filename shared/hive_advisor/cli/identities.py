@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
 
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.output import moment
@@ -74,6 +75,8 @@ async def import_(settings: Settings, file: Path | None) -> None:
 @answered
 async def show(settings: Settings) -> None:
     """The public side of the identity; needs no passphrase."""
+    from hive_shared.nostr.keys import parse_pubkey
+
     from hive_advisor.identity import read_public
 
     document = read_public(settings.paths.identity)
@@ -81,9 +84,30 @@ async def show(settings: Settings) -> None:
         {
             "profile": settings.paths.profile,
             "npub": document.get("npub"),
+            "key": parse_pubkey(str(document.get("npub"))),
             "created": moment(int(str(document.get("created_at", 0)))),
         }
     )
+
+
+@identity.command()
+@pass_settings
+@answered
+async def pin(settings: Settings) -> None:
+    """Set or change the PIN that approvals ask for. At a terminal only; a change asks for the old one."""
+    from hive_advisor.identity import read_public, write_identity
+    from hive_advisor.pin import pin_verifier
+
+    if not sys.stdin.isatty():
+        raise ConfirmationRequired("a PIN is typed by a human: run it at a terminal")
+    unlocked, passphrase = settings.unlock_with_passphrase()
+    if unlocked.pin_verifier is not None:
+        settings.ask_pin("Old PIN", unlocked.pin_verifier)
+    text = str(click.prompt("New PIN", hide_input=True, confirmation_prompt=True, err=True))
+    changed = replace(unlocked, pin_verifier=pin_verifier(text, passphrase))
+    created = int(str(read_public(settings.paths.identity).get("created_at", 0)))
+    write_identity(settings.paths.identity, changed, passphrase, now=created)
+    settings.terminal.show({"profile": settings.paths.profile, "pin": "set"})
 
 
 @identity.command("export-recovery")

@@ -17,6 +17,7 @@ _COMMANDS = {
     "send": "hive_advisor.cli.commands:send",
     "command": "hive_advisor.cli.commands:command",
     "receipt": "hive_advisor.cli.receipts:receipt",
+    "approvals": "hive_advisor.cli.approvals:approvals",
     "run": "hive_advisor.cli.system:run",
     "status": "hive_advisor.cli.system:status",
     "follow": "hive_advisor.cli.system:follow",
@@ -26,12 +27,13 @@ _COMMANDS = {
 }
 
 _SUMMARIES = {
-    "identity": "create, import and show the advisor's identity",
+    "identity": "create, import and show the advisor's identity, set its PIN",
     "client": "nodes that offered or granted a credential",
     "schema": "what can be asked of a node: parameters, ranges, danger",
     "send": "send one command to a client and wait for its answer",
     "command": "list, show, wait for, query, cancel and confirm commands",
     "receipt": "receipts of what nodes did: list, show, sync, verify, export",
+    "approvals": "commands at other nodes that wait for your vote: list, show, approve, reject",
     "run": "fetch messages, answer, resend what is open",
     "status": "a brief of everything open",
     "follow": "events since a cursor",

@@ -55,7 +55,7 @@ class Terminal:
                 json.dumps({"schema": SCHEMA, "ok": exit_code == OK, "data": cleaned}, ensure_ascii=False)
             )
         else:
-            click.echo(_text(cleaned))
+            click.echo(as_text(cleaned))
         sys.exit(exit_code)
 
     def fail(self, error: HiveError, exit_code: int | None = None) -> NoReturn:
@@ -93,7 +93,8 @@ def moment(seconds: int | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds else "-"
 
 
-def _text(value: Any, indent: str = "") -> str:
+def as_text(value: Any, indent: str = "") -> str:
+    """A JSON value as lines for people; lists of rows become tables."""
     if isinstance(value, Mapping):
         items = value.get("items")
         if (
@@ -109,7 +110,7 @@ def _text(value: Any, indent: str = "") -> str:
 
 def _field(key: str, value: Any, indent: str) -> str:
     if isinstance(value, Mapping) and value:
-        return f"{indent}{key}:\n{_text(value, indent + '  ')}"
+        return f"{indent}{key}:\n{as_text(value, indent + '  ')}"
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         return f"{indent}{key}:\n" + "\n".join(
             f"{indent}  - {json.dumps(item, ensure_ascii=False)}" for item in value

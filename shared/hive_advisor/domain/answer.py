@@ -19,6 +19,7 @@ class Answer:
     slug: str | None
     sentence: str
     challenge: str | None
+    expires: int | None
     retry_after: int | None
     expected_min: int | None
     seq: int
@@ -50,6 +51,7 @@ def read_answer(document: dict[str, Any]) -> Answer:
         slug=slug,
         sentence=str(error.get("message", "")),
         challenge=_text(data.get("challenge")),
+        expires=_number(data.get("expires")),
         retry_after=_number(error.get("retry_after")),
         expected_min=_number(data.get("expected_min")),
         seq=_number(document.get("seq")) or 0,

@@ -77,6 +77,12 @@ class StoredCommand:
     sends: int = 0
     next_send: int | None = None
     deadline: int | None = None
+    confirmed_danger: int | None = None
+
+    @property
+    def total_danger(self) -> int:
+        """The computed danger: the largest of the five numbers."""
+        return max(self.danger, default=0)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from hive_shared import credential as credentials
 from hive_shared import credential_scope, envelope, registry
+from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Ambiguous, Conflict, CredentialInvalid, InvalidParams, NotFound
 from hive_shared.registry import ActionSpec, Danger, DangerFacts
@@ -120,9 +121,17 @@ class CommandService:
                 )
         return Plan(client, credential, spec, dict(parsed), spec.danger(parsed, facts), note, retry_of)
 
-    async def issue(self, plan: Plan, *, origin: str = "cli", again: bool = False) -> StoredCommand:
+    async def issue(
+        self,
+        plan: Plan,
+        *,
+        origin: str = "cli",
+        again: bool = False,
+        confirmed_danger: int | None = None,
+    ) -> StoredCommand:
         """Nonce, signature, envelope and row in one transaction; bytes leave after the commit.
 
+        ``confirmed_danger`` is the danger a human confirmed for exactly this plan, None when nobody did.
         Raises Conflict when the same command is open already (``again`` overrides).
         """
 
@@ -138,23 +147,9 @@ class CommandService:
                     )
             now = self._now()
             nonce = self._clients.take_nonce(tx, plan.client.client_id, self._now_us())
-            document: dict[str, Any] = {
-                "v": 1,
-                "command_id": str(uuid.uuid4()),
-                "schema_type": plan.spec.schema,
-                "schema_payload": {"action": plan.spec.name, "params": plan.params},
-                "credential": {"credential_id": plan.credential.credential_id},
-                "payment_proof": {"method": "none"},
-                "nonce": nonce,
-                "timestamp": now + plan.client.offset_s,
-                "node": plan.client.node_key,
-                "sender": self._pubkey,
-            }
-            if self._relays:
-                document["reply_relays"] = list(self._relays[:3])
-            signed = envelope.sign_command(self._secret, document)
+            signed: dict[str, Any] = self._envelope(plan, nonce, now + plan.client.offset_s)
             command = StoredCommand(
-                command_id=document["command_id"],
+                command_id=signed["command_id"],
                 client_id=plan.client.client_id,
                 credential_id=plan.credential.credential_id,
                 schema=plan.spec.schema,
@@ -163,7 +158,7 @@ class CommandService:
                 danger=tuple(plan.danger),
                 origin=origin,
                 nonce=nonce,
-                timestamp=document["timestamp"],
+                timestamp=signed["timestamp"],
                 command_hash=envelope.command_digest(signed).hex(),
                 envelope=signed,
                 state=CommandState.READY,
@@ -172,11 +167,29 @@ class CommandService:
                 note=plan.note,
                 retry_of=plan.retry_of,
                 next_send=now,
+                confirmed_danger=confirmed_danger,
             )
             self._commands.add(tx, command)
             return command
 
         return await self._db.write(body)
+
+    def _envelope(self, plan: Plan, nonce: int, timestamp: int) -> dict[str, JsonValue]:
+        document: dict[str, JsonValue] = {
+            "v": 1,
+            "command_id": str(uuid.uuid4()),
+            "schema_type": plan.spec.schema,
+            "schema_payload": {"action": plan.spec.name, "params": plan.params},
+            "credential": {"credential_id": plan.credential.credential_id},
+            "payment_proof": {"method": "none"},
+            "nonce": nonce,
+            "timestamp": timestamp,
+            "node": plan.client.node_key,
+            "sender": self._pubkey,
+        }
+        if self._relays:
+            document["reply_relays"] = list(self._relays[:3])
+        return envelope.sign_command(self._secret, document)
 
     async def transmit(self, command: StoredCommand, client: Client) -> str | None:
         """Send the command's bytes (always the same); returns the transport that took them, None if none.
@@ -221,7 +234,13 @@ class CommandService:
                 return command
             self._commands.move(tx, command, to, self._now())
             self._commands.record_answer(
-                tx, command.command_id, answer.document, answer.slug, answer.challenge, receipt_id, None
+                tx,
+                command.command_id,
+                answer.document,
+                answer.slug,
+                answer.challenge,
+                receipt_id,
+                answer.expires,
             )
             if to in FINAL or to == CommandState.PENDING:
                 self._records.add_event(
@@ -233,6 +252,31 @@ class CommandService:
         async with self._moved:
             self._moved.notify_all()
         return moved
+
+    async def challenged(self, client: Client, params: Mapping[str, Any]) -> None:
+        """A pushed challenge: kept if it is for an open command of ours at this client.
+
+        Nothing is signed here, only a human's word does that. Raises InvalidParams.
+        """
+
+        def body(tx: Tx) -> None:
+            command = self._commands.get(tx, str(params["command_id"]))
+            if command is None or command.client_id != client.client_id:
+                raise InvalidParams("the challenge is for no command of ours at this node")
+            if params["command_hash"] != command.command_hash:
+                raise InvalidParams("the challenge names another content than the command we signed")
+            if command.state in FINAL:
+                return
+            if int(params["expires"]) <= self._now():
+                raise InvalidParams("the challenge has expired")
+            self._commands.set_challenge(
+                tx, command.command_id, str(params["challenge"]), int(params["expires"])
+            )
+            self._records.add_event(tx, "confirm_challenge", command.command_id, command.action, self._now())
+
+        await self._db.write(body)
+        async with self._moved:
+            self._moved.notify_all()
 
     def _answered(self, tx: Tx, client: Client, answer: Answer) -> StoredCommand | None:
         command_id = answer.document.get("command_id")

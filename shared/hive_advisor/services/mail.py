@@ -16,6 +16,7 @@ from hive_shared.store import Db
 from hive_advisor.domain.answer import read_answer
 from hive_advisor.domain.offer import check_offer
 from hive_advisor.domain.rows import Client, Quarantined
+from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.delivery import DeliveryService
@@ -37,6 +38,7 @@ class MailService:
         commands: CommandService,
         receipts: ReceiptService,
         delivery: DeliveryService,
+        approvals: ApprovalService,
         *,
         agent_key: str,
         accept_offers: bool,
@@ -46,7 +48,7 @@ class MailService:
     ) -> None:
         self._db, self._records, self._rows = db, records, rows
         self._clients, self._commands, self._receipts = clients, commands, receipts
-        self._delivery = delivery
+        self._delivery, self._approvals = delivery, approvals
         self._agent_key, self._accept, self._now = agent_key, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -96,11 +98,15 @@ class MailService:
             raise InvalidParams("neither an answer nor a push")
 
     async def _answer(self, client: Client | None, message: Message, document: dict[str, Any]) -> None:
+        if not envelope.verify_response(document, message.sender):
+            raise InvalidParams("the answer's signature is not the sender's node key's")
+        answer = read_answer(document)
+        if await self._approvals.answered(message.sender, answer):
+            if client is not None:
+                await self._note_seq(client, answer.seq)
+            return
         if client is None:
             raise InvalidParams("an answer from a key that is none of our clients'")
-        if not envelope.verify_response(document, client.node_key):
-            raise InvalidParams("the answer's signature is not the client's node key's")
-        answer = read_answer(document)
         receipt_id = None
         if answer.receipt is not None:
             receipt_id = await self._receipt(client, answer.receipt)
@@ -134,6 +140,11 @@ class MailService:
         if action == "credential_offer":
             await self._offer(message, params)
             return
+        if action == "approval_request":
+            await self._approvals.take(push.node_key, params)
+            if client is not None:
+                await self._note_seq(client, push.seq)
+            return
         if client is None:
             raise InvalidParams(f"a {action[:40]} push from a key that is none of our clients'")
         await self._client_push(client, action, params)
@@ -157,6 +168,8 @@ class MailService:
         if action == "credential_revoked":
             if not await self._clients.revoked(client, str(params.get("credential_id")), text):
                 raise InvalidParams("the revoked credential is not one of this client's")
+        elif action == "confirm_challenge":
+            await self._commands.challenged(client, params)
         elif action in _NOTED_PUSHES:
             await self._db.write(
                 lambda tx: self._records.add_event(tx, action, client.alias, text, self._now())
@@ -175,4 +188,4 @@ class MailService:
 
 
 _SUSPECT_SLUGS = {"issuer_untrusted", "credential_revoked", "credential_superseded"}
-_NOTED_PUSHES = {"confirm_challenge", "approval_request", "ping", "alert", "conflict_held", "payment_notice"}
+_NOTED_PUSHES = {"ping", "alert", "conflict_held", "payment_notice"}

@@ -11,6 +11,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.store import Db
 
 from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.mail import MailService
@@ -42,6 +43,7 @@ class RoundService:
         commands: CommandService,
         receipts: ReceiptService,
         mail: MailService,
+        approvals: ApprovalService,
         ask: Ask,
         *,
         catch_up: Callable[[float], Awaitable[int]],
@@ -49,7 +51,7 @@ class RoundService:
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._receipts, self._mail, self._ask = receipts, mail, ask
-        self._catch_up, self._now = catch_up, now
+        self._approvals, self._catch_up, self._now = approvals, catch_up, now
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
@@ -62,6 +64,7 @@ class RoundService:
             if client is not None and client.state in ("active", "offered"):
                 await self._ask.send_again(command, client)
                 sent += 1
+        sent += await self._approvals.send_unanswered()
         lost = 0
         for command, client in await self._commands.dead():
             if client.state == "active" and command.schema != CONTROL:

@@ -22,7 +22,8 @@ class CommandStore:
         tx.execute(
             "INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,"
             " danger_json, origin, note, nonce, timestamp, command_hash, envelope_json, state, retry_of,"
-            " next_send, deadline, created, updated) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " next_send, deadline, created, updated, confirmed_danger)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 command.command_id,
                 command.client_id,
@@ -43,6 +44,7 @@ class CommandStore:
                 command.deadline,
                 command.created,
                 command.updated,
+                command.confirmed_danger,
             ),
         )
 
@@ -111,6 +113,13 @@ class CommandStore:
             (next_send, now, command_id),
         )
 
+    def set_challenge(self, tx: Tx, command_id: str, challenge: str, expires: int) -> None:
+        """What the node wants signed before it runs an approved command, and until when."""
+        tx.execute(
+            "UPDATE adv_commands SET challenge = ?, deadline = ? WHERE command_id = ?",
+            (challenge, expires, command_id),
+        )
+
     def record_answer(
         self,
         tx: Tx,
@@ -122,9 +131,12 @@ class CommandStore:
         deadline: int | None,
     ) -> None:
         tx.execute(
-            "UPDATE adv_commands SET response_json = ?, slug = ?, challenge = ?,"
-            " receipt_id = coalesce(?, receipt_id), deadline = ?, next_send = NULL WHERE command_id = ?",
-            (json.dumps(response), slug, challenge, receipt_id, deadline, command_id),
+            "UPDATE adv_commands SET response_json = ?, slug = ?,"
+            # An older answer that comes late does not take a challenge away.
+            " deadline = CASE WHEN ? IS NULL AND challenge IS NOT NULL THEN deadline ELSE ? END,"
+            " challenge = coalesce(?, challenge),"
+            " receipt_id = coalesce(?, receipt_id), next_send = NULL WHERE command_id = ?",
+            (json.dumps(response), slug, challenge, deadline, challenge, receipt_id, command_id),
         )
 
 
@@ -154,4 +166,5 @@ def _command(row: sqlite3.Row) -> StoredCommand:
         deadline=row["deadline"],
         created=row["created"],
         updated=row["updated"],
+        confirmed_danger=row["confirmed_danger"],
     )

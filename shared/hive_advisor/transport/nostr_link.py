@@ -13,19 +13,22 @@ from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.giftwrap import ChunkBuffer, Message, WrapInvalid
 from hive_shared.nostr.nip44 import ConversationKeys
 from hive_shared.nostr.reasons import ChunkInvalid
-from hive_shared.nostr.relay import RelayPool
+from hive_shared.nostr.relay import RelayPool, normalise_relay_url
 
 _INBOX = "dm"
 _DM_BACKLOG = 259_200
 _KIND_DM_RELAYS = 10_050
 _TOPIC = ("t", "hive-mgmt")
+_LOOKUP_S = 3.0
+_MAX_INBOX_RELAYS = 3
 
 
 class NostrLink:
     """One identity on its relays: sends gift wraps, hands over verified messages.
 
     ``on_message`` gets every message that passed all checks of §6 "Verify", whoever sent it.
-    ``trusted`` says whose chunked messages may take memory.
+    ``trusted`` says whose chunked messages may take memory, ``own_relays`` the
+    configured ones: only they may have private addresses.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class NostrLink:
         *,
         on_message: Callable[[Message], Awaitable[None]],
         trusted: Callable[[str], bool],
+        own_relays: Sequence[str],
         now: Callable[[], int],
         rng: Callable[[int], bytes],
         say: Callable[[str], None],
@@ -42,6 +46,7 @@ class NostrLink:
         self._secret, self._pool = secret, pool
         self._on_message, self._trusted = on_message, trusted
         self._now, self._rng, self._say = now, rng, say
+        self._own = tuple(own_relays)
         self._keys = ConversationKeys()
         self._chunks = ChunkBuffer()
         self._refused = 0
@@ -70,6 +75,24 @@ class NostrLink:
         """Publish kind 10050: where we read messages, so that nodes find us."""
         event = build(self._secret, _KIND_DM_RELAYS, [["relay", url] for url in relays], "", self._now())
         await self._pool.publish(event, relays, timeout=timeout)
+
+    async def inbox_relays(self, key: str) -> tuple[str, ...]:
+        """Where the owner of a key reads messages, by its newest kind 10050; empty when no relay knows."""
+        found = await self._pool.query(
+            [{"kinds": [_KIND_DM_RELAYS], "authors": [key], "limit": 1}], timeout=_LOOKUP_S
+        )
+        lists = [event for event in found.events if event.pubkey == key]
+        newest = max(lists, key=lambda event: event.created_at, default=None)
+        named = [tag[1] for tag in newest.tags if len(tag) > 1 and tag[0] == "relay"] if newest else []
+        return tuple(url for given in named[:_MAX_INBOX_RELAYS] if (url := self._foreign(given)) is not None)
+
+    def _foreign(self, given: str) -> str | None:
+        """An address from outside; a private one counts only if it is one of ours."""
+        try:
+            url = normalise_relay_url(given)
+            return url if url in self._own else normalise_relay_url(given, foreign=True)
+        except ValueError:
+            return None
 
     async def deliver(self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int) -> int:
         """Send ``content`` (chunked if it must be); returns how many relays took all of it."""

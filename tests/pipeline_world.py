@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cl_hive_comms.storage import command_store
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
 from hive_shared.canonical import JsonValue, encode
@@ -28,6 +29,7 @@ from hive_shared.cln import ClnError, ClnTimeout
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Secret
+from hive_shared.registry import Tier
 from hive_shared.store import Db, Tx
 
 MIGRATIONS = Path(command_store.__file__).parent / "migrations"
@@ -83,6 +85,10 @@ class NodeFake:
     def fees(self, scid: str) -> tuple[int, int]:
         row = next(row for row in self.rows if row["short_channel_id"] == scid)
         return row["fee_base_msat"], row["fee_proportional_millionths"]
+
+    def limits(self, scid: str) -> tuple[int, int]:
+        row = next(row for row in self.rows if row["short_channel_id"] == scid)
+        return row["minimum_htlc_out_msat"], row["maximum_htlc_out_msat"]
 
     def _note(self, method: str) -> None:
         self.calls.append(method)
@@ -186,6 +192,24 @@ class CredentialsFake:
         return sender_key in self.approvers or sender_key in issued
 
 
+class Revoking:
+    """Ends the credentials of a CredentialsFake."""
+
+    def __init__(self, credentials: CredentialsFake) -> None:
+        self.credentials = credentials
+        self.reasons: list[str] = []
+
+    def active(self) -> tuple[str, ...]:
+        return tuple(key for key, view in self.credentials.views.items() if view.status == "active")
+
+    async def revoke_all(self, reason: str) -> int:
+        self.reasons.append(reason)
+        ended = self.active()
+        for key in ended:
+            self.credentials.views[key] = replace(self.credentials.views[key], status="revoked")
+        return len(ended)
+
+
 class Policies:
     def __init__(self, preset: str) -> None:
         self.now = PolicySnapshot(1, preset, preset_document(preset))
@@ -245,6 +269,7 @@ def issue(
     agent: Secret = AGENT_KEY,
     template: str = "fee_optimization",
     *,
+    tier: Tier | None = None,
     constraints: Mapping[str, JsonValue] | None = None,
     trust: Fraction = Fraction(1),
     number: int = 1,
@@ -252,12 +277,13 @@ def issue(
     issuer: Secret = HSM_KEY,
 ) -> Credential:
     """A credential that the node's Lightning key signed."""
+    chosen = TEMPLATES[template]
     unsigned = credentials.new(
         credential_id=f"00000000-0000-4000-8000-{number:012x}",
         node_id=NODE_ID,
         issuer_id=node_id_of(issuer),
         agent_key=crypto.xonly_pubkey(agent),
-        template=TEMPLATES[template],
+        template=chosen if tier is None else replace(chosen, tier=tier),
         constraints=constraints,
         trust=trust,
         valid_from=valid[0],
@@ -277,6 +303,7 @@ class World:
         self.ms = NOW * 1_000
         self.node = NodeFake(channels)
         self.credentials = CredentialsFake()
+        self.revoking = Revoking(self.credentials)
         self.policies = Policies(preset)
         self.switch = Switch()
         self.out = Outside()
@@ -303,6 +330,8 @@ class World:
                 db=self.db,
                 commands=CommandStore(),
                 fees=FeeStore(),
+                saved=SavedChannelStore(),
+                revoking=self.revoking,
                 receipt_rows=ReceiptStore(),
                 receipts=self.receipts,
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),

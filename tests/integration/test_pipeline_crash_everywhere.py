@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pipeline_world import Crash, World
+from crash_points import killed
+from pipeline_world import World
 
 FEES = "hive:fee-policy/v1"
 _MOST_POINTS = 60
-
-
-class Killer:
-    """Ends the process at the n-th point: points lie before and after each database and node call."""
-
-    def __init__(self, world: World, at: int) -> None:
-        self.left = at
-        for owner, names in (
-            (world.db, ("write", "read")),
-            (world.node, ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")),
-        ):
-            for name in names:
-                setattr(owner, name, self._watched(getattr(owner, name)))
-
-    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def watched(*args: Any, **named: Any) -> Any:
-            self.point()
-            answer = await call(*args, **named)
-            self.point()
-            return answer
-
-        return watched
-
-    def point(self) -> None:
-        if self.left == 0:
-            raise Crash
-        self.left -= 1
-
-
-async def killed(directory: Path, at: int, order: Callable[[World], Awaitable[Any]]) -> tuple[World, bool]:
-    """A world whose command was killed at a point and which is up again; False when it outlived the point."""
-    world = World(directory)
-    killer = Killer(world, at)
-    died = True
-    try:
-        await order(world)
-        died = False
-    except Crash:
-        pass
-    killer.left = -1
-    calls, rows = world.node.calls, world.node.rows
-    fresh = type(world.node)()
-    fresh.calls, fresh.rows = calls, rows
-    world.node = fresh
-    world.restart()
-    await world.pipeline.timers.tick()
-    await world.pipeline.timers.tick()
-    return world, died
 
 
 async def checked(world: World, applied: dict[str, int], *, died: bool) -> None:

@@ -18,9 +18,15 @@ class Clock:
     now = 1_000
 
 
+async def none_disabled() -> tuple[str, ...]:
+    return ()
+
+
 def service(node: NodeFake, clock: Clock | None = None) -> StateHashService:
     clock = clock or Clock()
-    return StateHashService(node, key=KEY, policy_version=lambda: 1, now=lambda: clock.now)
+    return StateHashService(
+        node, key=KEY, policy_version=lambda: 1, disabled=none_disabled, now=lambda: clock.now
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class FeeWrite:
-    """One executed fee change of one channel; ppm and base (msat) before and after."""
+    """One executed change of one channel; ppm and base (msat) before and after. A row that changes neither
+    tells of new HTLC bounds: who wrote to the channel, and when."""
 
     scid: str
     ts: int

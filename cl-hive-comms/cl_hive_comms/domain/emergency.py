@@ -75,6 +75,11 @@ def frozen_max(limits: Limits) -> int:
     return max(1, limits.htlc_min_msat)
 
 
+def frozen(limits: Limits) -> Limits:
+    """The bounds of a channel that is frozen."""
+    return Limits(limits.htlc_min_msat, frozen_max(limits))
+
+
 def to_freeze(saved: Limits, now: Limits | None) -> Step:
     """The next step towards a frozen channel; `now` is what the node shows, None without the channel."""
     if now is None:
@@ -91,4 +96,4 @@ def to_restore(saved: Limits, now: Limits | None) -> Step:
         return Step.LEAVE
     if now == saved:
         return Step.DONE
-    return Step.SET if now.htlc_max_msat == frozen_max(saved) else Step.LEAVE
+    return Step.SET if now == frozen(saved) else Step.LEAVE

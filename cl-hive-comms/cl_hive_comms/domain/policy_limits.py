@@ -46,6 +46,8 @@ _NEVER_NAMES: Final = frozenset(
 )
 # Options that decide what runs in the node's process, or who rules it, stay the operator's.
 _OWN_OPTIONS: Final = ("hive-", "plugin", "important-plugin", "disable-plugin", "clear-plugins", "wallet")
+# Its rate is far from any fee by design and ends by itself; the caps on rates hold (docs/decisions/0221).
+_SPIKE: Final = ("hive:emergency/v1", "fee_spike")
 _PEER_SCHEMAS: Final = frozenset(
     {
         "hive:expansion/v1",
@@ -172,6 +174,8 @@ def _fees(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
             yield _blocked("min_fee_ppm", f"{ppm} ppm on {scid} is below {settings.min_fee_ppm}")
         if settings.max_fee_ppm is not None and ppm > settings.max_fee_ppm:
             yield _blocked("max_fee_ppm", f"{ppm} ppm on {scid} is above {settings.max_fee_ppm}")
+        if (request.schema, request.action) == _SPIKE:
+            continue
         channel = facts.get(scid)
         percent = settings.max_fee_change_per_24h_pct
         if channel is None:

@@ -366,6 +366,7 @@ class Assembly(ABC):
             config=lambda: self.config,
             identity=self.identity,
             credentials=self.credentials,
+            advisors=self.advisors,
             policy=self.policy,
             kill_switch=self.kill_switch,
             alerts=self.alerts,
@@ -391,9 +392,6 @@ class Assembly(ABC):
             fault=fault_point(self.node["network"]),
         )
 
-        async def revoke_all(reason: str) -> int:
-            return (await self.advisors.revoke("", reason, everyone=True)).published
-
         self.emergency = EmergencyService(
             self.db,
             self.kill_switch,
@@ -401,7 +399,7 @@ class Assembly(ABC):
             receipts=self.receipts,
             alerts=self.alerts,
             waiting=lambda: self.pipeline.approvals,
-            revoke_all=revoke_all,
+            revoke_all=self.advisors.revoke_all,
             announce=self.emergency_changed,
             token_key=os.urandom(32),
             now=unix_now,

@@ -11,6 +11,7 @@ from cl_hive_comms import __version__
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_capabilities import About
 from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
@@ -26,6 +27,7 @@ from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 
 TRANSPORTS = ("nostr_dm", "rest", "local")
 
@@ -49,6 +51,7 @@ def compose_pipeline(
     config: Callable[[], Config],
     identity: IdentityService,
     credentials: CredentialService,
+    advisors: AdvisorService,
     policy: PolicyService,
     kill_switch: KillSwitch,
     alerts: AlertService,
@@ -65,6 +68,8 @@ def compose_pipeline(
             db=db,
             commands=CommandStore(),
             fees=FeeStore(),
+            saved=SavedChannelStore(),
+            revoking=advisors,
             receipt_rows=ReceiptStore(),
             receipts=receipts,
             push=push,

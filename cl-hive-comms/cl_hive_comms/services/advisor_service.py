@@ -304,6 +304,18 @@ class AdvisorService:
             len(ended),
         )
 
+    def active(self) -> tuple[str, ...]:
+        """Ids of the credentials that stand now."""
+        rows = self._p.credentials.rows()
+        return tuple(row.credential_id for row in rows if row.status == "active")
+
+    async def revoke_all(self, reason: str) -> int:
+        """End every credential, in one transaction; how many. None standing is 0."""
+        try:
+            return (await self.revoke("", reason, everyone=True)).published
+        except NotFound:
+            return 0
+
     async def revoke_credential(self, credential_id: str, reason: str) -> Dismissed:
         """The same for one credential by its id. Raises NotFound."""
         row = await self._p.credentials.current(credential_id)

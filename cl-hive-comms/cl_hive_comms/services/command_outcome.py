@@ -20,7 +20,7 @@ from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
 from .command_case import Case, Judged, walk
 from .executors.action import Outcome
-from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages
+from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
 from .receipt_service import ReceiptFields, ReceiptService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
@@ -55,6 +55,7 @@ class CommandOutcomes:
         *,
         commands: CommandRows,
         fees: FeeRows,
+        saved: SavedRows,
         receipts: ReceiptService,
         identity: Identity,
         messages: Messages,
@@ -63,6 +64,7 @@ class CommandOutcomes:
         on_receipt: Callable[[int, str], None] | None = None,
     ) -> None:
         self._commands, self._fees, self._receipts = commands, fees, receipts
+        self._saved = saved
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
         self._on_receipt = on_receipt
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
@@ -271,7 +273,11 @@ class CommandOutcomes:
             self._commands.disarm(tx, kind, subject)
         for timer in outcome.arm:
             self._commands.set_timer(tx, timer)
-        self._alert(tx, case, judged, outcome.state)
+        for reason, channel_id in outcome.release:
+            self._saved.drop(tx, reason, channel_id)
+        for hold in outcome.hold:
+            self._saved.hold(tx, hold, self._now())
+        self._alert(tx, case, judged, outcome.state, outcome.alert)
         return self.respond(
             tx,
             case,
@@ -289,8 +295,8 @@ class CommandOutcomes:
 
     # -- parts --------------------------------------------------------------------------------------
 
-    def _alert(self, tx: Tx, case: Case, judged: Judged, state: str) -> None:
-        level = Level.CRITICAL if state == "indeterminate" else level_of_danger(judged.danger.total)
+    def _alert(self, tx: Tx, case: Case, judged: Judged, state: str, asked: Level | None = None) -> None:
+        level = Level.CRITICAL if state == "indeterminate" else asked or level_of_danger(judged.danger.total)
         what = f"{judged.action} of {judged.schema} (danger {judged.danger.total})"
         text = f"{what}: {state}; action {case.command_id}"
         self._alerts.raise_in(tx, level, f"command_{state}", text, f"command:{case.command_id}:{state}")

@@ -6,6 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 
+from hive_shared.store import Tx
+
+from ..domain.forwarding import BY_ADVISORS
 from ..domain.rate_limit import SlidingWindows
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
@@ -34,9 +37,12 @@ from .ports_commands import (
     Node,
     Policies,
     ReceiptRows,
+    Revoking,
+    SavedRows,
     no_fault,
 )
 from .receipt_service import ReceiptService
+from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
 from .timer_service import TimerService
 
@@ -52,6 +58,8 @@ class PipelineParts:
     db: Database
     commands: CommandRows
     fees: FeeRows
+    saved: SavedRows
+    revoking: Revoking
     receipt_rows: ReceiptRows
     receipts: ReceiptService
     push: CommandPush
@@ -142,8 +150,9 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
-        writer=core.executors.fee_writer,
+        writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
+        spikes=_spikes(parts, core),
         locks=core.locks,
         now=parts.now,
         log=parts.log,
@@ -157,6 +166,7 @@ def _core(parts: PipelineParts) -> _Core:
         parts.node,
         key=parts.state_key,
         policy_version=lambda: parts.policies.snapshot().version,
+        disabled=lambda: parts.db.read(lambda tx: _disabled(tx, parts.saved)),
         now=parts.now,
     )
     executors = Executors(
@@ -164,12 +174,16 @@ def _core(parts: PipelineParts) -> _Core:
         db=parts.db,
         commands=parts.commands,
         fees=parts.fees,
+        saved=parts.saved,
+        revoking=parts.revoking,
         engaged=parts.kill_switch.engaged,
         state_hash=state_hash.describe,
+        fault=parts.fault,
     )
     outcomes = CommandOutcomes(
         commands=parts.commands,
         fees=parts.fees,
+        saved=parts.saved,
         receipts=parts.receipts,
         identity=parts.identity,
         messages=parts.messages,
@@ -252,6 +266,26 @@ def _commands(
         now=parts.now,
         log=parts.log,
         fault=parts.fault,
+    )
+
+
+def _disabled(tx: Tx, saved: SavedRows) -> tuple[str, ...]:
+    """Ids of the channels that advisors disabled."""
+    return tuple({hold.channel.channel_id for hold in saved.holds(tx) if hold.reason in BY_ADVISORS})
+
+
+def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:
+    return SpikeEnd(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        receipts=parts.receipts,
+        node=parts.node,
+        writer=core.executors.channel_writer,
+        engaged=parts.kill_switch.engaged,
+        locks=core.locks,
+        now=parts.now,
+        log=parts.log,
     )
 
 

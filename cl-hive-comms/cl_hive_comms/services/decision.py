@@ -17,6 +17,7 @@ from typing import Final
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import (
+    EMERGENCY,
     FEE_POLICY,
     ActionSpec,
     Danger,
@@ -280,19 +281,26 @@ class DecisionService:
     def _check_others(self, who: Who, rated: _Rated, past: _Past) -> CommandRow | None:
         """Cooldowns after finished writes; the first command under way that conflicts too much (0072)."""
         now, channels = self._now(), {fact.scid for fact in rated.plan.channels}
-        own = [w.ts for w in past.writes if w.credential_id == who.credential_id]
-        left = conflict.own_fee_cooldown_left(max(own, default=None), now)
-        if left:
-            raise _cooldown(left, "you set the fee of this channel less than an hour ago")
-        finished = [_past_write(write) for write in past.writes]
-        left = conflict.cooldown_left(finished, who.advisor_id, channels, rated.plan.fields, now)
-        if left:
-            raise _cooldown(left, "another advisor changed this channel a short while ago")
+        # An emergency cannot wait for the end of a cooldown (docs/decisions/0222).
+        if rated.spec.schema != EMERGENCY:
+            self._check_cooldowns(who, rated, past)
         for row in past.under_way:
             value = conflict.score(_under_way(row), schema=rated.spec.schema, channels=channels, now=now)
             if conflict.held(value):
                 return row
         return None
+
+    def _check_cooldowns(self, who: Who, rated: _Rated, past: _Past) -> None:
+        now, channels = self._now(), {fact.scid for fact in rated.plan.channels}
+        if rated.plan.new_fees:
+            own = [w.ts for w in past.writes if w.credential_id == who.credential_id and _changed_fees(w)]
+            left = conflict.own_fee_cooldown_left(max(own, default=None), now)
+            if left:
+                raise _cooldown(left, "you set the fee of this channel less than an hour ago")
+        finished = [_past_write(write) for write in past.writes]
+        left = conflict.cooldown_left(finished, who.advisor_id, channels, rated.plan.fields, now)
+        if left:
+            raise _cooldown(left, "another advisor changed this channel a short while ago")
 
     def _check_payment(self, case: Case) -> None:
         # Price 0: nothing is redeemed, so nothing may be offered. A token taken along would be lost to
@@ -409,15 +417,22 @@ def _held(judged: Judged, snapshot: PolicySnapshot) -> Judged:
     return replace(judged, workflow=Workflow.QUEUE.value, needed=1, expires_in=waits, rule_ids=rules)
 
 
+def _changed_fees(write: FeeWrite) -> bool:
+    """False for a row that tells of new HTLC bounds only (executors.channel_write.LimitTarget)."""
+    return (write.old_ppm, write.old_base) != (write.new_ppm, write.new_base)
+
+
 def _past_write(write: FeeWrite) -> PastWrite:
-    fields = {
-        name
-        for name, old, new in (
-            ("fee_ppm", write.old_ppm, write.new_ppm),
-            ("base_msat", write.old_base, write.new_base),
-        )
-        if old != new
-    }
+    fields = {"htlc_maximum_msat"}
+    if _changed_fees(write):
+        fields = {
+            name
+            for name, old, new in (
+                ("fee_ppm", write.old_ppm, write.new_ppm),
+                ("base_msat", write.old_base, write.new_base),
+            )
+            if old != new
+        }
     return PastWrite(
         write.advisor_id, "hive:fee-policy/v1", frozenset({write.scid}), frozenset(fields), write.ts
     )
@@ -425,7 +440,8 @@ def _past_write(write: FeeWrite) -> PastWrite:
 
 def _channels_of(row: CommandRow) -> frozenset[str]:
     undo = json.loads(row.undo_json or "{}")
-    return frozenset(str(item["channel"]) for item in undo.get("fees", ()))
+    targets = (*undo.get("fees", ()), *undo.get("limits", ()))
+    return frozenset(str(item["channel"]) for item in targets)
 
 
 def _under_way(row: CommandRow) -> PastWrite:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.errors import Busy, ConfirmationRequired, Conflict, HiveError, Internal, NotFound
+from hive_shared.errors import Busy, ConfirmationRequired, Conflict, HiveError, Internal
 from hive_shared.store import Db, StoreError, Tx
 
 from cl_hive_comms.domain.alert import Level
@@ -33,7 +33,7 @@ _ANSWER_S: Final = 20.0
 # How long a call waits for channels; the sweep itself goes on.
 
 RevokeAll = Callable[[str], Awaitable[int]]
-"""Ends every credential with this reason and returns how many; raises NotFound when there are none."""
+"""Ends every credential with this reason and returns how many."""
 Announce = Callable[[Stop | None], None]
 """Tells the node's other plugins."""
 
@@ -164,10 +164,7 @@ class EmergencyService:
     async def _revoke(self) -> None:
         stop = self._switch.stop
         if stop is not None and stop.revoke_due:
-            try:
-                count = await self._revoke_all(stop.reason or "emergency stop")
-            except NotFound:
-                count = 0
+            count = await self._revoke_all(stop.reason or "emergency stop")
             await self._store(replace(stop, revoke_due=False, revoked=stop.revoked + count))
 
     async def _store(self, stop: Stop) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -20,14 +21,23 @@ from hive_shared.cln import ClnError
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.alert import Level
-from cl_hive_comms.domain.emergency import Limits, SavedChannel, Step, frozen_max, to_freeze, to_restore
+from cl_hive_comms.domain.emergency import (
+    Limits,
+    SavedChannel,
+    Step,
+    frozen,
+    to_freeze,
+    to_restore,
+)
+from cl_hive_comms.domain.forwarding import Hold, original
 from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.executors.channels import FEE_STATES, channel_key
+from cl_hive_comms.services.executors.channels import FEE_STATES, channel_key, limits_of
 from cl_hive_comms.services.ports_emergency import ChannelNode, Fault, SavedChannels
 from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 
 REASON: Final = "emergency"
+Holds = Mapping[str, Sequence[Hold]]
 _PER_RECEIPT: Final = 100
 # A receipt's result is bounded; 100 channels take about 9 KB of its 16.
 
@@ -62,12 +72,18 @@ class ForwardingFreeze:
             if not self._wanted() and not saved:
                 self._failed.clear()
                 return
+            # Before the listing: a hold is stored after its channel shows it, so one that is known here and
+            # not shown there is over.
+            holds = await self._holds()
             try:
                 shown = {str(row["channel_id"]): row for row in await self._node.listpeerchannels()}
             except ClnError as error:
                 await self._report({"all channels": f"the node does not list its channels: {error}"})
                 return
-            failed = await (self._freeze(saved, shown) if self._wanted() else self._restore(saved, shown))
+            if self._wanted():
+                failed = await self._freeze(saved, holds, shown)
+            else:
+                failed = await self._restore(saved, holds, shown)
             await self._report(failed)
 
     async def status(self) -> dict[str, JsonValue]:
@@ -84,33 +100,43 @@ class ForwardingFreeze:
     # -- freeze ----------------------------------------------------------------------------------------
 
     async def _freeze(
-        self, saved: Sequence[SavedChannel], shown: Mapping[str, Mapping[str, Any]]
+        self, saved: Sequence[SavedChannel], holds: Holds, shown: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, str]:
         known = {channel.channel_id: channel for channel in saved}
-        frozen: list[SavedChannel] = []
+        newly: list[SavedChannel] = []
         failed: dict[str, str] = {}
         for channel_id, row in shown.items():
             if not self._wanted():
                 break
             if row.get("state") not in FEE_STATES:
                 continue
-            channel = known.get(channel_id) or await self._save(row)
-            step = to_freeze(channel.limits, _limits(row))
+            channel = known.get(channel_id) or await self._save(row, holds.get(channel_id, ()))
+            step = to_freeze(channel.limits, limits_of(row))
             if step is Step.SET:
-                high = frozen_max(channel.limits)
-                error = await self._set(channel, Limits(channel.limits.htlc_min_msat, high))
+                error = await self._set(channel, frozen(channel.limits))
                 if error is not None:
                     failed[channel.scid] = error
                     continue
                 await self._fault(f"freeze_set_{channel.scid}")
             if step is not Step.LEAVE and channel.frozen_at is None:
-                frozen.append(channel)
-        await self._record("emergency_freeze", frozen, self._mark)
+                newly.append(channel)
+        await self._record("emergency_freeze", newly, self._mark)
         return failed
 
-    async def _save(self, row: Mapping[str, Any]) -> SavedChannel:
-        channel = SavedChannel(channel_id=str(row["channel_id"]), scid=channel_key(row), limits=_limits(row))
-        await self._db.write(lambda tx: self._rows.save(tx, REASON, channel, self._now()))
+    async def _save(self, row: Mapping[str, Any], holds: Sequence[Hold]) -> SavedChannel:
+        shown = limits_of(row)
+        # Of a channel that an advisor disabled, what it had before that: whichever hold ends last has it.
+        limits = original(shown, holds)
+        channel = SavedChannel(channel_id=str(row["channel_id"]), scid=channel_key(row), limits=limits)
+
+        def body(tx: Tx) -> None:
+            self._rows.save(tx, REASON, channel, self._now())
+            for hold in holds:
+                if not hold.stands(shown):
+                    # Opened by hand since: it must not keep the channel disabled after the release.
+                    self._rows.drop(tx, hold.reason, channel.channel_id)
+
+        await self._db.write(body)
         await self._fault(f"freeze_saved_{channel.scid}")
         return channel
 
@@ -120,7 +146,7 @@ class ForwardingFreeze:
     # -- restore ---------------------------------------------------------------------------------------
 
     async def _restore(
-        self, saved: Sequence[SavedChannel], shown: Mapping[str, Mapping[str, Any]]
+        self, saved: Sequence[SavedChannel], holds: Holds, shown: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, str]:
         back: list[SavedChannel] = []
         left: list[SavedChannel] = []
@@ -129,8 +155,12 @@ class ForwardingFreeze:
             if self._wanted():
                 break
             row = shown.get(channel.channel_id)
-            settable = row is not None and row.get("state") in FEE_STATES
-            step = to_restore(channel.limits, _limits(row) if row is not None and settable else None)
+            now = None if row is None or row.get("state") not in FEE_STATES else limits_of(row)
+            if channel.channel_id in holds and now == frozen(channel.limits):
+                # An advisor disabled it before: it comes back as disabled.
+                back.append(replace(channel, limits=now))
+                continue
+            step = to_restore(channel.limits, now)
             if step is Step.SET:
                 error = await self._set(channel, channel.limits)
                 if error is not None:
@@ -150,6 +180,14 @@ class ForwardingFreeze:
     async def _saved(self) -> tuple[SavedChannel, ...]:
         return await self._db.read(lambda tx: self._rows.all(tx, REASON))
 
+    async def _holds(self) -> Holds:
+        """What advisors disabled, by channel id."""
+        found: dict[str, list[Hold]] = {}
+        for hold in await self._db.read(self._rows.holds):
+            if hold.reason != REASON:
+                found.setdefault(hold.channel.channel_id, []).append(hold)
+        return found
+
     async def _set(self, channel: SavedChannel, wanted: Limits) -> str | None:
         """Set the bounds and look at what the node says it set; the sentence why not, or None."""
         try:
@@ -161,7 +199,7 @@ class ForwardingFreeze:
             )
         except ClnError as error:
             return f"setchannel: {error}"
-        if [_limits(row) for row in rows] != [wanted]:
+        if [limits_of(row) for row in rows] != [wanted]:
             return "the node shows other bounds than were set"
         return None
 
@@ -197,7 +235,3 @@ class ForwardingFreeze:
         doing = "frozen" if self._wanted() else "given their limits back"
         text = f"{len(failed)} channels could not be {doing}, {first}: {why}; tried again every 30 s"
         await self._alerts.alert(Level.CRITICAL, "emergency_channels", text, "emergency_channels")
-
-
-def _limits(row: Mapping[str, Any]) -> Limits:
-    return Limits(int(row["minimum_htlc_out_msat"]), int(row["maximum_htlc_out_msat"]))

@@ -21,6 +21,7 @@ from ..domain.command_record import (
     Use,
     Vote,
 )
+from ..domain.forwarding import Hold
 from ..domain.receipt_record import AckRow, ReceiptQuery, ReceiptRow, RootRow
 
 if TYPE_CHECKING:
@@ -140,6 +141,26 @@ class FeeRows(Protocol):
     def reserve(self, tx: Tx, uses: Iterable[Use], command_id: str, now: int) -> None: ...
     def release(self, tx: Tx, command_id: str) -> None: ...
     def prune_counters(self, tx: Tx, before: int) -> int: ...
+
+
+class SavedRows(Protocol):
+    """HTLC bounds of disabled channels (storage.saved_channel_store.SavedChannelStore)."""
+
+    def hold(self, tx: Tx, hold: Hold, now: int) -> None: ...
+    def holds(self, tx: Tx) -> tuple[Hold, ...]: ...
+    def drop(self, tx: Tx, reason: str, channel_id: str) -> None: ...
+
+
+class Revoking(Protocol):
+    """Ending every credential at once (advisor_service)."""
+
+    def active(self) -> tuple[str, ...]:
+        """Ids of the credentials that stand now."""
+        ...
+
+    async def revoke_all(self, reason: str) -> int:
+        """End them, in one transaction; how many. None standing is 0."""
+        ...
 
 
 class ReceiptRows(Protocol):

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from hive_shared.store import Tx
 
 from cl_hive_comms.domain.emergency import SavedChannel
+from cl_hive_comms.domain.forwarding import Hold
 
 Fault = Callable[[str], Awaitable[None]]
 """A place where a crash test may stop the plugin."""
@@ -18,6 +19,8 @@ class SavedChannels(Protocol):
     def mark_frozen(self, tx: Tx, reason: str, channel_id: str, now: int) -> None: ...
     def drop(self, tx: Tx, reason: str, channel_id: str) -> None: ...
     def all(self, tx: Tx, reason: str) -> tuple[SavedChannel, ...]: ...
+    def hold(self, tx: Tx, hold: Hold, now: int) -> None: ...
+    def holds(self, tx: Tx) -> tuple[Hold, ...]: ...
 
 
 class ChannelNode(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,12 +61,20 @@ def _fields(channels: Rows, names: tuple[str, ...]) -> list[object]:
 
 
 class StateHashService:
-    """Computes hashes from what was read anyway. `key` keys balances and amounts; it stays on the node."""
+    """Computes hashes from what was read anyway. `key` keys balances and amounts; it stays on the node.
+    `disabled` gives the ids of the channels that advisors disabled."""
 
     def __init__(
-        self, node: Node, *, key: bytes, policy_version: Callable[[], int], now: Callable[[], int]
+        self,
+        node: Node,
+        *,
+        key: bytes,
+        policy_version: Callable[[], int],
+        disabled: Callable[[], Awaitable[Sequence[str]]],
+        now: Callable[[], int],
     ) -> None:
         self._node, self._key, self._policy_version, self._now = node, key, policy_version, now
+        self._disabled = disabled
         self._slow: _Slow | None = None
         self._known: _Known | None = None
         self._last: tuple[int, StateRoots] | None = None
@@ -139,7 +147,9 @@ class StateHashService:
             self._slow = _Slow(
                 wallet=state_hash.wallet_root(funds.get("outputs", ()), self._key),
                 config=state_hash.config_root(
-                    configs.get("configs", {}), policy_version=self._policy_version()
+                    configs.get("configs", {}),
+                    disabled=await self._disabled(),
+                    policy_version=self._policy_version(),
                 ),
                 plugins=state_hash.plugins_root(plugins),
                 at=now,

@@ -18,10 +18,11 @@ from .approval_service import ApprovalService
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller
+from .executors.channel_write import ChannelWriter, FeeTarget, undo_of
 from .executors.fee_policy import ANCHOR
-from .executors.fee_write import FeeWriter, Target, undo_of
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
 from .receipt_service import ReceiptFields, ReceiptService
+from .spike_end import SpikeEnd
 
 PERIOD_S: Final = 30
 HOUR_S: Final = 3_600
@@ -48,8 +49,9 @@ class TimerService:
         execution: ExecutionService,
         credentials: Credentials,
         reconcile: Callable[[], Awaitable[bool]],
-        writer: FeeWriter,
+        writer: ChannelWriter,
         present_fees: Callable[[str], Awaitable[tuple[int, int] | None]],
+        spikes: SpikeEnd,
         locks: ExecutionLocks,
         now: Callable[[], int],
         log: Log,
@@ -57,6 +59,7 @@ class TimerService:
         self._db, self._commands, self._fees, self._receipts = db, commands, fees, receipts
         self._approvals, self._execution, self._credentials = approvals, execution, credentials
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
+        self._spikes = spikes
         self._locks, self._now, self._log = locks, now, log
 
     async def tick(self) -> None:
@@ -66,6 +69,8 @@ class TimerService:
             self._reconcile,
             self._approvals.expire,
             self._approvals.resume,
+            # Spikes first: a fee that an anchor held may show again only then.
+            self._spikes.end_due,
             self._end_anchors,
             self._roll_up_refusals,
         ):
@@ -108,7 +113,7 @@ class TimerService:
     async def _end_anchor(self, timer: TimerRow) -> None:
         """Put back the fee from before an anchor. Idempotent: after a crash the fee tells how far it came."""
         payload: Mapping[str, Any] = json.loads(timer.payload_json)
-        target = Target.from_json(payload["target"])
+        target = FeeTarget.from_json(payload["target"])
         caller = Caller(timer.timer_id, "", payload["advisor_id"], payload["credential_id"], self._now())
         try:
             async with self._locks.hold({f"channel:{target.channel_id}"}):
@@ -117,7 +122,7 @@ class TimerService:
             # Tried again at the next tick: the timer is still armed.
             self._log("warning", "anchor_revert_postponed", channel=target.scid, reason=type(error).__name__)
 
-    async def _revert(self, timer: TimerRow, target: Target, caller: Caller) -> None:
+    async def _revert(self, timer: TimerRow, target: FeeTarget, caller: Caller) -> None:
         present = await self._present_fees(target.channel_id)
         result: dict[str, JsonValue] = {"anchor": timer.timer_id, "channel": target.scid, "due": timer.due}
         error: HiveError | None = None
@@ -125,11 +130,14 @@ class TimerService:
             result["state"] = "channel_gone"
         elif present[1] == target.old[1]:
             result["state"] = "already_back"
+        elif present[1] != target.new[1] and await self._spikes.holds(target.channel_id, present[1]):
+            # The spike will put the anchored fee back; the anchor ends after that.
+            return
         elif present[1] != target.new[1]:
             # Somebody set another fee since: that is the newer will.
             result["state"] = "left_alone"
         else:
-            back = Target(
+            back = FeeTarget(
                 target.scid, target.channel_id, target.peer_id, present, (present[0], target.old[1])
             )
             outcome = await self._writer.run(undo_of((back,), _ENFORCE_DELAY_S), caller)

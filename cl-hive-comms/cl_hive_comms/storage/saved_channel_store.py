@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from sqlite3 import Row
+
 from hive_shared.store import Tx
 
 from cl_hive_comms.domain.emergency import Limits, SavedChannel
+from cl_hive_comms.domain.forwarding import Hold
 
 
 class SavedChannelStore:
@@ -17,6 +20,17 @@ class SavedChannelStore:
             " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (channel_id, reason) DO NOTHING",
             (channel.channel_id, reason, channel.scid, *channel.limits, now),
         )
+
+    def hold(self, tx: Tx, hold: Hold, now: int) -> None:
+        """Keep a hold whose bounds are known to be the original ones, in place of an older one."""
+        self.drop(tx, hold.reason, hold.channel.channel_id)
+        self.save(tx, hold.reason, hold.channel, now)
+        self.mark_frozen(tx, hold.reason, hold.channel.channel_id, now)
+
+    def holds(self, tx: Tx) -> tuple[Hold, ...]:
+        """Everything that is saved, for whatever reason, by short channel id."""
+        rows = tx.execute("SELECT * FROM comms_saved_channel ORDER BY scid, channel_id, reason")
+        return tuple(Hold(row["reason"], _channel(row)) for row in rows)
 
     def mark_frozen(self, tx: Tx, reason: str, channel_id: str, now: int) -> None:
         """A receipt says that this channel is frozen."""
@@ -36,12 +50,13 @@ class SavedChannelStore:
         rows = tx.execute(
             "SELECT * FROM comms_saved_channel WHERE reason = ? ORDER BY scid, channel_id", (reason,)
         )
-        return tuple(
-            SavedChannel(
-                channel_id=row["channel_id"],
-                scid=row["scid"],
-                limits=Limits(row["htlcmin"], row["htlcmax"]),
-                frozen_at=row["frozen_at"],
-            )
-            for row in rows
-        )
+        return tuple(_channel(row) for row in rows)
+
+
+def _channel(row: Row) -> SavedChannel:
+    return SavedChannel(
+        channel_id=row["channel_id"],
+        scid=row["scid"],
+        limits=Limits(row["htlcmin"], row["htlcmax"]),
+        frozen_at=row["frozen_at"],
+    )

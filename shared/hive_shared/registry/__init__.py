@@ -5,6 +5,7 @@ docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 
 
 from .control import CONTROL, PUSHES
 from .danger import Danger, DangerFacts, DangerRule, Tier, lightning_spend, onchain_spend, tier_for
+from .forwarding import EMERGENCY, FORWARDING
 from .lookup import (
     SCHEMA_ALIASES,
     SCHEMAS,
@@ -24,7 +25,9 @@ from .spec import ActionSpec, SchemaSpec
 __all__ = [
     "BASE_PRICE_SATS",
     "CONTROL",
+    "EMERGENCY",
     "FEE_POLICY",
+    "FORWARDING",
     "MAX_MSAT",
     "MAX_SAT",
     "MONITOR",

@@ -1,6 +1,6 @@
-"""The schemas that this version knows but does not serve yet: names, permissions, danger, tiers (02 §4).
+"""The schemas of which this version serves little or nothing yet: names, permissions, danger, tiers (02 §4).
 
-They are declared whole so that a credential can be issued, a pattern checked and a danger quoted for
+Their actions are declared whole so that a credential can be issued, a pattern checked and a danger quoted for
 them. Asking a node of this version to run one gets `unsupported_action`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from . import forwarding
 from .danger import (
     Danger,
     DangerFacts,
@@ -21,6 +22,7 @@ from .danger import (
     plus_withdrawal,
     withdrawal,
 )
+from .params import NO_PARAMS
 from .spec import NOT_SERVED, SchemaSpec, SchemaTable
 
 _NO_CALL: Final = "CLN has no call for it"
@@ -58,16 +60,6 @@ def _htlc_policy() -> SchemaSpec:
     # Standard even node-wide: the value only takes effect after the operator's own restart.
     delta = _conditional("channel_id", "3/2/4/2/3", "4/2/4/5/4")
     table.write("set_cltv_delta", delta, tier=Tier.STANDARD, why=_RESTART)
-    return table.done()
-
-
-def _forwarding() -> SchemaSpec:
-    table = SchemaTable("hive:forwarding/v1", "forwarding")
-    table.write("disable_channel", "2/3/3/3/2")
-    table.write("enable_channel", "2/1/1/2/1")
-    table.write("disable_all", "4/4/6/6/3")
-    table.write("enable_all", "2/2/3/3/2")
-    table.write("set_routing_hints", "3/2/3/3/2", tier=Tier.ADVANCED)
     return table.done()
 
 
@@ -227,8 +219,8 @@ def _config() -> SchemaSpec:
     table.write("set_dust_limit", "3/4/4/4/3", tier=Tier.ADVANCED, why=_RESTART)
     table.write("fee_schedule", "3/4/4/4/3")
     table.write("auto_rebalance_rules", "4/6/5/5/4")
-    table.write("disable_forwarding", "4/4/6/6/3")
-    table.write("enable_forwarding", "2/2/3/3/2")
+    table.write("disable_forwarding", "4/4/6/6/3", params=NO_PARAMS)
+    table.write("enable_forwarding", "2/2/3/3/2", params=NO_PARAMS)
     table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN)
     return table.done()
 
@@ -239,17 +231,6 @@ def _backup() -> SchemaSpec:
     table.read("verify_backup")
     table.write("export_scb", "3/2/2/3/2")
     table.write("restore", "10/10/10/10/10", why="the operator restores locally, never a remote command")
-    return table.done()
-
-
-def _emergency() -> SchemaSpec:
-    table = SchemaTable("hive:emergency/v1", "emergency")
-    table.write("disable_forwarding", "4/4/6/6/3")
-    table.write("fee_spike", "3/4/5/5/3")
-    table.write("force_close", "8/8/8/3/7")
-    table.write("force_close_all", "10/10/9/10/9", "emergency_close_all")
-    table.write("revoke_all_credentials", "2/1/3/3/2", tier=Tier.ADMIN)
-    table.write("stop_node", "8/6/7/3/6")
     return table.done()
 
 
@@ -287,7 +268,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
     channel, expansion = _channel()
     return (
         _htlc_policy(),
-        _forwarding(),
+        forwarding.forwarding(),
         _rebalance(),
         channel,
         expansion,
@@ -298,7 +279,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         _plugin(),
         _config(),
         _backup(),
-        _emergency(),
+        forwarding.emergency(),
         _htlc_mgmt(),
         _liquidity(),
     )

@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
 
+from ...domain.alert import Level
 from ...domain.command_record import FeeWrite, TimerRow
+from ...domain.forwarding import Hold
 from ...domain.policy import ChannelFact
 
 Params = Mapping[str, JsonValue]
@@ -57,7 +59,8 @@ class Outcome:
     """How a run ended. `acted` False: nothing changed, counters are given back.
 
     `after` holds re-read channel rows by channel id, so that the state hash afterwards costs no second
-    full listing.
+    full listing. `hold` and `release` (reason, channel id) are the channels this run disabled and enabled;
+    `alert` raises the operator's alert at least to that level.
     """
 
     state: Literal["success", "error", "partial", "indeterminate"]
@@ -68,6 +71,9 @@ class Outcome:
     arm: tuple[TimerRow, ...] = ()
     disarm: tuple[tuple[str, str], ...] = ()
     after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hold: tuple[Hold, ...] = ()
+    release: tuple[tuple[str, str], ...] = ()
+    alert: Level | None = None
 
 
 class ReadAction(Protocol):

@@ -7,14 +7,17 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
-from hive_shared.registry import CONTROL, FEE_POLICY, MONITOR
+from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, MONITOR
 
 from ...domain.command_record import FeeWrite, TimerRow
-from ..ports_commands import CommandRows, Database, FeeRows, Node
+from ...domain.forwarding import Hold
+from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
+from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
+from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
-from .fee_write import FeeWriter
+from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
 from .monitor import Monitor
 from .monitor_history import History
 
@@ -49,20 +52,29 @@ class Executors:
         db: Database,
         commands: CommandRows,
         fees: FeeRows,
+        saved: SavedRows,
+        revoking: Revoking,
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
+        fault: Fault,
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
+        self._saved = saved
         self._state_hash = state_hash
-        self.fee_writer = FeeWriter(node, engaged)
+        self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
         self._writes: dict[tuple[str, str], WriteAction] = {
-            (FEE_POLICY, "set_single"): SetSingle(node, self.fee_writer, self._history),
-            (FEE_POLICY, "set_zero_fee"): SetZeroFee(node, self.fee_writer, self._history),
-            (FEE_POLICY, "set_bulk"): SetBulk(node, self.fee_writer, self._history),
-            (FEE_POLICY, "set_anchor"): SetAnchor(node, self.fee_writer, self._history, self._anchors),
-            (FEE_POLICY, "clear_anchor"): ClearAnchor(node, self.fee_writer, self._history, self._anchors),
+            (FEE_POLICY, "set_single"): SetSingle(node, self.channel_writer, self._history),
+            (FEE_POLICY, "set_zero_fee"): SetZeroFee(node, self.channel_writer, self._history),
+            (FEE_POLICY, "set_bulk"): SetBulk(node, self.channel_writer, self._history),
+            (FEE_POLICY, "set_anchor"): SetAnchor(
+                node, self.channel_writer, self._history, self._anchors, self._spiked
+            ),
+            (FEE_POLICY, "clear_anchor"): ClearAnchor(
+                node, self.channel_writer, self._history, self._anchors
+            ),
         }
+        self._writes |= self._forwarding(node) | self._emergency(node, revoking)
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -86,6 +98,25 @@ class Executors:
             (MONITOR, name): _Reading(read) for name, read in reads.items()
         }
         self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+
+    def _forwarding(self, node: Node) -> dict[tuple[str, str], WriteAction]:
+        parts = (node, self.channel_writer, self._holds)
+        disable_all, enable_all = DisableAll(*parts), EnableAll(*parts)
+        return {
+            (FORWARDING, "disable_channel"): DisableChannel(*parts),
+            (FORWARDING, "enable_channel"): EnableChannel(*parts),
+            (FORWARDING, "disable_all"): disable_all,
+            (FORWARDING, "enable_all"): enable_all,
+            ("hive:config/v1", "disable_forwarding"): disable_all,
+            ("hive:config/v1", "enable_forwarding"): enable_all,
+            (EMERGENCY, "disable_forwarding"): disable_all,
+        }
+
+    def _emergency(self, node: Node, revoking: Revoking) -> dict[tuple[str, str], WriteAction]:
+        return {
+            (EMERGENCY, "fee_spike"): FeeSpike(node, self.channel_writer, self._history, self._spikes),
+            (EMERGENCY, "revoke_all_credentials"): RevokeAll(revoking),
+        }
 
     async def probe(self) -> None:
         """Ask the node which calls it offers; at start and whenever a plugin starts or stops.
@@ -133,3 +164,12 @@ class Executors:
 
     async def _anchors(self) -> tuple[TimerRow, ...]:
         return await self._db.read(lambda tx: self._commands.timers(tx, ANCHOR))
+
+    async def _spikes(self) -> tuple[TimerRow, ...]:
+        return await self._db.read(lambda tx: self._commands.timers(tx, SPIKE))
+
+    async def _spiked(self) -> tuple[FeeTarget, ...]:
+        return tuple(target for timer in await self._spikes() for target in spiked(timer))
+
+    async def _holds(self) -> tuple[Hold, ...]:
+        return await self._db.read(self._saved.holds)

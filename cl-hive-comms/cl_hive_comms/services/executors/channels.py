@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from hive_shared.errors import HiveError, from_symbol
 
+from ...domain.emergency import Limits
 from ...domain.policy import ChannelFact
 
 _SCID: Final = re.compile(r"(\d{1,8})x(\d{1,8})x(\d{1,5})\Z")
 _OUTPOINT: Final = re.compile(r"([0-9a-f]{64}):(\d{1,5})\Z")
-# A fee can be set from funding to the start of closing; elsewhere CLN refuses or it has no meaning.
+# Fees and bounds can be set from funding to the start of closing; elsewhere CLN refuses or it has no meaning.
 FEE_STATES: Final = frozenset({"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE"})
 
 
@@ -60,12 +61,12 @@ def _normal(text: str) -> str:
 
 
 def require_settable(row: Mapping[str, Any], text: str) -> None:
-    """Raise InvalidParams unless fees of this channel can be set now."""
+    """Raise InvalidParams unless fees and HTLC bounds of this channel can be set now."""
     state = str(row.get("state"))
     if state not in FEE_STATES:
         raise from_symbol(
             "invalid_params",
-            f"channel {text} is in state {state}; its fees can be set in CHANNELD_NORMAL only",
+            f"channel {text} is in state {state}; its settings can be changed in CHANNELD_NORMAL only",
             param="channel_id",
             expected="a channel in state CHANNELD_NORMAL",
         )
@@ -74,6 +75,11 @@ def require_settable(row: Mapping[str, Any], text: str) -> None:
 def fees_of(row: Mapping[str, Any]) -> tuple[int, int]:
     """Base fee (msat) and rate (ppm) that the node charges on a channel now."""
     return int(row["fee_base_msat"]), int(row["fee_proportional_millionths"])
+
+
+def limits_of(row: Mapping[str, Any]) -> Limits:
+    """Smallest and largest HTLC (msat) that our side of a channel forwards now."""
+    return Limits(int(row["minimum_htlc_out_msat"]), int(row["maximum_htlc_out_msat"]))
 
 
 def fact_of(row: Mapping[str, Any], day_ago: tuple[int, int] | None = None) -> ChannelFact:

@@ -13,8 +13,8 @@ from hive_shared.errors import from_symbol
 from ...domain.command_record import FeeWrite, TimerRow
 from ..ports_commands import FeeNode
 from .action import Caller, FeePair, Outcome, Params, Plan
+from .channel_write import ChannelWriter, FeeTarget, targets_of, undo_of
 from .channels import channel_key, fact_of, find_channel, require_settable
-from .fee_write import FeeWriter, Target, targets_of, undo_of
 
 ANCHOR: Final = "fee_anchor"
 """Kind of the timer that puts an anchored fee back."""
@@ -23,31 +23,44 @@ DAY: Final = 86_400
 
 FeeHistory = Callable[[Sequence[str], int], Awaitable[tuple[FeeWrite, ...]]]
 """Fee changes of these channels at or after a time, oldest first."""
-Anchors = Callable[[], Awaitable[tuple[TimerRow, ...]]]
-"""Armed anchor timers."""
+Timers = Callable[[], Awaitable[tuple[TimerRow, ...]]]
+"""Armed timers of one kind."""
+Spiked = Callable[[], Awaitable[tuple[FeeTarget, ...]]]
+"""What a running fee spike will put back (executors.emergency)."""
 
 
 class FeeAction:
     """Plans fee changes of known channels; the actions below differ only in the targets they choose."""
 
-    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory) -> None:
+    def __init__(self, node: FeeNode, writer: ChannelWriter, history: FeeHistory) -> None:
         self._node = node
         self._writer = writer
         self._history = history
 
     async def plan(
         self, wanted: Mapping[str, Callable[[Mapping[str, Any]], FeePair]], caller: Caller, *, delay: int
-    ) -> tuple[Plan, tuple[Target, ...]]:
+    ) -> tuple[Plan, tuple[FeeTarget, ...]]:
         """Targets of the named channels, with what policy must know of them."""
         listing = await self._node.listpeerchannels()
-        rows: dict[str, Mapping[str, Any]] = {}
-        fees: dict[str, FeePair] = {}
+        chosen: list[tuple[Mapping[str, Any], FeePair]] = []
         for text, choose in wanted.items():
             row = find_channel(listing, text)
             require_settable(row, text)
-            rows[channel_key(row)] = row
-            fees[channel_key(row)] = choose(row)
-        if len(rows) < len(wanted):
+            chosen.append((row, choose(row)))
+        return await self.plan_rows(listing, chosen, caller, delay=delay)
+
+    async def plan_rows(
+        self,
+        listing: Sequence[Mapping[str, Any]],
+        chosen: Sequence[tuple[Mapping[str, Any], FeePair]],
+        caller: Caller,
+        *,
+        delay: int,
+    ) -> tuple[Plan, tuple[FeeTarget, ...]]:
+        """Targets of the chosen rows of a listing."""
+        rows = {channel_key(row): row for row, _ in chosen}
+        fees = {channel_key(row): pair for row, pair in chosen}
+        if len(rows) < len(chosen):
             raise from_symbol(
                 "invalid_params",
                 "the list names one channel twice",
@@ -55,7 +68,7 @@ class FeeAction:
                 expected="distinct channels",
             )
         day_ago = await self.fees_day_ago(rows, caller.now)
-        targets = tuple(Target.of(row, fees[key]) for key, row in rows.items())
+        targets = tuple(FeeTarget.of(row, fees[key]) for key, row in rows.items())
         changed = {
             name
             for target in targets
@@ -168,9 +181,11 @@ class SetBulk(FeeAction):
 class SetAnchor(FeeAction):
     """`set_anchor`: hold one channel at a rate for some hours, then put the former fee back."""
 
-    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory, anchors: Anchors) -> None:
+    def __init__(
+        self, node: FeeNode, writer: ChannelWriter, history: FeeHistory, anchors: Timers, spiked: Spiked
+    ) -> None:
         super().__init__(node, writer, history)
-        self._anchors = anchors
+        self._anchors, self._spiked = anchors, spiked
 
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Plan one channel and note when the anchor ends."""
@@ -180,8 +195,11 @@ class SetAnchor(FeeAction):
         )
         # An anchor on top of an anchor ends where the first one would have: at the fee before both.
         (target,) = targets_of(plan.undo)
+        for held in await self._spiked():
+            if held.channel_id == target.channel_id and held.new[1] == target.old[1]:
+                plan.undo["former_ppm"] = held.old[1]
         for timer in await self._anchors():
-            first = Target.from_json(json.loads(timer.payload_json)["target"])
+            first = FeeTarget.from_json(json.loads(timer.payload_json)["target"])
             if timer.subject == target.channel_id and first.new[1] == target.old[1]:
                 plan.undo["former_ppm"] = first.old[1]
         hours = _integer(params, "ttl_hours") or 24
@@ -227,7 +245,7 @@ def _armed(outcome: Outcome, undo: Mapping[str, JsonValue], caller: Caller) -> O
 class ClearAnchor(FeeAction):
     """`clear_anchor`: end an anchor now and put the fee back that was there before it."""
 
-    def __init__(self, node: FeeNode, writer: FeeWriter, history: FeeHistory, anchors: Anchors) -> None:
+    def __init__(self, node: FeeNode, writer: ChannelWriter, history: FeeHistory, anchors: Timers) -> None:
         super().__init__(node, writer, history)
         self._anchors = anchors
 
@@ -243,7 +261,7 @@ class ClearAnchor(FeeAction):
                 param="channel_id",
                 expected="a channel with an anchor",
             )
-        former = Target.from_json(json.loads(timer.payload_json)["target"]).old
+        former = FeeTarget.from_json(json.loads(timer.payload_json)["target"]).old
         plan, _ = await self.plan({text: lambda _: (None, former[1])}, caller, delay=_ENFORCE_DELAY_S)
         plan.undo["clear_anchor"] = str(row["channel_id"])
         return plan
@@ -273,14 +291,14 @@ def _disarmed(outcome: Outcome, undo: Mapping[str, JsonValue]) -> Outcome:
 class ListAnchors:
     """`list_anchors`: channels held at a rate, and until when."""
 
-    def __init__(self, anchors: Anchors) -> None:
+    def __init__(self, anchors: Timers) -> None:
         self._anchors = anchors
 
     async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """All armed anchors, the one that ends first on top."""
         items: list[JsonValue] = []
         for timer in await self._anchors():
-            target = Target.from_json(json.loads(timer.payload_json)["target"])
+            target = FeeTarget.from_json(json.loads(timer.payload_json)["target"])
             items.append(
                 {
                     "channel": target.scid,

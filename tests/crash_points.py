@@ -1,0 +1,64 @@
+"""Killing a pipeline at every point where it touches disk or node, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline_world import Crash, World
+
+
+class Killer:
+    """Ends the process at the n-th point: points lie before and after each database and node call."""
+
+    def __init__(self, world: World, at: int) -> None:
+        self.left = at
+        for owner, names in (
+            (world.db, ("write", "read")),
+            (world.revoking, ("revoke_all",)),
+            (world.node, ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")),
+        ):
+            for name in names:
+                setattr(owner, name, self._watched(getattr(owner, name)))
+
+    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def watched(*args: Any, **named: Any) -> Any:
+            self.point()
+            answer = await call(*args, **named)
+            self.point()
+            return answer
+
+        return watched
+
+    def point(self) -> None:
+        if self.left == 0:
+            raise Crash
+        self.left -= 1
+
+
+async def killed(
+    directory: Path,
+    at: int,
+    order: Callable[[World], Awaitable[Any]],
+    make: Callable[[Path], World] = World,
+) -> tuple[World, bool]:
+    """A world whose command was killed at a point and which is up again; False when it outlived the point.
+    `make` builds the world with what happened in it before the killer is there."""
+    world = make(directory)
+    killer = Killer(world, at)
+    died = True
+    try:
+        await order(world)
+        died = False
+    except Crash:
+        pass
+    killer.left = -1
+    calls, rows = world.node.calls, world.node.rows
+    fresh = type(world.node)()
+    fresh.calls, fresh.rows = calls, rows
+    world.node = fresh
+    world.restart()
+    await world.pipeline.timers.tick()
+    await world.pipeline.timers.tick()
+    return world, died

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 from agent import Agent
+from channel_world import (
+    all_frozen,
+    channels,
+    exists,
+    plugin_again,
+    receipts,
+    saved,
+    varied_channels,
+)
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World, until
 
 STOP = "hive-client-emergency-stop"
-PLUGIN = "cl-hive-comms.py"
 MONITOR = "hive:monitor/v1"
-
-Limits = dict[str, tuple[int, int, int, int]]
 
 
 async def stop(world: World, action: str = "engage", **params: object) -> dict[str, Any]:
@@ -34,67 +37,6 @@ async def refused(world: World, action: str, **params: object) -> DevnetRpcError
     with pytest.raises(DevnetRpcError) as caught:
         await stop(world, action, **params)
     return caught.value
-
-
-async def channels(world: World) -> Limits:
-    """htlcmin, htlcmax, base fee and rate of every channel that can carry payments."""
-    return {
-        row["short_channel_id"]: (
-            int(row["minimum_htlc_out_msat"]),
-            int(row["maximum_htlc_out_msat"]),
-            int(row["fee_base_msat"]),
-            int(row["fee_proportional_millionths"]),
-        )
-        for row in (await world.alice.call("listpeerchannels"))["channels"]
-        if row["state"] == "CHANNELD_NORMAL"
-    }
-
-
-async def varied_channels(world: World) -> Limits:
-    """Three channels whose bounds differ, so that "exactly" means something."""
-    for capacity in (500_000, 400_000):
-        await world.network.open_channel(world.alice, world.bob, capacity)
-    bounds = [(1_000, 700_000_000), (0, 123_456_789), (25_000, 25_001)]
-    for scid, (low, high) in zip(await channels(world), bounds, strict=True):
-        await world.alice.call("setchannel", {"id": scid, "htlcmin": low, "htlcmax": high})
-    return await channels(world)
-
-
-def all_frozen(before: Limits, now: Limits) -> bool:
-    frozen = {scid: (low, max(1, low), *fees) for scid, (low, _, *fees) in before.items()}
-    return now == frozen
-
-
-async def ready(world: World) -> None:
-    """Wait until the plugin answers again."""
-
-    async def answers() -> bool:
-        try:
-            await world.alice.call("hive-client-identity")
-        except DevnetRpcError:
-            return False
-        return True
-
-    await until(answers, "the plugin to answer")
-
-
-async def plugin_again(world: World) -> None:
-    """Kill -9 and start: the plugin alone, on real CLN with its node, which dies at a second plugin start."""
-    if world.network.kind == "embedded":
-        await world.alice.kill_plugin(PLUGIN)
-        world.disarm_faults()
-        plugin = Path(__file__).parents[2] / "cl-hive-comms" / PLUGIN
-        await world.alice.call("plugin", ["start", str(plugin)])
-    else:
-        await world.alice.kill()
-        world.disarm_faults()
-        await world.alice.start()
-    await ready(world)
-
-
-async def receipts(world: World, action: str) -> list[dict[str, Any]]:
-    items = (await world.alice.call("hive-client-receipts", {"limit": 200}))["items"]
-    return [item for item in items if item["action"] == action]
 
 
 async def monitor(agent: Agent) -> dict[str, Any]:
@@ -248,22 +190,6 @@ async def test_acceptance_08_11_killed_at_every_channel_the_limits_come_back(
 
         await until(restored, "every channel's limits")
     assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
-
-
-async def exists(path: Path) -> bool:
-    return path.exists()
-
-
-async def saved(world: World) -> dict[str, tuple[int, ...]]:
-    """What is stored, read beside the plugin: no double save, no frozen value taken for an original."""
-
-    def read() -> dict[str, tuple[int, ...]]:
-        with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=10)) as database:
-            rows = database.execute("SELECT scid, htlcmin, htlcmax FROM comms_saved_channel").fetchall()
-        assert len({row[0] for row in rows}) == len(rows)
-        return {row[0]: tuple(row[1:]) for row in rows}
-
-    return await asyncio.to_thread(read)
 
 
 async def test_bounds_set_by_hand_during_the_stop_stay(world: World, agent: Agent) -> None:

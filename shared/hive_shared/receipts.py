@@ -210,22 +210,37 @@ def _canonical(value: dict[str, JsonValue]) -> bytes:
 # ------------------------------------------------------------------------------------- Merkle roots
 
 
+class MerkleTree:
+    """RFC 6962 tree head over hashes (hex) that come one by one; memory grows with their logarithm."""
+
+    def __init__(self) -> None:
+        # Complete subtrees by height, merged like binary addition.
+        self._stack: list[tuple[int, bytes]] = []
+
+    def add(self, hash_hex: str) -> None:
+        """The next leaf."""
+        height, node = 0, _leaf(hash_hex)
+        while self._stack and self._stack[-1][0] == height:
+            node = _node(self._stack.pop()[1], node)
+            height += 1
+        self._stack.append((height, node))
+
+    def root(self) -> str:
+        """The head (hex) over what was added so far; of nothing, SHA-256 of nothing."""
+        if not self._stack:
+            return crypto.sha256(b"").hex()
+        node = self._stack[-1][1]
+        for _, left in reversed(self._stack[:-1]):
+            node = _node(left, node)
+        return node.hex()
+
+
 def merkle_root(hashes: Sequence[str]) -> str:
     """RFC 6962 tree head (hex) over receipt hashes (hex) in id order; of none, SHA-256 of nothing."""
-    if not hashes:
-        return crypto.sha256(b"").hex()
-    # Complete subtrees by height, merged like binary addition: linear time, logarithmic memory.
-    stack: list[tuple[int, bytes]] = []
+    tree = MerkleTree()
     for text in hashes:
-        height, node = 0, _leaf(text)
-        while stack and stack[-1][0] == height:
-            node = _node(stack.pop()[1], node)
-            height += 1
-        stack.append((height, node))
-    root = stack.pop()[1]
-    while stack:
-        root = _node(stack.pop()[1], root)
-    return root.hex()
+        tree.add(text)
+    return tree.root()
 
 
 def merkle_path(hashes: Sequence[str], index: int) -> list[str]:

@@ -28,6 +28,7 @@ class ReceiptFileCommands:
                     Param("path", "str", required=True),
                     Param("since", "int", default=0, minimum=0),
                     Param("passphrase_file", "str", default=""),
+                    Param("legacy", "bool", default=False),
                 ),
                 self._receipts_export,
                 "Write receipts to a new file: JSON, or CSV if it ends in .csv; sealed with a passphrase.",
@@ -44,7 +45,9 @@ class ReceiptFileCommands:
     async def _receipts_export(self, params: dict[str, Any]) -> dict[str, Any]:
         path = file_path(params["path"])
         passphrase_file = file_path(params["passphrase_file"]) if params["passphrase_file"] else None
-        count, digest = await self._export().export(path, params["since"], passphrase_file)
+        count, digest = await self._export().export(
+            path, params["since"], passphrase_file, legacy=params["legacy"]
+        )
         return {
             "path": str(path),
             "sha256": digest,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,20 +12,23 @@ from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import MethodSpec, Param
 
 from ..domain.receipt_record import ReceiptQuery
+from ..services.legacy_receipts import LegacyReceipts
 from ..services.receipt_service import ReceiptService
 
 
 class ReceiptCommands:
     """Reading and proving the chain. `advisor_id` resolves a name and raises NotFound or Ambiguous;
-    `name_of_agent` gives the name of the advisor behind an agent id."""
+    `name_of_agent` names the advisor behind an agent id, `legacy` reads what the earlier plugin left."""
 
     def __init__(
         self,
         service: Callable[[], ReceiptService],
         advisor_id: Callable[[str], str],
         name_of_agent: Callable[[str], str],
+        legacy: Callable[[], LegacyReceipts],
     ) -> None:
         self._service, self._advisor_id, self._name_of_agent = service, advisor_id, name_of_agent
+        self._legacy = legacy
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -39,6 +44,7 @@ class ReceiptCommands:
                     Param("limit", "int", default=100, minimum=1, maximum=500),
                     Param("cursor", "str", default=""),
                     Param("format", "str", default="json", choices=("json", "text")),
+                    Param("legacy", "bool", default=False),
                 ),
                 self._list,
                 "Receipts of what advisors asked and what you decided, newest first.",
@@ -56,6 +62,8 @@ class ReceiptCommands:
         ]
 
     async def _list(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["legacy"]:
+            return await self._legacy_list(params)
         query = ReceiptQuery(
             advisor_id=self._advisor_id(params["advisor"]) if params["advisor"] else None,
             schema=params["schema"] or None,
@@ -66,6 +74,23 @@ class ReceiptCommands:
         )
         result = await self._service().list(query)
         return self._as_text(result) if params["format"] == "text" else result
+
+    async def _legacy_list(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["advisor"]:
+            raise InvalidParams("legacy receipts name no advisor of this plugin; leave advisor out")
+        page = await self._legacy().list(
+            schema=params["schema"] or None,
+            since=params["since"],
+            until=params["until"],
+            before=_legacy_cursor(params["cursor"]),
+            limit=params["limit"],
+        )
+        if params["format"] == "json":
+            return page
+        lines = [_legacy_line(receipt) for receipt in page["items"]] or ["no legacy receipts"]
+        if "next_cursor" in page:
+            lines.append(f"older ones: legacy=true cursor={page['next_cursor']}")
+        return {"format-hint": "simple", "text": "\n".join(lines)}
 
     def _as_text(self, page: Mapping[str, Any]) -> dict[str, Any]:
         """One line each for people; the documents with their keys and hashes are for programs (08 §4)."""
@@ -84,7 +109,7 @@ class ReceiptCommands:
 
     async def _verify(self, params: dict[str, Any]) -> dict[str, Any]:
         report = await self._service().verify(params["from_id"], params["to_id"])
-        return {
+        result: dict[str, Any] = {
             "ok": report.ok,
             "checked": report.checked,
             "first_bad": report.first_bad,
@@ -92,6 +117,13 @@ class ReceiptCommands:
             "last_id": report.last_id,
             "last_hash": report.last_hash,
         }
+        if params["from_id"] == 1:
+            # Segments stand beside the chain; whoever asks for a part of it asks for just that.
+            legacy = await self._legacy().verify()
+            bad = legacy.first_bad is not None
+            result["ok"] = report.ok and not bad
+            result["legacy"] = {"ok": not bad, **asdict(legacy)}
+        return result
 
 
 def _cursor(text: str) -> int | None:
@@ -100,3 +132,20 @@ def _cursor(text: str) -> int | None:
     if not text.isdecimal() or len(text) > 15:
         raise InvalidParams("cursor is none that this method gave out; start again without it")
     return int(text)
+
+
+def _legacy_cursor(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    at, dot, seq = text.partition(".")
+    if not (dot and at.isdecimal() and seq.isdecimal()) or len(text) > 32:
+        raise InvalidParams("cursor is none that this method gave out for legacy=true; start without it")
+    return int(at), int(seq)
+
+
+def _legacy_line(receipt: Mapping[str, Any]) -> str:
+    # Values are as the earlier plugin left them: of any type, so they are shown as JSON.
+    shown = [
+        json.dumps(receipt.get(name))[:40] for name in ("executed_at", "receipt_id", "schema_id", "action")
+    ]
+    return f"{receipt['seq']:>6}  " + "  ".join(shown)

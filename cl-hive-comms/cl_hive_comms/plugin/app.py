@@ -27,6 +27,7 @@ from cl_hive_comms.commands.backups import BackupCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
 from cl_hive_comms.commands.emergency import EmergencyCommands
 from cl_hive_comms.commands.identity import IdentityCommands
+from cl_hive_comms.commands.migration import MigrationCommands
 from cl_hive_comms.commands.policy import PolicyCommands
 from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
@@ -105,7 +106,9 @@ class Comms(Assembly):
                 now=unix_now,
             ).specs(),
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
-            *ReceiptCommands(lambda: self.receipts, self._advisor_id, self._agent_name).specs(),
+            *ReceiptCommands(
+                lambda: self.receipts, self._advisor_id, self._agent_name, lambda: self.legacy_receipts
+            ).specs(),
             *ReceiptFileCommands(lambda: self.receipt_export, lambda: self.receipt_archive).specs(),
             *BackupCommands(
                 lambda: self.backups,
@@ -113,6 +116,7 @@ class Comms(Assembly):
                 restored=self._restored,
                 safety_copy=self._safety_copy,
             ).specs(),
+            *MigrationCommands(lambda: self.migration).specs(),
             *AlertCommands(lambda: self.alert_delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings),

@@ -23,6 +23,7 @@ from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.contracts import compose_contracts
 from cl_hive_comms.plugin.fault_point import fault_point
+from cl_hive_comms.plugin.migration import compose_migration
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.sibling_calls import (
@@ -47,8 +48,10 @@ from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.legacy_receipts import LegacyReceipts
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.services.migration_service import MigrationService
 from cl_hive_comms.services.peer_gate import PeerGate
 from cl_hive_comms.services.policy_service import Limits, PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
@@ -105,6 +108,8 @@ class Assembly(ABC):
     receipts: ReceiptService
     receipt_export: ReceiptExport
     receipt_archive: ReceiptArchive
+    migration: MigrationService
+    legacy_receipts: LegacyReceipts
     backups: BackupService
     restores: RestoreService
     messenger: Messenger
@@ -179,7 +184,18 @@ class Assembly(ABC):
             signmessage=self.cln.signmessage,
             now=unix_now,
         )
-        self.receipt_export = ReceiptExport(self.db, ReceiptStore(), self.receipts, os.urandom)
+        self.migration, self.legacy_receipts = compose_migration(
+            db=self.db,
+            db_path=self.db_path,
+            net_dir=self.info.net_dir,
+            identity=self.identity,
+            receipts=self.receipts,
+            signmessage=self.cln.signmessage,
+            node_id=self.node["node_id"],
+        )
+        self.receipt_export = ReceiptExport(
+            self.db, ReceiptStore(), self.receipts, self.legacy_receipts, os.urandom
+        )
         self.receipt_archive = ReceiptArchive(
             self.db,
             ReceiptStore(),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,8 @@ from hive_shared.sealed_file import read_passphrase, written
 from hive_shared.store import Tx
 
 from ..domain.receipt_record import ReceiptRow
+from .legacy_receipts import COLUMNS as LEGACY_COLUMNS
+from .legacy_receipts import LegacyReceipts
 from .ports_commands import Database, ReceiptRows
 from .receipt_service import ReceiptService
 
@@ -36,23 +38,36 @@ class ReceiptExport:
     """Writes receipts to new files of the operator's choice."""
 
     def __init__(
-        self, db: Database, rows: ReceiptRows, receipts: ReceiptService, random_bytes: Callable[[int], bytes]
+        self,
+        db: Database,
+        rows: ReceiptRows,
+        receipts: ReceiptService,
+        legacy: LegacyReceipts,
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         self._db, self._rows, self._receipts, self._random_bytes = db, rows, receipts, random_bytes
+        self._legacy = legacy
 
-    async def export(self, path: Path, since: int, passphrase_file: Path | None) -> tuple[int, str]:
+    async def export(
+        self, path: Path, since: int, passphrase_file: Path | None, *, legacy: bool = False
+    ) -> tuple[int, str]:
         """Receipts written at or after `since` (Unix s), oldest first; how many, and the file's SHA-256.
 
         A name that ends in `.csv` gives CSV, any other JSON. With a passphrase file the content is sealed.
-        Raises InvalidParams when the path is taken or cannot be written.
+        With `legacy` those that came from the earlier single plugin instead, as they were there. Raises
+        InvalidParams when the path is taken or cannot be written.
         """
         passphrase = read_passphrase(passphrase_file) if passphrase_file else None
-        return await self._db.read(lambda tx: self._write(tx, path, since, passphrase))
+        return await self._db.read(lambda tx: self._write(tx, path, since, passphrase, legacy))
 
-    def _write(self, tx: Tx, path: Path, since: int, passphrase: Secret | None) -> tuple[int, str]:
+    def _write(
+        self, tx: Tx, path: Path, since: int, passphrase: Secret | None, legacy: bool
+    ) -> tuple[int, str]:
+        documents = self._legacy.documents(tx, since) if legacy else self._documents(tx, since)
+        columns = LEGACY_COLUMNS if legacy else COLUMNS
         with written(path, passphrase, self._random_bytes) as out:
             pieces = 0
-            for text in _texts(self._documents(tx, since), path.suffix == ".csv"):
+            for text in _texts(documents, columns, path.suffix == ".csv"):
                 out.write(text.encode())
                 pieces += 1
         # The first and the last piece are the frame.
@@ -87,12 +102,12 @@ def exported(row: ReceiptRow, document: dict[str, JsonValue]) -> dict[str, Any]:
     return shown
 
 
-def _texts(documents: Iterator[dict[str, Any]], as_csv: bool) -> Iterator[str]:
+def _texts(documents: Iterator[dict[str, Any]], columns: Sequence[str], as_csv: bool) -> Iterator[str]:
     """Head, one piece a receipt, end."""
     if as_csv:
-        yield _csv_line(COLUMNS)
+        yield _csv_line(columns)
         for document in documents:
-            yield _csv_line([_cell(document.get(name)) for name in COLUMNS])
+            yield _csv_line([_cell(document.get(name)) for name in columns])
         yield ""
         return
     yield '{"v":1,"receipts":['

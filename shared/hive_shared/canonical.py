@@ -67,17 +67,22 @@ def _is_plain(value: object, depth: int) -> bool:
     """Whether the C encoder writes `value` as RFC 8785 wants it: no fractions, no integer a double cannot
     hold, only ASCII keys (they sort alike in UTF-8 and UTF-16), exactly JSON's own types."""
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind is dict:
+        # One plain loop with the common leaves first: this runs over every document that is signed.
+        for key, item in value.items():  # type: ignore[attr-defined]  # kind says it is one
+            if type(key) is not str or not key.isascii():
+                return False
+            if type(item) is not str and not (depth and _is_plain(item, depth - 1)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        for item in value:  # type: ignore[attr-defined]
+            if type(item) is not str and not (depth and _is_plain(item, depth - 1)):
+                return False
         return True
     if kind is int:
-        return -MAX_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]  # kind says it is one
-    if not depth:
-        return False
-    if isinstance(value, dict):
-        return kind is dict and all(
-            type(key) is str and key.isascii() and _is_plain(item, depth - 1) for key, item in value.items()
-        )
-    return (kind is list or kind is tuple) and all(_is_plain(item, depth - 1) for item in value)  # type: ignore[attr-defined]
+        return -MAX_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]
+    return kind is str or kind is bool or value is None
 
 
 def decode(

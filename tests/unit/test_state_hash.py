@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ def channel(number: int = 1, **changes: Any) -> dict[str, Any]:
     }
 
 
+def policy_root(channels: Iterable[Any]) -> str:
+    return state_hash.channels_root(channels, state_hash.policy_leaf)
+
+
 def roots(*channels: dict[str, Any], **changes: Any) -> StateRoots:
     given: dict[str, Any] = {
         "outputs": [{"txid": "ab" * 32, "output": 1, "amount_msat": 5_000, "reserved": False}],
@@ -42,8 +47,8 @@ def roots(*channels: dict[str, Any], **changes: Any) -> StateRoots:
         **changes,
     }
     return StateRoots(
-        policy=state_hash.policy_root(channels),
-        balance=state_hash.balance_root(channels, given["key"]),
+        policy=policy_root(channels),
+        balance=state_hash.channels_root(channels, lambda row: state_hash.balance_leaf(row, given["key"])),
         wallet=state_hash.wallet_root(given["outputs"], given["key"]),
         config=state_hash.config_root(
             given["configs"],
@@ -113,12 +118,12 @@ def test_leaves_are_canonical_rows_of_text_numbers() -> None:
         + f"{1:064x}"
         + '","ppm":"100","scid":"1x1x0","state":"CHANNELD_NORMAL"}'
     )
-    assert state_hash.policy_root([channel()]) == merkle_root([sha256(row.encode()).hex()])
+    assert policy_root([channel()]) == merkle_root([sha256(row.encode()).hex()])
 
 
 def test_a_channel_that_is_not_open_yet_has_a_leaf_too() -> None:
     young = {"peer_id": "02" + "aa" * 32, "state": "OPENINGD"}
-    assert state_hash.policy_root([young]) != state_hash.policy_root([])
+    assert policy_root([young]) != policy_root([])
 
 
 @pytest.mark.parametrize("count", [1_000])

@@ -12,6 +12,7 @@ from hive_shared.cln import ClnError
 from pipeline_world import NodeFake
 
 KEY = b"k" * 32
+LEAVES = {"policy": state_hash.policy_leaf, "balance": lambda row: state_hash.balance_leaf(row, KEY)}
 
 
 class Clock:
@@ -52,14 +53,9 @@ async def test_a_changed_field_moves_its_root_as_a_fresh_computation_does(
     after = await hashes.of_plan(Plan({}, before=tuple(node.rows)))
     assert after != before
     assert after == await service(node).of_plan(Plan({}, before=tuple(node.rows)))
-    roots = {"policy": state_hash.policy_root(node.rows), "balance": state_hash.balance_root(node.rows, KEY)}
-    assert (
-        roots[root]
-        != {
-            "policy": state_hash.policy_root(NodeFake().rows),
-            "balance": state_hash.balance_root(NodeFake().rows, KEY),
-        }[root]
-    )
+    fresh = {name: state_hash.channels_root(node.rows, leaf) for name, leaf in LEAVES.items()}
+    old = {name: state_hash.channels_root(NodeFake().rows, leaf) for name, leaf in LEAVES.items()}
+    assert [name for name in LEAVES if fresh[name] != old[name]] == [root]
 
 
 async def test_reads_are_at_most_a_minute_old() -> None:
@@ -97,3 +93,15 @@ async def test_a_node_that_does_not_answer_leaves_the_hash_out() -> None:
 async def test_many_channels_are_hashed_like_few() -> None:
     node = NodeFake(channels=300)
     assert await service(node).current() is not None
+
+
+async def test_channels_without_an_id_and_channels_that_went_count_as_they_are() -> None:
+    node = NodeFake()
+    young = {"peer_id": "02" + "aa" * 32, "state": "OPENINGD"}
+    hashes = service(node)
+    seen = set()
+    for rows in ([young], [young, young], [young, {**young, "state": "CHANNELD_AWAITING_LOCKIN"}], []):
+        given = await hashes.of_plan(Plan({}, before=(*node.rows, *rows)))
+        assert given == await service(node).of_plan(Plan({}, before=(*node.rows, *rows)))
+        seen.add(given)
+    assert len(seen) == 4

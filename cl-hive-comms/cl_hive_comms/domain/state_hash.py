@@ -19,7 +19,7 @@ from hive_shared.receipts import merkle_root
 TAG: Final = b"hive-state/v1"
 
 Row = Mapping[str, Any]
-_Leaf = Callable[[bytes], bytes]
+_Hash = Callable[[bytes], bytes]
 
 _FEES: Final = {
     "feebase": "fee_base_msat",
@@ -59,31 +59,35 @@ class StateRoots:
         }
 
 
-def policy_root(channels: Iterable[Row]) -> str:
-    """Over every channel: id, scid, state, base fee, ppm, smallest and largest HTLC."""
-    return _root(
-        (
-            {
-                "id": row.get("channel_id"),
-                "scid": row.get("short_channel_id"),
-                "state": row.get("state"),
-                **{name: row.get(source) for name, source in _FEES.items()},
-            }
-            for row in _by_id(channels)
-        ),
+def policy_leaf(channel: Row) -> str:
+    """Of one channel (64 hex): id, scid, state, base fee, ppm, smallest and largest HTLC."""
+    return _leaf(
+        {
+            "id": channel.get("channel_id"),
+            "scid": channel.get("short_channel_id"),
+            "state": channel.get("state"),
+            **{name: channel.get(source) for name, source in _FEES.items()},
+        },
         sha256,
     )
 
 
-def balance_root(channels: Iterable[Row], key: bytes) -> str:
-    """Over every channel: id, our balance, total; keyed."""
-    return _root(
-        (
-            {"id": row.get("channel_id"), "to_us": row.get("to_us_msat"), "total": row.get("total_msat")}
-            for row in _by_id(channels)
-        ),
+def balance_leaf(channel: Row, key: bytes) -> str:
+    """Of one channel (64 hex): id, our balance, total; keyed."""
+    return _leaf(
+        {
+            "id": channel.get("channel_id"),
+            "to_us": channel.get("to_us_msat"),
+            "total": channel.get("total_msat"),
+        },
         _keyed(key),
     )
+
+
+def channels_root(channels: Iterable[Row], leaf: Callable[[Row], str]) -> str:
+    """The policy root (`leaf` policy_leaf) or the balance root (balance_leaf) over every channel."""
+    rows = sorted(channels, key=lambda row: (str(row.get("channel_id")), str(row.get("peer_id"))))
+    return merkle_root([leaf(row) for row in rows])
 
 
 def wallet_root(outputs: Iterable[Row], key: bytes) -> str:
@@ -130,11 +134,7 @@ def plugins_root(plugins: Iterable[Row]) -> str:
     return _root(({"name": row.get("name"), "active": bool(row.get("active"))} for row in rows), sha256)
 
 
-def _by_id(channels: Iterable[Row]) -> list[Row]:
-    return sorted(channels, key=lambda row: (str(row.get("channel_id")), str(row.get("peer_id"))))
-
-
-def _keyed(key: bytes) -> _Leaf:
+def _keyed(key: bytes) -> _Hash:
     return lambda data: hmac_sha256(key, data)
 
 
@@ -143,9 +143,10 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _root(rows: Iterable[Row], leaf: _Leaf) -> str:
-    hashes = []
-    for row in rows:
-        present = {name: _plain(value) for name, value in row.items() if value is not None}
-        hashes.append(leaf(encode(present)).hex())
-    return merkle_root(hashes)
+def _root(rows: Iterable[Row], hashed: _Hash) -> str:
+    return merkle_root([_leaf(row, hashed) for row in rows])
+
+
+def _leaf(row: Row, hashed: _Hash) -> str:
+    present = {name: _plain(value) for name, value in row.items() if value is not None}
+    return hashed(encode(present)).hex()

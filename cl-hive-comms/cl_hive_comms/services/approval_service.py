@@ -324,7 +324,7 @@ class ApprovalService:
             if self._kill.engaged():
                 raise from_symbol("emergency_stop", "the emergency stop was engaged before the command ran")
             await self._intake.authorise(case.command, case.transport)
-            async with self._decision.judge(case, params=approved.params) as verdict:
+            async with self._decision.judge(case, self._decision.prepare(case, approved.params)) as verdict:
                 self._check_unchanged(approved, verdict.judged)
                 judged = replace(
                     verdict.judged,

@@ -43,6 +43,11 @@ _ENDED: Final = {
 Response = dict[str, JsonValue]
 
 
+def by_message(case: Case, *, deferred: bool = False) -> bool:
+    """Whether the response to a command goes out as a message, and not only to who waits for it."""
+    return deferred or case.transport == "nostr_dm"
+
+
 class StateMoved(Exception):
     """The command is no longer in the state this step started from: somebody else ended it."""
 
@@ -70,9 +75,10 @@ class CommandOutcomes:
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
         self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
-    def kick(self) -> None:
-        """Send what the transaction enqueued, tell of its receipts."""
-        self._messages.kick()
+    def kick(self, *, messages: bool = True) -> None:
+        """Send what the transaction enqueued, if it did, and tell of its receipts."""
+        if messages:
+            self._messages.kick()
         while self._told:
             receipt_id, status = self._told.popleft()
             if self._on_receipt is not None:
@@ -123,7 +129,7 @@ class CommandOutcomes:
 
     def send(self, tx: Tx, case: Case, response: Response, *, deferred: bool = False) -> None:
         """Enqueue a response for an agent on Nostr, or one that comes later than its request."""
-        if case.transport != "nostr_dm" and not deferred:
+        if not by_message(case, deferred=deferred):
             return
         self.send_to(
             tx,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,7 @@ from .approval_service import ApprovalService
 from .command_case import WAITING, Case, Judged, RuleRefusal
 from .command_control import ControlActions
 from .command_outcome import CommandOutcomes, Response, StateMoved
-from .decision import DecisionService
+from .decision import DecisionService, Preparation
 from .execution import ExecutionService, store_unavailable
 from .executors.action import Params, ReadAction
 from .executors.node_errors import node_error
@@ -136,13 +137,20 @@ class CommandService:
     # -- step 9 -----------------------------------------------------------------------------------------
 
     async def _process(self, admitted: Admitted, ingress: Ingress) -> Response | None:
+        with ExitStack() as unused:
+            return await self._process_with(unused, admitted, ingress)
+
+    async def _process_with(self, unused: ExitStack, admitted: Admitted, ingress: Ingress) -> Response | None:
         command = admitted.command
+        case = self._case(admitted, ingress)
+        preparation: Preparation | None = None
         try:
             async with self._order.turn(command.sender, command.nonce) as turn:
+                if not _read_only(command):
+                    # The node is asked while the nonce is written down: the two do not need each other.
+                    preparation = unused.enter_context(self._decision.prepare(case))
                 # Whatever the agent or the node sees of this command comes after a later, durable commit.
-                got = await self._db.write(
-                    lambda tx: self._receive(tx, admitted, ingress, turn), durable=False
-                )
+                got = await self._db.write(lambda tx: self._receive(tx, case, turn), durable=False)
                 if isinstance(got, Case):
                     self._order.burned(command.sender, command.nonce, turn)
         except StoreError:
@@ -156,7 +164,7 @@ class CommandService:
             return await self._repeat(got, admitted, ingress)
         await self._fault("after_received")
         try:
-            return await self._dispatch(got)
+            return await self._dispatch(got, preparation)
         except StoreError:
             return await self._paused(got, store_unavailable())
         except StateMoved:
@@ -167,8 +175,8 @@ class CommandService:
             self._log("error", "command_failed", action=command.action, kind=type(error).__name__)
             return await self._paused(got, Internal("a fault in the node's plugin stopped the command"))
 
-    def _receive(self, tx: Tx, admitted: Admitted, ingress: Ingress, turn: Turn) -> Case | _Repeat | _Late:
-        command = admitted.command
+    def _receive(self, tx: Tx, case: Case, turn: Turn) -> Case | _Repeat | _Late:
+        command = case.command
         known = self._commands.by_nonce(tx, command.sender, command.nonce)
         if known is None and command.command_id is not None:
             known = self._commands.get(tx, command.command_id)
@@ -180,7 +188,6 @@ class CommandService:
                 "nonce_too_low", f"the nonce must be {expected} or more", expected_min=expected
             )
             return _Late(error)
-        case = self._case(admitted, ingress)
         row = _row(case, self._now())
         if row.read_only:
             used = self._commands.reads_since(tx, case.credential_id, row.received_at - _DAY, READS_PER_DAY)
@@ -255,13 +262,13 @@ class CommandService:
 
     # -- steps 10 to 21 -----------------------------------------------------------------------------------
 
-    async def _dispatch(self, case: Case) -> Response:
+    async def _dispatch(self, case: Case, preparation: Preparation | None) -> Response:
         if case.command.schema_type == CONTROL:
             return await self._answer_control(case)
-        if _read_only(case.command):
+        if preparation is None:
             return await self._answer_read(case)
         async with self._order.writing(case.sender):
-            return await self._write(case)
+            return await self._write(case, preparation)
 
     async def _answer_control(self, case: Case) -> Response:
         try:
@@ -301,10 +308,10 @@ class CommandService:
         except ClnError as error:
             return None, node_error(error)
 
-    async def _write(self, case: Case) -> Response:
+    async def _write(self, case: Case, preparation: Preparation) -> Response:
         judged: Judged | None = None
         try:
-            async with self._decision.judge(case) as verdict:
+            async with self._decision.judge(case, preparation) as verdict:
                 judged = verdict.judged
                 if judged.workflow == "auto":
                     return await self._execution.run(case, judged, verdict.caps, from_state=State.RECEIVED)

@@ -7,12 +7,13 @@ until the caller has run or refused it, so what was judged is what is changed.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Set
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final, Self
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
@@ -86,6 +87,44 @@ class _Rated:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked, by whom, and what it would change."""
+
+    who: Who
+    spec: ActionSpec
+    params: Params
+    action: WriteAction
+    plan: Plan
+
+
+class Preparation:
+    """A write's plan in the making. `released` names the locks that others let go since it began: what the
+    plan knows of those channels may be old."""
+
+    def __init__(self, work: Coroutine[Any, Any, _Asked], locks: ExecutionLocks) -> None:
+        self._watch = ExitStack()
+        self.released: Set[str] = self._watch.enter_context(locks.watch())
+        self._task = asyncio.create_task(work)
+        # Nobody may come to ask for a failure: that of a command whose nonce was refused meanwhile.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def asked(self) -> _Asked:
+        """Wait for the plan. Raises what making it raised: HiveError, ClnError."""
+        return await self._task
+
+    def close(self) -> None:
+        """Give up the plan if it is not made yet, and no longer watch the locks."""
+        self._task.cancel()
+        self._watch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
 class _Past:
     """What was done and what is under way, as the rules need it."""
 
@@ -135,12 +174,14 @@ class DecisionService:
 
     # -- writes -----------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def judge(self, case: Case, params: Params | None = None) -> AsyncIterator[Verdict]:
-        """Steps 10 to 16 of a write; `params` are those an operator reduced. Channels stay locked inside.
+    def prepare(self, case: Case, params: Params | None = None) -> Preparation:
+        """Start step 10 of a write, which asks the node and changes nothing; `judge` goes on with it.
 
-        Raises HiveError (step 10), RuleRefusal (later steps), ClnError when the node cannot be asked.
+        Close it if the command gets no further. `params` are those an operator reduced.
         """
+        return Preparation(self._prepare(case, params), self._locks)
+
+    async def _prepare(self, case: Case, params: Params | None) -> _Asked:
         self._check_never(case.command.schema_type, case.command.action, case.command.params)
         spec = find(case.command.schema_type, case.command.action)
         parsed = parse_params(spec, case.command.params) if params is None else dict(params)
@@ -150,11 +191,23 @@ class DecisionService:
                 "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
             )
         who, caller = Who.of(case), case.caller(self._now())
-        plan = await action.prepare(parsed, caller)
-        async with self._locks.hold(plan.locks) as waited:
-            if waited:
-                plan = await action.prepare(parsed, caller)
-            yield await self._judge(who, spec, parsed, plan, case)
+        return _Asked(who, spec, parsed, action, await action.prepare(parsed, caller))
+
+    @asynccontextmanager
+    async def judge(self, case: Case, preparation: Preparation) -> AsyncIterator[Verdict]:
+        """Steps 10 to 16 of a write. Channels stay locked inside.
+
+        Raises HiveError (step 10), RuleRefusal (later steps), ClnError when the node cannot be asked.
+        """
+        with preparation:
+            asked = await preparation.asked()
+            plan = asked.plan
+            async with self._locks.hold(plan.locks) as waited:
+                if waited or not preparation.released.isdisjoint(plan.locks):
+                    # Somebody changed the channel after we had read it.
+                    plan = await asked.action.prepare(asked.params, case.caller(self._now()))
+                preparation.close()
+                yield await self._judge(asked.who, asked.spec, asked.params, plan, case)
 
     def _check_never(self, schema: str, action: str, params: JsonValue) -> None:
         """A floor speaks before "not served": the agent learns that it will never be (02 §12, §15.23)."""

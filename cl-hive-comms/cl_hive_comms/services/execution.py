@@ -23,7 +23,7 @@ from hive_shared.store import StoreError, Tx
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, Use
 from .command_case import Case, Judged, judged_from, walk
-from .command_outcome import CommandOutcomes, Response, StateMoved
+from .command_outcome import CommandOutcomes, Response, StateMoved, by_message
 from .executors.action import Outcome, WriteAction
 from .ports_commands import CommandRows, Credentials, Database, Fault, FeeRows, KillSwitch, Log, no_fault
 from .state_hash_service import StateHashService
@@ -99,7 +99,7 @@ class ExecutionService:
         finally:
             self._live.discard(case.command_id)
         await self._fault("after_outcome")
-        self._outcomes.kick()
+        self._outcomes.kick(messages=by_message(case, deferred=deferred))
         return response
 
     async def _begin(

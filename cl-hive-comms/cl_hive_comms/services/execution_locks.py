@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from hive_shared.errors import from_symbol
@@ -18,6 +18,18 @@ class ExecutionLocks:
     def __init__(self, wait_s: float = LOCK_WAIT_S) -> None:
         self._wait_s = wait_s
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._watches: list[set[str]] = []
+
+    @contextmanager
+    def watch(self) -> Iterator[set[str]]:
+        """The names released while the block runs: what was read in it about them may be old."""
+        released: set[str] = set()
+        self._watches.append(released)
+        try:
+            yield released
+        finally:
+            # By identity: two watches that saw the same names are equal.
+            self._watches = [watch for watch in self._watches if watch is not released]
 
     @asynccontextmanager
     async def hold(self, names: Iterable[str]) -> AsyncIterator[bool]:
@@ -69,3 +81,5 @@ class ExecutionLocks:
         for name in names:
             self._locks[name][0].release()
             self._leave(name)
+            for watch in self._watches:
+                watch.add(name)

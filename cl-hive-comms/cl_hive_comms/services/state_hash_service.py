@@ -32,32 +32,40 @@ class _Slow:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The last roots of channels and the values they were computed from."""
-
-    policies: list[object]
-    balances: list[object]
-    policy: str
-    balance: str
-
-
-# What the two roots cover (02 §9.3); a test holds these lists to domain.state_hash.
+# What the two leaves of a channel cover (02 §9.3); a test holds these lists to domain.state_hash.
 _POLICY_FIELDS: Final = (
-    "channel_id",
     "short_channel_id",
     "state",
     "fee_base_msat",
     "fee_proportional_millionths",
     "minimum_htlc_out_msat",
     "maximum_htlc_out_msat",
-    "peer_id",
 )
-_BALANCE_FIELDS: Final = ("channel_id", "to_us_msat", "total_msat", "peer_id")
+_BALANCE_FIELDS: Final = ("to_us_msat", "total_msat")
 
 
-def _fields(channels: Rows, names: tuple[str, ...]) -> list[object]:
-    return [[row.get(name) for name in names] for row in channels]
+class _Root:
+    """A root over channels that hashes only the leaves of those that changed since the last time: between
+    two writes of a quiet node that is one of all."""
+
+    def __init__(self, fields: tuple[str, ...], leaf: Callable[[Mapping[str, Any]], str]) -> None:
+        self._fields, self._leaf = fields, leaf
+        self._known: dict[tuple[object, object], tuple[list[object], str]] = {}
+
+    def over(self, channels: Rows) -> str:
+        """The root, 64 hex."""
+        known = {}
+
+        def leaf(row: Mapping[str, Any]) -> str:
+            name = (row.get("channel_id"), row.get("peer_id"))
+            values = [row.get(field) for field in self._fields]
+            before = self._known.get(name)
+            known[name] = before if before and before[0] == values else (values, self._leaf(row))
+            return known[name][1]
+
+        root = state_hash.channels_root(channels, leaf)
+        self._known = known
+        return root
 
 
 class StateHashService:
@@ -76,7 +84,8 @@ class StateHashService:
         self._node, self._key, self._policy_version, self._now = node, key, policy_version, now
         self._disabled = disabled
         self._slow: _Slow | None = None
-        self._known: _Known | None = None
+        self._policy = _Root(_POLICY_FIELDS, state_hash.policy_leaf)
+        self._balance = _Root(_BALANCE_FIELDS, lambda row: state_hash.balance_leaf(row, key))
         self._last: tuple[int, StateRoots] | None = None
 
     async def of_plan(self, plan: Plan) -> str:
@@ -116,27 +125,14 @@ class StateHashService:
         return roots
 
     async def _channel_roots(self, channels: Rows) -> tuple[str, str]:
-        """Policy and balance root. A root whose leaves are those of the last time is not computed again:
-        between two writes of a quiet node that is three roots of four."""
-        policies, balances = _fields(channels, _POLICY_FIELDS), _fields(channels, _BALANCE_FIELDS)
-        known = self._known
-        policy = known.policy if known is not None and known.policies == policies else None
-        balance = known.balance if known is not None and known.balances == balances else None
-        if policy is not None and balance is not None:
-            return policy, balance
-        # A root of many channels takes longer than the event loop may stand still.
+        """Policy and balance root."""
+        # Leaves of many channels take longer than the event loop may stand still.
         if len(channels) > _INLINE_CHANNELS:
-            roots = await asyncio.to_thread(self._compute, channels, policy, balance)
-        else:
-            roots = self._compute(channels, policy, balance)
-        self._known = _Known(policies, balances, *roots)
-        return roots
+            return await asyncio.to_thread(self._compute, channels)
+        return self._compute(channels)
 
-    def _compute(self, channels: Rows, policy: str | None, balance: str | None) -> tuple[str, str]:
-        return (
-            policy or state_hash.policy_root(channels),
-            balance or state_hash.balance_root(channels, self._key),
-        )
+    def _compute(self, channels: Rows) -> tuple[str, str]:
+        return self._policy.over(channels), self._balance.over(channels)
 
     async def _slow_roots(self) -> _Slow:
         now = self._now()

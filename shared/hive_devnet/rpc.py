@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hive_devnet.node import DevnetRpcError
 
 _STRUCTURE = re.compile(rb'["\\{}\[\]]')
@@ -86,7 +88,7 @@ class ObjectSplitter:
 
 def encode_message(message: Mapping[str, object]) -> bytes:
     """One JSON-RPC message as CLN writes it, with the closing empty line."""
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode() + b"\n\n"
+    return msgspec.json.encode(message) + b"\n\n"
 
 
 def open_unix(path: Path) -> Any:

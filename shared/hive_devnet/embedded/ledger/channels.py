@@ -68,6 +68,9 @@ class Channels:
     def __init__(self, database: Database, chain: Chain) -> None:
         self._db = database
         self._chain = chain
+        # Nearly every call asks for a node's channels, and between two changes they are the same.
+        self._seen: dict[str, list[Channel]] = {}
+        self._seen_at: tuple[int, int] | None = None
 
     def _load(self, rows: list[sqlite3.Row]) -> list[Channel]:
         channels = []
@@ -86,6 +89,16 @@ class Channels:
 
     def of_node(self, node_id: str) -> list[Channel]:
         """Channels of a node that are not closed for good, oldest first."""
+        version = self._db.version
+        if version is None:
+            return self._load_of(node_id)
+        if version != self._seen_at:
+            self._seen, self._seen_at = {}, version
+        if node_id not in self._seen:
+            self._seen[node_id] = self._load_of(node_id)
+        return list(self._seen[node_id])
+
+    def _load_of(self, node_id: str) -> list[Channel]:
         return self._load(
             self._db.rows(
                 "SELECT * FROM channel WHERE (opener = ? OR acceptor = ?) AND state != ? ORDER BY id",

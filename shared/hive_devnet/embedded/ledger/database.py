@@ -71,6 +71,12 @@ class Database:
         self._connection.execute(f"PRAGMA synchronous={synchronous}")
         self._connection.executescript(_SCHEMA)
         self._depth = 0
+        self._rollbacks = 0
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """Differs whenever a row may have changed; None inside a transaction, whose end is open."""
+        return None if self._depth else (self._connection.total_changes, self._rollbacks)
 
     def extend(self, schema: str) -> None:
         """Creates the tables of another module, if they are not there. Not inside a transaction."""
@@ -99,6 +105,7 @@ class Database:
                 self.check_conservation()
         except BaseException:
             self._connection.execute("ROLLBACK")
+            self._rollbacks += 1
             raise
         else:
             self._connection.execute("COMMIT")

@@ -1,6 +1,7 @@
 """A managed fee change beside the bare `setchannel` it amounts to, on the same node, by local RPC and by DM.
 
-Goal: managed <= 3 x bare, plus the relay hops for the DM form. Each round takes one channel of each form and
+Goal: managed <= 3 x bare, plus the relay hops for the DM form, judged on lightningd
+(docs/decisions/0230-the-yardstick-of-a-managed-change.md). Each round takes one channel of each form and
 makes both changes on it, the bare one first, so that both meet the node in the same state and the machine
 under the same load. Both really change the fee (a `setchannel` to the fee that is set already is cheaper) and
 both name base, rate and enforcement delay. The hops are measured in the same rounds with texts of the sizes
@@ -57,6 +58,8 @@ async def _measure(channels: int) -> list[Figure]:
             await world.close()
     bare, rpc, dm, hops = samples
     both = percentile(hops, 0.5)
+    # The embedded node's setchannel costs a third to a half of a real node's: no yardstick for this goal.
+    goal = 3 if world.network.kind == "lightningd" else None
     return [
         Figure("node kind", 0, world.network.kind),
         *_figures("bare setchannel", bare),
@@ -66,10 +69,13 @@ async def _measure(channels: int) -> list[Figure]:
         *_figures("hive-client-status", status),
         Figure("RSS of cl-hive-comms after these commands", rss, "MB", 80),
         Figure(
-            "managed by RPC / bare setchannel (p50)", percentile(rpc, 0.5) / percentile(bare, 0.5), "x", 3
+            "managed by RPC / bare setchannel (p50)", percentile(rpc, 0.5) / percentile(bare, 0.5), "x", goal
         ),
         Figure(
-            "managed by DM less 2 hops / bare", (percentile(dm, 0.5) - both) / percentile(bare, 0.5), "x", 3
+            "managed by DM less 2 hops / bare",
+            (percentile(dm, 0.5) - both) / percentile(bare, 0.5),
+            "x",
+            goal,
         ),
     ]
 

@@ -160,6 +160,18 @@ class Db:
 
         return await self.read(check)
 
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the file and cut it off, as far as readers allow."""
+
+        def fold() -> None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as err:
+                _raise_store_error(err, self.path)
+
+        self._refuse_when_closed()
+        await asyncio.get_running_loop().run_in_executor(self._writer, fold)
+
     def close(self) -> None:
         """Finish the queued work, move the WAL into the file, close and unlock. Blocking; idempotent."""
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from hive_shared.errors import ConfirmationRequired
 from hive_shared.runtime_spec import MethodSpec, Param
 from hive_shared.sealed_file import file_path, read_passphrase
+from hive_shared.store import StoreError
 
 from ..services.backup_service import BackupService
 from ..services.restore_parts import names
@@ -62,6 +64,9 @@ class BackupCommands:
         components = names(params["components"], "components")
         passphrase = read_passphrase(file_path(params["passphrase_file"]))
         done = await self._backup().backup(file_path(params["path"]), passphrase, components)
+        with suppress(StoreError):
+            # The backup is there; that we could not note it must not look like a failure of it.
+            await self._backup().note(done)
         return {
             "path": str(done.path),
             "sha256": done.sha256,

@@ -24,7 +24,7 @@ class SelfcheckCommands:
                 "X",
                 (Param("fix", "bool", default=False), FORMAT),
                 self._selfcheck,
-                "Looks at node, database, key, relays, policy and receipts; fix=true repairs file modes.",
+                "Looks at node, database, key, relays, policy and receipts; fix=true repairs what is safe.",
             )
         ]
 

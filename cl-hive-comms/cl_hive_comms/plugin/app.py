@@ -262,6 +262,14 @@ class Comms(Assembly):
             # What could not be published meanwhile.
             self._lists_due.set()
 
+    def republish(self) -> bool:
+        """Tell all relays again where we read, unless the emergency stop is on."""
+        if self.kill_switch.engaged():
+            return False
+        self.nostr.forget_published()
+        self._lists_due.set()
+        return True
+
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
         """Tell the node's other plugins."""
         for row in rows:

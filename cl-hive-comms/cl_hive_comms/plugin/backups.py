@@ -15,6 +15,7 @@ from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.state_store import StateStore
 
 
 def compose_backups(
@@ -27,6 +28,7 @@ def compose_backups(
         tables,
         identity,
         receipts,
+        StateStore(),
         node_id=node["node_id"],
         network=node["network"],
         version=__version__,

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from hive_shared.cln import ClnClient, version_problem
+from hive_shared.cln import ClnClient
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.runtime import InitInfo, PluginApp
@@ -23,6 +23,7 @@ from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.contracts import compose_contracts
 from cl_hive_comms.plugin.fault_point import fault_point
+from cl_hive_comms.plugin.health import compose_selfcheck
 from cl_hive_comms.plugin.migration import compose_migration
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
@@ -58,7 +59,7 @@ from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService
-from cl_hive_comms.services.selfcheck_service import SelfcheckService, Subjects
+from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -149,6 +150,10 @@ class Assembly(ABC):
     @abstractmethod
     def emergency_changed(self, stop: Stop | None) -> None:
         """The emergency stop was engaged, or released (None)."""
+
+    @abstractmethod
+    def republish(self) -> bool:
+        """Tell all relays again where we read; False while that may not be."""
 
     @abstractmethod
     def credentials_revoked(self, rows: Sequence[CredentialRow]) -> None:
@@ -473,28 +478,24 @@ class Assembly(ABC):
             now=unix_now,
         )
         self.sections.register(self.status)
-        self.selfcheck = SelfcheckService(
-            Subjects(
-                db=self.db,
-                db_path=self.db_path,
-                node=self.cln,
-                version_problem=version_problem,
-                options=lambda: self.config,
-                identity=self.identity,
-                policy=self.policy,
-                receipts=self.receipts,
-                last_receipt=self._last_receipt,
-                messenger=self.messenger,
-                nostr=self.nostr.status,
-                rest_url=self.runes.url,
-                rune_warnings=self.advisor_runes.warnings,
-                siblings=self.siblings,
-                kill_switch=self.kill_switch,
-                now=unix_now,
-                log=self.log,
-            )
+        self.selfcheck = compose_selfcheck(
+            db=self.db,
+            db_path=self.db_path,
+            kept=self.info.net_dir / "hive",
+            cln=self.cln,
+            config=lambda: self.config,
+            identity=self.identity,
+            credentials=self.credentials,
+            policy=self.policy,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            messenger=self.messenger,
+            nostr=self.nostr,
+            runes=self.runes,
+            advisor_runes=self.advisor_runes,
+            siblings=self.siblings,
+            kill_switch=self.kill_switch,
+            emergency=self.emergency,
+            republish=self.republish,
+            log=self.log,
         )
-
-    async def _last_receipt(self) -> int:
-        head = await self.db.read(ReceiptStore().head)
-        return 0 if head is None else head.receipt_id

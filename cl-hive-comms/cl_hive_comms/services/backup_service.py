@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ from ..domain.backup import Head, Row, Tally, chosen, manifest_line, row_line
 from ..domain.receipt_checkpoint import PRUNE
 from .ports_backup import Keys, Tables
 from .ports_commands import Database
+from .ports_identity import FactStore
 from .receipt_service import ReceiptService
 
 _ALL_ROOTS: Final = 1_000_000
+LAST_BACKUP: Final = "last_backup"
+"""Fact: {part: Unix seconds} of the newest backup the operator had written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class BackupService:
         tables: Tables,
         identity: Keys,
         receipts: ReceiptService,
+        facts: FactStore,
         *,
         node_id: str,
         network: str,
@@ -49,6 +54,7 @@ class BackupService:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._db, self._t, self._identity, self._receipts = db, tables, identity, receipts
+        self._facts = facts
         self._node_id, self._network, self._version = node_id, network, version
         self._now, self._random_bytes = now, random_bytes
 
@@ -57,6 +63,16 @@ class BackupService:
         be written, or a part is unknown."""
         parts = chosen(components)
         return await self._db.read(lambda tx: self._write(tx, path, passphrase, parts))
+
+    async def note(self, done: Backup) -> None:
+        """Remember that the operator has this backup, for the self-check."""
+
+        def body(tx: Tx) -> None:
+            taken = json.loads(self._facts.get(tx, LAST_BACKUP) or "{}")
+            taken |= dict.fromkeys(done.manifest, done.created_at)
+            self._facts.put(tx, LAST_BACKUP, json.dumps(taken), done.created_at)
+
+        await self._db.write(body)
 
     def _write(self, tx: Tx, path: Path, passphrase: Secret, parts: Sequence[str]) -> Backup:
         head = Head(self._node_id, self._network, self._identity.npub, self._now(), self._version)

@@ -265,6 +265,10 @@ class EmergencyService:
             }
         return result
 
+    def effects_due(self) -> int:
+        """How many effects of the stop that is engaged are still to come; 0 without a stop."""
+        return len(self._due()) if self._switch.engaged() else 0
+
     def _due(self) -> list[str]:
         stop = self._switch.stop or self._unwritten
         steps = {

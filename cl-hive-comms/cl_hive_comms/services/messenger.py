@@ -98,6 +98,12 @@ class Messenger:
         """Looks at the outbox now; call after the commit."""
         self._wake.set()
 
+    async def retry_now(self) -> int:
+        """Try what waits for its next turn at once; how many messages."""
+        count = await self._db.write(lambda tx: self._store.retry_now(tx, self._now()))
+        self.kick()
+        return count
+
     async def run(self) -> None:
         """Sends what is due until cancelled."""
         try:

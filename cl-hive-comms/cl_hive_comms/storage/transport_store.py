@@ -98,6 +98,12 @@ class OutboxStore:
         (when,) = tx.execute("SELECT min(next_at) FROM comms_outbox WHERE state = 'queued'").fetchone()
         return None if when is None else int(when)
 
+    def retry_now(self, tx: sqlite3.Connection, now: int) -> int:
+        """Makes every waiting message due; how many were not."""
+        return tx.execute(
+            "UPDATE comms_outbox SET next_at = ?1 WHERE state = 'queued' AND next_at > ?1", (now,)
+        ).rowcount
+
     def mark_sent(self, tx: sqlite3.Connection, outbox_id: int, now: int) -> None:
         """A relay took it."""
         tx.execute(

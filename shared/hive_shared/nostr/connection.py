@@ -15,6 +15,7 @@ from hive_shared.crypto import Secret
 from hive_shared.nostr.dialer import (
     Socket,
     acknowledge,
+    clock_offset,
     close_socket,
     dial,
     socket_errors,
@@ -66,6 +67,7 @@ class RelayConnection:
         self.score = _FULL_SCORE
         self.last_ok: int | None = None
         self.last_error = ""
+        self.clock_offset: float | None = None
         self.failures = 0
         self.retry_at = 0.0
         self._engine = engine
@@ -159,6 +161,7 @@ class RelayConnection:
                 self._failed(error)
             else:
                 up_since = loop.time()
+                self.clock_offset = clock_offset(socket, self._engine.now())
                 await self._session(socket)
                 if loop.time() - up_since >= self._limits.stable_seconds:
                     self.failures = 0
@@ -402,6 +405,7 @@ class RelayConnection:
             "failures": self.failures,
             "retry_in": retry_in,
             "last_error": self.last_error,
+            "clock_offset": None if self.clock_offset is None else round(self.clock_offset, 1),
             "subscriptions": self.requests.status(),
             "counters": dict(self.counters),
         }

@@ -11,6 +11,7 @@ import socket
 import termios
 from array import array
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from hive_shared.nostr.relay_limits import RelayLimits
@@ -31,6 +32,16 @@ class Socket(Protocol):
 
     async def close(self) -> None:
         """Close with a handshake, bounded by the connection's close timeout."""
+
+
+def clock_offset(socket: object, now: float) -> float | None:
+    """Our time minus the relay's, seconds, by the Date header of its handshake; None when it sent none."""
+    headers = getattr(getattr(socket, "response", None), "headers", None)
+    try:
+        date = None if headers is None else headers.get("Date")
+        return None if date is None else now - parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, LookupError, OverflowError):
+        return None
 
 
 def socket_errors() -> tuple[type[Exception], ...]:

@@ -17,7 +17,7 @@ WORKERS ?= 2
 SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench fuzz devnet machines clean distclean
+.PHONY: help setup demo test check lint types bench fuzz devnet machines reference clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -65,6 +65,10 @@ devnet: setup ## leave a development network running until Ctrl-C
 
 machines: setup ## redraw docs/machines from the transition tables
 	@$(PY) docs/render_machines.py
+
+reference: setup ## rewrite docs/options.md and docs/reference from the code
+	@$(PY) docs/render_options.py
+	@$(PY) docs/render_reference.py
 
 clean: ## remove caches and the development network's files
 	@rm -rf .devnet .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -66,7 +66,7 @@ class Comms(Assembly):
             name="cl-hive-comms",
             version=__version__,
             options=option_specs(),
-            methods=self._methods(),
+            methods=self.methods(),
             subscriptions={
                 "plugin_started": self._plugin_started,
                 "plugin_stopped": self._plugin_stopped,
@@ -82,7 +82,8 @@ class Comms(Assembly):
             on_stop=self.on_stop,
         )
 
-    def _methods(self) -> list[MethodSpec]:
+    def methods(self) -> list[MethodSpec]:
+        """Every RPC method. Handlers reach for their objects late, so this works before anything is built."""
         return [
             hello_spec("comms", self._hello),
             *StatusCommands(lambda: self.status).specs(),

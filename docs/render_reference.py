@@ -1,0 +1,182 @@
+"""Writes docs/reference: every method of the three plugins and every key of the policy, from the code.
+
+Run `make reference` after changing a method or a policy key; a test compares the pages with the code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "reference"
+PLUGINS = {"cl-hive-comms": "cl_hive_comms", "cl-hive-archon": "cl_hive_archon", "cl-hive": "cl_hive"}
+
+_METHODS = """# Methods
+
+Written by `make reference` from what the plugins declare: edit that, not this page.
+
+Parameters are given as `name=value` (`lightning-cli -k`) or by position in the order shown. One that is
+unknown, missing or out of bounds is refused with its name, and nothing happens. What the methods answer and
+which errors they raise: [the specification](../protocol/08-client-and-plugins.md), section 4.
+
+| class | who may call | |
+|---|---|---|
+| R | whoever has RPC access | reads |
+| A | whoever has RPC access | acts |
+| X | the operator | changes who may do what, or what cannot be undone |
+| S | another hive plugin of this node | every call also carries `nonce`, `ts` and `auth`, checked before \
+the other parameters |
+| remote | an advisor, through clnrest | authenticated by the signature inside the envelope |
+"""
+
+_POLICY = """# Policy keys
+
+Written by `make reference` from what the plugin reads: edit that, not this page.
+
+The document is `{"policy_version": 1, "preset": "moderate", "overrides": {...}}`. The keys below stand under
+`overrides`; a dot means an object inside (`{"rate_limits": {"fee_changes_per_hour": 5}}`). A key that is not
+given has the preset's value. An unknown key, or a value outside its range, refuses the whole document and the
+policy in force stays; when the plugin starts with such a document, advisors can only monitor until it is
+repaired. "None" is no limit, or an empty list.
+
+How a decision comes about, and the floors that no key lifts:
+[the specification](../protocol/08-client-and-plugins.md), section 5.4.
+How to change it: [operator guide](../operator-guide.md).
+"""
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    return {"methods.md": methods_page(), "policy.md": policy_page()}
+
+
+def methods_page() -> str:
+    """The methods of each plugin, by name."""
+    parts = [_METHODS]
+    for plugin, package in PLUGINS.items():
+        parts.append(f"## {plugin}\n")
+        parts += [_method(spec) for spec in sorted(_specs(package), key=lambda spec: str(spec.name))]
+    return "\n".join(parts)
+
+
+def _method(spec: Any) -> str:
+    lines = [f"### {spec.name}", "", f"Class {spec.klass}. {spec.description}", ""]
+    if spec.params:
+        lines += ["| parameter | type | default |", "|---|---|---|"]
+        lines += [f"| `{param.name}` | {_type(param)} | {_default(param)} |" for param in spec.params]
+    else:
+        lines.append("No parameters.")
+    return "\n".join([*lines, ""])
+
+
+def _type(param: Any) -> str:
+    if param.choices:
+        return " ".join(f"`{choice}`" for choice in param.choices)
+    # For a text the bounds are its length.
+    unit = " characters" if param.kind == "str" else ""
+    if param.minimum is not None and param.maximum is not None:
+        return f"{param.kind}, {param.minimum} to {param.maximum}{unit}"
+    if param.minimum is not None:
+        return f"{param.kind}, at least {param.minimum}{unit}"
+    if param.maximum is not None:
+        return f"{param.kind}, at most {param.maximum}{unit}"
+    return str(param.kind)
+
+
+def _default(param: Any) -> str:
+    if param.required:
+        return "required"
+    return "" if param.default is None else f"`{json.dumps(param.default)}`"
+
+
+def _specs(package: str) -> Sequence[Any]:
+    if package == "cl_hive_comms":
+        comms = importlib.import_module("cl_hive_comms.plugin.app").Comms
+        specs: Sequence[Any] = comms.methods(comms.__new__(comms))
+        return specs
+    # Handlers are only declared here, never called.
+    status = importlib.import_module(f"{package}.commands.status")
+    specs = status.methods(None, None) if package == "cl_hive_archon" else status.methods(None, None, None)
+    return specs
+
+
+def policy_page() -> str:
+    """The keys of the policy with the value of each preset."""
+    document = importlib.import_module("cl_hive_comms.domain.policy_document")
+    presets = importlib.import_module("cl_hive_comms.domain.policy_settings").PRESETS
+    lines = [_POLICY, f"| key | value | {' | '.join(presets)} |", "|---" * (2 + len(presets)) + "|"]
+    for key, kind in document.KEYS.items():
+        for name, meaning in _flat(key, kind.describe()):
+            values = " | ".join(_value(settings, name) for settings in presets.values())
+            lines.append(f"| `{name}` | {meaning} | {values} |")
+    lines += ["", "## Actions a preset forbids", "", "They come with the preset; no key changes them.", ""]
+    lines += [
+        f"- {name}: {', '.join(f'`{action}`' for action in settings.forbidden_actions)}"
+        for name, settings in presets.items()
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _flat(key: str, rule: Any) -> Iterator[tuple[str, str]]:
+    if rule.get("type") == "object" and "properties" in rule:
+        for name, inner in rule["properties"].items():
+            yield f"{key}.{name}", _meaning(inner)
+    else:
+        yield key, _meaning(rule)
+
+
+_FORMATS = {
+    "channel": "short channel id or 64-hex channel id",
+    "node_id": "node id",
+    "schema_glob": "glob over schemas, such as `hive:wallet/*`",
+    "approval_overrides": "object: glob over `<category>_<action>` -> `always_confirm`, `auto_execute` or "
+    "`multi_sig_N_of_M`",
+    "quiet_hours": "object of `start`, `end` (`HH:MM`), `timezone`; or null",
+}
+
+
+def _meaning(rule: Any) -> str:
+    if "format" in rule:
+        return _FORMATS[rule["format"]]
+    kind = rule["type"]
+    if kind == "integer":
+        return f"integer, {rule['minimum']} to {rule['maximum']}"
+    if kind == "boolean":
+        return "true or false"
+    if kind == "array":
+        return f"list of up to {rule['maxItems']}: {_meaning(rule['items'])}"
+    if kind == "object":
+        return "object of " + ", ".join(f"`{name}`" for name in rule["properties"])
+    if "enum" in rule:
+        return ", ".join(f"`{word}`" for word in rule["enum"])
+    pattern = str(rule["pattern"]).replace("|", r"\|")
+    return f"text like `{pattern}`"
+
+
+def _value(settings: Any, name: str) -> str:
+    value = settings
+    for part in name.removeprefix("time_restrictions.").split("."):
+        value = getattr(value, part)
+    if hasattr(value, "to_doc"):
+        doc = value.to_doc()
+        return f"{doc['start']} to {doc['end']} {doc['timezone']}"
+    if value is None or (hasattr(value, "__len__") and not value):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def main() -> None:
+    """Write the pages."""
+    TARGET.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (TARGET / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT / part) for part in ("shared", *PLUGINS)]
+    main()

@@ -17,11 +17,13 @@ from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, bui
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
+from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
 from hive_shared.canonical import JsonValue, encode
@@ -168,6 +170,7 @@ class View:
     advisor_id: str
     status: str = "active"
     superseded_by: str | None = None
+    trust_pinned: bool = False
 
 
 class CredentialsFake:
@@ -175,6 +178,7 @@ class CredentialsFake:
         self.views: dict[str, View] = {}
         self.strangers_asked = 0
         self.approvers: set[str] = set()
+        self.since: dict[str, int] = {}
 
     def add(self, view: View) -> None:
         self.views[view.credential.credential_id] = view
@@ -342,6 +346,9 @@ class World:
                 alerts=self.out,
                 messages=self.out,
                 acknowledgements=self.out,
+                trust=TrustService(
+                    self.db, TrustStore(), known_since=self.credentials.since.get, now=lambda: self.now
+                ),
                 node=self.node,
                 state_key=b"k" * 32,
                 node_id=NODE_ID,

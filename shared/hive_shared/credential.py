@@ -134,11 +134,13 @@ def new(
     agent_id: str | None = None,
     issuer_id: str | None = None,
     constraints: Mapping[str, JsonValue] | None = None,
+    permissions: Mapping[str, JsonValue] | None = None,
     compensation: Mapping[str, JsonValue] | None = None,
     access: Mapping[str, JsonValue] | None = None,
     coordination: Mapping[str, JsonValue] | None = None,
 ) -> Credential:
-    """An unsigned credential of a template for an agent key; given constraints replace the template's.
+    """An unsigned credential of a template for an agent key; given constraints and permissions replace the
+    template's.
 
     `agent_id` defaults to `did:nostr:<agent_key>`, `issuer_id` to the node. Raises InvalidParams for
     anything `parse` or the issue checks of 02 §2.3 and §2.4 would refuse.
@@ -153,7 +155,9 @@ def new(
         "agent_id": agent_id or f"did:nostr:{agent_key}",
         "agent_key": agent_key,
         "tier": template.tier.word,
-        "permissions": dict.fromkeys(template.permissions, True),
+        "permissions": dict.fromkeys(template.permissions, True)
+        if permissions is None
+        else dict(permissions),
         "allowed_schemas": list(template.schemas),
         "constraints": chosen,
         "compensation": dict(compensation or _DEFAULT_COMPENSATION),

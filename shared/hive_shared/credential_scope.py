@@ -26,6 +26,7 @@ from .registry import (
     glob_names,
 )
 from .registry.catalogue import ADJUST_GROUP
+from .registry.danger import tier_for
 from .registry.params import Bool, Int, ListedChannel, ListOf, NodeKey, ParamType, Text
 
 PERMISSIONS: Final = (
@@ -257,6 +258,60 @@ def permissions_for(schemas: tuple[str, ...]) -> tuple[str, ...]:
         if wanted and spec.permissions and granted.isdisjoint(spec.permissions):
             granted.add(spec.permissions[0])
     return tuple(name for name in PERMISSIONS if name in granted)
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfReach:
+    """An action that patterns admit and the rest of a credential does not: `needs` says what is missing."""
+
+    schema: str
+    action: str
+    needs: str
+
+
+def out_of_reach(
+    tier: Tier, schemas: Iterable[str], permissions: Mapping[str, bool], constraints: Mapping[str, JsonValue]
+) -> list[OutOfReach]:
+    """Admitted actions that no parameters bring within the tier and permissions of a credential (02 §2.2).
+
+    An issuer who forgot the constraint that S5 names, or a permission flag, finds it here. `*` admits
+    everything on purpose and is not reported for tiers and flags it does not mean.
+    """
+    named = tuple(schemas)
+    found = []
+    for spec in actions():
+        if spec.schema == CONTROL or not any(
+            patterns_allow(named, spec.schema, spec.name, names) for names in _all_names(spec)
+        ):
+            continue
+        needs = _lacking(spec, tier, permissions, constraints)
+        if needs and (
+            "*" not in named or patterns_allow((p for p in named if p != "*"), spec.schema, spec.name)
+        ):
+            found.append(OutOfReach(spec.schema, spec.name, needs))
+    return found
+
+
+def _lacking(
+    spec: ActionSpec, tier: Tier, permissions: Mapping[str, bool], constraints: Mapping[str, JsonValue]
+) -> str:
+    met = spec.s5_constraint is not None and spec.s5_constraint in constraints
+    least = spec.tier or min(
+        tier_for(vector.total, read_only=spec.read_only, s5_met=met) for vector in spec.rule.vectors
+    )
+    lacking = []
+    if tier < least:
+        other = f" or constraint {spec.s5_constraint}" if spec.s5_constraint and not met else ""
+        lacking.append(f"tier {least.word}{other}")
+    if spec.permissions and not any(permissions.get(name, False) for name in spec.permissions):
+        lacking.append(f"permission {' or '.join(spec.permissions)}")
+    critical = f"{spec.schema}#{spec.name}"
+    granted = constraints.get("grants_critical")
+    if min(v.total for v in spec.rule.vectors) >= 9 and critical not in (
+        granted if isinstance(granted, list) else ()
+    ):
+        lacking.append(f"constraint grants_critical with {critical}")
+    return " and ".join(lacking)
 
 
 def _limits(**limits: int) -> Mapping[str, JsonValue]:

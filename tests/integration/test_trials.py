@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cl_hive_comms.domain.trial import Outcome, Trial
-from cl_hive_comms.services.advisor_requests import Hire, Hired
+from cl_hive_comms.services.advisor_requests import Hire, Hired, Issue
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from hiring_world import NOW, HiringWorld
 from hive_shared.crypto import Secret, xonly_pubkey
@@ -221,11 +221,21 @@ async def test_stopping_revokes_at_once_and_the_review_is_stored(world: HiringWo
     assert "trial_ended" not in [code for code, _ in await alerts(world)]
 
 
-async def test_hiring_for_good_ends_the_trial_with_the_new_credential(world: HiringWorld) -> None:
+@pytest.mark.parametrize(
+    "hire",
+    [
+        Hire(KEYS[0], "routing"),
+        Issue("", npub=KEYS[0], schemas=("hive:monitor/*",)),
+        Issue("", npub=KEYS[0], agent_id="02" + KEYS[0], schemas=("hive:monitor/*",)),
+    ],
+)
+async def test_hiring_for_good_ends_the_trial_with_the_new_credential(world: HiringWorld, hire: Hire) -> None:
     first = await begin(world, 0)
     world.now += 5 * DAY
-    second = await world.service.authorize(Hire(KEYS[0], "routing"))
+    second = await world.service.authorize(hire)
     assert (await only(world)).outcome is Outcome.STOPPED
+    began, ended = [receipt["params"] for receipt in await receipts(world, "authorize")]
+    assert (began["trial"], began["days"], ended["trial"], ended["days"]) == (True, 14, False, 30)
     assert {row.credential_id: row.status for row in world.credentials.rows()} == {
         first.row.credential_id: "superseded",
         second.row.credential_id: "active",

@@ -6,7 +6,7 @@ from typing import Any
 
 from hive_shared import credential as credentials
 from hive_shared.errors import InvalidParams, NotFound
-from hive_shared.nostr.keys import npub_encode
+from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
 
 from cl_hive_comms.domain.advisor import MAX_DAYS, CredentialRow, days_left
@@ -15,6 +15,7 @@ from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
 from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.trust_service import TrustService
 
 _MAX_TEXT = 500
 DEFAULT_DAYS = 30
@@ -28,9 +29,11 @@ class AdvisorCommands:
         service: Callable[[], AdvisorService],
         aliases: Callable[[], AliasService],
         table: Callable[[], CredentialService],
+        trust: Callable[[], TrustService],
         now: Callable[[], int],
     ) -> None:
         self._service, self._aliases, self._table, self._now = service, aliases, table, now
+        self._trust = trust
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -121,9 +124,13 @@ class AdvisorCommands:
                 "credential": credentials.to_doc(row.credential),
                 "hash": credentials.doc_hash(row.credential),
             }
-        return {"name": self._aliases().name_of(advisor), **self._summary(row)}
+        trust = float(self._trust().of(row))
+        return {"name": self._aliases().name_of(advisor), **self._summary(row), "trust_now": f"{trust:.4g}"}
 
     async def _list(self, params: dict[str, Any]) -> dict[str, Any]:
+        wanted = params["agent_id"]
+        if wanted.lower().startswith(("npub1", "nostr:")):
+            wanted = _key(wanted)
         items = [
             {
                 "name": self._name(row),
@@ -131,9 +138,10 @@ class AdvisorCommands:
                 "status": row.status,
                 "format": row.format,
                 **self._summary(row),
+                **_end(row),
             }
             for row in self._table().rows()
-            if params["agent_id"] in ("", row.credential.agent_id, row.agent_key)
+            if wanted in ("", row.credential.agent_id, row.agent_key)
             and params["node_id"] in ("", row.credential.node_id)
         ]
         return {"count": len(items), "items": items}
@@ -151,6 +159,7 @@ class AdvisorCommands:
             "constraints": dict(document.constraints),
             "permissions": [name for name, granted in document.permissions.items() if granted],
             "trust": str(credentials.number_of(document.trust)),
+            "trust_pinned": row.trust_pinned,
             "valid_from": document.valid_from,
             "valid_until": document.valid_until,
             "days_left": days_left(document.valid_until, self._now()),
@@ -188,6 +197,23 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise InvalidParams("allow is a list of words such as fees,monitoring")
     return tuple(word.strip() for word in value if word.strip())
+
+
+def _key(text: str) -> str:
+    try:
+        return parse_pubkey(text)
+    except ValueError as error:
+        raise InvalidParams(f"agent_id: {error}") from None
+
+
+def _end(row: CredentialRow) -> dict[str, Any]:
+    """How a credential that ended did."""
+    told = {
+        "superseded_by": row.superseded_by,
+        "revoked_at": row.revoked_at,
+        "reason": row.revocation_reason or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def shown_hire(hired: Hired) -> dict[str, Any]:

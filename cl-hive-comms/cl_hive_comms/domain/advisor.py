@@ -38,7 +38,10 @@ class Advisor:
 
 @dataclass(frozen=True)
 class CredentialRow:
-    """One row of comms_credentials: the signed document and what happened to it here."""
+    """One row of comms_credentials: the signed document and what happened to it here.
+
+    `trust_pinned`: the operator chose the trust at issue, and history does not move it (docs/decisions/0202).
+    """
 
     credential: Credential
     advisor_id: str
@@ -48,6 +51,7 @@ class CredentialRow:
     created_at: int
     superseded_by: str | None = None
     rune_id: str | None = None
+    trust_pinned: bool = False
     acked_at: int | None = None
     revoked_at: int | None = None
     revocation_reason: str | None = None

@@ -25,6 +25,7 @@ from cl_hive_comms.commands.aliases import AliasCommands
 from cl_hive_comms.commands.approvals import ApprovalCommands
 from cl_hive_comms.commands.backups import BackupCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
+from cl_hive_comms.commands.credential_issue import CredentialIssueCommands
 from cl_hive_comms.commands.emergency import EmergencyCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.migration import MigrationCommands
@@ -93,7 +94,14 @@ class Comms(Assembly):
                 describe=self._describe_identity,
             ).specs(),
             *AdvisorCommands(
-                lambda: self.advisors, lambda: self.aliases, lambda: self.credentials, unix_now
+                lambda: self.advisors,
+                lambda: self.aliases,
+                lambda: self.credentials,
+                lambda: self.trust,
+                unix_now,
+            ).specs(),
+            *CredentialIssueCommands(
+                lambda: self.advisors, lambda: self.siblings.has("hive", "did-gossip")
             ).specs(),
             *TrialCommands(
                 lambda: self.contracts, lambda: self.advisors, lambda: self.aliases, unix_now

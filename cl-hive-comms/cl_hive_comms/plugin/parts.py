@@ -62,6 +62,7 @@ from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
+from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
@@ -72,6 +73,7 @@ from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
+from cl_hive_comms.storage.trust_store import TrustStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
 from cl_hive_comms.transport.rest_door import RestDoor
@@ -105,6 +107,7 @@ class Assembly(ABC):
     siblings: SiblingHub
     for_siblings: SiblingServices
     credentials: CredentialService
+    trust: TrustService
     aliases: AliasService
     receipts: ReceiptService
     receipt_export: ReceiptExport
@@ -217,6 +220,9 @@ class Assembly(ABC):
             db=self.db, identity=self.identity, receipts=self.receipts, node=self.node
         )
         self.credentials = CredentialService(self.db, AdvisorStore(), now=unix_now)
+        self.trust = TrustService(
+            self.db, TrustStore(), known_since=self.credentials.known_since, now=unix_now
+        )
         self.aliases = AliasService(self.db, AdvisorStore(), self.credentials, now=unix_now)
 
     def build_policy(self) -> None:
@@ -395,6 +401,7 @@ class Assembly(ABC):
             receipts=self.receipts,
             push=self.push,
             offers=self.offers,
+            trust=self.trust,
             on_receipt=self.receipt_written,
             log=self.log,
         )

@@ -23,6 +23,7 @@ from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
@@ -59,6 +60,7 @@ def compose_pipeline(
     receipts: ReceiptService,
     push: CommandPush,
     offers: AdvisorOffers,
+    trust: TrustService,
     on_receipt: Callable[[int, str], None],
     log: Log,
 ) -> Pipeline:
@@ -80,18 +82,11 @@ def compose_pipeline(
             alerts=alerts,
             messages=messenger,
             acknowledgements=offers,
+            trust=trust,
             node=cln,
             state_key=at_rest.subkey(b"state-hash"),
             node_id=node["node_id"],
-            about=lambda: About(
-                version=__version__,
-                node_key=identity.pubkey,
-                node_id=node["node_id"],
-                network=node["network"],
-                transports=TRANSPORTS,
-                relays=config().relays,
-                max_skew_s=config().max_skew_s,
-            ),
+            about=lambda: _about(identity, node, config()),
             trusted_issuers=lambda: config().trusted_issuers,
             max_skew_s=lambda: config().max_skew_s,
             now=unix_now,
@@ -101,4 +96,16 @@ def compose_pipeline(
             log=log,
             fault=fault_point(node["network"]),
         )
+    )
+
+
+def _about(identity: IdentityService, node: dict[str, str], config: Config) -> About:
+    return About(
+        version=__version__,
+        node_key=identity.pubkey,
+        node_id=node["node_id"],
+        network=node["network"],
+        transports=TRANSPORTS,
+        relays=config.relays,
+        max_skew_s=config.max_skew_s,
     )

@@ -61,6 +61,11 @@ class AdvisorOffers:
         self.trial_of: Callable[[Tx, str], str | None] = lambda tx, credential_id: None
         """Set by the composition root: the trial that a credential was issued for, by id."""
 
+    @property
+    def node_key(self) -> str:
+        """The node's own Nostr key, x-only hex."""
+        return self._identity.pubkey
+
     async def prepare(self) -> str:
         """The node key's statement that our Nostr key is ours; ask before the transaction of an offer."""
         pubkey = self._identity.pubkey

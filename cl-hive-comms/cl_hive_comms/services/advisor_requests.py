@@ -1,10 +1,14 @@
 """What is asked of the advisor service, and what it answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
-from hive_shared.credential_scope import Template, custom_template, resolve_access
+from hive_shared.canonical import JsonValue
+from hive_shared.credential_scope import OutOfReach, Template, custom_template, resolve_access
 from hive_shared.errors import InvalidParams
+from hive_shared.registry import Tier
 
 from cl_hive_comms.domain.advisor import Advisor, CredentialRow
 
@@ -28,6 +32,9 @@ class Hire:
     did: str = ""
     trial_days: int = 0
     confirm: bool = False
+    agent_id: str = ""
+    trust: Fraction | None = None
+    permissions: Mapping[str, JsonValue] | None = None
 
     def template(self) -> Template:
         """The rights that are meant. Raises InvalidParams."""
@@ -50,6 +57,45 @@ class Hire:
             chosen["max_rebalance_sats"] = self.max_rebalance_sats
         return chosen
 
+    def terms(self) -> dict[str, JsonValue]:
+        """What the receipt says was granted."""
+        return {
+            "access": self.access,
+            "days": self.trial_days or self.days,
+            "allow": list(self.allow),
+            "trial": bool(self.trial_days),
+        }
+
+
+@dataclass(frozen=True)
+class Issue(Hire):
+    """A credential spelt out instead of picked from the templates (`hive-mgmt-credential-issue`)."""
+
+    tier: Tier = Tier.MONITOR
+    schemas: tuple[str, ...] = ()
+    limits: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def template(self) -> Template:
+        """The rights as given; without permissions, those that the schemas need."""
+        return Template("custom", (), self.tier, self.schemas, self.limits)
+
+    def constraints(self, template: Template) -> dict[str, Any]:
+        """The constraints as given."""
+        return dict(template.constraints)
+
+    def terms(self) -> dict[str, JsonValue]:
+        """What the receipt says was granted."""
+        terms: dict[str, JsonValue] = {
+            **super().terms(),
+            "access": "custom",
+            "tier": self.tier.word,
+            "allowed_schemas": list(self.schemas),
+            "constraints": dict(self.limits),
+        }
+        if self.trust is not None:
+            terms["trust"] = str(float(self.trust))
+        return terms
+
 
 @dataclass(frozen=True)
 class Hired:
@@ -62,6 +108,7 @@ class Hired:
     with_rune: bool
     warnings: tuple[str, ...]
     trial_id: str | None = None
+    out_of_reach: tuple[OutOfReach, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from hive_shared import credential as credentials
-from hive_shared.credential_scope import Template
+from hive_shared.credential_scope import Template, out_of_reach
 from hive_shared.errors import (
     Capacity,
     ConfirmationRequired,
@@ -139,8 +140,19 @@ class AdvisorService:
         if draft.rune_owed:
             warnings.append("the node could not make the rune for REST; it is sent as soon as it can")
         self._p.log("info", "advisor_authorized", advisor=advisor.advisor_id, access=template.name)
+        document = draft.row.credential
+        beyond = out_of_reach(
+            document.tier, document.allowed_schemas, document.permissions, document.constraints
+        )
         return Hired(
-            advisor, name, draft.row, template.name, draft.rune is not None, tuple(warnings), trial_id
+            advisor,
+            name,
+            draft.row,
+            template.name,
+            draft.rune is not None,
+            tuple(warnings),
+            trial_id,
+            tuple(beyond),
         )
 
     def _whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
@@ -183,14 +195,20 @@ class AdvisorService:
         now = self._p.now()
         if known is not None and not known.active and not hire.confirm:
             raise ConfirmationRequired(
-                f"{self._p.aliases.name_of(known)!a} was revoked before; confirm=true hires again"
+                f"{self._p.aliases.name_of(known)!a} was revoked before; hive-client-authorize with"
+                " confirm=true hires again"
             )
+        if pubkey in (self._p.node_id[2:], self._p.offers.node_key):
+            raise InvalidParams("this is the node's own key; a node cannot be its own advisor")
         unsigned = credentials.new(
             credential_id=str(uuid.UUID(bytes=self._p.random_bytes(16), version=4)),
             node_id=self._p.node_id,
             agent_key=pubkey,
             template=template,
             constraints=hire.constraints(template),
+            permissions=hire.permissions,
+            agent_id=hire.agent_id or None,
+            trust=Fraction(1) if hire.trust is None else hire.trust,
             valid_from=now,
             valid_until=now + (hire.trial_days or hire.days) * DAY_S,
         )
@@ -208,6 +226,7 @@ class AdvisorService:
             source="operator",
             created_at=now,
             rune_id=None if rune is None else rune[0],
+            trust_pinned=hire.trust is not None,
         )
         binding = await self._p.offers.prepare()
         return _Draft(row, advisor, known is None, new_name, binding, rune, owed, opening)
@@ -220,7 +239,10 @@ class AdvisorService:
                 known,
                 status="active",
                 access_template=template.name,
-                daily_limit_sats=hire.daily_limit_sats,
+                # A renewal that says nothing of the limit must not lift it.
+                daily_limit_sats=(
+                    known.daily_limit_sats if hire.daily_limit_sats is None else hire.daily_limit_sats
+                ),
                 note=hire.note or known.note,
                 updated_at=now,
                 revoked_at=None,
@@ -266,12 +288,7 @@ class AdvisorService:
             tx,
             operator_event(
                 "authorize",
-                params={
-                    "access": hire.access,
-                    "days": hire.trial_days or hire.days,
-                    "allow": list(hire.allow),
-                    "trial": trial is not None,
-                },
+                params=hire.terms(),
                 result={
                     "valid_until": row.credential.valid_until,
                     "superseded": [old.credential_id for old in superseded],

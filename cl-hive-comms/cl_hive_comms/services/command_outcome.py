@@ -22,6 +22,7 @@ from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
 from .receipt_service import ReceiptFields, ReceiptService
+from .trust_service import TrustService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
 MAX_REFUSED_PARAMS_BYTES: Final = 2_048
@@ -65,13 +66,14 @@ class CommandOutcomes:
         identity: Identity,
         messages: Messages,
         alerts: Alerts,
+        trust: TrustService,
         now: Callable[[], int],
         on_receipt: Callable[[int, str], None] | None = None,
     ) -> None:
         self._commands, self._fees, self._receipts = commands, fees, receipts
         self._saved = saved
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
-        self._on_receipt = on_receipt
+        self._trust, self._on_receipt = trust, on_receipt
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
         self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
@@ -217,6 +219,7 @@ class CommandOutcomes:
     ) -> Response:
         """End a command that a rule refused on arrival. Repeats within a minute share one receipt (0071)."""
         now = self._now()
+        self._trust.refused(tx, case.advisor_id, error.symbol)
         self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         shared = self._commands.refusal_receipt(tx, case.sender, error.symbol, now // 60)
         if shared is None:
@@ -272,6 +275,7 @@ class CommandOutcomes:
         )
         slug = None if outcome.error is None else outcome.error.symbol
         self._move(tx, case, State.EXECUTING, _ENDED[outcome.state], slug=slug, receipt_id=receipt.receipt_id)
+        self._trust.executed(tx, case.advisor_id, outcome.state)
         self._fees.add(tx, outcome.fee_writes)
         if not outcome.acted:
             self._fees.release(tx, case.command_id)

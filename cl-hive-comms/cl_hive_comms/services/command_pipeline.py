@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from fractions import Fraction
 
 from hive_shared.store import Tx
 
@@ -26,7 +25,6 @@ from .ports_commands import (
     Alerts,
     CommandRows,
     Credentials,
-    CredentialView,
     Database,
     Fault,
     FeeRows,
@@ -45,6 +43,7 @@ from .receipt_service import ReceiptService
 from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
 from .timer_service import TimerService
+from .trust_service import TrustService
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +69,7 @@ class PipelineParts:
     alerts: Alerts
     messages: Messages
     acknowledgements: Acknowledgements
+    trust: TrustService
     node: Node
     state_key: bytes
     node_id: str
@@ -82,7 +82,6 @@ class PipelineParts:
     log: Log
     fault: Fault = no_fault
     window_ms: int = WINDOW_MS
-    trust_of: Callable[[CredentialView], Fraction] | None = None
     on_receipt: Callable[[int, str], None] | None = None
 
 
@@ -188,6 +187,7 @@ def _core(parts: PipelineParts) -> _Core:
         identity=parts.identity,
         messages=parts.messages,
         alerts=parts.alerts,
+        trust=parts.trust,
         now=parts.now,
         on_receipt=parts.on_receipt,
     )
@@ -198,7 +198,7 @@ def _core(parts: PipelineParts) -> _Core:
         policies=parts.policies,
         locks=locks,
         find_write=executors.write,
-        trust_of=parts.trust_of or _issued_trust,
+        trust_of=parts.trust.of,
         now=parts.now,
     )
     execution = ExecutionService(
@@ -291,7 +291,3 @@ def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:
 
 def _approvers(parts: PipelineParts) -> Collection[str]:
     return parts.policies.snapshot().settings(parts.now()).approvers
-
-
-def _issued_trust(view: CredentialView) -> Fraction:
-    return view.credential.trust

@@ -90,6 +90,11 @@ class CredentialService:
                 rows = [] if row.status == "revoked" else [*rows, row]
         return tuple(rows)
 
+    def known_since(self, advisor_id: str) -> int | None:
+        """When the engagement of an advisor began (Unix s); None for nobody."""
+        terms = self.engagement(advisor_id)
+        return terms[0].created_at if terms else None
+
     def live_rows(self) -> tuple[CredentialRow, ...]:
         """Credentials under which commands may come now."""
         now = self._now()

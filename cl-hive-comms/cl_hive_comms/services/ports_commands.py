@@ -210,6 +210,11 @@ class CredentialView(Protocol):
         """The credential that replaced it."""
         ...
 
+    @property
+    def trust_pinned(self) -> bool:
+        """Whether the operator chose its trust and history does not move it."""
+        ...
+
 
 class Credentials(Protocol):
     """Who may command (credential_service)."""

@@ -68,8 +68,8 @@ class AdvisorStore:
         tx.execute(
             "INSERT INTO comms_credentials (credential_id, advisor_id, format, issuer_id, agent_key, tier,"
             " schemas_json, constraints_json, permissions_json, trust, document_json, source, rune_id,"
-            " valid_from, valid_until, status, created_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " valid_from, valid_until, status, created_at, trust_pinned)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.credential_id,
                 row.advisor_id,
@@ -88,6 +88,7 @@ class AdvisorStore:
                 row.credential.valid_until,
                 row.status,
                 row.created_at,
+                int(row.trust_pinned),
             ),
         )
 
@@ -205,6 +206,7 @@ class AdvisorStore:
 
     def put_raw_credential(self, tx: sqlite3.Connection, row: Mapping[str, object]) -> None:
         """Insert or overwrite a credential. Raises KeyError for a missing column, sqlite3.IntegrityError."""
+        row = {"trust_pinned": 0, **row}  # backups made before the column existed
         tx.execute(
             f"INSERT INTO comms_credentials ({', '.join(_CREDENTIAL)}) VALUES ({_marks(_CREDENTIAL)})"
             f" ON CONFLICT (credential_id) DO UPDATE SET {_taken_over(_CREDENTIAL)}",
@@ -220,7 +222,7 @@ _CREDENTIAL = (
     *("credential_id", "advisor_id", "format", "issuer_id", "agent_key", "tier", "schemas_json"),
     *("constraints_json", "permissions_json", "trust", "document_json", "source", "rune_id", "valid_from"),
     *("valid_until", "status", "superseded_by", "acked_at", "revoked_at", "revocation_reason"),
-    *("last_check_at", "last_check_status", "created_at"),
+    *("last_check_at", "last_check_status", "created_at", "trust_pinned"),
 )
 
 
@@ -261,6 +263,7 @@ def _credential(row: sqlite3.Row) -> CredentialRow:
         created_at=row["created_at"],
         superseded_by=row["superseded_by"],
         rune_id=row["rune_id"],
+        trust_pinned=bool(row["trust_pinned"]),
         acked_at=row["acked_at"],
         revoked_at=row["revoked_at"],
         revocation_reason=row["revocation_reason"],

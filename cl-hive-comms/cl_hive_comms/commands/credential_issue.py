@@ -1,0 +1,165 @@
+"""hive-mgmt-credential-issue (docs/protocol/02-fleet-management.md §2, §11; 08 §5.2)."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, Final
+
+from hive_shared import credential as credentials
+from hive_shared.canonical import encode
+from hive_shared.credential_scope import PERMISSIONS
+from hive_shared.errors import InvalidParams, SiblingUnavailable, Unsupported
+from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.registry import Tier
+from hive_shared.runtime_spec import MethodSpec, Param
+
+from ..domain.advisor import MAX_DAYS
+from ..services.advisor_requests import Hired, Issue
+from ..services.advisor_service import AdvisorService
+
+_MAX_BYTES: Final = 4_096
+_SHOWN: Final = 20
+_TRUST: Final = "trust must be a number from 0.5 to 2 with at most three decimals"
+
+
+class CredentialIssueCommands:
+    """A credential spelt out by the operator. `hive_gossips`: a cl-hive that gossips them is there."""
+
+    def __init__(self, service: Callable[[], AdvisorService], hive_gossips: Callable[[], bool]) -> None:
+        self._service, self._hive_gossips = service, hive_gossips
+
+    def specs(self) -> list[MethodSpec]:
+        """The method of this family."""
+        return [
+            MethodSpec(
+                "hive-mgmt-credential-issue",
+                "X",
+                (
+                    Param("agent_id", "str", required=True, maximum=200),
+                    Param("tier", "str", required=True, choices=tuple(tier.word for tier in Tier)),
+                    Param("allowed_schemas_json", "json", required=True),
+                    Param("constraints_json", "json"),
+                    Param("permissions_json", "json"),
+                    Param("valid_days", "int", default=90, minimum=1, maximum=MAX_DAYS),
+                    Param("trust", "any"),
+                    Param("gossip", "bool", default=False),
+                ),
+                self._issue,
+                "Give an agent a credential spelt out: tier, schema patterns, constraints, permissions.",
+            )
+        ]
+
+    async def _issue(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["gossip"]:
+            self._refuse_gossip()
+        agent_id, key = _agent(params["agent_id"])
+        hired = await self._service().authorize(
+            Issue(
+                advisor="",
+                npub=key,
+                agent_id=agent_id,
+                days=params["valid_days"],
+                trust=_trust(params["trust"]),
+                permissions=_permissions(params["permissions_json"]),
+                tier=Tier.parse(params["tier"]),
+                schemas=_schemas(params["allowed_schemas_json"]),
+                limits=_constraints(params["constraints_json"]),
+            )
+        )
+        return _issued(hired)
+
+    def _refuse_gossip(self) -> None:
+        if not self._hive_gossips():
+            raise SiblingUnavailable(
+                "gossip=true needs cl-hive, and no cl-hive that gossips credentials is running; issue without"
+                " gossip, the agent gets its credential by direct message all the same",
+                data={"sibling": "cl-hive"},
+            )
+        raise Unsupported(
+            "credentials are not gossiped by this version; leave gossip out", reason="unsupported_action"
+        )
+
+
+def _agent(text: str) -> tuple[str, str]:
+    """The agent as documents name it, and its x-only key."""
+    body = text.strip()
+    if body.startswith("did:") and not body.startswith("did:nostr:"):
+        raise SiblingUnavailable(
+            "only cl-hive-archon can resolve this DID and it is not there; give the agent's npub",
+            data={"sibling": "cl-hive-archon"},
+        )
+    if len(body) == 66 and body[:2] in ("02", "03"):
+        key = _key(body[2:])
+        return body.lower(), key
+    return "", _key(body)
+
+
+def _key(text: str) -> str:
+    try:
+        return parse_pubkey(text)
+    except ValueError as error:
+        raise InvalidParams(f"agent_id: {error}; a Lightning node id works too") from None
+
+
+def _schemas(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+        raise InvalidParams('allowed_schemas_json must be a list of patterns such as ["hive:monitor/*"]')
+    if len(value) > 100 or len(encode(value)) > _MAX_BYTES:
+        raise InvalidParams(f"allowed_schemas_json must be at most 100 patterns in {_MAX_BYTES} bytes")
+    return tuple(dict.fromkeys(value))
+
+
+def _constraints(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidParams('constraints_json must be an object such as {"max_fee_change_pct": 25}')
+    return value
+
+
+def _permissions(value: Any) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        value = dict.fromkeys(value, True)
+    if not isinstance(value, dict):
+        raise InvalidParams('permissions_json must be an object of booleans such as {"monitor": true}')
+    for name, granted in value.items():
+        if name not in PERMISSIONS:
+            raise InvalidParams(f"permission {name[:40]!a} is unknown; known are {', '.join(PERMISSIONS)}")
+        if not isinstance(granted, bool):
+            raise InvalidParams(f"permission {name} must be true or false")
+    return value
+
+
+def _trust(value: Any) -> Fraction | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InvalidParams(_TRUST)
+    try:
+        exact = Fraction(str(value).strip())
+    except (ValueError, ZeroDivisionError):
+        raise InvalidParams(f"{_TRUST}, not {str(value)[:20]!a}") from None
+    if not Fraction(1, 2) <= exact <= 2 or 1000 % exact.denominator:
+        raise InvalidParams(f"{_TRUST}, not {str(value)[:20]!a}")
+    return exact
+
+
+def _issued(hired: Hired) -> dict[str, Any]:
+    document = hired.row.credential
+    result: dict[str, Any] = {
+        "credential": credentials.to_doc(document),
+        "credential_id": hired.row.credential_id,
+        "hash": credentials.doc_hash(document),
+        "advisor_id": hired.advisor.advisor_id,
+        "name": hired.name,
+        "valid_until": document.valid_until,
+        "delivery": "queued" if document.agent_id.startswith("did:nostr:") else "by hand",
+        "rune": hired.with_rune,
+    }
+    if hired.out_of_reach:
+        beyond = hired.out_of_reach
+        result["warning_out_of_reach"] = [
+            f"{each.schema}#{each.action} needs {each.needs}" for each in beyond[:_SHOWN]
+        ] + ([f"and {len(beyond) - _SHOWN} more"] if len(beyond) > _SHOWN else [])
+    return result

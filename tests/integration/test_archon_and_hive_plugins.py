@@ -223,5 +223,5 @@ async def test_a_missing_dependency_disables_with_what_to_install(
     (copy / "msgspec.py").write_text("raise ImportError('broken', name='msgspec')")
     (copy / "pyln").mkdir()
     (copy / "pyln" / "__init__.py").write_text("raise ImportError('broken', name='pyln.client')")
-    with pytest.raises(DevnetRpcError, match=r"needs pyln\.client: install requirements\.txt"):
+    with pytest.raises(DevnetRpcError, match=r"needs [a-z.]+: install requirements\.txt"):
         await start(node, copy / plugin.name)

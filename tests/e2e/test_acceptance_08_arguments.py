@@ -49,7 +49,11 @@ async def everything() -> AsyncIterator[NodeHandle]:
 def filled(spec: MethodSpec, but: str = "") -> dict[str, Any]:
     """Values that are right in form for every required parameter except one."""
     right = {"str": "x", "int": 1, "bool": False, "json": {}, "any": "x"}
-    return {p.name: right[p.kind] for p in spec.params if p.required and p.name != but}
+    return {
+        p.name: p.choices[0] if p.choices else right[p.kind]
+        for p in spec.params
+        if p.required and p.name != but
+    }
 
 
 async def complaint(node: NodeHandle, method: str, params: Any) -> str:

@@ -36,10 +36,12 @@ BACKGROUND = {"comms_state", "comms_alerts", "comms_outbox", "nostr_state"}
 
 
 def own_rows(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table that nothing but a command writes (bytes: tests/integration/test_migration.py)."""
+    """Rows of every table that nothing but a command writes (of bytes: integration/test_migration.py)."""
     path = world.alice.net_dir / "cl_hive_comms.db"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names = {
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         assert names > BACKGROUND
         return {
             name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()

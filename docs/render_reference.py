@@ -21,17 +21,28 @@ _METHODS = """# Methods
 Written by `make reference` from what the plugins declare: edit that, not this page.
 
 Parameters are given as `name=value` (`lightning-cli -k`) or by position in the order shown. One that is
-unknown, missing or out of bounds is refused with its name, and nothing happens. What the methods answer and
-which errors they raise: [the specification](../protocol/08-client-and-plugins.md), section 4.
+unknown, missing, repeated or out of bounds is refused with its name, and nothing happens. What the methods
+answer and which errors they raise: [the specification](../protocol/08-client-and-plugins.md), section 4.
 
 | class | who may call | |
 |---|---|---|
 | R | whoever has RPC access | reads |
 | A | whoever has RPC access | acts |
-| X | the operator | changes who may do what, or what cannot be undone |
+| X | the operator, never by a rune or a tool of an AI | changes who may do what, or what cannot be undone |
 | S | another hive plugin of this node | every call also carries `nonce`, `ts` and `auth`, checked before \
 the other parameters |
 | remote | an advisor, through clnrest | authenticated by the signature inside the envelope |
+"""
+
+_RUNE = """## A rune that only reads
+
+For a monitor, or an assistant that may look but not touch: every call of class R of the three plugins and
+nothing else. Where the class depends on a parameter, that parameter must be sent, and by name (`action=get`):
+without it, or by position, the rune is refused.
+
+```
+lightning-cli createrune restrictions='[ROWS]'
+```
 """
 
 _POLICY = """# Policy keys
@@ -57,21 +68,38 @@ def pages() -> dict[str, str]:
 
 def methods_page() -> str:
     """The methods of each plugin, by name."""
-    parts = [_METHODS]
-    for plugin, package in PLUGINS.items():
+    declared = {plugin: _specs(package) for plugin, package in PLUGINS.items()}
+    parts = [_METHODS, _reading_rune([spec for specs in declared.values() for spec in specs])]
+    for plugin, specs in declared.items():
         parts.append(f"## {plugin}\n")
-        parts += [_method(spec) for spec in sorted(_specs(package), key=lambda spec: str(spec.name))]
+        parts += [_method(spec) for spec in sorted(specs, key=lambda spec: str(spec.name))]
     return "\n".join(parts)
 
 
 def _method(spec: Any) -> str:
-    lines = [f"### {spec.name}", "", f"Class {spec.klass}. {spec.description}", ""]
+    lines = [f"### {spec.name}", "", f"{_class(spec)} {spec.description}", ""]
     if spec.params:
         lines += ["| parameter | type | default |", "|---|---|---|"]
         lines += [f"| `{param.name}` | {_type(param)} | {_default(param)} |" for param in spec.params]
     else:
         lines.append("No parameters.")
     return "\n".join([*lines, ""])
+
+
+def _class(spec: Any) -> str:
+    if spec.by is None:
+        return f"Class {spec.klass}."
+    parts = []
+    for klass in ("R", "A", "X"):
+        values = " ".join(f"`{value}`" for value in spec.by.values(klass))
+        parts += [f"{klass} with {values}"] if values else []
+    return f"Class by `{spec.by.param}`: {'; '.join(parts)}."
+
+
+def _reading_rune(specs: Sequence[Any]) -> str:
+    template = importlib.import_module("hive_shared.rune_template")
+    rows = ",\n ".join(json.dumps(row) for row in template.restrictions(specs))
+    return _RUNE.replace("ROWS", rows)
 
 
 def _type(param: Any) -> str:

@@ -6,13 +6,14 @@ pyln's own dispatch binds parameters to Python arguments, which cannot carry a p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyln.client.plugin import Method, MethodType, Option, Plugin, Request
 
 from hive_shared.runtime_output import Output
-from hive_shared.runtime_spec import MethodSpec, OptionSpec
+from hive_shared.runtime_spec import MethodSpec, OptionSpec, object_of_pairs
 
 __all__ = ["HandOverPlugin"]
 
@@ -101,6 +102,16 @@ class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
             self.add_hook(hook, _never, background=True, filters=filters)
         for notification in notifications:
             self.add_notification_topic(notification)
+
+    def _multi_dispatch(self, msgs: list[bytes]) -> bytes:
+        # pyln's own, but for objects that repeat a name: those must not lose it silently.
+        for payload in msgs[:-1]:
+            request = self._parse_request(json.loads(payload, object_pairs_hook=object_of_pairs))
+            if request.id is not None:
+                self._dispatch_request(request)
+            else:
+                self._dispatch_notification(request)
+        return msgs[-1]
 
     def _dispatch_request(self, request: Request) -> None:
         if request.method == "getmanifest":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,30 @@ from typing import Any, Final, Literal
 
 from hive_shared.errors import InvalidParams
 
-__all__ = ["Handler", "InitInfo", "MethodSpec", "OptionSpec", "Param", "option_from_node", "parse_params"]
+__all__ = [
+    "ClassBy",
+    "Handler",
+    "InitInfo",
+    "Klass",
+    "MethodSpec",
+    "OptionSpec",
+    "Param",
+    "RepeatedName",
+    "object_of_pairs",
+    "option_from_node",
+    "parse_params",
+]
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """Receives every declared parameter by name (the default where the caller gave none), returns the result
 object."""
+
+Klass = Literal["R", "A", "X", "S", "remote"]
+"""R reads, A acts, X is the operator's alone, S a sibling's (authenticated before parsing), remote: reached
+by remote senders through clnrest, authenticated by its own content."""
+
+# From what most may call to what only the operator may.
+_STRICTNESS: Final = ("R", "A", "X")
 
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})\Z")
 _JSON_TEXT_MAX: Final = 1_048_576
@@ -47,15 +67,56 @@ class Param:
 
 
 @dataclass(frozen=True)
+class ClassBy:
+    """The parameter that decides the class of a call, and the class each of its values has."""
+
+    param: str
+    classes: Mapping[str, Literal["R", "A", "X"]]
+
+    @property
+    def strictest(self) -> Klass:
+        """The class of a caller who may make every call of the method."""
+        return max(self.classes.values(), key=_STRICTNESS.index)
+
+    def values(self, klass: str) -> tuple[str, ...]:
+        """The values whose calls are of this class, in the order declared."""
+        return tuple(value for value, own in self.classes.items() if own == klass)
+
+
+@dataclass(frozen=True)
 class MethodSpec:
-    """One RPC method. ``klass``: R read, A acting, X operator only, S sibling only (authenticated before
-    parsing), remote: reached by remote senders through clnrest, authenticated by its own content."""
+    """One RPC method and who may call it (08 section 5.2).
+
+    ``by`` is for a method that reads with one value of a parameter and changes things with another; ``klass``
+    is then the strictest of its classes. Raises ``ValueError`` when the two disagree, or when ``by`` leaves
+    a value of the parameter without a class: a rune or a tool set made from a gap would grant too much.
+    """
 
     name: str
-    klass: Literal["R", "A", "X", "S", "remote"]
+    klass: Klass
     params: tuple[Param, ...]
     handler: Handler
     description: str
+    by: ClassBy | None = None
+
+    def __post_init__(self) -> None:
+        if self.by is None:
+            return
+        param = next((p for p in self.params if p.name == self.by.param), None)
+        if param is None:
+            raise ValueError(f"{self.name}: its class depends on {self.by.param}, which is no parameter")
+        takes = ("false", "true") if param.kind == "bool" else param.choices
+        if not takes or set(takes) != set(self.by.classes):
+            raise ValueError(f"{self.name}: every value of {param.name} needs a class, and no other has one")
+        if self.klass != self.by.strictest:
+            raise ValueError(f"{self.name}: its class is {self.by.strictest}, the strictest of its calls")
+
+    def class_of(self, params: Mapping[str, Any]) -> Klass:
+        """The class of one call with these parsed parameters."""
+        if self.by is None:
+            return self.klass
+        value = params[self.by.param]
+        return self.by.classes[str(value).lower() if isinstance(value, bool) else value]
 
     @property
     def usage(self) -> str:
@@ -108,17 +169,42 @@ class InitInfo:
     invalid_options: Mapping[str, str] = field(default_factory=dict)
 
 
+class RepeatedName(dict[str, Any]):
+    """A JSON object in which a name stood more than once. ``repeated`` is that name.
+
+    lightningd checks a rune against the first, a decoder keeps the last: such parameters could pass as a
+    read and arrive as a change.
+    """
+
+    repeated: str = ""
+
+
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads``: the object, marked when a name stood in it more than once."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    marked = RepeatedName(found)
+    marked.repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+    return marked
+
+
 def parse_params(spec: MethodSpec, raw: object) -> dict[str, Any]:
     """Bind and check the parameters of one call.
 
-    Returns every declared name. Raises ``InvalidParams`` for an unknown, missing, surplus or ill-typed
-    parameter.
+    Returns every declared name. Raises ``InvalidParams`` for an unknown, missing, surplus, repeated or
+    ill-typed parameter.
     """
     given = _bind(spec, raw)
     return {param.name: _value(param, given.get(param.name)) for param in spec.params}
 
 
 def _bind(spec: MethodSpec, raw: object) -> Mapping[str, Any]:
+    if isinstance(raw, RepeatedName):
+        raise InvalidParams(
+            f"parameter {_clip(raw.repeated)} is given twice; give it once",
+            data={"param": raw.repeated[:64]},
+        )
     if isinstance(raw, Mapping):
         known = {p.name for p in spec.params}
         for name in raw:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from agent import Agent
+from cl_hive_comms.plugin.app import Comms
 from hive_devnet.faults import FaultKind, NodeFaults
 from hive_devnet.network import EmbeddedNetwork
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import AdvisorFailed, World, until
+from hive_shared.rune_template import restrictions
 from rest_calls import post, post_in_turn, rune_of, send
 
 COMMS = "hive-comms-"
@@ -221,3 +223,43 @@ async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(rest_worl
     await world.relay.kill()
     assert (await world.advisor.run("client", "read", "alice", "health"))["state"] == "done"
     assert (await world.alice.call("hive-client-revoke", {"advisor": npub}))["rune_blacklisted"] is True
+
+
+async def test_acceptance_08_21_a_rune_for_reading_opens_no_change(rest_world: World) -> None:
+    world = rest_world
+    rows = restrictions(list(Comms().app._methods.values()))
+    rune = (
+        await world.alice.call("createrune", {"restrictions": [row for row in rows if row != ["rate=60"]]})
+    )["rune"]
+
+    async def opens(method: str, params: object) -> bool:
+        try:
+            return bool(
+                (await world.alice.call("checkrune", {"rune": rune, "method": method, "params": params}))[
+                    "valid"
+                ]
+            )
+        except DevnetRpcError as error:
+            assert error.code == 1502, error
+            return False
+
+    policy = "hive-client-policy"
+    shown = await post(world, policy, rune, {"action": "get"})
+    assert shown.status_code == 201 and shown.json()["preset"] == "moderate", shown.text
+    for params in ({"action": "set-preset", "preset": "aggressive"}, {"preset": "aggressive"}, {}):
+        refused = await post(world, policy, rune, params)
+        assert refused.status_code == 401, refused.text
+    assert (await world.alice.call(policy))["preset"] == "moderate"
+    assert await opens(policy, {"action": "explain"})
+    assert not await opens(policy, ["get"]) and not await opens(policy, ["reset"])
+    assert await opens("hive-client-selfcheck", {"fix": False})
+    assert not await opens("hive-client-selfcheck", {"fix": True})
+    assert not await opens("hive-client-selfcheck", {})
+    for method in (
+        "hive-client-authorize",
+        "hive-client-revoke",
+        "hive-comms-alert",
+        "hive-comms-rpc",
+        "pay",
+    ):
+        assert not await opens(method, {}), method

@@ -116,6 +116,13 @@ class Pipe:
         self.process.stdin.flush()
         return request_id
 
+    def send_text(self, request_id: str, text: str) -> str:
+        """A message as it stands: objects of Python cannot repeat a name."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode() + b"\n\n")
+        self.process.stdin.flush()
+        return request_id
+
     def pump(self, until: Callable[[], bool], seconds: float = 20.0) -> None:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
@@ -378,3 +385,14 @@ def test_without_lightningd_it_prints_its_usage(script: Path) -> None:
     )
     assert done.returncode == 0
     assert b"test-echo request [count]" in done.stdout and b"--test-number=int" in done.stdout
+
+
+def test_a_parameter_given_twice_is_refused(pipe: Pipe) -> None:
+    # lightningd holds a rune against the first of them, json would keep the last.
+    pipe.init()
+    params = '{"request":"get","count":1,"request":"set"}'
+    text = f'{{"jsonrpc":"2.0","id":"twice","method":"test-echo","params":{params}}}'
+    answer = pipe.answer(pipe.send_text("twice", text))
+    assert answer["error"]["code"] == -32602
+    assert answer["error"]["message"] == 'invalid_params: parameter "request" is given twice; give it once'
+    assert pipe.result("test-echo", {"request": {"inner": 1}})["params"]["request"] == {"inner": 1}

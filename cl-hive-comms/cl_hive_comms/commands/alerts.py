@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hive_shared.errors import InvalidParams
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.domain.alert import Alert
 from cl_hive_comms.services.alert_delivery import AlertDelivery
@@ -29,6 +29,7 @@ class AlertCommands:
                 ),
                 self._alerts,
                 "What you should notice: list, test (send one by every channel that is set), ack (id).",
+                by=ClassBy("action", {"list": "R", "test": "A", "ack": "A"}),
             )
         ]
 

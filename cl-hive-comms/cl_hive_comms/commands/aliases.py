@@ -5,7 +5,7 @@ from typing import Any
 
 from hive_shared.errors import InvalidParams, NotFound
 from hive_shared.nostr.keys import npub_encode
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.domain.advisor import Alias
 from cl_hive_comms.services.alias_service import AliasService
@@ -31,6 +31,7 @@ class AliasCommands:
                 ),
                 self._alias,
                 "Your own names for advisors: list, set (alias, target), get (alias), remove (alias).",
+                by=ClassBy("action", {"list": "R", "set": "A", "get": "R", "remove": "A"}),
             )
         ]
 

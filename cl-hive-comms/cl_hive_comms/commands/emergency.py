@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hive_shared.errors import InvalidParams
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.services.emergency_service import EmergencyService
 
@@ -33,6 +33,7 @@ class EmergencyCommands:
                 ),
                 self._emergency,
                 "Stop every remote command at once (engage), show the stop (status), end it (release).",
+                by=ClassBy("action", {"engage": "A", "status": "R", "release": "X"}),
             )
         ]
 

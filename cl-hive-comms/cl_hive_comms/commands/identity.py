@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from hive_shared.errors import ConfirmationRequired, InvalidParams
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms import option_parsers
 from cl_hive_comms.services.identity_service import IdentityService
@@ -37,6 +37,7 @@ class IdentityCommands:
                 ),
                 handler=self._identity,
                 description="Identity of this node: get, rotate (confirm=true), set-relays (relays=..).",
+                by=ClassBy("action", {"get": "R", "rotate": "X", "set-relays": "X"}),
             )
         ]
 

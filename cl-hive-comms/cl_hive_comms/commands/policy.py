@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from hive_shared.errors import InvalidParams
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.domain.policy_rules import Rule, conflicts
 from cl_hive_comms.domain.policy_settings import PRESETS, QuietHours, Settings
@@ -26,6 +26,7 @@ ACTIONS = (
     "unforbid",
     "reset",
 )
+_SHOWS = ("get", "explain")
 # Which parameters an action takes; any other is a mistake the operator should hear of.
 _TAKES: Mapping[str, tuple[str, ...]] = {
     "set-preset": ("preset",),
@@ -87,6 +88,7 @@ class PolicyCommands:
                 ),
                 self._policy,
                 "What advisors may do here: get, explain, set-preset, set, override, add-rule, protect, ..",
+                by=ClassBy("action", {name: "R" if name in _SHOWS else "X" for name in ACTIONS}),
             )
         ]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
@@ -25,6 +25,7 @@ class SelfcheckCommands:
                 (Param("fix", "bool", default=False), FORMAT),
                 self._selfcheck,
                 "Looks at node, database, key, relays, policy and receipts; fix=true repairs what is safe.",
+                by=ClassBy("fix", {"false": "R", "true": "X"}),
             )
         ]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import InvalidParams, NotFound
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.commands.advisors import shown_hire
 from cl_hive_comms.commands.rendering import as_text
@@ -47,6 +47,7 @@ class TrialCommands:
                 ),
                 self._trial,
                 f"A first engagement of {MIN_DAYS} to {MAX_DAYS} days: list, start, stop, review.",
+                by=ClassBy("action", {"list": "R", "start": "X", "stop": "X", "review": "R"}),
             )
         ]
 

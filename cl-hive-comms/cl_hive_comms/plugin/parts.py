@@ -181,6 +181,7 @@ class Assembly(ABC):
             now=unix_now,
             random_bytes=os.urandom,
             log=self.log,
+            fault=fault_point(self.info.network),
         )
         self.kill_switch = KillSwitch(self.db, facts, self.info.net_dir / "hive", now=unix_now)
         self.receipts = ReceiptService(
@@ -360,6 +361,7 @@ class Assembly(ABC):
             advisors=lambda: self.advisors,
             log=self.log,
         )
+        self.identity.import_guards += [self.contracts.none_live_in, self.credentials.not_known_in]
         self.advisors = AdvisorService(
             Ports(
                 db=self.db,

@@ -16,7 +16,7 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
-from hive_shared.errors import Capacity, NotFound
+from hive_shared.errors import Capacity, Conflict, NotFound
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import CredentialRow
@@ -137,6 +137,14 @@ class ContractService:
     def trial_of(self, tx: Tx, credential_id: str) -> str | None:
         """The trial that a credential was issued for, by id."""
         return self._store.trial_of_credential(tx, credential_id)
+
+    def none_live_in(self, tx: Tx, pubkey: str) -> None:
+        """Raises Conflict while a contract names our present Nostr key: `pubkey` must not take its place."""
+        if (contract_id := self._store.live_contract(tx, self._now())) is not None:
+            raise Conflict(
+                f"contract {contract_id} is signed with this node's present key and still live; end it first",
+                reason="contract_live",
+            )
 
     # -- reviews ---------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ credential. Reads come from memory, because they stand before every database acc
 
 from collections.abc import Callable, Iterable
 
+from hive_shared.errors import Conflict
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import Advisor, CredentialRow
@@ -51,6 +52,15 @@ class CredentialService:
         Former agents count: they are told that their credential ended (docs/protocol/02 §15.11).
         """
         return sender_key in self._keys or sender_key in self._also_known()
+
+    def not_known_in(self, tx: Tx, pubkey: str) -> None:
+        """Raises Conflict for the key of somebody who commands or approves here: it must not be ours too."""
+        if self.knows(pubkey):
+            raise Conflict(
+                "this key belongs to an advisor or approver of this node, who would then be the node itself;"
+                " take another one",
+                reason="key_in_use",
+            )
 
     async def current(self, credential_id: str) -> CredentialRow | None:
         """The credential of that id, in whatever state."""

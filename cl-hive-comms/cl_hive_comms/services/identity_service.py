@@ -4,9 +4,12 @@ docs/protocol/08-client-and-plugins.md §6 "Identity". A node restored from `hsm
 because the first key is derived; an imported key lives in the database alone.
 """
 
+import asyncio
+import re
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from hive_shared.cln import ClnError
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
@@ -14,14 +17,19 @@ from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.identity import SEED_STRING, KeyRecord, KeyRing, derive, usable
+from cl_hive_comms.services.ports_commands import Fault, no_fault
 from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, MakeSecret, RandomBytes
 
 _RING = "config:identity"
 _KEY = "config:key:"
+_KEY_FILE_MAX: Final = 4_096
+_HEX: Final = re.compile(r"[0-9A-Fa-f]+\Z")
 
 Announce = Callable[[KeyRecord, KeyRecord, Secret], Awaitable[Callable[[Tx], None]]]
 """Prepares, from old and new key and the new secret, what the transaction of a rotation also stores: the
 notices to advisors."""
+ImportGuard = Callable[[Tx, str], None]
+"""Asked in the transaction that would store an imported key, by its public half; raises to refuse it."""
 
 
 class IdentityService:
@@ -37,8 +45,9 @@ class IdentityService:
         now: Clock,
         random_bytes: RandomBytes,
         log: Log,
+        fault: Fault = no_fault,
     ) -> None:
-        self._db, self._store, self._sealer = db, store, sealer
+        self._db, self._store, self._sealer, self._fault = db, store, sealer, fault
         self._makesecret, self._now, self._random_bytes, self._log = makesecret, now, random_bytes, log
         self._ring: KeyRing | None = None
         self._secrets: dict[str, Secret] = {}
@@ -47,6 +56,10 @@ class IdentityService:
         self._listeners: list[Callable[[], Awaitable[None]]] = []
         self.announce: Announce | None = None
         """Set by the composition root; without it a rotation is told to nobody."""
+        self.import_guards: list[ImportGuard] = []
+        """What must not be so for a key to be imported; filled by the composition root."""
+        self.changing = asyncio.Lock()
+        """Held by whoever replaces or adds keys: two at a time would lose the key of one."""
 
     # -- reads ---------------------------------------------------------------------------------------
 
@@ -115,39 +128,70 @@ class IdentityService:
         await self._save(KeyRing(record, (), generation), {record.pubkey: key})
 
     async def rotate(self) -> KeyRecord:
-        """Replace the key by the next generation; the old one stays readable for 30 days. The new record."""
-        ring = self.ring
-        key, generation = await self._derived(ring.next_generation)
-        origin = f"derived:{generation}"
-        if key is None:
-            key, origin = self._random_key(), "random"
-        return await self._replace(key, origin, generation + 1)
+        """Replace the key by the next generation; the old one stays readable for 30 days. The new record.
 
-    async def import_key(self, text: Secret) -> KeyRecord:
-        """Replace the key by one of the operator's. Raises Conflict when it is the current one already."""
-        key = _read_key(text)
-        if xonly_pubkey(key) == self.pubkey:
-            raise Conflict("this key is the current one already")
-        return await self._replace(key, "imported", self.ring.next_generation)
+        Raises Conflict when a restore or a migration changed the keys meanwhile.
+        """
+        async with self.changing:
+            key, generation = await self._derived(self.ring.next_generation)
+            origin = f"derived:{generation}"
+            if key is None:
+                key, origin = self._random_key(), "random"
+            return await self._replace(key, origin, generation + 1)
+
+    async def import_key(self, key: Secret) -> KeyRecord:
+        """Replace the key by one of the operator's (`parse_key`, `read_key_file`), as a rotation does.
+
+        Raises Conflict when it is the current one already, or when a guard refuses it.
+        """
+        async with self.changing:
+            if xonly_pubkey(key) == self.pubkey:
+                raise Conflict("this key is this node's key already; nothing was changed")
+            return await self._replace(key, "imported", self.ring.next_generation, self.import_guards)
+
+    async def check_import(self, key: Secret) -> None:
+        """Raise what `import_key` would refuse this key with, and change nothing."""
+        pubkey = xonly_pubkey(key)
+        if pubkey == self.pubkey:
+            raise Conflict("this key is this node's key already; nothing was changed")
+        await self._db.read(lambda tx: [guard(tx, pubkey) for guard in self.import_guards])
 
     # -- inside --------------------------------------------------------------------------------------
 
-    async def _replace(self, key: Secret, origin: str, next_generation: int) -> KeyRecord:
+    async def _replace(
+        self, key: Secret, origin: str, next_generation: int, guards: Sequence[ImportGuard] = ()
+    ) -> KeyRecord:
         now = self._now()
         record = KeyRecord(xonly_pubkey(key), origin, now)
-        old = self.ring.current
-        ring = self.ring.replaced(record, now, next_generation)
-        also = None if self.announce is None else await self.announce(old, record, key)
-        await self._save(ring, {**self._secrets, record.pubkey: key}, also)
+        before = self.ring
+        ring = before.replaced(record, now, next_generation)
+        announced = None if self.announce is None else await self.announce(before.current, record, key)
+
+        def also(tx: Tx) -> None:
+            for guard in guards:
+                guard(tx, record.pubkey)
+            if announced is not None:
+                announced(tx)
+
+        await self._fault("key_before_store")
+        await self._save(ring, {**self._secrets, record.pubkey: key}, also, instead_of=before)
+        await self._fault("key_after_store")
         self._log("info", "identity_changed", origin=origin)
         for listener in self._listeners:
             await listener()
         return record
 
     async def _save(
-        self, ring: KeyRing, secrets: dict[str, Secret], also: Callable[[Tx], None] | None = None
+        self,
+        ring: KeyRing,
+        secrets: dict[str, Secret],
+        also: Callable[[Tx], None] | None = None,
+        *,
+        instead_of: KeyRing | None = None,
     ) -> None:
         def body(tx: Tx) -> set[str]:
+            if instead_of is not None and self.stored_ring(tx) != instead_of:
+                raise Conflict("the keys of this node were changed meanwhile; look at them and try again")
             wanted = self.store_in(tx, ring, secrets)
             if also is not None:
                 also(tx)
@@ -225,31 +269,70 @@ class IdentityService:
 
     def _given_key(self, nsec: Secret | None, nsec_file: str) -> Secret | None:
         if nsec is not None:
-            return _read_key(nsec)
-        return _read_key(_read_file(Path(nsec_file))) if nsec_file else None
+            return parse_key(nsec)
+        return read_key_file(Path(nsec_file)) if nsec_file else None
 
     def _warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
         self._log("warning", "identity", note=sentence)
 
 
-def _read_file(path: Path) -> Secret:
+def read_key_file(path: Path) -> Secret:
+    """The key in a file that only its owner can read. Raises InvalidParams, which never shows the content."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidParams(f"{path} is not a plain file")
+        if stat.S_IMODE(found.st_mode) & 0o077:
             raise InvalidParams(f"{path} can be read by others; chmod 600 it first")
-        return Secret(path.read_bytes().strip())
+        with path.open("rb") as file:
+            content = file.read(_KEY_FILE_MAX + 1)
     except OSError as error:
         raise InvalidParams(f"the key file {path} cannot be read: {error.strerror}") from None
+    if len(content) > _KEY_FILE_MAX:
+        raise InvalidParams(f"the key file {path} is too long to hold one key: put nothing else into it")
+    return parse_key(Secret(content))
 
 
-def _read_key(text: Secret) -> Secret:
+def parse_key(text: Secret) -> Secret:
+    """The private key behind `nsec1…` or 64 hex digits. Raises InvalidParams, which never shows the text."""
+    try:
+        shown = text.reveal().decode().strip()
+    except UnicodeDecodeError:
+        raise InvalidParams("the Nostr key is not text; give nsec1... or 64 hex digits") from None
+    folded = shown.lower()
+    if folded.startswith("nsec1"):
+        return _nsec(shown)
+    if problem := _not_a_key(folded):
+        raise InvalidParams(f"the Nostr key was not taken: {problem}")
+    key = bytes.fromhex(folded)
+    if not usable(key):
+        raise InvalidParams("the Nostr key was not taken: these 64 hex digits are outside the curve's range")
+    return Secret(key)
+
+
+def _nsec(shown: str) -> Secret:
     from hive_shared.nostr.keys import nsec_decode
 
     try:
-        shown = text.reveal().decode().strip()
-        key = nsec_decode(shown) if shown.startswith("nsec1") else Secret(bytes.fromhex(shown))
-        if not usable(key.reveal()):
-            raise ValueError
-    except ValueError:
-        raise InvalidParams("the Nostr key is neither nsec1... nor 64 hex digits of a valid key") from None
-    return key
+        return nsec_decode(shown)
+    except ValueError as error:
+        raise InvalidParams(f"the Nostr key was not taken: {error}") from None
+
+
+def _not_a_key(folded: str) -> str:
+    """Why a text cannot be 64 hex digits, as its owner would like to hear it; empty when it is."""
+    if not folded:
+        return "it is empty"
+    if folded.startswith("ncryptsec1"):
+        return (
+            "it is encrypted (ncryptsec1...), and passwords are not taken here; have your Nostr client show"
+            " it as nsec1... and give that in a file"
+        )
+    if folded.startswith(("npub1", "nprofile1")):
+        return "that is a public key; the private one begins with nsec1"
+    if len(folded.split()) > 1:
+        return "it has several words; give nsec1... or 64 hex digits, not a recovery phrase"
+    if not _HEX.match(folded):
+        return "it is neither nsec1... nor 64 hex digits"
+    return "" if len(folded) == 64 else f"it has {len(folded)} hex digits, a key has 64"

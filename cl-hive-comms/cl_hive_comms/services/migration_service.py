@@ -133,9 +133,12 @@ class MigrationService:
         if dry_run or not found.imported:
             return found
         segment = await self._sign(plan) if plan.receipts else None
-        done, receipt_id = await self._db.write(lambda tx: self._import(tx, source, key, take_key, segment))
-        if done.ring is not None:
-            await self._identity.reload()
+        async with self._identity.changing:
+            done, receipt_id = await self._db.write(
+                lambda tx: self._import(tx, source, key, take_key, segment)
+            )
+            if done.ring is not None:
+                await self._identity.reload()
         return Migrated(source.sha256, tuple(done.reports), tuple(done.reissue), receipt_id)
 
     async def _sign(self, plan: _Pass) -> Segment:

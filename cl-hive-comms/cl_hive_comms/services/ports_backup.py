@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,8 @@ from .ports_policy import PolicyRows
 
 class Keys(Protocol):
     """The node's keys (services.identity_service.IdentityService)."""
+
+    changing: asyncio.Lock
 
     @property
     def ring(self) -> KeyRing: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,8 @@ class LegacyTables(Protocol):
 
 class OwnKeys(Protocol):
     """The node's keys (services.identity_service.IdentityService)."""
+
+    changing: asyncio.Lock
 
     @property
     def ring(self) -> KeyRing: ...

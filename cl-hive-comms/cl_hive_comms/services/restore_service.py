@@ -104,7 +104,8 @@ class RestoreService:
             return outcomes
 
         try:
-            return Restored(content.head, await self._db.write(body))
+            async with self._identity.changing:
+                return Restored(content.head, await self._db.write(body))
         except _DryRun as end:
             return Restored(content.head, end.outcomes)
 

@@ -67,6 +67,15 @@ class MarketplaceStore:
         ).fetchone()
         return None if row is None else str(row["trial_id"])
 
+    def live_contract(self, tx: Tx, now: int) -> str | None:
+        """A contract that binds this node at present, by id."""
+        row = tx.execute(
+            "SELECT contract_id FROM marketplace_trials"
+            " WHERE contract_id IS NOT NULL AND outcome IS NULL AND end_at > ? LIMIT 1",
+            (now,),
+        ).fetchone()
+        return None if row is None else str(row["contract_id"])
+
     def unreviewed(self, tx: Tx, now: int, limit: int) -> list[Trial]:
         """Trials that are over, by their time or before it, and have no review yet."""
         rows = tx.execute(

@@ -7,6 +7,7 @@ than a whole `getmanifest` should.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from .errors import Internal
 
 if TYPE_CHECKING:
-    from coincurve import PrivateKey
+    from coincurve import PrivateKey, PublicKeyXOnly
 
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _HEX128: Final = re.compile(r"[0-9a-f]{128}")
@@ -132,6 +133,24 @@ def schnorr_verify(pubkey_hex: str, digest: bytes, sig_hex: str) -> bool:
         return PublicKeyXOnly(bytes.fromhex(pubkey_hex)).verify(bytes.fromhex(sig_hex), digest)
     except (ValueError, TypeError):
         return False
+
+
+class SchnorrKey:
+    """A BIP-340 public key (x-only hex), parsed once for many checks. Never raises, as `schnorr_verify`."""
+
+    def __init__(self, pubkey_hex: str) -> None:
+        from coincurve import PublicKeyXOnly
+
+        self._key: PublicKeyXOnly | None = None
+        if _HEX64.fullmatch(pubkey_hex):
+            with contextlib.suppress(ValueError):
+                self._key = PublicKeyXOnly(bytes.fromhex(pubkey_hex))
+
+    def verify(self, digest: bytes, sig_hex: str) -> bool:
+        """Whether `sig_hex` (lower case) is this key's signature over `digest` (32 bytes)."""
+        if self._key is None or not _HEX128.fullmatch(sig_hex):
+            return False
+        return self._key.verify(bytes.fromhex(sig_hex), digest)
 
 
 def _signer(secret: Secret) -> PrivateKey:

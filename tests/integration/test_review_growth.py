@@ -9,11 +9,14 @@ from typing import Any, cast
 import pytest
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_service import KNOWN_PER_MINUTE, InboundService
+from cl_hive_comms.services.receipt_check import SEAL_SIZE
+from cl_hive_comms.services.receipt_service import operator_event
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.transport_store import InboxStore
 from hive_shared.crypto import Secret
 from hive_shared.nostr.giftwrap import Message, wrap
-from hive_shared.store import StoreError
+from hive_shared.store import StoreError, Tx
 from pipeline_world import AGENT_KEY, NODE_KEY, Keys, World, slug
 
 FEES = "hive:fee-policy/v1"
@@ -35,6 +38,17 @@ async def test_large_nonsense_leaves_no_large_receipt_and_no_large_row(world: Wo
         assert row is not None and len(row.envelope) < 5_000
     for doc in await world.docs():
         assert doc["params"]["bytes"] > 40_000 and len(doc["params"]["sha256"]) == 64
+    assert (await world.receipts.verify()).ok
+
+
+async def test_the_hourly_loop_seals_what_it_checked(world: World) -> None:
+    def fill(tx: Tx) -> None:
+        for _ in range(SEAL_SIZE):
+            world.receipts.append(tx, operator_event("policy_set"))
+
+    await world.db.write(fill)
+    await world.pipeline.timers.hourly()
+    assert await world.db.read(ReceiptStore().last_sealed) == SEAL_SIZE
     assert (await world.receipts.verify()).ok
 
 

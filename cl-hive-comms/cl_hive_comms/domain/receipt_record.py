@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptRow:
+class ReceiptRow(NamedTuple):
     """One row of `management_receipts`. `document` is the canonical text that `receipt_hash` hashes; the
     fields after the signature repeat parts of it, as they stand in the searchable columns."""
 
@@ -66,3 +66,12 @@ class AckRow:
     sender_key: str
     signature: str
     at: int
+
+
+class SealRow(NamedTuple):
+    """Says that the signatures of receipts `first_id..last_id` were checked, one by one, when the node's
+    Nostr key signed this (docs/decisions/0290-seals-over-checked-signatures.md)."""
+
+    first_id: int
+    last_id: int
+    signature: str

@@ -106,7 +106,7 @@ class BackupService:
         for root in self._t.receipts.checkpoints(tx):
             yield "comms_receipt_roots", asdict(root)
         for receipt in self._t.receipts.walk(tx, 1, self._receipts.end(tx).receipt_id):
-            yield "management_receipts", asdict(receipt)
+            yield "management_receipts", receipt._asdict()
         for root in self._t.receipts.roots(tx, 0, _ALL_ROOTS):
             if root.kind != PRUNE:
                 yield "comms_receipt_roots", asdict(root)

@@ -25,6 +25,7 @@ from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, fault
 from ..domain.receipt_record import AckRow, ReceiptRow, RootRow
 from .ports_backup import Keys, Tables
 from .ports_commands import Database
+from .receipt_check import verify_rows
 from .receipt_service import ReceiptService, operator_event
 from .restore_parts import Outcome, restore_aliases, restore_credentials, restore_policy
 
@@ -146,7 +147,7 @@ class RestoreService:
                 yield from found
 
             start = archive_end(checkpoints[-1] if checkpoints else None)
-            content.chain = self._receipts.verify_rows(rows(), start, tuple(keys))
+            content.chain = verify_rows(rows(), start, tuple(keys))
         for _ in found:
             pass
 

@@ -91,6 +91,7 @@ class TimerService:
         """Receipts for the hour's reads, then roots over all receipts; forget what is too old."""
         await self._roll_up_reads()
         await self._receipts.hourly_roots()
+        await self._receipts.seal_checked()
         now = self._now()
 
         def prune(tx: Tx) -> None:

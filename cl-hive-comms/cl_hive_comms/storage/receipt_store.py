@@ -1,18 +1,18 @@
-"""Sole writer of management_receipts, comms_receipt_roots and comms_receipt_acks
+"""Sole writer of management_receipts, comms_receipt_roots, comms_receipt_acks and comms_receipt_seals
 (docs/protocol/02-fleet-management.md §9, 08 §5.3). Triggers refuse every change of a receipt."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 from hive_shared.store import Tx
 
-from ..domain.receipt_record import AckRow, ReceiptQuery, ReceiptRow, RootRow
+from ..domain.receipt_record import AckRow, ReceiptQuery, ReceiptRow, RootRow, SealRow
 
-_NAMES = tuple(field.name for field in fields(ReceiptRow))
-_COLUMNS = ", ".join(_NAMES)
-_INSERT = f"INSERT INTO management_receipts ({_COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"
+_COLUMNS = ", ".join(ReceiptRow._fields)
+_WALK = f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id BETWEEN ? AND ? ORDER BY receipt_id"
+_INSERT = f"INSERT INTO management_receipts ({_COLUMNS}) VALUES ({', '.join('?' * len(ReceiptRow._fields))})"
 
 
 class ReceiptStore:
@@ -23,38 +23,66 @@ class ReceiptStore:
         row = tx.execute(
             f"SELECT {_COLUMNS} FROM management_receipts ORDER BY receipt_id DESC LIMIT 1"
         ).fetchone()
-        return ReceiptRow(**dict(row)) if row else None
+        return ReceiptRow(*row) if row else None
 
     def append(self, tx: Tx, row: ReceiptRow) -> None:
         """Add the next receipt. Raises sqlite3.IntegrityError when its id is not head + 1."""
-        tx.execute(_INSERT, [getattr(row, name) for name in _NAMES])
+        tx.execute(_INSERT, row)
 
     def get(self, tx: Tx, receipt_id: int) -> ReceiptRow | None:
         """The receipt of that id."""
         row = tx.execute(
             f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id = ?", (receipt_id,)
         ).fetchone()
-        return ReceiptRow(**dict(row)) if row else None
+        return ReceiptRow(*row) if row else None
 
     def walk(self, tx: Tx, from_id: int, to_id: int) -> Iterator[ReceiptRow]:
-        """Receipts `from_id..to_id` in id order, streamed."""
-        for row in tx.execute(
-            f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id BETWEEN ? AND ?"
-            " ORDER BY receipt_id",
-            (from_id, to_id),
-        ):
-            yield ReceiptRow(*row)
+        """Receipts `from_id..to_id` in id order, streamed. Damaged text comes with U+FFFD in it."""
+        cursor = tx.cursor()
+        # Plain tuples: rows that can be asked by name would cost a long walk a fifth of its time.
+        cursor.row_factory = None
+        rows = cursor.execute(_WALK, (from_id, to_id))
+        while True:
+            try:
+                row = ReceiptRow._make(next(rows))
+            except StopIteration:
+                return
+            except sqlite3.OperationalError:
+                break
+            yield row
+            from_id = row.receipt_id + 1
+        yield from self._walk_bytes(tx, from_id, to_id)
+
+    def _walk_bytes(self, tx: Tx, from_id: int, to_id: int) -> Iterator[ReceiptRow]:
+        # Text that is no UTF-8 stops the module sqlite3; `verify` is to name that receipt all the same.
+        was, tx.text_factory = tx.text_factory, bytes
+        try:
+            cursor = tx.cursor()
+            cursor.row_factory = None
+            for row in cursor.execute(_WALK, (from_id, to_id)):
+                yield ReceiptRow._make(
+                    value.decode(errors="replace") if isinstance(value, bytes) else value for value in row
+                )
+        finally:
+            tx.text_factory = was
 
     def find(self, tx: Tx, query: ReceiptQuery) -> tuple[ReceiptRow, ...]:
         """Receipts that match, newest first."""
-        rows = tx.execute(
-            f"SELECT {_COLUMNS} FROM management_receipts WHERE (?1 IS NULL OR advisor_id = ?1)"
-            " AND (?2 IS NULL OR schema_id = ?2) AND (?3 IS NULL OR created_at >= ?3)"
-            " AND (?4 IS NULL OR created_at < ?4) AND (?5 IS NULL OR receipt_id < ?5)"
-            " ORDER BY receipt_id DESC LIMIT ?6",
-            (query.advisor_id, query.schema, query.since, query.until, query.before_id, query.limit),
+        wanted = (
+            ("advisor_id = ?", query.advisor_id),
+            ("schema_id = ?", query.schema),
+            ("created_at >= ?", query.since),
+            ("created_at < ?", query.until),
+            ("receipt_id < ?", query.before_id),
         )
-        return tuple(ReceiptRow(**dict(row)) for row in rows)
+        # Only what is asked for: with `? IS NULL OR ..` SQLite would use no index but that of the ids.
+        asked = [(term, value) for term, value in wanted if value is not None]
+        where = " AND ".join(term for term, _ in asked) or "TRUE"
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE {where} ORDER BY receipt_id DESC LIMIT ?",
+            [*(value for _, value in asked), query.limit],
+        )
+        return tuple(ReceiptRow(*row) for row in rows)
 
     def of_command(self, tx: Tx, command_id: str) -> tuple[ReceiptRow, ...]:
         """The receipts of a command, oldest first."""
@@ -62,7 +90,7 @@ class ReceiptStore:
             f"SELECT {_COLUMNS} FROM management_receipts WHERE command_id = ? ORDER BY receipt_id LIMIT 100",
             (command_id,),
         )
-        return tuple(ReceiptRow(**dict(row)) for row in rows)
+        return tuple(ReceiptRow(*row) for row in rows)
 
     def after(self, tx: Tx, receipt_id: int, limit: int) -> tuple[ReceiptRow, ...]:
         """Receipts with a higher id, oldest first."""
@@ -70,7 +98,7 @@ class ReceiptStore:
             f"SELECT {_COLUMNS} FROM management_receipts WHERE receipt_id > ? ORDER BY receipt_id LIMIT ?",
             (receipt_id, limit),
         )
-        return tuple(ReceiptRow(**dict(row)) for row in rows)
+        return tuple(ReceiptRow(*row) for row in rows)
 
     def hashes(self, tx: Tx, first_id: int, last_id: int) -> list[str]:
         """Receipt hashes in id order."""
@@ -126,7 +154,30 @@ class ReceiptStore:
         sqlite3.IntegrityError when no checkpoint stands for them."""
         span = (first_id, last_id)
         tx.execute("DELETE FROM comms_receipt_acks WHERE receipt_id BETWEEN ? AND ?", span)
+        tx.execute("DELETE FROM comms_receipt_seals WHERE first_id BETWEEN ? AND ?", span)
         return tx.execute("DELETE FROM management_receipts WHERE receipt_id BETWEEN ? AND ?", span).rowcount
+
+    # -- seals --------------------------------------------------------------------------------------
+
+    def seals(self, tx: Tx, from_id: int, to_id: int) -> tuple[SealRow, ...]:
+        """Seals over receipts that all lie in `from_id..to_id`, in order."""
+        rows = tx.execute(
+            "SELECT first_id, last_id, signature FROM comms_receipt_seals"
+            " WHERE first_id >= ? AND last_id <= ? ORDER BY first_id",
+            (from_id, to_id),
+        )
+        return tuple(SealRow(*row) for row in rows)
+
+    def last_sealed(self, tx: Tx) -> int:
+        """The highest receipt id under a seal; 0 when there is none."""
+        (last,) = tx.execute("SELECT MAX(last_id) FROM comms_receipt_seals").fetchone()
+        return int(last or 0)
+
+    def add_seal(self, tx: Tx, seal: SealRow) -> None:
+        """Store a seal; the one that stands there already is replaced."""
+        tx.execute(
+            "INSERT OR REPLACE INTO comms_receipt_seals (first_id, last_id, signature) VALUES (?, ?, ?)", seal
+        )
 
     # -- roots and acknowledgements -----------------------------------------------------------------
 

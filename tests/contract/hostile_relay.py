@@ -18,8 +18,13 @@ async def ignore(relay: HostileRelay, socket: Any, frame: list[Any]) -> None:
 class HostileRelay:
     """A WebSocket server on loopback that hands each client frame to a script."""
 
-    def __init__(self, script: Script = ignore, greeting: list[Any] | None = None) -> None:
+    def __init__(
+        self, script: Script = ignore, greeting: list[Any] | None = None, info: str | None = None
+    ) -> None:
         self.script = script
+        self.info = info
+        """The information document, for requests that ask for one; None: answers 404."""
+        self.asked_for_info = 0
         self.greeting = greeting
         self.frames: list[list[Any]] = []
         self.connects = 0
@@ -27,7 +32,9 @@ class HostileRelay:
         self._server: Any = None
 
     async def __aenter__(self) -> HostileRelay:
-        self._server = await websockets.serve(self._serve, "127.0.0.1", 0, max_size=None, compression=None)
+        self._server = await websockets.serve(
+            self._serve, "127.0.0.1", 0, max_size=None, compression=None, process_request=self._plain
+        )
         self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -38,6 +45,14 @@ class HostileRelay:
     def said(self, kind: str) -> list[list[Any]]:
         """The frames of one kind that clients have sent."""
         return [frame for frame in self.frames if frame[0] == kind]
+
+    def _plain(self, connection: Any, request: Any) -> Any:
+        if request.headers.get("Accept") != "application/nostr+json":
+            return None
+        self.asked_for_info += 1
+        if self.info is None:
+            return connection.respond(404, "nothing here")
+        return connection.respond(200, self.info)
 
     async def _serve(self, socket: Any) -> None:
         self.connects += 1

@@ -80,6 +80,21 @@ async def test_a_pool_with_a_proxy_never_resolves_names_itself() -> None:
                 await pool.stop()
 
 
+async def test_the_information_document_comes_through_the_proxy_too() -> None:
+    async with HostileRelay(info='{"limitation":{"max_limit":9}}') as relay:
+        port = int(relay.url.rsplit(":", 1)[1])
+        async with SocksServer(port).running() as socks:
+            pool = RelayPool(on_event=_nobody, proxy=f"127.0.0.1:{socks.port}", private_relays=True)
+            await pool.set_relays(["ws://nowhere.onion:7777"], [], [])
+            await pool.start()
+            try:
+                assert await pool.wait_for(lambda: bool(pool.status()[0]["limits"]), 30), pool.status()
+                assert relay.asked_for_info == 1
+                assert set(socks.asked) == {("nowhere.onion", 7777)} and len(socks.asked) == 2
+            finally:
+                await pool.stop()
+
+
 @pytest.mark.parametrize("reply", [1, 2, 5, 77])
 async def test_a_refusal_of_the_proxy_is_named(reply: int) -> None:
     async with SocksServer(9, reply).running() as socks:

@@ -26,6 +26,7 @@ from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import FORGED, InboundPipeline, Inbox, Incoming
 from hive_shared.nostr.publishing import Publications, PublishResult
 from hive_shared.nostr.reasons import FrameInvalid
+from hive_shared.nostr.relay_info import RelayInfos
 from hive_shared.nostr.relay_limits import Log, RelayLimits, Rng, Sleep, backoff_delay
 from hive_shared.nostr.requests import Request, Requests
 
@@ -50,6 +51,7 @@ class Engine:
     log: Log
     secret: Callable[[], Secret | None]
     proxy: tuple[str, int] | None
+    infos: RelayInfos
     changed: Callable[[], None]
 
 
@@ -202,6 +204,7 @@ class RelayConnection:
         self.counters["connects"] += 1
         self._set("open")
         writer = asyncio.create_task(self._write(socket), name=f"nostr-write {self.url}")
+        learner = asyncio.create_task(self._learn(), name=f"nostr-info {self.url}")
         try:
             self.requests.send_all()
             self._publications.send_all()
@@ -211,11 +214,18 @@ class RelayConnection:
         finally:
             self._socket = None
             writer.cancel()
+            learner.cancel()
             self._engine.pipeline.close_inbox(self._inbox)
             self.requests.disconnected()
             self._publications.disconnected()
             self._set("connecting")
             await close_socket(socket, self._limits.close_seconds + 0.5)
+
+    async def _learn(self) -> None:
+        # Beside the session, not before it: most relays name nothing that matters, and some never answer.
+        if "read" in self.roles:
+            self.requests.info = await self._engine.infos.of(self.url, public_only=self._public_only)
+            self._engine.changed()
 
     # -- frames ----------------------------------------------------------------------------------------------
 
@@ -407,5 +417,6 @@ class RelayConnection:
             "last_error": self.last_error,
             "clock_offset": None if self.clock_offset is None else round(self.clock_offset, 1),
             "subscriptions": self.requests.status(),
+            "limits": {} if self.requests.info is None else self.requests.info.status(),
             "counters": dict(self.counters),
         }

@@ -119,13 +119,14 @@ async def dial(
             options["sock"] = await connect_through(proxy, host, port)
     else:
         # An explicit host also makes the library refuse redirects to another one.
-        options["host"] = await _public_address(host, port) if public_only else host
+        options["host"] = await public_address(host, port) if public_only else host
         options["port"] = port
     connected: Socket = await websockets.connect(url, **options)
     return connected
 
 
-async def _public_address(host: str, port: int) -> str:
+async def public_address(host: str, port: int) -> str:
+    """Resolve a name; raises OSError if there is no address or one that is not on the public network."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(info[4][0]) for info in infos]
     # The checked address is the one connected to: a second look-up could answer differently.

@@ -21,6 +21,7 @@ from hive_shared.nostr.event import Event
 from hive_shared.nostr.filters import Filter
 from hive_shared.nostr.inbound import Deliver, InboundPipeline, Subscription
 from hive_shared.nostr.publishing import PublishResult
+from hive_shared.nostr.relay_info import RelayInfo, RelayInfos, fetch_relay_info
 from hive_shared.nostr.relay_limits import Log, RelayLimits, Rng, Sleep
 from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.nostr.socks import parse_proxy
@@ -75,6 +76,11 @@ class RelayPool:
         self._private = private_relays
         clock = now or (lambda: int(time.time()))
         self._pipeline = InboundPipeline(limits=self._limits, now=clock, log=log)
+        socks = parse_proxy(proxy) if proxy else None
+
+        async def fetch(url: str, public_only: bool) -> RelayInfo | None:
+            return await fetch_relay_info(url, limits=self._limits, proxy=socks, public_only=public_only)
+
         self._engine = Engine(
             limits=self._limits,
             pipeline=self._pipeline,
@@ -83,7 +89,8 @@ class RelayPool:
             sleep=sleep,
             log=log,
             secret=secret_provider,
-            proxy=parse_proxy(proxy) if proxy else None,
+            proxy=socks,
+            infos=RelayInfos(fetch, self._limits, time.monotonic),
             changed=self._wake,
         )
         self._connections: dict[str, RelayConnection] = {}
@@ -145,6 +152,7 @@ class RelayPool:
                     connection.requests.remove(name)
             if fresh and self._started:
                 connection.start()
+        self._engine.infos.keep_only(set(roles))
         await asyncio.gather(*(one.close() for one in leaving))
         self._wake()
 

@@ -57,6 +57,11 @@ class RelayLimits:
     dead_after: int = 10
     dead_seconds: float = 1_800
 
+    info_open_seconds: float = 5
+    info_bytes: int = 65_536
+    info_seconds: float = 86_400
+    info_retry_seconds: float = 3_600
+
     forged_limit: int = 5
     forged_window_seconds: float = 600
     pause_seconds: float = 600

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from hive_shared.nostr.inbound import Subscription
+from hive_shared.nostr.relay_info import RelayInfo
 from hive_shared.nostr.relay_limits import RelayLimits, Rng
 
 _PAGE_IDS = 1_000
+_WAITS = "waits for another subscription to end: the relay takes no more"
 
 RequestState = Literal["pending", "live", "failed"]
 
@@ -122,6 +124,8 @@ class Requests:
         changed: Callable[[], None],
         count: Callable[[str], None],
     ) -> None:
+        self.info: RelayInfo | None = None
+        """What the relay says of its limits, once known; only lowers ours."""
         self._url = url
         self._limits = limits
         self._rng = rng
@@ -148,6 +152,7 @@ class Requests:
         request = self._requests.pop(name, None)
         if request is not None:
             self._forget_wire(request, tell=True)
+            self._ask_waiting()
 
     def send_all(self) -> None:
         """Ask for everything again after a connect, each from where its `since` says."""
@@ -207,11 +212,13 @@ class Requests:
         if request.subscription.once:
             self._forget_wire(request, tell=True)
             request.settle("live", "eose")
+            self._ask_waiting()
         elif request.page < self._limits.pages and request.next_page():
             self._ask_page(request)
         else:
             self._drop_pages(request)
             request.settle("live", "eose")
+            self._ask_waiting()
 
     def closed(self, wire_id: str, message: str) -> Request | None:
         """CLOSED: ask again later, or give up; returns the request if the relay wants authentication
@@ -235,6 +242,7 @@ class Requests:
             request.timer = asyncio.get_running_loop().call_later(delay, self._ask, request)
             return None
         request.fail(message)
+        self._ask_waiting()
         return None
 
     def notice(self, message: str) -> None:
@@ -264,6 +272,10 @@ class Requests:
     def _ask(self, request: Request) -> None:
         self._forget_wire(request, tell=True)
         request.rewind()
+        if self._full():
+            request.note = _WAITS
+            self._changed()
+            return
         request.wire_id = request.page_id = self._new_wire_id(request)
         if not self._send(["REQ", request.wire_id, *self._filters(request)]):
             del self._wire[request.wire_id]
@@ -274,6 +286,9 @@ class Requests:
 
     def _ask_page(self, request: Request) -> None:
         self._drop_pages(request)
+        if self._full():
+            request.settle("live", "eose", "reading back stopped: the relay takes no more subscriptions")
+            return
         wire_id = request.page_id = self._new_wire_id(request)
         if not self._send(["REQ", wire_id, *self._filters(request)]):
             self._wire.pop(wire_id)
@@ -281,12 +296,24 @@ class Requests:
             return
         self._start_timer(request)
 
+    def _full(self) -> bool:
+        return self.info is not None and len(self._wire) >= (self.info.subscriptions or len(self._wire) + 1)
+
+    def _ask_waiting(self) -> None:
+        for request in self._requests.values():
+            if request.note == _WAITS and request.state == "pending" and not self._full():
+                self._ask(request)
+
     def _filters(self, request: Request) -> list[dict[str, object]]:
+        most = self._limits.page
+        if self.info is not None and self.info.limit is not None:
+            most = min(most, self.info.limit)
         since = request.subscription.since(self._url)
         asked = []
         for one in request.subscription.filters:
             wire = {key: list(value) if isinstance(value, tuple) else value for key, value in one.items()}
-            wire.setdefault("limit", self._limits.page)
+            wanted = wire.get("limit")
+            wire["limit"] = min(wanted, most) if isinstance(wanted, int) else most
             if since is not None:
                 own = one.get("since")
                 wire["since"] = max(0, since, own) if isinstance(own, int) else max(0, since)

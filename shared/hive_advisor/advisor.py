@@ -263,11 +263,29 @@ class Advisor:
     # Commands ------------------------------------------------------------------------------------
 
     async def plan(
-        self, client: Client, schema_id: str, action: str, params: Mapping[str, Any], *, note: str = ""
+        self,
+        client: Client,
+        schema_id: str,
+        action: str,
+        params: Mapping[str, Any],
+        *,
+        note: str = "",
+        expected_policy_root: str | None = None,
     ) -> Plan:
-        """Check a command against registry and credential; nothing is signed or sent."""
+        """Check a command against registry and credential; nothing is signed or sent.
+
+        ``expected_policy_root``: the node's root the decision was made by; from another it does not run.
+        """
         credential = await self.clients.usable_credential(client)
-        return self.commands.plan(client, credential, schema_id, action, params, note=note)
+        return self.commands.plan(
+            client,
+            credential,
+            schema_id,
+            action,
+            params,
+            note=note,
+            expected_policy_root=expected_policy_root,
+        )
 
     async def execute(
         self,

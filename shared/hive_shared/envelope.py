@@ -43,7 +43,7 @@ _REQUIRED: Final = (
     "node",
     "sender",
 )
-_OPTIONAL: Final = ("credential", "command_id", "reply_relays")
+_OPTIONAL: Final = ("credential", "command_id", "reply_relays", "expected_policy_root")
 _ALGORITHMS: Final = ("bip340", "cln-zbase", "did")
 _MAX_SIGNATURE: Final = 8_192
 
@@ -61,7 +61,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     `node` and `sender` are x-only hex whatever form they came in. `hash` is the command_hash of
     11 §15.3, over everything but the signature; `payload_hash` covers schema and payload only and tells
-    whether a repeated command_id asks for the same thing (11 §15.4).
+    whether a repeated command_id asks for the same thing (11 §15.4). `expected_policy_root` (64 hex) is the
+    policy root the agent decided by; from any other the command does not start (02 §9.3).
     """
 
     schema_type: str
@@ -80,6 +81,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     raw: Mapping[str, JsonValue]
     hash: str
     payload_hash: str
+    expected_policy_root: str | None = None
 
     @property
     def body_hash(self) -> str:
@@ -131,6 +133,9 @@ def decode_command(data: bytes | str) -> Command:
         raw=doc,
         hash=digest.hex(),
         payload_hash=payload_hash(schema_type, doc["schema_payload"]),
+        expected_policy_root=_xonly(doc, "expected_policy_root", "hash")
+        if "expected_policy_root" in doc
+        else None,
     )
 
 
@@ -410,10 +415,10 @@ def _timestamp(doc: Mapping[str, JsonValue]) -> int:
     return value
 
 
-def _xonly(doc: Mapping[str, JsonValue], name: str) -> str:
+def _xonly(doc: Mapping[str, JsonValue], name: str, what: str = "key") -> str:
     value = doc[name]
     if not isinstance(value, str) or not _XONLY.fullmatch(value):
-        raise _bad(f"{name} must be a key of 64 lower-case hex characters")
+        raise _bad(f"{name} must be a {what} of 64 lower-case hex characters")
     return value
 
 

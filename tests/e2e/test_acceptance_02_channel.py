@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from agent import Agent
 from hive_devnet.relay import RelayProcess
-from hive_devnet.world import World, until
+from hive_devnet.world import AdvisorFailed, World, until
 from hive_shared import envelope, receipts
 from hive_shared.crypto import cln_recover_message
 
@@ -216,6 +216,26 @@ async def test_acceptance_02_07_two_steps_of_thirty_percent_in_a_day_are_too_muc
     too_much = await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 1_600}))
     assert too_much["error"]["slug"] == "constraint_violated", too_much
     assert (await world.channel_fees())[1] == 1_000
+
+
+async def test_a_fee_is_changed_only_from_the_root_the_agent_saw(world: World) -> None:
+    await world.hire("fees")
+    await set_fees(world, 1_000)
+    change = ("send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=1100")
+
+    async def seen() -> str:
+        answer = await world.advisor.run("send", "alice", "hive:monitor/state_hash")
+        return str(answer["result"]["roots"]["policy"])
+
+    root = await seen()
+    await set_fees(world, 1_050)
+    with pytest.raises(AdvisorFailed) as refused:
+        await world.advisor.run(*change, "--if-root", root)
+    assert "stale_state" in str(refused.value), refused.value
+    assert (await world.channel_fees())[1] == 1_050
+    done = await world.advisor.run(*change, "--if-root", await seen())
+    assert done["state"] == "done", done
+    assert (await world.channel_fees())[1] == 1_100
 
 
 async def test_acceptance_02_07_one_protected_channel_stops_the_whole_bulk(world: World) -> None:

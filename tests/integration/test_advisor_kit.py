@@ -18,7 +18,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.crypto import Secret, cln_sign_message
-from hive_shared.errors import Conflict, CredentialInvalid
+from hive_shared.errors import Conflict, CredentialInvalid, InvalidParams
 from scripted_node import ScriptedNode
 
 PARAMS = {"channel_id": "103x1x0", "fee_ppm": 150}
@@ -243,6 +243,20 @@ async def test_what_the_credential_forbids_is_never_sent(opener: Opener, node: S
         with pytest.raises(CredentialInvalid, match="does not allow"):
             await kit.plan(client, *FEE, PARAMS)
         assert len(node.commands) == 1
+
+
+async def test_the_state_a_command_was_decided_by_goes_with_it(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        plan = await kit.plan(client, *FEE, PARAMS, expected_policy_root="ab" * 32)
+        assert plan.summary()["expected_policy_root"] == "ab" * 32
+        await kit.execute(plan, wait_s=0)
+        await node.heard(2)
+        assert node.commands[1].expected_policy_root == "ab" * 32
+        with pytest.raises(InvalidParams, match="no policy root"):
+            await kit.plan(client, *FEE, PARAMS, expected_policy_root="AB" * 32)
+        with pytest.raises(InvalidParams, match="changes nothing"):
+            await kit.plan(client, "hive:monitor/v1", "fee_report", {}, expected_policy_root="ab" * 32)
 
 
 async def test_the_same_open_command_needs_to_be_asked_for_again(opener: Opener, node: ScriptedNode) -> None:

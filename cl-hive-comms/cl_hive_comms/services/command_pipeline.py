@@ -198,6 +198,7 @@ def _core(parts: PipelineParts) -> _Core:
         policies=parts.policies,
         locks=locks,
         find_write=executors.write,
+        policy_root=state_hash.policy_root,
         trust_of=parts.trust.of,
         now=parts.now,
     )

@@ -28,7 +28,7 @@ from .approval_service import ApprovalService
 from .command_case import WAITING, Case, Judged, RuleRefusal
 from .command_control import ControlActions
 from .command_outcome import CommandOutcomes, Response, StateMoved
-from .decision import DecisionService, Preparation
+from .decision import DecisionService, Preparation, check_no_root
 from .execution import ExecutionService, store_unavailable
 from .executors.action import Params, ReadAction
 from .executors.node_errors import node_error
@@ -272,6 +272,7 @@ class CommandService:
 
     async def _answer_control(self, case: Case) -> Response:
         try:
+            check_no_root(case.command)
             result = await self._control.run(case)
         except HiveError as refusal:
             error = refusal

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Set
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final, Self
 
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import HiveError, from_symbol
+from hive_shared.envelope import Command
+from hive_shared.errors import HiveError, InvalidParams, from_symbol
 from hive_shared.registry import (
     EMERGENCY,
     FEE_POLICY,
@@ -135,7 +136,8 @@ class _Past:
 
 
 class DecisionService:
-    """Judges commands. `find_write` gives the executor of a (schema, action), `trust_of` an agent's trust."""
+    """Judges commands. `find_write` gives the executor of a (schema, action), `trust_of` an agent's trust,
+    `policy_root` the root over the channels that a plan read."""
 
     def __init__(
         self,
@@ -146,28 +148,31 @@ class DecisionService:
         policies: Policies,
         locks: ExecutionLocks,
         find_write: Callable[[str, str], WriteAction | None],
+        policy_root: Callable[[Plan], Awaitable[str]],
         trust_of: Callable[[CredentialView], Fraction],
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
+        self._policy_root = policy_root
 
     # -- reads ------------------------------------------------------------------------------------------
 
     async def judge_read(self, case: Case) -> tuple[ActionSpec, dict[str, JsonValue]]:
-        """Steps 10 to 13 of an action that changes nothing. Raises HiveError or RuleRefusal."""
+        """Steps 10 to 15 of an action that changes nothing. Raises HiveError or RuleRefusal."""
         spec = find(case.command.schema_type, case.command.action)
         params = parse_params(spec, case.command.params)
+        check_no_root(case.command)
         danger = spec.danger(params)
         who = Who.of(case)
         try:
             self._check_scope(who, spec, spec, params, DangerFacts())
-            self._check_payment(case)
             decision = decide(
                 self._policies.snapshot(), self._request(who, spec, spec, params, Plan({}), danger.total, {})
             )
             if decision.symbol is not None:
                 raise decision.error()
+            self._check_payment(case)
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
         return spec, params
@@ -202,8 +207,9 @@ class DecisionService:
         with preparation:
             asked = await preparation.asked()
             plan = asked.plan
-            async with self._locks.hold(plan.locks) as waited:
-                if waited or not preparation.released.isdisjoint(plan.locks):
+            locks = _locks(case, plan)
+            async with self._locks.hold(locks) as waited:
+                if waited or not preparation.released.isdisjoint(locks):
                     # Somebody changed the channel after we had read it.
                     plan = await asked.action.prepare(asked.params, case.caller(self._now()))
                 preparation.close()
@@ -227,16 +233,22 @@ class DecisionService:
         scored = _amounts_to(spec, params, facts, plan)
         danger = spec.danger(params, facts).raised(scored.danger(params, facts))
         rated = _Rated(spec, scored, params, plan, danger, facts)
+        stale = case is not None and await self._is_stale(case, plan)
         try:
             past = self._db.peek(lambda tx: self._past(tx, who, rated))
-            verdict = self._verdict(who, rated, past)
+            verdict = self._verdict(who, rated, past, stale)
             if case is not None:
                 self._check_payment(case)
             return verdict
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
 
-    def _verdict(self, who: Who, rated: _Rated, past: _Past) -> Verdict:
+    async def _is_stale(self, case: Case, plan: Plan) -> bool:
+        """Whether the node's channels are set otherwise than the agent expects."""
+        expected = case.command.expected_policy_root
+        return expected is not None and await self._policy_root(plan) != expected
+
+    def _verdict(self, who: Who, rated: _Rated, past: _Past, stale: bool) -> Verdict:
         self._check_scope(who, rated.spec, rated.scored, rated.params, rated.facts)
         request = self._request(
             who, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
@@ -247,6 +259,12 @@ class DecisionService:
         decision = decide(snapshot, request)
         if decision.symbol is not None:
             raise decision.error()
+        if stale:
+            raise from_symbol(
+                "stale_state",
+                "fees or limits of the node's channels are not those of expected_policy_root; read state_hash"
+                " and decide again",
+            )
         if past.unresolved:
             raise from_symbol(
                 "busy", "an earlier change of this channel is not resolved yet; try again in a minute"
@@ -432,6 +450,22 @@ class DecisionService:
         daily = None if who.view is None else who.view.credential.constraints.get("max_daily_actions")
         limit = daily if isinstance(daily, int) else None
         return (*caps, Cap(Use(DAILY_ACTIONS, who.credential_id), DAY_S, limit))
+
+
+def check_no_root(command: Command) -> None:
+    """Raises InvalidParams when a command that changes nothing names a state to change."""
+    if command.expected_policy_root is not None:
+        raise InvalidParams(
+            f"{command.action} changes nothing, so it takes no expected_policy_root",
+            data={"param": "expected_policy_root"},
+        )
+
+
+def _locks(case: Case, plan: Plan) -> frozenset[str]:
+    """Whoever names a state of all channels keeps all of them as they are until it is done."""
+    if case.command.expected_policy_root is None:
+        return plan.locks
+    return plan.locks | {f"channel:{row['channel_id']}" for row in plan.before if "channel_id" in row}
 
 
 def _facts(params: Params, plan: Plan) -> DangerFacts:

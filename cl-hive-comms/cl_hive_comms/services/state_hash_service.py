@@ -92,6 +92,15 @@ class StateHashService:
         """The hash before a write, from the channels its plan read. Raises ClnError."""
         return (await self._roots(plan.before or await self._node.listpeerchannels())).hash
 
+    async def policy_root(self, plan: Plan) -> str:
+        """The policy root over the channels as the plan read them, 64 hex. Raises ClnError."""
+        rows: Rows = plan.before or await self._node.listpeerchannels()
+        root = (await self._channel_roots(rows))[0]
+        if self._last is not None and self._last[1].policy != root:
+            # Whoever is refused for an old root must not be shown that one again.
+            self._last = None
+        return root
+
     async def after(self, plan: Plan, outcome: Outcome) -> str | None:
         """The hash after a write, from the re-read channels; None when the node cannot be asked: what was
         done is recorded all the same."""

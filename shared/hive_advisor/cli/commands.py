@@ -124,6 +124,7 @@ def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
 @click.option("--note", default="", help="your own note, kept locally")
 @click.option("--again", is_flag=True, help="send although the same command is open")
 @click.option("--confirm-danger", type=int, help="the computed danger, to confirm it without a terminal")
+@click.option("--if-root", help="run only while the node's policy root (see state_hash) is this")
 @pass_settings
 @answered
 async def send(
@@ -136,6 +137,7 @@ async def send(
     note: str,
     again: bool,
     confirm_danger: int | None,
+    if_root: str | None,
 ) -> None:
     """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
     from hive_advisor.services.commands import split_target
@@ -144,7 +146,7 @@ async def send(
     params = parse_pairs(pairs, params_file)
     async with settings.kit(online=not dry_run) as kit:
         found = await kit.clients.named(client)
-        plan = await kit.plan(found, schema_id, action, params, note=note)
+        plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)
         if dry_run:
             settings.terminal.show({**plan.summary(), "sent": False})
         confirmed = ask_danger(settings, plan, confirm_danger)

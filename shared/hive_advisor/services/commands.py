@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,9 +39,11 @@ class Plan:
     danger: Danger
     note: str = ""
     retry_of: str | None = None
+    expected_policy_root: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """The plan as people and ``--dry-run`` see it."""
+        root = self.expected_policy_root
         return {
             "client": self.client.alias,
             "schema": self.spec.schema,
@@ -49,6 +52,7 @@ class Plan:
             "danger": {**self.danger._asdict(), "total": self.danger.total},
             "credential_id": self.credential.credential_id,
             "price_sats": 0,
+            **({} if root is None else {"expected_policy_root": root}),
         }
 
 
@@ -66,6 +70,16 @@ def split_target(target: str) -> tuple[str, str]:
         )
     category = parts[0] if parts[0].startswith("hive:") else f"hive:{parts[0]}"
     return f"{category}/{parts[1]}", parts[2]
+
+
+def _check_root(spec: ActionSpec, root: str) -> None:
+    if spec.read_only or spec.schema == CONTROL:
+        raise InvalidParams(f"{spec.name} changes nothing, so it takes no policy root")
+    if not re.fullmatch("[0-9a-f]{64}", root):
+        raise InvalidParams(
+            f"{root[:80]!r} is no policy root: give the 64 hex characters that"
+            " hive:monitor/state_hash shows under roots.policy"
+        )
 
 
 def _death_s(command: StoredCommand, client: Client) -> int:
@@ -104,14 +118,19 @@ class CommandService:
         *,
         note: str = "",
         retry_of: str | None = None,
+        expected_policy_root: str | None = None,
     ) -> Plan:
         """Check a command against registry and credential; what they forbid is never sent.
+
+        With ``expected_policy_root`` the node refuses it once the settings of its channels are others.
 
         Raises InvalidParams, Unsupported, CredentialInvalid.
         """
         spec = registry.find(schema_id, action)
         parsed = registry.parse_params(spec, dict(params))
         facts = DangerFacts()
+        if expected_policy_root is not None:
+            _check_root(spec, expected_policy_root)
         if spec.schema != CONTROL:
             document = credentials.parse(credential.document)
             names = registry.glob_names(spec, parsed)
@@ -119,7 +138,8 @@ class CommandService:
                 raise CredentialInvalid(
                     f"the credential does not allow {spec.schema}#{spec.name}", reason="schema_not_allowed"
                 )
-        return Plan(client, credential, spec, dict(parsed), spec.danger(parsed, facts), note, retry_of)
+        danger = spec.danger(parsed, facts)
+        return Plan(client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root)
 
     async def issue(
         self,
@@ -187,6 +207,8 @@ class CommandService:
             "node": plan.client.node_key,
             "sender": self._pubkey,
         }
+        if plan.expected_policy_root is not None:
+            document["expected_policy_root"] = plan.expected_policy_root
         if self._relays:
             document["reply_relays"] = list(self._relays[:3])
         return envelope.sign_command(self._secret, document)

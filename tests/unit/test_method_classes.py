@@ -31,15 +31,15 @@ MIXED = {
 # The rows with one class, served or not.
 SHEET = {
     "R": "client-status client-discover client-credential mgmt-credential-list client-pending "
-    "client-payments client-receipts client-receipts-verify client-capabilities client-liquidity-status "
-    "schema-list schema-validate comms-transports marketplace-discover marketplace-status liquidity-discover "
-    "liquidity-lease-status",
+    "client-payments client-receipts client-receipts-verify client-capabilities client- "
+    "liquidity-status schema-list schema-validate comms-transports marketplace-discover "
+    "marketplace-status liquidity-discover liquidity-lease-status",
     "A": "client-revoke client-marketplace-publish marketplace-profile marketplace-propose "
-    "marketplace-accept marketplace-trial marketplace-terminate liquidity-offer liquidity-request liquidity-lease "
-    "liquidity-heartbeat liquidity-terminate",
-    "X": "client-setup client-authorize mgmt-credential-issue mgmt-credential-revoke client-approve "
-    "client-pay client-receipts-export client-backup client-restore client-prune client-lease client-jit comms-migrate "
-    "comms-import-key",
+    "marketplace-accept marketplace-trial marketplace-terminate liquidity-offer liquidity- "
+    "request liquidity-lease liquidity-heartbeat liquidity-terminate",
+    "X": "client-setup client-authorize mgmt-credential-issue mgmt-credential-revoke client- "
+    "approve client-pay client-receipts-export client-backup client-restore client-prune "
+    "client-lease client-jit comms-migrate comms-import-key",
     "remote": "comms-rpc",
 }
 

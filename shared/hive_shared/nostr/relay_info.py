@@ -87,8 +87,8 @@ async def fetch_relay_info(
     """Ask the relay at a normalised address for its document; None if there is none to be had."""
     from websockets.exceptions import WebSocketException
 
-    # What a hostile answer raises in the parser is documented as these.
-    unusable = (OSError, EOFError, ValueError, LookupError, NotImplementedError, WebSocketException)
+    # What the parser is documented to raise; for codings it does not know, a kind of RuntimeError.
+    unusable = (OSError, EOFError, ValueError, LookupError, RuntimeError, WebSocketException)
     with suppress(TimeoutError, FrameInvalid, *unusable):
         async with asyncio.timeout(limits.info_open_seconds):
             reader, writer = await _open(url, proxy, public_only)

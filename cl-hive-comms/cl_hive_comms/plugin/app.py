@@ -34,6 +34,7 @@ from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
 from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
+from cl_hive_comms.commands.setup import SetupCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.commands.trials import TrialCommands
@@ -130,6 +131,7 @@ class Comms(Assembly):
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
+            *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
             *TransportCommands(self._transport_rows).specs(),
         ]
@@ -187,6 +189,7 @@ class Comms(Assembly):
         spawn("runes", self.advisor_runes.settle, every=60.0)
         spawn("rest-path", self.rest_door.offer_path, every=60.0)
         spawn("trials", self.contracts.settle, every=30.0)
+        spawn("setup", self.setup.settle, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

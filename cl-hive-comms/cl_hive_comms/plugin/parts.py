@@ -27,6 +27,7 @@ from cl_hive_comms.plugin.health import compose_selfcheck
 from cl_hive_comms.plugin.migration import compose_migration
 from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
+from cl_hive_comms.plugin.setup import compose_setup
 from cl_hive_comms.plugin.sibling_calls import (
     SIBLING_CAPABILITIES,
     SiblingServices,
@@ -60,6 +61,7 @@ from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
+from cl_hive_comms.services.setup_service import SetupService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.services.trust_service import TrustService
@@ -126,6 +128,7 @@ class Assembly(ABC):
     contracts: ContractService
     advisor_runes: AdvisorRunes
     advisors: AdvisorService
+    setup: SetupService
     policy: PolicyService
     push: CommandPush
     pipeline: Pipeline
@@ -384,6 +387,19 @@ class Assembly(ABC):
             )
         )
         self.advisors.on_revoked = self.credentials_revoked
+        self.setup = compose_setup(
+            db=self.db,
+            cln=self.cln,
+            network=self.info.network,
+            config=lambda: self.config,
+            policy=self.policy,
+            advisors=self.advisors,
+            aliases=self.aliases,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            selfcheck=lambda: self.selfcheck,
+            log=self.log,
+        )
 
     def build_pipeline(self) -> None:
         """The command pipeline."""

@@ -95,10 +95,11 @@ class AdvisorService:
 
     # -- hire ----------------------------------------------------------------------------------------
 
-    async def authorize(self, hire: Hire) -> Hired:
+    async def authorize(self, hire: Hire, also: Callable[[Tx, CredentialRow], None] | None = None) -> Hired:
         """Give an advisor a credential; a second time renews it, the former one is refused from then on.
 
         With `trial_days` it is a trial: what may be granted is cut to its scope, and its guards hold.
+        `also` is written in the same transaction: both, or neither.
         Raises InvalidParams, NotFound, Ambiguous, Conflict, Capacity, ConfirmationRequired, EmergencyStop,
         Internal, SiblingUnavailable.
         """
@@ -111,7 +112,7 @@ class AdvisorService:
             opening = await self._opening(template, pubkey, known) if hire.trial_days else None
             draft = await self._prepare(hire, template, pubkey, known, new_name, opening)
             try:
-                trial_id = await self._p.db.write(lambda tx: self._store(tx, hire, draft))
+                trial_id = await self._p.db.write(lambda tx: self._store(tx, hire, draft, also))
             except BaseException:
                 await self._p.runes.discard(draft.rune)
                 raise
@@ -120,8 +121,26 @@ class AdvisorService:
         await self._p.runes.blacklist_pending()
         return self._hired(draft, template, trial_id)
 
+    def whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
+        """The key that is meant, who that is if known, and the name to give (empty: none).
+
+        Raises InvalidParams, NotFound, Ambiguous, Conflict, SiblingUnavailable, as `authorize` would.
+        """
+        pubkey, known, new_name = self._whom(hire)
+        self._refuse_own_key(pubkey)
+        return pubkey, known, self._p.aliases.usable(new_name) if new_name else ""
+
+    async def refuse_trial(self, template: Template, pubkey: str, known: Advisor | None) -> None:
+        """Raises Conflict, Capacity when no trial of this may begin now."""
+        await self._p.trials.refuse(f"did:nostr:{pubkey}", scope_of(trial_template(template))[1])
+        self._refuse_hired(known)
+
     async def _opening(self, template: Template, pubkey: str, known: Advisor | None) -> Opening:
         opening = await self._p.trials.prepare(f"did:nostr:{pubkey}", *scope_of(template))
+        self._refuse_hired(known)
+        return opening
+
+    def _refuse_hired(self, known: Advisor | None) -> None:
         now = self._p.now()
         row = None if known is None else self._p.credentials.active_of(known.advisor_id)
         if row is not None and row.live(now):
@@ -131,7 +150,6 @@ class AdvisorService:
                 " begins. Revoke first, or authorize without trial",
                 reason="already_hired",
             )
-        return opening
 
     def _hired(self, draft: _Draft, template: Template, trial_id: str | None) -> Hired:
         advisor = self._p.credentials.advisor(draft.advisor.advisor_id) or draft.advisor
@@ -157,17 +175,17 @@ class AdvisorService:
 
     def _whom(self, hire: Hire) -> tuple[str, Advisor | None, str]:
         """Key, known advisor if any, and the name to give it (empty: none)."""
-        if hire.did and not hire.did.startswith("did:nostr:"):
-            raise SiblingUnavailable(
-                "only cl-hive-archon can resolve this DID and it is not there; give the advisor's npub",
-                data={"sibling": "cl-hive-archon"},
-            )
         key_text = hire.npub or hire.did
         text = hire.advisor.strip()
         if not text and not key_text:
             raise InvalidParams("say whom to authorize: advisor=npub1... or a known name")
         if not key_text and self._p.aliases.is_key(text):
             key_text, text = text, ""
+        if key_text.startswith("did:") and not key_text.startswith("did:nostr:"):
+            raise SiblingUnavailable(
+                "only cl-hive-archon can resolve this DID and it is not there; give the advisor's npub",
+                data={"sibling": "cl-hive-archon"},
+            )
         if not key_text:
             advisor = self._p.aliases.resolve(text)
             if advisor.pubkey is None:
@@ -182,6 +200,10 @@ class AdvisorService:
         if named is not None and named.pubkey != pubkey:
             raise Conflict(f"{text[:80]!a} is the name of another advisor with another key")
         return pubkey, known, text if named is None else ""
+
+    def _refuse_own_key(self, pubkey: str) -> None:
+        if pubkey in (self._p.node_id[2:], self._p.offers.node_key):
+            raise InvalidParams("this is the node's own key; a node cannot be its own advisor")
 
     async def _prepare(
         self,
@@ -198,8 +220,7 @@ class AdvisorService:
                 f"{self._p.aliases.name_of(known)!a} was revoked before; hive-client-authorize with"
                 " confirm=true hires again"
             )
-        if pubkey in (self._p.node_id[2:], self._p.offers.node_key):
-            raise InvalidParams("this is the node's own key; a node cannot be its own advisor")
+        self._refuse_own_key(pubkey)
         unsigned = credentials.new(
             credential_id=str(uuid.UUID(bytes=self._p.random_bytes(16), version=4)),
             node_id=self._p.node_id,
@@ -262,7 +283,9 @@ class AdvisorService:
             note=hire.note,
         )
 
-    def _store(self, tx: Tx, hire: Hire, draft: _Draft) -> str | None:
+    def _store(
+        self, tx: Tx, hire: Hire, draft: _Draft, also: Callable[[Tx, CredentialRow], None] | None
+    ) -> str | None:
         row, advisor = draft.row, draft.advisor
         now = self._p.now()
         superseded = self._p.store.supersede(tx, advisor.advisor_id, row.credential_id, now)
@@ -298,6 +321,8 @@ class AdvisorService:
                 credential_id=row.credential_id,
             ),
         )
+        if also is not None:
+            also(tx, row)
         return None if trial is None else trial.trial_id
 
     # -- dismiss -------------------------------------------------------------------------------------

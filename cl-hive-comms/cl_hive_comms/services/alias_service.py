@@ -116,6 +116,13 @@ class AliasService:
         await self.load()
         return alias, self.warnings(alias.alias, advisor.advisor_id)
 
+    def usable(self, name: str) -> str:
+        """The name in its stored form, as somebody new could have it. Raises InvalidParams, Conflict."""
+        text = names.clean(name)
+        if names.key_of(text) in self._aliases:
+            raise Conflict(f"{text!a} is already the name of another advisor; remove it there first")
+        return text
+
     def put(self, tx: Tx, name: str, advisor_id: str) -> Alias:
         """As `set`, inside the caller's transaction; the caller loads afterwards."""
         text = names.clean(name)

@@ -86,8 +86,12 @@ class ContractService:
 
         Raises Conflict (trial_running, max_active_trials, trial_cooldown), Capacity, Internal.
         """
-        await self._db.read(lambda tx: self._number(tx, advisor_did, capabilities, self._now()))
+        await self.refuse(advisor_did, capabilities)
         return Opening(await self._measure.baseline(self._now()), scope, capabilities)
+
+    async def refuse(self, advisor_did: str, capabilities: Sequence[str]) -> None:
+        """Raises Conflict, Capacity as `prepare` does when no such trial may begin now."""
+        await self._db.read(lambda tx: self._number(tx, advisor_did, capabilities, self._now()))
 
     def begin_in(self, tx: Tx, row: CredentialRow, opening: Opening) -> Trial:
         """Store the trial of a credential. Raises as `prepare`: another may have begun since."""

@@ -6,7 +6,8 @@ the file is its only author (docs/decisions/0082-policy-file-is-the-document.md)
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -63,6 +64,17 @@ class Limits:
 
     confirm_hours_low: int
     confirm_hours_high: int
+
+
+@dataclass
+class _Staged:
+    """A change that is ready to be written; `version` is known once it is."""
+
+    write: Callable[[Tx], None]
+    document: PolicyDocument
+    rules: tuple[Rule, ...]
+    override: Override | None
+    version: int = -1
 
 
 class PolicyService:
@@ -286,6 +298,40 @@ class PolicyService:
         document = preset_document(self._current.preset)
         await self._apply("reset", {}, document=document, end_override="cleared", clear_rules=True)
 
+    # -- setup ---------------------------------------------------------------------------------------
+
+    def refuse_when_fixed(self) -> None:
+        """Raises Conflict when the document cannot be changed by a call: a file rules, or it is locked."""
+        self._refuse_with_file()
+        self._refuse_locked()
+
+    def would_be(self, preset: str | None, changes: Mapping[str, JsonValue]) -> PolicyDocument:
+        """The document with another preset (None: the same) and keys changed. Raises InvalidParams."""
+        present = self._current.document
+        base = present if preset is None else replace(preset_document(preset), overrides=present.overrides)
+        return merged(base, changes)
+
+    @asynccontextmanager
+    async def choosing(
+        self, preset: str | None, changes: Mapping[str, JsonValue]
+    ) -> AsyncIterator[Callable[[Tx], None]]:
+        """What `would_be` shows, written by the caller inside a transaction of the caller's own.
+
+        No other change of the policy comes between. Afterwards memory follows what was committed, whatever
+        happened meanwhile. Raises InvalidParams, Conflict.
+        """
+        async with self._lock:
+            self.refuse_when_fixed()
+            document = self.would_be(preset, changes)
+            staged = self._staged("setup", {"preset": preset, "keys": sorted(changes)}, document=document)
+            try:
+                yield staged.write
+            finally:
+                # In the writer's queue, so behind a transaction whose caller gave up waiting.
+                stored = await self._db.write(self._store.load)
+                if stored.version == staged.version:
+                    self._follow(staged)
+
     # -- inside --------------------------------------------------------------------------------------
 
     def _refuse_with_file(self) -> None:
@@ -295,12 +341,21 @@ class PolicyService:
                 " hive-comms-policy-file. Rules and timed overrides work beside a file"
             )
 
-    async def _apply(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
-        if self._current.locked is not None and "document" not in change:
+    def _refuse_locked(self) -> None:
+        if self._current.locked is not None:
             raise Conflict(f"{self._current.locked}; repair it, or start over with action=reset")
+
+    async def _apply(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
+        if "document" not in change:
+            self._refuse_locked()
         await self._change(action, params, **change)
 
-    async def _change(
+    async def _change(self, action: str, params: Mapping[str, Any], **change: Any) -> None:
+        staged = self._staged(action, params, **change)
+        await self._db.write(staged.write)
+        self._follow(staged)
+
+    def _staged(
         self,
         action: str,
         params: Mapping[str, Any],
@@ -312,7 +367,7 @@ class PolicyService:
         add_rule: Rule | None = None,
         remove_rule: str | None = None,
         clear_rules: bool = False,
-    ) -> None:
+    ) -> "_Staged":
         before = self._current
         wanted = document or before.document
         if changes is not None:
@@ -325,7 +380,7 @@ class PolicyService:
         active = override if override is not None else (None if end_override else before.override)
         now = self._now()
 
-        def body(tx: Tx) -> int:
+        def body(tx: Tx) -> None:
             if override is not None:
                 self._store.begin_override(tx, override, now)
             if end_override is not None:
@@ -336,16 +391,18 @@ class PolicyService:
                 self._store.remove_rule(tx, remove_rule)
             if clear_rules:
                 self._store.clear_rules(tx, OPERATOR)
-            version = self._store.save(tx, canonical_text(wanted), now)
-            result: dict[str, JsonValue] = {"policy_version": version}
+            staged.version = self._store.save(tx, canonical_text(wanted), now)
+            result: dict[str, JsonValue] = {"policy_version": staged.version}
             event = operator_event(f"policy_{action}", params=dict(params), result=result)
             self._receipts.append(tx, event)
-            after = PolicySnapshot(version, wanted.preset, wanted, rules, active)
+            after = PolicySnapshot(staged.version, wanted.preset, wanted, rules, active)
             self._warn_if_looser(tx, before, after, now)
-            return version
 
-        version = await self._db.write(body)
-        self._adopt(version, wanted, rules, active)
+        staged = _Staged(body, wanted, rules, active)
+        return staged
+
+    def _follow(self, staged: "_Staged") -> None:
+        self._adopt(staged.version, staged.document, staged.rules, staged.override)
 
     def _warn_if_looser(self, tx: Tx, before: PolicySnapshot, after: PolicySnapshot, now: int) -> None:
         if before.locked is not None:

@@ -1,10 +1,12 @@
-"""Writes docs/reference: every method of the three plugins and every key of the policy, from the code.
+"""Writes docs/reference: every method of the three plugins and every key of the policy, from the code; and
+the methods once more as the table that the advisor kit ships.
 
 Run `make reference` after changing a method or a policy key; a test compares the pages with the code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference"
+TABLE = ROOT / "shared" / "hive_advisor" / "methods.json"
 PLUGINS = {"cl-hive-comms": "cl_hive_comms", "cl-hive-archon": "cl_hive_archon", "cl-hive": "cl_hive"}
 
 _METHODS = """# Methods
@@ -100,6 +103,37 @@ def _reading_rune(specs: Sequence[Any]) -> str:
     template = importlib.import_module("hive_shared.rune_template")
     rows = ",\n ".join(json.dumps(row) for row in template.restrictions(specs))
     return _RUNE.replace("ROWS", rows)
+
+
+def method_table() -> str:
+    """Every method with its class and parameters, one line each, as the kit reads it
+    (docs/protocol/11-advisor-kit.md §11.3)."""
+    rows = [
+        json.dumps(_row(plugin, spec))
+        for plugin, package in PLUGINS.items()
+        for spec in sorted(_specs(package), key=lambda spec: str(spec.name))
+    ]
+    return "[\n" + ",\n".join(rows) + "\n]\n"
+
+
+def _row(plugin: str, spec: Any) -> dict[str, Any]:
+    row = {"name": spec.name, "plugin": plugin, "klass": spec.klass, "description": spec.description}
+    row["params"] = [
+        {
+            field.name: getattr(param, field.name)
+            for field in dataclasses.fields(param)
+            if field.name == "default" or not _nothing(getattr(param, field.name))
+        }
+        for param in spec.params
+    ]
+    if spec.by is not None:
+        row["by"] = dataclasses.asdict(spec.by)
+    return row
+
+
+def _nothing(value: object) -> bool:
+    # Not by equality: a minimum of 0 says something.
+    return value is None or value is False or value == ()
 
 
 def _type(param: Any) -> str:
@@ -203,6 +237,7 @@ def main() -> None:
     TARGET.mkdir(exist_ok=True)
     for name, text in pages().items():
         (TARGET / name).write_text(text, encoding="utf-8")
+    TABLE.write_text(method_table(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from hive_advisor.transport.local import LocalLink
 from hive_advisor.transport.nostr_link import NostrLink
 from hive_advisor.transport.rest import RestLink
 
-_MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
+MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 _ANNOUNCED = "announced"
 _WEEK = 604_800
 
@@ -188,7 +188,7 @@ class Advisor:
         """Open the profile. Raises Conflict (another process has it), Internal (database refused)."""
         paths.make()
         try:
-            db = await asyncio.to_thread(Db.open, paths.database, _MIGRATIONS)
+            db = await asyncio.to_thread(Db.open, paths.database, MIGRATIONS)
         except StoreLocked as error:
             raise Conflict(f"profile {paths.profile!r} is in use by another hive-advisor process") from error
         except StoreError as error:

@@ -23,6 +23,14 @@ class ProfilePaths:
         return self.config_dir / "config.toml"
 
     @property
+    def nodes(self) -> Path:
+        return self.config_dir / "nodes.toml"
+
+    @property
+    def mcp_allow(self) -> Path:
+        return self.config_dir / "mcp-allow.json"
+
+    @property
     def identity(self) -> Path:
         return self.data_dir / "identity.json"
 

@@ -1,4 +1,4 @@
-"""docs/reference shows the methods and the policy keys as the code has them."""
+"""docs/reference and the kit's table show the methods and the policy keys as the code has them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def renderer() -> ModuleType:
 def test_the_reference_is_what_the_code_declares() -> None:
     written = {file.name: file.read_text(encoding="utf-8") for file in (DOCS / "reference").glob("*.md")}
     assert written == renderer().pages(), "run `make reference`"
+
+
+def test_the_kits_table_of_methods_is_what_the_code_declares() -> None:
+    module = renderer()
+    assert module.TABLE.read_text(encoding="utf-8") == module.method_table(), "run `make reference`"
 
 
 def test_every_policy_key_has_its_row() -> None:

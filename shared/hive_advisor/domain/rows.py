@@ -119,3 +119,20 @@ class Quarantined:
     why: str
     received_at: int
     raw: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One call of a program through the MCP server. ``decision``: begun, done, shown (dry run), refused,
+    failed, limited."""
+
+    audit_id: int
+    at: int
+    client: str
+    tool: str
+    node: str
+    klass: str
+    args_hash: str
+    decision: str
+    slug: str = ""
+    out_hash: str = ""

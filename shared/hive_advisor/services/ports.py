@@ -11,6 +11,7 @@ from hive_advisor.domain.approval_request import ApprovalRequest, Decision
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.route import OfferedRest, RestRoute, Routes
 from hive_advisor.domain.rows import (
+    AuditRow,
     Client,
     ClientState,
     CredentialState,
@@ -154,3 +155,25 @@ class Link(Protocol):
     async def deliver(
         self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int
     ) -> int: ...
+
+
+class NodeRefused(Exception):
+    """An own node's refusal of a call: CLN's or the plugin's code, text and data, as they came."""
+
+    def __init__(self, code: int, text: str, data: object = None) -> None:
+        super().__init__(code, text)
+        self.code, self.text, self.data = code, text, data
+
+
+class OwnNodeCalls(Protocol):
+    """Calls to the operator's own nodes. Raises NodeRefused, Unauthorized, TransportUnavailable, Internal."""
+
+    async def call(self, name: str, method: str, params: Mapping[str, object]) -> dict[str, Any]: ...
+
+
+class AuditRows(Protocol):
+    """adv_audit."""
+
+    def add(self, tx: Tx, row: AuditRow) -> int: ...
+    def end(self, tx: Tx, number: int, decision: str, slug: str, out_hash: str) -> None: ...
+    def count(self, tx: Tx, since: int, tool: str | None = None, klass: str | None = None) -> int: ...

@@ -1,0 +1,76 @@
+"""The operator's list of acting methods a program may call (docs/protocol/08-client-and-plugins.md §8.7).
+
+A list that is not exactly a JSON array of names opens nothing: half of a damaged list may be the wrong half.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from hive_shared.canonical import decode
+from hive_shared.errors import InvalidParams
+
+from hive_advisor.domain.methods import Method, method_table
+
+_MAX_BYTES: Final = 65_536
+_NAME: Final = re.compile(r"hive-[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class AllowList:
+    """Names whose acting calls are open. ``warnings`` says what of the file opens nothing, and why."""
+
+    names: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+
+READ_ONLY: Final = AllowList()
+
+
+def read_allow_list(text: str | bytes) -> AllowList:
+    """Parse the file's content; malformed in any way opens nothing, and ``warnings`` says what was wrong."""
+    try:
+        document = decode(text, max_bytes=_MAX_BYTES)
+    except InvalidParams as error:
+        return AllowList(warnings=(f"the allow list is not strict JSON ({error.detail}): read-only",))
+    if not isinstance(document, list) or not all(isinstance(item, str) for item in document):
+        return AllowList(warnings=("the allow list is not a JSON array of method names: read-only",))
+    names, warnings = set(), []
+    for item in document:
+        try:
+            names.add(acting(str(item)).name)
+        except InvalidParams as error:
+            warnings.append(f"{error.detail}; this entry opens nothing")
+    return AllowList(frozenset(names), tuple(warnings))
+
+
+def acting(name: str) -> Method:
+    """The method of that exact name, which must have acting calls. Raises InvalidParams saying why not."""
+    method = named(name)
+    if "A" in method.present_classes:
+        return method
+    if method.klass == "R":
+        raise InvalidParams(f"{name} only reads: it is open without being listed")
+    raise InvalidParams(f"{name} is of class {method.klass}, which no list opens: {_WHOSE[method.klass]}")
+
+
+def named(name: str) -> Method:
+    """The method of that exact name. Raises InvalidParams: prefixes and patterns are refused as such."""
+    method = method_table().get(name)
+    if method is not None:
+        return method
+    if not _NAME.fullmatch(name):
+        raise InvalidParams(
+            f"{name[:80]!a} is not the exact name of a method; prefixes and patterns are refused,"
+            " because they also open what is added later"
+        )
+    raise InvalidParams(f"no plugin of this version has a method {name[:80]!a}")
+
+
+_WHOSE: Final = {
+    "X": "the operator's own",
+    "S": "for sibling plugins",
+    "remote": "for signed commands of advisors",
+}

@@ -41,7 +41,10 @@ from cl_hive_comms.commands.trials import TrialCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, Config, option_specs
-from cl_hive_comms.plugin.parts import MIGRATIONS, Assembly
+from cl_hive_comms.plugin.parts import MIGRATIONS
+from cl_hive_comms.plugin.parts_command import CommandParts
+from cl_hive_comms.plugin.parts_ledger import LedgerParts
+from cl_hive_comms.plugin.parts_traffic import TrafficParts
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import sibling_methods
 from cl_hive_comms.services.intake import Ingress
@@ -58,7 +61,7 @@ NOTIFICATIONS = (
 )
 
 
-class Comms(Assembly):
+class Comms(LedgerParts, TrafficParts, CommandParts):
     """The plugin as CLN sees it: methods, options, events, loops."""
 
     def __init__(self) -> None:

@@ -1,0 +1,177 @@
+"""Advisors, the command pipeline, and what tells about them.
+
+Part of the composition root: concrete adapters are joined here, nothing is decided.
+"""
+
+import os
+
+from cl_hive_comms.plugin.contracts import compose_contracts
+from cl_hive_comms.plugin.health import compose_selfcheck
+from cl_hive_comms.plugin.parts import Parts
+from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
+from cl_hive_comms.plugin.rest import compose_rest
+from cl_hive_comms.plugin.setup import compose_setup
+from cl_hive_comms.services.advisor_offers import AdvisorOffers
+from cl_hive_comms.services.advisor_runes import AdvisorRunes
+from cl_hive_comms.services.advisor_service import AdvisorService, Ports
+from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.status_sections import StatusSections
+from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.push_store import PushStore
+from cl_hive_comms.storage.state_store import StateStore
+
+
+class CommandParts(Parts):
+    """Builders; `app` calls them in its order."""
+
+    def _build_offers(self) -> None:
+        """What advisors are told and given."""
+        facts = StateStore()
+        self.push = CommandPush(PushStore(self.at_rest.sealer), self.identity, self.messenger, unix_now)
+        self.runes, self.rest_door = compose_rest(self.cln, lambda: self.config, self.log)
+        self.offers = AdvisorOffers(
+            self.db,
+            facts,
+            identity=self.identity,
+            credentials=self.credentials,
+            push=self.push,
+            messenger=self.messenger,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            signer=self.cln,
+            node=self.node,
+            relays=lambda: self.config.relays,
+            max_skew_s=lambda: self.config.max_skew_s,
+            now=unix_now,
+        )
+        self.identity.announce = self.offers.announce_rotation
+        self.identity.on_change(self.identity_changed)
+        self.advisor_runes = AdvisorRunes(
+            self.db,
+            facts,
+            AdvisorStore(),
+            self.runes,
+            credentials=self.credentials,
+            offers=self.offers,
+            messenger=self.messenger,
+            now=unix_now,
+            log=self.log,
+        )
+
+    def build_advisors(self) -> None:
+        self._build_offers()
+        self.contracts = compose_contracts(
+            db=self.db,
+            cln=self.cln,
+            node=self.node,
+            credentials=self.credentials,
+            aliases=self.aliases,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            offers=self.offers,
+            advisors=lambda: self.advisors,
+            log=self.log,
+        )
+        self.identity.import_guards += [self.contracts.none_live_in, self.credentials.not_known_in]
+        self.advisors = AdvisorService(
+            Ports(
+                db=self.db,
+                store=AdvisorStore(),
+                credentials=self.credentials,
+                aliases=self.aliases,
+                offers=self.offers,
+                trials=self.contracts,
+                receipts=self.receipts,
+                alerts=self.alerts,
+                messenger=self.messenger,
+                runes=self.advisor_runes,
+                signer=self.cln,
+                kill_switch=self.kill_switch,
+                commands=lambda: self.pipeline.commands,
+                node_id=self.node["node_id"],
+                now=unix_now,
+                random_bytes=os.urandom,
+                log=self.log,
+            )
+        )
+        self.advisors.on_revoked = self.credentials_revoked
+        self.setup = compose_setup(
+            db=self.db,
+            cln=self.cln,
+            network=self.info.network,
+            config=lambda: self.config,
+            policy=self.policy,
+            advisors=self.advisors,
+            aliases=self.aliases,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            selfcheck=lambda: self.selfcheck,
+            log=self.log,
+        )
+
+    def build_pipeline(self) -> None:
+        """The command pipeline."""
+        self.pipeline = compose_pipeline(
+            db=self.db,
+            cln=self.cln,
+            at_rest=self.at_rest,
+            node=self.node,
+            config=lambda: self.config,
+            identity=self.identity,
+            credentials=self.credentials,
+            advisors=self.advisors,
+            policy=self.policy,
+            kill_switch=self.kill_switch,
+            alerts=self.alerts,
+            messenger=self.messenger,
+            receipts=self.receipts,
+            push=self.push,
+            offers=self.offers,
+            trust=self.trust,
+            on_receipt=self.receipt_written,
+            log=self.log,
+        )
+
+    def build_status(self) -> None:
+        self.sections = StatusSections(
+            config=lambda: self.config,
+            node=self.node,
+            identity=self.identity,
+            credentials=self.credentials,
+            aliases=self.aliases,
+            messenger=self.messenger,
+            nostr=self.nostr.status,
+            inbound=lambda: dict(self.inbound.counters),
+            rest=self.rest_door.status,
+            rune_warnings=self.advisor_runes.warnings,
+            siblings=self.siblings,
+            policy=self.policy,
+            pending=self.pipeline.approvals.pending,
+            emergency=self.emergency.overview,
+            alerts=self.alerts,
+            tallies=self.contracts.tallies,
+            trials=self.contracts.trials,
+            now=unix_now,
+        )
+        self.sections.register(self.status)
+        self.selfcheck = compose_selfcheck(
+            db=self.db,
+            db_path=self.db_path,
+            kept=self.info.net_dir / "hive",
+            cln=self.cln,
+            config=lambda: self.config,
+            identity=self.identity,
+            credentials=self.credentials,
+            policy=self.policy,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            messenger=self.messenger,
+            nostr=self.nostr,
+            runes=self.runes,
+            advisor_runes=self.advisor_runes,
+            siblings=self.siblings,
+            kill_switch=self.kill_switch,
+            emergency=self.emergency,
+            republish=self.republish,
+            log=self.log,
+        )

@@ -1,0 +1,122 @@
+"""What comes in and goes out: transports, inbox, outbox, alerts, what siblings may call.
+
+Part of the composition root: concrete adapters are joined here, nothing is decided.
+"""
+
+import os
+
+from hive_shared.nostr.relay_url import normalise_relay_url
+from hive_shared.siblings import SiblingHub
+
+from cl_hive_comms import __version__
+from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.plugin.sibling_calls import (
+    SIBLING_CAPABILITIES,
+    compose_sibling_services,
+)
+from cl_hive_comms.services.alert_delivery import AlertDelivery
+from cl_hive_comms.services.inbound_routes import PeerRoutes
+from cl_hive_comms.services.inbound_service import InboundService
+from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.storage.identity_store import IdentityStore
+from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
+from cl_hive_comms.transport.nostr import NostrTransport
+from cl_hive_comms.transport.webhook import HttpWebhook
+
+
+class TrafficParts(Parts):
+    """Builders; `app` calls them in its order."""
+
+    def build_transport(self) -> None:
+        proxy = self.info.proxy if self.info.always_use_proxy else None
+        self.inbound = InboundService(
+            self.db,
+            InboxStore(),
+            self.identity,
+            knows=self.credentials.knows,
+            handle_command=self.handle_command,
+            now=unix_now,
+            log=self.log,
+        )
+        self.nostr = NostrTransport(
+            self.db,
+            IdentityStore(),
+            self.identity,
+            on_wrap=self.inbound.on_wrap,
+            now=unix_now,
+            log=self.log,
+            proxy=proxy,
+            # Test networks live on loopback; elsewhere a stranger must not send us to private hosts.
+            private_relays=self.info.network == "regtest",
+        )
+        routes = PeerRoutes(
+            own_relays=lambda: self.config.relays,
+            arrived_from=self.inbound.arrived_from,
+            normalise=lambda url: normalise_relay_url(url, foreign=self.info.network != "regtest"),
+            lookup=self.nostr.lookup,
+            now=unix_now,
+        )
+        self.messenger = Messenger(
+            self.db,
+            OutboxStore(self.at_rest.sealer),
+            self.identity,
+            self.nostr,
+            routes,
+            now=unix_now,
+            log=self.log,
+        )
+
+        self.signed_messages = SignedMessages(
+            self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
+        )
+
+    def build_alerts(self) -> None:
+        """What takes alerts to the operator."""
+        self.alert_delivery = AlertDelivery(
+            self.db,
+            StateStore(),
+            self.alerts,
+            self.messenger,
+            HttpWebhook(
+                loopback=self.info.network == "regtest",
+                proxy=self.info.proxy,
+                only_onion=not self.info.always_use_proxy,
+            ),
+            targets=self.alert_targets,
+            makesecret=self.cln.makesecret,
+            node_id=self.node["node_id"],
+            now=unix_now,
+            log=self.log,
+        )
+
+    def build_siblings(self, key: bytes) -> None:
+        self.siblings = SiblingHub(
+            me="comms",
+            version=__version__,
+            capabilities=SIBLING_CAPABILITIES,
+            cln=self.cln,
+            key=key,
+            now=unix_now,
+            random_bytes=os.urandom,
+            identity=lambda: {"npub": self.identity.npub, "node_id": self.node["node_id"]},
+            db_schema=max(int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")),
+            log=self.app.log,
+            emergency=self.kill_switch.engaged,
+        )
+        self.for_siblings = compose_sibling_services(
+            db=self.db,
+            cln=self.cln,
+            node_id=self.node["node_id"],
+            identity=self.identity,
+            messages=self.signed_messages,
+            policy=self.policy,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            kill_switch=self.kill_switch,
+            pipeline=self.pipeline,
+            on_receipt=self.receipt_written,
+        )
+        self.app.authenticate = self.siblings.verify

@@ -149,7 +149,9 @@ CORE = (
     _text("swap-out-rpc", "", "Method that swaps Lightning funds to the chain."),
     _text("swap-in-rpc", "", "Method that swaps chain funds to Lightning."),
     _bool("private-relationships", False, "Say nothing in public about who manages this node."),
-    _text("publish-kinds", "", "Further event kinds that sibling plugins may publish.", read.kinds),
+    _text(
+        "publish-kinds", "", "Further event kinds that sibling plugins may publish.", read.kinds, served=True
+    ),
     _text("directory-urls", "", "Curated advisor directories.", read.https_urls),
     _int(
         "receipt-retention-days",
@@ -253,7 +255,7 @@ NOSTR = (
 
 MARKET = (
     _bool("marketplace-enabled", True, "The advisor market.", dynamic=False),
-    _bool("marketplace-publish", True, "Publish your own adverts."),
+    _bool("marketplace-publish", True, "Publish your own adverts.", served=True),
     _bool("marketplace-subscribe", True, "Receive adverts."),
     _bool("marketplace-dual-nip99", True, "Copy adverts as NIP-99 classifieds."),
     _bool("marketplace-dual-nip15", False, "Copy adverts as NIP-15 stalls."),
@@ -287,7 +289,7 @@ MARKET = (
 
 LIQUIDITY = (
     _bool("liquidity-enabled", True, "The liquidity market.", dynamic=False),
-    _bool("liquidity-publish", True, "Publish your own offers of liquidity."),
+    _bool("liquidity-publish", True, "Publish your own offers of liquidity.", served=True),
     _bool("liquidity-subscribe", True, "Receive offers of liquidity."),
     _bool("liquidity-provider", False, "Sell liquidity."),
     _bool("liquidity-auto-quote", False, "Answer requests with quotes."),

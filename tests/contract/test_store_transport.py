@@ -1,5 +1,7 @@
 """The outbox and inbox stores on a real file."""
 
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +91,46 @@ async def test_inbox_ids_are_remembered_once_and_forgotten_by_age(db: Db) -> Non
     assert await db.read(lambda tx: inbox.recent_ids(tx, 0, 10)) == ["m1", "w1", "m2"]
     await db.write(lambda tx: inbox.prune_seen(tx, 150))
     assert await db.read(lambda tx: inbox.recent_ids(tx, 0, 10)) == ["m2"]
+
+
+async def test_what_waited_before_transports_could_be_registered_still_waits(tmp_path: Path) -> None:
+    """Migration 0013 makes the outbox anew."""
+    before = tmp_path / "before"
+    before.mkdir()
+    for file in MIGRATIONS.glob("*.sql"):
+        if int(file.name[:4]) < 13:
+            shutil.copy(file, before)
+    sealer = Sealer({1: Secret(bytes(32))}, 1)
+    old = Db.open(tmp_path / "old.db", before)
+
+    def fill(tx: sqlite3.Connection) -> None:
+        for number, (key, state) in enumerate((("a", "queued"), ("b", "sent"), ("c", "expired")), start=3):
+            tx.execute(
+                "INSERT INTO comms_outbox (outbox_id, idempotency_key, sender, recipient, kind, content_enc,"
+                " reply_to, relays_json, state, attempts, next_at, created_at, expires_at, sent_at,"
+                " last_error) VALUES (?, ?, ?, ?, 'push', ?, 'e1', '[\"wss://r.example\"]', ?, 2, 130, 100,"
+                " 1100, ?, 'no')",
+                (
+                    number,
+                    key,
+                    "aa" * 32,
+                    "bb" * 32,
+                    sealer.seal("comms_outbox", key, "content_enc", f"text of {key}".encode()),
+                    state,
+                    105 if state == "sent" else None,
+                ),
+            )
+
+    await old.write(fill)
+    rows = await old.read(lambda tx: [dict(r) for r in tx.execute("SELECT * FROM comms_outbox")])
+    old.close()
+    new = Db.open(tmp_path / "old.db", MIGRATIONS)
+    outbox = OutboxStore(sealer)
+    after = await new.read(lambda tx: [dict(r) for r in tx.execute("SELECT * FROM comms_outbox")])
+    assert [{k: v for k, v in row.items() if k != "transport"} for row in after] == rows
+    (waiting,) = await new.read(lambda tx: outbox.due(tx, 130, 10))
+    assert waiting.message == message("a") and waiting.attempts == 2 and waiting.message.transport == ""
+    # One key is one message still, and new kinds are taken.
+    assert not await new.write(lambda tx: outbox.add(tx, message("b")))
+    assert await new.write(lambda tx: outbox.add(tx, message("d", MessageKind.EVENT)))
+    new.close()

@@ -11,8 +11,8 @@ Rows = Callable[[], Awaitable[list[dict[str, Any]]]]
 class TransportCommands:
     """Lists the ways commands come in and answers go out."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, handlers: Callable[[], dict[str, Any]]) -> None:
+        self._rows, self._handlers = rows, handlers
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
@@ -22,10 +22,10 @@ class TransportCommands:
                 "R",
                 (),
                 self._transports,
-                "The ways commands reach this node: state, last success, messages waiting.",
+                "The ways messages reach this node, and which plugin takes which of them.",
             )
         ]
 
     async def _transports(self, params: dict[str, Any]) -> dict[str, Any]:
         rows = await self._rows()
-        return {"count": len(rows), "items": rows}
+        return {"count": len(rows), "items": rows, **self._handlers()}

@@ -19,11 +19,16 @@ class MessageKind(StrEnum):
     RESPONSE = "response"
     PUSH = "push"
     MESSAGE = "message"
+    EVENT = "event"
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A message to store in the outbox. `sender` and `recipient` are x-only keys in hex."""
+    """A message to store in the outbox. `sender` and `recipient` are x-only keys in hex.
+
+    `transport` names the registered transport it has to take; "" is a direct message. Of an event to
+    publish, `content` is the signed event and `recipient` its id.
+    """
 
     idempotency_key: str
     sender: str
@@ -34,6 +39,7 @@ class Outgoing:
     expires_at: int
     reply_relays: tuple[str, ...] = ()
     reply_to: str | None = None
+    transport: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,24 @@ class Queued:
 
 @dataclass(frozen=True)
 class Seen:
-    """A message received from a sender we know, remembered so that a repeat is recognised."""
+    """A message that was handled, remembered so that a repeat is recognised."""
 
     sender_key: str
     msg_id: str
     wrap_id: str | None
     schema: str
+    received_at: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A message that a transport handed in, kept until it is handled."""
+
+    sender_key: str
+    msg_id: str
+    transport: str
+    sender_did: str | None
+    content: str
     received_at: int
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hive_shared.cln import ClnClient, version_problem
-from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime import InitInfo, MethodSpec, PluginApp
 from hive_shared.siblings import hello_spec, load_sibling_key
@@ -39,6 +38,7 @@ from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.commands.trials import TrialCommands
 from cl_hive_comms.domain.advisor import CredentialRow
+from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, Config, option_specs
 from cl_hive_comms.plugin.parts import MIGRATIONS
@@ -136,7 +136,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
-            *TransportCommands(self._transport_rows).specs(),
+            *TransportCommands(self._transport_rows, self._handler_rows).specs(),
         ]
 
     # -- start ---------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         await self.credentials.load()
         await self.aliases.load()
         await self.inbound.load()
+        await self.sibling_registry.load()
         self.build_siblings(sibling_key)
         self.build_status()
         self._start_loops()
@@ -186,6 +187,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("alerts", self.alert_delivery.tick, every=5.0)
         spawn("outbox", self.messenger.sweep, every=60.0)
         spawn("inbox", self.inbound.flush, every=2.0)
+        spawn("handed-in", self.inbound.resume, every=60.0)
+        spawn("sibling-registrations", self.sibling_registry.prune, every=120.0, first=60.0)
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)
         spawn("relay-cursors", self.nostr.save_cursors, every=600.0, first=600.0)
         spawn("offers", self.offers.reissue)
@@ -263,10 +266,10 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self.app.notify("hive_policy_changed", {"version": snapshot.version, "preset": snapshot.preset})
         self.app.spawn("forbidden-peers-changed", self.peer_gate.enforce)
 
-    async def handle_command(self, text: str, message: Message) -> None:
+    async def handle_command(self, text: str, arrival: Arrival) -> None:
         """Run it through the pipeline, which answers by itself."""
         await self.pipeline.commands.handle(
-            text, Ingress("nostr_dm", message.sender, message.rumor_id, unix_now())
+            text, Ingress(arrival.transport, arrival.sender, arrival.message_id, arrival.received_at)
         )
 
     def emergency_changed(self, stop: Stop | None) -> None:
@@ -318,6 +321,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     async def _transport_rows(self) -> list[dict[str, Any]]:
         return await self.sections.transport_rows()
 
+    def _handler_rows(self) -> dict[str, Any]:
+        return self.for_siblings.handler_rows()
+
     async def _hello(self, params: dict[str, Any]) -> dict[str, Any]:
         return await self.siblings.hello(params)
 
@@ -329,6 +335,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     async def _plugin_stopped(self, payload: dict[str, Any]) -> None:
         await self.siblings.on_plugin_stopped(payload)
         self.rest_door.plugin_stopped(payload)
+        await self.for_siblings.stopped(payload)
         await self.pipeline.executors.probe()
 
     async def _peer_connected(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -345,6 +352,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     async def on_stop(self) -> None:
         """Stop intake, keep what is unsent, close in the reverse order of opening."""
         if hasattr(self, "nostr"):
+            if hasattr(self, "for_siblings"):
+                await self.for_siblings.delivery.stop()
             await self.inbound.stop()
             await self.pipeline.commands.drain()
             await self.nostr.stop()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hive_shared.cln import ClnClient
-from hive_shared.nostr.giftwrap import Message
 from hive_shared.runtime import InitInfo, PluginApp
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
 
 from cl_hive_comms.domain.advisor import CredentialRow
+from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.sibling_calls import (
@@ -45,6 +45,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.setup_service import SetupService
+from cl_hive_comms.services.sibling_registry import SiblingRegistry
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.services.trust_service import TrustService
@@ -80,6 +81,7 @@ class Parts(ABC):
     peer_gate: PeerGate
     siblings: SiblingHub
     for_siblings: SiblingServices
+    sibling_registry: SiblingRegistry
     credentials: CredentialService
     trust: TrustService
     aliases: AliasService
@@ -118,8 +120,8 @@ class Parts(ABC):
     # -- what the running plugin adds ------------------------------------------------------------------
 
     @abstractmethod
-    async def handle_command(self, text: str, message: Message) -> None:
-        """A management command came by direct message."""
+    async def handle_command(self, text: str, arrival: Arrival) -> None:
+        """A management command came in over a transport that does not wait for its answer."""
 
     @abstractmethod
     async def identity_changed(self) -> None:

@@ -128,6 +128,7 @@ class CommandParts(Parts):
             push=self.push,
             offers=self.offers,
             trust=self.trust,
+            registered=lambda: [row.name for row in self.sibling_registry.usable()],
             on_receipt=self.receipt_written,
             log=self.log,
         )
@@ -144,6 +145,7 @@ class CommandParts(Parts):
             inbound=lambda: dict(self.inbound.counters),
             rest=self.rest_door.status,
             rune_warnings=self.advisor_runes.warnings,
+            registered=self.for_siblings.transport_rows,
             siblings=self.siblings,
             policy=self.policy,
             pending=self.pipeline.approvals.pending,

@@ -9,11 +9,14 @@ from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.siblings import SiblingHub
 
 from cl_hive_comms import __version__
+from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import (
     SIBLING_CAPABILITIES,
+    compose_registry,
     compose_sibling_services,
+    compose_ways,
 )
 from cl_hive_comms.services.alert_delivery import AlertDelivery
 from cl_hive_comms.services.inbound_routes import PeerRoutes
@@ -32,14 +35,16 @@ class TrafficParts(Parts):
 
     def build_transport(self) -> None:
         proxy = self.info.proxy if self.info.always_use_proxy else None
+        self.sibling_registry = compose_registry(self.db, self.cln, self.log)
         self.inbound = InboundService(
             self.db,
-            InboxStore(),
+            InboxStore(self.at_rest.sealer),
             self.identity,
             knows=self.credentials.knows,
             handle_command=self.handle_command,
             now=unix_now,
             log=self.log,
+            fault=fault_point(self.node["network"]),
         )
         self.nostr = NostrTransport(
             self.db,
@@ -67,8 +72,15 @@ class TrafficParts(Parts):
             routes,
             now=unix_now,
             log=self.log,
+            further=compose_ways(
+                self.sibling_registry,
+                self.nostr,
+                lambda: self.siblings,
+                self.credentials,
+                self.kill_switch,
+                self.log,
+            ),
         )
-
         self.signed_messages = SignedMessages(
             self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
         )
@@ -110,6 +122,13 @@ class TrafficParts(Parts):
             db=self.db,
             cln=self.cln,
             node_id=self.node["node_id"],
+            config=lambda: self.config,
+            hub=self.siblings,
+            registry=self.sibling_registry,
+            inbound=self.inbound,
+            nostr=self.nostr,
+            messenger=self.messenger,
+            credentials=self.credentials,
             identity=self.identity,
             messages=self.signed_messages,
             policy=self.policy,
@@ -118,5 +137,6 @@ class TrafficParts(Parts):
             kill_switch=self.kill_switch,
             pipeline=self.pipeline,
             on_receipt=self.receipt_written,
+            log=self.log,
         )
         self.app.authenticate = self.siblings.verify

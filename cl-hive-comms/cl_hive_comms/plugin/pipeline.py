@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hive_shared.cln import ClnClient
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
+from cl_hive_comms.domain.sibling_routes import BUILT_IN
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
@@ -29,8 +30,6 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
-
-TRANSPORTS = ("nostr_dm", "rest", "local")
 
 
 def unix_now() -> int:
@@ -61,10 +60,11 @@ def compose_pipeline(
     push: CommandPush,
     offers: AdvisorOffers,
     trust: TrustService,
+    registered: Callable[[], Sequence[str]],
     on_receipt: Callable[[int, str], None],
     log: Log,
 ) -> Pipeline:
-    """The pipeline on this node's adapters."""
+    """The pipeline on this node's adapters. `registered` names the transports of siblings in use."""
     return build_pipeline(
         PipelineParts(
             db=db,
@@ -86,7 +86,7 @@ def compose_pipeline(
             node=cln,
             state_key=at_rest.subkey(b"state-hash"),
             node_id=node["node_id"],
-            about=lambda: _about(identity, node, config()),
+            about=lambda: _about(identity, node, config(), registered()),
             trusted_issuers=lambda: config().trusted_issuers,
             max_skew_s=lambda: config().max_skew_s,
             now=unix_now,
@@ -99,13 +99,20 @@ def compose_pipeline(
     )
 
 
-def _about(identity: IdentityService, node: dict[str, str], config: Config) -> About:
+def _about(
+    identity: IdentityService, node: dict[str, str], config: Config, registered: Sequence[str]
+) -> About:
     return About(
         version=__version__,
         node_key=identity.pubkey,
         node_id=node["node_id"],
         network=node["network"],
-        transports=TRANSPORTS,
+        transports=_transports(config, registered),
         relays=config.relays,
         max_skew_s=config.max_skew_s,
     )
+
+
+def _transports(config: Config, registered: Sequence[str]) -> tuple[str, ...]:
+    on = {"nostr_dm": bool(config.relays), "rest": bool(config.get("rest-enabled"))}
+    return (*(name for name in BUILT_IN if on.get(name, True)), *registered)

@@ -18,6 +18,7 @@ from hive_shared.store import Tx
 from ..domain.alert import Level, level_of_danger
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
+from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED
 from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
@@ -46,7 +47,7 @@ Response = dict[str, JsonValue]
 
 def by_message(case: Case, *, deferred: bool = False) -> bool:
     """Whether the response to a command goes out as a message, and not only to who waits for it."""
-    return deferred or case.transport == "nostr_dm"
+    return deferred or case.transport not in CALLER_ANSWERED
 
 
 class StateMoved(Exception):
@@ -130,7 +131,8 @@ class CommandOutcomes:
         return envelope.sign_response(self._identity.secret(), doc)
 
     def send(self, tx: Tx, case: Case, response: Response, *, deferred: bool = False) -> None:
-        """Enqueue a response for an agent on Nostr, or one that comes later than its request."""
+        """Enqueue a response for an agent whose transport does not wait for it, or one that comes later than
+        its request; it goes back over the same transport."""
         if not by_message(case, deferred=deferred):
             return
         self.send_to(
@@ -140,6 +142,7 @@ class CommandOutcomes:
             key=f"response:{case.sender}:{case.command.nonce}:{response['seq']}:{case.message_id}",
             reply_relays=case.command.reply_relays,
             reply_to=case.message_id if case.transport == "nostr_dm" and case.message_id else None,
+            transport=case.transport,
         )
 
     def send_to(
@@ -151,8 +154,10 @@ class CommandOutcomes:
         key: str,
         reply_relays: tuple[str, ...] = (),
         reply_to: str | None = None,
+        transport: str = "",
     ) -> None:
-        """Enqueue a response under an idempotency key."""
+        """Enqueue a response under an idempotency key. From a caller who waited, `transport` is not one
+        that can be sent over: a direct message goes instead."""
         self._messages.enqueue(
             tx,
             recipient=recipient,
@@ -162,6 +167,7 @@ class CommandOutcomes:
             expires_at=self._now() + RESPONSE_KEPT_S,
             reply_relays=reply_relays,
             reply_to=reply_to,
+            transport="" if transport in BUILT_IN else transport,
         )
 
     def respond(

@@ -24,6 +24,7 @@ from hive_shared.store import StoreError, Tx
 from ..domain.alert import Level
 from ..domain.command_machine import State
 from ..domain.command_record import CommandRow
+from ..domain.sibling_routes import CALLER_ANSWERED
 from .approval_service import ApprovalService
 from .command_case import WAITING, Case, Judged, RuleRefusal
 from .command_control import ControlActions
@@ -88,7 +89,8 @@ class CommandService:
     async def handle(self, raw: bytes | str, ingress: Ingress) -> Response | None:
         """Run one envelope through the pipeline; the signed response, or None when it was dropped.
 
-        For `nostr_dm` the response is also enqueued for sending, in the transaction of the outcome.
+        Unless the caller waits for it (`rest`, `local`), the response is also enqueued for sending over the
+        same transport, in the transaction of the outcome.
         """
         admitted = await self._intake.admit(raw, ingress)
         if admitted is None:
@@ -117,7 +119,7 @@ class CommandService:
 
     async def _refuse_early(self, refused: Refused, ingress: Ingress) -> Response | None:
         response = self._outcomes.unnumbered(refused.nonce, refused.error, refused.command_id)
-        if ingress.transport == "nostr_dm":
+        if ingress.transport not in CALLER_ANSWERED:
             try:
                 await self._db.write(
                     lambda tx: self._outcomes.send_to(
@@ -126,7 +128,8 @@ class CommandService:
                         response,
                         key=f"refusal:{ingress.sender_key}:{ingress.message_id}",
                         reply_relays=refused.reply_relays,
-                        reply_to=ingress.message_id,
+                        reply_to=ingress.message_id if ingress.transport == "nostr_dm" else None,
+                        transport=ingress.transport,
                     )
                 )
                 self._outcomes.kick()
@@ -239,7 +242,7 @@ class CommandService:
 
     async def _send(self, case: Case, response: Response) -> None:
         """Send a response that is on record once more; the caller has it in any case."""
-        if case.transport != "nostr_dm":
+        if case.transport in CALLER_ANSWERED:
             return
         try:
             await self._db.write(lambda tx: self._outcomes.send(tx, case, response))

@@ -1,4 +1,4 @@
-"""Incoming direct messages: opened, recognised when repeated, and routed by their content.
+"""Incoming messages: opened, recognised when repeated, and routed by their content.
 
 docs/protocol/04-marketplace-and-nostr.md §6 (Verify, Subscribe, Larger, Routing) and
 docs/protocol/02-fleet-management.md §6.2. Relays send what anybody put there, so the order is from cheap to
@@ -7,22 +7,27 @@ dear, and what a stranger sends never reaches the database from here.
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
 
 import msgspec
+from hive_shared.errors import Busy, RateLimited
 from hive_shared.nostr import nip44
 from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA, ChunkBuffer
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import Message, WrapInvalid, unwrap
 from hive_shared.nostr.reasons import ChunkInvalid
-from hive_shared.store import Db, StoreError
+from hive_shared.store import Db, StoreError, Tx
 
-from cl_hive_comms.domain.outbox import KEPT_S, Seen
+from cl_hive_comms.domain.arrival import Arrival
+from cl_hive_comms.domain.outbox import KEPT_S, Kept, Seen
 from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.inbound_signed import Repeats, Settled
+from cl_hive_comms.services.ports_commands import Fault, no_fault
 from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.ports_transport import InboxStore
+from cl_hive_comms.services.sibling_delivery import Outcome
 
 MAX_IN_FLIGHT: Final = 2_000
 """Messages being handled at once; more than this is a flood, and strangers are dropped first."""
@@ -35,9 +40,16 @@ KNOWN_IDS: Final = 50_000
 STRANGER_IDS: Final = 20_000
 _MAX_AHEAD_S: Final = 900
 
-CommandHandler = Callable[[str, Message], Awaitable[None]]
-"""Takes the raw text of a management command and the message it came in; replies on its own."""
-SchemaHandler = Callable[[Mapping[str, Any], Message], Awaitable[None]]
+CommandHandler = Callable[[str, Arrival], Awaitable[None]]
+"""Takes the raw text of a management command and how it came; replies on its own."""
+
+
+class Schemas(Protocol):
+    """Takes messages with a `schema` (services.inbound_signed)."""
+
+    async def take(
+        self, text: str, arrival: Arrival, schema: str, repeats: Repeats, settled: Settled
+    ) -> Outcome | None: ...
 
 
 class _Head(msgspec.Struct):
@@ -62,8 +74,21 @@ class _Ids:
             self._ids.popitem(last=False)
 
 
+class _Either:
+    """The ids of both sides; what is added goes to the side of its sender."""
+
+    def __init__(self, known: _Ids, strangers: _Ids, is_known: bool) -> None:
+        self._known, self._strangers, self._is_known = known, strangers, is_known
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known or name in self._strangers
+
+    def add(self, name: str) -> None:
+        (self._known if self._is_known else self._strangers).add(name)
+
+
 class InboundService:
-    """Takes verified gift wraps from the relay pool and hands their content on."""
+    """Takes verified gift wraps from the relay pool, and what transports hand in, and hands it on."""
 
     def __init__(
         self,
@@ -75,16 +100,21 @@ class InboundService:
         handle_command: CommandHandler,
         now: Clock,
         log: Log,
+        fault: Fault = no_fault,
     ) -> None:
         self._db, self._store, self._identity = db, store, identity
         self._knows, self._handle_command = knows, handle_command
-        self._now, self._log = now, log
-        self._schemas: dict[str, SchemaHandler] = {}
-        self._fallback: SchemaHandler | None = None
+        self._now, self._log, self._fault = now, log, fault
+        self._schemas: Schemas | None = None
         self._known_ids, self._stranger_ids = _Ids(KNOWN_IDS), _Ids(STRANGER_IDS)
         self._chunks = ChunkBuffer()
         self._keys = nip44.ConversationKeys()
         self._unsaved: list[Seen] = []
+        self._ended: list[tuple[str, str, str, str]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._keeping = asyncio.Lock()
+        # Kept messages that are in work, or whose end is not stored yet.
+        self._unended: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers = 0
         self._stopping = False
@@ -94,13 +124,9 @@ class InboundService:
         self.arrived_from: OrderedDict[str, str] = OrderedDict()
         """The relay over which a known sender last reached us."""
 
-    def on_schema(self, prefix: str, handler: SchemaHandler) -> None:
-        """Routes messages whose `schema` starts with `prefix` to a handler."""
-        self._schemas[prefix] = handler
-
-    def on_other(self, handler: SchemaHandler) -> None:
-        """Routes messages of known senders that nobody else takes."""
-        self._fallback = handler
+    def on_schema(self, schemas: Schemas) -> None:
+        """Who takes messages with a `schema`; without one they are dropped."""
+        self._schemas = schemas
 
     async def load(self) -> None:
         """Reads the ids of the last seven days; call once before the first message."""
@@ -129,20 +155,110 @@ class InboundService:
         ids.add(message.rumor_id)
         if known:
             self._note_route(message.sender, relay_url)
-        task = asyncio.create_task(self._handle(message, known))
+        arrival = Arrival(
+            "nostr_dm", message.sender, message.rumor_id, self._now(), known, wrap_id=message.wrap_id
+        )
+        self._begin(message.content, arrival)
+
+    async def ingest(self, text: str, transport: str, sender: str, did: str | None, message_id: str) -> None:
+        """One message that a registered transport hands in; when this returns, it is kept until handled.
+
+        Of a sender we do not know nothing is stored. A repeat changes nothing. Raises RateLimited, Busy.
+        """
+        known = self._knows(sender)
+        arrival = Arrival(transport, sender, message_id, self._now(), known, sender_did=did)
+        if not known:
+            if arrival.name in self._stranger_ids:
+                self.counters["repeated"] += 1
+                return
+            self._check_room(sender, known)
+            self._stranger_ids.add(arrival.name)
+            self._begin(text, arrival)
+            return
+        # One after the other: of two calls with one message the second finds it stored.
+        async with self._keeping:
+            if arrival.name in self._known_ids or arrival.name in self._unended:
+                self.counters["repeated"] += 1
+                return
+            self._check_room(sender, known)
+            fresh = await self._keep(text, arrival)
+            self._known_ids.add(arrival.name)
+        if not fresh:
+            # It was handled, or it waits for `resume`.
+            self.counters["repeated"] += 1
+            return
+        await self._fault("after_ingested")
+        if not self._stopping:
+            self._begin(text, arrival)
+
+    def _check_room(self, sender: str, known: bool) -> None:
+        if known and self._windows.retry_after("messages", sender, KNOWN_PER_MINUTE):
+            raise RateLimited(
+                f"more than {KNOWN_PER_MINUTE} messages of this sender in a minute", data={"retry_after": 60}
+            )
+        if not self._admit(sender, known):
+            raise Busy("too many messages are in work; hand this one in again later")
+
+    async def _keep(self, text: str, arrival: Arrival) -> bool:
+        kept = Kept(
+            arrival.sender, arrival.name, arrival.transport, arrival.sender_did, text, arrival.received_at
+        )
+        # Claimed before it is written: `resume` must not take it up beside the call that hands it in.
+        self._unended.add(arrival.name)
+        fresh = False
+        try:
+            fresh = await self._db.write(lambda tx: self._store.keep(tx, kept))
+        finally:
+            if not fresh:
+                self._unended.discard(arrival.name)
+        return fresh
+
+    async def resume(self) -> None:
+        """Handle what was handed in and is not in work: before the last stop, or while the disk took nothing.
+        Run at start, once the pipeline stands, and every minute."""
+        if self._stopping:
+            return
+        # What was in work before the look may have ended since: its row as seen is then an old one.
+        before = frozenset(self._unended)
+        for row in await self._db.read(lambda tx: self._store.kept(tx, MAX_IN_FLIGHT + len(before))):
+            if row.msg_id in before or row.msg_id in self._unended or len(self._tasks) >= MAX_IN_FLIGHT:
+                continue
+            self._unended.add(row.msg_id)
+            message_id = row.msg_id.removeprefix(f"{row.transport}:{row.sender_key}:")
+            arrival = Arrival(
+                row.transport,
+                row.sender_key,
+                message_id,
+                row.received_at,
+                self._knows(row.sender_key),
+                sender_did=row.sender_did,
+            )
+            self._begin(row.content, arrival)
+
+    def _begin(self, text: str, arrival: Arrival) -> None:
+        task = asyncio.create_task(self._handle(text, arrival))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def flush(self) -> None:
         """Stores the ids of handled messages; run every few seconds, writes only when there are any."""
         rows, self._unsaved = self._unsaved, []
-        if not rows:
+        ended, self._ended = self._ended, []
+        if not rows and not ended:
             return
+
+        def body(tx: Tx) -> None:
+            self._store.remember(tx, rows)
+            for sender, name, schema, state in ended:
+                self._store.settle(tx, sender, name, schema, state)
+
         try:
-            await self._db.write(lambda tx: self._store.remember(tx, rows))
+            await self._db.write(body)
         except StoreError:
             self._unsaved = [*rows, *self._unsaved][-KNOWN_IDS:]
+            self._ended = [*ended, *self._ended]
             raise
+        self._unended.difference_update(name for _, name, _, _ in ended)
 
     async def prune(self) -> None:
         """Forgets ids after seven days; run daily."""
@@ -156,6 +272,8 @@ class InboundService:
             await asyncio.wait(set(self._tasks), timeout=2.0)
         for task in list(self._tasks):
             task.cancel()
+        if self._flushing is not None:
+            await self._flushing
         try:
             await self.flush()
         except StoreError:
@@ -198,44 +316,77 @@ class InboundService:
         if len(self.arrived_from) > 2_000:
             self.arrived_from.popitem(last=False)
 
-    async def _handle(self, message: Message, known: bool) -> None:
-        self._strangers += not known
+    async def _handle(self, text: str, arrival: Arrival) -> None:
+        self._strangers += not arrival.known
         try:
-            schema = await self._route(message.content, message, known)
+            schema = await self._route(text, arrival)
         except Exception as error:
             # One bad message must not end the intake of all others.
             self.counters["failed"] += 1
             self._log("error", "message_failed", error=type(error).__name__)
+            if isinstance(error, StoreError):
+                # Still kept: `resume` tries again.
+                self._unended.discard(arrival.name)
+            else:
+                self._settled(arrival, "", "dropped", "")
             return
         finally:
-            self._strangers -= not known
+            self._strangers -= not arrival.known
+        if schema is None:
+            return
         self.counters["handled" if schema else "ignored"] += 1
-        if known:
-            self._unsaved.append(
-                Seen(message.sender, message.rumor_id, message.wrap_id, schema[:64], self._now())
-            )
+        self._settled(arrival, schema, "refused", "")
 
-    async def _route(self, text: str, message: Message, known: bool) -> str:
-        """The schema it was handled as, or an empty string."""
+    def _settled(self, arrival: Arrival, schema: str, outcome: Outcome, name: str) -> None:
+        """Note the end of a message, so that a repeat is recognised after a restart too.
+
+        Of a stranger only once a sibling took it: nobody else gets rows written here. What was dropped comes
+        again from its relay after a restart; a transport has handed it over for good.
+        """
+        now, stored = self._now(), schema[:64]
+        remembered = outcome == "delivered" or (outcome == "refused" and arrival.known)
+        if arrival.name in self._unended:
+            # Kept, whatever became of its sender meanwhile: the row must not wait for ever.
+            state = "dropped" if outcome == "dropped" else "handled"
+            self._ended.append((arrival.sender, arrival.name, stored, state))
+            self._flush_soon()
+        elif remembered and arrival.transport == "nostr_dm":
+            self._unsaved.append(Seen(arrival.sender, arrival.message_id, arrival.wrap_id, stored, now))
+        if name and remembered:
+            self._unsaved.append(Seen(arrival.sender, name, None, stored, now))
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush_quietly())
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self.flush()
+        except StoreError:
+            # The loop tries again; until then a restart handles the message once more.
+            self._log("error", "handled_messages_not_noted", count=len(self._ended))
+
+    async def _route(self, text: str, arrival: Arrival) -> str | None:
+        """The schema it was handled as, an empty string for nothing, None while it is under way."""
         try:
             head = msgspec.json.decode(text, type=_Head)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             # Known senders get the pipeline's own precise refusal; others learn nothing.
-            head = _Head(schema_type="malformed") if known else _Head()
+            head = _Head(schema_type="malformed") if arrival.known else _Head()
         if head.schema_type is not None:
-            await self._handle_command(text, message)
+            await self._handle_command(text, arrival)
             return str(head.schema_type)
         if not isinstance(head.schema, str):
             return ""
         if head.schema in (CHUNK_SCHEMA, RESEND_SCHEMA):
-            return await self._part(text, message, known, head.schema)
-        return await self._hand_over(text, message, known, head.schema)
+            return await self._part(text, arrival, head.schema)
+        return await self._hand_over(text, arrival, head.schema)
 
-    async def _part(self, text: str, message: Message, known: bool, schema: str) -> str:
-        if not known or schema == RESEND_SCHEMA:
+    async def _part(self, text: str, arrival: Arrival, schema: str) -> str | None:
+        if not arrival.known or schema == RESEND_SCHEMA:
             return ""
         try:
-            whole = self._chunks.add(message.sender, msgspec.json.decode(text), self._now())
+            whole = self._chunks.add(arrival.sender, msgspec.json.decode(text), self._now())
         except (ChunkInvalid, msgspec.DecodeError) as error:
             self.counters["invalid_chunk"] += 1
             self._log("debug", "chunk_refused", why=str(error))
@@ -245,19 +396,18 @@ class InboundService:
         # One level only: a chunk inside reassembled chunks would be a way to grow without bound.
         if f'"{CHUNK_SCHEMA}"' in whole.text[:200]:
             return ""
-        return await self._route(whole.text, message, known)
+        return await self._route(whole.text, arrival)
 
-    async def _hand_over(self, text: str, message: Message, known: bool, schema: str) -> str:
-        handler = next(
-            (
-                self._schemas[prefix]
-                for prefix in sorted(self._schemas, key=len, reverse=True)
-                if schema.startswith(prefix)
-            ),
-            self._fallback if known else None,
-        )
-        if handler is None:
+    async def _hand_over(self, text: str, arrival: Arrival, schema: str) -> str | None:
+        if self._schemas is None:
             return ""
-        body = msgspec.json.decode(text)
-        await handler(body, message)
-        return schema
+
+        def settled(name: str, outcome: Outcome) -> None:
+            self.counters[outcome] += 1
+            self._settled(arrival, schema, outcome, name)
+
+        ids = _Either(self._known_ids, self._stranger_ids, arrival.known)
+        outcome = await self._schemas.take(text, arrival, schema, ids, settled)
+        if outcome is not None:
+            settled("", outcome)
+        return None

@@ -8,6 +8,7 @@ is enough; until then retries go on at 2 .. 300 s until the message expires, als
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from hive_shared.crypto import Secret
 from hive_shared.errors import Capacity, TransportUnavailable
@@ -16,7 +17,7 @@ from hive_shared.store import Db, Tx
 from cl_hive_comms.domain.outbox import KEPT_S, MAX_QUEUED, MessageKind, Outgoing, Queued, retry_delay
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.ports_identity import Clock, Log
-from cl_hive_comms.services.ports_transport import DirectMessages, OutboxStore, Routes
+from cl_hive_comms.services.ports_transport import Delivery, DirectMessages, FurtherWays, OutboxStore, Routes
 
 MAX_CONTENT_BYTES = 1_048_576
 MAX_QUEUED_EACH = 400
@@ -42,9 +43,10 @@ class Messenger:
         *,
         now: Clock,
         log: Log,
+        further: FurtherWays | None = None,
     ) -> None:
         self._db, self._store, self._identity = db, store, identity
-        self._direct_messages, self._routes = direct_messages, routes
+        self._direct_messages, self._routes, self._further = direct_messages, routes, further
         self._now, self._log = now, log
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
@@ -63,10 +65,12 @@ class Messenger:
         reply_relays: Sequence[str] = (),
         reply_to: str | None = None,
         sender: str | None = None,
+        transport: str = "",
     ) -> None:
         """Stores a message in the caller's transaction; a known idempotency key changes nothing.
 
-        `kind` is response, push or message. A full queue gives up older messages for a response or a push,
+        `kind` is response, push, message or event; `transport` the registered one it has to take. A full
+        queue gives up older messages for a response or a push,
         those of a recipient who has too many waiting first, and refuses a message with Capacity.
         Raises TransportUnavailable when the text exceeds 1 MiB.
         """
@@ -87,6 +91,7 @@ class Messenger:
             expires_at=expires_at,
             reply_relays=tuple(reply_relays[:3]),
             reply_to=reply_to,
+            transport=transport,
         )
         self._store.add(tx, message)
 
@@ -136,12 +141,17 @@ class Messenger:
         if expired := await self._db.write(body):
             self._log("warning", "messages_expired", count=expired)
 
-    async def status(self) -> dict[str, object]:
-        """How many messages wait and when a relay last took one, for status and selfcheck."""
+    async def status(self) -> dict[str, Any]:
+        """How many messages wait and when a relay last took one, for status and selfcheck; `by_transport`
+        counts what waits for a registered transport."""
         if self._last_ok is None:
             self._last_ok = await self._db.read(self._store.last_sent) or 0
         # By the index of what is due: as many rows as wait, whatever was sent in a week.
-        return {"queue": self._db.peek(self._store.queued_count), "last_ok": self._last_ok or None}
+        return {
+            "queue": self._db.peek(self._store.queued_count),
+            "last_ok": self._last_ok or None,
+            "by_transport": self._db.peek(self._store.waiting),
+        }
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -154,8 +164,10 @@ class Messenger:
             return
         # A response proves what was executed, a push may be part of a revocation: neither may fail the
         # transaction that records them, whatever an agent has made us queue.
-        victims = [MessageKind.PUSH, MessageKind.MESSAGE, MessageKind.RESPONSE]
-        if kind is MessageKind.MESSAGE or not self._store.drop_oldest(tx, victims, self._now()):
+        victims = [MessageKind.EVENT, MessageKind.PUSH, MessageKind.MESSAGE, MessageKind.RESPONSE]
+        if kind in (MessageKind.MESSAGE, MessageKind.EVENT) or not self._store.drop_oldest(
+            tx, victims, self._now()
+        ):
             raise Capacity(
                 f"{MAX_QUEUED} messages wait to be sent; relays may be down, see hive-comms-transports"
             )
@@ -214,8 +226,7 @@ class Messenger:
             await self._db.write(lambda tx: self._store.expire(tx, self._now()))
             return
         try:
-            relays = await self._routes.relays_for(message, row.attempts)
-            delivery = await self._direct_messages.send(self._key(message), message, relays)
+            delivery = await self._deliver(row)
         except ValueError as error:
             await self._failed(row, f"cannot be sent: {error}")
             return
@@ -226,6 +237,16 @@ class Messenger:
         await self._db.write(lambda tx: self._store.mark_sent(tx, row.outbox_id, self._now()), durable=False)
         self._last_ok = self._now()
         self._log("debug", "message_sent", kind=message.kind.value, relays=len(delivery.accepted))
+
+    async def _deliver(self, row: Queued) -> Delivery:
+        message, further = row.message, self._further
+        if further is not None and further.takes(message):
+            return await further.send(message)
+        relays = await self._routes.relays_for(message, row.attempts)
+        delivery = await self._direct_messages.send(self._key(message), message, relays)
+        if delivery.ok or further is None:
+            return delivery
+        return await further.instead(message, delivery)
 
     async def _failed(self, row: Queued, why: str) -> None:
         attempts = row.attempts + 1

@@ -277,8 +277,9 @@ class Messages(Protocol):
         expires_at: int,
         reply_relays: Sequence[str] = (),
         reply_to: str | None = None,
+        transport: str = "",
     ) -> None:
-        """Store a message inside the caller's transaction."""
+        """Store a message inside the caller's transaction; `transport` is the one it has to take."""
         ...
 
     def kick(self) -> None:

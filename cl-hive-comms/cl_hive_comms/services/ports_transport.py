@@ -7,7 +7,7 @@ from typing import Protocol
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.outbox import MessageKind, Outgoing, Queued, Seen
+from cl_hive_comms.domain.outbox import Kept, MessageKind, Outgoing, Queued, Seen
 
 
 class OutboxStore(Protocol):
@@ -31,10 +31,15 @@ class OutboxStore(Protocol):
     def prune(self, tx: Tx, before: int) -> None: ...
     def counts(self, tx: Tx) -> dict[str, int]: ...
     def last_sent(self, tx: Tx) -> int | None: ...
+    def waiting(self, tx: Tx) -> dict[str, int]: ...
 
 
 class InboxStore(Protocol):
-    """Ids of received messages (comms_inbox)."""
+    """Received messages: ids of handled ones, texts of those that wait (comms_inbox)."""
+
+    def keep(self, tx: Tx, row: Kept) -> bool: ...
+    def kept(self, tx: Tx, limit: int) -> list[Kept]: ...
+    def settle(self, tx: Tx, sender_key: str, msg_id: str, schema: str, state: str) -> None: ...
 
     def remember(self, tx: Tx, rows: Sequence[Seen]) -> None: ...
     def recent_ids(self, tx: Tx, since: int, limit: int) -> list[str]: ...
@@ -68,3 +73,19 @@ class Routes(Protocol):
     """Where a peer reads its messages."""
 
     async def relays_for(self, message: Outgoing, attempts: int) -> list[str]: ...
+
+
+class FurtherWays(Protocol):
+    """What goes out otherwise than as a direct message, and what a push takes when relays are down."""
+
+    def takes(self, message: Outgoing) -> bool:
+        """Whether this message is not for the relays, or is an event."""
+        ...
+
+    async def send(self, message: Outgoing) -> Delivery:
+        """Send a message that `takes` is true for."""
+        ...
+
+    async def instead(self, message: Outgoing, failed: Delivery) -> Delivery:
+        """After the relays failed: the next transport's answer, or `failed`."""
+        ...

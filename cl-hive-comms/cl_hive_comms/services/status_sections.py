@@ -35,6 +35,7 @@ class StatusSections:
         inbound: Callable[[], dict[str, int]],
         rest: Callable[[], Awaitable[dict[str, Any]]],
         rune_warnings: Callable[[], list[str]],
+        registered: Callable[[], list[dict[str, Any]]],
         siblings: SiblingHub,
         policy: PolicyService,
         pending: Callable[[int], Awaitable[Mapping[str, Any]]],
@@ -48,6 +49,7 @@ class StatusSections:
         self._config, self._node, self._identity = config, node, identity
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
+        self._registered = registered
         self._siblings, self._policy, self._emergency = siblings, policy, emergency
         self._pending, self._alerts, self._now = pending, alerts, now
 
@@ -181,7 +183,7 @@ class StatusSections:
         return [
             {
                 "name": "nostr_dm",
-                "enabled": True,
+                "enabled": bool(self._config().relays),
                 "state": nostr["state"],
                 "last_ok": outbox["last_ok"],
                 "queue": outbox["queue"],
@@ -189,6 +191,7 @@ class StatusSections:
                 "received": self._inbound(),
             },
             await self._rest(),
+            *({**row, "queue": outbox["by_transport"].get(row["name"], 0)} for row in self._registered()),
         ]
 
     async def siblings(self, verbose: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from hive_shared.crypto import Sealer
 
-from cl_hive_comms.domain.outbox import MessageKind, Outgoing, Queued, Seen
+from cl_hive_comms.domain.outbox import Kept, MessageKind, Outgoing, Queued, Seen
 
 
 class OutboxStore:
@@ -22,7 +22,8 @@ class OutboxStore:
         )
         cursor = tx.execute(
             "INSERT INTO comms_outbox (idempotency_key, sender, recipient, kind, content_enc, reply_to,"
-            " relays_json, next_at, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " relays_json, transport, next_at, created_at, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (idempotency_key) DO NOTHING",
             (
                 message.idempotency_key,
@@ -32,6 +33,7 @@ class OutboxStore:
                 sealed,
                 message.reply_to,
                 json.dumps(message.reply_relays),
+                message.transport,
                 message.created_at,
                 message.created_at,
                 message.expires_at,
@@ -139,6 +141,14 @@ class OutboxStore:
         rows = tx.execute("SELECT state, count(*) AS n FROM comms_outbox GROUP BY state").fetchall()
         return {row["state"]: row["n"] for row in rows}
 
+    def waiting(self, tx: sqlite3.Connection) -> dict[str, int]:
+        """Messages that wait for each registered transport."""
+        rows = tx.execute(
+            "SELECT transport, count(*) AS n FROM comms_outbox WHERE state = 'queued' AND transport <> ''"
+            " GROUP BY transport"
+        ).fetchall()
+        return {row["transport"]: row["n"] for row in rows}
+
     def last_sent(self, tx: sqlite3.Connection) -> int | None:
         """When a relay last took a message."""
         (when,) = tx.execute("SELECT max(sent_at) FROM comms_outbox WHERE state = 'sent'").fetchone()
@@ -156,12 +166,63 @@ class OutboxStore:
             expires_at=row["expires_at"],
             reply_relays=tuple(json.loads(row["relays_json"])),
             reply_to=row["reply_to"],
+            transport=row["transport"],
         )
         return Queued(row["outbox_id"], message, row["attempts"])
 
 
 class InboxStore:
-    """Ids of messages that were handled."""
+    """Ids of messages that were handled, and messages a transport handed in until they are.
+
+    Only these need `sealer`: their text stands in the file.
+    """
+
+    def __init__(self, sealer: Sealer | None = None) -> None:
+        self._sealer = sealer
+
+    def keep(self, tx: sqlite3.Connection, row: Kept) -> bool:
+        """Stores a message to be handled; False when it is known."""
+        assert self._sealer is not None
+        sealed = self._sealer.seal(
+            "comms_inbox", f"{row.sender_key}:{row.msg_id}", "content_enc", row.content.encode()
+        )
+        cursor = tx.execute(
+            "INSERT INTO comms_inbox (sender_key, msg_id, schema, state, received_at, transport, sender_did,"
+            " content_enc) VALUES (?, ?, '', 'queued', ?, ?, ?, ?)"
+            " ON CONFLICT (sender_key, msg_id) DO NOTHING",
+            (row.sender_key, row.msg_id, row.received_at, row.transport, row.sender_did, sealed),
+        )
+        return cursor.rowcount == 1
+
+    def kept(self, tx: sqlite3.Connection, limit: int) -> list[Kept]:
+        """Messages that are not handled yet, oldest first."""
+        assert self._sealer is not None
+        found = []
+        for row in tx.execute(
+            "SELECT * FROM comms_inbox WHERE state = 'queued' ORDER BY received_at, msg_id LIMIT ?", (limit,)
+        ):
+            content = self._sealer.open(
+                "comms_inbox", f"{row['sender_key']}:{row['msg_id']}", "content_enc", row["content_enc"]
+            )
+            found.append(
+                Kept(
+                    row["sender_key"],
+                    row["msg_id"],
+                    row["transport"],
+                    row["sender_did"],
+                    content.decode(),
+                    row["received_at"],
+                )
+            )
+        return found
+
+    def settle(self, tx: sqlite3.Connection, sender_key: str, msg_id: str, schema: str, state: str) -> None:
+        """A kept message was handled, or dropped: its text goes, its id stays."""
+        tx.execute(
+            "UPDATE comms_inbox SET state = ?, schema = ?, content_enc = NULL"
+            " WHERE sender_key = ? AND msg_id = ? AND state = 'queued'",
+            (state, schema, sender_key, msg_id),
+        )
 
     def remember(self, tx: sqlite3.Connection, rows: Sequence[Seen]) -> None:
         """Stores ids; known ones stay as they are."""
@@ -183,4 +244,4 @@ class InboxStore:
 
     def prune_seen(self, tx: sqlite3.Connection, before: int) -> None:
         """Forgets ids received before a time."""
-        tx.execute("DELETE FROM comms_inbox WHERE received_at < ?", (before,))
+        tx.execute("DELETE FROM comms_inbox WHERE received_at < ? AND state <> 'queued'", (before,))

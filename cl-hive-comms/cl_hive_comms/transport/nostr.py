@@ -17,6 +17,7 @@ from hive_shared.nostr.relay import PublishResult, RelayPool
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.outbox import MessageKind, Outgoing
+from cl_hive_comms.domain.published_kinds import PROFILE_KINDS, relays_needed
 from cl_hive_comms.domain.relay_list import KIND_INBOX, KIND_READ_WRITE
 from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, NodeKeys
 from cl_hive_comms.services.ports_transport import Delivery
@@ -29,6 +30,7 @@ _DM: Final = "dm"
 _DAY_S: Final = 86_400
 
 OnWrap = Callable[[str, Event], Awaitable[None]]
+OnAsked = Callable[[str, Event], Awaitable[None]]
 
 
 class NostrTransport:
@@ -54,6 +56,8 @@ class NostrTransport:
         self._seen: dict[str, int] = {}
         self._listed_at: set[tuple[str, str]] = set()
         self.last_ok: int | None = None
+        self.on_asked: OnAsked | None = None
+        """Gets the events of `ask` with its name."""
         self.pool = RelayPool(
             on_event=self._on_event,
             secret_provider=identity.secret,
@@ -96,7 +100,18 @@ class NostrTransport:
         return self._seen.get(relay_url, self._now()) - LOOK_BACK_S
 
     async def _on_event(self, relay_url: str, name: str, event: Event) -> None:
-        await self._on_wrap(relay_url, event)
+        if name == _DM:
+            await self._on_wrap(relay_url, event)
+        elif self.on_asked is not None:
+            await self.on_asked(name, event)
+
+    def ask(self, name: str, filters: Sequence[Mapping[str, Any]]) -> None:
+        """Subscribe to events besides messages; they go to `on_asked`. Raises ValueError for bad filters."""
+        self.pool.subscribe(name, [dict(one) for one in filters], lambda url: None)
+
+    def stop_asking(self, name: str) -> None:
+        """End such a subscription."""
+        self.pool.unsubscribe(name)
 
     async def save_cursors(self) -> None:
         """Store when each relay was last heard; run every ten minutes."""
@@ -166,6 +181,19 @@ class NostrTransport:
             if not result.accepted
         }
         return Delivery(accepted, refused)
+
+    async def publish_event(self, text: str) -> Delivery:
+        """Publish a signed event; accepted when as many relays took it as its kind needs, or all we have
+        (docs/protocol/04-marketplace-and-nostr.md §4.1). Raises ValueError when the text is no event."""
+        event = parse_event(json.loads(text))
+        relays = [*self._primary, *(self._profile if event.kind in PROFILE_KINDS else ())]
+        delivery = self._delivery(await self.pool.publish(event, relays))
+        if delivery.ok and len(delivery.accepted) < min(relays_needed(event.kind), len(relays)):
+            taken = dict.fromkeys(delivery.accepted, "took it")
+            return Delivery((), {**taken, **delivery.refused})
+        if delivery.ok:
+            self.last_ok = self._now()
+        return delivery
 
     async def publish_lists(self) -> bool:
         """Tell the world where we read (kinds 10050 and 10002); True when every relay has both lists.

@@ -1,0 +1,139 @@
+"""Messages for siblings: verified, recognised when repeated, handed to the handler of their schema
+(docs/protocol/04-marketplace-and-nostr.md §6 "Verify" and "Routing", 08-client-and-plugins.md §3.4).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from hive_shared.errors import InvalidParams
+
+from ..domain import signed_message
+from ..domain.arrival import Arrival
+from ..domain.rate_limit import SlidingWindows
+from ..domain.signed_message import Draft
+from .ports_commands import Log
+from .ports_identity import NodeKeys
+from .sibling_delivery import Outcome, Parcel, SiblingDelivery
+from .sibling_registry import SiblingRegistry
+
+PER_SENDER: Final = 60
+"""Messages a minute of one sender we know, or from whom a sibling took one within the hour."""
+ALL_STRANGERS: Final = 30
+"""Messages a minute of all other senders together."""
+_MAX_ACCEPTED: Final = 5_000
+
+Settled = Callable[[str, Outcome], None]
+"""`settled(id, outcome)`: how it ended, and what a repeat of the message is recognised by."""
+Reply = Callable[[str, str, str, str], Awaitable[None]]
+"""`reply(recipient, area, msg_id, code)` sends the verb `error` of an area."""
+
+
+class Repeats(Protocol):
+    """The ids of messages that were handled."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def add(self, name: str) -> None: ...
+
+
+class SignedInbox:
+    """Takes messages with a `schema` that siblings handle."""
+
+    def __init__(
+        self,
+        registry: SiblingRegistry,
+        delivery: SiblingDelivery,
+        keys: NodeKeys,
+        *,
+        reply: Reply,
+        now: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._registry, self._delivery, self._keys = registry, delivery, keys
+        self._reply, self._now, self._log = reply, now, log
+        self._windows = SlidingWindows(now)
+        # Senders that a sibling took a message from: it vouches for them (unknown ones it refuses).
+        self._accepted: OrderedDict[str, None] = OrderedDict()
+        self.counters: Counter[str] = Counter()
+        """What happened to messages; for hive-comms-transports."""
+
+    async def take(
+        self, text: str, arrival: Arrival, schema: str, repeats: Repeats, settled: Settled
+    ) -> Outcome | None:
+        """Hand one message on. None: it is under way, and `settled` will be called; else how it ended.
+        `schema` is what it claims to be."""
+        stranger = not arrival.known and arrival.sender not in self._accepted
+        handler = self._registry.handler_for(schema)
+        if handler is None:
+            await self._unsupported(text, arrival, schema)
+            return "refused"
+        window = ("strangers", "all", ALL_STRANGERS) if stranger else ("sender", arrival.sender, PER_SENDER)
+        if not self._windows.allow(*window):
+            self.counters["dropped_rate"] += 1
+            return "dropped"
+        message = await self._verified(text, arrival, schema)
+        if message is None:
+            return "refused"
+        name = f"{arrival.sender}:{message.msg_id}"
+        if name in repeats:
+            self.counters["repeated"] += 1
+            return "refused"
+        parcel = Parcel(
+            owner=handler.owner,
+            lane=arrival.sender,
+            method=lambda: self._method(schema),
+            params=self._params(message, arrival),
+            done=lambda outcome: self._done(outcome, arrival.sender, name, settled),
+            stranger=stranger,
+        )
+        if not self._delivery.put(parcel):
+            return "dropped"
+        repeats.add(name)
+        return None
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _method(self, schema: str) -> str | None:
+        handler = self._registry.handler_for(schema)
+        return None if handler is None or handler.gone_at is not None else handler.method
+
+    def _params(self, message: Draft, arrival: Arrival) -> dict[str, Any]:
+        params: dict[str, Any] = {
+            "schema": message.schema,
+            "payload": signed_message.with_sender(message.body, arrival.sender),
+            "source": arrival.transport,
+            "pubkey": arrival.sender,
+            "event_id": arrival.message_id,
+            "received_at": arrival.received_at,
+        }
+        return params if arrival.sender_did is None else {**params, "sender_did": arrival.sender_did}
+
+    async def _verified(self, text: str, arrival: Arrival, schema: str) -> Draft | None:
+        try:
+            ours = tuple(self._keys.readable_secrets())
+            return signed_message.parse(text, arrival.sender, ours, self._now())
+        except InvalidParams as error:
+            self.counters["expired" if error.reason == "expired" else "invalid"] += 1
+            self._log("debug", "message_refused", schema=schema[:100], why=error.detail[:200])
+            return None
+
+    async def _unsupported(self, text: str, arrival: Arrival, schema: str) -> None:
+        """Say once that nobody here handles this; strangers learn nothing."""
+        self.counters["unhandled"] += 1
+        if not arrival.known:
+            return
+        message = await self._verified(text, arrival, schema)
+        area, _, verb = schema.removeprefix("hive:").partition("/")
+        # An answer to an error would be answered with an error.
+        if message is not None and not verb.startswith("error") and schema.startswith("hive:"):
+            await self._reply(arrival.sender, area, message.msg_id, "unsupported")
+
+    def _done(self, outcome: Outcome, sender: str, name: str, settled: Settled) -> None:
+        if outcome == "delivered":
+            self._accepted[sender] = None
+            self._accepted.move_to_end(sender)
+            if len(self._accepted) > _MAX_ACCEPTED:
+                self._accepted.popitem(last=False)
+        settled(name, outcome)

@@ -158,12 +158,12 @@ async def test_a_message_that_cannot_be_kept_is_not_called_queued(tmp_path: Path
 
 
 class Gated:
-    """Holds a call of the node back until it is let go."""
+    """Holds a call back until it is let go."""
 
-    def __init__(self, world: World, name: str) -> None:
-        self._call = getattr(world.node, name)
+    def __init__(self, owner: object, name: str) -> None:
+        self._call = getattr(owner, name)
         self.reached, self.open = asyncio.Event(), asyncio.Event()
-        setattr(world.node, name, self)
+        setattr(owner, name, self)
 
     async def __call__(self, *args: Any, **named: Any) -> Any:
         self.reached.set()
@@ -172,37 +172,62 @@ class Gated:
         return await self._call(*args, **named)
 
 
-@pytest.mark.parametrize("first", ["reconciler", "message"])
-@pytest.mark.parametrize("point", ["after_executing", "after_cln"])
-async def test_a_message_that_comes_again_beside_the_reconciler_runs_nothing(
-    tmp_path: Path, point: str, first: str
-) -> None:
-    world = World(tmp_path)
+async def died(path: Path, point: str) -> tuple[World, dict[str, Any]]:
+    """A world killed at a point of a fee change that came over a transport, and up again."""
+    world = World(path)
     document = world.envelope("hive:fee-policy/v1", "set_single", {"channel_id": "101x1x0", "fee_ppm": 120})
     world.crash_at = point
     with pytest.raises(Crash):
         await world.handle(document, transport="air")
-    done = world.setchannels
     world.restart()
-    gate = Gated(world, "listpeerchannels")
+    return world, document
+
+
+@pytest.mark.parametrize("point", ["after_executing", "after_cln"])
+async def test_a_message_that_comes_again_beside_the_reconciler_runs_nothing(
+    tmp_path: Path, point: str
+) -> None:
+    world, document = await died(tmp_path, point)
+    done = world.setchannels
+    gate = Gated(world.node, "listpeerchannels")
     reconciling = asyncio.create_task(world.pipeline.commands.reconcile())
-    if first == "reconciler":
-        # It asks the node at this moment; the message that was kept comes to the pipeline.
-        async with asyncio.timeout(30):
-            await gate.reached.wait()
+    # It asks the node at this moment; the message that was kept comes to the pipeline.
+    async with asyncio.timeout(30):
+        await gate.reached.wait()
     answer = await world.handle(document, transport="air")
     assert answer is not None and answer["status"] == 3
     gate.open.set()
-    await reconciling
-    # A look that met the running message passed its row by; the clock looks again.
+    assert await reconciling
+    await ended_once(world, document, point, done)
+
+
+@pytest.mark.parametrize("point", ["after_received", "after_executing", "after_cln"])
+async def test_the_reconciler_does_not_take_a_repeat_for_the_command_in_work(
+    tmp_path: Path, point: str
+) -> None:
+    world, document = await died(tmp_path, point)
+    done = world.setchannels
+    sending = Gated(world.pipeline.commands, "_send")
+    repeat = asyncio.create_task(world.handle(document, transport="air"))
+    async with asyncio.timeout(30):
+        await sending.reached.wait()
+    # Under way still; the row it repeats gets its end now, not at the next look.
     assert await world.pipeline.commands.reconcile()
-    assert world.setchannels == done == (point == "after_cln")
+    assert len(await world.docs()) == 1
+    sending.open.set()
+    assert (await repeat or {})["status"] == 3
+    await ended_once(world, document, point, done)
+
+
+async def ended_once(world: World, document: dict[str, Any], point: str, done: int) -> None:
+    """One receipt that tells the truth, no further effect, and every answer by the way of the command."""
+    ran = point == "after_cln"
+    assert world.setchannels == done == ran
     (receipt,) = await world.docs()
-    assert receipt["status"] == ("success" if point == "after_cln" else "error")
+    assert receipt["status"] == {"after_received": "rejected"}.get(point, "success" if ran else "error")
     final = await world.handle(document, transport="air")
     assert final is not None and final["request_nonce"] == document["nonce"]
-    assert final["status"] == (0 if point == "after_cln" else 2)
+    assert (final["status"] == 0) == ran and final["status"] != 3
     assert world.setchannels == done and len(await world.docs()) == 1
-    # Every answer goes back the way the command came.
     assert {message["transport"] for message in world.out.sent} == {"air"}
     world.close()

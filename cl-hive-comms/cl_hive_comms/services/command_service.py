@@ -9,6 +9,7 @@ write three (nonce; intent; outcome).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class CommandService:
         self._outcomes, self._alerts, self._find_read = outcomes, alerts, find_read
         self._random, self._now, self._log, self._fault = random_bytes, now, log, fault
         self._running: dict[tuple[str, int, str], asyncio.Task[Response | None]] = {}
+        # Commands that this process took in and has not ended; a repeat of a stored one is none of them.
+        self._live: Counter[str] = Counter()
 
     async def handle(self, raw: bytes | str, ingress: Ingress) -> Response | None:
         """Run one envelope through the pipeline; the signed response, or None when it was dropped.
@@ -146,6 +149,9 @@ class CommandService:
     async def _process_with(self, unused: ExitStack, admitted: Admitted, ingress: Ingress) -> Response | None:
         command = admitted.command
         case = self._case(admitted, ingress)
+        live = unused.enter_context(ExitStack())
+        self._live[case.command_id] += 1
+        live.callback(self._ended, case.command_id)
         preparation: Preparation | None = None
         try:
             async with self._order.turn(command.sender, command.nonce) as turn:
@@ -164,6 +170,7 @@ class CommandService:
             refused = Refused(got.error, command.nonce, command.command_id, command.reply_relays)
             return await self._refuse_early(refused, ingress)
         if isinstance(got, _Repeat):
+            live.close()
             return await self._repeat(got, admitted, ingress)
         await self._fault("after_received")
         try:
@@ -177,6 +184,11 @@ class CommandService:
             # A fault of ours: the agent gets an answer, and the row an end, if nothing ran yet.
             self._log("error", "command_failed", action=command.action, kind=type(error).__name__)
             return await self._paused(got, Internal("a fault in the node's plugin stopped the command"))
+
+    def _ended(self, command_id: str) -> None:
+        self._live[command_id] -= 1
+        if not self._live[command_id]:
+            del self._live[command_id]
 
     def _receive(self, tx: Tx, case: Case, turn: Turn) -> Case | _Repeat | _Late:
         command = case.command
@@ -361,7 +373,7 @@ class CommandService:
         rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING)))
         left = 0
         for row in rows:
-            if any(row.sender_key == sender and row.nonce == nonce for sender, nonce, _ in self._running):
+            if row.command_id in self._live:
                 continue
             try:
                 left += not await self._settle(row)

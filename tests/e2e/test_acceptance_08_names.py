@@ -36,7 +36,7 @@ async def refused(world: World, method: str, **parameters: object) -> DevnetRpcE
         ("20261121", "digits"),
         ("npub1alice", "looks like a key"),
         ("NPUB-friend", "looks like a key"),
-        ("nsec1secret", "looks like a key"),
+        ("nsec1secret", "secret key"),
         ("did:friend", "looks like a key"),
         ("all", "meaning of its own"),
         ("ALL", "meaning of its own"),
@@ -151,8 +151,10 @@ async def test_acceptance_08_16_same_profile_names_are_ambiguous(world: World) -
     assert sorted(row["name"] for row in rows) == ["advisor-1", "advisor-2"]
     await give_both_the_profile_name(world, "Same Name")
     error = await refused(world, "hive-client-revoke", advisor="same name")
-    assert error.code == 4002 and error.data == {"candidates": ["Same Name", "Same Name"]}, error
-    # By key it stays clear who is meant.
+    assert error.code == 4002 and error.data == {"candidates": ["advisor-1", "advisor-2"]}, error
+    # By number, and by key, it stays clear who is meant.
+    found = await world.alice.call("hive-client-alias", {"action": "get", "alias": "advisor-1"})
+    assert found["npub"] == first
     done = await world.alice.call("hive-client-revoke", {"advisor": second})
     assert len(done["revoked"]) == 1
     left = (await world.alice.call("hive-mgmt-credential-list"))["items"]

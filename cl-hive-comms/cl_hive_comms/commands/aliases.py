@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.errors import InvalidParams
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
@@ -37,7 +37,11 @@ class AliasCommands:
 
     async def _alias(self, params: dict[str, Any]) -> dict[str, Any]:
         service, action = self._service(), params["action"]
+        if params["target"] and action != "set":
+            raise InvalidParams(f"target does not belong to action={action}")
         if action == "list":
+            if params["alias"]:
+                raise InvalidParams("alias does not belong to action=list; action=get shows one")
             items = [self._row(alias) for alias in service.list_all()]
             return {"count": len(items), "items": items}
         if not params["alias"]:
@@ -50,17 +54,17 @@ class AliasCommands:
             return {**row, "warning_look_alike": "; ".join(warnings)} if warnings else row
         if action == "remove":
             return {**self._row(await service.remove(params["alias"])), "removed": True}
-        found = service.find(params["alias"])
-        if found is None:
-            raise NotFound(f"nobody is called {params['alias'][:80]!a}")
+        found = service.resolve(params["alias"])
         names = [alias.alias for alias in service.aliases_of(found.advisor_id)]
         npub = None if found.pubkey is None else npub_encode(found.pubkey)
-        return {
+        result = {
             "name": service.name_of(found),
             "advisor_id": found.advisor_id,
             "npub": npub,
             "aliases": names,
         }
+        warnings = service.warnings(service.name_of(found), found.advisor_id)
+        return {**result, "warning_look_alike": "; ".join(warnings)} if warnings else result
 
     def _row(self, alias: Alias) -> dict[str, Any]:
         advisor = self._table().advisor(alias.target)

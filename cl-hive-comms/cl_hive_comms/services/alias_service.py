@@ -29,7 +29,8 @@ class AliasService:
 
     async def load(self) -> None:
         """Reads the names; call once at start and after every change."""
-        self._aliases = {alias.key: alias for alias in await self._db.read(self._store.aliases)}
+        rows = await self._db.read(self._store.aliases)
+        self._aliases = {names.key_of(alias.alias): alias for alias in rows}
 
     # -- lookup --------------------------------------------------------------------------------------
 
@@ -38,10 +39,14 @@ class AliasService:
         found = self.find(text)
         if found is not None:
             return found
-        if text.strip().isdigit():
+        if names.is_index(text):
             raise NotFound(
                 f"index {text.strip()} belongs to no search result of the last hour; give a name or a key",
                 reason="stale_index",
+            )
+        if self.is_key(text):
+            raise NotFound(
+                f"no advisor has the key {text.strip()[:80]!a}; hive-client-authorize makes one of its owner"
             )
         alike = names.look_alikes(text, self.all_names())
         if alike:
@@ -54,25 +59,28 @@ class AliasService:
 
     def find(self, text: str) -> Advisor | None:
         """As `resolve`, but None for nobody; raises Ambiguous, or InvalidParams for a broken key."""
+        names.refuse_secret(text)
         wanted = text.strip()
         if _KEY_FORM.fullmatch(wanted):
             return self._by_key(wanted)
-        alias = self._aliases.get(names.key_of(wanted))
-        if alias is not None:
-            return self._credentials.advisor(alias.target)
         key = names.key_of(wanted)
-        same = [each for each in self._credentials.advisors() if names.key_of(each.display_name) == key]
-        if len(same) > 1:
-            raise Ambiguous(
-                f"{wanted[:80]!a} is the name of {len(same)} advisors; use an alias or the key",
-                data={"candidates": [self.name_of(each) for each in same]},
-            )
-        if same:
-            return same[0]
+        if (alias := self._aliases.get(key)) is not None:
+            return self._credentials.advisor(alias.target)
+        # Before the names of profiles, which strangers choose: none of them can stand for another's number.
         for each in self._credentials.advisors():
             if key in (f"advisor-{each.number}", each.advisor_id):
                 return each
-        return None
+        if names.is_index(wanted):
+            return None
+        same = [each for each in self._credentials.advisors() if names.key_of(each.display_name) == key]
+        if len(same) > 1:
+            own = [f"advisor-{each.number}" for each in same]
+            raise Ambiguous(
+                f"{wanted[:80]!a} is the name of {len(same)} advisors: {', '.join(own)}; use one of these, an"
+                " alias of your own, or the key",
+                data={"candidates": list(own)},
+            )
+        return same[0] if same else None
 
     def is_key(self, text: str) -> bool:
         """Whether `text` has the form of a key or DID rather than of a name."""
@@ -98,14 +106,19 @@ class AliasService:
 
     def warnings(self, name: str, advisor_id: str | None = None) -> list[str]:
         """Sentences about names of others that are easily taken for this one."""
-        others = [alias.alias for alias in self._aliases.values() if alias.target != advisor_id]
-        others += [
+        profiles = [
             each.display_name for each in self._credentials.advisors() if each.advisor_id != advisor_id
         ]
-        return [
+        others = [alias.alias for alias in self._aliases.values() if alias.target != advisor_id] + profiles
+        found = [
             f"{name!a} looks like {other!a}; check that you mean the right one"
             for other in names.look_alikes(name, others)
         ]
+        if names.key_of(name) in map(names.key_of, profiles):
+            found.append(f"{name!a} is also what another advisor calls itself; here it means yours")
+        if scripts := names.mixed_scripts(name):
+            found.append(f"{name!a} mixes {' and '.join(scripts)} letters; check that you mean the right one")
+        return found
 
     # -- changes -------------------------------------------------------------------------------------
 
@@ -127,18 +140,20 @@ class AliasService:
         """As `set`, inside the caller's transaction; the caller loads afterwards."""
         text = names.clean(name)
         alias = Alias(names.key_of(text), text, advisor_id, self._now())
-        taken = self._aliases.get(alias.key)
-        if taken is not None:
-            if taken.target == advisor_id:
-                return taken
+        # As stored, not as loaded: another name may have been given since.
+        stored = {names.key_of(each.alias): each for each in self._store.aliases(tx)}
+        taken = stored.get(alias.key)
+        if taken is not None and taken.target != advisor_id:
             raise Conflict(f"{text!a} is already the name of another advisor; remove it there first")
-        if len(self.aliases_of(advisor_id)) >= names.MAX_PER_ADVISOR:
+        own = sum(each.target == advisor_id for each in stored.values())
+        if taken is None and own >= names.MAX_PER_ADVISOR:
             raise Capacity(f"an advisor has at most {names.MAX_PER_ADVISOR} names; remove one first")
         self._store.put_alias(tx, alias)
         return alias
 
     async def remove(self, name: str) -> Alias:
         """Removes a local name. Raises NotFound."""
+        names.refuse_secret(name)
         alias = self._aliases.get(names.key_of(name))
         if alias is None:
             raise NotFound(f"there is no alias {name[:80]!a}")

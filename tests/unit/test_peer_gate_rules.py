@@ -108,7 +108,7 @@ async def test_others_pass_without_a_question_and_at_once(node: Node) -> None:
     began = time.perf_counter()
     for _ in range(1_000):
         assert await shut.peer_connected(payload) == CONTINUE
-    assert time.perf_counter() - began < 0.5, "a thousand peers in half a second on any machine"
+    assert time.perf_counter() - began < 2, "a thousand peers in two seconds on any machine"
     assert node.asked == []
 
 

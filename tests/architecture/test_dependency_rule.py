@@ -148,6 +148,15 @@ def test_the_kit_imports_no_plugin() -> None:
     check(of_shared("hive_advisor"), allowed)
 
 
+def test_one_module_of_the_kit_knows_the_mcp_library() -> None:
+    def allowed(source: Source, module: str) -> bool:
+        return source.module == "hive_advisor.mcp_server" or not any(
+            is_in(module, name) for name in ("mcp", "mcp_types")
+        )
+
+    check(shipped(), allowed)
+
+
 def test_nothing_shipped_imports_the_development_network() -> None:
     check(shipped(), lambda source, module: not is_in(module, "hive_devnet"))
 

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from hive_devnet.world import AdvisorFailed, AdvisorShell, World, until
+from approver_shell import PIN, approver, request_of
+from hive_devnet.world import AdvisorFailed, World
 from terminal import at_terminal
 
-PIN = "246810"
 FEE = "hive:fee-policy/set_single"
 PENDING, REFUSED, LOCKED = 5, 4, 9
 
@@ -19,31 +17,6 @@ async def start(world: World) -> None:
     """An advisor hired for fees, and a fee from which 1,050 ppm is a small step."""
     await world.alice.call("setchannel", {"id": world.scid, "feebase": 1_000, "feeppm": 1_000})
     await world.hire()
-
-
-async def approver(world: World, name: str) -> tuple[AdvisorShell, str]:
-    """Another person with a kit of their own and a PIN; shell and key as the policy wants it."""
-    shell = AdvisorShell(world.directory / name, [world.relay.url])
-    await shell.run("identity", "create")
-    key = str((await shell.run("identity", "show"))["key"])
-    done = await at_terminal(
-        shell, "identity", "pin", answers={"New PIN": PIN, "Repeat for confirmation": PIN}
-    )
-    assert done["pin"] == "set"
-    # Says where it reads messages.
-    await shell.run("run", "--once")
-    return shell, key
-
-
-async def request_of(shell: AdvisorShell) -> dict[str, Any]:
-    """The first request that waits, fetched if need be."""
-
-    async def came() -> Any:
-        await shell.run("run", "--once")
-        return next(iter((await shell.run("approvals", "list"))["items"]), None)
-
-    item = await until(came, "the approval request", 40)
-    return dict(await shell.run("approvals", "show", item["approval_id"]))
 
 
 async def sent(world: World) -> str:

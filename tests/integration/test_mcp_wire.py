@@ -6,6 +6,7 @@ Its node does not exist: what the server says of that is an answer like any othe
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -151,9 +152,12 @@ def test_a_second_server_on_the_profile_is_refused_in_one_sentence(shell: Adviso
         )
         assert (second.returncode, second.stdout) == (4, "")
         assert "in use" in second.stderr and "--profile NAME" in second.stderr
+        # Ctrl-C ends it although it waits for its input.
+        first.send_signal(signal.SIGINT)
+        assert first.wait(60) == -signal.SIGINT
     finally:
+        first.kill()
         first.communicate(timeout=60)
-    assert first.returncode == 0
 
 
 def test_without_the_extra_it_says_what_to_install(shell: AdvisorShell) -> None:

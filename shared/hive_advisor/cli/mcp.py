@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 
@@ -60,6 +61,9 @@ async def serve(settings: Settings, role: str) -> None:
         )
         for warning in service.warnings:
             settings.terminal.progress(f"{paths.mcp_allow}: {warning}")
+        # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
+        # SIGTERM does. What was begun stands in the audit.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         await serve_mcp(service)
     finally:
         await asyncio.to_thread(db.close)

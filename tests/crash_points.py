@@ -42,10 +42,13 @@ async def killed(
     at: int,
     order: Callable[[World], Awaitable[Any]],
     make: Callable[[Path], World] = World,
+    before: Callable[[World], Awaitable[Any]] | None = None,
 ) -> tuple[World, bool]:
     """A world whose command was killed at a point and which is up again; False when it outlived the point.
-    `make` builds the world with what happened in it before the killer is there."""
+    `make` builds the world, `before` is what happens in it before the killer is there."""
     world = make(directory)
+    if before is not None:
+        await before(world)
     killer = Killer(world, at)
     died = True
     try:

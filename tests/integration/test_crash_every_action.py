@@ -1,0 +1,229 @@
+"""Every action that writes, killed at every point where it touches disk or node: done once or not at all, and
+the receipt says which (docs/protocol/02-fleet-management.md §7.1 "Crash", §15.12). An action that is served
+and not listed here fails a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crash_points import killed
+from hive_shared import crypto
+from hive_shared.canonical import JsonValue, decode_object
+from hive_shared.envelope import approve_digest, confirm_digest
+from hive_shared.registry import Tier
+from pipeline_world import AGENT_KEY, View, World, issue
+
+FEES = "hive:fee-policy/v1"
+FORWARDING = "hive:forwarding/v1"
+EMERGENCY = "hive:emergency/v1"
+CONFIG = "hive:config/v1"
+CONTROL = "hive:control/v1"
+_MOST_POINTS = 80
+CHANNELS: list[JsonValue] = ["101x1x0", "102x1x0"]
+ALL = {"reason": "night"}
+APPROVERS = [crypto.Secret((50 + n).to_bytes(32, "big")) for n in range(3)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An action with its parameters, and the commands that came before it."""
+
+    params: Mapping[str, JsonValue]
+    before: tuple[tuple[str, str, Mapping[str, JsonValue]], ...] = ()
+
+
+CASES = {
+    (FEES, "set_single"): Case({"channel_id": "101x1x0", "fee_ppm": 120}),
+    (FEES, "set_zero_fee"): Case({"channel_id": "101x1x0", "reason": "a friend"}),
+    (FEES, "set_bulk"): Case({"channels": CHANNELS, "policy": {"fee_ppm": 110}}),
+    (FEES, "set_anchor"): Case({"channel_id": "101x1x0", "target_fee_ppm": 120}),
+    (FEES, "clear_anchor"): Case(
+        {"channel_id": "101x1x0"}, ((FEES, "set_anchor", {"channel_id": "101x1x0", "target_fee_ppm": 120}),)
+    ),
+    (FORWARDING, "disable_channel"): Case({"channel_id": "101x1x0", **ALL}),
+    (FORWARDING, "enable_channel"): Case(
+        {"channel_id": "101x1x0"}, ((FORWARDING, "disable_channel", {"channel_id": "101x1x0", **ALL}),)
+    ),
+    (FORWARDING, "disable_all"): Case(ALL),
+    (FORWARDING, "enable_all"): Case({}, ((FORWARDING, "disable_all", ALL),)),
+    (CONFIG, "disable_forwarding"): Case({}),
+    (CONFIG, "enable_forwarding"): Case({}, ((FORWARDING, "disable_all", ALL),)),
+    (EMERGENCY, "disable_forwarding"): Case(ALL),
+    (EMERGENCY, "fee_spike"): Case({**ALL, "fee_ppm": 40_000, "hours": 1}),
+    (EMERGENCY, "revoke_all_credentials"): Case(ALL),
+}
+
+
+def trusted(directory: Path) -> World:
+    """Two channels and an agent that may do everything by itself."""
+    directory.mkdir(parents=True, exist_ok=True)
+    world = World(directory, channels=2)
+    world.credentials.add(View(issue(template="complete_management", tier=Tier.ADMIN), "adv-1"))
+    world.policies.override(
+        "aggressive",
+        max_fee_change_per_24h_pct=100,
+        approval_overrides=dict.fromkeys(
+            ("fee_policy_*", "forwarding_*", "config_*", "emergency_*"), "auto_execute"
+        ),
+    )
+    return world
+
+
+def shown(world: World) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Fees and limits of every channel."""
+    rows = (row["short_channel_id"] for row in world.node.rows)
+    return [(world.node.fees(scid), world.node.limits(scid)) for scid in rows]
+
+
+async def unfinished(world: World) -> int:
+    sql = "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
+    return int(await world.db.read(lambda tx: tx.execute(sql).fetchone()[0]))
+
+
+async def test_no_action_that_writes_is_left_out(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    writes = set(world.pipeline.executors._writes)
+    world.close()
+    assert writes == set(CASES)
+
+
+@pytest.mark.parametrize(("schema", "action"), list(CASES), ids=lambda name: name.split("/")[0])
+async def test_acceptance_02_12_every_action_killed_anywhere_is_done_once_or_not_at_all(
+    tmp_path: Path, schema: str, action: str
+) -> None:
+    case = CASES[schema, action]
+
+    async def before(world: World) -> None:
+        for one, name, params in case.before:
+            answer = await world.ask(one, name, dict(params))
+            assert answer["status"] == 0, answer
+        # The cooldown between two writes of a channel is not what this is about.
+        world.pass_time(3_601)
+
+    async def order(world: World) -> None:
+        await world.ask(schema, action, dict(case.params))
+
+    calm = trusted(tmp_path / "calm")
+    await before(calm)
+    untouched, earlier, receipts_before = shown(calm), calm.setchannels, len(await calm.docs())
+    await order(calm)
+    done, calls = shown(calm), calm.setchannels
+    last = (await calm.docs())[-1]
+    assert last["status"] == "success", last
+    calm.close()
+    seen: set[str] = set()
+    for at in range(_MOST_POINTS):
+        world, died = await killed(tmp_path / str(at), at, order, trusted, before)
+        docs = (await world.docs())[receipts_before:]
+        now = shown(world)
+        assert world.setchannels <= calls, (at, "an effect was asked for twice")
+        assert len(docs) <= 1, (at, docs)
+        assert all(each in (old, new) for each, old, new in zip(now, untouched, done, strict=True)), (at, now)
+        status = docs[0]["status"] if docs else "none"
+        seen.add(status)
+        acted = now == done and (done != untouched or bool(world.revoking.reasons))
+        if status == "success":
+            assert acted, (at, docs)
+        elif status == "partial":
+            assert now not in (untouched, done), (at, docs)
+        else:
+            assert status in ("none", "rejected", "error") and now == untouched and not acted, (at, docs)
+            assert docs or died
+        assert await unfinished(world) == 0
+        assert (await world.receipts.verify()).ok
+        world.close()
+        if not died:
+            break
+    else:
+        pytest.fail(f"{action} touches disk and node at more than {_MOST_POINTS} points")
+    assert earlier <= calls and {"none", "error", "success"} <= seen, seen
+
+
+# -- decisions of several hands: a step that was killed is taken again by whoever sees that nothing came of it
+
+
+def by_several(directory: Path) -> World:
+    world = trusted(directory)
+    world.credentials.approvers.update(map(crypto.xonly_pubkey, APPROVERS))
+    names: list[JsonValue] = [crypto.xonly_pubkey(key) for key in APPROVERS]
+    world.policies.override(
+        "moderate", approvers=names, approval_overrides={"fee_policy_*": "multi_sig_2_of_3"}
+    )
+    return world
+
+
+def doubted(directory: Path) -> World:
+    """Danger 5 at trust 0.7 is level 7.14: the operator, then the agent's own signature."""
+    world = by_several(directory)
+    world.policies.override("moderate")
+    world.credentials.add(View(issue(trust=Fraction(7, 10)), "adv-1"))
+    return world
+
+
+def pushed(world: World, action: str) -> dict[str, Any]:
+    """What the newest push of that kind said."""
+    payloads: list[Any] = [decode_object(m["content"]).get("schema_payload") for m in world.out.sent]
+    found: list[dict[str, Any]] = [each["params"] for each in payloads if each and each["action"] == action]
+    return found[-1]
+
+
+async def held(world: World) -> str:
+    answer = await world.ask(FEES, "set_bulk", {"channels": CHANNELS[:1], "policy": {"fee_ppm": 110}})
+    assert answer["status"] == 3, answer
+    return str(answer["error"]["data"]["action_id"])
+
+
+async def vote(world: World) -> None:
+    """Both approvers say yes; a yes that is there already changes nothing."""
+    request = pushed(world, "approval_request")
+    for key in APPROVERS[:2]:
+        signature = crypto.schnorr_sign(key, approve_digest(request["command_hash"], "approve"))
+        params = {"command_id": request["command_id"], "sig": signature}
+        await world.ask(CONTROL, "approve", params, agent=key, credential=None)
+
+
+async def confirm(world: World) -> None:
+    told = pushed(world, "confirm_challenge")
+    signature = crypto.schnorr_sign(AGENT_KEY, confirm_digest(told["command_hash"], told["challenge"]))
+    params = {"command_id": told["command_id"], "challenge_sig": signature}
+    await world.ask(CONTROL, "confirm", params)
+
+
+@pytest.mark.parametrize("decided", ["multisig", "confirm"])
+async def test_acceptance_02_12_a_decision_killed_anywhere_runs_the_command_once(
+    tmp_path: Path, decided: str
+) -> None:
+    """Killed between the votes, or between challenge and confirmation, or in the run that the last of them
+    starts: the command still waits, or it ended with one receipt."""
+    make, order = (by_several, vote) if decided == "multisig" else (doubted, confirm)
+
+    async def before(world: World) -> None:
+        action_id = await held(world)
+        if decided == "confirm":
+            assert (await world.pipeline.approvals.approve(action_id))["state"] == "confirm_wait"
+
+    outcomes: set[str] = set()
+    for at in range(_MOST_POINTS):
+        world, died = await killed(tmp_path / str(at), at, order, make, before)
+        if (await world.pipeline.approvals.pending())["count"]:
+            assert died and world.setchannels == 0 and await world.docs() == []
+            outcomes.add("waited")
+            await order(world)
+        (doc,) = await world.docs()
+        assert world.setchannels <= 1
+        assert (doc["status"] == "success") == (world.node.fees("101x1x0")[1] == 110), doc
+        assert doc["approval"]["workflow"] == decided
+        assert await unfinished(world) == 0
+        assert (await world.receipts.verify()).ok
+        outcomes.add(doc["status"])
+        world.close()
+        if not died:
+            break
+    else:
+        pytest.fail(f"{decided} touches disk and node at more than {_MOST_POINTS} points")
+    assert outcomes == {"waited", "error", "success"}

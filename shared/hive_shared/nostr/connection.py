@@ -279,7 +279,8 @@ class RelayConnection:
             return
         await self._throttle()
         claimed, subscription = frame[2], request.subscription
-        if request.state == "live":
+        # While a page is read beside it, what comes under the first id is live all the same.
+        if request.state == "live" or frame[1] != request.page_id:
             self._notice_backlog()
         request.received(claimed, frame[1])
         pipeline = self._engine.pipeline

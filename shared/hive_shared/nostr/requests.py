@@ -12,6 +12,7 @@ from hive_shared.nostr.relay_limits import RelayLimits, Rng
 
 _PAGE_IDS = 1_000
 _WAITS = "waits for another subscription to end: the relay takes no more"
+_UNENDED_MAX = 3
 
 RequestState = Literal["pending", "live", "failed"]
 
@@ -26,6 +27,7 @@ class Request:
         "_ids",
         "_oldest",
         "_pages",
+        "again",
         "answer",
         "awaits_authentication",
         "note",
@@ -34,6 +36,7 @@ class Request:
         "state",
         "subscription",
         "timer",
+        "unended",
         "until",
         "wire_id",
     )
@@ -50,6 +53,10 @@ class Request:
         self.page_id = ""
         """The wire id under which the page comes."""
         self.until: int | None = None
+        self.again = False
+        """Live events were kept waiting while this was being read: what it reads may lack some of them."""
+        self.unended = 0
+        """How often in a row the end of the stored events did not come."""
         self._changed = changed
         self._fresh = 0
         self._oldest: int | None = None
@@ -136,6 +143,7 @@ class Requests:
         self._wire: dict[str, Request] = {}
         self._catching_up: asyncio.TimerHandle | None = None
         self._caught_up = float("-inf")
+        self._spacing = limits.catch_up_seconds
 
     def add(self, subscription: Subscription) -> Request:
         """Ask for a subscription, replacing one of the same name."""
@@ -176,24 +184,39 @@ class Requests:
                 request.settle("failed", "unreachable")
 
     def fell_behind(self) -> None:
-        """Live events wait unread. Relays skip events for a reader who keeps them waiting, so soon, but
-        seldom, what they have stored is read again beside the live subscriptions.
+        """Live events wait unread. Relays skip events for a reader who keeps them waiting, so what they have
+        stored is read again beside the live subscriptions: a second later, and while it goes on after twice
+        as long each time, up to once a minute (docs/decisions/0291-reading-again-sooner.md).
         """
-        if self._catching_up is None:
-            loop = asyncio.get_running_loop()
-            soon = loop.time() + self._limits.catch_up_seconds
-            at = max(soon, self._caught_up + self._limits.catch_up_every_seconds)
-            self._catching_up = loop.call_at(at, self._catch_up)
+        if self._catching_up is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._caught_up > 2 * self._limits.catch_up_every_seconds:
+            self._spacing = self._limits.catch_up_seconds
+        at = max(loop.time() + self._limits.catch_up_seconds, self._caught_up + self._spacing)
+        self._catching_up = loop.call_at(at, self._catch_up)
 
     def _catch_up(self) -> None:
         self._catching_up = None
         self._caught_up = asyncio.get_running_loop().time()
+        self._spacing = min(2 * self._spacing, self._limits.catch_up_every_seconds)
         self._count("catch_ups")
         for request in self._requests.values():
-            if request.state == "live" and not request.subscription.once:
+            if request.subscription.once:
+                continue
+            if request.state == "pending":
+                # Asked for before the events that were skipped: it cannot be relied on to bring them.
+                request.again = True
+            elif request.state == "live":
                 request.rewind()
                 self._ask_page(request)
                 self._changed()
+
+    def _read_back(self, request: Request) -> None:
+        """Stored events were read as far as they are; what was skipped meanwhile is still to come."""
+        if request.again:
+            request.again = False
+            self.fell_behind()
 
     def by_wire_id(self, wire_id: str) -> Request | None:
         """Return the request an EVENT belongs to."""
@@ -217,8 +240,10 @@ class Requests:
             self._ask_page(request)
         else:
             self._drop_pages(request)
+            request.unended = 0
             request.settle("live", "eose")
             self._ask_waiting()
+            self._read_back(request)
 
     def closed(self, wire_id: str, message: str) -> Request | None:
         """CLOSED: ask again later, or give up; returns the request if the relay wants authentication
@@ -232,6 +257,7 @@ class Requests:
             # The live subscription goes on; only reading further back was refused.
             self._wire.pop(wire_id)
             request.settle("live", "eose", message[:160])
+            self._read_back(request)
             return None
         self._forget_wire(request, tell=False)
         if message.startswith("auth-required:"):
@@ -353,3 +379,8 @@ class Requests:
             # Live events may well arrive; only the end of the stored ones is unknown.
             self._drop_pages(request)
             request.settle("live", "timeout", "no EOSE")
+            # Behind a long backlog the end comes late; a relay that never sends one is not asked for ever.
+            request.unended += 1
+            if request.unended <= _UNENDED_MAX and not request.subscription.once:
+                request.again = True
+                self._read_back(request)

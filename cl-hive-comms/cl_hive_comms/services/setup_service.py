@@ -201,7 +201,6 @@ class SetupService:
                 await self._db.write(lambda tx: together(tx, None))
             else:
                 await self._advisors.authorize(_hire(answers), also=together)
-        await self._fault("setup_after_commit")
         self._log("info", "setup_confirmed", session=session.session_id)
         return await self._hand_over(done[-1]) if done[-1].state is State.APPLYING else done[-1]
 

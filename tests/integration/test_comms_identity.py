@@ -1,6 +1,5 @@
 """The Nostr identity of a running plugin (Protocol 08 §6 Identity, §13.1)."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -19,17 +18,14 @@ async def npub(node: NodeHandle) -> str:
     return str(found["npub"])
 
 
-async def test_acceptance_08_01_a_fresh_node_is_ready_within_three_seconds_with_a_key_and_no_did(
-    tmp_path: Path,
-) -> None:
+async def test_acceptance_08_01_a_fresh_node_has_a_key_and_no_did(tmp_path: Path) -> None:
+    # Within which time: tests/e2e/test_acceptance_08_first_start.py.
     relay = await RelayProcess.start()
     network = await open_network(tmp_path)
     try:
         node = await network.add_node("alice")
-        began = asyncio.get_running_loop().time()
         await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN), **relay_options(relay)})
-        status = await until(lambda: call(node, "hive-client-status"), "the plugin answers", 3)
-        assert asyncio.get_running_loop().time() - began < 3
+        status = await until(lambda: call(node, "hive-client-status"), "the plugin answers")
         assert status["identity"]["npub"].startswith("npub1")
         assert status["identity"]["has_did"] is False
         assert "did:" not in str(status)

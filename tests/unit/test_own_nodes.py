@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
-from hive_advisor.nodes import load_nodes, read_rune
+from hive_advisor.nodes import OwnNode, load_nodes, read_rune
 from hive_advisor.operator_files import read_allow_file, write_allow_file
+from hive_advisor.services.ports import NodeRefused
+from hive_advisor.transport.own_node import OwnNodes
 from hive_devnet.certificates import make_certificates
-from hive_shared.errors import HiveError, InvalidParams, NotFound
+from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 
 REST = 'rest_url = "https://10.0.0.2:3010"\nrune_file = "own.rune"\n'
 
@@ -64,6 +69,33 @@ def test_a_socket_and_two_ways_of_clnrest(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(HiveError, match=words):
         load_nodes(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (-4, TransportUnavailable, "ended before it answered"),
+        (-5, TransportUnavailable, "ended before it answered"),
+        (4001, NodeRefused, "the node's words"),
+        (-32601, NodeRefused, "the node's words"),
+    ],
+)
+async def test_a_plugin_that_died_is_no_refusal(code: int, kind: type[Exception], words: str) -> None:
+    # A short path: sockets take no long ones.
+    with tempfile.TemporaryDirectory(prefix="hive-") as directory:
+        socket = Path(directory) / "rpc"
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked = json.loads(await reader.readuntil(b"\n\n"))
+            error = {"code": code, "message": "the node's words"}
+            writer.write(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": error}).encode() + b"\n\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_unix_server(answer, socket):
+            nodes = OwnNodes({"a": OwnNode("a", socket=socket)})
+            with pytest.raises(kind, match=words):
+                await nodes.call("a", "hive-client-revoke", {"all": True})
 
 
 def test_without_a_file_it_says_what_to_write(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 
 import click
-from hive_shared.errors import Conflict, Internal
+from hive_shared.errors import Conflict, Internal, InvalidParams
 
 from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings, answered, pass_settings
@@ -106,7 +106,7 @@ async def allow(settings: Settings, methods: tuple[str, ...], none: bool) -> Non
     from hive_advisor.operator_files import read_allow_file, write_allow_file
 
     if methods and none:
-        raise click.UsageError("name methods or give --none, not both")
+        raise InvalidParams("name methods or give --none, not both")
     if methods or none:
         write_allow_file(settings.paths.mcp_allow, {acting(name).name for name in methods})
     found = read_allow_file(settings.paths.mcp_allow)

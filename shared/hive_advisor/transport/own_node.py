@@ -18,6 +18,8 @@ from hive_advisor.transport.clnrest import TOTAL_S, ClnRest, why
 MAX_ANSWER: Final = 1_048_576
 _AT_ONCE: Final = 5
 _RUNE_STATUS: Final = (401, 403)
+# CLN's codes for "the plugin ended" and "the node is stopping" while the call was under way.
+_ENDED: Final = (-4, -5)
 
 
 class OwnNodes:
@@ -32,10 +34,18 @@ class OwnNodes:
         """The result. Raises NodeRefused (the node's own no), Unauthorized (its rune), TransportUnavailable
         (no answer; an acting call may have been done), Internal (an answer that is none)."""
         node = self._nodes[name]
-        async with self._slots[name]:
-            if node.socket is not None:
-                return await self._by_socket(node, method, params)
-            return await self._by_rest(node, method, params)
+        try:
+            # With the wait for a turn: a rune is good for one call a second.
+            async with asyncio.timeout(TOTAL_S), self._slots[name]:
+                if node.socket is not None:
+                    return await self._by_socket(node, method, params)
+                return await self._by_rest(node, method, params)
+        except TimeoutError as error:
+            raise TransportUnavailable(f"node {name} did not answer in {TOTAL_S:g} s") from error
+        except NodeRefused as refused:
+            if refused.code not in _ENDED:
+                raise
+            raise TransportUnavailable(f"node {name}: its plugin ended before it answered") from refused
 
     async def _by_socket(self, node: OwnNode, method: str, params: Mapping[str, object]) -> dict[str, Any]:
         assert node.socket is not None

@@ -65,12 +65,33 @@ async def test_acceptance_08_21_malformed_list_opens_reading_only(rest_world: Wo
         for node in ("own", "rest"):
             answer = await program.call(STATUS, node=node)
             assert answer["source"] == node and answer["data"]["policy"]["preset"] == "moderate"
+        await node_reads(world, program)
         error = await program.refused("hive_client_revoke", node="own", all=True, dry_run=False)
         assert (error["slug"], error["code"]) == ("not_allowed", 4003)
         await wrong_arguments(program)
         await node_errors(program)
     assert "read-only" in program.errors.read_text()
     assert "Traceback" not in program.errors.read_text()
+
+
+async def node_reads(world: World, program: McpProgram) -> None:
+    """The node itself, by both ways: figures, and its name as what it is, a name."""
+    for node in ("own", "rest"):
+        info = await program.call("node_info", node=node)
+        assert (info["data"]["id"], info["data"]["num_active_channels"]) == (world.alice.node_id, 1)
+        assert info["untrusted"]["/alias"]["text"] == "alice" and "lightning-dir" not in info["data"]
+        channels = (await program.call("channels", node=node))["data"]
+        (row,) = channels["items"]
+        assert (row["short_channel_id"], row["fee_ppm"]) == (world.scid, 500)
+        assert row["capacity_msat"] == 1_000_000_000 and row["state"] == "CHANNELD_NORMAL"
+        assert (channels["count"], channels["total"]) == (1, 1)
+        onchain = (await program.call("onchain", node=node))["data"]
+        assert onchain["confirmed_sats"] > 3_000_000 and onchain["in_channels_msat"] == row["to_us_msat"]
+        assert (await program.call("feerates", node=node))["data"]["sat_per_kvb"]["opening"] > 0
+    peer = await program.call("channels", node="own", peer_id="02" + "ab" * 32)
+    assert peer["data"] == {"count": 0, "total": 0, "items": []}
+    error = await program.refused("channels", node="own", peer_id="bob")
+    assert error["code"] == -32602 and "bob" not in error["message"]
 
 
 async def wrong_arguments(program: McpProgram) -> None:

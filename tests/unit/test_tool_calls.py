@@ -65,7 +65,11 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 async def test_acceptance_11_13_the_sixty_first_call_of_a_minute_is_refused_also_after_a_restart(
     desk: Desk,
 ) -> None:
-    tools = [name for name, tool in desk.service.tools.items() if not (tool.acts or tool.schema["required"])]
+    tools = [
+        name
+        for name, tool in desk.service.tools.items()
+        if name.startswith("hive_") and not (tool.acts or tool.schema["required"])
+    ]
     for at in range(60):
         assert await desk.slug(tools[at % 10]) == ""
     asked = len(desk.node.asked)

@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 from hive_shared.runtime_spec import ClassBy, Klass, MethodSpec, Param
 
+from hive_advisor.domain.node_reads import NODE_READS
+
 
 @dataclass(frozen=True)
 class Method:
-    """One method of the plugins as its declaration has it."""
+    """One method as its declaration has it. ``plugin`` serves it; ``lightningd``: CLN does."""
 
     plugin: str
     spec: MethodSpec
@@ -42,8 +44,9 @@ class Method:
 
     @property
     def tool(self) -> str:
-        """Its name as a tool: ``hive_x_y``."""
-        return self.name.replace("-", "_")
+        """Its name as a tool: ``hive_x_y``, or that of a read of the node itself."""
+        read = NODE_READS.get(self.name)
+        return self.name.replace("-", "_") if read is None else read.tool
 
     @property
     def present_classes(self) -> frozenset[Klass]:
@@ -76,9 +79,17 @@ def word(value: object) -> str:
 
 @cache
 def method_table() -> Mapping[str, Method]:
-    """Every method of the three plugins by name."""
+    """Every method of the three plugins, and CLN's that stand behind reads of the node, by name."""
     text = (files("hive_advisor") / "methods.json").read_bytes()
-    return {row["name"]: Method(row["plugin"], _spec(row)) for row in msgspec.json.decode(text)}
+    plugins = [Method(row["plugin"], _spec(row)) for row in msgspec.json.decode(text)]
+    own = [Method("lightningd", read.spec) for read in NODE_READS.values()]
+    return {method.name: method for method in (*own, *plugins)}
+
+
+@cache
+def tool_table() -> Mapping[str, Method]:
+    """The same by the name of the tool."""
+    return {method.tool: method for method in method_table().values()}
 
 
 def _spec(row: dict[str, Any]) -> MethodSpec:

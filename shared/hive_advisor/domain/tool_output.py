@@ -64,7 +64,7 @@ _WORDS: Final = """
 ok warn fail error rejected success partial pending done executing approved expired cancelled
 indeterminate active revoked superseded offered renewed none unknown true false yes no on off set
 unset json text engaged released idle up down connected connecting degraded disabled enabled ready
-starting stopping stopped present absent open closed running over completed native vc local nostr
+starting stopping stopped present absent open closed running over completed native vc local remote nostr
 nostr_dm rest commando dmail cache bitcoin testnet testnet4 signet regtest mainnet conservative
 moderate aggressive monitor standard advanced admin monitoring fees routing everything custom read
 auto confirm multi multisig deny allow cap single info notice warning critical confirmation preset

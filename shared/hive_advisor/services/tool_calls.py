@@ -24,7 +24,8 @@ from hive_shared.store import Db, StoreError, Tx
 
 from hive_advisor.domain.allow_list import AllowList
 from hive_advisor.domain.cleaning import clean_text
-from hive_advisor.domain.methods import Method, method_table, word
+from hive_advisor.domain.methods import Method, tool_table, word
+from hive_advisor.domain.node_reads import NODE_READS
 from hive_advisor.domain.rows import AuditRow
 from hive_advisor.domain.tool_output import OWN_WORDS, take_apart, untrusted_text
 from hive_advisor.domain.tool_schema import Tool, check_arguments, tools
@@ -87,7 +88,7 @@ class ToolCallService:
 
     async def call(self, name: str, arguments: Mapping[str, Any], client: str) -> ToolAnswer:
         """Answer one call; refusals are answers too. ``client`` is what the program calls itself."""
-        method = method_table().get(name.replace("_", "-")) if "-" not in name else None
+        method = tool_table().get(name)
         klass = method.class_of(arguments) if method is not None else "?"
         row = AuditRow(
             audit_id=0,
@@ -162,7 +163,7 @@ class ToolCallService:
             shown = {"dry_run": True, "would_call": tool.method.name, "params": params}
             return ToolAnswer(self._framed(shown, "this server")), "shown"
         try:
-            result = await self._nodes.call(node, tool.method.name, params)
+            result = await self._asked(node, tool.method.name, params)
         except NodeRefused as refused:
             return _refused_by_node(refused, tool.method.name, node), "failed"
         except TransportUnavailable as error:
@@ -172,6 +173,16 @@ class ToolCallService:
         except HiveError as error:
             return _refusal(error), "failed"
         return self._measured(self._answer(result, node, tool.method.name in OWN_WORDS)), "done"
+
+    async def _asked(self, node: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        read = NODE_READS.get(method)
+        if read is None:
+            return await self._nodes.call(node, method, params)
+        said = await self._nodes.call(node, method, read.ask(params))
+        try:
+            return read.shape(said, params)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Internal(f"node {node} answered {method} in a form that is not known here") from error
 
     def _open_tool(self, name: str, method: Method | None, arguments: Mapping[str, Any]) -> Tool:
         """The tool, if this call of it is open. Raises NotFound, Unauthorized."""

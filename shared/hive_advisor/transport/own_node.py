@@ -15,7 +15,8 @@ from hive_advisor.nodes import OwnNode, read_rune
 from hive_advisor.services.ports import NodeRefused
 from hive_advisor.transport.clnrest import TOTAL_S, ClnRest, why
 
-MAX_ANSWER: Final = 1_048_576
+MAX_ANSWER: Final = 16_777_216
+"""Bytes that a node may answer: a listing of some thousand channels."""
 _AT_ONCE: Final = 5
 _RUNE_STATUS: Final = (401, 403)
 # CLN's codes for "the plugin ended" and "the node is stopping" while the call was under way.
@@ -28,7 +29,7 @@ class OwnNodes:
     def __init__(self, nodes: Mapping[str, OwnNode]) -> None:
         self._nodes = nodes
         self._slots = {name: asyncio.Semaphore(_AT_ONCE) for name in nodes}
-        self._clnrest = ClnRest(max_answer=MAX_ANSWER + 65_536)
+        self._clnrest = ClnRest(max_answer=MAX_ANSWER)
 
     async def call(self, name: str, method: str, params: Mapping[str, object]) -> dict[str, Any]:
         """The result. Raises NodeRefused (the node's own no), Unauthorized (its rune), TransportUnavailable

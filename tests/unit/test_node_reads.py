@@ -66,7 +66,7 @@ def test_the_wallet_is_summed_by_state_and_what_is_reserved_stands_apart() -> No
 
 
 def test_warnings_of_the_node_are_kept_and_its_directory_is_not() -> None:
-    said = {"id": "02" * 33, "alias": "x", "lightning-dir": "/home/x", "warning_bitcoind_sync": "Syncing"}
+    said = {"id": "02" * 33, "alias": "x", "lightning-dir": "somewhere", "warning_bitcoind_sync": "Syncing"}
     shown = NODE_READS["getinfo"].shape(said, {})
     assert shown == {"id": "02" * 33, "alias": "x", "warnings": ["Syncing"]}
 

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay_url import normalise_relay_url
 
+from cl_hive_comms.domain.mail import MailServer, parse_address, parse_mail_server
+
 Parser = Callable[[Any], Any]
 
 MAX_RELAYS = 8
@@ -125,6 +127,18 @@ def public_key(value: Any) -> str:
     """An npub or 64 hex digits as hex, or nothing."""
     shown = text(value)
     return parse_pubkey(shown) if shown else ""
+
+
+def mail_address(value: Any) -> str:
+    """One mail address, or nothing."""
+    shown = text(value)
+    return parse_address(shown) if shown else ""
+
+
+def mail_server(value: Any) -> MailServer | None:
+    """A mail server with its login, or nothing."""
+    shown = text(value)
+    return parse_mail_server(shown) if shown else None
 
 
 def payment_methods(value: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from hive_shared.crypto import Secret
 from hive_shared.runtime_spec import OptionSpec
 
 from cl_hive_comms import option_parsers as read
+from cl_hive_comms.domain import mail
 
 PREFIX = "hive-comms-"
 NOT_SERVED = "Not served by this version: the value is kept and reported, nothing reads it yet."
@@ -178,9 +179,22 @@ ALERTS = (
         read.webhook,
         served=True,
     ),
-    _text("alert-email", "", "Address that gets critical alerts."),
-    _hidden("alert-smtp", "Mail server for alerts, with its password."),
-    _int("alert-digest-hour", 9, "Hour (UTC) of the daily digest.", 0, 23),
+    _text(
+        "alert-email",
+        "",
+        "Mail address that gets critical alerts and the daily digest.",
+        read.mail_address,
+        served=True,
+    ),
+    Row(
+        "alert-smtp",
+        "string-conceal",
+        "",
+        f"Mail server for alerts with its password: {mail.FORM}.",
+        read.mail_server,
+        served=True,
+    ),
+    _int("alert-digest-hour", 9, "Hour (UTC) of the daily digest.", 0, 23, served=True),
 )
 
 MONEY = (

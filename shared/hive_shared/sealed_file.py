@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"HIVESEAL1\n"
 CHUNK: Final = 1 << 20
 MIN_PASSPHRASE: Final = 8
+_SECRET_FILE_MAX: Final = 4_096
 _SALT, _PREFIX, _TAG = 16, 7, 16
 _MAX_CHUNKS: Final = 1 << 32
 
@@ -46,20 +47,37 @@ def file_path(text: str) -> Path:
     return Path(text)
 
 
-def read_passphrase(path: Path) -> Secret:
-    """The first line of a file that only its owner can read. Raises InvalidParams with what to do."""
+def read_secret_file(path: Path, what: str) -> Secret:
+    """A small plain file that only its owner can read; `what` it holds is for the sentences. Raises
+    InvalidParams with what to do."""
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidParams(f"the {what} file {_shown(path)} is not a plain file")
+        if stat.S_IMODE(found.st_mode) & 0o077:
             raise InvalidParams(f"{_shown(path)} can be read by others; chmod 600 it first")
         with path.open("rb") as file:
-            line = file.readline(4_097).rstrip(b"\r\n")
+            content = file.read(_SECRET_FILE_MAX + 1)
     except OSError as error:
-        raise InvalidParams(f"the passphrase file {_shown(path)} cannot be read: {error.strerror}") from None
-    if not MIN_PASSPHRASE <= len(line) <= 4_096:
+        raise InvalidParams(f"the {what} file {_shown(path)} cannot be read: {error.strerror}") from None
+    if len(content) > _SECRET_FILE_MAX:
+        raise InvalidParams(f"the {what} file {_shown(path)} is too long: put nothing else into it")
+    return Secret(content)
+
+
+def read_passphrase(path: Path) -> Secret:
+    """The first line of a file that only its owner can read. Raises InvalidParams with what to do."""
+    line = first_line(read_secret_file(path, "passphrase")).reveal()
+    if len(line) < MIN_PASSPHRASE:
         raise InvalidParams(
             f"the passphrase in {_shown(path)} has {len(line)} bytes; at least {MIN_PASSPHRASE} please"
         )
     return Secret(line)
+
+
+def first_line(secret: Secret) -> Secret:
+    """Without the line's end and what follows it."""
+    return Secret(secret.reveal().split(b"\n", 1)[0].rstrip(b"\r"))
 
 
 def new_file(path: Path) -> BinaryIO:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cl_hive_comms.services.ports_alerts import WebhookFailed
 from cl_hive_comms.transport.webhook import HttpWebhook
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from local_tls import LocalTls
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -62,35 +58,8 @@ async def serving(answer: bytes | None, trust: ssl.SSLContext | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of localhost that nobody else vouches for, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=36_500))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("webhook") / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-def server_side(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> LocalTls:
+    return LocalTls.made(tmp_path_factory.mktemp("webhook"))
 
 
 async def why(webhook: HttpWebhook, url: str) -> str:
@@ -99,10 +68,9 @@ async def why(webhook: HttpWebhook, url: str) -> str:
     return str(caught.value)
 
 
-async def test_a_post_arrives_whole_over_tls(certificate: Path) -> None:
-    trust = ssl.create_default_context(cafile=str(certificate))
-    async with serving(OK, server_side(certificate)) as server:
-        webhook = HttpWebhook(loopback=True, trust=trust)
+async def test_a_post_arrives_whole_over_tls(certificate: LocalTls) -> None:
+    async with serving(OK, certificate.server()) as server:
+        webhook = HttpWebhook(loopback=True, trust=certificate.trust())
         await webhook.post(
             f"https://localhost:{server.port}/hook?room=1", b'{"a":1}', {"X-Hive-Signature": "s"}
         )
@@ -113,8 +81,8 @@ async def test_a_post_arrives_whole_over_tls(certificate: Path) -> None:
     assert request.endswith(b'\r\n\r\n{"a":1}')
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: Path) -> None:
-    async with serving(OK, server_side(certificate)) as server:
+async def test_a_certificate_that_nobody_vouches_for_is_refused(certificate: LocalTls) -> None:
+    async with serving(OK, certificate.server()) as server:
         text = await why(HttpWebhook(loopback=True), f"https://localhost:{server.port}/")
     assert text.startswith("TLS: ") and server.requests == []
 

@@ -3,62 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hive_shared.crypto import Secret
 from hive_shared.nostr.dialer import dial
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.relay import RelayLimits, RelayPool
+from local_tls import LocalTls
 
 EVENT = build(Secret(b"\x01" * 32), 1, [], "x", 1_700_000_000)
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for localhost with its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=36_500))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "relay.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
-    return path
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> LocalTls:
+    return LocalTls.made(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
-async def _tls_relay(certificate: Path) -> AsyncIterator[int]:
+async def _tls_relay(certificate: LocalTls) -> AsyncIterator[int]:
     async def serve(socket: Any) -> None:
         async for message in socket:
             await socket.send(json.dumps(["OK", json.loads(message)[1]["id"], True, ""]))
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    async with websockets.serve(serve, "127.0.0.1", 0, ssl=context) as server:
+    async with websockets.serve(serve, "127.0.0.1", 0, ssl=certificate.server()) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -75,22 +47,22 @@ async def _publish(url: str) -> tuple[str, str]:
         await pool.stop()
 
 
-async def test_a_trusted_certificate_works(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+async def test_a_trusted_certificate_works(certificate: LocalTls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     async with _tls_relay(certificate) as port:
         assert (await _publish(f"wss://localhost:{port}"))[0] == "ok"
 
 
-async def test_an_unknown_certificate_is_refused(certificate: Path) -> None:
+async def test_an_unknown_certificate_is_refused(certificate: LocalTls) -> None:
     async with _tls_relay(certificate) as port:
         state, message = await _publish(f"wss://localhost:{port}")
         assert state == "unreachable" and "CERTIFICATE_VERIFY_FAILED" in message
 
 
 async def test_a_certificate_of_another_name_is_refused(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
+    certificate: LocalTls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     async with _tls_relay(certificate) as port:
         state, message = await _publish(f"wss://127.0.0.1:{port}")
         assert state == "unreachable" and "CERTIFICATE_VERIFY_FAILED" in message
@@ -126,11 +98,13 @@ async def test_a_name_that_resolves_to_a_private_address_is_not_contacted() -> N
         await dial("ws://localhost:9", limits=RelayLimits(), proxy=None, public_only=True)
 
 
-async def test_environment_proxies_are_ignored(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_proxies_are_ignored(
+    certificate: LocalTls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     async with _tls_relay(certificate) as port:
         assert (await _publish(f"wss://localhost:{port}"))[0] == "ok"

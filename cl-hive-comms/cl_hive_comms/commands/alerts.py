@@ -6,7 +6,7 @@ from typing import Any
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
-from cl_hive_comms.domain.alert import Alert
+from cl_hive_comms.domain.alert import Alert, Delivery
 from cl_hive_comms.services.alert_delivery import AlertDelivery
 
 
@@ -47,10 +47,12 @@ class AlertCommands:
         return {"count": len(items), "items": items}
 
 
+def _way(delivery: Delivery) -> dict[str, Any]:
+    row: dict[str, Any] = {"state": delivery.state, "attempts": delivery.attempts}
+    return row if delivery.error is None else {**row, "error": delivery.error}
+
+
 def _row(alert: Alert) -> dict[str, Any]:
-    webhook: dict[str, Any] = {"state": alert.webhook, "attempts": alert.webhook_attempts}
-    if alert.webhook_error is not None:
-        webhook["error"] = alert.webhook_error
     return {
         "id": alert.alert_id,
         "level": alert.level.value,
@@ -60,6 +62,7 @@ def _row(alert: Alert) -> dict[str, Any]:
         "first_at": alert.first_at,
         "last_at": alert.last_at,
         "acked_at": alert.acked_at,
-        "webhook": webhook,
+        "webhook": _way(alert.webhook),
+        "email": _way(alert.email),
         "dm": {"state": alert.dm},
     }

@@ -28,13 +28,23 @@ class Channel(StrEnum):
 
     WEBHOOK = "webhook"
     DM = "dm"
+    EMAIL = "email"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far an alert is on a way with tries of its own: none, waiting, sent or failed."""
+
+    state: str = "none"
+    attempts: int = 0
+    error: str | None = None
 
 
 @dataclass(frozen=True)
 class Alert:
     """One row of comms_alerts. Times are Unix seconds.
 
-    `webhook` is none, waiting, sent or failed; `dm` is none, waiting, queued (in the outbox) or failed.
+    `dm` is none, waiting, queued (in the outbox) or failed.
     """
 
     alert_id: int
@@ -45,17 +55,28 @@ class Alert:
     first_at: int
     last_at: int
     acked_at: int | None
-    webhook: str = "none"
-    webhook_attempts: int = 0
-    webhook_error: str | None = None
+    webhook: Delivery = Delivery()
+    email: Delivery = Delivery()
     dm: str = "none"
+
+    def delivery(self, way: Channel) -> Delivery:
+        """How far it is by webhook or mail."""
+        return self.email if way is Channel.EMAIL else self.webhook
+
+
+_BY_LEVEL = {
+    Level.INFO: frozenset[Channel](),
+    Level.NOTICE: frozenset({Channel.WEBHOOK}),
+    Level.WARNING: frozenset({Channel.WEBHOOK, Channel.DM}),
+    Level.CRITICAL: frozenset(Channel),
+}
 
 
 def channels_of(level: Level, code: str) -> frozenset[Channel]:
     """Where an alert of this level goes; what waits for the operator's word goes everywhere."""
-    if code in _TO_ALL or level in (Level.WARNING, Level.CRITICAL):
+    if code in _TO_ALL:
         return frozenset(Channel)
-    return frozenset({Channel.WEBHOOK}) if level is Level.NOTICE else frozenset()
+    return _BY_LEVEL[level]
 
 
 def retry_after(attempts: int) -> int | None:

@@ -130,7 +130,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 safety_copy=self._safety_copy,
             ).specs(),
             *MigrationCommands(lambda: self.migration).specs(),
-            *AlertCommands(lambda: self.alert_delivery).specs(),
+            *AlertCommands(lambda: self.alerting.delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
@@ -184,7 +184,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("forbidden-peers", self.peer_gate.enforce)
         spawn("nostr", self._start_nostr)
         spawn("messenger", self.messenger.run)
-        spawn("alerts", self.alert_delivery.tick, every=5.0)
+        spawn("alerts", self.alerting.delivery.tick, every=5.0)
+        spawn("alert-mail", self.alerting.delivery.mail_tick, every=5.0)
+        spawn("alert-digest", self.alerting.digest.tick, every=60.0)
         spawn("outbox", self.messenger.sweep, every=60.0)
         spawn("inbox", self.inbound.flush, every=2.0)
         spawn("handed-in", self.inbound.resume, every=60.0)
@@ -230,6 +232,11 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         if name in (PREFIX + "nostr-relays", PREFIX + "nostr-profile-relays"):
             await self.nostr.apply(changed.relays, changed.profile_relays)
             self._lists_due.set()
+        elif name == PREFIX + "alert-smtp" and value is not None and value.password is not None:
+            raise ValueError(
+                "the node writes into its log what setconfig is given: put the password into a file of mode"
+                " 0600 and give user@host:port?password_file=/path, or set the option in the config file"
+            )
         elif name == PREFIX + "policy-preset":
             await self.policy.follow_preset(value)
         elif name == PREFIX + "policy-file":

@@ -14,13 +14,13 @@ from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.alerting import Alerting
 from cl_hive_comms.plugin.sibling_calls import (
     SiblingServices,
 )
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService
-from cl_hive_comms.services.alert_delivery import AlertDelivery, Targets
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.backup_service import BackupService
@@ -73,7 +73,7 @@ class Parts(ABC):
     db_path: Path
     at_rest: AtRest
     alerts: AlertService
-    alert_delivery: AlertDelivery
+    alerting: Alerting
     identity: IdentityService
     kill_switch: KillSwitch
     freeze: ForwardingFreeze
@@ -112,10 +112,6 @@ class Parts(ABC):
     def log(self, level: str, event: str, /, **fields: object) -> None:
         """One structured line in the node's log."""
         self.app.log(level, event, **fields)
-
-    def alert_targets(self) -> Targets:
-        """Where alerts go besides this node."""
-        return Targets(self.config.get("alert-webhook"), self.config.get("alert-nostr-dm"))
 
     # -- what the running plugin adds ------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
+from cl_hive_comms.plugin.alerting import targets_of
 from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.migration import compose_migration
@@ -39,7 +40,7 @@ class LedgerParts(Parts):
     def build_base(self) -> None:
         facts = StateStore()
         self.alerts = AlertService(
-            self.db, facts, now=unix_now, log=self.log, channels=lambda: self.alert_targets().channels
+            self.db, facts, now=unix_now, log=self.log, channels=lambda: targets_of(self.config).channels
         )
         self.identity = IdentityService(
             self.db,

@@ -9,6 +9,7 @@ from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.siblings import SiblingHub
 
 from cl_hive_comms import __version__
+from cl_hive_comms.plugin.alerting import compose_alerting
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
 from cl_hive_comms.plugin.pipeline import unix_now
@@ -18,7 +19,6 @@ from cl_hive_comms.plugin.sibling_calls import (
     compose_sibling_services,
     compose_ways,
 )
-from cl_hive_comms.services.alert_delivery import AlertDelivery
 from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.messenger import Messenger
@@ -27,7 +27,6 @@ from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
-from cl_hive_comms.transport.webhook import HttpWebhook
 
 
 class TrafficParts(Parts):
@@ -87,20 +86,14 @@ class TrafficParts(Parts):
 
     def build_alerts(self) -> None:
         """What takes alerts to the operator."""
-        self.alert_delivery = AlertDelivery(
-            self.db,
-            StateStore(),
-            self.alerts,
-            self.messenger,
-            HttpWebhook(
-                loopback=self.info.network == "regtest",
-                proxy=self.info.proxy,
-                only_onion=not self.info.always_use_proxy,
-            ),
-            targets=self.alert_targets,
-            makesecret=self.cln.makesecret,
+        self.alerting = compose_alerting(
+            db=self.db,
+            cln=self.cln,
+            info=self.info,
+            config=lambda: self.config,
+            alerts=self.alerts,
+            messenger=self.messenger,
             node_id=self.node["node_id"],
-            now=unix_now,
             log=self.log,
         )
 

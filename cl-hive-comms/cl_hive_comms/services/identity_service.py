@@ -6,7 +6,6 @@ because the first key is derived; an imported key lives in the database alone.
 
 import asyncio
 import re
-import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 from hive_shared.cln import ClnError
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
 from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.sealed_file import read_secret_file
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.identity import SEED_STRING, KeyRecord, KeyRing, derive, usable
@@ -22,7 +22,6 @@ from cl_hive_comms.services.ports_identity import Clock, KeyStore, Log, MakeSecr
 
 _RING = "config:identity"
 _KEY = "config:key:"
-_KEY_FILE_MAX: Final = 4_096
 _HEX: Final = re.compile(r"[0-9A-Fa-f]+\Z")
 
 Announce = Callable[[KeyRecord, KeyRecord, Secret], Awaitable[Callable[[Tx], None]]]
@@ -279,19 +278,7 @@ class IdentityService:
 
 def read_key_file(path: Path) -> Secret:
     """The key in a file that only its owner can read. Raises InvalidParams, which never shows the content."""
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidParams(f"{path} is not a plain file")
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise InvalidParams(f"{path} can be read by others; chmod 600 it first")
-        with path.open("rb") as file:
-            content = file.read(_KEY_FILE_MAX + 1)
-    except OSError as error:
-        raise InvalidParams(f"the key file {path} cannot be read: {error.strerror}") from None
-    if len(content) > _KEY_FILE_MAX:
-        raise InvalidParams(f"the key file {path} is too long to hold one key: put nothing else into it")
-    return parse_key(Secret(content))
+    return parse_key(read_secret_file(path, "key"))
 
 
 def parse_key(text: Secret) -> Secret:

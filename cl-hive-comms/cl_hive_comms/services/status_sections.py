@@ -219,9 +219,19 @@ class StatusSections:
         if self._policy.file_problem is not None:
             found.append(self._policy.file_problem)
         found += self._rune_warnings()
+        found += _half_set(self._config())
         found += [f"{name} is set and ignored: remove it" for name in self._config().ignored()]
         found += [f"{name} is set but not served by this version" for name in self._config().unserved()]
         return found
+
+
+def _half_set(config: Options) -> list[str]:
+    """Options that do nothing without another one."""
+    address, server = bool(config.get("alert-email")), config.get("alert-smtp") is not None
+    if address == server:
+        return []
+    has, needs = ("alert-email", "alert-smtp") if address else ("alert-smtp", "alert-email")
+    return [f"hive-comms-{has} is set but hive-comms-{needs} is not: no alert goes out by mail"]
 
 
 def _not_served(reason: str) -> dict[str, str]:

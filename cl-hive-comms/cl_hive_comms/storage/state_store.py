@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Collection
 
-from cl_hive_comms.domain.alert import Alert, Channel, Level
+from cl_hive_comms.domain.alert import Alert, Channel, Delivery, Level
 
 KEPT_ALERTS = 1_000
 """Older alerts are dropped: they are hints, the receipts are the record."""
@@ -72,7 +72,8 @@ class StateStore:
         """Inserts an alert, to be sent by these channels, and drops the oldest beyond the cap; the new id."""
         cursor = tx.execute(
             "INSERT INTO comms_alerts (level, code, text, dedup_key, first_at, last_at, webhook_state,"
-            " webhook_next_at, dm_state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " webhook_next_at, email_state, email_next_at, dm_state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 level.value,
                 code,
@@ -81,6 +82,8 @@ class StateStore:
                 now,
                 now,
                 "waiting" if Channel.WEBHOOK in channels else "none",
+                now,
+                "waiting" if Channel.EMAIL in channels else "none",
                 now,
                 "waiting" if Channel.DM in channels else "none",
             ),
@@ -104,33 +107,43 @@ class StateStore:
         tx.execute(
             "UPDATE comms_alerts SET acked_at = ifnull(acked_at, ?),"
             " webhook_state = iif(webhook_state = 'waiting', 'none', webhook_state),"
+            " email_state = iif(email_state = 'waiting', 'none', email_state),"
             " dm_state = iif(dm_state = 'waiting', 'none', dm_state) WHERE alert_id = ?",
             (now, alert_id),
         )
 
-    def webhook_due(self, tx: sqlite3.Connection, now: int, limit: int) -> list[Alert]:
-        """Alerts whose next try by webhook has come, oldest first."""
+    def alerts_between(self, tx: sqlite3.Connection, since: int, until: int) -> list[Alert]:
+        """Alerts that came, or came again last, from one moment to before another; oldest first."""
         rows = tx.execute(
-            "SELECT * FROM comms_alerts WHERE webhook_state = 'waiting' AND webhook_next_at <= ?"
+            "SELECT * FROM comms_alerts WHERE last_at >= ? AND last_at < ? ORDER BY alert_id", (since, until)
+        )
+        return [_alert(row) for row in rows.fetchall()]
+
+    def due(self, tx: sqlite3.Connection, way: Channel, now: int, limit: int) -> list[Alert]:
+        """Alerts whose next try by webhook or mail has come, oldest first."""
+        rows = tx.execute(
+            f"SELECT * FROM comms_alerts WHERE {way}_state = 'waiting' AND {way}_next_at <= ?"
             " ORDER BY alert_id LIMIT ?",
             (now, limit),
         ).fetchall()
         return [_alert(row) for row in rows]
 
-    def webhook_sent(self, tx: sqlite3.Connection, alert_id: int) -> None:
-        """The webhook took it."""
+    def sent(self, tx: sqlite3.Connection, way: Channel, alert_id: int) -> None:
+        """The webhook or mail server took it."""
         tx.execute(
-            "UPDATE comms_alerts SET webhook_state = 'sent', webhook_attempts = webhook_attempts + 1,"
-            " webhook_error = NULL WHERE alert_id = ?",
+            f"UPDATE comms_alerts SET {way}_state = 'sent', {way}_attempts = {way}_attempts + 1,"
+            f" {way}_error = NULL WHERE alert_id = ?",
             (alert_id,),
         )
 
-    def webhook_failed(self, tx: sqlite3.Connection, alert_id: int, error: str, next_at: int | None) -> None:
-        """The webhook did not take it; try again at `next_at`, or (None) never."""
+    def failed(
+        self, tx: sqlite3.Connection, way: Channel, alert_id: int, error: str, next_at: int | None
+    ) -> None:
+        """It was not taken; try again at `next_at`, or (None) never."""
         state = "failed" if next_at is None else "waiting"
         tx.execute(
-            "UPDATE comms_alerts SET webhook_attempts = webhook_attempts + 1, webhook_error = ?,"
-            " webhook_next_at = ?, webhook_state = ? WHERE alert_id = ? AND webhook_state = 'waiting'",
+            f"UPDATE comms_alerts SET {way}_attempts = {way}_attempts + 1, {way}_error = ?,"
+            f" {way}_next_at = ?, {way}_state = ? WHERE alert_id = ? AND {way}_state = 'waiting'",
             (error[:200], next_at or 0, state, alert_id),
         )
 
@@ -156,8 +169,7 @@ def _alert(row: sqlite3.Row) -> Alert:
         first_at=row["first_at"],
         last_at=row["last_at"],
         acked_at=row["acked_at"],
-        webhook=row["webhook_state"],
-        webhook_attempts=row["webhook_attempts"],
-        webhook_error=row["webhook_error"],
+        webhook=Delivery(row["webhook_state"], row["webhook_attempts"], row["webhook_error"]),
+        email=Delivery(row["email_state"], row["email_attempts"], row["email_error"]),
         dm=row["dm_state"],
     )

@@ -233,6 +233,8 @@ async def test_acceptance_02_16_missing_and_exchanged_receipts_are_named(world: 
                 store.execute(statement)
             report = await world.alice.call("hive-client-receipts-verify")
             assert not report["ok"] and report["first_bad"] in expected, (name, report)
+            told = (await world.alice.call("hive-client-alerts"))["items"][0]
+            assert (told["level"], told["code"]) == ("critical", "receipt_chain_broken"), told
             for statement in restore:
                 store.execute(statement)
             assert (await world.alice.call("hive-client-receipts-verify"))["ok"], name

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.store import StoreError
 
 from ..domain.receipt_record import ReceiptQuery
+from ..services.alert_service import AlertService
 from ..services.legacy_receipts import LegacyReceipts
 from ..services.receipt_service import ReceiptService
 
@@ -26,9 +29,10 @@ class ReceiptCommands:
         advisor_id: Callable[[str], str],
         name_of_agent: Callable[[str], str],
         legacy: Callable[[], LegacyReceipts],
+        alerts: Callable[[], AlertService],
     ) -> None:
         self._service, self._advisor_id, self._name_of_agent = service, advisor_id, name_of_agent
-        self._legacy = legacy
+        self._legacy, self._alerts = legacy, alerts
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -123,6 +127,17 @@ class ReceiptCommands:
             bad = legacy.first_bad is not None
             result["ok"] = report.ok and not bad
             result["legacy"] = {"ok": not bad, **asdict(legacy)}
+        if not result["ok"]:
+            where = f"receipt {report.first_bad}: {report.reason}"
+            if report.ok:
+                where = f"receipts of the earlier plugin, number {result['legacy']['first_bad']}"
+            with suppress(StoreError):
+                # A database that takes nothing more must still be found out.
+                await self._alerts().alert_critical(
+                    "receipt_chain_broken",
+                    f"the record of what was done here does not verify ({where}); keep the database as it is"
+                    " and compare it with a backup or export",
+                )
         return result
 
 

@@ -84,6 +84,11 @@ def retry_after(attempts: int) -> int | None:
     return RETRY_S[attempts - 1] if attempts <= len(RETRY_S) else None
 
 
+def nears(used: int, limit: int) -> bool:
+    """Whether this use is the one that brings a limit to 80 %."""
+    return used * 5 >= limit * 4 and (used - 1) * 5 < limit * 4
+
+
 def level_of_danger(danger: int) -> Level:
     """The level that belongs to an action of this danger (1..10)."""
     if danger <= 2:

@@ -6,6 +6,7 @@ Plain frozen values: the stores fill them, the services read them. Times are uni
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class FeeWrite:
     advisor_id: str
     credential_id: str
     command_id: str
+
+
+NODE_SCOPE: Final = "node"
+"""Scope of the counters that all advisors share."""
 
 
 @dataclass(frozen=True, slots=True)

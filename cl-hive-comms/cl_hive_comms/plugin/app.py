@@ -120,7 +120,11 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             ).specs(),
             *ApprovalCommands(lambda: self.pipeline.approvals, self._advisor_name).specs(),
             *ReceiptCommands(
-                lambda: self.receipts, self._advisor_id, self._agent_name, lambda: self.legacy_receipts
+                lambda: self.receipts,
+                self._advisor_id,
+                self._agent_name,
+                lambda: self.legacy_receipts,
+                lambda: self.alerts,
             ).specs(),
             *ReceiptFileCommands(lambda: self.receipt_export, lambda: self.receipt_archive).specs(),
             *BackupCommands(
@@ -179,6 +183,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     def _start_loops(self) -> None:
         spawn = self.app.spawn
         spawn("siblings", self.siblings.run)
+        spawn("sibling-watch", self.sibling_watch.tick, every=5.0)
         spawn("emergency", self.emergency.watch, every=5.0)
         spawn("emergency-channels", self.freeze.settle, every=30.0)
         spawn("forbidden-peers", self.peer_gate.enforce)

@@ -46,6 +46,7 @@ from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.setup_service import SetupService
 from cl_hive_comms.services.sibling_registry import SiblingRegistry
+from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.services.trust_service import TrustService
@@ -80,6 +81,7 @@ class Parts(ABC):
     emergency: EmergencyService
     peer_gate: PeerGate
     siblings: SiblingHub
+    sibling_watch: SiblingWatch
     for_siblings: SiblingServices
     sibling_registry: SiblingRegistry
     credentials: CredentialService

@@ -23,6 +23,7 @@ from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
@@ -111,6 +112,8 @@ class TrafficParts(Parts):
             log=self.app.log,
             emergency=self.kill_switch.engaged,
         )
+        self.sibling_watch = SiblingWatch(self.alerts.alert, now=unix_now)
+        self.siblings.on_change(self.sibling_watch.changed)
         self.for_siblings = compose_sibling_services(
             db=self.db,
             cln=self.cln,

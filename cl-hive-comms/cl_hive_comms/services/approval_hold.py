@@ -14,12 +14,12 @@ from hive_shared.store import Tx
 from ..domain.approval import LOCAL, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, PendingRow
+from .action_caps import ActionCaps
 from .command_case import Case, Judged, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .command_push import CommandPush
 from .decision import Verdict
-from .execution import check_caps
-from .ports_commands import CommandRows, Database, FeeRows
+from .ports_commands import CommandRows, Database
 
 _WAITS_FOR: Final = {
     Workflow.CONFIRM: "the operator, then your confirmation",
@@ -35,13 +35,13 @@ class ApprovalHold:
         *,
         db: Database,
         commands: CommandRows,
-        fees: FeeRows,
+        caps: ActionCaps,
         outcomes: CommandOutcomes,
         push: CommandPush,
         approvers: Callable[[], Collection[str]],
         now: Callable[[], int],
     ) -> None:
-        self._db, self._commands, self._fees, self._outcomes = db, commands, fees, outcomes
+        self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._push, self._approvers, self._now = push, approvers, now
 
     async def hold(self, case: Case, verdict: Verdict) -> Response:
@@ -53,7 +53,7 @@ class ApprovalHold:
     def _hold(self, tx: Tx, case: Case, verdict: Verdict) -> Response:
         now, judged = self._now(), verdict.judged
         self._check_room(tx, case.advisor_id)
-        check_caps(tx, self._fees, verdict.caps, case.command_id, now)
+        self._caps.take(tx, verdict.caps, case.command_id, now)
         if judged.workflow == Workflow.MULTISIG:
             self._check_voters(case, judged)
         expires = now + judged.expires_in
@@ -70,7 +70,6 @@ class ApprovalHold:
         )
         if not moved:
             raise StateMoved(f"command {case.command_id} is no longer received")
-        self._fees.reserve(tx, (cap.use for cap in verdict.caps), case.command_id, now)
         self._commands.add_pending(
             tx,
             PendingRow(

@@ -25,6 +25,7 @@ from hive_shared.store import Tx
 from ..domain.approval import CHALLENGE_S, LOCAL, Workflow, only_reduces, rank, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import Vote
+from .action_caps import ActionCaps
 from .approval_ends import ApprovalEnds
 from .approval_hold import ApprovalHold
 from .approval_view import ApprovalView, not_found
@@ -35,7 +36,7 @@ from .decision import DecisionService
 from .execution import ExecutionService
 from .executors.node_errors import node_error
 from .intake import Intake
-from .ports_commands import CommandRows, Credentials, Database, FeeRows, KillSwitch, Log
+from .ports_commands import CommandRows, Credentials, Database, KillSwitch, Log
 
 
 class ApprovalService:
@@ -46,7 +47,7 @@ class ApprovalService:
         *,
         db: Database,
         commands: CommandRows,
-        fees: FeeRows,
+        caps: ActionCaps,
         credentials: Credentials,
         intake: Intake,
         decision: DecisionService,
@@ -77,7 +78,7 @@ class ApprovalService:
         hold = ApprovalHold(
             db=db,
             commands=commands,
-            fees=fees,
+            caps=caps,
             outcomes=outcomes,
             push=push,
             approvers=approvers,

@@ -9,6 +9,7 @@ from hive_shared.store import Tx
 
 from ..domain.forwarding import BY_ADVISORS
 from ..domain.rate_limit import SlidingWindows
+from .action_caps import ActionCaps
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
 from .command_control import Acknowledgements, ControlActions
@@ -116,7 +117,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
     approvals = ApprovalService(
         db=parts.db,
         commands=parts.commands,
-        fees=parts.fees,
+        caps=ActionCaps(parts.fees, parts.alerts),
         credentials=parts.credentials,
         intake=core.intake,
         decision=core.decision,
@@ -205,7 +206,7 @@ def _core(parts: PipelineParts) -> _Core:
     execution = ExecutionService(
         db=parts.db,
         commands=parts.commands,
-        fees=parts.fees,
+        caps=ActionCaps(parts.fees, parts.alerts),
         outcomes=outcomes,
         credentials=parts.credentials,
         kill_switch=parts.kill_switch,

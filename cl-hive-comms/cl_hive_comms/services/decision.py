@@ -34,18 +34,17 @@ from hive_shared.store import Tx
 from ..domain import conflict, constraints
 from ..domain.approval import Workflow, expires_in, rank
 from ..domain.command_machine import State
-from ..domain.command_record import CommandRow, FeeWrite, Use
+from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
 from ..domain.conflict import PastWrite
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
+from .action_caps import Cap
 from .command_case import Case, Judged, RuleRefusal
-from .execution import Cap
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
 from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Policies
 
-NODE_SCOPE: Final = "node"
 _UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
 

@@ -21,21 +21,21 @@ from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
 
 from ..domain.command_machine import Event, State
-from ..domain.command_record import CommandRow, Use
+from ..domain.command_record import CommandRow
+from .action_caps import ActionCaps, Cap
 from .command_case import Case, Judged, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved, by_message
 from .executors.action import Outcome, WriteAction
-from .ports_commands import CommandRows, Credentials, Database, Fault, FeeRows, KillSwitch, Log, no_fault
+from .ports_commands import (
+    CommandRows,
+    Credentials,
+    Database,
+    Fault,
+    KillSwitch,
+    Log,
+    no_fault,
+)
 from .state_hash_service import StateHashService
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """A counter that this run uses, and how many uses its window of seconds allows (None: no limit)."""
-
-    use: Use
-    window_s: int
-    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ExecutionService:
         *,
         db: Database,
         commands: CommandRows,
-        fees: FeeRows,
+        caps: ActionCaps,
         outcomes: CommandOutcomes,
         credentials: Credentials,
         kill_switch: KillSwitch,
@@ -66,7 +66,7 @@ class ExecutionService:
         log: Log,
         fault: Fault = no_fault,
     ) -> None:
-        self._db, self._commands, self._fees, self._outcomes = db, commands, fees, outcomes
+        self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
         self._credentials, self._kill, self._fault = credentials, kill_switch, fault
         self._live: set[str] = set()
@@ -115,8 +115,7 @@ class ExecutionService:
             # Between admission and here lie waits for locks and for the node. Asked in the transaction that
             # starts the command, so that a revocation is either before it or finds it running.
             self._check_still_wanted(tx, case)
-            check_caps(tx, self._fees, caps, case.command_id, now)
-            self._fees.reserve(tx, (cap.use for cap in caps), case.command_id, now)
+            self._caps.take(tx, caps, case.command_id, now)
             moved = self._commands.move(
                 tx,
                 case.command_id,
@@ -246,22 +245,6 @@ class ExecutionService:
         self._log("info", "command_reconciled", command=row.command_id, state=outcome.state)
         self._outcomes.kick()
         return True
-
-
-def check_caps(tx: Tx, fees: FeeRows, caps: Iterable[Cap], command_id: str, now: int) -> None:
-    """Count again inside the transaction that reserves: two commands may have been judged side by side.
-
-    Raises RateLimited (`daily_cap`) when a counter is used up by other commands.
-    """
-    for cap in caps:
-        used = fees.count(tx, cap.use, now - cap.window_s, but=command_id)
-        if cap.limit is not None and used >= cap.limit:
-            raise from_symbol(
-                "daily_cap",
-                f"{cap.use.name} allows {cap.limit} in {cap.window_s // 3600} h, all are used",
-                counter=cap.use.name,
-                limit=cap.limit,
-            )
 
 
 def store_unavailable() -> HiveError:

@@ -314,8 +314,14 @@ async def test_acceptance_02_02_a_command_over_a_registered_transport_is_answere
             await air(sibling, name=name)
     rows = {row["name"]: row for row in (await world.alice.call("hive-comms-transports"))["items"]}
     assert rows["test-air"]["state"] == "up" and rows["test-air"]["queue"] == 0
+    # This way needs no relay.
+    await world.relay.kill()
+    sent = len(sibling.got("hive-probe-send"))
+    read = agent.signed("health_summary", {}, "hive:monitor/v1")
+    await sibling.call("hive-comms-ingest", **{**params, "message_id": "m-10"}, payload=read)
+    await sibling.gets("hive-probe-send", sent + 1)
     await air(sibling, enabled=False)
-    error = await sibling.refused("hive-comms-ingest", **{**params, "message_id": "m-10"}, payload=document)
+    error = await sibling.refused("hive-comms-ingest", **{**params, "message_id": "m-11"}, payload=document)
     assert error.code == 4017
 
 

@@ -10,6 +10,7 @@ from hive_shared.runtime_spec import MethodSpec, Param
 
 from ..services.event_publisher import EventPublisher
 from ..services.inbound_ingest import MAX_PAYLOAD_BYTES, IngestService
+from ..services.messenger import Messenger
 from ..services.sibling_registry import SiblingRegistry
 from ..services.sibling_subscriptions import SiblingSubscriptions
 
@@ -25,6 +26,8 @@ class Channels(Protocol):
     def subscriptions(self) -> SiblingSubscriptions: ...
     @property
     def publisher(self) -> EventPublisher: ...
+    @property
+    def outbox(self) -> Messenger: ...
 
 
 class SiblingChannelCommands:
@@ -114,6 +117,7 @@ class SiblingChannelCommands:
             priority=params["priority"],
             metadata=metadata,
         )
+        await self._services().outbox.retry_over(row.name)
         return {
             "name": row.name,
             "enabled": row.enabled,

@@ -73,6 +73,7 @@ class TrafficParts(Parts):
             now=unix_now,
             log=self.log,
             further=compose_ways(
+                self.db,
                 self.sibling_registry,
                 self.nostr,
                 lambda: self.siblings,

@@ -39,6 +39,7 @@ from cl_hive_comms.services.sibling_policy import SiblingPolicy
 from cl_hive_comms.services.sibling_records import SiblingRecords
 from cl_hive_comms.services.sibling_registry import SiblingRegistry
 from cl_hive_comms.services.sibling_subscriptions import SiblingSubscriptions
+from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.sibling_store import SiblingStore
@@ -63,6 +64,7 @@ def compose_registry(db: Db, cln: ClnClient, log: Log) -> SiblingRegistry:
 
 
 def compose_ways(
+    db: Db,
     registry: SiblingRegistry,
     nostr: NostrTransport,
     hub: Callable[[], SiblingHub],
@@ -71,6 +73,7 @@ def compose_ways(
     log: Log,
 ) -> OutboundWays:
     """Ways out besides direct messages; the hub exists later."""
+    commands = CommandStore()
 
     async def call(who: Any, method: str, params: dict[str, Any], *, timeout: float) -> dict[str, Any]:
         return await hub().call(who, method, params, timeout=timeout)
@@ -79,7 +82,18 @@ def compose_ways(
         named = (row.credential.agent_id for row in credentials.rows() if row.agent_key == key)
         return next((name for name in named if name.startswith("did:cid:")), None)
 
-    return OutboundWays(registry, nostr, call=call, did_of=did_of, engaged=kill_switch.engaged, log=log)
+    async def used_by(key: str) -> list[str]:
+        return await db.read(lambda tx: commands.transports_of(tx, key))
+
+    return OutboundWays(
+        registry,
+        nostr,
+        call=call,
+        did_of=did_of,
+        used_by=used_by,
+        engaged=kill_switch.engaged,
+        log=log,
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ class SiblingServices:
     ingest: IngestService
     subscriptions: SiblingSubscriptions
     publisher: EventPublisher
+    outbox: Messenger
     hub: SiblingHub
     inbox: SignedInbox
 
@@ -190,6 +205,7 @@ def compose_sibling_services(
         ingest=IngestService(registry, inbound, keys_of=lambda did: _keys_of(credentials, did)),
         subscriptions=subscriptions,
         publisher=_publisher(db, identity, messenger, kill_switch, config),
+        outbox=messenger,
         messages=messages,
         policy=_policy(db, policy, cln, pipeline, kill_switch),
         records=_records(db, alerts, receipts, identity, kill_switch, node_id, on_receipt),

@@ -7,6 +7,7 @@ is enough; until then retries go on at 2 .. 300 s until the message expires, als
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.ports_transport import Delivery, DirectMessages, FurtherWays, OutboxStore, Routes
 
 MAX_CONTENT_BYTES = 1_048_576
+OWN_WAY_S = 600
+"""How long a response waits for the transport of its command, as messages wait for a plugin that is away."""
 MAX_QUEUED_EACH = 400
 """Of these, messages for one recipient: one agent with dead relays must not push out those of others."""
 _BATCH = 64
@@ -108,6 +111,11 @@ class Messenger:
         count = await self._db.write(lambda tx: self._store.retry_now(tx, self._now()))
         self.kick()
         return count
+
+    async def retry_over(self, transport: str) -> None:
+        """Try what waits for a registered transport at once: it is there again."""
+        if await self._db.write(lambda tx: self._store.retry_over(tx, transport, self._now()), durable=False):
+            self.kick()
 
     async def run(self) -> None:
         """Sends what is due until cancelled."""
@@ -235,18 +243,25 @@ class Messenger:
             return
         # Forgotten in a power cut, it is sent again: the same rumor, which its receiver knows.
         await self._db.write(lambda tx: self._store.mark_sent(tx, row.outbox_id, self._now()), durable=False)
-        self._last_ok = self._now()
-        self._log("debug", "message_sent", kind=message.kind.value, relays=len(delivery.accepted))
+        if delivery.way == "nostr_dm":
+            self._last_ok = self._now()
+        self._log(
+            "debug", "message_sent", kind=message.kind.value, way=delivery.way, taken=len(delivery.accepted)
+        )
 
     async def _deliver(self, row: Queued) -> Delivery:
-        message, further = row.message, self._further
+        message, further, refused = row.message, self._further, dict[str, str]()
         if further is not None and further.takes(message):
-            return await further.send(message)
+            own = await further.send(message)
+            waited = self._now() - message.created_at >= OWN_WAY_S
+            if own.ok or message.kind is MessageKind.EVENT or not (own.for_good or waited):
+                return own
+            refused |= own.refused
         relays = await self._routes.relays_for(message, row.attempts)
         delivery = await self._direct_messages.send(self._key(message), message, relays)
         if delivery.ok or further is None:
             return delivery
-        return await further.instead(message, delivery)
+        return await further.instead(message, replace(delivery, refused={**refused, **delivery.refused}))
 
     async def _failed(self, row: Queued, why: str) -> None:
         attempts = row.attempts + 1

@@ -1,17 +1,18 @@
 """Ways out besides direct messages: registered transports, and events for everybody
 (docs/protocol/02-fleet-management.md §6.4, docs/protocol/04-marketplace-and-nostr.md §5.1).
 
-A response goes back over the transport its command came by; a push takes the next transport when the relays
-do not take it (docs/decisions/0161-what-a-send-method-gets.md).
+A response goes back over the transport its command came by, and when that fails by direct message; a push
+goes the other way round (docs/decisions/0161-what-a-send-method-gets.md,
+0240-when-the-way-of-an-answer-fails.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from hive_shared.crypto import sha256
-from hive_shared.errors import HiveError
+from hive_shared.errors import Busy, HiveError, SiblingUnavailable
 from hive_shared.nostr.keys import npub_encode
 
 from ..domain.outbox import MessageKind, Outgoing
@@ -40,7 +41,8 @@ class Events(Protocol):
 
 
 class OutboundWays:
-    """Sends what is no direct message. `did_of` gives the DID of an agent key that has one."""
+    """Sends what is no direct message. `did_of` gives the DID of an agent key that has one, `used_by` the
+    transports by which a key's own commands came, newest first."""
 
     def __init__(
         self,
@@ -49,21 +51,16 @@ class OutboundWays:
         *,
         call: SiblingCall,
         did_of: Callable[[str], str | None],
+        used_by: Callable[[str], Awaitable[Sequence[str]]],
         engaged: Callable[[], bool],
         log: Log,
     ) -> None:
         self._registry, self._events, self._call = registry, events, call
-        self._did_of, self._engaged, self._log = did_of, engaged, log
+        self._did_of, self._used_by, self._engaged, self._log = did_of, used_by, engaged, log
 
     def takes(self, message: Outgoing) -> bool:
-        """Events, and responses whose command came over a registered transport that can carry them."""
-        if message.kind is MessageKind.EVENT:
-            return True
-        if message.transport in ("", *BUILT_IN):
-            return False
-        transport = self._registry.transport(message.transport)
-        # One that is too long for its transport would never arrive: relays carry it in parts.
-        return transport is None or len(message.content.encode()) <= transport.max_bytes
+        """Events, and responses whose command came over a registered transport."""
+        return message.kind is MessageKind.EVENT or message.transport not in ("", *BUILT_IN)
 
     async def send(self, message: Outgoing) -> Delivery:
         """Send one of those."""
@@ -71,20 +68,30 @@ class OutboundWays:
             if self._engaged():
                 return Delivery((), {"relays": "the emergency stop is engaged; nothing is published"})
             return await self._events.publish_event(message.content)
-        transport = self._registry.transport(message.transport)
-        if transport is None or not transport.usable:
-            why = "is not registered now" if transport is None or transport.enabled else "is disabled"
-            return Delivery((), {message.transport: why})
+        name = message.transport
+        transport = self._registry.transport(name)
+        if transport is None or not transport.enabled:
+            why = "is not registered now" if transport is None else "is disabled"
+            return Delivery((), {name: why}, way=name, for_good=True)
+        if not transport.usable:
+            # Its plugin was here within ten minutes, and may be restarting.
+            return Delivery((), {name: "its plugin is away"}, way=name)
         return await self._over(transport, message)
 
     async def instead(self, message: Outgoing, failed: Delivery) -> Delivery:
-        """A push over the first registered transport that takes it; the relays' answer otherwise."""
-        if message.kind is not MessageKind.PUSH:
+        """A push, or a response that its own transport did not take, over the first registered transport that
+        does: of those by which its receiver's commands came. Elsewhere nobody may listen, and a transport
+        that takes what nobody gets would keep it from the relays."""
+        own = message.transport
+        if message.kind is not MessageKind.PUSH and own in ("", *BUILT_IN):
             return failed
+        others = [row for row in self._registry.usable() if row.name != own]
+        if not others:
+            return failed
+        used = await self._used_by(message.recipient)
         refused = dict(failed.refused)
-        size = len(message.content.encode())
-        for transport in self._registry.usable():
-            if size > transport.max_bytes:
+        for transport in others:
+            if transport.name not in used:
                 continue
             delivery = await self._over(transport, message)
             if delivery.ok:
@@ -93,6 +100,10 @@ class OutboundWays:
         return Delivery((), refused)
 
     async def _over(self, transport: Transport, message: Outgoing) -> Delivery:
+        name = transport.name
+        if len(message.content.encode()) > transport.max_bytes:
+            why = f"the message is longer than its {transport.max_bytes} bytes"
+            return Delivery((), {name: why}, way=name, for_good=True)
         did = self._did_of(message.recipient)
         who = {"recipient_npub": npub_encode(message.recipient)} if did is None else {"recipient_did": did}
         params = {
@@ -104,10 +115,13 @@ class OutboundWays:
         }
         try:
             answer = await self._call(transport.owner, transport.send_method, params, timeout=SEND_TIMEOUT_S)
+        except (SiblingUnavailable, Busy) as error:
+            return Delivery((), {name: error.detail[:200]}, way=name)
         except HiveError as error:
-            return Delivery((), {transport.name: error.detail[:200]})
+            return Delivery((), {name: error.detail[:200]}, way=name, for_good=True)
         state = answer.get("state")
         if state not in _TAKEN:
-            return Delivery((), {transport.name: f"{transport.send_method} answered state {state!r:.40}"})
-        await self._registry.delivered(transport.name)
-        return Delivery((transport.name,), {})
+            why = f"{transport.send_method} answered state {state!r:.40}"
+            return Delivery((), {name: why}, way=name, for_good=True)
+        await self._registry.delivered(name)
+        return Delivery((name,), {}, way=name)

@@ -25,6 +25,7 @@ class OutboxStore(Protocol):
     ) -> list[Queued]: ...
     def next_due(self, tx: Tx) -> int | None: ...
     def retry_now(self, tx: Tx, now: int) -> int: ...
+    def retry_over(self, tx: Tx, transport: str, now: int) -> int: ...
     def mark_sent(self, tx: Tx, outbox_id: int, now: int) -> None: ...
     def mark_failed(self, tx: Tx, outbox_id: int, *, attempts: int, next_at: int, error: str) -> None: ...
     def expire(self, tx: Tx, now: int) -> int: ...
@@ -48,10 +49,15 @@ class InboxStore(Protocol):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What the relays said: who took the message, and why the others did not."""
+    """What the relays said: who took the message, and why the others did not.
+
+    Of a registered transport `way` is the name; `for_good`: it will not take this message later either.
+    """
 
     accepted: tuple[str, ...]
     refused: Mapping[str, str]
+    way: str = "nostr_dm"
+    for_good: bool = False
 
     @property
     def ok(self) -> bool:
@@ -87,5 +93,5 @@ class FurtherWays(Protocol):
         ...
 
     async def instead(self, message: Outgoing, failed: Delivery) -> Delivery:
-        """After the relays failed: the next transport's answer, or `failed`."""
+        """After the relays failed: the answer of the next transport, or why none took it."""
         ...

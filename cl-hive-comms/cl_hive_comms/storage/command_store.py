@@ -56,6 +56,15 @@ class CommandStore:
         row = tx.execute("SELECT last_nonce FROM comms_replay WHERE sender_key = ?", (sender_key,)).fetchone()
         return int(row["last_nonce"]) if row else 0
 
+    def transports_of(self, tx: Tx, sender_key: str) -> list[str]:
+        """The transports by which a key's last 100 commands came, the last one first."""
+        rows = tx.execute(
+            "SELECT transport, max(nonce) AS last FROM (SELECT transport, nonce FROM comms_commands"
+            " WHERE sender_key = ? ORDER BY nonce DESC LIMIT 100) GROUP BY transport ORDER BY last DESC",
+            (sender_key,),
+        )
+        return [row["transport"] for row in rows]
+
     def burn(self, tx: Tx, sender_key: str, nonce: int) -> None:
         """Raise the highest burned nonce of a key; a lower one leaves it where it is."""
         tx.execute(

@@ -106,6 +106,13 @@ class OutboxStore:
             "UPDATE comms_outbox SET next_at = ?1 WHERE state = 'queued' AND next_at > ?1", (now,)
         ).rowcount
 
+    def retry_over(self, tx: sqlite3.Connection, transport: str, now: int) -> int:
+        """Makes what waits for a registered transport due; how many were not."""
+        return tx.execute(
+            "UPDATE comms_outbox SET next_at = ?1 WHERE state = 'queued' AND next_at > ?1 AND transport = ?2",
+            (now, transport),
+        ).rowcount
+
     def mark_sent(self, tx: sqlite3.Connection, outbox_id: int, now: int) -> None:
         """A relay took it."""
         tx.execute(

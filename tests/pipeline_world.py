@@ -31,6 +31,7 @@ from hive_shared.cln import ClnError, ClnTimeout
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Secret
+from hive_shared.errors import HiveError
 from hive_shared.registry import Tier
 from hive_shared.store import Db, Tx
 
@@ -171,6 +172,7 @@ class View:
     status: str = "active"
     superseded_by: str | None = None
     trust_pinned: bool = False
+    vc: str | None = None
 
 
 class CredentialsFake:
@@ -194,6 +196,19 @@ class CredentialsFake:
         self.strangers_asked += 1
         issued = (view.credential.agent_key for view in self.views.values())
         return sender_key in self.approvers or sender_key in issued
+
+
+class Archon:
+    """Finds every credential good until told to refuse."""
+
+    def __init__(self) -> None:
+        self.refuses: HiveError | None = None
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def verify(self, credential_id: str, schema: str, action: str) -> None:
+        self.asked.append((credential_id, schema, action))
+        if self.refuses is not None:
+            raise self.refuses
 
 
 class Revoking:
@@ -310,6 +325,7 @@ class World:
         self.revoking = Revoking(self.credentials)
         self.policies = Policies(preset)
         self.switch = Switch()
+        self.archon = Archon()
         self.out = Outside()
         self.log: list[tuple[str, str, dict[str, object]]] = []
         self.crash_at: str | None = None
@@ -341,6 +357,7 @@ class World:
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
                 identity=Keys(),
                 credentials=self.credentials,
+                verify_credential=self.archon.verify,
                 policies=self.policies,
                 kill_switch=self.switch,
                 alerts=self.out,

@@ -34,6 +34,12 @@ async def test_loosening_raises_an_alert_and_tightening_does_not(tmp_path: Path)
         await policy(node, "set", overrides={"max_fee_ppm": 5_000})
         (alert,) = (await call(node, "hive-client-status"))["alerts"]
         assert alert["code"] == "policy_loosened" and "max_fee_ppm" in alert["text"]
+        # An approver who can never vote is said to be one, now and each time it is looked at.
+        shown = await policy(node, "set", overrides={"approvers": ["local", "did:cid:bagaaiera"]})
+        assert "did:cid:bagaaiera" in str(shown["warning_approvers"])
+        assert "warning_approvers" in await policy(node)
+        shown = await policy(node, "set", overrides={"approvers": ["local", "ab" * 32]})
+        assert "warning_approvers" not in shown
 
 
 async def test_what_does_not_parse_is_refused_whole_with_the_reason(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from cl_hive_comms.commands.approvals import _approver
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.envelope import approve_digest, confirm_digest
@@ -128,6 +129,20 @@ async def test_acceptance_02_10_the_operators_no_cancels_what_others_approved(wo
     done = await world.pipeline.approvals.approve(action_id, reject=True, reason="no")
     assert (done["state"], done["slug"]) == ("rejected", "approval_rejected")
     assert world.setchannels == 0
+
+
+@pytest.mark.parametrize("did", ["did:cid:bagaaiera", "did:web:example.com"])
+async def test_acceptance_02_10_a_dids_vote_is_refused_with_the_reason(world: World, did: str) -> None:
+    world.policies.override("moderate", approvers=[*NAMES[:2], did], approval_overrides=SEVERAL)
+    action_id = await held(world)
+    signature = crypto.schnorr_sign(KEYS[0], approve_digest(await hash_of(world, action_id), "approve"))
+    with pytest.raises(Unauthorized, match=r"nothing on this node verifies signatures of DIDs.*Nostr key"):
+        await world.pipeline.approvals.approve(action_id, approver=_approver(did), signature=signature)
+    assert await world.state(action_id) == "pending_approval"
+    world.policies.override("moderate", approvers=[NAMES[0], did], approval_overrides=SEVERAL)
+    refused = await world.set_fee(110, "102x1x0")
+    assert slug(refused) == "multisig_not_configured"
+    assert "DIDs cannot be checked" in refused["error"]["message"]
 
 
 async def test_acceptance_02_10_unset_or_too_few_approvers_refuse_at_once(world: World) -> None:

@@ -16,6 +16,7 @@ from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.trust_service import TrustService
+from cl_hive_comms.services.vc_verifier import VcVerifier
 
 _MAX_TEXT = 500
 DEFAULT_DAYS = 30
@@ -30,10 +31,11 @@ class AdvisorCommands:
         aliases: Callable[[], AliasService],
         table: Callable[[], CredentialService],
         trust: Callable[[], TrustService],
+        verifier: Callable[[], VcVerifier],
         now: Callable[[], int],
     ) -> None:
         self._service, self._aliases, self._table, self._now = service, aliases, table, now
-        self._trust = trust
+        self._trust, self._verifier = trust, verifier
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -164,7 +166,17 @@ class AdvisorCommands:
             "valid_until": document.valid_until,
             "days_left": days_left(document.valid_until, self._now()),
             "received_by_advisor": row.acked_at is not None,
+            **self._checked(row),
         }
+
+    def _checked(self, row: CredentialRow) -> dict[str, Any]:
+        """What cl-hive-archon said last of a credential that it issued."""
+        if row.format != "vc":
+            return {}
+        last = self._verifier().last(row)
+        if last is None:
+            return {"verified": "never", "verified_at": None}
+        return {"verified": last.status, "verified_at": last.at or None}
 
     def _name(self, row: CredentialRow) -> str:
         advisor = self._table().advisor(row.advisor_id)

@@ -66,7 +66,7 @@ class ApprovalCommands:
 
 
 def _approver(text: str) -> str:
-    if not text or text == LOCAL or text.startswith("did:cid:"):
+    if not text or text == LOCAL or (text.startswith("did:") and not text.startswith("did:nostr:")):
         return text
     try:
         return parse_pubkey(text)

@@ -134,6 +134,10 @@ class PolicyCommands:
             result["override"] = {"values": dict(override.values), "expires_at": override.expires_at}
         if snapshot.locked is not None:
             result["locked"] = snapshot.locked
+        if dids := sorted(name for name in settings.approvers if name.startswith("did:")):
+            result["warning_approvers"] = (
+                f"votes of {', '.join(dids)} cannot be checked here and do not count; use Nostr keys"
+            )
         if service.file_problem is not None:
             result["warning_policy_file"] = service.file_problem
         return result

@@ -41,6 +41,8 @@ class CredentialRow:
     """One row of comms_credentials: the signed document and what happened to it here.
 
     `trust_pinned`: the operator chose the trust at issue, and history does not move it (docs/decisions/0202).
+    `vc`: the W3C form of one that cl-hive-archon issued (format `vc`), as JSON text; `check_at` (Unix s) and
+    `check_status` are what archon said of it last.
     """
 
     credential: Credential
@@ -55,6 +57,9 @@ class CredentialRow:
     acked_at: int | None = None
     revoked_at: int | None = None
     revocation_reason: str | None = None
+    vc: str | None = None
+    check_at: int | None = None
+    check_status: str | None = None
 
     @property
     def credential_id(self) -> str:

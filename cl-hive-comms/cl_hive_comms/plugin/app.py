@@ -75,6 +75,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             subscriptions={
                 "plugin_started": self._plugin_started,
                 "plugin_stopped": self._plugin_stopped,
+                "hive_credential_revoked": self._credential_doubted,
             },
             hooks={
                 "peer_connected": self._peer_connected,
@@ -102,6 +103,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 lambda: self.aliases,
                 lambda: self.credentials,
                 lambda: self.trust,
+                lambda: self.verifier,
                 unix_now,
             ).specs(),
             *CredentialIssueCommands(
@@ -199,6 +201,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)
         spawn("relay-cursors", self.nostr.save_cursors, every=600.0, first=600.0)
         spawn("offers", self.offers.reissue)
+        spawn("credential-checks", self.verifier.run)
         spawn("runes", self.advisor_runes.settle, every=60.0)
         spawn("rest-path", self.rest_door.offer_path, every=60.0)
         spawn("trials", self.contracts.settle, every=30.0)
@@ -349,6 +352,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self.rest_door.plugin_stopped(payload)
         await self.for_siblings.stopped(payload)
         await self.pipeline.executors.probe()
+
+    async def _credential_doubted(self, payload: dict[str, Any]) -> None:
+        await self.verifier.doubt(str(payload.get("credential_id", "")))
 
     async def _peer_connected(self, payload: dict[str, Any]) -> dict[str, Any]:
         return await self.peer_gate.peer_connected(payload)

@@ -50,6 +50,7 @@ from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.services.trust_service import TrustService
+from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
@@ -104,6 +105,7 @@ class Parts(ABC):
     contracts: ContractService
     advisor_runes: AdvisorRunes
     advisors: AdvisorService
+    verifier: VcVerifier
     setup: SetupService
     policy: PolicyService
     push: CommandPush

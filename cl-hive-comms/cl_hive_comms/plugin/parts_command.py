@@ -16,6 +16,7 @@ from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.status_sections import StatusSections
+from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.state_store import StateStore
@@ -95,6 +96,15 @@ class CommandParts(Parts):
             )
         )
         self.advisors.on_revoked = self.credentials_revoked
+        self.verifier = VcVerifier(
+            self.db,
+            AdvisorStore(),
+            lambda: self.siblings,
+            rows=self.credentials.rows,
+            revoke=self.advisors.revoke_credential,
+            now=unix_now,
+            log=self.log,
+        )
         self.setup = compose_setup(
             db=self.db,
             cln=self.cln,
@@ -120,6 +130,7 @@ class CommandParts(Parts):
             identity=self.identity,
             credentials=self.credentials,
             advisors=self.advisors,
+            verifier=self.verifier,
             policy=self.policy,
             kill_switch=self.kill_switch,
             alerts=self.alerts,

@@ -137,3 +137,4 @@ class TrafficParts(Parts):
             log=self.log,
         )
         self.app.authenticate = self.siblings.verify
+        self.siblings.on_change(lambda _who, _present: self.verifier.wake())

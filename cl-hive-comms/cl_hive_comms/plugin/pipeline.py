@@ -25,6 +25,7 @@ from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
+from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
@@ -52,6 +53,7 @@ def compose_pipeline(
     identity: IdentityService,
     credentials: CredentialService,
     advisors: AdvisorService,
+    verifier: VcVerifier,
     policy: PolicyService,
     kill_switch: KillSwitch,
     alerts: AlertService,
@@ -77,6 +79,7 @@ def compose_pipeline(
             push=push,
             identity=identity,
             credentials=credentials,
+            verify_credential=verifier.check,
             policies=policy,
             kill_switch=kill_switch,
             alerts=alerts,

@@ -118,8 +118,12 @@ class ApprovalHold:
         if able < judged.needed:
             raise from_symbol(
                 "multisig_not_configured",
-                f"{judged.needed} signatures are needed; {able} approvers besides you can give one",
+                f"{judged.needed} signatures are needed; {able} approvers besides you can give one"
+                f"{', since votes of DIDs cannot be checked here' if self._has_dids() else ''}",
             )
+
+    def _has_dids(self) -> bool:
+        return any(name.startswith("did:") for name in self._approvers())
 
     def _ask_approvers(self, tx: Tx, case: Case, judged: Judged, expires: int) -> None:
         body: dict[str, JsonValue] = {

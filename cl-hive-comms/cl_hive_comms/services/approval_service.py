@@ -190,7 +190,11 @@ class ApprovalService:
         if approver == LOCAL:
             return
         if approver not in voters(self._approvers(), case.sender):
-            raise Unauthorized(f"votes of {approver} cannot be checked; give a key", reason="unauthorized")
+            raise Unauthorized(
+                f"the vote of {approver[:100]!a} cannot be checked: nothing on this node verifies signatures"
+                " of DIDs; put the approver's Nostr key into the policy's approvers instead",
+                reason="unauthorized",
+            )
         if not crypto.schnorr_verify(approver, approve_digest(case.command.hash, decision), signature):
             raise Unauthorized(f"the signature is not {approver}'s on {decision}", reason="bad_signature")
 

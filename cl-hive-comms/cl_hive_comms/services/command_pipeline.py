@@ -38,6 +38,7 @@ from .ports_commands import (
     ReceiptRows,
     Revoking,
     SavedRows,
+    VerifyCredential,
     no_fault,
 )
 from .receipt_service import ReceiptService
@@ -65,6 +66,7 @@ class PipelineParts:
     push: CommandPush
     identity: Identity
     credentials: Credentials
+    verify_credential: VerifyCredential
     policies: Policies
     kill_switch: KillSwitch
     alerts: Alerts
@@ -228,6 +230,7 @@ def _intake(parts: PipelineParts) -> Intake:
         node_id=lambda: parts.node_id,
         trusted_issuers=parts.trusted_issuers,
         approvers=lambda: _approvers(parts),
+        verify=parts.verify_credential,
         max_skew_s=parts.max_skew_s,
         now=parts.now,
     )

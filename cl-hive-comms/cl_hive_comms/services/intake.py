@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hive_shared import envelope
-from hive_shared.canonical import JsonValue
-from hive_shared.credential import Credential, doc_hash, parse, to_doc
+from hive_shared.canonical import JsonValue, decode, encode
+from hive_shared.credential import doc_hash, parse, to_doc
 from hive_shared.envelope import Command
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import CONTROL, DangerFacts, find, parse_params
 
-from .ports_commands import Credentials, CredentialView, Identity, KillSwitch
+from .ports_commands import Credentials, CredentialView, Identity, KillSwitch, VerifyCredential
 
 PER_MINUTE: Final = 60
 DANGEROUS_PER_MINUTE: Final = 5
@@ -81,9 +81,11 @@ class Intake:
         node_id: Callable[[], str],
         trusted_issuers: Callable[[], Collection[str]],
         approvers: Callable[[], Collection[str]],
+        verify: VerifyCredential,
         max_skew_s: Callable[[], int],
         now: Callable[[], int],
     ) -> None:
+        self._verify = verify
         self._identity, self._credentials, self._kill = identity, credentials, kill_switch
         self._windows, self._node_id, self._trusted = windows, node_id, trusted_issuers
         self._approvers, self._max_skew_s, self._now = approvers, max_skew_s, now
@@ -153,7 +155,7 @@ class Intake:
     async def authorise(self, command: Command, transport: str) -> CredentialView | None:
         """Step 6, also repeated before a waiting command runs. None for a vote of an approver.
 
-        Raises Unauthorized, CredentialInvalid.
+        Raises Unauthorized, CredentialInvalid, CredentialUnverifiable.
         """
         if command.credential is None:
             if (
@@ -167,7 +169,9 @@ class Intake:
         if view is None or view.credential.agent_key != command.sender:
             raise from_symbol("unauthorized", "this node issued no such credential to this key")
         self._check_credential(view, transport)
-        self._check_copy(command, view.credential)
+        self._check_copy(command, view)
+        # Another process is asked last: what is wrong here needs no answer from there.
+        await self._verify(view.credential.credential_id, command.schema_type, command.action)
         return view
 
     def _check_credential(self, view: CredentialView, transport: str) -> None:
@@ -196,14 +200,14 @@ class Intake:
                 "constraint_violated", f"the credential does not allow {transport}", constraint="transports"
             )
 
-    def _check_copy(self, command: Command, credential: Credential) -> None:
+    def _check_copy(self, command: Command, view: CredentialView) -> None:
         # The node's table is the truth; a copy that differs means that the agent works with other terms.
         assert command.credential is not None
         given = command.credential.hash
-        if given is not None and given != doc_hash(credential):
+        if given is not None and given != doc_hash(view.credential):
             raise from_symbol("unauthorized", "credential.hash is not that of the credential stored here")
         copy = command.credential.vc
-        if copy is not None and not _same(copy, credential):
+        if copy is not None and not _same(copy, view):
             raise from_symbol("unauthorized", "the embedded credential is not the one stored here")
 
     def _check_signature(self, command: Command, view: CredentialView | None) -> None:
@@ -230,8 +234,11 @@ class Intake:
             )
 
 
-def _same(copy: JsonValue, credential: Credential) -> bool:
+def _same(copy: JsonValue, view: CredentialView) -> bool:
+    credential = view.credential
     try:
+        if view.vc is not None:
+            return encode(copy) == encode(decode(view.vc, floats=True))
         return doc_hash(parse(copy)) == doc_hash(credential) and to_doc(credential) == copy
-    except HiveError:
+    except (HiveError, ValueError):
         return False

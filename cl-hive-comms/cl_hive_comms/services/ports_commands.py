@@ -218,6 +218,16 @@ class CredentialView(Protocol):
         """Whether the operator chose its trust and history does not move it."""
         ...
 
+    @property
+    def vc(self) -> str | None:
+        """Its W3C form as JSON text, None for a credential that the node signed."""
+        ...
+
+
+VerifyCredential = Callable[[str, str, str], Awaitable[None]]
+"""`(credential_id, schema, action)`: asks the issuer's side whether a credential that is not the node's own
+signature still stands. Raises CredentialInvalid, CredentialUnverifiable."""
+
 
 class Credentials(Protocol):
     """Who may command (credential_service)."""

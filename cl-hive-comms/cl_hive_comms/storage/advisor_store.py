@@ -68,8 +68,8 @@ class AdvisorStore:
         tx.execute(
             "INSERT INTO comms_credentials (credential_id, advisor_id, format, issuer_id, agent_key, tier,"
             " schemas_json, constraints_json, permissions_json, trust, document_json, source, rune_id,"
-            " valid_from, valid_until, status, created_at, trust_pinned)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " valid_from, valid_until, status, created_at, trust_pinned, vc_json)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.credential_id,
                 row.advisor_id,
@@ -89,6 +89,7 @@ class AdvisorStore:
                 row.status,
                 row.created_at,
                 int(row.trust_pinned),
+                row.vc,
             ),
         )
 
@@ -117,6 +118,13 @@ class AdvisorStore:
                 (now, reason, credential_id),
             ).rowcount
             == 1
+        )
+
+    def note_check(self, tx: sqlite3.Connection, credential_id: str, at: int, status: str) -> None:
+        """Stores what cl-hive-archon said last of a credential of its own."""
+        tx.execute(
+            "UPDATE comms_credentials SET last_check_at = ?, last_check_status = ? WHERE credential_id = ?",
+            (at, status, credential_id),
         )
 
     def set_rune(self, tx: sqlite3.Connection, credential_id: str, rune_id: str | None) -> bool:
@@ -206,7 +214,7 @@ class AdvisorStore:
 
     def put_raw_credential(self, tx: sqlite3.Connection, row: Mapping[str, object]) -> None:
         """Insert or overwrite a credential. Raises KeyError for a missing column, sqlite3.IntegrityError."""
-        row = {"trust_pinned": 0, **row}  # backups made before the column existed
+        row = {"trust_pinned": 0, "vc_json": None, **row}  # backups made before the columns existed
         tx.execute(
             f"INSERT INTO comms_credentials ({', '.join(_CREDENTIAL)}) VALUES ({_marks(_CREDENTIAL)})"
             f" ON CONFLICT (credential_id) DO UPDATE SET {_taken_over(_CREDENTIAL)}",
@@ -222,7 +230,7 @@ _CREDENTIAL = (
     *("credential_id", "advisor_id", "format", "issuer_id", "agent_key", "tier", "schemas_json"),
     *("constraints_json", "permissions_json", "trust", "document_json", "source", "rune_id", "valid_from"),
     *("valid_until", "status", "superseded_by", "acked_at", "revoked_at", "revocation_reason"),
-    *("last_check_at", "last_check_status", "created_at", "trust_pinned"),
+    *("last_check_at", "last_check_status", "created_at", "trust_pinned", "vc_json"),
 )
 
 
@@ -267,4 +275,7 @@ def _credential(row: sqlite3.Row) -> CredentialRow:
         acked_at=row["acked_at"],
         revoked_at=row["revoked_at"],
         revocation_reason=row["revocation_reason"],
+        vc=row["vc_json"],
+        check_at=row["last_check_at"],
+        check_status=row["last_check_status"],
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hive_devnet.embedded import NETWORK_NAME
+from hive_devnet.embedded.commando import Commando
 from hive_devnet.embedded.errors import (
     INVALID_PARAMS,
     LIGHTNINGD,
@@ -83,6 +84,7 @@ class EmbeddedNode:
         self._plugin_paths = plugins
         self.wallet = Wallet(world.database, world.chain, self.keys)
         self.peers = Peers(self)
+        self.commando = Commando(self)
         self.faults = FaultBoard()
         self.stopping = False
         self.finished = asyncio.Event()
@@ -218,8 +220,15 @@ class EmbeddedNode:
 
     # -- RPC ---------------------------------------------------------------------------------------
 
+    async def answer(self, method: str, params: Any, request_id: str) -> dict[str, Any]:
+        """Runs a command for a peer as if it had come by the socket: `{"result": ..}` or `{"error": ..}`."""
+        try:
+            return await self._dispatch(method, params, request_id, None)
+        except RpcError as error:
+            return {"error": error.as_json()}
+
     async def _dispatch(
-        self, method: str, params: Any, request_id: str, connection: Connection
+        self, method: str, params: Any, request_id: str, connection: Connection | None
     ) -> dict[str, Any]:
         if self.stopping and self.plugins.owner_of(method) is None and method not in COMMANDS:
             raise RpcError(LIGHTNINGD_SHUTDOWN, "lightningd is shutting down")
@@ -230,7 +239,9 @@ class EmbeddedNode:
         await self.faults.after(method)
         return reply
 
-    async def _run(self, method: str, params: Any, request_id: str, connection: Connection) -> dict[str, Any]:
+    async def _run(
+        self, method: str, params: Any, request_id: str, connection: Connection | None
+    ) -> dict[str, Any]:
         if self.plugins.hooks.anyone("rpc_command", method):
             request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
             taken = await apply_rpc_command_hook(self, request)

@@ -124,6 +124,7 @@ class Peers:
     async def _handle(self, sender: str, message: bytes) -> None:
         payload = {"peer_id": sender, "payload": message.hex()}
         kind = int.from_bytes(message[:2], "big")
+        self._node.commando.receive(sender, message)
         answers = await self._node.plugins.hooks.call("custommsg", payload, kind)
         for plugin, answer in answers:
             if answer.get("result") != "continue":

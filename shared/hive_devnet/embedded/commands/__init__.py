@@ -5,6 +5,7 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     bookkeeper,
     channels,
     close,
+    commando,
     config,
     datastore,
     info,

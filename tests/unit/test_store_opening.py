@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import stat
 import subprocess
@@ -131,6 +132,43 @@ def test_an_upgrade_leaves_a_copy_of_the_old_file_and_keeps_three(path: Path, mi
         copy = path.with_name(name)
         assert pragma(copy, "user_version") == int(name[-1])
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_no_room_for_the_copy_leaves_nothing_behind_and_upgrades_nothing(
+    path: Path, migrations: Path
+) -> None:
+    """The write that does not fit fails as on a full disk; with room again the same start succeeds."""
+    reopen(path, migrations)
+    with sqlite3.connect(path) as connection:
+        connection.executemany("INSERT INTO note (text) VALUES (?)", [("x" * 2_000,)] * 200)
+    connection.close()
+    step(migrations, 2, "CREATE TABLE t2 (id INTEGER); DELETE FROM note;")
+    before = sorted(file.name for file in path.parent.iterdir())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, hard))
+    try:
+        with pytest.raises(StoreError, match=r"plugin\.db"):
+            Db.open(path, migrations)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    left = {file.name for file in path.parent.iterdir()}
+    assert left - set(before) <= {"plugin.db-wal", "plugin.db-shm"}
+    assert pragma(path, "user_version") == 1
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM note").fetchone() == (200,)
+    connection.close()
+    reopen(path, migrations)
+    assert pragma(path, "user_version") == 2
+    assert pragma(path.with_name("plugin.db.bak-1"), "user_version") == 1
+
+
+def test_a_half_copy_of_a_start_that_was_killed_is_replaced(path: Path, migrations: Path) -> None:
+    reopen(path, migrations)
+    step(migrations, 2, "CREATE TABLE t2 (id INTEGER);")
+    path.with_name("plugin.db.bak-1.partial").write_bytes(b"half a copy")
+    reopen(path, migrations)
+    assert [file.name for file in path.parent.glob("*.bak-*")] == ["plugin.db.bak-1"]
+    assert pragma(path.with_name("plugin.db.bak-1"), "user_version") == 1
 
 
 def test_a_new_file_needs_no_copy(path: Path, migrations: Path) -> None:

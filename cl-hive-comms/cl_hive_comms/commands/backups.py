@@ -42,7 +42,8 @@ class BackupCommands:
                 "X",
                 (*file, Param("components", "any")),
                 self._write,
-                "Write identity, credentials, receipts, policy and names to one new file under a passphrase.",
+                "Write identity, credentials, receipts, policy, names and what channels get back to one new file"
+                " under a passphrase.",
             ),
             MethodSpec(
                 "hive-client-restore",

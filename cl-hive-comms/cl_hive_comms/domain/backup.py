@@ -16,9 +16,26 @@ from hive_shared.errors import InvalidParams
 
 KIND: Final = "hive-comms-backup"
 VERSION: Final = 1
-PARTS: Final = ("identity", "credentials", "receipts", "policy", "aliases")
+TABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "identity": ("keys",),
+    "credentials": (
+        *("comms_advisors", "comms_credentials", "comms_replay"),
+        *("comms_trust_days", "marketplace_trials", "marketplace_trial_scopes"),
+    ),
+    "receipts": (
+        *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),
+        *("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"),
+    ),
+    "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
+    "aliases": ("comms_aliases",),
+    "channels": ("comms_saved_channel", "comms_timers"),
+}
+"""What each part holds. `keys` are those of nostr_state, readable without this node's seed; what is left out,
+and why, stands in docs/decisions/0292-what-a-backup-holds.md."""
+PARTS: Final = tuple(TABLES)
 """In the order of restoring: receipts need the keys that signed them."""
-_MAX_LINE: Final = 1 << 20
+_MAX_LINE: Final = 32 << 20
+"""Bytes: a row of the earlier plugin, escaped twice."""
 
 
 def chosen(components: Sequence[str], skip: Sequence[str] = ()) -> tuple[str, ...]:

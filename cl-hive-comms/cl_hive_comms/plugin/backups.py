@@ -13,16 +13,31 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.legacy_store import LegacyStore
+from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.trust_store import TrustStore
 
 
 def compose_backups(
     *, db: Db, identity: IdentityService, receipts: ReceiptService, node: dict[str, str]
 ) -> tuple[BackupService, RestoreService]:
     """Both services over the same tables."""
-    tables = Tables(AdvisorStore(), CommandStore(), PolicyStore(), ReceiptStore())
+    commands = CommandStore()
+    tables = Tables(
+        advisors=AdvisorStore(),
+        counters=commands,
+        policy=PolicyStore(),
+        receipts=ReceiptStore(),
+        trials=MarketplaceStore(),
+        trust=TrustStore(),
+        legacy=LegacyStore(),
+        saved=SavedChannelStore(),
+        timers=commands,
+    )
     backups = BackupService(
         db,
         tables,

@@ -101,6 +101,10 @@ class BackupService:
         for sender_key, nonce, seq in self._t.counters.counters(tx):
             # Text: a nonce may be beyond what JSON numbers hold exactly.
             yield "comms_replay", {"sender_key": sender_key, "last_nonce": str(nonce), "last_seq": seq}
+        for row in self._t.trust.raw_days(tx):
+            yield "comms_trust_days", row
+        for row in self._t.trials.raw_trials(tx):
+            yield "marketplace_trials", row
 
     def _chain(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for root in self._t.receipts.checkpoints(tx):
@@ -112,6 +116,12 @@ class BackupService:
                 yield "comms_receipt_roots", asdict(root)
         for ack in self._t.receipts.all_acks(tx):
             yield "comms_receipt_acks", asdict(ack)
+        for row in self._t.legacy.raw_migrations(tx):
+            yield "comms_migrations", row
+        for legacy in self._t.legacy.walk(tx):
+            yield "comms_legacy_receipts", asdict(legacy)
+        for row in self._t.legacy.raw_rows(tx):
+            yield "comms_legacy_rows", row
 
     def _policy(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         stored = self._t.policy.load(tx)
@@ -135,6 +145,12 @@ class BackupService:
         for alias in self._t.advisors.aliases(tx):
             yield "comms_aliases", asdict(alias)
 
+    def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for hold in self._t.saved.holds(tx):
+            yield "comms_saved_channel", asdict(hold)
+        for timer in self._t.timers.timers(tx):
+            yield "comms_timers", asdict(timer)
+
 
 _READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict[str, Any]]]]]] = {
     "identity": BackupService._keys,
@@ -142,4 +158,5 @@ _READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict
     "receipts": BackupService._chain,
     "policy": BackupService._policy,
     "aliases": BackupService._aliases,
+    "channels": BackupService._channels,
 }

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
 from ..domain.advisor import Alias
+from ..domain.command_record import TimerRow
+from ..domain.forwarding import Hold
 from ..domain.identity import KeyRing
+from ..domain.legacy_record import LegacyReceipt
 from ..domain.receipt_record import AckRow, ReceiptRow, RootRow
 from .ports_policy import PolicyRows
 
@@ -69,6 +72,46 @@ class ReceiptTables(Protocol):
     def add_ack(self, tx: Tx, ack: AckRow) -> bool: ...
 
 
+class TrialTables(Protocol):
+    """Trials (storage.marketplace_store.MarketplaceStore)."""
+
+    def raw_trials(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_trial(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
+
+
+class TrustTables(Protocol):
+    """Days counted for trust (storage.trust_store.TrustStore)."""
+
+    def raw_days(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_day(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
+
+
+class LegacyTables(Protocol):
+    """What came from the earlier single plugin (storage.legacy_store.LegacyStore)."""
+
+    def raw_migrations(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_migration(self, tx: Tx, row: Mapping[str, Any]) -> None: ...
+    def raw_rows(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_row(self, tx: Tx, row: Mapping[str, Any]) -> None: ...
+    def walk(self, tx: Tx) -> Iterator[LegacyReceipt]: ...
+    def add_receipt(self, tx: Tx, receipt: LegacyReceipt) -> None: ...
+    def next_migration(self, tx: Tx) -> int: ...
+
+
+class SavedTables(Protocol):
+    """Bounds from before a freeze (storage.saved_channel_store.SavedChannelStore)."""
+
+    def holds(self, tx: Tx) -> tuple[Hold, ...]: ...
+    def hold(self, tx: Tx, hold: Hold, now: int) -> None: ...
+
+
+class TimerTables(Protocol):
+    """Armed timers (storage.command_store.CommandStore)."""
+
+    def timers(self, tx: Tx, kind: str | None = None, due: int | None = None) -> tuple[TimerRow, ...]: ...
+    def put_raw_timer(self, tx: Tx, timer: TimerRow) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All of them."""
@@ -77,3 +120,8 @@ class Tables:
     counters: Counters
     policy: PolicyTables
     receipts: ReceiptTables
+    trials: TrialTables
+    trust: TrustTables
+    legacy: LegacyTables
+    saved: SavedTables
+    timers: TimerTables

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +27,12 @@ from .ports_backup import Keys, Tables
 from .ports_commands import Database
 from .receipt_check import verify_rows
 from .receipt_service import ReceiptService, operator_event
+from .restore_history import LEGACY_RECEIPTS, LEGACY_ROWS, restore_channels, restore_legacy, restore_record
 from .restore_parts import Outcome, restore_aliases, restore_credentials, restore_policy
 
 _RECEIPTS: Final = "management_receipts"
+# A node may have very many of them: they are read again from the file, not held in memory.
+_STREAMED: Final = frozenset({_RECEIPTS, LEGACY_RECEIPTS, LEGACY_ROWS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class _Content:
     counts: dict[str, int] = field(default_factory=dict)
     ring: KeyRing | None = None
     chain: ChainReport | None = None
+    keys: tuple[str, ...] = ()
+    newer_here: bool = False
 
     def of(self, part: str, table: str) -> list[dict[str, Any]]:
         return [row.values for row in self.rows.get(part, ()) if row.table == table]
@@ -98,6 +103,7 @@ class RestoreService:
         content = await asyncio.to_thread(self._read, path, passphrase)
 
         def body(tx: Tx) -> tuple[Outcome, ...]:
+            content.newer_here = self._newer_here(tx, content) and not replace
             outcomes = tuple(self._part(tx, part, content, path, passphrase, replace) for part in parts)
             self._note_gap(tx, content.head, outcomes)
             if dry_run:
@@ -137,6 +143,7 @@ class RestoreService:
         keys = set(self._identity.all_pubkeys())
         if content.ring is not None:
             keys |= {content.ring.current.pubkey, *(key.pubkey for key in content.ring.old)}
+        content.keys = tuple(keys)
         checkpoints = [root for root in content.roots() if root.kind == PRUNE]
         if bad := fault(checkpoints, node_keys=keys, node_id=self._node_id):
             content.chain = ChainReport(False, 0, bad[0], bad[1])
@@ -167,9 +174,26 @@ class RestoreService:
                     table: content.of(part, table)
                     for table in ("comms_advisors", "comms_credentials", "comms_replay")
                 }
-                return restore_credentials(tx, self._t, rows, replace)
+                outcome = restore_credentials(tx, self._t, rows, replace)
+                days, trials = content.of(part, "comms_trust_days"), content.of(part, "marketplace_trials")
+                taken, kept = restore_record(tx, self._t, days, trials)
+                return _joined(outcome, count, taken, kept)
             case "receipts":
-                return self._chain(tx, content, path, passphrase)
+                outcome = self._chain(tx, content, path, passphrase)
+                taken, note = restore_legacy(
+                    tx,
+                    self._t.legacy,
+                    content.of(part, "comms_migrations"),
+                    lambda table: self._rows_of(path, passphrase, table),
+                    node_keys=content.keys,
+                    node_id=self._node_id,
+                )
+                return _joined(outcome, count, taken, -taken, note)
+            case "channels":
+                saved, timers = content.of(part, "comms_saved_channel"), content.of(part, "comms_timers")
+                return restore_channels(
+                    tx, self._t, saved, timers, newer_here=content.newer_here, now=self._now()
+                )
             case "policy":
                 return restore_policy(tx, self._t.policy, content.rows[part], replace, self._now())
             case _:
@@ -228,6 +252,21 @@ class RestoreService:
         self._keep_keys(tx, content)
         return Outcome("receipts", found, restored=added, kept=found - added)
 
+    def _newer_here(self, tx: Tx, content: _Content) -> bool:
+        """Whether this node's record has something that the backup's has not."""
+        own = self._receipts.end(tx)
+        if own.receipt_id == 0:
+            return False
+        chain = content.chain
+        return chain is None or not chain.ok or own.receipt_id > chain.last_id
+
+    @staticmethod
+    def _rows_of(path: Path, passphrase: Secret, table: str) -> Iterator[dict[str, Any]]:
+        with SealedReader(path, passphrase) as reader:
+            for row in Reading(reader.lines()).rows():
+                if row.table == table:
+                    yield row.values
+
     def _keep_keys(self, tx: Tx, content: _Content) -> None:
         # Without the public keys that signed them the restored receipts could not be verified any more.
         if content.ring is not None:
@@ -266,5 +305,15 @@ def _receipts_of(reading: Reading, content: _Content | None) -> Iterator[Receipt
     for row in reading.rows():
         if row.table == _RECEIPTS:
             yield ReceiptRow(**row.values)
-        elif content is not None:
+        elif content is not None and row.table not in _STREAMED:
             content.rows.setdefault(row.part, []).append(row)
+
+
+def _joined(outcome: Outcome, found: int, restored: int, kept: int, note: str = "") -> Outcome:
+    return replace(
+        outcome,
+        found=found,
+        restored=outcome.restored + restored,
+        kept=max(0, outcome.kept + kept),
+        note="; ".join(filter(None, (outcome.note, note))),
+    )

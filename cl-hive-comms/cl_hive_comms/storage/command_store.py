@@ -396,6 +396,15 @@ class CommandStore:
         )
         return done.rowcount == 1
 
+    def put_raw_timer(self, tx: Tx, timer: TimerRow) -> bool:
+        """Arm a timer from a backup; False when it, or one of its kind and subject, stands here."""
+        done = tx.execute(
+            "INSERT OR IGNORE INTO comms_timers (timer_id, kind, subject, due, payload_json, done_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (timer.timer_id, timer.kind, timer.subject, timer.due, timer.payload_json, timer.done_at),
+        )
+        return done.rowcount == 1
+
     def timers(self, tx: Tx, kind: str | None = None, due: int | None = None) -> tuple[TimerRow, ...]:
         """Armed timers, earliest first; of one kind, and only those due by a time when given."""
         rows = tx.execute(

@@ -13,6 +13,11 @@ from hive_shared.store import Tx
 from cl_hive_comms.domain.legacy import LegacyRow
 from cl_hive_comms.domain.legacy_record import LegacyReceipt, Segment
 
+_ROW = ("source_table", "row_key", "digest", "migration_id", "row_json")
+_MIGRATION = (
+    *("migration_id", "at", "source_sha256", "report_json", "first_seq", "last_seq", "merkle_root"),
+    *("last_digest", "node_signature", "hsm_signature"),
+)
 _RECEIPT = "seq, receipt_id, executed_at, schema_id, digest, row_json"
 
 
@@ -100,6 +105,33 @@ class LegacyStore:
             "INSERT INTO comms_migrations (migration_id, at, source_sha256, report_json, first_seq, last_seq,"
             " merkle_root, last_digest, node_signature, hsm_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (migration_id, at, source_sha256, encode(dict(report)).decode(), *closing),
+        )
+
+    # -- whole rows, for backups ---------------------------------------------------------------------
+
+    def raw_migrations(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Every column of every migration, in their order."""
+        for row in tx.execute("SELECT * FROM comms_migrations ORDER BY migration_id"):
+            yield dict(row)
+
+    def put_raw_migration(self, tx: Tx, row: Mapping[str, Any]) -> None:
+        """Insert a migration. Raises KeyError for a missing column, sqlite3.IntegrityError."""
+        tx.execute(
+            f"INSERT INTO comms_migrations ({', '.join(_MIGRATION)})"
+            f" VALUES ({', '.join('?' * len(_MIGRATION))})",
+            [row[name] for name in _MIGRATION],
+        )
+
+    def raw_rows(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Every column of every kept row, streamed."""
+        for row in tx.execute("SELECT * FROM comms_legacy_rows ORDER BY source_table, row_key, digest"):
+            yield dict(row)
+
+    def put_raw_row(self, tx: Tx, row: Mapping[str, Any]) -> None:
+        """Insert a kept row. Raises KeyError for a missing column, sqlite3.IntegrityError."""
+        tx.execute(
+            f"INSERT INTO comms_legacy_rows ({', '.join(_ROW)}) VALUES ({', '.join('?' * len(_ROW))})",
+            [row[name] for name in _ROW],
         )
 
     def segments(self, tx: Tx) -> tuple[Segment, ...]:

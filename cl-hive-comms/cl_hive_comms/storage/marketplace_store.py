@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hive_shared.canonical import encode
 from hive_shared.store import Tx
@@ -60,6 +62,33 @@ class MarketplaceStore:
             tx, tx.execute(f"{_SELECT} WHERE advisor_did = ? {_NEWEST} LIMIT ?", (advisor_did, limit))
         )
 
+    # -- whole rows, for backups ---------------------------------------------------------------------
+
+    def raw_trials(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Every column of every trial, oldest first, with its scopes as `capabilities`."""
+        for row in tx.execute("SELECT * FROM marketplace_trials ORDER BY start_at, trial_id").fetchall():
+            scopes = tx.execute(
+                "SELECT capability FROM marketplace_trial_scopes WHERE trial_id = ? ORDER BY capability",
+                (row["trial_id"],),
+            )
+            yield {**dict(row), "capabilities": [str(scope["capability"]) for scope in scopes]}
+
+    def put_raw_trial(self, tx: Tx, row: Mapping[str, Any]) -> bool:
+        """Insert a trial; False when it, or one of its credential, stands here. Raises KeyError for a missing
+        column."""
+        done = tx.execute(
+            f"INSERT OR IGNORE INTO marketplace_trials ({', '.join(_COLUMNS)})"
+            f" VALUES ({', '.join('?' * len(_COLUMNS))})",
+            [row[name] for name in _COLUMNS],
+        )
+        if done.rowcount != 1:
+            return False
+        tx.executemany(
+            "INSERT INTO marketplace_trial_scopes (trial_id, capability) VALUES (?, ?)",
+            [(row["trial_id"], str(capability)) for capability in row["capabilities"]],
+        )
+        return True
+
     def trial_of_credential(self, tx: Tx, credential_id: str) -> str | None:
         """The trial that a credential was issued for, by id."""
         row = tx.execute(
@@ -106,6 +135,11 @@ class MarketplaceStore:
         )
 
 
+_COLUMNS = (
+    *("trial_id", "contract_id", "advisor_did", "node_id", "scope", "sequence_number", "flat_fee_sats"),
+    *("start_at", "end_at", "evaluation_json", "outcome", "ended_at", "baseline_json", "criteria_json"),
+    *("payment_id", "credential_id"),
+)
 _SELECT = "SELECT * FROM marketplace_trials"
 _NEWEST = "ORDER BY start_at DESC, trial_id"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from hive_shared.store import Tx
 
 from ..domain.trust import WINDOW_DAYS, Record
@@ -23,6 +26,20 @@ class TrustStore:
             "DELETE FROM comms_trust_days WHERE advisor_id = ? AND day < ?",
             (advisor_id, day - 2 * WINDOW_DAYS),
         )
+
+    def raw_days(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Every counted day of every advisor."""
+        for row in tx.execute("SELECT * FROM comms_trust_days ORDER BY advisor_id, day"):
+            yield dict(row)
+
+    def put_raw_day(self, tx: Tx, row: Mapping[str, Any]) -> bool:
+        """Insert a day; False when it was counted here. Raises KeyError for a missing column."""
+        done = tx.execute(
+            "INSERT OR IGNORE INTO comms_trust_days (advisor_id, day, writes, successes, violations)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [row[name] for name in ("advisor_id", "day", "writes", "successes", "violations")],
+        )
+        return done.rowcount == 1
 
     def record(self, tx: Tx, advisor_id: str, from_day: int) -> Record:
         """An advisor's sums from a day on: at most one row a day is read."""

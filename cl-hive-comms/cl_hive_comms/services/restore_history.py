@@ -1,0 +1,126 @@
+"""Restoring trials, trust, what came from the earlier plugin, and channels that wait for their old settings
+(docs/protocol/08-client-and-plugins.md §8.4, docs/decisions/0292-what-a-backup-holds.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from hive_shared.store import Tx
+
+from ..domain.command_record import TimerRow
+from ..domain.emergency import Limits, SavedChannel
+from ..domain.forwarding import BY_ADVISORS, Hold
+from ..domain.legacy_record import LegacyReceipt, Segment, verify_segments
+from .ports_backup import LegacyTables, Tables
+from .restore_parts import Outcome
+
+LEGACY_RECEIPTS: Final = "comms_legacy_receipts"
+LEGACY_ROWS: Final = "comms_legacy_rows"
+_SEGMENT: Final = (
+    *("at", "first_seq", "last_seq", "merkle_root", "last_digest", "node_signature", "hsm_signature"),
+)
+
+
+class RowsOf(Protocol):
+    """Reads the rows of a table from the backup once more, streamed."""
+
+    def __call__(self, table: str) -> Iterator[dict[str, Any]]:
+        """In the order of the backup."""
+        ...
+
+
+def restore_record(
+    tx: Tx, tables: Tables, days: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]]
+) -> tuple[int, int]:
+    """Days counted for trust and trials that are not here: how many were taken in, and left as they are.
+
+    A trial without its credential here is of an advisor whom this node does not have.
+    """
+    known = {row["credential_id"] for row in tables.advisors.raw_credentials(tx)}
+    taken = sum(tables.trust.put_raw_day(tx, day) for day in days)
+    for trial in trials:
+        taken += trial["credential_id"] in known and tables.trials.put_raw_trial(tx, trial)
+    return taken, len(days) + len(trials) - taken
+
+
+def restore_legacy(
+    tx: Tx,
+    tables: LegacyTables,
+    migrations: Sequence[Mapping[str, Any]],
+    rows_of: RowsOf,
+    *,
+    node_keys: Collection[str],
+    node_id: str,
+) -> tuple[int, str]:
+    """All of what came from the earlier plugin, or nothing: its segments are numbered through. How many rows
+    were taken in, and why not."""
+    if not migrations:
+        return 0, ""
+    if tables.next_migration(tx) > 1:
+        return 0, "this node took over from the earlier plugin itself and keeps that"
+    segments = [
+        Segment(**{name: row[name] for name in _SEGMENT})
+        for row in migrations
+        if row["first_seq"] is not None
+    ]
+    verdict = verify_segments(segments, _legacy_receipts(rows_of), node_keys=node_keys, node_id=node_id)
+    if verdict.first_bad is not None:
+        return 0, f"what came from the earlier plugin is refused: {verdict.reason}"
+    taken = 0
+    for row in migrations:
+        tables.put_raw_migration(tx, row)
+        taken += 1
+    for receipt in _legacy_receipts(rows_of):
+        tables.add_receipt(tx, receipt)
+        taken += 1
+    for row in rows_of(LEGACY_ROWS):
+        tables.put_raw_row(tx, row)
+        taken += 1
+    return taken, ""
+
+
+def _legacy_receipts(rows_of: RowsOf) -> Iterator[LegacyReceipt]:
+    return (LegacyReceipt(**row) for row in rows_of(LEGACY_RECEIPTS))
+
+
+def restore_channels(
+    tx: Tx,
+    tables: Tables,
+    saved: Sequence[Mapping[str, Any]],
+    timers: Sequence[Mapping[str, Any]],
+    *,
+    newer_here: bool,
+    now: int,
+) -> Outcome:
+    """Bounds that channels get back when a hold on them ends, and timers that put fees back.
+
+    Not taken when this node's record goes on after the backup: then it knows better which of them ended.
+    """
+    found = len(saved) + len(timers)
+    if newer_here:
+        note = "this node went on after the backup and knows its channels; mode=replace takes the backup's"
+        return Outcome("channels", found, kept=found, note=note)
+    here = {(hold.reason, hold.channel.channel_id) for hold in tables.saved.holds(tx)}
+    taken = thawing = 0
+    for row in saved:
+        hold = _hold(row)
+        if (hold.reason, hold.channel.channel_id) not in here:
+            tables.saved.hold(tx, hold, now)
+            taken += 1
+            thawing += hold.reason not in BY_ADVISORS
+    taken += sum(tables.timers.put_raw_timer(tx, TimerRow(**row)) for row in timers)
+    note = ""
+    if thawing:
+        note = (
+            f"{thawing} channels were frozen by the emergency stop: they get their limits back at once,"
+            " unless the stop is engaged"
+        )
+    return Outcome("channels", found, taken, found - taken, note)
+
+
+def _hold(row: Mapping[str, Any]) -> Hold:
+    channel = row["channel"]
+    limits = Limits(*channel["limits"])
+    saved = SavedChannel(channel_id=str(channel["channel_id"]), scid=str(channel["scid"]), limits=limits)
+    return Hold(str(row["reason"]), saved)

@@ -1,0 +1,276 @@
+"""Every table is in a backup or left out for a reason, and what is in one comes back as it was
+(docs/protocol/08-client-and-plugins.md §8.4, docs/decisions/0292-what-a-backup-holds.md)."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cl_hive_comms.domain.backup import PARTS, TABLES
+from cl_hive_comms.domain.legacy_record import Segment
+from cl_hive_comms.domain.policy_document import canonical_text, preset_document
+from cl_hive_comms.domain.policy_rules import Override, parse_rule
+from cl_hive_comms.plugin.backups import compose_backups
+from cl_hive_comms.services.advisor_service import Hire
+from cl_hive_comms.services.forwarding_freeze import REASON
+from cl_hive_comms.services.receipt_service import operator_event
+from cl_hive_comms.services.restore_parts import Outcome
+from cl_hive_comms.storage.policy_store import PolicyStore
+from hiring_world import HSM, MIGRATIONS, NODE_ID, HiringWorld
+from hive_shared import receipts
+from hive_shared.canonical import encode
+from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
+from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.nostr.keys import npub_encode
+from hive_shared.sealed_file import SealedFileError
+
+AGENT = xonly_pubkey(Secret(b"\x03" * 32))
+WORD = Secret(b"correct horse battery staple")
+LEFT_OUT = {
+    "nostr_state": "its keys are in the part identity, unsealed; relay times and own lists are made again",
+    "comms_state": "facts of this run: the stop, owed runes, the last self-check",
+    "comms_outbox": "messages under way: stale after a restore, credentials are offered again",
+    "comms_inbox": "identical messages are recognised by their nonces, which are backed up",
+    "comms_alerts": "read or lost; what they were about is in the receipts",
+    "comms_commands": "the record of what came of them is in the receipts; none is continued on another disk",
+    "comms_pending": "waiting commands are judged by the moment: the agent asks again",
+    "comms_approvals": "votes on waiting commands",
+    "comms_responses": "answers for repeats within seven days; the nonce refuses the repeat",
+    "comms_fee_history": "24 hours of fee changes: the node's own fees are the reference again",
+    "comms_action_counters": "counters of at most a day; they begin anew",
+    "comms_receipt_seals": "made again by the hourly loop",
+    "comms_setup": "sessions of half an hour",
+    "comms_transports": "registered anew by the plugins that serve them",
+    "comms_handlers": "registered anew by the plugins that serve them",
+}
+
+
+def tables() -> set[str]:
+    connection = sqlite3.connect(":memory:")
+    for file in sorted(MIGRATIONS.glob("*.sql")):
+        connection.executescript(file.read_text())
+    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    connection.close()
+    return {name for (name,) in rows if not name.startswith("sqlite_")}
+
+
+def test_every_table_is_backed_up_or_left_out_for_a_reason() -> None:
+    held = {name for names in TABLES.values() for name in names} - {"keys"}
+    assert held | set(LEFT_OUT) == tables(), held ^ set(LEFT_OUT) ^ tables()
+    assert not held & set(LEFT_OUT)
+    page = Path("docs/decisions/0292-what-a-backup-holds.md")
+    text = (Path(__file__).parents[2] / page).read_text()
+    for name in LEFT_OUT:
+        assert f"`{name}`" in text, f"{page} does not say why {name} is left out"
+
+
+class BackupWorld(HiringWorld):
+    """A node with its backups."""
+
+    def build(self) -> None:
+        super().build()
+        self.backups, self.restores = compose_backups(
+            db=self.db,
+            identity=self.identity,
+            receipts=self.receipts,
+            node={"node_id": NODE_ID, "network": "regtest"},
+        )
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        found = await self.db.read(lambda tx: tx.execute(f"SELECT * FROM {table}").fetchall())
+        return sorted((dict(row) for row in found), key=repr)
+
+    async def run(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        def body(tx: sqlite3.Connection) -> None:
+            for sql, values in statements:
+                tx.execute(sql, values)
+
+        await self.db.write(body)
+
+    async def restored(self, path: Path, **options: Any) -> dict[str, Outcome]:
+        done = await self.restores.restore(path, WORD, **{"dry_run": False, **options})
+        return {outcome.part: outcome for outcome in done.outcomes}
+
+
+def closed(at: int, digests: list[str], node: Secret) -> Segment:
+    """The checkpoint over legacy receipts, as a migration signs it."""
+    unsigned = Segment(at, 1, len(digests), receipts.merkle_root(digests), digests[-1], "", "")
+    text = unsigned.signed_text()
+    return replace(
+        unsigned,
+        node_signature=schnorr_sign(node, sha256(text.encode())),
+        hsm_signature=cln_sign_message(HSM, text),
+    )
+
+
+async def filled(directory: Path) -> BackupWorld:
+    """A node with something in every table that is backed up."""
+    directory.mkdir(parents=True)
+    world = BackupWorld(directory)
+    await world.start()
+    hired = await world.service.authorize(Hire(AGENT, "fees", trial_days=14))
+    await world.aliases.set("fee doctor", npub_encode(AGENT))
+    at = world.now
+
+    def policy(tx: sqlite3.Connection) -> None:
+        store = PolicyStore()
+        store.save(tx, canonical_text(preset_document("conservative")), at)
+        store.add_rule(tx, parse_rule({"id": "r1", "match": {}, "effect": "deny", "note": "no"}), at)
+        store.begin_override(tx, Override("o1", {"max_danger": 6}, at, 4_000_000_000), at)
+
+    await world.db.write(policy)
+    legacy: list[tuple[object, ...]] = []
+    for seq in (1, 2):
+        text = encode({"executed_at": at, "receipt_id": f"r{seq}", "schema_id": "hive:x/v1"}).decode()
+        legacy.append((seq, f"r{seq}", at, "hive:x/v1", sha256(text.encode()).hex(), text))
+    closing = closed(at, [str(row[4]) for row in legacy], world.identity.secret())
+    # Larger than a management document, and full of what JSON has to escape.
+    row = json.dumps({"status": "\u0007" * 300_000})
+    await world.run(
+        ("INSERT INTO comms_replay (sender_key, last_nonce, last_seq) VALUES (?, ?, 7)", ("ab" * 32, 2**62)),
+        ("INSERT INTO comms_trust_days VALUES (?, ?, 5, 4, 1)", (hired.row.advisor_id, at // 86_400)),
+        ("INSERT INTO comms_receipt_acks VALUES (1, ?, ?, ?)", ("ab" * 32, "cd" * 64, at)),
+        ("INSERT INTO comms_migrations VALUES (1, ?, 'ff', '{}', ?, ?, ?, ?, ?, ?)", astuple(closing)),
+        *(("INSERT INTO comms_legacy_receipts VALUES (?, ?, ?, ?, ?, ?)", each) for each in legacy),
+        ("INSERT INTO comms_legacy_rows VALUES ('liquidity_leases', 'k', 'dd', 1, ?)", (row,)),
+        ("INSERT INTO comms_saved_channel VALUES ('aa', ?, '1x1x1', 1, 990, ?, ?)", (REASON, at, at)),
+        ("INSERT INTO comms_saved_channel VALUES ('bb', 'all', '2x1x1', 0, 880, ?, ?)", (at, at)),
+        ("INSERT INTO comms_timers VALUES ('t', 'fee_anchor', '1x1x1', ?, '{}', NULL)", (at + 60,)),
+    )
+    world.now += 7_200
+    await world.receipts.hourly_roots()
+    return world
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[BackupWorld]:
+    made = await filled(tmp_path / "node")
+    yield made
+    made.db.close()
+
+
+async def wiped(tmp_path: Path, now: int) -> BackupWorld:
+    """The same node on a new disk."""
+    directory = tmp_path / "new"
+    directory.mkdir()
+    fresh = BackupWorld(directory)
+    fresh.now = now
+    await fresh.start()
+    return fresh
+
+
+HELD = sorted({name for names in TABLES.values() for name in names} - {"keys"})
+
+
+async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    before = {name: await world.rows(name) for name in HELD}
+    assert all(before.values()), [name for name, rows in before.items() if not rows]
+    done = await world.backups.backup(tmp_path / "a.backup", WORD)
+    assert set(done.manifest) == set(PARTS)
+    fresh = await wiped(tmp_path, world.now)
+    shown = await fresh.restored(tmp_path / "a.backup", dry_run=True)
+    assert not any([await fresh.rows(name) for name in HELD]), "a dry run writes nothing"
+    outcomes = await fresh.restored(tmp_path / "a.backup")
+    assert outcomes == shown
+    assert "1 channels were frozen by the emergency stop" in outcomes["channels"].note
+    for name in HELD:
+        after = await fresh.rows(name)
+        if name == "management_receipts":
+            # The restore itself is on the record.
+            after = sorted(after, key=lambda row: row["receipt_id"])[:-1]
+            assert after == sorted(before[name], key=lambda row: row["receipt_id"])
+        elif name in ("comms_policy", "comms_policy_rules", "comms_policy_overrides", "comms_saved_channel"):
+            times = ("created_at", "updated_at", "saved_at", "frozen_at", "version")
+            assert [{k: v for k, v in row.items() if k not in times} for row in after] == [
+                {k: v for k, v in row.items() if k not in times} for row in before[name]
+            ], name
+        else:
+            assert after == before[name], name
+    assert (await fresh.receipts.verify()).ok
+    again = await fresh.restored(tmp_path / "a.backup")
+    assert not any(outcome.restored for outcome in again.values()), again
+    fresh.db.close()
+
+
+async def test_legacy_receipts_that_were_changed_are_refused_and_the_rest_is_taken(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    await world.run(
+        ("DROP TRIGGER comms_legacy_receipts_no_update", ()),
+        ("UPDATE comms_legacy_receipts SET schema_id = 'hive:other/v1' WHERE seq = 2", ()),
+    )
+    await world.backups.backup(tmp_path / "a.backup", WORD)
+    fresh = await wiped(tmp_path, world.now)
+    outcomes = await fresh.restored(tmp_path / "a.backup")
+    assert "column of legacy receipt 2" in outcomes["receipts"].note
+    for name in ("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"):
+        assert await fresh.rows(name) == []
+    assert await fresh.rows("marketplace_trials")
+    fresh.db.close()
+
+
+async def test_a_node_that_went_on_keeps_its_channels(world: BackupWorld, tmp_path: Path) -> None:
+    await world.backups.backup(tmp_path / "a.backup", WORD)
+    await world.run(("DELETE FROM comms_saved_channel", ()), ("UPDATE comms_timers SET done_at = due", ()))
+    await world.db.write(lambda tx: world.receipts.append(tx, operator_event("emergency_release")))
+    outcomes = await world.restored(tmp_path / "a.backup")
+    assert (outcomes["channels"].restored, outcomes["channels"].kept) == (0, 3)
+    assert await world.rows("comms_saved_channel") == []
+    # Asked to, it takes them; the timer that fired stays fired.
+    outcomes = await world.restored(tmp_path / "a.backup", replace=True)
+    assert (outcomes["channels"].restored, outcomes["channels"].kept) == (2, 1)
+    (timer,) = await world.rows("comms_timers")
+    assert timer["done_at"] is not None
+
+
+async def test_a_backup_is_refused_whole_wherever_it_is_cut_or_changed(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.backup"
+    await world.backups.backup(path, WORD)
+    data = path.read_bytes()
+    fresh = await wiped(tmp_path, world.now)
+    size = len(data)
+    changed = [data[:at] for at in (0, 7, 60, size // 3, size - 40, size - 1)] + [data + b"x"]
+    for at in (0, 20, size // 2, size - 1):
+        changed.append(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    for number, content in enumerate(changed):
+        path.write_bytes(content)
+        with pytest.raises(SealedFileError):
+            await fresh.restored(path)
+        assert not any([await fresh.rows(name) for name in HELD]), number
+    path.write_bytes(data)
+    with pytest.raises(SealedFileError):
+        await fresh.restores.restore(path, Secret(b"another passphrase"), dry_run=False)
+    stranger = compose_backups(
+        db=fresh.db,
+        identity=fresh.identity,
+        receipts=fresh.receipts,
+        node={"node_id": "02" + "ab" * 32, "network": "regtest"},
+    )[1]
+    with pytest.raises(Conflict, match="can only be restored on its own node"):
+        await stranger.restore(path, WORD, dry_run=False)
+    assert not any([await fresh.rows(name) for name in HELD])
+    fresh.db.close()
+
+
+async def test_no_room_for_a_backup_leaves_no_file(world: BackupWorld, tmp_path: Path) -> None:
+    directory = tmp_path / "full"
+    directory.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InvalidParams):
+            await world.backups.backup(directory / "a.backup", WORD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(directory.iterdir()) == []
+    assert (await world.backups.backup(directory / "a.backup", WORD)).path.exists()

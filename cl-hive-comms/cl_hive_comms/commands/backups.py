@@ -42,8 +42,7 @@ class BackupCommands:
                 "X",
                 (*file, Param("components", "any")),
                 self._write,
-                "Write identity, credentials, receipts, policy, names and what channels get back to one new file"
-                " under a passphrase.",
+                "Write identity, credentials, receipts, policy, names and saved limits to one new sealed file.",
             ),
             MethodSpec(
                 "hive-client-restore",

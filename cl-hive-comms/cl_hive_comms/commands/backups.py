@@ -42,7 +42,7 @@ class BackupCommands:
                 "X",
                 (*file, Param("components", "any")),
                 self._write,
-                "Write identity, credentials, receipts, policy, names and saved limits to one new sealed file.",
+                "Write identity, credentials, receipts, policy, names and saved limits to a new sealed file.",
             ),
             MethodSpec(
                 "hive-client-restore",

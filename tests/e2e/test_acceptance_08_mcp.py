@@ -139,6 +139,11 @@ async def test_acceptance_08_21_class_x_is_refused_though_listed_and_the_rune_ho
     reading = await made_rune(world, shell)
     with pytest.raises(AdvisorFailed, match="new file"):
         await shell.run("node", "rune", "own", "--out", str(reading))
+    # A rune for reading makes no runes, and leaves no empty file.
+    wider = shell.directory / "wider.rune"
+    with pytest.raises(AdvisorFailed, match="does not allow createrune"):
+        await shell.run("node", "rune", "rest", "--out", str(wider))
+    assert not wider.exists()
     await world.hire("fees", note=INJECTED)
     listed = ["hive-client-alias", "hive-client-policy", "hive-client-approve", "hive-comms-send-dm", "hive-"]
     allow(shell, json.dumps(listed))

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 MAX_TEXT = 2_000
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
+# Not from the beginning of a word: what stands before "http" does not keep others from seeing an address.
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:

@@ -120,7 +120,7 @@ class _Split:
     def _member(self, name: str, item: object, path: str, number: int, secret: bool) -> tuple[str, Any]:
         shown = name
         if self._own_words:
-            shown = clean_text(name, 200)
+            shown = clean_text(_SECRET_TEXT.sub(WITHHELD, name), 200)
         elif not (_KEY.fullmatch(name) or _TYPED.fullmatch(name) or name in _vocabulary()):
             self._aside(name, f"{path}/{number}/name")
             shown = str(number)

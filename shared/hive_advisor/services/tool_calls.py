@@ -109,7 +109,10 @@ class ToolCallService:
         answer, decision = await self._decided(name, method, arguments)
         slug = str(answer.body["error"]["slug"]) if answer.failed else ""
         try:
-            await self._db.write(lambda tx: self._rows.end(tx, number, decision, slug, _hash(answer.body)))
+            # Without waiting for the disk: a row that a power cut takes back to "begun" says what is certain.
+            await self._db.write(
+                lambda tx: self._rows.end(tx, number, decision, slug, _hash(answer.body)), durable=False
+            )
         except StoreError:
             # The node has answered; that its row stays "begun" must not hide what it said.
             pass

@@ -18,6 +18,7 @@ from .action_caps import ActionCaps
 from .command_case import Case, Judged, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .command_push import CommandPush
+from .conflict_hold import ConflictHolds
 from .decision import Verdict
 from .ports_commands import CommandRows, Database
 
@@ -38,9 +39,11 @@ class ApprovalHold:
         caps: ActionCaps,
         outcomes: CommandOutcomes,
         push: CommandPush,
+        conflicts: ConflictHolds,
         approvers: Callable[[], Collection[str]],
         now: Callable[[], int],
     ) -> None:
+        self._conflicts = conflicts
         self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._push, self._approvers, self._now = push, approvers, now
 
@@ -89,11 +92,19 @@ class ApprovalHold:
             self._ask_approvers(tx, case, judged, expires)
         if verdict.held_by is not None:
             self._tell_both(tx, case, verdict.held_by, expires)
-        self._outcomes.alert_held(tx, case, judged)
-        who = _WAITS_FOR.get(Workflow(judged.workflow), "the operator")
+        if verdict.held_by is not None and verdict.only_conflict:
+            self._conflicts.arm_in(tx, case.command_id, verdict.held_by)
+            waits = (
+                "another advisor's command touches the same and is not finished; this one goes on when that"
+                f" has ended, after an hour the operator decides, until {expires}"
+            )
+        else:
+            self._outcomes.alert_held(tx, case, judged)
+            who = _WAITS_FOR.get(Workflow(judged.workflow), "the operator")
+            waits = f"danger {judged.danger.total} at your trust waits for {who} until {expires}"
         error = from_symbol(
             "confirmation_required",
-            f"danger {judged.danger.total} at your trust waits for {who} until {expires}",
+            waits,
             action_id=case.command_id,
             workflow=judged.workflow,
             needed=judged.needed,

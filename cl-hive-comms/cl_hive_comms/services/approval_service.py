@@ -32,6 +32,7 @@ from .approval_view import ApprovalView, not_found
 from .command_case import Case, Judged, RuleRefusal, walk
 from .command_outcome import CommandOutcomes, StateMoved
 from .command_push import CommandPush
+from .conflict_hold import ConflictHolds
 from .decision import DecisionService
 from .execution import ExecutionService
 from .executors.node_errors import node_error
@@ -75,12 +76,15 @@ class ApprovalService:
             now=now,
             log=log,
         )
+        conflicts = self._conflict_holds()
+        self.settle_conflicts = conflicts.settle
         hold = ApprovalHold(
             db=db,
             commands=commands,
             caps=caps,
             outcomes=outcomes,
             push=push,
+            conflicts=conflicts,
             approvers=approvers,
             now=now,
         )
@@ -88,6 +92,22 @@ class ApprovalService:
         self.pending = self._view.pending
         self.cancel, self.cancel_all = self._ends.cancel, self._ends.cancel_all
         self.cancel_in, self.expire = self._ends.cancel_in, self._ends.expire
+
+    def _conflict_holds(self) -> ConflictHolds:
+        return ConflictHolds(
+            db=self._db,
+            commands=self._commands,
+            credentials=self._credentials,
+            intake=self._intake,
+            decision=self._decision,
+            outcomes=self._outcomes,
+            view=self._view,
+            ends=self._ends,
+            kill_switch=self._kill,
+            approved=lambda case, judged: self._approved(case, judged, State.PENDING_APPROVAL, None),
+            now=self._now,
+            log=self._log,
+        )
 
     # -- the operator -----------------------------------------------------------------------------------
 

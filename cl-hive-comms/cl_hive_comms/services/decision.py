@@ -45,7 +45,7 @@ from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
 from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Policies
 
-_UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
+UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Verdict:
     judged: Judged
     caps: tuple[Cap, ...]
     held_by: CommandRow | None = None
+    only_conflict: bool = False
+    """Whether it would run by itself but for `held_by`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +272,11 @@ class DecisionService:
             )
         other = self._check_others(who, rated, past)
         judged = _judged(rated, decision)
-        if other is not None:
-            judged = _held(judged, snapshot)
-        return Verdict(judged, self._caps(who, rated.spec, snapshot), other)
+        caps = self._caps(who, rated.spec, snapshot)
+        if other is None:
+            return Verdict(judged, caps)
+        alone = rank(Workflow(judged.workflow)) < rank(Workflow.QUEUE)
+        return Verdict(_held(judged, snapshot), caps, other, alone)
 
     # -- asking without doing -----------------------------------------------------------------------------
 
@@ -399,7 +403,7 @@ class DecisionService:
         scids = tuple(fact.scid for fact in rated.plan.channels)
         writes = self._fees.since(tx, scids, now - HOUR_S)
         under_way = [
-            row for row in self._commands.in_states(tx, _UNDER_WAY) if row.command_id != who.command_id
+            row for row in self._commands.in_states(tx, UNDER_WAY) if row.command_id != who.command_id
         ]
         # Live executions hold the locks of their channels, as we do now: what still stands as executing
         # there was cut off, and neither its fee history nor what it changes is known yet.

@@ -69,6 +69,7 @@ class TimerService:
             self._reconcile,
             self._approvals.expire,
             self._approvals.resume,
+            self._approvals.settle_conflicts,
             # Spikes first: a fee that an anchor held may show again only then.
             self._spikes.end_due,
             self._end_anchors,
@@ -97,6 +98,7 @@ class TimerService:
         def prune(tx: Tx) -> None:
             self._fees.prune(tx, now - COMMANDS_KEPT_S)
             self._fees.prune_counters(tx, now - _COUNTERS_KEPT_S)
+            self._commands.prune_timers(tx, now - COMMANDS_KEPT_S)
 
         await self._db.write(prune)
         # One agent may send 86,400 commands a day, so one batch an hour would never catch up; batches, so

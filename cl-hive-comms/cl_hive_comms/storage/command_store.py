@@ -414,6 +414,10 @@ class CommandStore:
         )
         return tuple(TimerRow(**dict(row)) for row in rows)
 
+    def prune_timers(self, tx: Tx, before: int) -> int:
+        """Forget timers that were done before a time; returns how many."""
+        return int(tx.execute("DELETE FROM comms_timers WHERE done_at < ?", (before,)).rowcount)
+
     def timer_done(self, tx: Tx, timer_id: str, now: int) -> bool:
         """Mark a timer as fired; False when it already was."""
         done = tx.execute(

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import hive_advisor
 import pytest
 from agent import Agent
 from cl_hive_comms.domain.identity import derive
@@ -352,8 +353,22 @@ async def test_acceptance_02_22_relays_down_rest_serves_and_the_outbox_drains_la
 
 
 async def every_output(world: World) -> dict[str, str]:
-    """All that the operator can see, ask for, or carry away."""
+    """All that the operator can see, ask for, or carry away: every method that only reads is called."""
     shown: dict[str, str] = {"log": world.alice.log_text()}
+    for method in declared():
+        reads = method["klass"] == "R" or "R" in method.get("by", {}).get("classes", {}).values()
+        if method["plugin"] != "cl-hive-comms" or not reads:
+            continue
+        params = {param["name"] for param in method["params"] if param.get("required")}
+        by = method.get("by", {})
+        action = next((word for word, klass in by.get("classes", {}).items() if klass == "R"), None)
+        given: dict[str, object] = {} if action is None else {by["param"]: action}
+        try:
+            answer = await world.alice.call(method["name"], given)
+        except DevnetRpcError as error:
+            assert params or given, f"{method['name']}: {error}"
+            answer = {"error": f"{error} {json.dumps(error.data)}"}
+        shown[method["name"]] = json.dumps(answer)
     calls: list[tuple[str, dict[str, object]]] = [
         ("listconfigs", {}),
         ("help", {}),
@@ -373,6 +388,15 @@ async def every_output(world: World) -> dict[str, str]:
     for method, params in calls:
         shown[method] = json.dumps(await world.alice.call(method, params))
     return shown
+
+
+def declared() -> list[dict[str, Any]]:
+    """Every method of the plugins, as the reference lists them."""
+    methods: list[dict[str, Any]] = json.loads(
+        (Path(hive_advisor.__file__).parent / "methods.json").read_text()
+    )
+    assert len(methods) > 40
+    return methods
 
 
 def found_in(shown: dict[str, str], secrets: dict[str, str]) -> list[str]:
@@ -407,6 +431,22 @@ PASTED_INTO: list[tuple[str, str, dict[str, object]]] = [
     ("hive-client-policy", "preset", {"action": "set-preset"}),
     ("hive-comms-rpc", "request", {"sender": "ab" * 32}),
     ("hive-comms-rpc", "sender", {"request": "{}"}),
+    ("hive-client-trial", "advisor", {"action": "start"}),
+    ("hive-client-receipts", "cursor", {}),
+    ("hive-client-receipts", "advisor", {}),
+    ("hive-client-receipts-export", "path", {}),
+    ("hive-client-backup", "path", {"passphrase_file": "/nowhere"}),
+    ("hive-client-restore", "path", {"passphrase_file": "/nowhere"}),
+    ("hive-client-setup", "session", {}),
+    ("hive-client-emergency-stop", "token", {"action": "release"}),
+    ("hive-comms-import-key", "file", {"confirm": True}),
+    ("hive-comms-migrate", "source", {}),
+    (
+        "hive-mgmt-credential-issue",
+        "agent_id",
+        {"tier": "monitor", "allowed_schemas_json": ["hive:monitor/*"]},
+    ),
+    ("hive-mgmt-credential-revoke", "credential_id", {}),
     ("setconfig", "val", {"config": "hive-comms-nsec"}),
     ("setconfig", "val", {"config": "hive-comms-nostr-relays"}),
     ("setconfig", "val", {"config": "hive-comms-policy-preset"}),
@@ -434,7 +474,11 @@ async def pretend_clnrest(world: World, directory: Path) -> None:
 async def test_acceptance_02_25_no_secret_in_any_log_error_receipt_or_table(tmp_path: Path) -> None:
     imported = Secret(os.urandom(32))
     nsec = nsec_encode(imported)
-    world = await World.start(tmp_path / "world", options={"hive-comms-nsec": nsec})
+    word, mail = "correct horse battery staple", "mail-password-91c2"
+    world = await World.start(
+        tmp_path / "world",
+        options={"hive-comms-nsec": nsec, "hive-comms-alert-smtp": f"smtp://me:{mail}@127.0.0.1:9"},
+    )
     try:
         assert (await world.alice.call("hive-client-identity"))["npub"] == npub_encode(xonly_pubkey(imported))
         await pretend_clnrest(world, tmp_path)
@@ -447,18 +491,39 @@ async def test_acceptance_02_25_no_secret_in_any_log_error_receipt_or_table(tmp_
                 f"error of {method} {params}": await refused(world, method, {**params, field: pasted})
                 for method, field, params in PASTED_INTO
             }
+            token = "cashuB" + os.urandom(60).hex()
+            await refused(world, "hive-client-authorize", {"advisor": agent.npub, "access": token})
+            # What an agent sends where it does not belong: refused, and in the receipt only as its hash. The
+            # command itself is kept as it was signed.
+            sent = {"preimage": os.urandom(32).hex(), "nsec": nsec_encode(Secret(os.urandom(32)))}
+            sent["token"] = "cashuA" + os.urandom(60).hex()
+            for params in ({"preimage": sent["preimage"]}, {"reason": f"{sent['nsec']} {sent['token']}"}):
+                document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 130, **params})
+                assert (await agent.rest(document))["status"] == 1
             await agent.rest(agent.signed("log_stream", {"level": "info"}, MONITOR))
+            (tmp_path / "word").write_text(word)
+            (tmp_path / "word").chmod(0o600)
+            backup = {"path": str(tmp_path / "b.backup"), "passphrase_file": str(tmp_path / "word")}
+            await world.alice.call("hive-client-backup", backup, timeout=120)
+            given = Secret(os.urandom(32))
+            await world.alice.call("hive-comms-import-key", {"nsec": nsec_encode(given), "confirm": True})
+            await world.alice.call("hive-client-emergency-stop", {"reason": "drill"})
+            await world.alice.call("hive-client-alerts", {"action": "test"})
             await world.alice.call("hive-client-identity", {"action": "rotate", "confirm": True})
             await some_more(world, agent)
             # The offer of the credential is the one message that has to carry the rune.
             answers = json.dumps([sent for sent in agent.inbox if "request_nonce" in sent])
-        secrets = await secrets_of(world, imported) | {"pasted nsec": pasted}
+        secrets = await secrets_of(world, imported)
+        secrets |= {"pasted nsec": pasted, "pasted token": token, "passphrase": word, "mail password": mail}
+        secrets |= {"given key": given.reveal().hex(), "given nsec": nsec_encode(given)}
         assert "rune 0" in secrets
         shown = await every_output(world)
         watch = StoreWatch.of(world.alice)
         shown |= errors | {"database": watch.text(), "answers": answers}
         watch.close()
         assert not found_in(shown, secrets)
+        spoken = {place: text for place, text in shown.items() if place != "database"}
+        assert not found_in(spoken, sent)
     finally:
         await world.close()
 
@@ -479,7 +544,7 @@ async def agent_key(world: World) -> str:
 async def secrets_of(world: World, imported: Secret) -> dict[str, str]:
     """Every secret that the plugin holds, in each form it could leak in."""
     held: dict[str, Secret] = {"imported": imported}
-    for name in ("hive-comms-nostr-v1", "hive-comms-at-rest-v1", "hive-sibling-v1"):
+    for name in ("hive-comms-nostr-v1", "hive-comms-at-rest-v1", "hive-sibling-v1", "hive/alert-webhook/v1"):
         made = await world.alice.call("makesecret", {"string": name})
         held[name] = Secret(bytes.fromhex(str(made["secret"])))
     for generation in range(3):

@@ -14,8 +14,9 @@ from cl_hive_comms.services.receipt_service import operator_event
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.transport_store import InboxStore
-from hive_shared.crypto import Secret
+from hive_shared.crypto import Secret, sha256
 from hive_shared.nostr.giftwrap import Message, wrap
+from hive_shared.nostr.keys import nsec_encode
 from hive_shared.store import StoreError, Tx
 from pipeline_world import AGENT_KEY, NODE_KEY, Keys, World, slug
 
@@ -38,6 +39,21 @@ async def test_large_nonsense_leaves_no_large_receipt_and_no_large_row(world: Wo
         assert row is not None and len(row.envelope) < 5_000
     for doc in await world.docs():
         assert doc["params"]["bytes"] > 40_000 and len(doc["params"]["sha256"]) == 64
+    assert (await world.receipts.verify()).ok
+
+
+async def test_acceptance_02_25_secrets_an_agent_sends_where_they_do_not_belong(world: World) -> None:
+    """Refused for the unknown field or run with the text: the receipt has their hashes, and holds."""
+    nsec, preimage = nsec_encode(AGENT_KEY), "5a" * 32
+    params = {"channel_id": "101x1x0", "fee_ppm": 110, "preimage": preimage}
+    assert slug(await world.ask(FEES, "set_single", params)) == "invalid_params"
+    held = await world.ask(FEES, "set_zero_fee", {"channel_id": "102x1x0", "reason": f"my key: {nsec}"})
+    assert slug(held) == "constraint_violated", held
+    docs = await world.docs()
+    assert len(docs) == 2
+    shown = str(docs) + str(world.out.alerts) + str(world.log)
+    assert nsec not in shown and preimage not in shown
+    assert f"sha256:{sha256(nsec.encode()).hex()}" in shown
     assert (await world.receipts.verify()).ok
 
 

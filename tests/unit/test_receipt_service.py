@@ -130,6 +130,19 @@ async def test_a_large_result_is_kept_as_its_hash(chain: Chain) -> None:
     assert (await chain.service.verify()).ok
 
 
+async def test_acceptance_02_25_secrets_in_a_receipt_are_hashed(chain: Chain) -> None:
+    await chain.add(
+        params={"preimage": "ab" * 32, "reason": "x"},
+        error={"message": "nsec1" + "q" * 58, "slug": "invalid_params"},
+        result={"rune": "r" * 60},
+    )
+    doc = await chain.service.get(1)
+    assert doc is not None
+    assert doc["params"] == {"preimage": "sha256:" + crypto.sha256(b"ab" * 32).hex(), "reason": "x"}
+    assert "nsec1" not in str(doc) and "r" * 60 not in str(doc)
+    assert (await chain.service.verify()).ok
+
+
 async def test_a_nonce_beyond_exact_json_numbers_is_kept_as_text(chain: Chain) -> None:
     await chain.add(nonce=2**63 - 1)
     doc = await chain.service.get(1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Channel, Level, channels_of
+from cl_hive_comms.domain.hidden import hidden_text
 from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
 
 _LOG_LEVEL = {Level.INFO: "info", Level.NOTICE: "info", Level.WARNING: "warning", Level.CRITICAL: "error"}
@@ -36,6 +37,7 @@ class AlertService:
     def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
         """Stores the alert with the caller's change; a repeat within ten minutes is only counted."""
         now = self._now()
+        text = hidden_text(text)
         key = dedup_key or f"{code}:{text}"
         if self._store.count_repeat(tx, key, now - DEDUP_S, now) is not None:
             return

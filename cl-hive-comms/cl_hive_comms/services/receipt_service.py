@@ -15,6 +15,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.receipts import MAX_RESULT_BYTES, ChainReport, Receipt
 from hive_shared.store import Tx
 
+from ..domain.hidden import hidden
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, signed_text
 from ..domain.receipt_checkpoint import fault as checkpoint_fault
 from ..domain.receipt_record import ReceiptQuery, ReceiptRow, RootRow, SealRow
@@ -33,8 +34,8 @@ _MAX_SEALS_PER_SWEEP: Final = 200
 class ReceiptFields:
     """What a receipt says, before it gets its place in the chain. Names are those of 02 §9.1.
 
-    `advisor_id` is local and not signed: it finds an advisor's receipts. Secrets in `params` and `result`
-    must be hashed by the caller.
+    `advisor_id` is local and not signed: it finds an advisor's receipts. Secrets in `params`, `result` and
+    `error` are hashed when the receipt is appended.
     """
 
     schema: str
@@ -122,7 +123,7 @@ class ReceiptService:
         said = {
             f.name: getattr(what, f.name)
             for f in fields(what)
-            if f.name not in ("advisor_id", "nonce", "result")
+            if f.name not in ("advisor_id", "nonce", "result", "params", "error")
         }
         result, result_hash = what.result, None
         if result is not None and len(text := encode(result)) > MAX_RESULT_BYTES:
@@ -135,7 +136,9 @@ class ReceiptService:
                 node_id=self._node_id(),
                 created_at=self._now(),
                 nonce=None if what.nonce is None else _nonce(what.nonce),
-                result=result,
+                params=hidden(what.params),
+                error=hidden(what.error),
+                result=hidden(result),
                 result_hash=result_hash,
                 **said,
             ),

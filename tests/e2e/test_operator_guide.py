@@ -224,7 +224,7 @@ def test_the_walkthrough_installs_first_and_then_does_what_it_promises() -> None
         assert promised in text, promised
 
 
-async def test_acceptance_08_the_guide_works_as_it_is_typed(world: World) -> None:
+async def test_the_guide_works_as_it_is_typed(world: World) -> None:
     # The advisor's second change is about another channel: one channel is left alone for an hour.
     second = await world.network.open_channel(world.alice, world.bob, 500_000)
     await world.alice.call("setchannel", {"id": second, "feebase": 1_000, "feeppm": 500})

@@ -33,6 +33,13 @@ def test_what_is_no_answer_is_refused(value: Any) -> None:
         setup.answer_text(value)
 
 
+@pytest.mark.parametrize("text", ["nsec1verysecret", "npub1x nsec1verysecret", "NOSTR:NSEC1verysecret"])
+def test_a_secret_key_is_no_answer_and_is_not_repeated(text: str) -> None:
+    with pytest.raises(InvalidParams, match="secret key") as caught:
+        setup.answer_text(text)
+    assert "verysecret" not in str(caught.value)
+
+
 def test_answers_come_as_lightning_cli_hands_them_over() -> None:
     assert setup.answer_text(" fees ") == "fees"
     assert setup.answer_text(14) == "14"

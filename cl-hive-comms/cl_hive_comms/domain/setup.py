@@ -17,6 +17,8 @@ import msgspec
 from hive_shared.errors import InvalidParams, Unsupported
 from hive_shared.nostr.keys import npub_encode
 
+from .names import refuse_secret
+
 SESSION_S: Final = 1_800
 """Seconds a session lives after its last answer."""
 KEPT_S: Final = 30 * 86_400
@@ -182,6 +184,8 @@ def answer_text(value: object) -> str:
     text = str(value).strip()
     if not 1 <= len(text) <= MAX_ANSWER:
         raise InvalidParams(f"answer has 1 to {MAX_ANSWER} characters, this one has {len(text)}")
+    for word in text.split():
+        refuse_secret(word)
     return text
 
 

@@ -155,9 +155,11 @@ class PolicyService:
                 document = merged(document, {})
             if file:
                 document = self._read_file()
-            self._adopt(stored.version, document, stored.rules, stored.override)
+            version = stored.version
             if told != preset:
-                await self._db.write(lambda tx: self._remember_option(tx, preset, document))
+                written = await self._db.write(lambda tx: self._remember_option(tx, preset, document))
+                version = version if written is None else written
+            self._adopt(version, document, stored.rules, stored.override)
         except (InvalidParams, OSError, ValueError) as error:
             self.file_problem = f"the policy cannot be read: {_why(error)}"
             # Rules and override are whole: a document repaired while we run is used together with them.
@@ -454,11 +456,10 @@ class PolicyService:
             return None
         return found.st_mtime_ns, found.st_size
 
-    def _remember_option(self, tx: Tx, preset: str, document: PolicyDocument) -> None:
+    def _remember_option(self, tx: Tx, preset: str, document: PolicyDocument) -> int | None:
         now = self._now()
         self._facts.put(tx, _OPTION_FACT, preset, now)
-        if not self._file:
-            self._store.save(tx, canonical_text(document), now)
+        return None if self._file else self._store.save(tx, canonical_text(document), now)
 
 
 def _why(error: Exception) -> str:

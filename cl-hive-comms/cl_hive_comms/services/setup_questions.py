@@ -172,7 +172,8 @@ class SetupQuestions:
         }
         return Question(
             "Where do alerts go, besides the node's log and hive-client-alerts? A key gets warnings and worse"
-            " as direct messages, a web address also notices.",
+            " as direct messages, a web address also notices. Mail is set by the options"
+            " hive-comms-alert-email and hive-comms-alert-smtp.",
             (
                 _keep("what is set now"),
                 Choice("<npub>", "messages to this key", "npub1..."),

@@ -107,9 +107,10 @@ class SetupService:
             return await self._view(await self._cancelled(session))
 
     async def settle(self) -> None:
-        """Hand over what a confirmed session still owes to the node; run at start and every minute."""
+        """Hand over what a confirmed session still owes to the node, and end one whose time is over; run at
+        start and every minute."""
         async with self._lock:
-            session = await self._db.read(self._store.current)
+            session = await self._current()
             if session is not None and session.state is State.APPLYING:
                 await self._hand_over(session)
 

@@ -21,7 +21,7 @@ from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.sibling_store import SiblingStore
 from cl_hive_comms.storage.transport_store import OutboxStore
 from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import HiveError, NotFound, SiblingUnavailable
+from hive_shared.errors import Conflict, HiveError, NotFound, SiblingUnavailable
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.store import Db
 
@@ -307,3 +307,13 @@ async def test_the_ways_of_a_receiver_are_those_of_its_last_commands(world: Worl
     await world.came_by("nostr_dm")
     assert await world._used(AGENT) == ["nostr_dm", "wire"]
     assert await world._used("cc" * 32) == []
+
+
+async def test_a_transport_belongs_to_the_plugin_that_registered_it(world: World) -> None:
+    await world.register("air")
+    values: dict[str, Any] = {"enabled": True, "max_bytes": 65_535, "priority": 1, "metadata": {}}
+    with pytest.raises(Conflict, match="^air is a transport of cl-hive already; choose another name"):
+        await world.registry.register_transport("air", "hive-archon-send", **values)
+    with pytest.raises(Conflict, match="nostr_dm is a transport of cl-hive-comms itself"):
+        await world.registry.register_transport("nostr_dm", "hive-air-send", **values)
+    assert [row.send_method for row in world.registry.transports()] == ["hive-air-send"]

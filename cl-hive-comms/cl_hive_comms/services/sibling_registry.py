@@ -15,6 +15,7 @@ from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
 from hive_shared.crypto import sha256
 from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
+from hive_shared.siblings import PLUGIN
 from hive_shared.store import Tx
 
 from ..domain.sibling_names import check_pattern, owner_of
@@ -142,9 +143,7 @@ class SiblingRegistry:
             )
         owner, before = owner_of(send_method), self._transports.get(name)
         if before is not None and before.owner != owner:
-            raise Conflict(
-                f"{name} is a transport of cl-hive-{before.owner} already".replace("hive-hive", "hive")
-            )
+            raise Conflict(f"{name} is a transport of {PLUGIN[before.owner]} already; choose another name")
         if before is None and len(self._transports) >= MAX_TRANSPORTS:
             raise Capacity(f"{MAX_TRANSPORTS} transports are registered, and no more are taken")
         await self._must_exist(send_method)

@@ -538,3 +538,15 @@ def test_a_document_from_a_file_decides_like_one_that_was_built() -> None:
         {"policy_version": 1, "preset": "moderate", "overrides": {"protected_channels": ["1x1x0"]}}
     )
     assert decide(PolicySnapshot(3, "moderate", document), request()).symbol == "protected_channel"
+
+
+def test_the_settings_of_a_timed_override_are_read_once() -> None:
+    document = preset_document("moderate")
+    snapshot = PolicySnapshot(1, "moderate", document, override=Override("o", {"max_danger": 7}, 10, 20))
+    assert snapshot.settings(9) is snapshot.settings(20) is document.settings
+    assert snapshot.settings(10).max_danger == 7 and snapshot.settings(19) is snapshot.settings(10)
+    # Another policy is another snapshot, with settings of its own.
+    changed = replace(snapshot, document=preset_document("aggressive"))
+    assert changed.settings(10).require_confirmation_above == 7
+    ended = replace(snapshot, override=None)
+    assert ended.settings(10) is document.settings

@@ -30,7 +30,7 @@ _MULTI: Final = re.compile(r"multi_sig_([1-9])_of_([1-9])")
 _PEER_PARAMS: Final = ("peer_id", "node_id", "destination", "provider_id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicySnapshot:
     """Everything a decision rests on, at one version.
 
@@ -54,9 +54,13 @@ class PolicySnapshot:
 
     def settings(self, now: int) -> Settings:
         """The effective settings at `now`. Raises InvalidParams for an override that does not parse."""
-        override = self.active_override(now)
+        return self.document.settings if self.active_override(now) is None else self._overridden
+
+    @cached_property
+    def _overridden(self) -> Settings:
+        """The document's settings with the override applied: read once, asked for with every command."""
         base = self.document.settings
-        return base if override is None else override.apply_to(base)
+        return base if self.override is None else self.override.apply_to(base)
 
 
 def locked_snapshot(reason: str) -> PolicySnapshot:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from hive_shared.canonical import MAX_INTEGER, JsonValue
@@ -109,12 +110,17 @@ class Rule:
     note: str = ""
     source: str = "operator"
 
+    @property
+    def timed(self) -> bool:
+        """Whether it holds on some days or at some hours only."""
+        return self.match.days is not None or self.match.hours is not None
+
     def hits(self, request: ActionRequest, settings: Settings) -> bool:
         """Whether the rule speaks about this request, in the operator's time zone."""
         match = self.match
         return (
-            (match.schema is None or fnmatchcase(request.schema, match.schema))
-            and (match.action is None or any(fnmatchcase(name, match.action) for name in request.names))
+            (match.schema is None or _is_like((request.schema,), match.schema))
+            and (match.action is None or _is_like(request.names, match.action))
             and match.advisor in (None, request.advisor_id)
             and (match.danger_gte is None or request.danger >= match.danger_gte)
             and (match.danger_lte is None or request.danger <= match.danger_lte)
@@ -142,6 +148,12 @@ class Rule:
         if self.note:
             doc["note"] = self.note
         return doc
+
+
+@lru_cache(maxsize=4_096)
+def _is_like(names: tuple[str, ...], pattern: str) -> bool:
+    # Names are those of the registry, patterns those of at most 200 rules: commands ask for the same again.
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def _within(hours: tuple[int, int], minute: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, tzinfo
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -39,12 +40,15 @@ class QuietHours:
         return {"start": clock(self.start), "end": clock(self.end), "timezone": self.timezone}
 
 
+# Cached, since two hundred rules ask for the same moment.
+@lru_cache(maxsize=16)
 def minute_of_day(now: int, zone: tzinfo) -> int:
     """Minutes since local midnight."""
     local = datetime.fromtimestamp(now, zone)
     return local.hour * 60 + local.minute
 
 
+@lru_cache(maxsize=16)
 def weekday(now: int, zone: tzinfo) -> str:
     """`mon` … `sun` in that zone."""
     return DAYS[datetime.fromtimestamp(now, zone).weekday()]

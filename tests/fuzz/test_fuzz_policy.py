@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from cl_hive_comms.domain import approval
 from cl_hive_comms.domain.approval import Workflow
-from cl_hive_comms.domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
+from cl_hive_comms.domain.policy import (
+    ActionRequest,
+    ChannelFact,
+    Decision,
+    PolicySnapshot,
+    decide,
+    explain,
+)
 from cl_hive_comms.domain.policy_document import parse_document, preset_document, with_overrides
-from cl_hive_comms.domain.policy_limits import COUNTERS
+from cl_hive_comms.domain.policy_limits import COUNTERS, counters_of
 from cl_hive_comms.domain.policy_rules import Override, Rule, conflicts, parse_rule
-from cl_hive_comms.domain.policy_settings import PRESETS, loosened
+from cl_hive_comms.domain.policy_settings import DAYS, PRESETS, clock, loosened
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import SYMBOLS, InvalidParams
 from hive_shared.registry import CONTROL, actions
@@ -23,6 +32,17 @@ NOW = 1_770_000_000
 PEERS = ["02" + "aa" * 32, "03" + "bb" * 32]
 SCIDS = ["1x1x0", "2x1x0", "3x1x0"]
 APPROVERS = ["ab" * 32, "cd" * 32, "local"]
+# What opens, connects, splices or routes (02 §7.4).
+_TO_PEERS = ("channel_open", "peer_connect", "splice_", "expansion_", "rebalance_", "payment_", "liquidity_")
+# Every quarter of an hour of two years, and the seconds around changes to and from daylight saving.
+instants = st.one_of(
+    st.integers(0, 70_080).map(lambda n: 1_735_689_600 + 900 * n),
+    st.builds(
+        lambda change, off: change + off,
+        st.sampled_from([1_774_746_000, 1_792_890_000, 1_772_953_200, 1_793_512_800, 1_775_314_800]),
+        st.integers(-7_200, 7_200),
+    ),
+)
 SPECS = [spec for spec in actions() if spec.schema != CONTROL]
 
 
@@ -30,6 +50,17 @@ def subset(values: list[str], least: int = 0) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(values), min_size=least, unique=True)
 
 
+minutes = st.integers(0, 1_439)
+# With and without daylight saving, on both halves of the globe, and one that moves by half an hour.
+zones = st.sampled_from(
+    ["UTC", "Europe/Berlin", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe", "America/Santiago"]
+)
+quiet_hours = st.builds(
+    lambda start, end, zone: {"start": clock(start), "end": clock(end), "timezone": zone},
+    minutes,
+    minutes,
+    zones,
+)
 override_values: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
@@ -45,6 +76,12 @@ override_values: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "allow_push": st.booleans(),
         "required_confirmation": st.fixed_dictionaries({}, optional={"danger_gte": st.integers(1, 10)}),
         "rate_limits": st.fixed_dictionaries({}, optional={"total_actions_per_day": st.integers(0, 3)}),
+        "max_rebalance_sats": st.integers(0, 10**6),
+        "max_channel_open_sats": st.integers(0, 10**7),
+        "allow_private_hosts": st.booleans(),
+        "time_restrictions": st.fixed_dictionaries(
+            {}, optional={"quiet_hours": st.none() | quiet_hours, "quiet_hour_max_danger": st.integers(0, 10)}
+        ),
         "approval_overrides": st.dictionaries(
             st.sampled_from(["*", "fee_policy_*", "channel_*", "plugin_start_arbitrary"]),
             st.sampled_from(["auto_execute", "always_confirm", "multi_sig_2_of_3"]),
@@ -60,6 +97,10 @@ matches = st.fixed_dictionaries(
         "danger_lte": st.integers(1, 10),
         "channels": subset(SCIDS, 1),
         "peers": subset(PEERS, 1),
+        "schema": st.sampled_from(["*", "hive:fee-policy/*", "hive:channel/v1"]),
+        "amount_gte_sats": st.integers(0, 10**7),
+        "days": subset(list(DAYS), 1),
+        "hours": st.builds(lambda start, end: f"{clock(start)}-{clock(end)}", minutes, minutes),
     },
 )
 rule_docs = st.builds(
@@ -95,7 +136,7 @@ def requests(draw: st.DrawFn) -> ActionRequest:
     channels = tuple(
         ChannelFact(
             scid,
-            scid.replace("x", "0").zfill(64),
+            _long(scid),
             draw(st.sampled_from(PEERS)),
             1000,
             draw(st.integers(0, 300)),
@@ -121,6 +162,11 @@ def requests(draw: st.DrawFn) -> ActionRequest:
         now=NOW + draw(st.integers(0, 86_400)),
         counts=draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys(COUNTERS, st.integers(0, 3)))),
     )
+
+
+def _long(scid: str) -> str:
+    """The channel id that `requests` gives a short channel id."""
+    return scid.replace("x", "0").zfill(64)
 
 
 def strictness(decision: Decision) -> tuple[int, int]:
@@ -177,6 +223,8 @@ def test_what_no_key_loosens_is_never_easier(
     assume("approvers" not in values)
     changed = with_overrides(base, {**base.overrides, **values})
     assume(not loosened(base.settings, changed.settings))
+    # Rules of days and hours go by the zone of the quiet hours: another zone moves them.
+    assume(base.settings.zone == changed.settings.zone)
     plain = replace(snapshot, override=None)
     before, after = decide(plain, request), decide(replace(plain, document=changed), request)
     assert strictness(after) >= strictness(before)
@@ -190,10 +238,161 @@ def test_a_bulk_is_allowed_only_if_each_channel_is(snapshot: PolicySnapshot, req
         assert strictness(decide(snapshot, replace(request, channels=(channel,), new_fees=fees))) <= whole
 
 
-@given(snapshots())
-def test_conflicts_never_fail(snapshot: PolicySnapshot) -> None:
-    for each in conflicts(snapshot.rules, snapshot.document.settings):
+@given(snapshots(), requests())
+def test_a_rule_that_conflicts_call_unreachable_decides_nothing(
+    snapshot: PolicySnapshot, request: ActionRequest
+) -> None:
+    plain = replace(snapshot, override=None, sibling_rules=())
+    decided = strictness(decide(plain, request))
+    for each in conflicts(plain.rules, plain.document.settings):
         assert each.rule_ids and each.sentence
+        if each.kind == "unreachable":
+            others = tuple(rule for rule in plain.rules if rule.id != each.rule_ids[0])
+            assert strictness(decide(replace(plain, rules=others), request)) == decided
+
+
+@given(snapshots(), requests())
+def test_explain_tells_the_decision_and_the_rules_that_spoke(
+    snapshot: PolicySnapshot, request: ActionRequest
+) -> None:
+    explained = explain(snapshot, request)
+    assert explained.decision == decide(snapshot, request)
+    named = {rule.id for rule in explained.hits}
+    every = {rule.id for rule in (*snapshot.rules, *snapshot.sibling_rules)}
+    assert set(explained.decision.rule_ids) & every <= named
+    rules = (*snapshot.rules, *snapshot.sibling_rules)
+    assert list(explained.conflicts) == conflicts(rules, snapshot.settings(request.now))
+    if not request.read_only and any(rule.effect == "deny" for rule in explained.hits):
+        assert explained.decision.decision == "deny"
+
+
+@given(override_values, rules(), requests())
+def test_a_stricter_preset_is_never_easier(
+    values: dict[str, Any], own: tuple[Rule, ...], request: ActionRequest
+) -> None:
+    decided = [
+        strictness(
+            decide(PolicySnapshot(1, name, with_overrides(preset_document(name), values), own), request)
+        )
+        for name in ("conservative", "moderate", "aggressive")
+    ]
+    assert decided == sorted(decided, reverse=True)
+
+
+@given(snapshots(), requests(), st.integers(-86_400, 86_400))
+def test_an_override_counts_in_its_time_only(
+    snapshot: PolicySnapshot, request: ActionRequest, shift: int
+) -> None:
+    request = replace(request, now=NOW + shift)
+    override = snapshot.override
+    without = decide(replace(snapshot, override=None), request)
+    if override is None or not override.starts_at <= request.now < override.expires_at:
+        assert decide(snapshot, request) == without
+    else:
+        assert snapshot.settings(request.now) == override.apply_to(snapshot.document.settings)
+
+
+@given(snapshots(), requests(), st.sampled_from(SCIDS), st.booleans())
+def test_a_protected_channel_is_never_touched_or_named(
+    snapshot: PolicySnapshot, request: ActionRequest, scid: str, long: bool
+) -> None:
+    assume(not request.read_only)
+    protecting = with_overrides(
+        snapshot.document,
+        {**snapshot.document.overrides, "protected_channels": [_long(scid) if long else scid]},
+    )
+    guarded = replace(snapshot, document=protecting, override=None)
+    name = _long(scid) if long else scid
+    cases = [replace(request, params={"deep": [{"list": [name]}]})]
+    cases += [request] if any(each.scid == scid for each in request.channels) else []
+    for case in cases:
+        decision = decide(guarded, case)
+        assert (decision.decision, decision.symbol) == ("deny", "protected_channel")
+
+
+@given(snapshots(), requests(), st.sampled_from(PEERS))
+def test_a_forbidden_peer_gets_no_channel_connection_or_route(
+    snapshot: PolicySnapshot, request: ActionRequest, peer: str
+) -> None:
+    assume(not request.read_only and request.override_keys[0].startswith(_TO_PEERS))
+    document = with_overrides(snapshot.document, {**snapshot.document.overrides, "forbidden_peers": [peer]})
+    for params in ({"peer_id": peer}, {"destinations": [{"peer_id": peer}]}, {"node_id": peer}):
+        case = replace(request, params=params, channels=(), new_fees={})
+        decision = decide(replace(snapshot, document=document, override=None), case)
+        assert (decision.decision, decision.symbol) == ("deny", "forbidden_peer")
+
+
+@given(snapshots(), requests(), st.sampled_from(sorted(COUNTERS)), st.integers(-3, 3))
+def test_more_uses_are_never_easier_and_none_beyond_the_limit_is_granted(
+    snapshot: PolicySnapshot, request: ActionRequest, counter: str, off: int
+) -> None:
+    limits = snapshot.settings(request.now).rate_limits
+    allowed = {
+        "fee_changes": limits.fee_changes_per_hour,
+        "rebalances": limits.rebalances_per_day,
+        "total_actions": limits.total_actions_per_day,
+    }
+    used = {**dict.fromkeys(COUNTERS, 0), counter: max(0, allowed[counter] + off)}
+    more = {**used, counter: used[counter] + 1}
+    before, after = (decide(snapshot, replace(request, counts=counts)) for counts in (used, more))
+    assert strictness(after) >= strictness(before)
+    counted = not request.read_only and counter in counters_of(request.schema)
+    full = used[counter] >= allowed[counter]
+    assert (f"rate_limits.{counter}" in before.rule_ids) == (counted and full)
+    if counted and full:
+        assert before.decision == "deny"
+    if counted:
+        unknown = {name: count for name, count in used.items() if name != counter}
+        assert decide(snapshot, replace(request, counts=unknown)).decision == "deny"
+
+
+@given(minutes, minutes, instants, requests(), zones)
+def test_the_hours_of_two_rules_share_the_day(
+    start: int, end: int, now: int, request: ActionRequest, zone: str
+) -> None:
+    assume(start != end and not request.read_only)
+    document = with_overrides(
+        preset_document("aggressive"),
+        {
+            "time_restrictions": {
+                "quiet_hours": {"start": "00:00", "end": "00:01", "timezone": zone},
+                "quiet_hour_max_danger": 10,
+            }
+        },
+    )
+    names = ("from", "until")
+    both = tuple(
+        parse_rule(
+            {"match": {"hours": f"{clock(low)}-{clock(high)}"}, "effect": "deny"},
+            rule_id=name,
+        )
+        for name, low, high in zip(names, (start, end), (end, start), strict=True)
+    )
+    decision = decide(PolicySnapshot(1, "aggressive", document, both), replace(request, now=now))
+    assert decision.decision == "deny" and len({*decision.rule_ids} & {*names}) == 1
+
+
+@given(quiet_hours, instants, requests(), st.integers(0, 10))
+def test_quiet_hours_by_the_clock_on_the_wall(
+    hours: dict[str, str], now: int, request: ActionRequest, loudest: int
+) -> None:
+    # The wall clock read another way: as text, not as minutes.
+    wall = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo(hours["timezone"])).strftime("%H:%M")
+    start, end = hours["start"], hours["end"]
+    quiet = start <= wall < end if start < end else wall >= start or wall < end
+    document = with_overrides(
+        preset_document("aggressive"),
+        {"time_restrictions": {"quiet_hours": dict(hours), "quiet_hour_max_danger": loudest}},
+    )
+    span = document.settings.quiet_hours
+    assert span is not None and span.active(now) == quiet
+    if start != end:
+        assert replace(span, start=span.end, end=span.start).active(now) != quiet
+    decision = decide(PolicySnapshot(1, "aggressive", document), replace(request, now=now))
+    emergency = (request.schema, request.action) == ("hive:emergency/v1", "disable_forwarding")
+    silenced = quiet and request.danger > loudest and not request.read_only and not emergency
+    assert ("quiet_hours" in decision.rule_ids) == silenced
+    assert decision.decision == "deny" or not silenced
 
 
 json_values = st.recursive(

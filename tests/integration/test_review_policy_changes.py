@@ -40,6 +40,7 @@ class Operator:
             now=lambda: self.now,
         )
         alerts = AlertService(self.db, StateStore(), now=lambda: self.now, log=lambda *_, **__: None)
+        self.alerts = alerts
         self.policy = PolicyService(
             self.db,
             PolicyStore(),
@@ -87,3 +88,17 @@ async def test_an_override_that_runs_out_does_not_undo_a_protection(operator: Op
     assert operator.protected == frozenset({"7x1x0"})
     assert [rule.id for rule in operator.policy.snapshot().rules] == ["r"]
     assert cast("object", operator.policy.snapshot().override) is None
+
+
+async def test_another_time_zone_says_which_rules_it_moves(operator: Operator) -> None:
+    async def told() -> list[str]:
+        return [alert.text for alert in await operator.alerts.recent()]
+
+    hours = {"start": "23:00", "end": "07:00"}
+    await operator.policy.add_rule({"id": "sunday", "match": {"days": ["sun"]}, "effect": "deny"})
+    await operator.policy.add_rule({"id": "always", "match": {"danger_gte": 4}, "effect": "confirm"})
+    await operator.policy.set({"time_restrictions": {"quiet_hours": {**hours, "timezone": "UTC"}}})
+    assert await told() == []
+    await operator.policy.set({"time_restrictions": {"quiet_hours": {**hours, "timezone": "Asia/Tokyo"}}})
+    (text,) = await told()
+    assert "rule sunday, now in Asia/Tokyo" in text and "always" not in text

@@ -409,7 +409,11 @@ class PolicyService:
     def _warn_if_looser(self, tx: Tx, before: PolicySnapshot, after: PolicySnapshot, now: int) -> None:
         if before.locked is not None:
             return
-        keys = list(loosened(before.settings(now), after.settings(now)))
+        was, will = before.settings(now), after.settings(now)
+        keys = list(loosened(was, will))
+        if str(was.zone) != str(will.zone):
+            # Their days and hours go by the zone of the quiet hours: they stop to hold at some moments.
+            keys += [f"rule {rule.id}, now in {will.zone}" for rule in after.rules if rule.timed]
         gone = {rule.id for rule in before.rules} - {rule.id for rule in after.rules}
         keys += [f"rule {name}" for name in sorted(gone)]
         if keys:

@@ -16,16 +16,16 @@ from hive_devnet.world import AdvisorFailed, World, until
 from terminal import at_terminal
 
 SPIKE = ("send", "alice", "hive:emergency/fee_spike", "reason=probing", "fee_ppm=2000", "hours=1")
-STOP = ("send", "alice", "hive:forwarding/disable_all", "reason=probing")
-PENDING, REFUSED = 5, 4
-SCHEMAS = ["hive:monitor/*", "hive:emergency/*", "hive:forwarding/*"]
+STOP = ("send", "alice", "hive:emergency/disable_forwarding", "reason=probing")
+PENDING = 5
+SCHEMAS = ["hive:monitor/*", "hive:emergency/*"]
 
 
-async def hired(world: World, **more: object) -> None:
+async def hired(world: World) -> None:
     """An advisor with little trust, by a credential that the operator spelt out."""
     npub = (await world.advisor.run("identity", "create"))["npub"]
     given = {"agent_id": npub, "tier": "advanced", "allowed_schemas_json": SCHEMAS, "trust": 0.7}
-    await world.alice.call("hive-mgmt-credential-issue", {**given, **more})
+    await world.alice.call("hive-mgmt-credential-issue", given)
     await world.accept_offer("alice")
 
 
@@ -47,13 +47,9 @@ async def receipt_of(world: World, command_id: str) -> dict[str, Any]:
 async def test_acceptance_02_10_11_12_a_challenge_is_signed_by_a_human_and_then_it_runs(world: World) -> None:
     await hired(world)
     ppm = (await world.channel_fees())[1]
-    with pytest.raises(AdvisorFailed, match="--yes"):
-        await world.advisor.run(*SPIKE)
     command_id = await waits(world, "--yes", *SPIKE)
     (item,) = (await world.alice.call("hive-client-pending"))["items"]
     assert (item["action_id"], item["workflow"], item["danger"]["total"]) == (command_id, "confirm", 5)
-    with pytest.raises(AdvisorFailed, match="no challenge"):
-        await world.advisor.run("command", "confirm", command_id)
     said = await world.alice.call("hive-client-approve", {"action_id": command_id})
     assert said["state"] == "confirm_wait"
     assert (await world.channel_fees())[1] == ppm, "the operator's word alone does not run it"
@@ -75,10 +71,7 @@ async def test_acceptance_02_10_11_12_a_challenge_is_signed_by_a_human_and_then_
     receipt = await receipt_of(world, command_id)
     assert (receipt["status"], receipt["approval"]["workflow"]) == ("success", "confirm")
     assert receipt["approval"]["level"] == "7.15"
-    with pytest.raises(AdvisorFailed) as again:
-        await at_terminal(world.advisor, *confirm, answers={"to confirm": "alice fee_spike"})
-    assert again.value.code == REFUSED
-    assert (await world.advisor.run("receipt", "verify", "alice"))["ok"] is True
+    assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
 
 
 async def test_acceptance_02_10_two_kits_sign_the_most_dangerous_action_that_is_served(world: World) -> None:

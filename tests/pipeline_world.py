@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_hive_comms.domain.alert import Level
+from cl_hive_comms.domain.handoff import Handoff
 from cl_hive_comms.domain.policy import PolicySnapshot
 from cl_hive_comms.domain.policy_document import parse_document, preset_document
 from cl_hive_comms.services.command_capabilities import About
@@ -31,7 +32,7 @@ from hive_shared.cln import ClnError, ClnTimeout
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Secret
-from hive_shared.errors import HiveError
+from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import Tier
 from hive_shared.store import Db, Tx
 
@@ -277,6 +278,22 @@ class Outside:
         self.kicks += 0
 
 
+class HandoffsFake:
+    """Handoffs that a test began, by the world's clock."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.running: list[Handoff] = []
+
+    def check_write(self, advisor_id: str) -> None:
+        for each in self.running:
+            if why := each.refusal(advisor_id, self._world.now):
+                raise from_symbol("permission_denied", why)
+
+    def gives_way(self, advisor_id: str, other: str) -> bool:
+        return any((each.incoming, each.outgoing) == (advisor_id, other) for each in self.running)
+
+
 class Keys:
     pubkey = crypto.xonly_pubkey(NODE_KEY)
 
@@ -324,6 +341,7 @@ class World:
         self.credentials = CredentialsFake()
         self.revoking = Revoking(self.credentials)
         self.policies = Policies(preset)
+        self.handoffs = HandoffsFake(self)
         self.switch = Switch()
         self.archon = Archon()
         self.out = Outside()
@@ -359,6 +377,7 @@ class World:
                 credentials=self.credentials,
                 verify_credential=self.archon.verify,
                 policies=self.policies,
+                handoffs=self.handoffs,
                 kill_switch=self.switch,
                 alerts=self.out,
                 messages=self.out,

@@ -26,6 +26,7 @@ from cl_hive_comms.commands.backups import BackupCommands
 from cl_hive_comms.commands.comms_rpc import CommsRpcCommands
 from cl_hive_comms.commands.credential_issue import CredentialIssueCommands
 from cl_hive_comms.commands.emergency import EmergencyCommands
+from cl_hive_comms.commands.handoffs import HandoffCommands
 from cl_hive_comms.commands.identity import IdentityCommands
 from cl_hive_comms.commands.migration import MigrationCommands
 from cl_hive_comms.commands.policy import PolicyCommands
@@ -112,6 +113,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *TrialCommands(
                 lambda: self.contracts, lambda: self.advisors, lambda: self.aliases, unix_now
             ).specs(),
+            *HandoffCommands(lambda: self.handoffs, lambda: self.aliases).specs(),
             *AliasCommands(lambda: self.aliases, lambda: self.credentials).specs(),
             *PolicyCommands(lambda: self.policy, unix_now, self._advisor_id, self._advisor_name).specs(),
             *CommsRpcCommands(
@@ -175,6 +177,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self.build_emergency()
         await self.credentials.load()
         await self.aliases.load()
+        await self.handoffs.load()
         await self.inbound.load()
         await self.sibling_registry.load()
         self.build_siblings(sibling_key)
@@ -205,6 +208,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("runes", self.advisor_runes.settle, every=60.0)
         spawn("rest-path", self.rest_door.offer_path, every=60.0)
         spawn("trials", self.contracts.settle, every=30.0)
+        spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)

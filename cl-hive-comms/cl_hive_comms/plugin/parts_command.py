@@ -15,6 +15,7 @@ from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -96,6 +97,7 @@ class CommandParts(Parts):
             )
         )
         self.advisors.on_revoked = self.credentials_revoked
+        self._build_handoffs()
         self.verifier = VcVerifier(
             self.db,
             AdvisorStore(),
@@ -119,6 +121,18 @@ class CommandParts(Parts):
             log=self.log,
         )
 
+    def _build_handoffs(self) -> None:
+        self.handoffs = HandoffService(
+            self.db,
+            StateStore(),
+            credentials=self.credentials,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            revoke=self.advisors.revoke,
+            name_of=self.advisors.name_of,
+            now=unix_now,
+        )
+
     def build_pipeline(self) -> None:
         """The command pipeline."""
         self.pipeline = compose_pipeline(
@@ -139,6 +153,7 @@ class CommandParts(Parts):
             push=self.push,
             offers=self.offers,
             trust=self.trust,
+            handoffs=self.handoffs,
             registered=lambda: [row.name for row in self.sibling_registry.usable()],
             on_receipt=self.receipt_written,
             log=self.log,
@@ -164,6 +179,7 @@ class CommandParts(Parts):
             alerts=self.alerts,
             tallies=self.contracts.tallies,
             trials=self.contracts.trials,
+            handoff_of=self.handoffs.of,
             now=unix_now,
         )
         self.sections.register(self.status)

@@ -18,6 +18,7 @@ from cl_hive_comms.services.command_capabilities import About
 from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
@@ -62,6 +63,7 @@ def compose_pipeline(
     push: CommandPush,
     offers: AdvisorOffers,
     trust: TrustService,
+    handoffs: HandoffService,
     registered: Callable[[], Sequence[str]],
     on_receipt: Callable[[int, str], None],
     log: Log,
@@ -81,6 +83,7 @@ def compose_pipeline(
             credentials=credentials,
             verify_credential=verifier.check,
             policies=policy,
+            handoffs=handoffs,
             kill_switch=kill_switch,
             alerts=alerts,
             messages=messenger,

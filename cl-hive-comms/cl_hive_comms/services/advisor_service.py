@@ -146,8 +146,8 @@ class AdvisorService:
         if row is not None and row.live(now):
             left = days_left(row.credential.valid_until, now)
             raise Conflict(
-                f"{self._name(row.advisor_id)!a} works here already, for {left} more days; a trial is how one"
-                " begins. Revoke first, or authorize without trial",
+                f"{self.name_of(row.advisor_id)!a} works here already, for {left} more days; a trial is how"
+                " one begins. Revoke first, or authorize without trial",
                 reason="already_hired",
             )
 
@@ -340,7 +340,7 @@ class AdvisorService:
         blacklisted = await self._p.runes.blacklist_pending()
         self.on_revoked(ended)
         return Dismissed(
-            tuple(self._name(row.advisor_id) for row in ended),
+            tuple(self.name_of(row.advisor_id) for row in ended),
             cancelled,
             blacklisted and any(row.rune_id for row in ended),
             len(ended),
@@ -402,7 +402,7 @@ class AdvisorService:
                     credential_id=row.credential_id,
                 ),
             )
-            told = f"the credential of {self._name(row.advisor_id)} was revoked"
+            told = f"the credential of {self.name_of(row.advisor_id)} was revoked"
             self._p.alerts.raise_alert(tx, "warning", "advisor_revoked", told)
         return rows, cancelled
 
@@ -412,7 +412,8 @@ class AdvisorService:
         if row is not None:
             self._p.runes.forget(tx, row)
 
-    def _name(self, advisor_id: str) -> str:
+    def name_of(self, advisor_id: str) -> str:
+        """An advisor's name, by its id."""
         advisor = self._p.credentials.advisor(advisor_id)
         return advisor_id if advisor is None else self._p.aliases.name_of(advisor)
 

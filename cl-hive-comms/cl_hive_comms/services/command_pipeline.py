@@ -29,6 +29,7 @@ from .ports_commands import (
     Database,
     Fault,
     FeeRows,
+    Handoffs,
     Identity,
     KillSwitch,
     Log,
@@ -68,6 +69,7 @@ class PipelineParts:
     credentials: Credentials
     verify_credential: VerifyCredential
     policies: Policies
+    handoffs: Handoffs
     kill_switch: KillSwitch
     alerts: Alerts
     messages: Messages
@@ -199,6 +201,7 @@ def _core(parts: PipelineParts) -> _Core:
         commands=parts.commands,
         fees=parts.fees,
         policies=parts.policies,
+        handoffs=parts.handoffs,
         locks=locks,
         find_write=executors.write,
         policy_root=state_hash.policy_root,

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final, Self
 
 from hive_shared.canonical import JsonValue
@@ -43,7 +44,7 @@ from .action_caps import Cap
 from .command_case import Case, Judged, RuleRefusal
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
-from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Policies
+from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Handoffs, Policies
 
 UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
@@ -147,6 +148,7 @@ class DecisionService:
         commands: CommandRows,
         fees: FeeRows,
         policies: Policies,
+        handoffs: Handoffs,
         locks: ExecutionLocks,
         find_write: Callable[[str, str], WriteAction | None],
         policy_root: Callable[[Plan], Awaitable[str]],
@@ -154,6 +156,7 @@ class DecisionService:
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
+        self._handoffs = handoffs
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
         self._policy_root = policy_root
 
@@ -255,6 +258,7 @@ class DecisionService:
             who, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
         )
         if who.view is not None:
+            self._handoffs.check_write(who.advisor_id)
             constraints.check(who.view.credential.constraints, request)
         snapshot = self._policies.snapshot()
         decision = decide(snapshot, request)
@@ -401,7 +405,10 @@ class DecisionService:
         daily = Use(DAILY_ACTIONS, who.credential_id)
         counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=who.command_id)
         scids = tuple(fact.scid for fact in rated.plan.channels)
-        writes = self._fees.since(tx, scids, now - HOUR_S)
+        # Who takes over is not held up by what the one before it did or asked (02 §7.5).
+        gone = partial(self._handoffs.gives_way, who.advisor_id)
+        since = self._fees.since(tx, scids, now - HOUR_S)
+        writes = tuple(write for write in since if not gone(write.advisor_id))
         under_way = [
             row for row in self._commands.in_states(tx, UNDER_WAY) if row.command_id != who.command_id
         ]
@@ -410,7 +417,9 @@ class DecisionService:
         unresolved = any(
             row.state == State.EXECUTING and not _channels_of(row).isdisjoint(scids) for row in under_way
         )
-        others = tuple(row for row in under_way if row.advisor_id != who.advisor_id)
+        others = tuple(
+            row for row in under_way if row.advisor_id != who.advisor_id and not gone(row.advisor_id)
+        )
         return _Past(counts, writes, others, unresolved)
 
     def _request(

@@ -246,6 +246,18 @@ class Credentials(Protocol):
         ...
 
 
+class Handoffs(Protocol):
+    """Who of two advisors works while one hands over to the other (services.handoff_service)."""
+
+    def check_write(self, advisor_id: str) -> None:
+        """Raises PermissionDenied for the one who may only look on."""
+        ...
+
+    def gives_way(self, advisor_id: str, other: str) -> bool:
+        """Whether `other` hands over to this advisor."""
+        ...
+
+
 class Policies(Protocol):
     """The operator's policy (policy_service)."""
 

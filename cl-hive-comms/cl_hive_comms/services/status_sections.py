@@ -43,10 +43,12 @@ class StatusSections:
         alerts: AlertService,
         tallies: Callable[[], Awaitable[Mapping[str, Tally]]],
         trials: Callable[[str | None, int], Awaitable[Sequence[Trial]]],
+        handoff_of: Callable[[str], Mapping[str, Any] | None],
         now: Clock,
     ) -> None:
         self._tallies, self._trials = tallies, trials
         self._config, self._node, self._identity = config, node, identity
+        self._handoff_of = handoff_of
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._registered = registered
@@ -128,6 +130,8 @@ class StatusSections:
                 # Nothing in this version pays anybody.
                 "spent_sats": 0,
             }
+            if (handoff := self._handoff_of(advisor.advisor_id)) is not None:
+                row["handoff"] = handoff
             if verbose:
                 row |= {
                     "advisor_id": advisor.advisor_id,

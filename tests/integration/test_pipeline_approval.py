@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline_world import AGENT_KEY, OTHER_KEY, View, World, issue, slug
 
 FEES = "hive:fee-policy/v1"
 CONTROL = "hive:control/v1"
+CREDENTIAL = f"00000000-0000-4000-8000-{1:012x}"
 ASK = {"approval_overrides": {"fee_policy_*": "always_confirm"}}
 
 
@@ -139,6 +141,36 @@ async def test_acceptance_02_11_revocation_cancels_what_waits(world: World) -> N
     assert cancelled == 3
     assert [await world.state(action_id) for action_id in ids] == ["cancelled"] * 3
     assert [doc["error"]["slug"] for doc in await world.docs()] == ["credential_revoked"] * 3
+
+
+async def test_acceptance_02_11_three_wait_and_one_runs_while_the_credential_is_revoked(world: World) -> None:
+    """What waits is cancelled at once; what runs is not torn off, and is on record; then nothing more."""
+    ids = [await held(world, channel=channel) for channel in ("101x1x0", "102x1x0", "103x1x0")]
+    world.policies.override("moderate")
+    entered, leave = asyncio.Event(), asyncio.Event()
+    setchannel = world.node.setchannel
+
+    async def slow(*args: Any, **named: Any) -> Any:
+        entered.set()
+        await leave.wait()
+        return await setchannel(*args, **named)
+
+    world.node.setchannel = slow  # type: ignore[method-assign]
+    running = asyncio.create_task(world.set_fee(110, "104x1x0"))
+    async with asyncio.timeout(30):
+        await entered.wait()
+    world.credentials.add(replace(world.credentials.views[CREDENTIAL], status="revoked"))
+    cancelled = await world.db.write(lambda tx: world.pipeline.commands.cancel_in(tx, "adv-1", "revoked"))
+    assert cancelled == 3
+    assert [await world.state(action_id) for action_id in ids] == ["cancelled"] * 3
+    leave.set()
+    answer = await running
+    assert answer["status"] == 0, answer
+    assert world.node.fees("104x1x0")[1] == 110
+    docs = await world.docs()
+    assert sorted(doc["status"] for doc in docs) == ["cancelled"] * 3 + ["success"]
+    assert slug(await world.set_fee(110)) == "credential_revoked"
+    assert world.setchannels == 1 and (await world.receipts.verify()).ok
 
 
 async def test_an_agent_cancels_its_own_command_and_nobody_elses(world: World) -> None:
@@ -263,7 +295,6 @@ async def test_two_advisors_with_open_requests_on_one_channel_are_both_held(tmp_
 @pytest.fixture
 def as_workflow(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes every judged write ask for a given workflow."""
-    from dataclasses import replace
 
     def use(workflow: Workflow, needed: int = 1) -> None:
         judge = DecisionService._verdict

@@ -76,6 +76,27 @@ async def test_two_protections_at_once_both_hold(operator: Operator) -> None:
     assert operator.protected == frozenset(channels)
 
 
+async def test_acceptance_08_07_an_override_expires_while_the_plugin_is_down(
+    operator: Operator, tmp_path: Path
+) -> None:
+    await operator.policy.override({"max_danger": 7}, "1h")
+    assert operator.policy.snapshot().settings(operator.now).max_danger == 7
+    operator.db.close()
+    early = Operator(tmp_path)
+    early.now = NOW + 3_599
+    await early.policy.load("moderate", "")
+    assert early.policy.snapshot().settings(early.now).max_danger == 7, "it is kept over a restart"
+    early.db.close()
+    late = Operator(tmp_path)
+    late.now = NOW + 3_600
+    await late.policy.load("moderate", "")
+    # Before any loop has run: the clock alone ends it.
+    assert late.policy.snapshot().settings(late.now).max_danger == 6
+    await late.policy.expire_overrides()
+    assert cast("object", late.policy.snapshot().override) is None
+    late.db.close()
+
+
 async def test_an_override_that_runs_out_does_not_undo_a_protection(operator: Operator) -> None:
     await operator.policy.override({"max_danger": 5}, "1h")
     operator.now += 3_600

@@ -217,6 +217,35 @@ def test_acceptance_02_20_quiet_hours_over_midnight_and_dst(when: str, quiet: bo
     assert (decision.symbol == "quiet_hours") is quiet
 
 
+@pytest.mark.parametrize(
+    ("utc", "start", "quiet"),
+    [
+        # In Beirut the clock goes from 24:00 to 01:00 on 29 March 2026, and from 24:00 back to 23:00 on
+        # 25 October: local midnight is left out once and comes twice once.
+        ("2026-03-28T20:59:59", "23:00", False),
+        ("2026-03-28T21:00:00", "23:00", True),
+        ("2026-03-28T21:59:59", "23:00", True),
+        ("2026-03-28T22:00:00", "23:00", True),
+        ("2026-03-29T03:59:59", "23:00", True),
+        ("2026-03-29T04:00:00", "23:00", False),
+        ("2026-03-28T21:59:59", "00:30", False),
+        ("2026-03-28T22:00:00", "00:30", True),
+        ("2026-10-24T19:59:59", "23:00", False),
+        ("2026-10-24T20:30:00", "23:00", True),
+        ("2026-10-24T21:30:00", "23:00", True),
+        ("2026-10-25T04:59:59", "23:00", True),
+        ("2026-10-25T05:00:00", "23:00", False),
+    ],
+)
+def test_acceptance_08_07_quiet_hours_over_a_midnight_that_the_clock_skips_or_repeats(
+    utc: str, start: str, quiet: bool
+) -> None:
+    hours = {"start": start, "end": "07:00", "timezone": "Asia/Beirut"}
+    snapshot = policy(time_restrictions={"quiet_hours": hours, "quiet_hour_max_danger": 2})
+    decision = decide(snapshot, request(3, now=at(utc, "UTC")))
+    assert (decision.symbol == "quiet_hours") is quiet
+
+
 def test_quiet_hours_follow_the_wall_clock_not_utc() -> None:
     """23:30 in Berlin is 22:30 UTC in winter and 21:30 UTC in summer."""
     snapshot = policy(time_restrictions=BERLIN)

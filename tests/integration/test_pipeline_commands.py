@@ -259,6 +259,23 @@ async def test_an_agent_waits_an_hour_between_its_own_writes_of_a_channel(world:
     assert slug(await world.set_fee(115)) is None
 
 
+async def test_reads_have_a_day_s_measure_of_their_own_for_each_credential(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cl_hive_comms.services.command_service.READS_PER_DAY", 3)
+    world.credentials.add(View(issue(OTHER_KEY, number=2), "adv-2"))
+    for _ in range(3):
+        assert (await world.ask("hive:monitor/v1", "channel_list", {}))["status"] == 0
+    full = await world.ask("hive:monitor/v1", "channel_list", {})
+    assert slug(full) == "daily_cap" and "reads a day" in full["error"]["message"]
+    # Writes, and others, have theirs.
+    assert slug(await world.set_fee(110)) is None
+    other = await world.ask("hive:monitor/v1", "channel_list", {}, agent=OTHER_KEY, credential=2)
+    assert other["status"] == 0
+    world.pass_time(86_400)
+    assert (await world.ask("hive:monitor/v1", "channel_list", {}))["status"] == 0
+
+
 async def test_the_policy_names_its_rule(world: World) -> None:
     response = await world.set_fee(140)
     assert slug(response) == "policy_blocked"

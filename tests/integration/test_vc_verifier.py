@@ -79,6 +79,7 @@ class World:
             AdvisorStore(),
             lambda: self.archon,
             rows=lambda: self.rows,
+            find=lambda wanted: next((row for row in self.rows if row.credential_id == wanted), None),
             revoke=self._revoke,
             now=lambda: self.now,
             log=lambda level, event, /, **fields: None,

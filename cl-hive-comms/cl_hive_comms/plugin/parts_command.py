@@ -103,6 +103,7 @@ class CommandParts(Parts):
             AdvisorStore(),
             lambda: self.siblings,
             rows=self.credentials.rows,
+            find=self.credentials.row,
             revoke=self.advisors.revoke_credential,
             now=unix_now,
             log=self.log,

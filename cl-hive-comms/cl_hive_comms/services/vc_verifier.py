@@ -50,7 +50,7 @@ class Siblings(Protocol):
 class VcVerifier:
     """Keeps what archon found, asks again in time, and ends what was revoked elsewhere.
 
-    `rows` gives all credentials; `revoke(credential_id, reason)` ends one here.
+    `rows` gives all credentials, `find` that of an id; `revoke(credential_id, reason)` ends one here.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class VcVerifier:
         siblings: Callable[[], Siblings],
         *,
         rows: Callable[[], Collection[CredentialRow]],
+        find: Callable[[str], CredentialRow | None],
         revoke: Callable[[str, str], Awaitable[object]],
         now: Clock,
         log: Log,
     ) -> None:
         self._db, self._store, self._siblings = db, store, siblings
-        self._rows, self._revoke = rows, revoke
+        self._rows, self._find, self._revoke = rows, find, revoke
         self._now, self._log = now, log
         self._checks: dict[str, Check] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -77,7 +78,7 @@ class VcVerifier:
         Raises CredentialInvalid with the symbol of 02 §7.2, CredentialUnverifiable: `credential_unverifiable`
         when it was never found good, `revocation_unverifiable` when that is an hour ago or more.
         """
-        row = self._row(credential_id)
+        row = self._find(credential_id)
         if row is None or row.format != "vc" or self._settled(row):
             return
         async with self._locks[row.credential_id]:
@@ -151,7 +152,7 @@ class VcVerifier:
     async def doubt(self, credential_id: str) -> None:
         """Somebody says that a credential was revoked: what was found of it no longer counts. When the id is
         none of ours, it may be archon's name for any of them. Only archon's answer ends anything."""
-        ours = self._row(credential_id)
+        ours = self._find(credential_id)
         for row in self._theirs():
             known = self.last(row)
             if ours in (None, row) and known is not None and known.status == vc_check.GOOD:
@@ -206,9 +207,6 @@ class VcVerifier:
 
     def _theirs(self) -> list[CredentialRow]:
         return [row for row in self._rows() if row.format == "vc" and row.status == "active"]
-
-    def _row(self, credential_id: str) -> CredentialRow | None:
-        return next((row for row in self._rows() if row.credential_id == credential_id), None)
 
 
 def _allowed(row: CredentialRow) -> tuple[str, str]:

@@ -98,16 +98,7 @@ class CommandParts(Parts):
         )
         self.advisors.on_revoked = self.credentials_revoked
         self._build_handoffs()
-        self.verifier = VcVerifier(
-            self.db,
-            AdvisorStore(),
-            lambda: self.siblings,
-            rows=self.credentials.rows,
-            find=self.credentials.row,
-            revoke=self.advisors.revoke_credential,
-            now=unix_now,
-            log=self.log,
-        )
+        self._build_verifier()
         self.setup = compose_setup(
             db=self.db,
             cln=self.cln,
@@ -119,6 +110,18 @@ class CommandParts(Parts):
             receipts=self.receipts,
             alerts=self.alerts,
             selfcheck=lambda: self.selfcheck,
+            log=self.log,
+        )
+
+    def _build_verifier(self) -> None:
+        self.verifier = VcVerifier(
+            self.db,
+            AdvisorStore(),
+            lambda: self.siblings,
+            rows=self.credentials.rows,
+            find=self.credentials.row,
+            revoke=self.advisors.revoke_credential,
+            now=unix_now,
             log=self.log,
         )
 

@@ -41,6 +41,7 @@ class Chain:
 
     def __init__(self, db: Db, directory: Path) -> None:
         self.db, self.now, self.days = db, START, 0
+        self.open_since: int | None = None
         self.rows = ReceiptStore()
         self.service = ReceiptService(
             db,
@@ -60,6 +61,7 @@ class Chain:
             directory=directory,
             node_id=NODE_ID,
             retention_days=lambda: self.days,
+            open_since=lambda _tx: self.open_since,
             now=lambda: self.now,
             log=lambda *_args, **_fields: None,
         )
@@ -95,6 +97,21 @@ async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
     db = Db.open(tmp_path / "comms.db", MIGRATIONS)
     yield Chain(db, tmp_path / "archive")
     db.close()
+
+
+async def test_receipts_of_an_open_trial_stay(chain: Chain) -> None:
+    await chain.add(20)
+    began = chain.now
+    await chain.add(KEPT + 30)
+    chain.now += 2 * DAY_S
+    chain.open_since = began
+    assert (await chain.archive.prune(1)).last_id == 20
+    chain.open_since = START
+    assert (await chain.archive.prune(1)).count == 0
+    chain.open_since = None
+    # Reviewed: up to the newest 1,000.
+    assert (await chain.archive.prune(1)).last_id == 51
+    assert (await chain.service.verify()).ok
 
 
 async def test_acceptance_08_15_after_a_prune_the_chain_still_verifies(chain: Chain) -> None:

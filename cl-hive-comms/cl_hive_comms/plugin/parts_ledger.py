@@ -27,6 +27,7 @@ from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.identity_store import IdentityStore
+from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
@@ -83,6 +84,7 @@ class LedgerParts(Parts):
             directory=self.info.net_dir / "hive" / "archive",
             node_id=self.node["node_id"],
             retention_days=lambda: int(self.config.get("receipt-retention-days")),
+            open_since=MarketplaceStore().open_since,
             now=unix_now,
             log=self.log,
         )

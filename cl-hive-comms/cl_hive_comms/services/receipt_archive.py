@@ -41,7 +41,10 @@ class Archived:
 
 
 class ReceiptArchive:
-    """Archives; never two runs at once. `directory` is created 0700, its files are 0600."""
+    """Archives; never two runs at once. `directory` is created 0700, its files are 0600.
+
+    `open_since` gives the time (Unix s) from which on receipts belong to a trial without its review.
+    """
 
     def __init__(
         self,
@@ -54,17 +57,19 @@ class ReceiptArchive:
         directory: Path,
         node_id: str,
         retention_days: Callable[[], int],
+        open_since: Callable[[Tx], int | None],
         now: Callable[[], int],
         log: Log,
     ) -> None:
         self._db, self._rows, self._receipts, self._commands = db, rows, receipts, commands
         self._identity, self._directory, self._node_id = identity, directory, node_id
         self._retention_days, self._now, self._log = retention_days, now, log
+        self._open_since = open_since
         self._lock = asyncio.Lock()
 
     async def prune(self, days: int) -> Archived:
         """Archive receipts older than `days`. The newest 1,000 stay, and everything from the first receipt
-        of an unfinished command on. Raises Conflict when the file cannot be written."""
+        of an unfinished command or of an open trial on. Raises Conflict when the file cannot be written."""
         before = self._now() - days * DAY_S
         return await self._archive(lambda tx: self._older(tx, before), "prune", {"days": days})
 
@@ -97,6 +102,9 @@ class ReceiptArchive:
         still_open = self._rows.first_of_commands(tx, waiting)
         if still_open is not None:
             last_id = min(last_id, still_open - 1)
+        if (since := self._open_since(tx)) is not None:
+            settled = self._rows.span(tx, 0, since)
+            last_id = min(last_id, 0 if settled is None else settled[1])
         # A root of which a part is archived could prove nothing about the rest any more.
         while (root := self._rows.root_across(tx, last_id)) is not None:
             last_id = root.first_id - 1

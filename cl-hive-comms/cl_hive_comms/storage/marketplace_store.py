@@ -105,6 +105,13 @@ class MarketplaceStore:
         ).fetchone()
         return None if row is None else str(row["contract_id"])
 
+    def open_since(self, tx: Tx) -> int | None:
+        """When the oldest trial began that has no review yet; None when there is none."""
+        (start,) = tx.execute(
+            "SELECT MIN(start_at) FROM marketplace_trials WHERE evaluation_json IS NULL"
+        ).fetchone()
+        return None if start is None else int(start)
+
     def unreviewed(self, tx: Tx, now: int, limit: int) -> list[Trial]:
         """Trials that are over, by their time or before it, and have no review yet."""
         rows = tx.execute(

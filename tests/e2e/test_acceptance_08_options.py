@@ -52,6 +52,8 @@ TEXTS = (
     "\u0000",
     "0.1234567",
     "-5",
+    "me@example.org",
+    "smtps://mail.example.org",
 )
 
 
@@ -131,7 +133,8 @@ async def test_acceptance_08_22_every_dynamic_option_is_applied_or_refused_with_
             assert len(error.message) > len(spec.name) + 12, f"{spec.name}={bad!r} gave no reason: {error}"
             assert await config_value(world, spec.name) == after, spec.name
         if before is not None and not isinstance(before, list):
-            await set_option(world, spec.name, before)
+            # What is shown of a concealed one is not its value.
+            await set_option(world, spec.name, spec.default if spec.kind == "string-conceal" else before)
             assert await config_value(world, spec.name) == before, spec.name
 
 

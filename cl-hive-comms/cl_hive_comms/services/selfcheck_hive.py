@@ -169,7 +169,8 @@ class HiveChecks:
             "identity": not self._h.identity.ring.current.origin.startswith("derived:"),
             "credentials": self._h.advisors() > 0,
             "receipts": await self._h.last_receipt() > 0,
-            "policy": self._h.policy.snapshot().version > 0,
+            # The first version is what the preset gives.
+            "policy": self._h.policy.snapshot().version > 1,
         }
         at_stake = [part for part in BACKUP_PARTS if stakes[part]]
         return backup_check(json.loads(text or "{}"), at_stake=at_stake, now=self._h.now())

@@ -175,7 +175,13 @@ class Gated:
 async def died(path: Path, point: str) -> tuple[World, dict[str, Any]]:
     """A world killed at a point of a fee change that came over a transport, and up again."""
     world = World(path)
-    document = world.envelope("hive:fee-policy/v1", "set_single", {"channel_id": "101x1x0", "fee_ppm": 120})
+    document = world.envelope(
+        "hive:fee-policy/v1",
+        "set_single",
+        {"channel_id": "101x1x0", "fee_ppm": 120},
+        # By its own id a repeat can be taken for the command.
+        command_id="00000000-0000-4000-8000-00000000c0de",
+    )
     world.crash_at = point
     with pytest.raises(Crash):
         await world.handle(document, transport="air")
@@ -216,6 +222,21 @@ async def test_the_reconciler_does_not_take_a_repeat_for_the_command_in_work(
     assert len(await world.docs()) == 1
     sending.open.set()
     assert (await repeat or {})["status"] == 3
+    await ended_once(world, document, point, done)
+
+
+@pytest.mark.parametrize("point", ["after_received", "after_executing", "after_cln"])
+async def test_a_row_passed_by_for_a_repeat_gets_its_end_with_the_repeat(tmp_path: Path, point: str) -> None:
+    world, document = await died(tmp_path, point)
+    done = world.setchannels
+    storing = Gated(world.db, "write")
+    repeat = asyncio.create_task(world.handle(document, transport="air"))
+    async with asyncio.timeout(30):
+        await storing.reached.wait()
+    # Whether it is a repeat is not known yet: the clock's look takes it for a command in work.
+    await world.pipeline.commands.reconcile()
+    storing.open.set()
+    assert (await repeat or {})["status"] != 3
     await ended_once(world, document, point, done)
 
 

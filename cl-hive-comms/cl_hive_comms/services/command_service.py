@@ -88,6 +88,8 @@ class CommandService:
         self._running: dict[tuple[str, int, str], asyncio.Task[Response | None]] = {}
         # Commands that this process took in and has not ended; a repeat of a stored one is none of them.
         self._live: Counter[str] = Counter()
+        # Rows that the last look passed by because they were live.
+        self._passed_by: set[str] = set()
 
     async def handle(self, raw: bytes | str, ingress: Ingress) -> Response | None:
         """Run one envelope through the pipeline; the signed response, or None when it was dropped.
@@ -171,6 +173,7 @@ class CommandService:
             return await self._refuse_early(refused, ingress)
         if isinstance(got, _Repeat):
             live.close()
+            got = await self._settled(got)
             return await self._repeat(got, admitted, ingress)
         await self._fault("after_received")
         try:
@@ -184,6 +187,20 @@ class CommandService:
             # A fault of ours: the agent gets an answer, and the row an end, if nothing ran yet.
             self._log("error", "command_failed", action=command.action, kind=type(error).__name__)
             return await self._paused(got, Internal("a fault in the node's plugin stopped the command"))
+
+    async def _settled(self, repeat: _Repeat) -> _Repeat:
+        """The repeat, its row looked at if the last look took this repeat for the command in work."""
+        row = repeat.row
+        if row.command_id not in self._passed_by or row.command_id in self._live:
+            return repeat
+        await self.reconcile()
+
+        def again(tx: Tx) -> _Repeat:
+            now = self._commands.get(tx, row.command_id) or row
+            stored = self._commands.response(tx, row.sender_key, row.nonce)
+            return _Repeat(now, None if stored is None else stored.response_json)
+
+        return await self._db.read(again)
 
     def _ended(self, command_id: str) -> None:
         self._live[command_id] -= 1
@@ -372,8 +389,9 @@ class CommandService:
         channel takes no other change until it is resolved. `approved` ones: ApprovalService.resume."""
         rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING)))
         left = 0
+        self._passed_by = {row.command_id for row in rows if row.command_id in self._live}
         for row in rows:
-            if row.command_id in self._live:
+            if row.command_id in self._passed_by:
                 continue
             try:
                 left += not await self._settle(row)

@@ -10,6 +10,7 @@ from typing import Any
 
 import legacy_database as legacy
 import pytest
+from channel_world import ready
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World
 from hive_shared.crypto import xonly_pubkey
@@ -150,6 +151,7 @@ async def test_acceptance_08_17_the_key_becomes_ours_only_when_asked(world: Worl
     assert (await world.alice.call("hive-client-identity"))["npub"] == theirs
     await world.alice.stop()
     await world.alice.start()
+    await ready(world)
     assert (await world.alice.call("hive-client-identity"))["npub"] == theirs
     assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
     data = b"".join(path.read_bytes() for path in world.alice.net_dir.glob("cl_hive_comms.db*"))

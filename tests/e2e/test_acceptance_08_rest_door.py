@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agent import Agent
+from channel_world import ready
 from cl_hive_comms.plugin.app import Comms
 from hive_devnet.faults import FaultKind, NodeFaults
 from hive_devnet.network import EmbeddedNetwork
@@ -191,6 +192,7 @@ async def test_acceptance_08_22_one_rune_for_all_is_shared_and_never_blacklisted
         with (world.alice.net_dir / "config").open("a") as config:
             config.write(f"{COMMS}rest-rune-static={shared}\n")
         await world.alice.start()
+        await ready(world)
         async with Agent(world.alice, world.relay.url) as agent:
             await agent.hired("monitoring")
             assert (await rune_of(agent))["rune"] == shared

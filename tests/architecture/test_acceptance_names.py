@@ -13,13 +13,12 @@ SHEETS = {
 }
 LATER = {
     "02": {
-        **{1: "shown, though not asked for yet", 2: "the same", 7: "the same", 8: "payments", 13: "Cashu"},
+        **{8: "payments", 13: "Cashu"},
         **{
             14: "L402",
             15: "escrow",
             18: "rebalancing",
             19: "config tuning",
-            24: "peer_rebalance with cl-hive",
         },
     },
     "08": {

@@ -215,6 +215,14 @@ async def test_acceptance_02_09_hostile_text_from_a_known_key_costs_no_database_
     assert world.db.stats.writes == 0
 
 
+async def test_who_only_claims_a_key_does_not_use_up_the_minute_of_its_owner(world: World) -> None:
+    forged = world.envelope(CONTROL, "ping", {})
+    forged["timestamp"] = world.now + 1
+    for _ in range(100):
+        assert slug(await world.handle(forged)) == "bad_signature"
+    assert slug(await world.ask(CONTROL, "ping", {})) is None
+
+
 async def test_acceptance_02_17_the_61st_command_in_a_minute_is_rate_limited(world: World) -> None:
     for _ in range(60):
         assert slug(await world.ask(CONTROL, "ping", {})) is None

@@ -286,6 +286,8 @@ class AdvisorService:
     def _store(
         self, tx: Tx, hire: Hire, draft: _Draft, also: Callable[[Tx, CredentialRow], None] | None
     ) -> str | None:
+        # Again: between the first look and here the node was asked to sign.
+        self._p.kill_switch.check()
         row, advisor = draft.row, draft.advisor
         now = self._p.now()
         superseded = self._p.store.supersede(tx, advisor.advisor_id, row.credential_id, now)

@@ -131,7 +131,9 @@ class EmergencyService:
         def body(tx: Tx) -> None:
             self._switch.put(tx, stop)
             self._receipts.append(tx, operator_event("emergency_engage", params=params))
-            self._alerts.raise_in(tx, Level.CRITICAL, "emergency_stop", text)
+            # A second stop within ten minutes is news of its own.
+            key = f"emergency_stop:{stop.since}"
+            self._alerts.raise_in(tx, Level.CRITICAL, "emergency_stop", text, key)
 
         try:
             await self._db.write(body)

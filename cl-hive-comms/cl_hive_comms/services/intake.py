@@ -24,6 +24,8 @@ DANGEROUS_PER_MINUTE: Final = 5
 DANGEROUS: Final = 5
 # Beyond this many refusals a minute even a known key gets no answers: each costs an outbox row.
 _ANSWERED_PER_MINUTE: Final = 2 * PER_MINUTE
+# Transports that prove who sends; on the others the key is a claim until the envelope's signature is checked.
+_PROVES_SENDER: Final = frozenset({"nostr_dm"})
 VOTES: Final = frozenset({"approve", "reject"})
 
 
@@ -94,18 +96,24 @@ class Intake:
         """Steps 1 to 8. None: dropped without a word."""
         if not self._credentials.knows(ingress.sender_key):
             return None
+        proven = ingress.transport in _PROVES_SENDER
         command: Command | None = None
         try:
             command = envelope.decode_command(raw)
             self._check_running()
             self._check_transport(command, ingress)
-            self._check_rate(ingress.sender_key)
+            if proven:
+                self._check_rate(ingress.sender_key)
             self._check_target(command)
             view = await self.authorise(command, ingress.transport)
             self._check_signature(command, view)
+            if not proven:
+                # Not before: who only claims a key must not use up the minute of its owner.
+                self._check_rate(ingress.sender_key)
             self._check_danger_rate(command)
         except HiveError as error:
-            if not self._windows.allow("answers", ingress.sender_key, _ANSWERED_PER_MINUTE):
+            who = ingress.sender_key if proven else f"{ingress.transport} {ingress.sender_key}"
+            if not self._windows.allow("answers", who, _ANSWERED_PER_MINUTE):
                 return None
             if command is None:
                 return Refused(error)

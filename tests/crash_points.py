@@ -65,3 +65,9 @@ async def killed(
     await world.pipeline.timers.tick()
     await world.pipeline.timers.tick()
     return world, died
+
+
+async def under_way(world: World) -> int:
+    """How many commands have no end yet."""
+    sql = "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
+    return int(await world.db.read(lambda tx: tx.execute(sql).fetchone()[0]))

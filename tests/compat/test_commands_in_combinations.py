@@ -50,7 +50,7 @@ async def test_acceptance_02_24_checks_1_to_4_pass_in_every_combination(plugins:
             # What needs cl-hive's rebalancing is refused by name, not ignored.
             params = {"channel_id": world.scid}
             refused = await agent.rest(agent.signed("peer_rebalance", params, "hive:rebalance/v1"))
-            assert refused["error"]["slug"] in ("unsupported_action", "unsupported_schema"), refused
+            assert refused["error"]["slug"] == "unsupported_action", refused
             assert len(world.witnessed("setchannel")) == before
             assert (await world.alice.call("hive-client-receipts-verify"))["ok"]
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_points import killed
+from crash_points import killed, under_way
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.envelope import approve_digest, confirm_digest
@@ -80,11 +80,6 @@ def shown(world: World) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return [(world.node.fees(scid), world.node.limits(scid)) for scid in rows]
 
 
-async def unfinished(world: World) -> int:
-    sql = "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
-    return int(await world.db.read(lambda tx: tx.execute(sql).fetchone()[0]))
-
-
 async def test_no_action_that_writes_is_left_out(tmp_path: Path) -> None:
     world = World(tmp_path)
     writes = set(world.pipeline.executors._writes)
@@ -134,7 +129,7 @@ async def test_acceptance_02_12_every_action_killed_anywhere_is_done_once_or_not
         else:
             assert status in ("none", "rejected", "error") and now == untouched and not acted, (at, docs)
             assert docs or died
-        assert await unfinished(world) == 0
+        assert await under_way(world) == 0
         assert (await world.receipts.verify()).ok
         world.close()
         if not died:
@@ -218,7 +213,7 @@ async def test_acceptance_02_12_a_decision_killed_anywhere_runs_the_command_once
         assert world.setchannels <= 1
         assert (doc["status"] == "success") == (world.node.fees("101x1x0")[1] == 110), doc
         assert doc["approval"]["workflow"] == decided
-        assert await unfinished(world) == 0
+        assert await under_way(world) == 0
         assert (await world.receipts.verify()).ok
         outcomes.add(doc["status"])
         world.close()

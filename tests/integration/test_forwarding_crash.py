@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_points import killed
+from crash_points import killed, under_way
 from hive_shared.registry import Tier
 from pipeline_world import View, World, issue
 
@@ -41,14 +41,7 @@ def limits(world: World) -> dict[str, tuple[int, int]]:
 async def settled(world: World) -> list[dict[str, Any]]:
     """The receipts, after nothing is under way and no channel was asked for twice."""
     assert (await world.receipts.verify()).ok
-    assert (
-        await world.db.read(
-            lambda tx: tx.execute(
-                "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
-            ).fetchone()[0]
-        )
-        == 0
-    )
+    assert await under_way(world) == 0
     return await world.docs()
 
 

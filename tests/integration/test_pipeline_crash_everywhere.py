@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from crash_points import killed
+from crash_points import killed, under_way
 from pipeline_world import World
 
 FEES = "hive:fee-policy/v1"
@@ -27,14 +27,7 @@ async def checked(world: World, applied: dict[str, int], *, died: bool) -> None:
         # Killed before the nonce was burned: as if it had never come.
         assert died and untouched
     assert (await world.receipts.verify()).ok
-    assert (
-        await world.db.read(
-            lambda tx: tx.execute(
-                "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
-            ).fetchone()[0]
-        )
-        == 0
-    )
+    assert await under_way(world) == 0
 
 
 @pytest.mark.parametrize("part", range(4))

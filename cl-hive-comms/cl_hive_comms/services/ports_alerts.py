@@ -1,13 +1,14 @@
 """What the delivery of alerts needs from the outside."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.alert import Alert, Channel, Level
+from cl_hive_comms.domain.alert import Alert, Channel
 from cl_hive_comms.domain.mail import MailServer
+from cl_hive_comms.services.ports_identity import NewAlerts
 
 
 class DeliveryFailed(Exception):
@@ -62,20 +63,9 @@ class DeliveryStore(Protocol):
     def set_dm(self, tx: Tx, alert_id: int, state: str) -> None: ...
 
 
-class DigestStore(Protocol):
+class DigestStore(NewAlerts, Protocol):
     """What a digest is made of, and where it is put (comms_alerts, comms_state)."""
 
     def get(self, tx: Tx, key: str) -> str | None: ...
     def put(self, tx: Tx, key: str, value: str, now: int) -> None: ...
     def alerts_between(self, tx: Tx, since: int, until: int) -> list[Alert]: ...
-    def add_alert(
-        self,
-        tx: Tx,
-        level: Level,
-        *,
-        code: str,
-        text: str,
-        dedup_key: str,
-        now: int,
-        channels: Collection[Channel] = (),
-    ) -> int: ...

@@ -55,11 +55,9 @@ class FactStore(Protocol):
     def with_prefix(self, tx: Tx, prefix: str) -> dict[str, str]: ...
 
 
-class AlertStore(Protocol):
-    """Alerts (comms_alerts)."""
+class NewAlerts(Protocol):
+    """Where an alert is put (comms_alerts)."""
 
-    def count_repeat(self, tx: Tx, dedup_key: str, since: int, now: int) -> int | None: ...
-    def raised_since(self, tx: Tx, level: Level, since: int) -> int: ...
     def add_alert(
         self,
         tx: Tx,
@@ -71,4 +69,11 @@ class AlertStore(Protocol):
         now: int,
         channels: Collection[Channel] = (),
     ) -> int: ...
+
+
+class AlertStore(NewAlerts, Protocol):
+    """Alerts (comms_alerts)."""
+
+    def count_repeat(self, tx: Tx, dedup_key: str, since: int, now: int) -> int | None: ...
+    def raised_since(self, tx: Tx, level: Level, since: int) -> int: ...
     def recent_alerts(self, tx: Tx, limit: int) -> list[Alert]: ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
@@ -20,9 +19,9 @@ from .executors.channel_write import MAX_PARTS, ChannelWriter, FeeTarget, undo_o
 from .executors.channels import FEE_STATES, fees_of
 from .executors.emergency import SPIKE, spiked
 from .ports_commands import CommandRows, Database, FeeNode, FeeRows, Log
-from .receipt_service import ReceiptFields, ReceiptService
+from .receipt_service import ReceiptService
+from .timer_end import timer_event, tried_again
 
-_TRIED_FOR_S: Final = 86_400
 _Shown = dict[str, tuple[int, int]]
 
 
@@ -87,7 +86,7 @@ class SpikeEnd:
                 others.append({"channel": target.scid, "state": _state(target, present)})
         caller = self._caller(timer)
         outcome = await self._writer.run({**undo_of(back, 0), "many": True}, caller)
-        if outcome.state != "success" and self._again(timer, outcome.error):
+        if outcome.state != "success" and tried_again(timer, outcome.error, self._now()):
             await self._keep(outcome.fee_writes)
             self._log("warning", "fee_spike_end_postponed", reason=outcome.state)
             return
@@ -101,12 +100,6 @@ class SpikeEnd:
         if writes:
             await self._db.write(lambda tx: self._fees.add(tx, writes))
 
-    def _again(self, timer: TimerRow, error: HiveError | None) -> bool:
-        """Whether channels that could not be put back are tried again: for a day, and after that only
-        because the emergency stop keeps them waiting."""
-        stopped = error is not None and error.symbol == "emergency_stop"
-        return stopped or self._now() < timer.due + _TRIED_FOR_S
-
     def _ended(
         self, tx: Tx, timer: TimerRow, caller: Caller, outcome: Outcome, others: list[JsonValue]
     ) -> None:
@@ -119,18 +112,8 @@ class SpikeEnd:
         result: dict[str, JsonValue] = {**outcome.result, "due": timer.due}
         if others:
             result["others"] = others[:MAX_PARTS]
-        fields = ReceiptFields(
-            schema=EMERGENCY,
-            action=SPIKE,
-            status=outcome.state,
-            advisor_id=caller.advisor_id,
-            credential_id=caller.credential_id or None,
-            command_id=timer.timer_id,
-            params={"by": "timer"},
-            error=None
-            if error is None
-            else {"code": error.code, "slug": error.symbol, "message": error.detail},
-            result=result,
+        fields = timer_event(
+            EMERGENCY, SPIKE, outcome.state, timer=timer, caller=caller, error=error, result=result
         )
         self._receipts.append(tx, fields)
 

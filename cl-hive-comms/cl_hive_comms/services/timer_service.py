@@ -23,6 +23,7 @@ from .executors.fee_policy import ANCHOR
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
 from .receipt_service import ReceiptFields, ReceiptService
 from .spike_end import SpikeEnd
+from .timer_end import timer_event, tried_again
 
 PERIOD_S: Final = 30
 HOUR_S: Final = 3_600
@@ -144,7 +145,7 @@ class TimerService:
                 target.scid, target.channel_id, target.peer_id, present, (present[0], target.old[1])
             )
             outcome = await self._writer.run(undo_of((back,), _ENFORCE_DELAY_S), caller)
-            if outcome.state != "success" and self._again(timer, outcome.error):
+            if outcome.state != "success" and tried_again(timer, outcome.error, self._now()):
                 self._log("warning", "anchor_revert_postponed", channel=target.scid, reason=outcome.state)
                 return
             if outcome.state != "success":
@@ -154,12 +155,6 @@ class TimerService:
             await self._db.write(lambda tx: self._reverted(tx, timer, caller, result, error, writes))
             return
         await self._db.write(lambda tx: self._reverted(tx, timer, caller, result, None, ()))
-
-    def _again(self, timer: TimerRow, error: HiveError | None) -> bool:
-        """Whether a revert that did not happen is tried at the next tick: for a day, and after that only
-        because the emergency stop keeps it waiting. A fee must not stay anchored for one refused call."""
-        stopped = error is not None and error.symbol == "emergency_stop"
-        return stopped or self._now() < timer.due + DAY_S
 
     def _reverted(
         self,
@@ -173,17 +168,14 @@ class TimerService:
         if not self._commands.timer_done(tx, timer.timer_id, self._now()):
             return
         self._fees.add(tx, writes)
-        fields = ReceiptFields(
-            schema="hive:fee-policy/v1",
-            action="clear_anchor",
-            status="success" if error is None else "error",
-            advisor_id=caller.advisor_id,
-            credential_id=caller.credential_id or None,
-            command_id=timer.timer_id,
-            params={"by": "timer"},
-            error=None
-            if error is None
-            else {"code": error.code, "slug": error.symbol, "message": error.detail},
+        status = "success" if error is None else "error"
+        fields = timer_event(
+            "hive:fee-policy/v1",
+            "clear_anchor",
+            status,
+            timer=timer,
+            caller=caller,
+            error=error,
             result=result,
         )
         self._receipts.append(tx, fields)

@@ -24,6 +24,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
+from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
@@ -369,6 +370,7 @@ class World:
                 commands=CommandStore(),
                 fees=FeeStore(),
                 saved=SavedChannelStore(),
+                spends=SpendStore(),
                 revoking=self.revoking,
                 receipt_rows=ReceiptStore(),
                 receipts=self.receipts,

@@ -15,6 +15,7 @@ from hive_shared.errors import HiveError, from_symbol
 
 from .fee_change import exceeds
 from .policy import ActionRequest
+from .spend import ONCHAIN
 
 DAILY_ACTIONS: Final = "daily_actions"
 PAYMENT_SATS: Final = "payment_sats_24h"
@@ -122,7 +123,9 @@ def _is_rebalance(request: ActionRequest) -> bool:
 
 
 def _is_onchain(request: ActionRequest) -> bool:
-    return request.schema == "hive:wallet/v1" and request.action in ("send_onchain", "sweep")
+    sends = request.schema == "hive:wallet/v1" and request.action in ("send_onchain", "sweep")
+    leaves = request.spend is not None and request.spend.kind == ONCHAIN and request.spend.amount_sat > 0
+    return sends or leaves
 
 
 def _rebalance_fee(limit: JsonValue, request: ActionRequest) -> Iterator[str]:

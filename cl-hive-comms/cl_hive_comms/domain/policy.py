@@ -25,6 +25,7 @@ from .policy_document import PolicyDocument, preset_document
 from .policy_limits import READ_LIMITS, WRITE_LIMITS, Denial
 from .policy_rules import Conflict, Override, Rule, conflicts
 from .policy_settings import Settings
+from .spend import Spend
 
 _MULTI: Final = re.compile(r"multi_sig_([1-9])_of_([1-9])")
 _PEER_PARAMS: Final = ("peer_id", "node_id", "destination", "provider_id")
@@ -90,7 +91,8 @@ class ActionRequest:
 
     `channels` are all channels the action changes, also those an `all` or peer-wide action reaches.
     `new_fees` maps each scid to its new (base msat, ppm), None for what stays. `also_actions` are further
-    names the command amounts to (`registry.scored_as`); `counts` the policy counters used so far.
+    names the command amounts to (`registry.scored_as`); `counts` the policy counters used so far; `spend` is
+    what leaves the node's hands.
     """
 
     schema: str
@@ -106,6 +108,7 @@ class ActionRequest:
     now: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     also_actions: tuple[str, ...] = ()
+    spend: Spend | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:

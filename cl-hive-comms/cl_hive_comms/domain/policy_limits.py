@@ -273,6 +273,22 @@ def _rates(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
             yield Denial(symbol, f"rate_limits.{name}", f"the operator's limit of {limit} {words} is reached")
 
 
+SPENT_SATS: Final = "spent_sats_24h"
+"""Name under which `counts` carries what all commands spent in the last 24 hours, fees included."""
+
+
+def _budget(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
+    top = settings.daily_budget_sats
+    if top is None or request.spend is None:
+        return
+    used, wanted = request.counts.get(SPENT_SATS), request.spend.total_sat
+    if used is None:
+        yield _blocked("daily_budget_sats", "how much was spent in the last 24 hours is unknown")
+    elif used + wanted > top:
+        sentence = f"{used} of {top} sat of the daily budget are spent; {wanted} sat more do not fit"
+        yield Denial("budget_exhausted", "daily_budget_sats", sentence)
+
+
 WRITE_LIMITS: Final[tuple[Limit, ...]] = (
     _floors,
     _danger,
@@ -284,6 +300,7 @@ WRITE_LIMITS: Final[tuple[Limit, ...]] = (
     _fees,
     _amounts,
     _operations,
+    _budget,
     _rates,
 )
 READ_LIMITS: Final[tuple[Limit, ...]] = (_blocked_schemas,)

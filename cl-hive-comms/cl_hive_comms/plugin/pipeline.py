@@ -32,6 +32,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
+from cl_hive_comms.storage.spend_store import SpendStore
 
 
 def unix_now() -> int:
@@ -75,6 +76,7 @@ def compose_pipeline(
             commands=CommandStore(),
             fees=FeeStore(),
             saved=SavedChannelStore(),
+            spends=SpendStore(),
             revoking=advisors,
             receipt_rows=ReceiptStore(),
             receipts=receipts,

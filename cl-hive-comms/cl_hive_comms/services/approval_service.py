@@ -359,7 +359,7 @@ class ApprovalService:
                     original_params_hash=approved.original_params_hash,
                 )
                 await self._execution.run(
-                    case, judged, verdict.caps, from_state=State.APPROVED, deferred=True
+                    case, judged, verdict.caps, verdict.spend, from_state=State.APPROVED, deferred=True
                 )
         except (HiveError, RuleRefusal, ClnError) as failure:
             error = _error(failure)

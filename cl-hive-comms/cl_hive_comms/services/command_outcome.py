@@ -23,6 +23,7 @@ from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
 from .receipt_service import ReceiptFields, ReceiptService
+from .spend_limits import SpendRows
 from .trust_service import TrustService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
@@ -33,6 +34,7 @@ _STATUS: Final = {
     "partial": envelope.STATUS_PARTIAL,
     "error": envelope.STATUS_ERROR,
     "indeterminate": envelope.STATUS_ERROR,
+    "pending_external": envelope.STATUS_PENDING,
 }
 
 _ENDED: Final = {
@@ -40,6 +42,7 @@ _ENDED: Final = {
     "partial": Event.ON_PARTLY,
     "error": Event.ON_FAILED,
     "indeterminate": Event.ON_UNPROVABLE,
+    "pending_external": Event.ON_UNRESOLVED,
 }
 
 Response = dict[str, JsonValue]
@@ -63,6 +66,7 @@ class CommandOutcomes:
         commands: CommandRows,
         fees: FeeRows,
         saved: SavedRows,
+        spends: SpendRows,
         receipts: ReceiptService,
         identity: Identity,
         messages: Messages,
@@ -72,7 +76,7 @@ class CommandOutcomes:
         on_receipt: Callable[[int, str], None] | None = None,
     ) -> None:
         self._commands, self._fees, self._receipts = commands, fees, receipts
-        self._saved = saved
+        self._saved, self._spends = saved, spends
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
         self._trust, self._on_receipt = trust, on_receipt
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
@@ -267,8 +271,12 @@ class CommandOutcomes:
         state_before: str | None,
         state_after: str | None,
         deferred: bool,
+        from_state: State = State.EXECUTING,
     ) -> Response:
-        """End an execution: what happened is receipted whether or not the credential still stands."""
+        """End an execution: what happened is receipted whether or not the credential still stands. One whose
+        end the node has yet to bring about is answered with status 3 and gets its receipt at that end."""
+        if outcome.state == "pending_external":
+            return self._left_to_node(tx, case, outcome, deferred=deferred)
         receipt = self._receipt(
             tx,
             case,
@@ -280,11 +288,10 @@ class CommandOutcomes:
             hashes=(state_before, state_after),
         )
         slug = None if outcome.error is None else outcome.error.symbol
-        self._move(tx, case, State.EXECUTING, _ENDED[outcome.state], slug=slug, receipt_id=receipt.receipt_id)
+        self._move(tx, case, from_state, _ENDED[outcome.state], slug=slug, receipt_id=receipt.receipt_id)
         self._trust.executed(tx, case.advisor_id, outcome.state)
         self._fees.add(tx, outcome.fee_writes)
-        if not outcome.acted:
-            self._fees.release(tx, case.command_id)
+        self._count(tx, case, outcome)
         for kind, subject in outcome.disarm:
             self._commands.disarm(tx, kind, subject)
         for timer in outcome.arm:
@@ -304,6 +311,19 @@ class CommandOutcomes:
             state_hash=state_after,
             deferred=deferred,
         )
+
+    def _left_to_node(self, tx: Tx, case: Case, outcome: Outcome, *, deferred: bool) -> Response:
+        self._move(tx, case, State.EXECUTING, Event.ON_UNRESOLVED)
+        result: dict[str, JsonValue] = {**outcome.result, "state": State.PENDING_EXTERNAL}
+        return self.respond(tx, case, envelope.STATUS_PENDING, result=result, deferred=deferred)
+
+    def _count(self, tx: Tx, case: Case, outcome: Outcome) -> None:
+        """Uses and spends: given back when nothing was done; what nobody could prove stays counted."""
+        if not outcome.acted:
+            self._fees.release(tx, case.command_id)
+            self._spends.release(tx, case.command_id)
+        elif outcome.state != "indeterminate":
+            self._spends.settle(tx, case.command_id, outcome.spent)
 
     def alert_held(self, tx: Tx, case: Case, judged: Judged) -> None:
         """Tell the operator of a command that waits (02 §7.4)."""

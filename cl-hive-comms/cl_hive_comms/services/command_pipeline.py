@@ -43,6 +43,7 @@ from .ports_commands import (
     no_fault,
 )
 from .receipt_service import ReceiptService
+from .spend_limits import SpendLimits, SpendRows
 from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
 from .timer_service import TimerService
@@ -61,6 +62,7 @@ class PipelineParts:
     commands: CommandRows
     fees: FeeRows
     saved: SavedRows
+    spends: SpendRows
     revoking: Revoking
     receipt_rows: ReceiptRows
     receipts: ReceiptService
@@ -154,6 +156,8 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
+        by_clock=(commands.watch_external,),
+        spends=parts.spends,
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
         spikes=_spikes(parts, core),
@@ -165,7 +169,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
 
 
 def _core(parts: PipelineParts) -> _Core:
-    locks = ExecutionLocks()
+    locks, spends = ExecutionLocks(), SpendLimits(parts.spends, parts.alerts)
     state_hash = StateHashService(
         parts.node,
         key=parts.state_key,
@@ -184,24 +188,14 @@ def _core(parts: PipelineParts) -> _Core:
         state_hash=state_hash.describe,
         fault=parts.fault,
     )
-    outcomes = CommandOutcomes(
-        commands=parts.commands,
-        fees=parts.fees,
-        saved=parts.saved,
-        receipts=parts.receipts,
-        identity=parts.identity,
-        messages=parts.messages,
-        alerts=parts.alerts,
-        trust=parts.trust,
-        now=parts.now,
-        on_receipt=parts.on_receipt,
-    )
+    outcomes = _outcomes(parts)
     decision = DecisionService(
         db=parts.db,
         commands=parts.commands,
         fees=parts.fees,
         policies=parts.policies,
         handoffs=parts.handoffs,
+        spends=spends,
         locks=locks,
         find_write=executors.write,
         policy_root=state_hash.policy_root,
@@ -212,6 +206,7 @@ def _core(parts: PipelineParts) -> _Core:
         db=parts.db,
         commands=parts.commands,
         caps=ActionCaps(parts.fees, parts.alerts),
+        spends=spends,
         outcomes=outcomes,
         credentials=parts.credentials,
         kill_switch=parts.kill_switch,
@@ -222,6 +217,22 @@ def _core(parts: PipelineParts) -> _Core:
         fault=parts.fault,
     )
     return _Core(locks, executors, outcomes, decision, execution, _intake(parts))
+
+
+def _outcomes(parts: PipelineParts) -> CommandOutcomes:
+    return CommandOutcomes(
+        commands=parts.commands,
+        fees=parts.fees,
+        saved=parts.saved,
+        spends=parts.spends,
+        receipts=parts.receipts,
+        identity=parts.identity,
+        messages=parts.messages,
+        alerts=parts.alerts,
+        trust=parts.trust,
+        now=parts.now,
+        on_receipt=parts.on_receipt,
+    )
 
 
 def _intake(parts: PipelineParts) -> Intake:

@@ -347,7 +347,9 @@ class CommandService:
             async with self._decision.judge(case, preparation) as verdict:
                 judged = verdict.judged
                 if judged.workflow == "auto":
-                    return await self._execution.run(case, judged, verdict.caps, from_state=State.RECEIVED)
+                    return await self._execution.run(
+                        case, judged, verdict.caps, verdict.spend, from_state=State.RECEIVED
+                    )
                 return await self._approvals.hold(case, verdict)
         except (HiveError, RuleRefusal, ClnError) as failure:
             return await self._refuse(case, failure, judged)
@@ -400,6 +402,16 @@ class CommandService:
                 self._log("error", "not_reconciled", command=row.command_id, kind=type(error).__name__)
                 left += 1
         return left == 0
+
+    async def watch_external(self) -> None:
+        """Ask the node about the commands it has not finished (02 §7.1 `pending_external`); by the clock."""
+        rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.PENDING_EXTERNAL,)))
+        for row in rows:
+            try:
+                await self._execution.watch(row, await self.case_of(row))
+            except Exception as error:
+                # One that cannot be asked about now must not keep the others waiting.
+                self._log("error", "not_watched", command=row.command_id, kind=type(error).__name__)
 
     async def _settle(self, row: CommandRow) -> bool:
         case = await self.case_of(row)

@@ -8,7 +8,6 @@ until the caller has run or refused it, so what was judged is what is changed.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Set
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,14 +20,12 @@ from hive_shared.envelope import Command
 from hive_shared.errors import HiveError, InvalidParams, from_symbol
 from hive_shared.registry import (
     EMERGENCY,
-    FEE_POLICY,
     ActionSpec,
     Danger,
     DangerFacts,
     find,
     glob_names,
     parse_params,
-    scored_as,
 )
 from hive_shared.store import Tx
 
@@ -36,15 +33,16 @@ from ..domain import conflict, constraints
 from ..domain.approval import Workflow, expires_in, rank
 from ..domain.command_machine import State
 from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
-from ..domain.conflict import PastWrite
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
 from .action_caps import Cap
 from .command_case import Case, Judged, RuleRefusal
+from .decision_facts import amounts_to, changed_fees, channels_of, facts_of_plan, past_write, under_way
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
 from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Handoffs, Policies
+from .spend_limits import SpendCap, SpendLimits
 
 UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
@@ -72,6 +70,7 @@ class Verdict:
 
     judged: Judged
     caps: tuple[Cap, ...]
+    spend: SpendCap | None = None
     held_by: CommandRow | None = None
     only_conflict: bool = False
     """Whether it would run by itself but for `held_by`."""
@@ -149,6 +148,7 @@ class DecisionService:
         fees: FeeRows,
         policies: Policies,
         handoffs: Handoffs,
+        spends: SpendLimits,
         locks: ExecutionLocks,
         find_write: Callable[[str, str], WriteAction | None],
         policy_root: Callable[[Plan], Awaitable[str]],
@@ -156,7 +156,7 @@ class DecisionService:
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
-        self._handoffs = handoffs
+        self._handoffs, self._spends = handoffs, spends
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
         self._policy_root = policy_root
 
@@ -233,8 +233,8 @@ class DecisionService:
     async def _judge(
         self, who: Who, spec: ActionSpec, params: Params, plan: Plan, case: Case | None
     ) -> Verdict:
-        facts = _facts(params, plan)
-        scored = _amounts_to(spec, params, facts, plan)
+        facts = self._facts(who, params, plan)
+        scored = amounts_to(spec, params, facts, plan)
         danger = spec.danger(params, facts).raised(scored.danger(params, facts))
         rated = _Rated(spec, scored, params, plan, danger, facts)
         stale = case is not None and await self._is_stale(case, plan)
@@ -276,11 +276,11 @@ class DecisionService:
             )
         other = self._check_others(who, rated, past)
         judged = _judged(rated, decision)
-        caps = self._caps(who, rated.spec, snapshot)
+        caps, spend = self._caps(who, rated.spec, snapshot), self._spend_cap(who, rated, snapshot)
         if other is None:
-            return Verdict(judged, caps)
+            return Verdict(judged, caps, spend)
         alone = rank(Workflow(judged.workflow)) < rank(Workflow.QUEUE)
-        return Verdict(_held(judged, snapshot), caps, other, alone)
+        return Verdict(_held(judged, snapshot), caps, spend, other, alone)
 
     # -- asking without doing -----------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class DecisionService:
             )
         now = self._now()
         plan = await write.prepare(parsed, Caller("", "", who.advisor_id, who.credential_id, now))
-        facts = _facts(parsed, plan)
+        facts = self._facts(who, parsed, plan)
         names = () if who.view is None else tuple(who.view.credential.constraints)
         doc: dict[str, JsonValue] = {
             "valid": True,
@@ -363,7 +363,7 @@ class DecisionService:
         if rated.spec.schema != EMERGENCY:
             self._check_cooldowns(who, rated, past)
         for row in past.under_way:
-            value = conflict.score(_under_way(row), schema=rated.spec.schema, channels=channels, now=now)
+            value = conflict.score(under_way(row), schema=rated.spec.schema, channels=channels, now=now)
             if conflict.held(value):
                 return row
         return None
@@ -371,11 +371,11 @@ class DecisionService:
     def _check_cooldowns(self, who: Who, rated: _Rated, past: _Past) -> None:
         now, channels = self._now(), {fact.scid for fact in rated.plan.channels}
         if rated.plan.new_fees:
-            own = [w.ts for w in past.writes if w.credential_id == who.credential_id and _changed_fees(w)]
+            own = [w.ts for w in past.writes if w.credential_id == who.credential_id and changed_fees(w)]
             left = conflict.own_fee_cooldown_left(max(own, default=None), now)
             if left:
                 raise _cooldown(left, "you set the fee of this channel less than an hour ago")
-        finished = [_past_write(write) for write in past.writes]
+        finished = [past_write(write) for write in past.writes]
         left = conflict.cooldown_left(finished, who.advisor_id, channels, rated.plan.fields, now)
         if left:
             raise _cooldown(left, "another advisor changed this channel a short while ago")
@@ -404,6 +404,7 @@ class DecisionService:
         }
         daily = Use(DAILY_ACTIONS, who.credential_id)
         counts[DAILY_ACTIONS] = self._fees.count(tx, daily, now - DAY_S, but=who.command_id)
+        counts |= self._spends.counts(tx, rated.plan.spend, who.credential_id, now, but=who.command_id)
         scids = tuple(fact.scid for fact in rated.plan.channels)
         # Who takes over is not held up by what the one before it did or asked (02 §7.5).
         gone = partial(self._handoffs.gives_way, who.advisor_id)
@@ -415,7 +416,7 @@ class DecisionService:
         # Live executions hold the locks of their channels, as we do now: what still stands as executing
         # there was cut off, and neither its fee history nor what it changes is known yet.
         unresolved = any(
-            row.state == State.EXECUTING and not _channels_of(row).isdisjoint(scids) for row in under_way
+            row.state == State.EXECUTING and not channels_of(row).isdisjoint(scids) for row in under_way
         )
         others = tuple(
             row for row in under_way if row.advisor_id != who.advisor_id and not gone(row.advisor_id)
@@ -447,6 +448,7 @@ class DecisionService:
             now=self._now(),
             counts=counts,
             also_actions=also,
+            spend=plan.spend,
         )
 
     def _caps(self, who: Who, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:
@@ -463,6 +465,35 @@ class DecisionService:
         limit = daily if isinstance(daily, int) else None
         return (*caps, Cap(Use(DAILY_ACTIONS, who.credential_id), DAY_S, limit))
 
+    def _facts(self, who: Who, params: Params, plan: Plan) -> DangerFacts:
+        """What the node knows that the parameters do not say, the credential's spend of that class too."""
+        spend, now, spent = plan.spend, self._now(), 0
+        if spend is not None:
+            spent = self._db.peek(
+                lambda tx: self._spends.used(tx, who.credential_id, spend.kind, now, but=who.command_id)
+            )
+        return replace(
+            facts_of_plan(params, plan),
+            amount_sat=None if spend is None else spend.amount_sat,
+            spent_24h_sat=spent,
+            foreign_destination=plan.foreign,
+            peer_channels=plan.peer_channels,
+        )
+
+    def _spend_cap(self, who: Who, rated: _Rated, snapshot: PolicySnapshot) -> SpendCap | None:
+        spend = rated.plan.spend
+        if spend is None:
+            return None
+
+        def same(spent: int) -> bool:
+            return rated.spec.danger(rated.params, replace(rated.facts, spent_24h_sat=spent)).total <= top
+
+        top, constraints_of = rated.danger.total, {} if who.view is None else who.view.credential.constraints
+        limit = self._spends.limit_of(constraints_of, spend.kind)
+        return SpendCap(
+            spend, who.credential_id, snapshot.settings(self._now()).daily_budget_sats, limit, same
+        )
+
 
 def check_no_root(command: Command) -> None:
     """Raises InvalidParams when a command that changes nothing names a state to change."""
@@ -478,18 +509,6 @@ def _locks(case: Case, plan: Plan) -> frozenset[str]:
     if case.command.expected_policy_root is None:
         return plan.locks
     return plan.locks | {f"channel:{row['channel_id']}" for row in plan.before if "channel_id" in row}
-
-
-def _facts(params: Params, plan: Plan) -> DangerFacts:
-    fees = {
-        name: (fact.fee_base_msat, fact.fee_ppm)
-        for fact in plan.channels
-        for name in (fact.scid, fact.channel_id)
-    }
-    named = params.get("channel_id")
-    if isinstance(named, str) and len(plan.channels) == 1:
-        fees[named] = (plan.channels[0].fee_base_msat, plan.channels[0].fee_ppm)
-    return DangerFacts(channels_total=len(plan.before), fees=fees)
 
 
 def _judged(rated: _Rated, decision: Decision) -> Judged:
@@ -514,51 +533,6 @@ def _held(judged: Judged, snapshot: PolicySnapshot) -> Judged:
         return replace(judged, rule_ids=rules)
     waits = expires_in(Workflow.QUEUE, snapshot.confirm_hours_low, snapshot.confirm_hours_high)
     return replace(judged, workflow=Workflow.QUEUE.value, needed=1, expires_in=waits, rule_ids=rules)
-
-
-def _changed_fees(write: FeeWrite) -> bool:
-    """False for a row that tells of new HTLC bounds only (executors.channel_write.LimitTarget)."""
-    return (write.old_ppm, write.old_base) != (write.new_ppm, write.new_base)
-
-
-def _past_write(write: FeeWrite) -> PastWrite:
-    fields = {"htlc_maximum_msat"}
-    if _changed_fees(write):
-        fields = {
-            name
-            for name, old, new in (
-                ("fee_ppm", write.old_ppm, write.new_ppm),
-                ("base_msat", write.old_base, write.new_base),
-            )
-            if old != new
-        }
-    return PastWrite(
-        write.advisor_id, "hive:fee-policy/v1", frozenset({write.scid}), frozenset(fields), write.ts
-    )
-
-
-def _channels_of(row: CommandRow) -> frozenset[str]:
-    undo = json.loads(row.undo_json or "{}")
-    targets = (*undo.get("fees", ()), *undo.get("limits", ()))
-    return frozenset(str(item["channel"]) for item in targets)
-
-
-def _under_way(row: CommandRow) -> PastWrite:
-    return PastWrite(row.advisor_id, row.schema_id, _channels_of(row), frozenset(), row.received_at)
-
-
-def _amounts_to(spec: ActionSpec, params: Params, facts: DangerFacts, plan: Plan) -> ActionSpec:
-    """What a command amounts to. The plan knows more than the parameters: a bulk that leaves one channel at
-    0/0 is a `set_zero_fee`, which patterns, policy and overrides may deny by that name."""
-    scored = scored_as(spec, params, facts)
-    if scored is not spec or (spec.schema, spec.name) != (FEE_POLICY, "set_bulk"):
-        return scored
-    present = {fact.scid: (fact.fee_base_msat, fact.fee_ppm) for fact in plan.channels}
-    for scid, new in plan.new_fees.items():
-        ends_at = [now if wanted is None else wanted for wanted, now in zip(new, present[scid], strict=True)]
-        if ends_at == [0, 0] and present[scid] != (0, 0):
-            return find(FEE_POLICY, "set_zero_fee")
-    return spec
 
 
 def _cooldown(left: int, why: str) -> HiveError:

@@ -20,7 +20,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
 
-from ..domain.command_machine import Event, State
+from ..domain.command_machine import MAX_EXTERNAL_S, Event, State
 from ..domain.command_record import CommandRow
 from .action_caps import ActionCaps, Cap
 from .command_case import Case, Judged, judged_from, walk
@@ -35,6 +35,7 @@ from .ports_commands import (
     Log,
     no_fault,
 )
+from .spend_limits import SpendCap, SpendLimits
 from .state_hash_service import StateHashService
 
 
@@ -46,6 +47,7 @@ class _Unwritten:
     state_before: str | None
     state_after: str | None
     deferred: bool
+    from_state: State = State.EXECUTING
 
 
 class ExecutionService:
@@ -57,6 +59,7 @@ class ExecutionService:
         db: Database,
         commands: CommandRows,
         caps: ActionCaps,
+        spends: SpendLimits,
         outcomes: CommandOutcomes,
         credentials: Credentials,
         kill_switch: KillSwitch,
@@ -69,6 +72,7 @@ class ExecutionService:
         self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
         self._credentials, self._kill, self._fault = credentials, kill_switch, fault
+        self._spends = spends
         self._live: set[str] = set()
         self._unwritten: list[_Unwritten] = []
 
@@ -78,7 +82,14 @@ class ExecutionService:
         return bool(self._unwritten)
 
     async def run(
-        self, case: Case, judged: Judged, caps: Iterable[Cap], *, from_state: str, deferred: bool = False
+        self,
+        case: Case,
+        judged: Judged,
+        caps: Iterable[Cap],
+        spend: SpendCap | None = None,
+        *,
+        from_state: str,
+        deferred: bool = False,
     ) -> Response:
         """Run a judged write and store its outcome.
 
@@ -89,7 +100,7 @@ class ExecutionService:
         before = await self._state_hash.of_plan(judged.plan)
         self._live.add(case.command_id)
         try:
-            await self._begin(case, judged, tuple(caps), from_state, before)
+            await self._begin(case, judged, (tuple(caps), spend), from_state, before)
             await self._fault("after_executing")
             outcome = await self._run(action, case, judged)
             await self._fault("after_cln")
@@ -103,9 +114,14 @@ class ExecutionService:
         return response
 
     async def _begin(
-        self, case: Case, judged: Judged, caps: tuple[Cap, ...], from_state: str, before: str | None
+        self,
+        case: Case,
+        judged: Judged,
+        uses: tuple[tuple[Cap, ...], SpendCap | None],
+        from_state: str,
+        before: str | None,
     ) -> None:
-        now = self._now()
+        now, (caps, spend) = self._now(), uses
         # An automatic command is allowed and started in one transaction: nobody could decide in between.
         allowed = (Event.ON_ALLOWED,) if from_state == State.RECEIVED else ()
         executing = walk(from_state, *allowed, Event.ON_STARTED)
@@ -116,6 +132,8 @@ class ExecutionService:
             # starts the command, so that a revocation is either before it or finds it running.
             self._check_still_wanted(tx, case)
             self._caps.take(tx, caps, case.command_id, now)
+            if spend is not None:
+                self._spends.take(tx, spend, case.command_id, now)
             moved = self._commands.move(
                 tx,
                 case.command_id,
@@ -191,7 +209,10 @@ class ExecutionService:
             state_before=ended.state_before,
             state_after=ended.state_after,
             deferred=ended.deferred,
+            from_state=ended.from_state,
         )
+        if ended.outcome.state == "pending_external":
+            return response
         self._commands.move_pending(
             tx,
             ended.case.command_id,
@@ -236,8 +257,32 @@ class ExecutionService:
             return False
         found = "the plugin stopped while the command ran; the node was asked afterwards what became of it"
         outcome = replace(outcome, result={**outcome.result, "reconciled": True, "how": found})
-        after = await self._state_hash.current()
-        ended = _Unwritten(case, judged, outcome, record.get("state_before"), after, True)
+        return await self._settle(
+            row, _Unwritten(case, judged, outcome, record.get("state_before"), None, True)
+        )
+
+    async def watch(self, row: CommandRow, case: Case) -> bool:
+        """Ask the node about a `pending_external` row; ends it when the node is done, or as
+        indeterminate after 30 days. False while it is not."""
+        if row.command_id in self._live or any(row.command_id == u.case.command_id for u in self._unwritten):
+            return False
+        record = json.loads(row.hold_json or "{}")
+        undo: dict[str, JsonValue] = json.loads(row.undo_json or "{}")
+        judged = judged_from(record["judged"], undo)
+        outcome = await self._find(judged.schema, judged.action).probe(undo, case.caller(self._now()))
+        if outcome is None or outcome.state == "pending_external":
+            # Moving there was the row's last change.
+            if self._now() < row.updated_at + MAX_EXTERNAL_S:
+                return False
+            unclear = from_symbol("indeterminate", "the node had not finished this after 30 days; check it")
+            outcome = Outcome("indeterminate", {}, unclear)
+        before = record.get("state_before")
+        return await self._settle(
+            row, _Unwritten(case, judged, outcome, before, None, True, State.PENDING_EXTERNAL)
+        )
+
+    async def _settle(self, row: CommandRow, ended: _Unwritten) -> bool:
+        outcome, ended = ended.outcome, replace(ended, state_after=await self._state_hash.current())
         try:
             await self._end(ended)
         except StateMoved:

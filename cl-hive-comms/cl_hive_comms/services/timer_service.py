@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -22,6 +22,7 @@ from .executors.channel_write import ChannelWriter, FeeTarget, undo_of
 from .executors.fee_policy import ANCHOR
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
 from .receipt_service import ReceiptFields, ReceiptService
+from .spend_limits import SpendRows
 from .spike_end import SpikeEnd
 from .timer_end import timer_event, tried_again
 
@@ -37,7 +38,8 @@ _MAX_BATCHES: Final = 100
 
 
 class TimerService:
-    """`tick` every 30 s, `hourly` every hour; both may be called at any time and catch up."""
+    """`tick` every 30 s, `hourly` every hour; both may be called at any time and catch up. `by_clock` are
+    further steps of the tick: what single actions ask for or end by the clock."""
 
     def __init__(
         self,
@@ -50,6 +52,8 @@ class TimerService:
         execution: ExecutionService,
         credentials: Credentials,
         reconcile: Callable[[], Awaitable[bool]],
+        by_clock: Sequence[Callable[[], Awaitable[object]]],
+        spends: SpendRows,
         writer: ChannelWriter,
         present_fees: Callable[[str], Awaitable[tuple[int, int] | None]],
         spikes: SpikeEnd,
@@ -60,6 +64,7 @@ class TimerService:
         self._db, self._commands, self._fees, self._receipts = db, commands, fees, receipts
         self._approvals, self._execution, self._credentials = approvals, execution, credentials
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
+        self._by_clock, self._spend_rows = tuple(by_clock), spends
         self._spikes = spikes
         self._locks, self._now, self._log = locks, now, log
 
@@ -74,6 +79,7 @@ class TimerService:
             # Spikes first: a fee that an anchor held may show again only then.
             self._spikes.end_due,
             self._end_anchors,
+            *self._by_clock,
             self._roll_up_refusals,
         ):
             await self._attempt(step)
@@ -99,6 +105,7 @@ class TimerService:
         def prune(tx: Tx) -> None:
             self._fees.prune(tx, now - COMMANDS_KEPT_S)
             self._fees.prune_counters(tx, now - _COUNTERS_KEPT_S)
+            self._spend_rows.prune(tx, now - _COUNTERS_KEPT_S)
             self._commands.prune_timers(tx, now - COMMANDS_KEPT_S)
 
         await self._db.write(prune)

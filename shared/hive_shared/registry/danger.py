@@ -85,7 +85,8 @@ class DangerFacts:
     `fees` maps a channel, in the form the command names it, to its current (base msat, ppm).
     `amount_sat` is the amount of a payment whose parameters do not show it (an invoice), `spent_24h_sat`
     the credential's spend of the same class in the last 24 h. `foreign_destination` is set when an
-    on-chain destination is not the node's own wallet.
+    on-chain destination is not the node's own wallet. `peer_channels` counts the channels with the peer
+    that the command names (None: unknown, so it counts as if there were some).
     """
 
     channels_total: int = 0
@@ -93,6 +94,7 @@ class DangerFacts:
     amount_sat: int | None = None
     spent_24h_sat: int = 0
     foreign_destination: bool = True
+    peer_channels: int | None = None
 
 
 Params: TypeAlias = Mapping[str, JsonValue]
@@ -184,10 +186,17 @@ def payment_at_least(text: str) -> DangerRule:
     return DangerRule(vectors, lambda p, f: row.raised(lightning_spend(_amount_sat(p, f), f.spent_24h_sat)))
 
 
-def withdrawal() -> DangerRule:
-    """W-scale alone."""
+def withdrawal(own: str | None = None) -> DangerRule:
+    """W-scale alone; with `own`, that vector for a destination in the node's own wallet."""
     vectors = tuple(vector for _, vector in _W_SCALE)
-    return DangerRule(vectors, lambda p, f: onchain_spend(_amount_sat(p, f), f.spent_24h_sat))
+    kept = None if own is None else Danger.of(own)
+
+    def pick(params: Params, facts: DangerFacts) -> Danger:
+        if kept is not None and not facts.foreign_destination:
+            return kept
+        return onchain_spend(_amount_sat(params, facts), facts.spent_24h_sat)
+
+    return DangerRule(vectors if kept is None else (kept, *vectors), pick)
 
 
 def plus_withdrawal(text: str, destination: str) -> DangerRule:

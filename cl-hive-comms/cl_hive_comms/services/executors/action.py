@@ -18,6 +18,7 @@ from ...domain.alert import Level
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
 from ...domain.policy import ChannelFact
+from ...domain.spend import Spend
 
 Params = Mapping[str, JsonValue]
 FeePair = tuple[int | None, int | None]
@@ -41,7 +42,9 @@ class Plan:
 
     `basis` is what the node showed: an approval holds only while it stays the same. `fields` names what
     changes on each channel (conflict rule of 02 §7.5); `before` holds the node's channel rows as read, for
-    the state hash.
+    the state hash. `amount_sat` is what rules on amounts compare; `spend` what leaves the node's hands, None
+    when nothing does; `foreign` whether an on-chain destination is (or may be) somebody else's;
+    `peer_channels` how many channels the named peer has with us, None where that is not asked.
     """
 
     undo: dict[str, JsonValue]
@@ -52,6 +55,9 @@ class Plan:
     locks: frozenset[str] = frozenset()
     before: tuple[Mapping[str, Any], ...] = ()
     amount_sat: int = 0
+    spend: Spend | None = None
+    foreign: bool = True
+    peer_channels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,12 @@ class Outcome:
 
     `after` holds re-read channel rows by channel id, so that the state hash afterwards costs no second
     full listing. `hold` and `release` (reason, channel id) are the channels this run disabled and enabled;
-    `alert` raises the operator's alert at least to that level.
+    `alert` raises the operator's alert at least to that level. `spent` is what the reserved spend came to,
+    None for as much as was reserved. `pending_external`: the node has begun and is not done; the same
+    action's `probe` is asked again by the clock until it knows.
     """
 
-    state: Literal["success", "error", "partial", "indeterminate"]
+    state: Literal["success", "error", "partial", "indeterminate", "pending_external"]
     result: dict[str, JsonValue]
     error: HiveError | None = None
     acted: bool = True
@@ -74,6 +82,7 @@ class Outcome:
     hold: tuple[Hold, ...] = ()
     release: tuple[tuple[str, str], ...] = ()
     alert: Level | None = None
+    spent: Spend | None = None
 
 
 class ReadAction(Protocol):

@@ -1,0 +1,221 @@
+"""The table of actions that a test carries out on a node: how each is asked for, what the node must show
+afterwards, and a twin with a wrong parameter that must change nothing (02 §4).
+
+A schema brings a module with `ENTRIES`; `tests/e2e/test_every_action.py` lists the modules and runs every
+entry by direct message and by hive-comms-rpc, through whatever approval its danger asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agent import Agent
+from hive_devnet.world import World, until
+from hive_shared.canonical import JsonValue
+from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
+from hive_shared.envelope import approve_digest, confirm_digest
+from hive_shared.registry import find
+
+CONTROL = "hive:control/v1"
+Way = Literal["dm", "rest"]
+Answer = dict[str, Any]
+Params = dict[str, JsonValue]
+
+
+@dataclass
+class Stage:
+    """A world whose operator lets a fully trusted agent do everything that people can allow."""
+
+    world: World
+    approver: Secret = field(default_factory=lambda: Secret(os.urandom(32)))
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What an entry's `params` leaves for its `check`."""
+
+    async def open(self) -> Stage:
+        """Set the policy: approvers for the highest dangers, and the raise of max_danger they need."""
+        limits = dict.fromkeys(
+            ("fee_changes_per_hour", "rebalances_per_day", "total_actions_per_day"), 10_000
+        )
+        overrides = {
+            "approvers": ["local", xonly_pubkey(self.approver)],
+            "rate_limits": limits,
+            "max_fee_change_per_24h_pct": 1_000,
+            "allow_private_hosts": True,
+            "allow_push": True,
+            "max_danger": 10,
+            "approval_overrides": {"wallet_sweep": "multi_sig_2_of_2"},
+        }
+        await self.call("hive-client-policy", action="set-preset", preset="aggressive")
+        await self.call("hive-client-policy", action="set", overrides=overrides)
+        raised = {"max_danger": 10}
+        await self.call("hive-client-policy", action="override", overrides=raised, duration="2h")
+        return self
+
+    async def call(self, method: str, **params: object) -> Answer:
+        """A call of the operator at the managed node."""
+        return await self.world.alice.call(method, params)
+
+    async def agent(self, *critical: str) -> Agent:
+        """A new agent who may ask for everything; `critical` are `schema#action` of danger 9 and 10."""
+        agent = Agent(self.world.alice, self.world.relay.url)
+        await agent.__aenter__()
+        issued = await self.call(
+            "hive-mgmt-credential-issue",
+            agent_id=agent.npub,
+            tier="admin",
+            allowed_schemas_json=["*"],
+            constraints_json={"grants_critical": list(critical)} if critical else {},
+            trust="2.0",
+        )
+        agent.credential_id = str(issued["credential"]["credential_id"])
+        return agent
+
+    def pass_cooldowns(self) -> None:
+        """A day goes by for what is remembered of earlier writes and spends."""
+        with closing(sqlite3.connect(self.world.alice.net_dir / "cl_hive_comms.db", timeout=30)) as database:
+            for table, column in (("fee_history", "ts"), ("action_counters", "at"), ("spend", "at")):
+                database.execute(f"UPDATE comms_{table} SET {column} = {column} - 90000")
+            database.commit()
+
+    async def ask(self, agent: Agent, way: Way, entry: Entry, params: Params) -> Answer:
+        """Ask for an action, get the approvals it needs, and return the last response."""
+        document = agent.signed(entry.action, params, entry.schema)
+        answer = await self._send(agent, way, document)
+        if answer["status"] == 3 and answer.get("error", {}).get("slug") == "confirmation_required":
+            await self._approve(agent, answer["error"]["data"])
+            return await self._last(agent, document["nonce"])
+        return answer
+
+    async def _send(self, agent: Agent, way: Way, document: dict[str, Any]) -> Answer:
+        if way == "rest":
+            return await agent.rest(document)
+        await agent.dm(document)
+        return await agent.answer(document["nonce"], 60)
+
+    async def _approve(self, agent: Agent, held: dict[str, Any]) -> None:
+        action_id, workflow = held["action_id"], held["workflow"]
+        if workflow == "multisig":
+            (item,) = [
+                each
+                for each in (await self.call("hive-client-pending"))["items"]
+                if each["action_id"] == action_id
+            ]
+            signature = schnorr_sign(self.approver, approve_digest(item["command_hash"], "approve"))
+            name = xonly_pubkey(self.approver)
+            await self.call("hive-client-approve", action_id=action_id, approver=name, signature=signature)
+        await self.call("hive-client-approve", action_id=action_id)
+        if workflow == "confirm":
+            challenge = await self._challenge(agent, action_id)
+            signature = schnorr_sign(
+                agent.secret, confirm_digest(challenge["command_hash"], challenge["challenge"])
+            )
+            signed = {"command_id": action_id, "challenge_sig": signature}
+            confirmed = await agent.rest(agent.signed("confirm", signed, CONTROL))
+            assert confirmed["status"] == 0, confirmed
+
+    async def _challenge(self, agent: Agent, action_id: str) -> dict[str, Any]:
+        async def came() -> Any:
+            for message in agent.inbox:
+                payload = message.get("schema_payload", {})
+                body = payload.get("params", {})
+                if payload.get("action") == "confirm_challenge" and body["command_id"] == action_id:
+                    return body
+            return None
+
+        return dict(await until(came, "the challenge", 60))
+
+    async def _last(self, agent: Agent, nonce: int) -> Answer:
+        """The response that ends the command; those of status 3 only tell where it is."""
+
+        async def ended() -> Any:
+            found = [each for each in agent.inbox if each.get("request_nonce") == nonce]
+            return next((each for each in reversed(found) if each["status"] != 3), None)
+
+        return dict(await until(ended, "the last response", 60))
+
+    async def shown(self) -> dict[str, Any]:
+        """What the node shows of everything that actions change."""
+        channels, funds, peers, bans = await asyncio.gather(
+            self.call("listpeerchannels"),
+            self.call("listfunds"),
+            self.call("listpeers"),
+            self.call("hive-client-policy"),
+        )
+        return {
+            "channels": sorted(
+                (
+                    row["channel_id"],
+                    row["state"],
+                    *(
+                        row[name]
+                        for name in (
+                            *("to_us_msat", "fee_base_msat", "fee_proportional_millionths"),
+                            *("minimum_htlc_out_msat", "maximum_htlc_out_msat"),
+                        )
+                    ),
+                )
+                for row in channels["channels"]
+            ),
+            "coins": sorted(
+                (row["txid"], row["output"], row["status"], row.get("reserved_to_block", 0))
+                for row in funds["outputs"]
+            ),
+            "peers": sorted((row["id"], row["connected"]) for row in peers["peers"]),
+            "policy": bans["version"],
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One action. `params` brings the node to where the action can be asked for and gives the parameters,
+    `check` looks at the node afterwards, `wrong` are parameters that must be refused with `slug`."""
+
+    schema: str
+    action: str
+    params: Callable[[Stage], Awaitable[Params]]
+    check: Callable[[Stage, Params, Answer], Awaitable[None]]
+    wrong: Callable[[Stage], Awaitable[Params]]
+    slug: str = "invalid_params"
+    critical: bool = False
+    """Whether its danger is 9 or 10, so that the credential has to name it."""
+
+    def __str__(self) -> str:
+        return f"{self.schema.removeprefix('hive:').partition('/')[0]}-{self.action}"
+
+
+async def carry_out(stage: Stage, entry: Entry, way: Way) -> None:
+    """The action once, and its twin once."""
+    spec = find(entry.schema, entry.action)
+    names = (f"{entry.schema}#{entry.action}",) if entry.critical else ()
+    agent = await stage.agent(*names)
+    try:
+        stage.pass_cooldowns()
+        params = await entry.params(stage)
+        answer = await stage.ask(agent, way, entry, params)
+        assert answer["status"] == 0, (entry.action, params, answer)
+        await entry.check(stage, params, answer["result"])
+        if not spec.read_only:
+            assert answer["receipt"]["status"] == "success", answer
+        stage.pass_cooldowns()
+        wrong, before = await entry.wrong(stage), await stage.shown()
+        refused = await stage.ask(agent, way, entry, wrong)
+        assert refused.get("error", {}).get("slug") == entry.slug, (entry.action, wrong, refused)
+        assert refused["error"]["message"]
+        assert await stage.shown() == before, f"the refused {entry.action} changed the node"
+    finally:
+        await agent.__aexit__()
+
+
+def given(**params: JsonValue) -> Callable[[Stage], Awaitable[Params]]:
+    """Parameters that do not depend on the node."""
+
+    async def constant(_stage: Stage) -> Params:
+        return dict(params)
+
+    return constant

@@ -1,0 +1,37 @@
+"""Every action of the listed schemas, carried out by direct message and by hive-comms-rpc; each has a twin with
+a wrong parameter, which changes nothing (02 §4)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import actions_forwarding
+import pytest
+import pytest_asyncio
+from action_table import Stage, Way, carry_out
+from hive_devnet.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ENTRIES = (*actions_forwarding.ENTRIES,)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage() -> AsyncIterator[Stage]:
+    """One world for all of them."""
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    world = await World.start(directory)
+    yield await Stage(world).open()
+    await world.close()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.parametrize("way", ["dm", "rest"])
+@pytest.mark.parametrize("entry", ENTRIES, ids=str)
+async def test_the_node_shows_what_was_asked_for_and_nothing_after_the_wrong_twin(
+    stage: Stage, entry: object, way: Way
+) -> None:
+    await carry_out(stage, entry, way)  # type: ignore[arg-type]

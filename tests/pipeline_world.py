@@ -67,6 +67,10 @@ class NodeFake:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.lose: set[str] = set()
+        self.configs: dict[str, dict[str, Any]] = {
+            "min-capacity-sat": {"value_int": 10_000, "source": "default", "dynamic": True},
+            "cltv-delta": {"value_int": 34, "source": "default"},
+        }
 
     @staticmethod
     def _row(n: int) -> dict[str, Any]:
@@ -84,6 +88,7 @@ class NodeFake:
             "fee_proportional_millionths": 100,
             "minimum_htlc_out_msat": 0,
             "maximum_htlc_out_msat": 990_000_000,
+            "our_reserve_msat": 10_000_000,
             "htlcs": [],
         }
 
@@ -158,7 +163,9 @@ class NodeFake:
         return [{"name": "/usr/libexec/c-lightning/plugins/autoclean", "active": True, "dynamic": False}]
 
     async def listconfigs(self, config: str | None = None) -> dict[str, Any]:
-        return {"configs": {"min-capacity-sat": {"value_int": 10_000, "dynamic": True}}}
+        if config is not None and config not in self.configs:
+            raise ClnError("listconfigs", -32602, f"Unknown config option '{config}'")
+        return {"configs": {name: row for name, row in self.configs.items() if config in (None, name)}}
 
     async def signmessage(self, text: str) -> str:
         return crypto.cln_sign_message(HSM_KEY, text)

@@ -22,6 +22,7 @@ FEES = "hive:fee-policy/v1"
 FORWARDING = "hive:forwarding/v1"
 EMERGENCY = "hive:emergency/v1"
 CONFIG = "hive:config/v1"
+HTLC_POLICY = "hive:htlc-policy/v1"
 CONTROL = "hive:control/v1"
 _MOST_POINTS = 80
 CHANNELS: list[JsonValue] = ["101x1x0", "102x1x0"]
@@ -45,6 +46,8 @@ CASES = {
     (FEES, "clear_anchor"): Case(
         {"channel_id": "101x1x0"}, ((FEES, "set_anchor", {"channel_id": "101x1x0", "target_fee_ppm": 120}),)
     ),
+    (HTLC_POLICY, "set_htlc_limits"): Case({"channel_id": "101x1x0", "htlc_maximum_msat": 800_000_000}),
+    (HTLC_POLICY, "set_htlc_limits_bulk"): Case({"channels": CHANNELS, "htlc_minimum_msat": 5_000}),
     (FORWARDING, "disable_channel"): Case({"channel_id": "101x1x0", **ALL}),
     (FORWARDING, "enable_channel"): Case(
         {"channel_id": "101x1x0"}, ((FORWARDING, "disable_channel", {"channel_id": "101x1x0", **ALL}),)
@@ -59,6 +62,10 @@ CASES = {
 }
 
 
+PROPOSALS = {(HTLC_POLICY, "set_cltv_delta")}
+"""Actions that change nothing (tests/integration/test_proposals.py)."""
+
+
 def trusted(directory: Path) -> World:
     """Two channels and an agent that may do everything by itself."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,7 +75,7 @@ def trusted(directory: Path) -> World:
         "aggressive",
         max_fee_change_per_24h_pct=100,
         approval_overrides=dict.fromkeys(
-            ("fee_policy_*", "forwarding_*", "config_*", "emergency_*"), "auto_execute"
+            ("fee_policy_*", "htlc_policy_*", "forwarding_*", "config_*", "emergency_*"), "auto_execute"
         ),
     )
     return world
@@ -84,7 +91,7 @@ async def test_no_action_that_writes_is_left_out(tmp_path: Path) -> None:
     world = World(tmp_path)
     writes = set(world.pipeline.executors._writes)
     world.close()
-    assert writes == set(CASES)
+    assert writes == set(CASES) | PROPOSALS
 
 
 @pytest.mark.parametrize(("schema", "action"), list(CASES), ids=lambda name: name.split("/")[0])

@@ -11,7 +11,9 @@ RETRY_S = (10, 40, 150, 600)
 """Seconds to wait after the first, second .. failed try; after the fifth there is no other."""
 TEST = "alert_test"
 """Code of the alert that hive-client-alerts action=test raises."""
-_TO_ALL = frozenset({"command_waiting", TEST})
+PROPOSAL = "option_proposed"
+"""Code of the alert about a static option of the node that an advisor would set otherwise."""
+_TO_ALL = frozenset({"command_waiting", PROPOSAL, TEST})
 
 
 class Level(StrEnum):

@@ -15,7 +15,7 @@ from hive_shared.receipts import Receipt, to_doc
 from hive_shared.registry import Danger
 from hive_shared.store import Tx
 
-from ..domain.alert import Level, level_of_danger
+from ..domain.alert import PROPOSAL, Level, level_of_danger
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
 from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED
@@ -289,7 +289,11 @@ class CommandOutcomes:
         )
         slug = None if outcome.error is None else outcome.error.symbol
         self._move(tx, case, from_state, _ENDED[outcome.state], slug=slug, receipt_id=receipt.receipt_id)
-        self._trust.executed(tx, case.advisor_id, outcome.state)
+        if outcome.proposal:
+            self._propose(tx, case, judged, outcome.proposal)
+        else:
+            self._trust.executed(tx, case.advisor_id, outcome.state)
+            self._alert(tx, case, judged, outcome.state, outcome.alert)
         self._fees.add(tx, outcome.fee_writes)
         self._count(tx, case, outcome)
         for kind, subject in outcome.disarm:
@@ -300,7 +304,6 @@ class CommandOutcomes:
             self._saved.drop(tx, reason, channel_id)
         for hold in outcome.hold:
             self._saved.hold(tx, hold, self._now())
-        self._alert(tx, case, judged, outcome.state, outcome.alert)
         return self.respond(
             tx,
             case,
@@ -336,6 +339,11 @@ class CommandOutcomes:
         what = f"{judged.action} of {judged.schema} (danger {judged.danger.total})"
         text = f"{what}: {state}; action {case.command_id}"
         self._alerts.raise_in(tx, level, f"command_{state}", text, f"command:{case.command_id}:{state}")
+
+    def _propose(self, tx: Tx, case: Case, judged: Judged, told: str) -> None:
+        who = f"advisor {case.advisor_id} proposes"
+        text = f"{who}: {told}; {judged.action} of {judged.schema}, action {case.command_id}"
+        self._alerts.raise_in(tx, Level.NOTICE, PROPOSAL, text, f"{PROPOSAL}:{case.advisor_id}:{told}")
 
     def _move(
         self,

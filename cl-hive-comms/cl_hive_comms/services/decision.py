@@ -512,13 +512,15 @@ def _locks(case: Case, plan: Plan) -> frozenset[str]:
 
 
 def _judged(rated: _Rated, decision: Decision) -> Judged:
+    # A proposal asks the operator by itself: an approval before it would ask twice (docs/decisions/0370).
+    workflow = Workflow.AUTO if rated.plan.proposal else decision.workflow
     return Judged(
         schema=rated.spec.schema,
         action=rated.spec.name,
         params=rated.params,
         danger=rated.danger,
         plan=rated.plan,
-        workflow=decision.workflow.value,
+        workflow=workflow.value,
         level=decision.level,
         needed=decision.approvals_needed,
         expires_in=decision.expires_in,

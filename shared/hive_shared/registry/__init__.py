@@ -6,6 +6,7 @@ docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 
 from .control import CONTROL, PUSHES
 from .danger import Danger, DangerFacts, DangerRule, Tier, lightning_spend, onchain_spend, tier_for
 from .forwarding import EMERGENCY, FORWARDING
+from .htlc import HTLC_MGMT, HTLC_POLICY
 from .lookup import (
     SCHEMA_ALIASES,
     SCHEMAS,
@@ -28,6 +29,8 @@ __all__ = [
     "EMERGENCY",
     "FEE_POLICY",
     "FORWARDING",
+    "HTLC_MGMT",
+    "HTLC_POLICY",
     "MAX_MSAT",
     "MAX_SAT",
     "MONITOR",

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import forwarding
+from . import forwarding, htlc
 from .danger import (
     Danger,
     DangerFacts,
     DangerRule,
     Params,
     Tier,
-    bulk_raised,
     by_amount,
     payment,
     payment_at_least,
@@ -23,44 +22,9 @@ from .danger import (
     withdrawal,
 )
 from .params import NO_PARAMS
-from .spec import NOT_SERVED, SchemaSpec, SchemaTable
+from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
 
-_NO_CALL: Final = "CLN has no call for it"
 _RESTART: Final = "the CLN option is static; the operator has to change it and restart"
-
-
-def _conditional(param: str, present: str, absent: str) -> DangerRule:
-    with_it, without = Danger.of(present), Danger.of(absent)
-    return DangerRule((with_it, without), lambda params, _facts: with_it if param in params else without)
-
-
-def _htlc_limits() -> DangerRule:
-    low, other = Danger.of("2/2/2/2/1"), Danger.of("3/3/2/3/2")
-
-    def pick(params: Params, _facts: DangerFacts) -> Danger:
-        return other if "htlc_maximum_msat" in params else low
-
-    return DangerRule((low, other), pick)
-
-
-def _htlc_bulk() -> DangerRule:
-    row = Danger.of("3/4/4/5/3")
-
-    def pick(params: Params, facts: DangerFacts) -> Danger:
-        channels = params.get("channels")
-        return bulk_raised(row, len(channels) if isinstance(channels, list) else 0, facts)
-
-    return DangerRule((row,), pick)
-
-
-def _htlc_policy() -> SchemaSpec:
-    table = SchemaTable("hive:htlc-policy/v1", "htlc", "fee_policy")
-    table.write("set_htlc_limits", _htlc_limits())
-    table.write("set_htlc_limits_bulk", _htlc_bulk(), s5="max_channels_per_call")
-    # Standard even node-wide: the value only takes effect after the operator's own restart.
-    delta = _conditional("channel_id", "3/2/4/2/3", "4/2/4/5/4")
-    table.write("set_cltv_delta", delta, tier=Tier.STANDARD, why=_RESTART)
-    return table.done()
 
 
 def _rebalance() -> SchemaSpec:
@@ -129,7 +93,7 @@ def _splice() -> SchemaSpec:
     table = SchemaTable("hive:splice/v1", "splice")
     table.write("splice_in", "5/5/4/3/4")
     table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
-    table.write("splice_open", "7/7/5/5/6", why=_NO_CALL)
+    table.write("splice_open", "7/7/5/5/6", why=NO_CALL)
     return table.done()
 
 
@@ -234,18 +198,6 @@ def _backup() -> SchemaSpec:
     return table.done()
 
 
-def _htlc_mgmt() -> SchemaSpec:
-    table = SchemaTable("hive:htlc-mgmt/v1", "htlc")
-    reads = ("monitor",)
-    table.read("list_htlcs", permissions=reads)
-    table.read("list_stuck", danger="1/1/1/2/1", permissions=reads)
-    table.read("inspect", danger="1/1/1/2/1", permissions=reads)
-    table.write("fail_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=_NO_CALL)
-    table.write("settle_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=_NO_CALL)
-    table.write("force_resolve_expired", "7/8/8/4/7")
-    return table.done()
-
-
 def _liquidity() -> SchemaSpec:
     table = SchemaTable("hive:liquidity/v1", "liquidity")
     for name in (
@@ -267,7 +219,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
     """Every schema of this module in the order of the sheet."""
     channel, expansion = _channel()
     return (
-        _htlc_policy(),
+        htlc.htlc_policy(),
         forwarding.forwarding(),
         _rebalance(),
         channel,
@@ -280,7 +232,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         _config(),
         _backup(),
         forwarding.emergency(),
-        _htlc_mgmt(),
+        htlc.htlc_mgmt(),
         _liquidity(),
     )
 

@@ -10,6 +10,7 @@ from .danger import READ, Danger, DangerFacts, DangerRule, Params, Tier, fixed, 
 from .params import ParamSchema
 
 NOT_SERVED: Final = "not served by this version"
+NO_CALL: Final = "CLN has no call for it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ class Plan:
     changes on each channel (conflict rule of 02 §7.5); `before` holds the node's channel rows as read, for
     the state hash. `amount_sat` is what rules on amounts compare; `spend` what leaves the node's hands, None
     when nothing does; `foreign` whether an on-chain destination is (or may be) somebody else's;
-    `peer_channels` how many channels the named peer has with us, None where that is not asked.
+    `peer_channels` how many channels the named peer has with us, None where that is not asked. `proposal`
+    says that the run only tells the operator what they could do themselves, so that it needs no approval
+    before (docs/decisions/0370).
     """
 
     undo: dict[str, JsonValue]
@@ -58,6 +60,7 @@ class Plan:
     spend: Spend | None = None
     foreign: bool = True
     peer_channels: int | None = None
+    proposal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Outcome:
     full listing. `hold` and `release` (reason, channel id) are the channels this run disabled and enabled;
     `alert` raises the operator's alert at least to that level. `spent` is what the reserved spend came to,
     None for as much as was reserved. `pending_external`: the node has begun and is not done; the same
-    action's `probe` is asked again by the clock until it knows.
+    action's `probe` is asked again by the clock until it knows. `proposal` is what the operator is told they
+    could do; it takes the place of the alert about the command.
     """
 
     state: Literal["success", "error", "partial", "indeterminate", "pending_external"]
@@ -83,6 +87,7 @@ class Outcome:
     release: tuple[tuple[str, str], ...] = ()
     alert: Level | None = None
     spent: Spend | None = None
+    proposal: str = ""
 
 
 class ReadAction(Protocol):

@@ -7,7 +7,7 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
-from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, MONITOR
+from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, HTLC_POLICY, MONITOR
 
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
@@ -18,8 +18,10 @@ from .channels import fees_of
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
+from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .monitor import Monitor
 from .monitor_history import History
+from .proposal import SetCltvDelta
 
 # Whose fee history is looked up without leaving the event loop.
 _FEW_CHANNELS: Final = 8
@@ -74,7 +76,7 @@ class Executors:
                 node, self.channel_writer, self._history, self._anchors
             ),
         }
-        self._writes |= self._forwarding(node) | self._emergency(node, revoking)
+        self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -110,6 +112,14 @@ class Executors:
             ("hive:config/v1", "disable_forwarding"): disable_all,
             ("hive:config/v1", "enable_forwarding"): enable_all,
             (EMERGENCY, "disable_forwarding"): disable_all,
+        }
+
+    def _htlc_policy(self, node: Node) -> dict[tuple[str, str], WriteAction]:
+        parts = (node, self.channel_writer, self._holds)
+        return {
+            (HTLC_POLICY, "set_htlc_limits"): SetHtlcLimits(*parts),
+            (HTLC_POLICY, "set_htlc_limits_bulk"): SetHtlcLimitsBulk(*parts),
+            (HTLC_POLICY, "set_cltv_delta"): SetCltvDelta(node),
         }
 
     def _emergency(self, node: Node, revoking: Revoking) -> dict[tuple[str, str], WriteAction]:

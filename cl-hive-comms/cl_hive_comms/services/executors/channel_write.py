@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self
 
 from hive_shared.canonical import JsonValue
@@ -194,6 +194,13 @@ def targets_of(undo: Mapping[str, JsonValue]) -> tuple[Target, ...]:
     return tuple(kind.from_json(item) for item in stored if isinstance(item, dict))
 
 
+def _foreseen(undo: Mapping[str, JsonValue]) -> dict[str, list[JsonValue]]:
+    """What the plan warned of, by channel id."""
+    stored = undo.get("warnings")
+    found = stored.items() if isinstance(stored, dict) else ()
+    return {channel_id: list(texts) for channel_id, texts in found if isinstance(texts, list)}
+
+
 class ChannelWriter:
     """Applies targets channel by channel. `engaged` is the kill switch: it stops a bulk change midway.
 
@@ -210,9 +217,10 @@ class ChannelWriter:
         delay = undo["enforce_delay_s"]
         assert isinstance(delay, int)
         targets, many = targets_of(undo), _many(undo)
-        warnings: dict[str, list[JsonValue]] = {}
+        warnings = _foreseen(undo)
         refused: dict[str, HiveError] = {}
         lost: set[str] = set()
+        bent: dict[str, Pair] = {}
         for target in targets:
             if self._engaged():
                 refused[target.channel_id] = from_symbol(
@@ -221,16 +229,17 @@ class ChannelWriter:
                 continue
             try:
                 rows = await target.set(self._node, delay)
-                warnings[target.channel_id] = [
-                    str(text) for row in rows for name, text in row.items() if name.startswith("warning_")
-                ]
+                told = [text for row in rows for name, text in row.items() if name.startswith("warning_")]
+                if told:
+                    warnings.setdefault(target.channel_id, []).extend(map(str, told))
+                    bent[target.channel_id] = target.shown(rows[0])
             except ClnError as error:
                 # Also after a lost answer we go on to the comparison: the node may have acted.
                 refused[target.channel_id] = node_error(error)
                 if error.outcome_unknown:
                     lost.add(target.channel_id)
             await self._fault(f"channel_set_{target.scid}")
-        return await self._compare(targets, caller, _Calls(refused, warnings, lost, many))
+        return await self._compare(targets, caller, _Calls(refused, warnings, lost, many, bent))
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """Compare the node with the targets; None when it cannot be asked."""
@@ -241,7 +250,8 @@ class ChannelWriter:
         stopped = from_symbol(
             "shutting_down", "the plugin stopped before this change was made; nothing was changed"
         )
-        return _verdict(targets_of(undo), rows, caller, _Calls({}, {}, set(), _many(undo)), stopped)
+        calls = _Calls({}, _foreseen(undo), set(), _many(undo))
+        return _verdict(targets_of(undo), rows, caller, calls, stopped)
 
     async def _compare(self, targets: Sequence[Target], caller: Caller, calls: _Calls) -> Outcome:
         try:
@@ -275,12 +285,14 @@ class ChannelWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """What the calls said, by channel id; `lost` ones got no answer."""
+    """What the calls said, by channel id; `lost` ones got no answer. `bent` are the values the node warned
+    that it set instead: bounds it raised to the peer's smallest or lowered to what the channel can carry."""
 
     refused: Mapping[str, HiveError]
     warnings: Mapping[str, list[JsonValue]]
     lost: Collection[str]
     many: bool
+    bent: Mapping[str, Pair] = field(default_factory=dict)
 
     def may_have_acted(self, target: Target) -> bool:
         """Whether the node may have changed this channel."""
@@ -311,6 +323,8 @@ def _verdict(
         row = rows.get(target.channel_id)
         now = None if row is None else target.shown(row)
         state = _state(target, now)
+        if now is not None and now == calls.bent.get(target.channel_id):
+            state = "applied"
         if state == "unchanged" and target.channel_id in calls.lost:
             # The call may still act after we looked.
             state = "unknown"
@@ -326,6 +340,8 @@ def _verdict(
             if state in ("unknown", "different") and calls.may_have_acted(target):
                 written.append(target)
         else:
+            if now is not None and now != target.new:
+                part["now"] = target.pair_doc(now)
             written.append(target)
         states.append(state)
         parts.append(part)

@@ -6,56 +6,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.policy_service import Limits, PolicyService
-from cl_hive_comms.services.receipt_service import ReceiptService
-from cl_hive_comms.storage import policy_store
-from cl_hive_comms.storage.policy_store import PolicyStore
-from cl_hive_comms.storage.receipt_store import ReceiptStore
-from cl_hive_comms.storage.state_store import StateStore
-from hive_shared import crypto
-from hive_shared.store import Db
-from pipeline_world import HSM_KEY, NODE_ID, NOW, Keys
-
-MIGRATIONS = Path(policy_store.__file__).parent / "migrations"
-
-
-async def zbase(text: str) -> str:
-    return crypto.cln_sign_message(HSM_KEY, text)
-
-
-class Operator:
-    """The policy of one node and its clock."""
-
-    def __init__(self, path: Path) -> None:
-        self.now = NOW
-        self.db = Db.open(path / "comms.db", MIGRATIONS)
-        receipts = ReceiptService(
-            self.db,
-            ReceiptStore(),
-            Keys(),
-            node_id=lambda: NODE_ID,
-            node_keys=lambda: (Keys.pubkey,),
-            signmessage=zbase,
-            now=lambda: self.now,
-        )
-        alerts = AlertService(self.db, StateStore(), now=lambda: self.now, log=lambda *_, **__: None)
-        self.alerts = alerts
-        self.policy = PolicyService(
-            self.db,
-            PolicyStore(),
-            StateStore(),
-            receipts=receipts,
-            alerts=alerts,
-            limits=lambda: Limits(24, 4),
-            now=lambda: self.now,
-            random_bytes=bytes,
-            log=lambda *_, **__: None,
-        )
-
-    @property
-    def protected(self) -> frozenset[str]:
-        return self.policy.snapshot().settings(self.now).protected_channels
+from pipeline_world import NOW
+from policy_world import Operator
 
 
 @pytest.fixture

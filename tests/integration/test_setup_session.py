@@ -14,7 +14,9 @@ from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.domain.setup import State
 from cl_hive_comms.options import PREFIX, option_specs
 from cl_hive_comms.services.advisor_requests import Hire
-from cl_hive_comms.services.policy_service import Limits, PolicyService
+from cl_hive_comms.services.policy_in_force import Limits
+from cl_hive_comms.services.policy_record import PolicyRecord
+from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_setup import View
 from cl_hive_comms.services.setup_questions import SetupQuestions
 from cl_hive_comms.services.setup_service import SetupService
@@ -86,7 +88,7 @@ class SetupWorld(HiringWorld):
             self.db,
             PolicyStore(),
             StateStore(),
-            receipts=self.receipts,
+            record=PolicyRecord(self.receipts, self.alerts, now=now),
             alerts=self.alerts,
             limits=lambda: Limits(24, 4),
             now=now,

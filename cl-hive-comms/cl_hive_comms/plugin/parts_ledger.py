@@ -19,7 +19,9 @@ from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.peer_gate import PeerGate
-from cl_hive_comms.services.policy_service import Limits, PolicyService
+from cl_hive_comms.services.policy_in_force import Limits
+from cl_hive_comms.services.policy_record import PolicyRecord
+from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
@@ -102,7 +104,7 @@ class LedgerParts(Parts):
             self.db,
             PolicyStore(),
             StateStore(),
-            receipts=self.receipts,
+            record=PolicyRecord(self.receipts, self.alerts, now=unix_now),
             alerts=self.alerts,
             limits=lambda: Limits(
                 self.config.get("confirm-hours-low"), self.config.get("confirm-hours-high")

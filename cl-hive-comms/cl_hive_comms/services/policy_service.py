@@ -3,40 +3,36 @@
 docs/protocol/08-client-and-plugins.md §5.4, docs/protocol/02-fleet-management.md §7.4. Every change is one
 transaction with its receipt; what loosens the policy raises an alert. Where the document comes from a file,
 the file is its only author (docs/decisions/0082-policy-file-is-the-document.md).
+
+What is stored is always what was last in force: a start, a reload or a restore that finds something else
+leaves a receipt and an alert too (docs/decisions/0310-what-was-in-force-is-remembered.md).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hive_shared.canonical import JsonValue, decode
-from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.policy import PolicySnapshot, locked_snapshot
 from cl_hive_comms.domain.policy_document import (
     PolicyDocument,
     canonical_text,
     merged,
-    parse_document,
     parse_duration,
     parse_values,
     preset_document,
 )
 from cl_hive_comms.domain.policy_rules import MAX_RULES, Override, Rule, parse_rule
-from cl_hive_comms.domain.policy_settings import loosened
 from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.policy_in_force import OPERATOR, OPTION_FACT, Limits, PolicyInForce, policy_of
+from cl_hive_comms.services.policy_record import PolicyRecord
 from cl_hive_comms.services.ports_identity import Clock, FactStore, Log, RandomBytes
 from cl_hive_comms.services.ports_policy import PolicyRows
-from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 
-_OPTION_FACT = "policy_preset_option"
-_MAX_FILE_BYTES = 1_048_576
-OPERATOR = "operator"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -58,14 +54,6 @@ def _one_at_a_time(
     return alone
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Options that every decision needs besides the document."""
-
-    confirm_hours_low: int
-    confirm_hours_high: int
-
-
 @dataclass
 class _Staged:
     """A change that is ready to be written; `version` is known once it is."""
@@ -77,8 +65,8 @@ class _Staged:
     version: int = -1
 
 
-class PolicyService:
-    """Owns the policy. `snapshot` is what decisions rest on; it never touches disk."""
+class PolicyService(PolicyInForce):
+    """Owns the policy: every change goes through here."""
 
     def __init__(
         self,
@@ -86,136 +74,44 @@ class PolicyService:
         store: PolicyRows,
         facts: FactStore,
         *,
-        receipts: ReceiptService,
+        record: PolicyRecord,
         alerts: AlertService,
         limits: Callable[[], Limits],
         now: Clock,
         random_bytes: RandomBytes,
         log: Log,
     ) -> None:
-        self._db, self._store, self._facts = db, store, facts
-        self._receipts, self._alerts, self._limits = receipts, alerts, limits
-        self._now, self._random_bytes, self._log = now, random_bytes, log
-        self._current = locked_snapshot("the policy is not loaded yet")
-        self._file = ""
-        self._file_stamp: tuple[int, int] | None = None
-        self._lock = asyncio.Lock()
-        self._listeners: list[Callable[[], None]] = []
-        self.file_problem: str | None = None
-        """Why the policy file does not count, for status and self-check."""
+        super().__init__(db, store, facts, record=record, alerts=alerts, limits=limits, now=now, log=log)
+        self._random_bytes = random_bytes
 
-    # -- reads ---------------------------------------------------------------------------------------
-
-    def snapshot(self) -> PolicySnapshot:
-        """The policy in force now."""
-        limits = self._limits()
-        if (self._current.confirm_hours_low, self._current.confirm_hours_high) != (
-            limits.confirm_hours_low,
-            limits.confirm_hours_high,
-        ):
-            self._current = replace(
-                self._current,
-                confirm_hours_low=limits.confirm_hours_low,
-                confirm_hours_high=limits.confirm_hours_high,
-            )
-        return self._current
-
-    def approver_keys(self) -> frozenset[str]:
-        """X-only keys of the approvers, as they may send votes."""
-        approvers = self._current.document.settings.approvers
-        return frozenset(name.removeprefix("did:nostr:") for name in approvers if name != "local")
-
-    @property
-    def source(self) -> str:
-        """Where the document comes from: `file` or `stored`."""
-        return "file" if self._file else "stored"
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """`listener` runs after each change; it must return at once."""
-        self._listeners.append(listener)
-
-    # -- life ----------------------------------------------------------------------------------------
-
-    async def load(self, preset: str, file: str) -> None:
-        """Reads the stored policy and the file, if any; call once at start.
-
-        A document that cannot be read leaves monitor reads only, with an alert, until it is repaired.
-        """
-        self._file = file
-        rules: tuple[Rule, ...] = ()
-        override: Override | None = None
-        try:
-            stored = await self._db.read(self._store.load)
-            rules, override = stored.rules, stored.override
-            told = await self._db.read(lambda tx: self._facts.get(tx, _OPTION_FACT))
-            document = self._stored_document(stored.document, preset)
-            # The option speaks when it was changed since we last saw it, or when nothing is stored.
-            if stored.document is None or (told is not None and told != preset):
-                document = replace(preset_document(preset), overrides=document.overrides)
-                document = merged(document, {})
-            if file:
-                document = self._read_file()
-            version = stored.version
-            if told != preset:
-                written = await self._db.write(lambda tx: self._remember_option(tx, preset, document))
-                version = version if written is None else written
-            self._adopt(version, document, stored.rules, stored.override)
-        except (InvalidParams, OSError, ValueError) as error:
-            self.file_problem = f"the policy cannot be read: {_why(error)}"
-            # Rules and override are whole: a document repaired while we run is used together with them.
-            self._current = replace(
-                locked_snapshot(self.file_problem),
-                rules=tuple(rule for rule in rules if rule.source == OPERATOR),
-                sibling_rules=tuple(rule for rule in rules if rule.source != OPERATOR),
-                override=override,
-            )
-            await self._alerts.alert_critical("policy_unreadable", self.file_problem)
-
-    async def watch_file(self) -> None:
-        """Notices a changed policy file; run every few seconds. A bad one keeps the last good document."""
-        if not self._file or self._stamp() == self._file_stamp:
-            return
-        await self.reload_file(self._file)
-
-    async def reload_file(self, path: str) -> None:
-        """Follow the option policy-file. An empty path returns to the stored document.
-
-        Raises InvalidParams when a newly named file cannot be read: the former policy stays.
-        """
-        async with self._lock:
-            previous, stamp, self._file = self._file, self._file_stamp, path
-            try:
-                if path:
-                    document = self._read_file()
-                else:
-                    stored = await self._db.read(self._store.load)
-                    document = self._stored_document(stored.document, self._current.preset)
-            except (InvalidParams, OSError, ValueError) as error:
-                self._file = previous
-                problem = f"the policy file {path or previous} is not used: {_why(error)}"
-                if path != previous:
-                    # Whoever named it is told; the file in use is as good as it was.
-                    self._file_stamp = stamp
-                    raise InvalidParams(problem) from None
-                self.file_problem = problem
-                await self._alerts.alert_critical("policy_file_refused", problem)
-                return
-            await self._change("reload", {"source": self.source}, document=document)
+    # -- options and the clock -----------------------------------------------------------------------
 
     async def follow_preset(self, preset: str) -> None:
         """Follow a change of the option policy-preset."""
-        if self._file:
-            return
-        await self.set_preset(preset)
-        await self._db.write(lambda tx: self._facts.put(tx, _OPTION_FACT, preset, self._now()))
+        if not self._file.path:
+            await self.set_preset(preset)
+            await self._db.write(lambda tx: self._facts.put(tx, OPTION_FACT, preset, self._now()))
+        self._preset = preset
 
     @_one_at_a_time
     async def expire_overrides(self) -> None:
         """Notes that an override ran out; decisions have stopped using it by then. Run every 30 s."""
-        override = self._current.override
+        before, override = self._current, self._current.override
         if override is None or override.active(self._now()):
             return
-        await self._change("override_expired", {"override_id": override.id}, end_override="expired")
+        params = {"override_id": override.id}
+        if before.locked is None:
+            await self._change("override_expired", params, end_override="expired")
+            return
+        # The document waits for its repair and must not be stored over: only the override ends.
+        after = replace(before, override=None)
+
+        def body(tx: Tx) -> None:
+            self._store.end_override(tx, "expired", self._now())
+            self._record.called(tx, "override_expired", params, before=before, after=after)
+
+        await self._db.write(body)
+        self._current = after
 
     # -- changes by the operator ---------------------------------------------------------------------
 
@@ -337,9 +233,9 @@ class PolicyService:
     # -- inside --------------------------------------------------------------------------------------
 
     def _refuse_with_file(self) -> None:
-        if self._file:
+        if self._file.path:
             raise Conflict(
-                f"the policy document comes from {self._file}; change it there, or unset"
+                f"the policy document comes from {self._file.path}; change it there, or unset"
                 " hive-comms-policy-file. Rules and timed overrides work beside a file"
             )
 
@@ -394,11 +290,8 @@ class PolicyService:
             if clear_rules:
                 self._store.clear_rules(tx, OPERATOR)
             staged.version = self._store.save(tx, canonical_text(wanted), now)
-            result: dict[str, JsonValue] = {"policy_version": staged.version}
-            event = operator_event(f"policy_{action}", params=dict(params), result=result)
-            self._receipts.append(tx, event)
-            after = PolicySnapshot(staged.version, wanted.preset, wanted, rules, active)
-            self._warn_if_looser(tx, before, after, now)
+            after = policy_of(staged.version, wanted, rules, active)
+            self._record.called(tx, action, params, before=before, after=after)
 
         staged = _Staged(body, wanted, rules, active)
         return staged
@@ -406,72 +299,5 @@ class PolicyService:
     def _follow(self, staged: "_Staged") -> None:
         self._adopt(staged.version, staged.document, staged.rules, staged.override)
 
-    def _warn_if_looser(self, tx: Tx, before: PolicySnapshot, after: PolicySnapshot, now: int) -> None:
-        if before.locked is not None:
-            return
-        was, will = before.settings(now), after.settings(now)
-        keys = list(loosened(was, will))
-        if str(was.zone) != str(will.zone):
-            # Their days and hours go by the zone of the quiet hours: they stop to hold at some moments.
-            keys += [f"rule {rule.id}, now in {will.zone}" for rule in after.rules if rule.timed]
-        gone = {rule.id for rule in before.rules} - {rule.id for rule in after.rules}
-        keys += [f"rule {name}" for name in sorted(gone)]
-        if keys:
-            self._alerts.raise_alert(
-                tx, "warning", "policy_loosened", f"the policy now allows more: {', '.join(keys)[:300]}"
-            )
-
     def _all_rules(self) -> tuple[Rule, ...]:
         return (*self._current.rules, *self._current.sibling_rules)
-
-    def _adopt(
-        self, version: int, document: PolicyDocument, rules: tuple[Rule, ...], override: Override | None
-    ) -> None:
-        limits = self._limits()
-        self._current = PolicySnapshot(
-            version=version,
-            preset=document.preset,
-            document=document,
-            rules=tuple(rule for rule in rules if rule.source == OPERATOR),
-            override=override,
-            sibling_rules=tuple(rule for rule in rules if rule.source != OPERATOR),
-            confirm_hours_low=limits.confirm_hours_low,
-            confirm_hours_high=limits.confirm_hours_high,
-        )
-        self.file_problem = None
-        self._log("info", "policy", version=version, preset=document.preset, source=self.source)
-        for listener in self._listeners:
-            listener()
-
-    def _stored_document(self, text: str | None, preset: str) -> PolicyDocument:
-        return preset_document(preset) if text is None else parse_document(_decoded(text))
-
-    def _read_file(self) -> PolicyDocument:
-        self._file_stamp = self._stamp()
-        data = Path(self._file).read_bytes()
-        if len(data) > _MAX_FILE_BYTES:
-            raise InvalidParams(f"{self._file} has {len(data)} bytes; {_MAX_FILE_BYTES} is the most")
-        return parse_document(_decoded(data))
-
-    def _stamp(self) -> tuple[int, int] | None:
-        try:
-            found = Path(self._file).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
-
-    def _remember_option(self, tx: Tx, preset: str, document: PolicyDocument) -> int | None:
-        now = self._now()
-        self._facts.put(tx, _OPTION_FACT, preset, now)
-        return None if self._file else self._store.save(tx, canonical_text(document), now)
-
-
-def _why(error: Exception) -> str:
-    """The sentence without slug, errno and path: the caller names the file."""
-    if isinstance(error, HiveError):
-        return error.detail
-    return (isinstance(error, OSError) and error.strerror) or str(error)
-
-
-def _decoded(text: str | bytes) -> JsonValue:
-    return decode(text, max_bytes=_MAX_FILE_BYTES, max_nodes=50_000)

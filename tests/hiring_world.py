@@ -14,6 +14,7 @@ from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
@@ -21,6 +22,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trial_measure import TrialMeasure
 from cl_hive_comms.storage.advisor_record_store import AdvisorRecordStore
 from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.push_store import PushStore
@@ -116,6 +118,7 @@ class HiringWorld:
         self.runes, self.facts, self.books = Runes(), StateStore(), Books()
         self.random = iter(range(1, 1_000_000))
         self.log: list[tuple[str, str]] = []
+        self.trusted: tuple[str, ...] = ()
         self.build()
 
     def _note(self, level: str, event: str, /, **fields: object) -> None:
@@ -196,28 +199,28 @@ class HiringWorld:
             log=self._note,
         )
         offers.trial_of = self.contracts.trial_of
-        self.service = AdvisorService(
-            Ports(
-                db=self.db,
-                store=AdvisorStore(),
-                credentials=credentials,
-                aliases=aliases,
-                offers=offers,
-                trials=self.contracts,
-                receipts=receipts,
-                alerts=alerts,
-                messenger=messenger,
-                runes=self.keeper,
-                signer=Signer(),
-                kill_switch=KillSwitch(self.db, self.facts, self.path / "hive", now=now),
-                commands=Commands,
-                node_id=NODE_ID,
-                now=now,
-                random_bytes=lambda n: next(random).to_bytes(n, "big"),
-                log=_quiet,
-            )
+        self.kill_switch = KillSwitch(self.db, self.facts, self.path / "hive", now=now)
+        ports = Ports(
+            db=self.db,
+            store=AdvisorStore(),
+            credentials=credentials,
+            aliases=aliases,
+            offers=offers,
+            trials=self.contracts,
+            receipts=receipts,
+            alerts=alerts,
+            messenger=messenger,
+            runes=self.keeper,
+            signer=Signer(),
+            kill_switch=self.kill_switch,
+            commands=Commands,
+            node_id=NODE_ID,
+            now=now,
+            random_bytes=lambda n: next(random).to_bytes(n, "big"),
+            log=_quiet,
         )
-
+        self.service = AdvisorService(ports)
+        self.gossip = GossipCredentials(ports, self.service, GossipStore(), trusted=lambda: self.trusted)
         self.contracts.drop_rune = self.service.drop_rune_in
 
     async def _secret(self, text: str) -> bytes:

@@ -183,6 +183,10 @@ class View:
     trust_pinned: bool = False
     vc: str | None = None
 
+    @property
+    def trust(self) -> Fraction:
+        return self.credential.trust
+
 
 class CredentialsFake:
     def __init__(self) -> None:

@@ -41,6 +41,11 @@ HALVES = {
     "08.22": ("every_dynamic_option", "keeps_the_last_good"),
     "02.03": ("time_window", "another_node"),
     "02.04": ("burns_no_nonce", "seal_and_rumor"),
+    "02.05": (
+        "names_our_node_by_gossip",
+        "gossip_authorises_by_a_trusted",
+        "strangers_credential_for_our_node",
+    ),
     "02.06": ("tier_cannot|may_not_set", "refused_at_issue", "patterns"),
     "02.09": ("depth_13_and_70_kb", "a_thousand_fuzzed", "hostile_parameters"),
     "02.10": (

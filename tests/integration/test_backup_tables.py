@@ -140,6 +140,7 @@ async def filled(directory: Path) -> BackupWorld:
         ("INSERT INTO comms_migrations VALUES (1, ?, 'ff', '{}', ?, ?, ?, ?, ?, ?)", astuple(closing)),
         *(("INSERT INTO comms_legacy_receipts VALUES (?, ?, ?, ?, ?, ?)", each) for each in legacy),
         ("INSERT INTO comms_legacy_rows VALUES ('liquidity_leases', 'k', 'dd', 1, ?)", (row,)),
+        ("INSERT INTO comms_gossip_credentials VALUES ('02', 'c1', NULL, ?, ?, ?, 'over')", (at, 4 * at, at)),
         ("INSERT INTO comms_saved_channel VALUES ('aa', ?, '1x1x1', 1, 990, ?, ?)", (REASON, at, at)),
         ("INSERT INTO comms_saved_channel VALUES ('bb', 'all', '2x1x1', 0, 880, ?, ?)", (at, at)),
         ("INSERT INTO comms_timers VALUES ('t', 'fee_anchor', '1x1x1', ?, '{}', NULL)", (at + 60,)),

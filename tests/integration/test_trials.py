@@ -148,9 +148,9 @@ async def test_the_guards_hold_in_the_transaction_itself(
     async def overtaken(*given: Any) -> Any:
         opening = await original(*given)
         monkeypatch.setattr(world.contracts, "prepare", original)
-        world.service._lock.release()
+        world.service.changing.release()
         await begin(world, 1)
-        await world.service._lock.acquire()
+        await world.service.changing.acquire()
         return opening
 
     monkeypatch.setattr(world.contracts, "prepare", overtaken)

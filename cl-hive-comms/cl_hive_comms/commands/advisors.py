@@ -5,16 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 from hive_shared import credential as credentials
+from hive_shared.credential import Credential
 from hive_shared.errors import InvalidParams, NotFound
 from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from cl_hive_comms.domain.advisor import MAX_DAYS, CredentialRow, days_left
+from cl_hive_comms.domain.advisor import GOSSIP, MAX_DAYS, CredentialRow, days_left
+from cl_hive_comms.domain.gossip import GossipRow
 from cl_hive_comms.domain.trial import trial_days
 from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
 from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.services.vc_verifier import VcVerifier
 
@@ -32,10 +35,11 @@ class AdvisorCommands:
         table: Callable[[], CredentialService],
         trust: Callable[[], TrustService],
         verifier: Callable[[], VcVerifier],
+        gossip: Callable[[], GossipCredentials],
         now: Callable[[], int],
     ) -> None:
         self._service, self._aliases, self._table, self._now = service, aliases, table, now
-        self._trust, self._verifier = trust, verifier
+        self._trust, self._verifier, self._gossip = trust, verifier, gossip
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -70,7 +74,7 @@ class AdvisorCommands:
                 "R",
                 (Param("agent_id", "str", default=""), Param("node_id", "str", default="")),
                 self._list,
-                "All credentials this node has issued.",
+                "Credentials that this node issued, and those that other nodes told it of (source gossip).",
             ),
             MethodSpec(
                 "hive-mgmt-credential-revoke",
@@ -136,15 +140,19 @@ class AdvisorCommands:
         items = [
             {
                 "name": self._name(row),
-                "agent_id": row.credential.agent_id,
                 "status": row.status,
                 "format": row.format,
+                "source": row.source,
                 **self._summary(row),
                 **_end(row),
             }
             for row in self._table().rows()
-            if wanted in ("", row.credential.agent_id, row.agent_key)
-            and params["node_id"] in ("", row.credential.node_id)
+            if _is_about(row.credential, wanted, params["node_id"])
+        ]
+        items += [
+            _told(row, row.credential, self._now())
+            for row in await self._gossip().known()
+            if row.credential is not None and _is_about(row.credential, wanted, params["node_id"])
         ]
         return {"count": len(items), "items": items}
 
@@ -153,18 +161,10 @@ class AdvisorCommands:
         return {"credential_id": params["credential_id"], "revoked": True, "cancelled": done.cancelled}
 
     def _summary(self, row: CredentialRow) -> dict[str, Any]:
-        document = row.credential
         return {
-            "credential_id": row.credential_id,
-            "tier": document.tier.word,
-            "schemas": list(document.allowed_schemas),
-            "constraints": dict(document.constraints),
-            "permissions": [name for name, granted in document.permissions.items() if granted],
-            "trust": str(credentials.number_of(document.trust)),
+            **_terms(row.credential, self._now()),
+            "trust": str(credentials.number_of(row.trust)),
             "trust_pinned": row.trust_pinned,
-            "valid_from": document.valid_from,
-            "valid_until": document.valid_until,
-            "days_left": days_left(document.valid_until, self._now()),
             "received_by_advisor": row.acked_at is not None,
             **self._checked(row),
         }
@@ -216,6 +216,39 @@ def _key(text: str) -> str:
         return parse_pubkey(text)
     except ValueError as error:
         raise InvalidParams(f"agent_id: {error}") from None
+
+
+def _is_about(document: Credential, agent: str, node_id: str) -> bool:
+    return agent in ("", document.agent_id, document.agent_key) and node_id in ("", document.node_id)
+
+
+def _terms(document: Credential, now: int) -> dict[str, Any]:
+    return {
+        "credential_id": document.credential_id,
+        "issuer_id": document.issuer_id,
+        "node_id": document.node_id,
+        "agent_id": document.agent_id,
+        "tier": document.tier.word,
+        "schemas": list(document.allowed_schemas),
+        "constraints": dict(document.constraints),
+        "permissions": [name for name, granted in document.permissions.items() if granted],
+        "valid_from": document.valid_from,
+        "valid_until": document.valid_until,
+        "days_left": days_left(document.valid_until, now),
+    }
+
+
+def _told(row: GossipRow, document: Credential, now: int) -> dict[str, Any]:
+    """A credential that authorises nobody here."""
+    ended = {"revoked_at": row.revoked_at, "reason": row.revocation_reason or None}
+    return {
+        "name": None,
+        "status": "known" if row.revoked_at is None else "revoked",
+        "format": "native",
+        "source": GOSSIP,
+        **_terms(document, now),
+        **{name: value for name, value in ended.items() if value is not None},
+    }
 
 
 def _end(row: CredentialRow) -> dict[str, Any]:

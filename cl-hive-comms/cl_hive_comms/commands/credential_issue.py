@@ -22,10 +22,11 @@ _TRUST: Final = "trust must be a number from 0.5 to 2 with at most three decimal
 
 
 class CredentialIssueCommands:
-    """A credential spelt out by the operator. `hive_gossips`: a cl-hive that gossips them is there."""
+    """A credential spelt out by the operator. `hive`: whether cl-hive is there, and whether it gossips
+    credentials."""
 
-    def __init__(self, service: Callable[[], AdvisorService], hive_gossips: Callable[[], bool]) -> None:
-        self._service, self._hive_gossips = service, hive_gossips
+    def __init__(self, service: Callable[[], AdvisorService], hive: Callable[[], tuple[bool, bool]]) -> None:
+        self._service, self._hive = service, hive
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
@@ -68,14 +69,21 @@ class CredentialIssueCommands:
         return _issued(hired)
 
     def _refuse_gossip(self) -> None:
-        if not self._hive_gossips():
+        present, gossips = self._hive()
+        instead = "leave gossip out: the agent gets its credential by direct message all the same"
+        if not present:
             raise SiblingUnavailable(
-                "gossip=true needs cl-hive, and no cl-hive that gossips credentials is running; issue without"
-                " gossip, the agent gets its credential by direct message all the same",
+                f"gossip=true needs cl-hive, which is not running; {instead}", data={"sibling": "cl-hive"}
+            )
+        if not gossips:
+            raise Unsupported(
+                f"the cl-hive of this node does not gossip credentials (no did-gossip); {instead}",
+                reason="unsupported_action",
                 data={"sibling": "cl-hive"},
             )
         raise Unsupported(
-            "credentials are not gossiped by this version; leave gossip out", reason="unsupported_action"
+            f"this version of cl-hive-comms hands no credentials to cl-hive; {instead}",
+            reason="unsupported_action",
         )
 
 

@@ -7,6 +7,10 @@ from hive_shared.credential import Credential
 
 MAX_LIVE_CREDENTIALS = 1_000
 """Live credentials of a node (docs/protocol/02 §2.5); expired and revoked ones do not count."""
+GOSSIP = "gossip"
+"""Source of what came from other nodes, not from this one's operator."""
+GOSSIP_TRUST = Fraction(1, 2)
+"""Of an agent that another node hired for us, whatever its credential says (docs/protocol/02 §2.1)."""
 DAY_S = 86_400
 MAX_DAYS = 730
 
@@ -41,8 +45,9 @@ class CredentialRow:
     """One row of comms_credentials: the signed document and what happened to it here.
 
     `trust_pinned`: the operator chose the trust at issue, and history does not move it (docs/decisions/0202).
-    `vc`: the W3C form of one that cl-hive-archon issued (format `vc`), as JSON text; `check_at` (Unix s) and
-    `check_status` are what archon said of it last.
+    `source`: `operator`, or `gossip` for one of a trusted issuer (domain.gossip). `vc`: the W3C form of one
+    that cl-hive-archon issued (format `vc`), as JSON text; `check_at` (Unix s) and `check_status` are what
+    archon, or over gossip the issuer, said of it last.
     """
 
     credential: Credential
@@ -73,8 +78,8 @@ class CredentialRow:
 
     @property
     def trust(self) -> Fraction:
-        """Trust the operator put in the agent, 0.5 to 2."""
-        return self.credential.trust
+        """Trust put in the agent, 0.5 to 2: by the operator, not by whoever else issued the credential."""
+        return GOSSIP_TRUST if self.source == GOSSIP else self.credential.trust
 
     def live(self, now: int) -> bool:
         """Whether commands under it may be accepted now, as far as this table knows."""

@@ -105,10 +105,12 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 lambda: self.credentials,
                 lambda: self.trust,
                 lambda: self.verifier,
+                lambda: self.gossip,
                 unix_now,
             ).specs(),
             *CredentialIssueCommands(
-                lambda: self.advisors, lambda: self.siblings.has("hive", "did-gossip")
+                lambda: self.advisors,
+                lambda: (self.siblings.present("hive"), self.siblings.has("hive", "did-gossip")),
             ).specs(),
             *TrialCommands(
                 lambda: self.contracts, lambda: self.advisors, lambda: self.aliases, unix_now
@@ -140,7 +142,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *MigrationCommands(lambda: self.migration).specs(),
             *AlertCommands(lambda: self.alerting.delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
-            *sibling_methods(lambda: self.for_siblings),
+            *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),

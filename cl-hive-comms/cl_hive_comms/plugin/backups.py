@@ -13,6 +13,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.policy_store import PolicyStore
@@ -34,6 +35,7 @@ def compose_backups(
         receipts=ReceiptStore(),
         trials=MarketplaceStore(),
         trust=TrustStore(),
+        gossip=GossipStore(),
         legacy=LegacyStore(),
         saved=SavedChannelStore(),
         timers=commands,

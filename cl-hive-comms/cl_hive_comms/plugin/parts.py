@@ -30,6 +30,7 @@ from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
+from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_service import InboundService
@@ -106,6 +107,7 @@ class Parts(ABC):
     contracts: ContractService
     advisor_runes: AdvisorRunes
     advisors: AdvisorService
+    gossip: GossipCredentials
     handoffs: HandoffService
     verifier: VcVerifier
     setup: SetupService

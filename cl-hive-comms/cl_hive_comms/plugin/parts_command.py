@@ -15,10 +15,12 @@ from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.state_store import StateStore
 
@@ -75,26 +77,28 @@ class CommandParts(Parts):
             log=self.log,
         )
         self.identity.import_guards += [self.contracts.none_live_in, self.credentials.not_known_in]
-        self.advisors = AdvisorService(
-            Ports(
-                db=self.db,
-                store=AdvisorStore(),
-                credentials=self.credentials,
-                aliases=self.aliases,
-                offers=self.offers,
-                trials=self.contracts,
-                receipts=self.receipts,
-                alerts=self.alerts,
-                messenger=self.messenger,
-                runes=self.advisor_runes,
-                signer=self.cln,
-                kill_switch=self.kill_switch,
-                commands=lambda: self.pipeline.commands,
-                node_id=self.node["node_id"],
-                now=unix_now,
-                random_bytes=os.urandom,
-                log=self.log,
-            )
+        ports = Ports(
+            db=self.db,
+            store=AdvisorStore(),
+            credentials=self.credentials,
+            aliases=self.aliases,
+            offers=self.offers,
+            trials=self.contracts,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            messenger=self.messenger,
+            runes=self.advisor_runes,
+            signer=self.cln,
+            kill_switch=self.kill_switch,
+            commands=lambda: self.pipeline.commands,
+            node_id=self.node["node_id"],
+            now=unix_now,
+            random_bytes=os.urandom,
+            log=self.log,
+        )
+        self.advisors = AdvisorService(ports)
+        self.gossip = GossipCredentials(
+            ports, self.advisors, GossipStore(), trusted=lambda: self.config.trusted_issuers
         )
         self.advisors.on_revoked = self.credentials_revoked
         self._build_handoffs()

@@ -15,6 +15,7 @@ from hive_shared.store import Db
 
 from cl_hive_comms.commands.sibling_calls import SiblingCommands
 from cl_hive_comms.commands.sibling_channels import SiblingChannelCommands
+from cl_hive_comms.commands.sibling_gossip import SiblingGossipCommands
 from cl_hive_comms.commands.sibling_policy import SiblingPolicyCommands
 from cl_hive_comms.commands.sibling_records import SiblingRecordCommands
 from cl_hive_comms.options import Config
@@ -23,6 +24,7 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.event_publisher import EventPublisher
+from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_ingest import IngestService
 from cl_hive_comms.services.inbound_service import InboundService
@@ -273,11 +275,14 @@ def _records(
     )
 
 
-def sibling_methods(services: Callable[[], SiblingServices]) -> list[MethodSpec]:
+def sibling_methods(
+    services: Callable[[], SiblingServices], gossip: Callable[[], GossipCredentials]
+) -> list[MethodSpec]:
     """The methods of class S; they exist before the services do."""
     return [
         *SiblingCommands(lambda: services().messages).specs(),
         *SiblingChannelCommands(services).specs(),
         *SiblingPolicyCommands(lambda: services().policy).specs(),
         *SiblingRecordCommands(lambda: services().records).specs(),
+        *SiblingGossipCommands(gossip).specs(),
     ]

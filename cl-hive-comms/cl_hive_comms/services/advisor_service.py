@@ -89,7 +89,8 @@ class AdvisorService:
 
     def __init__(self, ports: Ports) -> None:
         self._p = ports
-        self._lock = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        """Held by whoever reads who works here and then changes it."""
         self.on_revoked: Callable[[Sequence[CredentialRow]], None] = lambda rows: None
         """Set by the composition root: tells the node's other plugins."""
 
@@ -107,7 +108,7 @@ class AdvisorService:
         template = hire.template()
         if hire.trial_days:
             template = trial_template(template)
-        async with self._lock:
+        async with self.changing:
             pubkey, known, new_name = self._whom(hire)
             opening = await self._opening(template, pubkey, known) if hire.trial_days else None
             draft = await self._prepare(hire, template, pubkey, known, new_name, opening)
@@ -334,9 +335,14 @@ class AdvisorService:
 
         Raises NotFound when the advisor has no active credential, Ambiguous.
         """
-        async with self._lock:
-            chosen = self._chosen(text, everyone)
-            ended, cancelled = await self._p.db.write(lambda tx: self._end(tx, chosen, reason))
+        return await self._dismiss(lambda: self._chosen(text, everyone), reason, _nothing_more)
+
+    async def _dismiss(
+        self, choose: Callable[[], list[CredentialRow]], reason: str, also: Callable[[Tx, int], None]
+    ) -> Dismissed:
+        async with self.changing:
+            chosen = choose()
+            ended, cancelled = await self._p.db.write(lambda tx: self._end(tx, chosen, reason, also))
             await self._reload()
         self._p.messenger.kick()
         blacklisted = await self._p.runes.blacklist_pending()
@@ -360,12 +366,21 @@ class AdvisorService:
         except NotFound:
             return 0
 
-    async def revoke_credential(self, credential_id: str, reason: str) -> Dismissed:
-        """The same for one credential by its id. Raises NotFound."""
-        row = await self._p.credentials.current(credential_id)
-        if row is None or row.status != "active":
-            raise NotFound(f"there is no active credential {credential_id[:64]!a}")
-        return await self.revoke(row.advisor_id, reason)
+    async def revoke_credential(
+        self, credential_id: str, reason: str, also: Callable[[Tx, int], None] | None = None
+    ) -> Dismissed:
+        """The same for one credential by its id; another one of its advisor is not touched.
+
+        `also` is written in the same transaction, with its time (Unix s). Raises NotFound.
+        """
+
+        def chosen() -> list[CredentialRow]:
+            row = self._p.credentials.row(credential_id)
+            if row is None or row.status != "active":
+                raise NotFound(f"there is no active credential {credential_id[:64]!a}")
+            return [row]
+
+        return await self._dismiss(chosen, reason, also or _nothing_more)
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -381,7 +396,9 @@ class AdvisorService:
             raise NotFound(f"{self._p.aliases.name_of(advisor)!a} has no active credential")
         return [row]
 
-    def _end(self, tx: Tx, rows: list[CredentialRow], reason: str) -> tuple[list[CredentialRow], int]:
+    def _end(
+        self, tx: Tx, rows: list[CredentialRow], reason: str, also: Callable[[Tx, int], None]
+    ) -> tuple[list[CredentialRow], int]:
         now, cancelled = self._p.now(), 0
         for row in rows:
             if not self._p.store.revoke(tx, row.credential_id, reason, now):
@@ -406,6 +423,7 @@ class AdvisorService:
             )
             told = f"the credential of {self.name_of(row.advisor_id)} was revoked"
             self._p.alerts.raise_alert(tx, "warning", "advisor_revoked", told)
+        also(tx, now)
         return rows, cancelled
 
     def drop_rune_in(self, tx: Tx, credential_id: str) -> None:
@@ -422,3 +440,7 @@ class AdvisorService:
     async def _reload(self) -> None:
         await self._p.credentials.load()
         await self._p.aliases.load()
+
+
+def _nothing_more(tx: Tx, now: int) -> None:
+    """A dismissal that is nothing but one."""

@@ -101,6 +101,8 @@ class BackupService:
         for sender_key, nonce, seq in self._t.counters.counters(tx):
             # Text: a nonce may be beyond what JSON numbers hold exactly.
             yield "comms_replay", {"sender_key": sender_key, "last_nonce": str(nonce), "last_seq": seq}
+        for row in self._t.gossip.raw_gossip(tx):
+            yield "comms_gossip_credentials", row
         for row in self._t.trust.raw_days(tx):
             yield "comms_trust_days", row
         for row in self._t.trials.raw_trials(tx):

@@ -79,6 +79,14 @@ class TrialTables(Protocol):
     def put_raw_trial(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
 
 
+class GossipTables(Protocol):
+    """What other nodes told of credentials (storage.gossip_store.GossipStore)."""
+
+    def raw_gossip(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_gossip(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
+    def end_of(self, tx: Tx, issuer_id: str, credential_id: str) -> tuple[int, str] | None: ...
+
+
 class TrustTables(Protocol):
     """Days counted for trust (storage.trust_store.TrustStore)."""
 
@@ -122,6 +130,7 @@ class Tables:
     receipts: ReceiptTables
     trials: TrialTables
     trust: TrustTables
+    gossip: GossipTables
     legacy: LegacyTables
     saved: SavedTables
     timers: TimerTables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hive_shared.credential import Credential
@@ -212,6 +213,11 @@ class CredentialView(Protocol):
     @property
     def superseded_by(self) -> str | None:
         """The credential that replaced it."""
+        ...
+
+    @property
+    def trust(self) -> Fraction:
+        """Trust put in the agent at the beginning, 0.5 to 2."""
         ...
 
     @property

@@ -15,7 +15,7 @@ from ..domain.advisor import Alias
 from ..domain.backup import Row
 from ..domain.policy_document import canonical_text, parse_document
 from ..domain.policy_rules import Override, parse_rule
-from .ports_backup import AdvisorTables, PolicyTables, Tables
+from .ports_backup import AdvisorTables, GossipTables, PolicyTables, Tables
 
 _POLICY_BYTES: Final = 1_048_576
 
@@ -34,9 +34,12 @@ class Outcome:
 def restore_credentials(
     tx: Tx, tables: Tables, rows: Mapping[str, Sequence[dict[str, Any]]], replace: bool
 ) -> Outcome:
-    """Advisors, credentials and burned nonces; a nonce counter only ever rises."""
+    """Advisors, credentials, what other nodes told of them, and burned nonces; a nonce counter only ever
+    rises."""
     store = tables.advisors
-    restored = kept = 0
+    told = rows["comms_gossip_credentials"]
+    restored = sum(tables.gossip.put_raw_gossip(tx, row) for row in told)
+    kept = len(told) - restored
     refused = []
     advisors, credentials = store.raw_advisors(tx), store.raw_credentials(tx)
     for advisor in rows["comms_advisors"]:
@@ -48,7 +51,8 @@ def restore_credentials(
             if verdict:
                 refused.append(verdict)
     known = {row["advisor_id"] for row in advisors}
-    for credential in rows["comms_credentials"]:
+    for backed_up in rows["comms_credentials"]:
+        credential = _as_its_issuer_left_it(tx, tables.gossip, backed_up)
         if credential["advisor_id"] in known and _credential(tx, store, credentials, credential, replace):
             restored += 1
         else:
@@ -63,6 +67,14 @@ def restore_credentials(
     if restored and not note:
         note = "check hive-mgmt-credential-list: what was revoked after the backup is active again"
     return Outcome("credentials", sum(map(len, rows.values())), restored, kept, note)
+
+
+def _as_its_issuer_left_it(tx: Tx, gossip: GossipTables, row: dict[str, Any]) -> dict[str, Any]:
+    # A backup may be older than the issuer's own revocation, which gossip brought.
+    end = gossip.end_of(tx, row["issuer_id"], row["credential_id"])
+    if end is None or row["status"] != "active":
+        return row
+    return {**row, "status": "revoked", "revoked_at": end[0], "revocation_reason": end[1]}
 
 
 def _advisor(

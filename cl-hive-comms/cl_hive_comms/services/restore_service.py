@@ -170,10 +170,7 @@ class RestoreService:
             case "identity":
                 return self._keys(tx, content, replace)
             case "credentials":
-                rows = {
-                    table: content.of(part, table)
-                    for table in ("comms_advisors", "comms_credentials", "comms_replay")
-                }
+                rows = {table: content.of(part, table) for table in _CREDENTIALS}
                 outcome = restore_credentials(tx, self._t, rows, replace)
                 days, trials = content.of(part, "comms_trust_days"), content.of(part, "marketplace_trials")
                 taken, kept = restore_record(tx, self._t, days, trials)
@@ -295,6 +292,7 @@ class RestoreService:
         self._receipts.append(tx, operator_event("restore", params=made, result=said))
 
 
+_CREDENTIALS: Final = ("comms_advisors", "comms_credentials", "comms_replay", "comms_gossip_credentials")
 _DIVERGED: Final = (
     "this node's record went its own way, two chains cannot be joined: kept; the backup file keeps the other"
 )

@@ -42,7 +42,7 @@ class TrustService:
 
     def of(self, view: CredentialView) -> Fraction:
         """The r of a command under this credential. Reads at most one row per day of the window."""
-        issued, now = view.credential.trust, self._now()
+        issued, now = view.trust, self._now()
         if view.trust_pinned:
             return trust_of(issued, pin=issued)
         since = self._known_since(view.advisor_id)

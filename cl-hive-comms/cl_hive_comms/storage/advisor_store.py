@@ -121,7 +121,7 @@ class AdvisorStore:
         )
 
     def note_check(self, tx: sqlite3.Connection, credential_id: str, at: int, status: str) -> None:
-        """Stores what cl-hive-archon said last of a credential of its own."""
+        """Stores what was said last of a credential: by cl-hive-archon, or by its issuer over gossip."""
         tx.execute(
             "UPDATE comms_credentials SET last_check_at = ?, last_check_status = ? WHERE credential_id = ?",
             (at, status, credential_id),

@@ -15,6 +15,7 @@ from hive_shared.runtime_spec import OptionSpec
 
 from cl_hive_comms import option_parsers as read
 from cl_hive_comms.domain import mail
+from cl_hive_comms.domain.relay_sets import RelaySets
 
 PREFIX = "hive-comms-"
 NOT_SERVED = "Not served by this version: the value is kept and reported, nothing reads it yet."
@@ -96,7 +97,13 @@ CORE = (
         dynamic=False,
         served=True,
     ),
-    _bool("nostr-allow-plaintext", False, "Regtest only: read unencrypted messages.", dynamic=False),
+    _bool(
+        "nostr-allow-plaintext",
+        False,
+        "Regtest only: also read messages of kind 4 that are not encrypted.",
+        dynamic=False,
+        served=True,
+    ),
     _text(
         "rest-rune-static",
         "",
@@ -248,7 +255,13 @@ MONEY = (
 )
 
 NOSTR = (
-    _text("nostr-search-relays", "wss://relay.nostr.band", "Relays searched for adverts.", read.relays),
+    _text(
+        "nostr-search-relays",
+        "wss://relay.nostr.band",
+        "Relays that get and are searched for adverts; their failure is no error.",
+        read.relays,
+        served=True,
+    ),
     _text(
         "nostr-profile-relays",
         "wss://purplepag.es",
@@ -256,14 +269,28 @@ NOSTR = (
         read.relays,
         served=True,
     ),
-    _text("nostr-private-relays", "", "Relays of the fleet only.", read.relays),
+    _text(
+        "nostr-private-relays",
+        "",
+        "Relays for messages with your own advisors only; never adverts, never named in public.",
+        read.relays,
+        served=True,
+    ),
     _text(
         "nostr-privacy",
         "standard",
-        "How much relays may learn: standard, isolated or strict.",
+        "How much relays may learn: standard; isolated (adverts are read over sockets of their own); strict"
+        " (isolated, no socket without the node's proxy, no search relay).",
         read.one_of("standard", "isolated", "strict"),
+        served=True,
     ),
-    _bool("nostr-legacy-dm", False, "Also read kind 4 messages with NIP-44 content.", dynamic=False),
+    _bool(
+        "nostr-legacy-dm",
+        False,
+        "Also read messages of kind 4 with NIP-44 content, and answer them alike.",
+        dynamic=False,
+        served=True,
+    ),
     _bool("nostr-metadata", True, "Publish a name card when a profile is published.", dynamic=False),
 )
 
@@ -331,6 +358,17 @@ LIQUIDITY = (
     _bool("liquidity-ads-sync", False, "Copy CLN's liquidity ads."),
 )
 
+RELAY_OPTIONS = frozenset(
+    PREFIX + name
+    for name in (
+        "nostr-relays",
+        "nostr-search-relays",
+        "nostr-profile-relays",
+        "nostr-private-relays",
+        "nostr-privacy",
+    )
+)
+"""Options that `Config.relay_sets` is made of."""
 ROWS: tuple[Row, ...] = CORE + ALERTS + MONEY + NOSTR + MARKET + LIQUIDITY
 _BY_NAME: Mapping[str, Row] = {PREFIX + row.name: row for row in ROWS}
 
@@ -372,9 +410,11 @@ class Config:
         return cast(tuple[str, ...], self.get("nostr-relays"))
 
     @property
-    def profile_relays(self) -> tuple[str, ...]:
-        """Relays that also get our relay lists."""
-        return cast(tuple[str, ...], self.get("nostr-profile-relays"))
+    def relay_sets(self) -> RelaySets:
+        """All lists of relays, and how much relays may learn."""
+        names = ("nostr-relays", "nostr-search-relays", "nostr-profile-relays", "nostr-private-relays")
+        primary, search, profile, private = (cast(tuple[str, ...], self.get(name)) for name in names)
+        return RelaySets(primary, search, profile, private, cast(str, self.get("nostr-privacy")))
 
     @property
     def max_skew_s(self) -> int:
@@ -397,6 +437,11 @@ class Config:
             return (
                 f"{PREFIX}rest-rune-static is for regtest only: one rune would open the door to everybody"
                 " who has it, and no revocation would close it; remove the option"
+            )
+        if self.get("nostr-allow-plaintext") and network != "regtest":
+            return (
+                f"{PREFIX}nostr-allow-plaintext is for regtest only: every relay would read what is sent to"
+                " this node; remove the option"
             )
         return None
 

@@ -144,4 +144,5 @@ class SiblingChannelCommands:
 
     async def _publish(self, params: dict[str, Any]) -> dict[str, Any]:
         published = await self._services().publisher.publish(params["event_json"])
-        return {"id": published.id, "pubkey": published.pubkey, "state": published.state}
+        answer = {"id": published.id, "pubkey": published.pubkey, "state": published.state}
+        return answer if published.warning is None else {**answer, "warning": published.warning}

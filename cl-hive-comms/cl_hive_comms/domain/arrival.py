@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from hive_shared.nostr.giftwrap import KIND_WRAP
+from hive_shared.nostr.legacy_dm import KIND_LEGACY
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -27,3 +30,19 @@ class Arrival:
         if self.transport == "nostr_dm":
             return self.message_id
         return f"{self.transport}:{self.sender}:{self.message_id}"
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Which older forms of a message are read: kind 4 with NIP-44 content, kind 4 without encryption."""
+
+    legacy: bool = False
+    plaintext: bool = False
+
+    @property
+    def kinds(self) -> list[int]:
+        """Event kinds that hold our messages."""
+        return [KIND_WRAP, KIND_LEGACY] if self.legacy or self.plaintext else [KIND_WRAP]
+
+
+WRAPS_ONLY = Forms()

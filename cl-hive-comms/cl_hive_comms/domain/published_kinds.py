@@ -11,6 +11,7 @@ from hive_shared.errors import InvalidParams, Unauthorized
 
 PROFILE_KINDS: Final = frozenset({38380, 38900})
 """These go to the profile relays too."""
+KIND_OFFER: Final = 38381
 NEVER: Final = frozenset({0, 3, 4, 5, 13, 1059, 10002, 10050, 22242, 27235})
 """Signed for nobody: they speak for the key itself, or delete what it said."""
 _MARKETPLACE: Final = frozenset({*range(38380, 38386), 30402, 30017, 30018})

@@ -41,7 +41,7 @@ from cl_hive_comms.commands.trials import TrialCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
-from cl_hive_comms.options import PREFIX, Config, option_specs
+from cl_hive_comms.options import PREFIX, RELAY_OPTIONS, Config, option_specs
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.plugin.parts_command import CommandParts
 from cl_hive_comms.plugin.parts_ledger import LedgerParts
@@ -180,6 +180,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         await self.credentials.load()
         await self.aliases.load()
         await self.handoffs.load()
+        await self.legacy_peers.load()
         await self.inbound.load()
         await self.sibling_registry.load()
         self.build_siblings(sibling_key)
@@ -201,6 +202,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("alert-digest", self.alerting.digest.tick, every=60.0)
         spawn("outbox", self.messenger.sweep, every=60.0)
         spawn("inbox", self.inbound.flush, every=2.0)
+        spawn("legacy-peers", self.legacy_peers.save, every=2.0)
         spawn("handed-in", self.inbound.resume, every=60.0)
         spawn("sibling-registrations", self.sibling_registry.prune, every=120.0, first=60.0)
         spawn("inbox-prune", self.inbound.prune, every=86_400.0, first=300.0)
@@ -221,7 +223,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("receipt-archive", self.receipt_archive.sweep, every=3_600.0, first=600.0)
 
     async def _start_nostr(self) -> None:
-        await self.nostr.start(self.config.relays, self.config.profile_relays)
+        await self.nostr.start(self.config.relay_sets)
         self.app.spawn("relay-lists", self._publish_lists)
         self.app.notify("hive_comms_ready", {"npub": self.identity.npub, "version": __version__})
 
@@ -243,8 +245,10 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     async def on_setconfig(self, name: str, value: Any) -> None:
         """Apply a dynamic option; raising refuses it and keeps the old value."""
         changed = self.config.changed(name, value)
-        if name in (PREFIX + "nostr-relays", PREFIX + "nostr-profile-relays"):
-            await self.nostr.apply(changed.relays, changed.profile_relays)
+        if name in RELAY_OPTIONS:
+            if problem := changed.relay_sets.too_many():
+                raise ValueError(problem)
+            await self.nostr.apply(changed.relay_sets)
             self._lists_due.set()
         elif name == PREFIX + "alert-smtp" and value is not None and value.password is not None:
             raise ValueError(
@@ -263,7 +267,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
 
     async def identity_changed(self) -> None:
         """Follow the new key: subscription, lists, offers."""
-        await self.nostr.apply(self.config.relays, self.config.profile_relays)
+        await self.nostr.apply(self.config.relay_sets)
         self.app.notify("hive_identity_changed", {"npub": self.identity.npub})
         self._lists_due.set()
         await self.offers.reissue()
@@ -379,6 +383,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             if hasattr(self, "for_siblings"):
                 await self.for_siblings.delivery.stop()
             await self.inbound.stop()
+            await self.legacy_peers.save()
             await self.pipeline.commands.drain()
             await self.nostr.stop()
         if hasattr(self, "db"):

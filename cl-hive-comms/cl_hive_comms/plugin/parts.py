@@ -35,6 +35,7 @@ from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.legacy_peers import LegacyPeers
 from cl_hive_comms.services.legacy_receipts import LegacyReceipts
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
@@ -97,6 +98,7 @@ class Parts(ABC):
     legacy_receipts: LegacyReceipts
     backups: BackupService
     restores: RestoreService
+    legacy_peers: LegacyPeers
     messenger: Messenger
     signed_messages: SignedMessages
     inbound: InboundService

@@ -44,7 +44,7 @@ class CommandParts(Parts):
             alerts=self.alerts,
             signer=self.cln,
             node=self.node,
-            relays=lambda: self.config.relays,
+            relays=lambda: self.config.relay_sets.inbox,
             max_skew_s=lambda: self.config.max_skew_s,
             now=unix_now,
         )

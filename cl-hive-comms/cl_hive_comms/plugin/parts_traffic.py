@@ -9,6 +9,7 @@ from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.siblings import SiblingHub
 
 from cl_hive_comms import __version__
+from cl_hive_comms.domain.arrival import Forms
 from cl_hive_comms.plugin.alerting import compose_alerting
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
@@ -21,6 +22,7 @@ from cl_hive_comms.plugin.sibling_calls import (
 )
 from cl_hive_comms.services.inbound_routes import PeerRoutes
 from cl_hive_comms.services.inbound_service import InboundService
+from cl_hive_comms.services.legacy_peers import LegacyPeers
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.sibling_watch import SiblingWatch
@@ -34,7 +36,11 @@ class TrafficParts(Parts):
     """Builders; `app` calls them in its order."""
 
     def build_transport(self) -> None:
-        proxy = self.info.proxy if self.info.always_use_proxy else None
+        self.legacy_peers = LegacyPeers(self.db, StateStore(), unix_now)
+        forms = Forms(
+            legacy=bool(self.config.get("nostr-legacy-dm")),
+            plaintext=bool(self.config.get("nostr-allow-plaintext")),
+        )
         self.sibling_registry = compose_registry(self.db, self.cln, self.log)
         self.inbound = InboundService(
             self.db,
@@ -45,6 +51,8 @@ class TrafficParts(Parts):
             now=unix_now,
             log=self.log,
             fault=fault_point(self.node["network"]),
+            forms=forms,
+            note_form=self.legacy_peers.note,
         )
         self.nostr = NostrTransport(
             self.db,
@@ -53,23 +61,19 @@ class TrafficParts(Parts):
             on_wrap=self.inbound.on_wrap,
             now=unix_now,
             log=self.log,
-            proxy=proxy,
+            proxy=self.info.proxy,
+            always_use_proxy=self.info.always_use_proxy,
             # Test networks live on loopback; elsewhere a stranger must not send us to private hosts.
             private_relays=self.info.network == "regtest",
-        )
-        routes = PeerRoutes(
-            own_relays=lambda: self.config.relays,
-            arrived_from=self.inbound.arrived_from,
-            normalise=lambda url: normalise_relay_url(url, foreign=self.info.network != "regtest"),
-            lookup=self.nostr.lookup,
-            now=unix_now,
+            forms=forms,
+            writes_legacy=self.legacy_peers,
         )
         self.messenger = Messenger(
             self.db,
             OutboxStore(self.at_rest.sealer),
             self.identity,
             self.nostr,
-            routes,
+            self._routes(),
             now=unix_now,
             log=self.log,
             further=compose_ways(
@@ -85,6 +89,20 @@ class TrafficParts(Parts):
         self.signed_messages = SignedMessages(
             self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
         )
+
+    def _routes(self) -> PeerRoutes:
+        return PeerRoutes(
+            own_relays=lambda: self.config.relays,
+            arrived_from=self.inbound.arrived_from,
+            normalise=lambda url: normalise_relay_url(url, foreign=self.info.network != "regtest"),
+            lookup=self.nostr.lookup,
+            now=unix_now,
+            fleet_relays=lambda: self.config.relay_sets.fleet_only,
+            in_fleet=self._in_fleet,
+        )
+
+    def _in_fleet(self, peer: str) -> bool:
+        return self.credentials.knows(peer) or peer == self.config.get("alert-nostr-dm")
 
     def build_alerts(self) -> None:
         """What takes alerts to the operator."""

@@ -116,11 +116,11 @@ def _about(
         node_id=node["node_id"],
         network=node["network"],
         transports=_transports(config, registered),
-        relays=config.relays,
+        relays=config.relay_sets.inbox,
         max_skew_s=config.max_skew_s,
     )
 
 
 def _transports(config: Config, registered: Sequence[str]) -> tuple[str, ...]:
-    on = {"nostr_dm": bool(config.relays), "rest": bool(config.get("rest-enabled"))}
+    on = {"nostr_dm": bool(config.relay_sets.inbox), "rest": bool(config.get("rest-enabled"))}
     return (*(name for name in BUILT_IN if on.get(name, True)), *registered)

@@ -206,7 +206,7 @@ def compose_sibling_services(
         inbox=inbox,
         ingest=IngestService(registry, inbound, keys_of=lambda did: _keys_of(credentials, did)),
         subscriptions=subscriptions,
-        publisher=_publisher(db, identity, messenger, kill_switch, config),
+        publisher=_publisher(db, identity, messenger, kill_switch, nostr, config),
         outbox=messenger,
         messages=messages,
         policy=_policy(db, policy, cln, pipeline, kill_switch),
@@ -226,6 +226,7 @@ def _publisher(
     identity: IdentityService,
     messenger: Messenger,
     kill_switch: KillSwitch,
+    nostr: NostrTransport,
     config: Callable[[], Config],
 ) -> EventPublisher:
     return EventPublisher(
@@ -235,6 +236,7 @@ def _publisher(
         kill_switch,
         extra_kinds=lambda: config().get("publish-kinds"),
         enabled=lambda name: bool(config().get(name)),
+        low_redundancy=nostr.low_redundancy,
         now=unix_now,
     )
 

@@ -22,6 +22,7 @@ from ..domain.published_kinds import (
     hourly,
 )
 from ..domain.rate_limit import SlidingWindows
+from ..domain.relay_sets import LOW_REDUNDANCY
 from .identity_service import IdentityService
 from .messenger import Messenger
 from .ports_commands import KillSwitch
@@ -33,11 +34,13 @@ _MAX_AHEAD_S: Final = 300
 
 @dataclass(frozen=True)
 class Published:
-    """What the caller gets: the event's id and author, and how far it is (the outbox states)."""
+    """What the caller gets: the event's id and author, how far it is (the outbox states), and a slug when
+    something could be better."""
 
     id: str
     pubkey: str
     state: str
+    warning: str | None = None
 
 
 class EventPublisher:
@@ -52,10 +55,12 @@ class EventPublisher:
         *,
         extra_kinds: Callable[[], Collection[int]],
         enabled: Callable[[str], bool],
+        low_redundancy: Callable[[int], bool],
         now: Callable[[], int],
     ) -> None:
         self._db, self._identity, self._messenger, self._kill = db, identity, messenger, kill_switch
         self._extra_kinds, self._enabled, self._now = extra_kinds, enabled, now
+        self._low_redundancy = low_redundancy
         self._hours = SlidingWindows(now, window_s=3_600)
 
     async def publish(self, given: Any) -> Published:
@@ -77,7 +82,8 @@ class EventPublisher:
         event = self._sign(kind, tags, content, created_at)
         state = await self._store(event)
         self._messenger.kick()
-        return Published(event.id, event.pubkey, state)
+        warning = LOW_REDUNDANCY if self._low_redundancy(kind) else None
+        return Published(event.id, event.pubkey, state, warning)
 
     # -- inside --------------------------------------------------------------------------------------
 

@@ -25,7 +25,10 @@ Lookup = Callable[[str], Awaitable[Sequence[Event]]]
 
 
 class PeerRoutes:
-    """Remembers relay lists of peers and answers where to send."""
+    """Remembers relay lists of peers and answers where to send.
+
+    `fleet_relays` are used for peers that are `in_fleet`, and never for others.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,10 @@ class PeerRoutes:
         normalise: Normalise,
         lookup: Lookup,
         now: Callable[[], int],
+        fleet_relays: Callable[[], Sequence[str]] = tuple,
+        in_fleet: Callable[[str], bool] = lambda peer: False,
     ) -> None:
+        self._fleet_relays, self._in_fleet = fleet_relays, in_fleet
         self._own, self._arrived_from, self._normalise = own_relays, arrived_from, normalise
         self._lookup, self._now = lookup, now
         self._lists: OrderedDict[tuple[str, int], tuple[int, tuple[str, ...]]] = OrderedDict()
@@ -64,7 +70,12 @@ class PeerRoutes:
         found = [*self._checked(message.reply_relays), *self._listed(message.recipient)]
         if not found and message.recipient in self._arrived_from:
             found = [self._arrived_from[message.recipient]]
-        own = list(self._own())
+        own, private = list(self._own()), list(self._fleet_relays())
+        if private and self._in_fleet(message.recipient):
+            own = [*private, *own]
+        else:
+            # Whoever names our private relays: what goes there is for the fleet.
+            found = [url for url in found if url not in private]
         if len(found) < 2 or attempts:
             found += own
         return list(dict.fromkeys(found))[: MAX_RELAYS + (len(own) if attempts else 0)]
@@ -98,7 +109,7 @@ class PeerRoutes:
         return self._checked(urls)
 
     def _checked(self, urls: Sequence[str]) -> tuple[str, ...]:
-        own = set(self._own())
+        own = {*self._own(), *self._fleet_relays()}
         found: list[str] = []
         for url in urls[:20]:
             try:

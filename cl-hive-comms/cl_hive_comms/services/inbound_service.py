@@ -12,17 +12,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from hive_shared.errors import Busy, RateLimited
-from hive_shared.nostr import nip44
 from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA, ChunkBuffer
 from hive_shared.nostr.event import Event
-from hive_shared.nostr.giftwrap import Message, WrapInvalid, unwrap
 from hive_shared.nostr.reasons import ChunkInvalid
 from hive_shared.store import Db, StoreError, Tx
 
-from cl_hive_comms.domain.arrival import Arrival
+from cl_hive_comms.domain.arrival import WRAPS_ONLY, Arrival, Forms
 from cl_hive_comms.domain.outbox import KEPT_S, Kept, Seen
 from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.inbound_open import Opener
 from cl_hive_comms.services.inbound_signed import Repeats, Settled
 from cl_hive_comms.services.ports_commands import Fault, no_fault
 from cl_hive_comms.services.ports_identity import Clock, Log
@@ -38,7 +37,6 @@ KNOWN_PER_MINUTE: Final = 300
 would cost rows and time that other senders need."""
 KNOWN_IDS: Final = 50_000
 STRANGER_IDS: Final = 20_000
-_MAX_AHEAD_S: Final = 900
 
 CommandHandler = Callable[[str, Arrival], Awaitable[None]]
 """Takes the raw text of a management command and how it came; replies on its own."""
@@ -101,14 +99,15 @@ class InboundService:
         now: Clock,
         log: Log,
         fault: Fault = no_fault,
+        forms: Forms = WRAPS_ONLY,
+        note_form: Callable[[str, bool], None] = lambda sender, legacy: None,
     ) -> None:
-        self._db, self._store, self._identity = db, store, identity
+        self._db, self._store, self._note_form = db, store, note_form
         self._knows, self._handle_command = knows, handle_command
         self._now, self._log, self._fault = now, log, fault
         self._schemas: Schemas | None = None
         self._known_ids, self._stranger_ids = _Ids(KNOWN_IDS), _Ids(STRANGER_IDS)
         self._chunks = ChunkBuffer()
-        self._keys = nip44.ConversationKeys()
         self._unsaved: list[Seen] = []
         self._ended: list[tuple[str, str, str, str]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -121,6 +120,7 @@ class InboundService:
         self._windows = SlidingWindows(now)
         self.counters: Counter[str] = Counter()
         """What happened to messages, by outcome; for status."""
+        self._opener = Opener(identity, forms, self.counters, now)
         self.arrived_from: OrderedDict[str, str] = OrderedDict()
         """The relay over which a known sender last reached us."""
 
@@ -135,14 +135,15 @@ class InboundService:
             self._known_ids.add(name)
 
     async def on_wrap(self, relay_url: str, event: Event) -> None:
-        """One gift wrap whose id and signature the pool has verified. Never raises; returns at once."""
+        """One message event whose id and signature the pool has verified. Never raises; returns at once."""
         if event.id in self._known_ids or event.id in self._stranger_ids:
             self.counters["repeated"] += 1
             return
-        message = self._open(event)
-        if message is None:
+        opened = self._opener.open(event)
+        if opened is None:
             self._stranger_ids.add(event.id)
             return
+        message = opened.message
         known = self._knows(message.sender)
         if not self._admit(message.sender, known):
             return
@@ -155,6 +156,7 @@ class InboundService:
         ids.add(message.rumor_id)
         if known:
             self._note_route(message.sender, relay_url)
+            self._note_form(message.sender, opened.legacy)
         arrival = Arrival(
             "nostr_dm", message.sender, message.rumor_id, self._now(), known, wrap_id=message.wrap_id
         )
@@ -281,22 +283,6 @@ class InboundService:
             self._log("error", "seen_ids_not_stored", count=len(self._unsaved))
 
     # -- inside --------------------------------------------------------------------------------------
-
-    def _open(self, event: Event) -> Message | None:
-        for pubkey, secret in self._identity.readable_secrets().items():
-            if pubkey not in event.tag_values("p"):
-                continue
-            try:
-                message = unwrap(secret, event, keys=self._keys, verified=True)
-            except WrapInvalid as error:
-                self.counters[f"invalid_{error.reason}"] += 1
-                return None
-            if message.created_at > self._now() + _MAX_AHEAD_S:
-                self.counters["from_the_future"] += 1
-                return None
-            return message
-        self.counters["not_for_us"] += 1
-        return None
 
     def _admit(self, sender: str, known: bool) -> bool:
         if self._stopping:

@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from cl_hive_comms.domain.relay_sets import RelaySets
+
 
 class Options(Protocol):
     """The current options (options.Config)."""
@@ -9,6 +11,11 @@ class Options(Protocol):
     @property
     def relays(self) -> tuple[str, ...]:
         """Relays we read from and write to."""
+        ...
+
+    @property
+    def relay_sets(self) -> RelaySets:
+        """All lists of relays, and how much relays may learn."""
         ...
 
     def get(self, name: str) -> Any:

@@ -12,6 +12,7 @@ from hive_shared.crypto import xonly_pubkey
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
 
+from cl_hive_comms.domain.relay_sets import LOW_REDUNDANCY
 from cl_hive_comms.domain.selfcheck import (
     BACKUP_PARTS,
     MANY_WAITING,
@@ -88,13 +89,24 @@ class HiveChecks:
         return ok("key", self._h.identity.npub)
 
     async def _relays(self) -> Check:
-        wanted, connected = len(self._h.options().relays), self._h.nostr()["connected"]
+        nostr, sets = self._h.nostr(), self._h.options().relay_sets
+        wanted, connected = len(sets.inbox), nostr["connected"]
+        if (offline := nostr.get("reason")) is not None:
+            return fail(
+                "relays", str(offline), "set the node's proxy option, or another hive-comms-nostr-privacy"
+            )
         if not wanted:
             return warn("relays", "no relay is set", "set hive-comms-nostr-relays")
         if not connected:
             return fail("relays", f"none of {wanted} relays is connected", "see hive-comms-transports")
         if connected < 2:
             return warn("relays", "only one relay is connected", "add a second relay")
+        if (problem := sets.too_many()) is not None:
+            return warn("relays", problem, "remove some")
+        if (copies := nostr["advert_relays"]) < 3:
+            return ok(
+                "relays", f"{connected} connected; {LOW_REDUNDANCY}: adverts go to {copies} relays of 3"
+            )
         return ok("relays", f"{connected} connected")
 
     async def _clnrest(self) -> Check:

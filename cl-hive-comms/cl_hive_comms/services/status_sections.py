@@ -79,6 +79,7 @@ class StatusSections:
             "npub": self._identity.npub,
             "origin": current.origin,
             "relays": list(self._config().relays),
+            "privacy": self._config().relay_sets.privacy,
             "has_did": self._siblings.session("archon") is not None
             and bool((self._siblings.session("archon") or {}).get("did")),
         }
@@ -187,11 +188,13 @@ class StatusSections:
         return [
             {
                 "name": "nostr_dm",
-                "enabled": bool(self._config().relays),
+                "enabled": bool(self._config().relay_sets.inbox),
                 "state": nostr["state"],
+                "privacy": self._config().relay_sets.privacy,
                 "last_ok": outbox["last_ok"],
                 "queue": outbox["queue"],
                 "relays": nostr["relays"],
+                "search": nostr["search"],
                 "received": self._inbound(),
             },
             await self._rest(),
@@ -222,6 +225,10 @@ class StatusSections:
         found = list(self._identity.warnings)
         if self._policy.file_problem is not None:
             found.append(self._policy.file_problem)
+        if (offline := self._nostr().get("reason")) is not None:
+            found.append(offline)
+        if (problem := self._config().relay_sets.too_many()) is not None:
+            found.append(problem)
         found += self._rune_warnings()
         found += _half_set(self._config())
         found += [f"{name} is set and ignored: remove it" for name in self._config().ignored()]

@@ -97,6 +97,8 @@ class RelayPool:
         self._temporary: set[RelayConnection] = set()
         self._slots = asyncio.Semaphore(self._limits.temporary)
         self._subscriptions: dict[str, Subscription] = {}
+        self._asked: dict[str, str] = {}
+        self._own: frozenset[str] = frozenset()
         self._waiters: set[asyncio.Future[None]] = set()
         self._started = False
         self._queries = 0
@@ -121,45 +123,64 @@ class RelayPool:
         self._connections.clear()
         await self._pipeline.stop()
 
-    async def set_relays(self, read: Sequence[str], write: Sequence[str], auth: Sequence[str]) -> None:
+    async def set_relays(
+        self,
+        read: Sequence[str],
+        write: Sequence[str],
+        auth: Sequence[str],
+        *,
+        adverts: Sequence[str] = (),
+        own: Sequence[str] = (),
+    ) -> None:
         """Make these the standing connections; those that stay are not interrupted.
 
-        `read` relays carry the subscriptions, `write` relays are published to, `auth` are those that may
-        learn our key by NIP-42. Raises ValueError for a bad address or more than eight relays, changing
-        nothing.
+        `read` relays carry the subscriptions, `adverts` relays those of that role, `write` relays are
+        published to, `auth` are those that may learn our key by NIP-42. `own` are further addresses from our
+        own lists: without a standing connection, but allowed on a private network. Raises ValueError for a
+        bad address or more than eight relays, changing nothing.
         """
         roles: dict[str, set[str]] = {}
-        for role, urls in (("read", read), ("write", write)):
+        for role, urls in (("read", read), ("write", write), ("adverts", adverts)):
             for url in urls:
                 roles.setdefault(normalise_relay_url(url), set()).add(role)
         may_authenticate = {normalise_relay_url(url) for url in auth}
+        listed = frozenset(normalise_relay_url(url) for url in own)
         if len(roles) > self._limits.connections:
             raise ValueError(f"{len(roles)} relays are too many; keep at most {self._limits.connections}")
+        self._own = listed
         leaving = [self._connections.pop(url) for url in list(self._connections) if url not in roles]
         for url, wanted in roles.items():
             connection = self._connections.get(url)
             fresh = connection is None
             if connection is None:
                 connection = self._connections[url] = RelayConnection(url, self._engine)
-            reads = "read" in connection.roles
-            connection.roles = frozenset(wanted)
+            before, connection.roles = connection.roles, frozenset(wanted)
             connection.may_authenticate = url in may_authenticate
-            if "read" in wanted and not reads:
-                for subscription in self._subscriptions.values():
-                    connection.requests.add(subscription)
-            elif reads and "read" not in wanted:
-                for name in self._subscriptions:
-                    connection.requests.remove(name)
+            self._follow_roles(connection, before)
             if fresh and self._started:
                 connection.start()
         self._engine.infos.keep_only(set(roles))
         await asyncio.gather(*(one.close() for one in leaving))
         self._wake()
 
+    def _follow_roles(self, connection: RelayConnection, before: frozenset[str]) -> None:
+        for name, subscription in self._subscriptions.items():
+            asked, wanted = (self._asked[name] in roles for roles in (before, connection.roles))
+            if wanted and not asked:
+                connection.requests.add(subscription)
+            elif asked and not wanted:
+                connection.requests.remove(name)
+
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def subscribe(self, name: str, filters: Sequence[Filter], since: Callable[[str], int | None]) -> None:
-        """Ask all read relays, now and after every reconnect, replacing a subscription of the same name.
+    def subscribe(
+        self,
+        name: str,
+        filters: Sequence[Filter],
+        since: Callable[[str], int | None],
+        role: str = "read",
+    ) -> None:
+        """Ask all relays of a role, now and after every reconnect, replacing a subscription of the same name.
 
         `since(relay_url)` returns the `since` to put into the filters for that relay, None for everything it
         has; it is called at each (re)connect. Stored events are read backwards page by page, unless a filter
@@ -168,14 +189,15 @@ class RelayPool:
         subscription = Subscription(name, filters, since, self._on_event)
         if name not in self._subscriptions and len(self._subscriptions) >= self._limits.subscriptions:
             raise ValueError(f"{self._limits.subscriptions} subscriptions are open; relays allow no more")
-        self._subscriptions[name] = subscription
+        self._subscriptions[name], self._asked[name] = subscription, role
         for connection in self._connections.values():
-            if "read" in connection.roles:
+            if role in connection.roles:
                 connection.requests.add(subscription)
 
     def unsubscribe(self, name: str) -> None:
         """Stop a subscription on all relays; unknown names are ignored."""
         self._subscriptions.pop(name, None)
+        self._asked.pop(name, None)
         for connection in self._connections.values():
             connection.requests.remove(name)
 
@@ -271,14 +293,14 @@ class RelayPool:
     def _address(self, given: str) -> str | None:
         try:
             url = normalise_relay_url(given)
-            if url in self._connections or self._private:
+            if url in self._connections or url in self._own or self._private:
                 return url
             return normalise_relay_url(given, foreign=True)
         except ValueError:
             return None
 
     def _open_temporary(self, url: str) -> RelayConnection:
-        public_only = not self._private and self._engine.proxy is None
+        public_only = not self._private and url not in self._own and self._engine.proxy is None
         connection = RelayConnection(url, self._engine, temporary=True, public_only=public_only)
         self._temporary.add(connection)
         connection.start()

@@ -184,6 +184,8 @@ class Entry:
     slug: str = "invalid_params"
     critical: bool = False
     """Whether its danger is 9 or 10, so that the credential has to name it."""
+    answers: str = ""
+    """The slug that also the right parameters end with: what becomes a proposal to the operator."""
 
     def __str__(self) -> str:
         return f"{self.schema.removeprefix('hive:').partition('/')[0]}-{self.action}"
@@ -198,10 +200,11 @@ async def carry_out(stage: Stage, entry: Entry, way: Way) -> None:
         stage.pass_cooldowns()
         params = await entry.params(stage)
         answer = await stage.ask(agent, way, entry, params)
-        assert answer["status"] == 0, (entry.action, params, answer)
+        assert answer["status"] == (2 if entry.answers else 0), (entry.action, params, answer)
+        assert answer.get("error", {}).get("slug", "") == entry.answers, answer
         await entry.check(stage, params, answer["result"])
         if not spec.read_only:
-            assert answer["receipt"]["status"] == "success", answer
+            assert answer["receipt"]["status"] == ("error" if entry.answers else "success"), answer
         stage.pass_cooldowns()
         wrong, before = await entry.wrong(stage), await stage.shown()
         refused = await stage.ask(agent, way, entry, wrong)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
+from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
@@ -67,6 +68,7 @@ class NodeFake:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.lose: set[str] = set()
+        self.answers: dict[str, Callable[[Mapping[str, object]], dict[str, Any]]] = {}
         self.configs: dict[str, dict[str, Any]] = {
             "min-capacity-sat": {"value_int": 10_000, "source": "default", "dynamic": True},
             "cltv-delta": {"value_int": 34, "source": "default"},
@@ -109,6 +111,8 @@ class NodeFake:
         self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
     ) -> dict[str, Any]:
         self._note(method)
+        if method in self.answers:
+            return self.answers[method](params or {})
         answers: dict[str, dict[str, Any]] = {
             "listfunds": {
                 "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
@@ -381,6 +385,7 @@ class World:
                 commands=CommandStore(),
                 fees=FeeStore(),
                 saved=SavedChannelStore(),
+                htlcs=HtlcSeenStore(),
                 spends=SpendStore(),
                 revoking=self.revoking,
                 receipt_rows=ReceiptStore(),

@@ -1,5 +1,5 @@
-"""Every action of the listed schemas, carried out by direct message and by hive-comms-rpc; each has a twin with
-a wrong parameter, which changes nothing (02 §4)."""
+"""Every action of the listed schemas, carried out by direct message and by hive-comms-rpc; each has a twin
+with a wrong parameter, which changes nothing (02 §4)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import actions_forwarding
+import actions_htlc
 import pytest
 import pytest_asyncio
 from action_table import Stage, Way, carry_out
@@ -16,7 +17,7 @@ from hive_devnet.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ENTRIES = (*actions_forwarding.ENTRIES,)
+ENTRIES = (*actions_forwarding.ENTRIES, *actions_htlc.ENTRIES)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

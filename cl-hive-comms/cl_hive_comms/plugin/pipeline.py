@@ -30,6 +30,7 @@ from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
+from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
@@ -70,41 +71,41 @@ def compose_pipeline(
     log: Log,
 ) -> Pipeline:
     """The pipeline on this node's adapters. `registered` names the transports of siblings in use."""
-    return build_pipeline(
-        PipelineParts(
-            db=db,
-            commands=CommandStore(),
-            fees=FeeStore(),
-            saved=SavedChannelStore(),
-            spends=SpendStore(),
-            revoking=advisors,
-            receipt_rows=ReceiptStore(),
-            receipts=receipts,
-            push=push,
-            identity=identity,
-            credentials=credentials,
-            verify_credential=verifier.check,
-            policies=policy,
-            handoffs=handoffs,
-            kill_switch=kill_switch,
-            alerts=alerts,
-            messages=messenger,
-            acknowledgements=offers,
-            trust=trust,
-            node=cln,
-            state_key=at_rest.subkey(b"state-hash"),
-            node_id=node["node_id"],
-            about=lambda: _about(identity, node, config(), registered()),
-            trusted_issuers=lambda: config().trusted_issuers,
-            max_skew_s=lambda: config().max_skew_s,
-            now=unix_now,
-            now_ms=unix_now_ms,
-            random_bytes=os.urandom,
-            on_receipt=on_receipt,
-            log=log,
-            fault=fault_point(node["network"]),
-        )
+    parts = PipelineParts(
+        db=db,
+        commands=CommandStore(),
+        fees=FeeStore(),
+        saved=SavedChannelStore(),
+        htlcs=HtlcSeenStore(),
+        spends=SpendStore(),
+        revoking=advisors,
+        receipt_rows=ReceiptStore(),
+        receipts=receipts,
+        push=push,
+        identity=identity,
+        credentials=credentials,
+        verify_credential=verifier.check,
+        policies=policy,
+        handoffs=handoffs,
+        kill_switch=kill_switch,
+        alerts=alerts,
+        messages=messenger,
+        acknowledgements=offers,
+        trust=trust,
+        node=cln,
+        state_key=at_rest.subkey(b"state-hash"),
+        node_id=node["node_id"],
+        about=lambda: _about(identity, node, config(), registered()),
+        trusted_issuers=lambda: config().trusted_issuers,
+        max_skew_s=lambda: config().max_skew_s,
+        now=unix_now,
+        now_ms=unix_now_ms,
+        random_bytes=os.urandom,
+        on_receipt=on_receipt,
+        log=log,
+        fault=fault_point(node["network"]),
     )
+    return build_pipeline(parts)
 
 
 def _about(

@@ -20,6 +20,7 @@ from .decision import DecisionService
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.catalogue import Executors
+from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
 from .ports_commands import (
@@ -62,6 +63,7 @@ class PipelineParts:
     commands: CommandRows
     fees: FeeRows
     saved: SavedRows
+    htlcs: HtlcRows
     spends: SpendRows
     revoking: Revoking
     receipt_rows: ReceiptRows
@@ -115,6 +117,7 @@ class _Core:
     decision: DecisionService
     execution: ExecutionService
     intake: Intake
+    htlcs: HtlcWatch
 
 
 def build_pipeline(parts: PipelineParts) -> Pipeline:
@@ -156,7 +159,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
-        by_clock=(commands.watch_external,),
+        by_clock=(commands.watch_external, core.htlcs.note),
         spends=parts.spends,
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
@@ -177,6 +180,7 @@ def _core(parts: PipelineParts) -> _Core:
         disabled=lambda: parts.db.read(lambda tx: _disabled(tx, parts.saved)),
         now=parts.now,
     )
+    htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
     executors = Executors(
         node=parts.node,
         db=parts.db,
@@ -186,6 +190,7 @@ def _core(parts: PipelineParts) -> _Core:
         revoking=parts.revoking,
         engaged=parts.kill_switch.engaged,
         state_hash=state_hash.describe,
+        seen=htlcs.seen,
         fault=parts.fault,
     )
     outcomes = _outcomes(parts)
@@ -216,7 +221,7 @@ def _core(parts: PipelineParts) -> _Core:
         log=parts.log,
         fault=parts.fault,
     )
-    return _Core(locks, executors, outcomes, decision, execution, _intake(parts))
+    return _Core(locks, executors, outcomes, decision, execution, _intake(parts), htlcs)
 
 
 def _outcomes(parts: PipelineParts) -> CommandOutcomes:

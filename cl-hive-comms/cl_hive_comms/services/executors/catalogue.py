@@ -7,7 +7,7 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
-from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, HTLC_POLICY, MONITOR
+from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, HTLC_MGMT, HTLC_POLICY, MONITOR
 
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
@@ -18,6 +18,7 @@ from .channels import fees_of
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
+from .htlc_mgmt import HtlcReads, Seen
 from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .monitor import Monitor
 from .monitor_history import History
@@ -58,6 +59,7 @@ class Executors:
         revoking: Revoking,
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
+        seen: Seen,
         fault: Fault,
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
@@ -100,6 +102,16 @@ class Executors:
             (MONITOR, name): _Reading(read) for name, read in reads.items()
         }
         self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+        self._reads |= self._htlc_reads(HtlcReads(node, seen))
+
+    @staticmethod
+    def _htlc_reads(htlcs: HtlcReads) -> dict[tuple[str, str], ReadAction]:
+        reads: dict[str, _Read] = {
+            "list_htlcs": htlcs.list_htlcs,
+            "list_stuck": htlcs.list_stuck,
+            "inspect": htlcs.inspect,
+        }
+        return {(HTLC_MGMT, name): _Reading(read) for name, read in reads.items()}
 
     def _forwarding(self, node: Node) -> dict[tuple[str, str], WriteAction]:
         parts = (node, self.channel_writer, self._holds)

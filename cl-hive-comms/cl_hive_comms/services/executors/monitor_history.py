@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 
 from .action import Caller, Params
+from .indexed import indexed_page
 from .monitor import ReadNode, limit_of
 from .node_errors import node_error
-from .pages import clean, cursor_number, page, page_of_list, pick
+from .pages import clean, page_of_list, pick
 
 _BATCH: Final = 1_000
 # A year of a busy node; beyond this the totals say that they are cut.
@@ -28,7 +28,8 @@ class History:
     async def forward_history(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """`forward_history`: forwards in order of creation."""
         filters = {name: params.get(name) for name in ("status", "in_channel", "out_channel")}
-        return await self._indexed(
+        return await indexed_page(
+            self._node,
             "listforwards",
             "forwards",
             filters,
@@ -60,7 +61,9 @@ class History:
             "expires_at",
             "paid_at",
         )
-        return await self._indexed("listinvoices", "invoices", {}, params, names, status=params.get("status"))
+        return await indexed_page(
+            self._node, "listinvoices", "invoices", {}, params, names, status=params.get("status")
+        )
 
     async def payment_list(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """`payment_list`: our payments, without preimages."""
@@ -77,34 +80,7 @@ class History:
             "amount_sent_msat",
             "number_of_parts",
         )
-        return await self._indexed("listpays", "pays", filters, params, names)
-
-    async def _indexed(
-        self,
-        method: str,
-        key: str,
-        filters: Mapping[str, object],
-        params: Params,
-        names: tuple[str, ...],
-        *,
-        status: JsonValue = None,
-    ) -> dict[str, JsonValue]:
-        limit = limit_of(params)
-        start = max(1, cursor_number(params.get("cursor")))
-        # One more than asked: whether it comes tells whether a next page exists.
-        asked = {**filters, "index": "created", "start": start, "limit": limit + 1}
-        rows = list((await self._node.call(method, asked))[key])
-        kept = [row for row in rows if status is None or row.get("status") == status]
-        items = [pick(row, names) for row in kept]
-
-        def next_of(taken: int) -> str | None:
-            if taken < len(kept):
-                return str(kept[taken].get("created_index", start + taken))
-            if len(rows) > limit:
-                return str(int(rows[-1].get("created_index", start + len(rows) - 1)) + 1)
-            return None
-
-        return page(items, limit, next_of)
+        return await indexed_page(self._node, "listpays", "pays", filters, params, names)
 
     async def forward_totals(self, since: int, until: int) -> dict[str, JsonValue]:
         """Count, volume and fees of the forwards received in a span of unix seconds."""

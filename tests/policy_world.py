@@ -41,12 +41,13 @@ class Operator:
         )
         alerts = AlertService(self.db, StateStore(), now=lambda: self.now, log=lambda *_, **__: None)
         self.alerts = alerts
+        self.record = PolicyRecord(receipts, alerts, now=lambda: self.now)
         ids = iter(range(1, 1_000))
         self.policy = PolicyService(
             self.db,
             PolicyStore(),
             StateStore(),
-            record=PolicyRecord(receipts, alerts, now=lambda: self.now),
+            record=self.record,
             alerts=alerts,
             limits=lambda: Limits(24, 4),
             now=lambda: self.now,

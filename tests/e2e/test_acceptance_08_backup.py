@@ -89,8 +89,10 @@ async def test_acceptance_08_18_wipe_and_restore_refuses_an_old_nonce(
     assert (await call("hive-client-identity"))["npub"] == npub
 
     verified = await call("hive-client-receipts-verify")
-    assert verified["ok"] is True and verified["last_id"] == record["count"] + 1, verified
-    (newest,) = (await call("hive-client-receipts", {"limit": 1}))["items"]
+    assert verified["ok"] is True and verified["last_id"] == record["count"] + 2, verified
+    newest, followed = (await call("hive-client-receipts", {"limit": 2}))["items"]
+    assert (followed["action"], followed["params"]["source"]) == ("policy_followed", "restore")
+    assert followed["params"]["differs"] == ["forbidden_peers"]
     assert newest["action"] == "restore" and newest["result"]["gap"]["from"] == done["created_at"]
     assert (await call("hive-client-policy"))["preset"] and "ab" * 32 in str(await call("hive-client-policy"))
     assert (await call("hive-client-credential", {"advisor": "fee doctor"}))["name"] == "fee doctor"

@@ -9,20 +9,18 @@ import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from backup_world import WORD, BackupWorld
 from cl_hive_comms.domain.backup import PARTS, TABLES
 from cl_hive_comms.domain.legacy_record import Segment
 from cl_hive_comms.domain.policy_document import canonical_text, preset_document
 from cl_hive_comms.domain.policy_rules import Override, parse_rule
-from cl_hive_comms.plugin.backups import compose_backups
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
-from cl_hive_comms.services.restore_parts import Outcome
 from cl_hive_comms.storage.policy_store import PolicyStore
-from hiring_world import HSM, MIGRATIONS, NODE_ID, HiringWorld
+from hiring_world import HSM, MIGRATIONS
 from hive_shared import receipts
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
@@ -31,7 +29,6 @@ from hive_shared.nostr.keys import npub_encode
 from hive_shared.sealed_file import SealedFileError
 
 AGENT = xonly_pubkey(Secret(b"\x03" * 32))
-WORD = Secret(b"correct horse battery staple")
 LEFT_OUT = {
     "nostr_state": "its keys are in the part identity, unsealed; relay times and own lists are made again",
     "comms_state": "facts of this run: the stop, owed runes, the last self-check",
@@ -70,34 +67,6 @@ def test_every_table_is_backed_up_or_left_out_for_a_reason() -> None:
     text = (Path(__file__).parents[2] / page).read_text()
     for name in LEFT_OUT:
         assert f"`{name}`" in text, f"{page} does not say why {name} is left out"
-
-
-class BackupWorld(HiringWorld):
-    """A node with its backups."""
-
-    def build(self) -> None:
-        super().build()
-        self.backups, self.restores = compose_backups(
-            db=self.db,
-            identity=self.identity,
-            receipts=self.receipts,
-            node={"node_id": NODE_ID, "network": "regtest"},
-        )
-
-    async def rows(self, table: str) -> list[dict[str, Any]]:
-        found = await self.db.read(lambda tx: tx.execute(f"SELECT * FROM {table}").fetchall())
-        return sorted((dict(row) for row in found), key=repr)
-
-    async def run(self, *statements: tuple[str, tuple[object, ...]]) -> None:
-        def body(tx: sqlite3.Connection) -> None:
-            for sql, values in statements:
-                tx.execute(sql, values)
-
-        await self.db.write(body)
-
-    async def restored(self, path: Path, **options: Any) -> dict[str, Outcome]:
-        done = await self.restores.restore(path, WORD, **{"dry_run": False, **options})
-        return {outcome.part: outcome for outcome in done.outcomes}
 
 
 def closed(at: int, digests: list[str], node: Secret) -> Segment:
@@ -188,7 +157,9 @@ async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
         after = await fresh.rows(name)
         if name == "management_receipts":
             # The restore itself is on the record.
-            after = sorted(after, key=lambda row: row["receipt_id"])[:-1]
+            after = sorted(after, key=lambda row: row["receipt_id"])
+            assert [row["action"] for row in after[len(before[name]) :]] == ["policy_followed", "restore"]
+            del after[len(before[name]) :]
             assert after == sorted(before[name], key=lambda row: row["receipt_id"])
         elif name in ("comms_policy", "comms_policy_rules", "comms_policy_overrides", "comms_saved_channel"):
             times = ("created_at", "updated_at", "saved_at", "frozen_at", "version")
@@ -253,12 +224,7 @@ async def test_a_backup_is_refused_whole_wherever_it_is_cut_or_changed(
     path.write_bytes(data)
     with pytest.raises(SealedFileError):
         await fresh.restores.restore(path, Secret(b"another passphrase"), dry_run=False)
-    stranger = compose_backups(
-        db=fresh.db,
-        identity=fresh.identity,
-        receipts=fresh.receipts,
-        node={"node_id": "02" + "ab" * 32, "network": "regtest"},
-    )[1]
+    _, stranger = fresh.composed("02" + "ab" * 32)
     with pytest.raises(Conflict, match="can only be restored on its own node"):
         await stranger.restore(path, WORD, dry_run=False)
     assert not any([await fresh.rows(name) for name in HELD])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +19,17 @@ from ..services.restore_service import RestoreService
 
 
 class BackupCommands:
-    """Writing and restoring backups. `restored` is awaited after a restore: it reloads what memory holds;
-    `safety_copy` gives the path of the backup that precedes a replacing restore."""
+    """Writing and restoring backups. `safety_copy` gives the path of the backup that precedes a replacing
+    restore."""
 
     def __init__(
         self,
         backup: Callable[[], BackupService],
         restore: Callable[[], RestoreService],
         *,
-        restored: Callable[[], Awaitable[None]],
         safety_copy: Callable[[], Path],
     ) -> None:
-        self._backup, self._restore = backup, restore
-        self._restored, self._safety_copy = restored, safety_copy
+        self._backup, self._restore, self._safety_copy = backup, restore, safety_copy
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -94,8 +92,6 @@ class BackupCommands:
             replace=replace,
             dry_run=dry_run,
         )
-        if not dry_run:
-            await self._restored()
         result["created_at"] = done.head.created_at
         result["parts"] = [
             {name: value for name, value in asdict(outcome).items() if value != ""}

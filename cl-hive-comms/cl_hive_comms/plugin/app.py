@@ -7,7 +7,8 @@ and answers; connecting and everything slow runs in loops afterwards
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,6 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *BackupCommands(
                 lambda: self.backups,
                 lambda: self.restores,
-                restored=self._restored,
                 safety_copy=self._safety_copy,
             ).specs(),
             *MigrationCommands(lambda: self.migration).specs(),
@@ -272,13 +272,16 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self._lists_due.set()
         await self.offers.reissue()
 
-    async def _restored(self) -> None:
-        # Memory follows what the restore wrote; the new key first, since all else is told under it.
-        await self.identity.reload()
-        await self.credentials.load()
-        await self.aliases.load()
-        await self.policy.load(self.config.preset, self.config.policy_file)
-        self.policy_changed()
+    @asynccontextmanager
+    async def restoring(self) -> AsyncIterator[None]:
+        """Memory follows what a restore wrote; the new key first, since all else is told under it."""
+        async with self.policy.restoring():
+            try:
+                yield
+            finally:
+                await self.identity.reload()
+                await self.credentials.load()
+                await self.aliases.load()
 
     def _safety_copy(self) -> Path:
         directory = self.info.net_dir / "hive" / "backup"

@@ -9,8 +9,9 @@ from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.backup_service import BackupService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.ports_backup import Tables
+from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.receipt_service import ReceiptService
-from cl_hive_comms.services.restore_service import RestoreService
+from cl_hive_comms.services.restore_service import RestoreService, Running
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.gossip_store import GossipStore
@@ -24,7 +25,13 @@ from cl_hive_comms.storage.trust_store import TrustStore
 
 
 def compose_backups(
-    *, db: Db, identity: IdentityService, receipts: ReceiptService, node: dict[str, str]
+    *,
+    db: Db,
+    identity: IdentityService,
+    receipts: ReceiptService,
+    running: Running,
+    node: dict[str, str],
+    now: Clock = unix_now,
 ) -> tuple[BackupService, RestoreService]:
     """Both services over the same tables."""
     commands = CommandStore()
@@ -49,7 +56,8 @@ def compose_backups(
         node_id=node["node_id"],
         network=node["network"],
         version=__version__,
-        now=unix_now,
+        now=now,
         random_bytes=os.urandom,
     )
-    return backups, RestoreService(db, tables, identity, receipts, node_id=node["node_id"], now=unix_now)
+    restores = RestoreService(db, tables, identity, receipts, running, node_id=node["node_id"], now=now)
+    return backups, restores

@@ -3,6 +3,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from hive_shared.cln import ClnClient
@@ -132,6 +133,10 @@ class Parts(ABC):
     @abstractmethod
     async def identity_changed(self) -> None:
         """The Nostr key was replaced."""
+
+    @abstractmethod
+    def restoring(self) -> AbstractAsyncContextManager[None]:
+        """Held around the transaction of a restore; memory follows at its end."""
 
     @abstractmethod
     def policy_changed(self) -> None:

@@ -25,6 +25,7 @@ from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.restore_service import Running
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
@@ -90,9 +91,6 @@ class LedgerParts(Parts):
             now=unix_now,
             log=self.log,
         )
-        self.backups, self.restores = compose_backups(
-            db=self.db, identity=self.identity, receipts=self.receipts, node=self.node
-        )
         self.credentials = CredentialService(self.db, AdvisorStore(), now=unix_now)
         self.trust = TrustService(
             self.db, TrustStore(), known_since=self.credentials.known_since, now=unix_now
@@ -100,11 +98,12 @@ class LedgerParts(Parts):
         self.aliases = AliasService(self.db, AdvisorStore(), self.credentials, now=unix_now)
 
     def build_policy(self) -> None:
+        record = PolicyRecord(self.receipts, self.alerts, now=unix_now)
         self.policy = PolicyService(
             self.db,
             PolicyStore(),
             StateStore(),
-            record=PolicyRecord(self.receipts, self.alerts, now=unix_now),
+            record=record,
             alerts=self.alerts,
             limits=lambda: Limits(
                 self.config.get("confirm-hours-low"), self.config.get("confirm-hours-high")
@@ -119,6 +118,13 @@ class LedgerParts(Parts):
             log=self.log,
         )
         self.policy.on_change(self.policy_changed)
+        self.backups, self.restores = compose_backups(
+            db=self.db,
+            identity=self.identity,
+            receipts=self.receipts,
+            running=Running(self.restoring, lambda: self.policy.source == "file", record),
+            node=self.node,
+        )
         self.credentials.also_known(self.policy.approver_keys)
 
     def build_emergency(self) -> None:

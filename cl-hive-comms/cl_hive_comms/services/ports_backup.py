@@ -57,6 +57,7 @@ class PolicyTables(PolicyRows, Protocol):
     """The policy (storage.policy_store.PolicyStore)."""
 
     def changed_at(self, tx: Tx) -> int: ...
+    def override_state(self, tx: Tx, override_id: str) -> str | None: ...
 
 
 class ReceiptTables(Protocol):

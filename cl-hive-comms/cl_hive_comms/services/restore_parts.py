@@ -5,19 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from hive_shared.canonical import decode
-from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.errors import InvalidParams
 from hive_shared.store import Tx
 
 from ..domain.advisor import Alias
-from ..domain.backup import Row
-from ..domain.policy_document import canonical_text, parse_document
-from ..domain.policy_rules import Override, parse_rule
-from .ports_backup import AdvisorTables, GossipTables, PolicyTables, Tables
-
-_POLICY_BYTES: Final = 1_048_576
+from .ports_backup import AdvisorTables, GossipTables, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,39 +111,6 @@ def _credential(
     store.put_raw_credential(tx, row)
     own[:] = [*(other for other in own if other["credential_id"] != row["credential_id"]), row]
     return True
-
-
-def restore_policy(tx: Tx, store: PolicyTables, rows: Sequence[Row], replace: bool, now: int) -> Outcome:
-    """The whole policy or nothing of it: rules of one and floors of another were never meant together."""
-    stored = store.load(tx)
-    by_table: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_table.setdefault(row.table, []).append(row.values)
-    (said,) = by_table.get("comms_policy", [{"document": "", "updated_at": 0}])[:1]
-    untouched = stored.version <= 1 and not stored.rules and stored.override is None
-    if not replace and not untouched and store.changed_at(tx) >= int(said["updated_at"]):
-        note = "the policy was changed here since; mode=replace takes the backup's"
-        return Outcome("policy", len(rows), kept=len(rows), note=note)
-    try:
-        document = parse_document(decode(said["document"], max_bytes=_POLICY_BYTES, max_nodes=50_000))
-        rules = [
-            parse_rule(each["rule"], source=str(each["source"]))
-            for each in by_table.get("comms_policy_rules", [])
-        ]
-    except (HiveError, ValueError, TypeError) as error:
-        return Outcome("policy", len(rows), kept=len(rows), note=f"refused, it cannot be read: {error}")
-    for source in {rule.source for rule in (*stored.rules, *rules)}:
-        store.clear_rules(tx, source)
-    for rule in rules:
-        store.add_rule(tx, rule, now)
-    store.save(tx, canonical_text(document), now)
-    store.end_override(tx, "replaced", now)
-    for each in by_table.get("comms_policy_overrides", []):
-        override = Override(str(each["id"]), each["values"], int(each["starts_at"]), int(each["expires_at"]))
-        # An ended id may still stand in the table; one that ran out has nothing to say.
-        if override.expires_at > now and stored.override is None and untouched:
-            store.begin_override(tx, override, now)
-    return Outcome("policy", len(rows), restored=len(rows))
 
 
 def restore_aliases(tx: Tx, store: AdvisorTables, rows: Sequence[dict[str, Any]], replace: bool) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +24,29 @@ from ..domain.backup import Head, Reading, Row, chosen
 from ..domain.identity import KeyRing
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, fault
 from ..domain.receipt_record import AckRow, ReceiptRow, RootRow
+from .policy_record import PolicyRecord
 from .ports_backup import Keys, Tables
 from .ports_commands import Database
 from .receipt_check import verify_rows
 from .receipt_service import ReceiptService, operator_event
 from .restore_history import LEGACY_RECEIPTS, LEGACY_ROWS, restore_channels, restore_legacy, restore_record
-from .restore_parts import Outcome, restore_aliases, restore_credentials, restore_policy
+from .restore_parts import Outcome, restore_aliases, restore_credentials
+from .restore_policy import restore_policy
 
 _RECEIPTS: Final = "management_receipts"
 # A node may have very many of them: they are read again from the file, not held in memory.
 _STREAMED: Final = frozenset({_RECEIPTS, LEGACY_RECEIPTS, LEGACY_ROWS})
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What of the running plugin a restore meets. `committing` is held around the transaction: nothing else
+    changes these meanwhile, and memory follows at its end. `policy_by_file` tells whether a file is the
+    policy document."""
+
+    committing: Callable[[], AbstractAsyncContextManager[None]]
+    policy_by_file: Callable[[], bool]
+    record: PolicyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,8 @@ class _Content:
     chain: ChainReport | None = None
     keys: tuple[str, ...] = ()
     newer_here: bool = False
+    on_record: list[Callable[[Tx], None]] = field(default_factory=list)
+    """Receipts and alerts of what was taken in; a dry run leaves none, not even in the log."""
 
     def of(self, part: str, table: str) -> list[dict[str, Any]]:
         return [row.values for row in self.rows.get(part, ()) if row.table == table]
@@ -77,11 +93,13 @@ class RestoreService:
         tables: Tables,
         identity: Keys,
         receipts: ReceiptService,
+        running: Running,
         *,
         node_id: str,
         now: Callable[[], int],
     ) -> None:
         self._db, self._t, self._identity, self._receipts = db, tables, identity, receipts
+        self._running = running
         self._node_id, self._now = node_id, now
 
     async def restore(
@@ -96,8 +114,7 @@ class RestoreService:
     ) -> Restored:
         """Take in the parts of a backup; what is newer here stays unless `replace`.
 
-        The caller reloads what lives in memory afterwards. Raises InvalidParams when the file does not open
-        or is not whole, Conflict for another node's backup.
+        Raises InvalidParams when the file does not open or is not whole, Conflict for another node's backup.
         """
         parts = chosen(components, skip)
         content = await asyncio.to_thread(self._read, path, passphrase)
@@ -105,13 +122,17 @@ class RestoreService:
         def body(tx: Tx) -> tuple[Outcome, ...]:
             content.newer_here = self._newer_here(tx, content) and not replace
             outcomes = tuple(self._part(tx, part, content, path, passphrase, replace) for part in parts)
+            if not dry_run:
+                for note in content.on_record:
+                    note(tx)
             self._note_gap(tx, content.head, outcomes)
             if dry_run:
                 raise _DryRun(outcomes)
             return outcomes
 
+        committing = nullcontext() if dry_run else self._running.committing()
         try:
-            async with self._identity.changing:
+            async with committing, self._identity.changing:
                 return Restored(content.head, await self._db.write(body))
         except _DryRun as end:
             return Restored(content.head, end.outcomes)
@@ -192,7 +213,7 @@ class RestoreService:
                     tx, self._t, saved, timers, newer_here=content.newer_here, now=self._now()
                 )
             case "policy":
-                return restore_policy(tx, self._t.policy, content.rows[part], replace, self._now())
+                return self._policy(tx, content, replace)
             case _:
                 return restore_aliases(tx, self._t.advisors, content.of(part, "comms_aliases"), replace)
 
@@ -217,6 +238,22 @@ class RestoreService:
             kept=1,
             note="this node keeps its key; the backup's opens messages for 30 days; mode=replace takes it",
         )
+
+    def _policy(self, tx: Tx, content: _Content, replace: bool) -> Outcome:
+        outcome, taken = restore_policy(
+            tx,
+            self._t.policy,
+            content.rows["policy"],
+            replace=replace,
+            by_file=self._running.policy_by_file(),
+            now=self._now(),
+        )
+        if taken is not None:
+            record = self._running.record
+            content.on_record.append(
+                lambda tx: record.followed(tx, "restore", before=taken.before, after=taken.after)
+            )
+        return outcome
 
     def _chain(self, tx: Tx, content: _Content, path: Path, passphrase: Secret) -> Outcome:
         report, found = content.chain, content.counts["receipts"]

@@ -70,12 +70,21 @@ class PolicyStore:
         """Removes all rules of a source; how many."""
         return tx.execute("DELETE FROM comms_policy_rules WHERE origin = ?", (source,)).rowcount
 
+    def override_state(self, tx: sqlite3.Connection, override_id: str) -> str | None:
+        """active, expired, cleared or replaced; None for one that never was."""
+        row = tx.execute(
+            "SELECT state FROM comms_policy_overrides WHERE override_id = ?", (override_id,)
+        ).fetchone()
+        return None if row is None else str(row["state"])
+
     def begin_override(self, tx: sqlite3.Connection, override: Override, now: int) -> None:
-        """Makes this the one active override."""
+        """Makes this the one active override, also one that ended before."""
         self.end_override(tx, "replaced", now)
         tx.execute(
             "INSERT INTO comms_policy_overrides (override_id, values_json, state, created_at, expires_at)"
-            " VALUES (?, ?, 'active', ?, ?)",
+            " VALUES (?, ?, 'active', ?, ?) ON CONFLICT (override_id) DO UPDATE SET"
+            " values_json = excluded.values_json, state = 'active', created_at = excluded.created_at,"
+            " expires_at = excluded.expires_at, ended_at = NULL",
             (override.id, json.dumps(dict(override.values)), override.starts_at, override.expires_at),
         )
 

@@ -159,7 +159,11 @@ class World:
         network = await open_network(directory / "net", kind)
         try:
             # Nothing of a development network leaves the machine: no public relay is ever tried.
-            local = {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
+            local = {
+                "hive-comms-nostr-relays": relay.url,
+                "hive-comms-nostr-profile-relays": "",
+                "hive-comms-nostr-search-relays": "",
+            }
             rest: dict[str, object] = {}
             if with_rest:
                 rest = {"clnrest-port": free_port(), "clnrest-certs": str(directory / "certs")}

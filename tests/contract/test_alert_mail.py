@@ -18,6 +18,7 @@ from cl_hive_comms.services.ports_alerts import Letter, MailFailed
 from cl_hive_comms.transport.mail import SmtpMail, _hand_over
 from local_tls import LocalTls
 from mail_server import MailServer
+from socks_proxy import SocksServer
 
 USER, PASSWORD = "operator@example.com", "pass word:/?#%"
 
@@ -196,6 +197,27 @@ async def test_a_dialogue_that_was_given_up_leaves_no_thread_at_work() -> None:
             while at_work():
                 await asyncio.sleep(0.01)
     assert sending.cancelled()
+
+
+async def test_through_a_proxy_the_name_is_resolved_there_and_every_socket_goes_there(tls: LocalTls) -> None:
+    async with (
+        MailServer().serve(starttls=tls.server(), login=(USER, PASSWORD)) as server,
+        SocksServer({"localhost": server.port, "mail.onion": server.port}).running() as socks,
+    ):
+        always = SmtpMail(proxy=f"127.0.0.1:{socks.port}", trust=tls.trust())
+        await always.send(at(587, login=LOGIN), LETTER)
+        # The port is the proxy's business too: nothing listens on 587 here.
+        assert socks.asked == [("localhost", 587)] and len(server.letters) == 1
+        assert "proxy could not reach mail.example" in await why(always, at(587, host="mail.example"))
+        assert socks.asked[1:] == [("mail.example", 587)]
+
+        onion_only = SmtpMail(proxy=f"127.0.0.1:{socks.port}", only_onion=True, trust=tls.trust())
+        await onion_only.send(at(server.port, login=LOGIN), LETTER)
+        assert len(socks.asked) == 2 and len(server.letters) == 2
+        # The certificate is asked for by the name, which it does not carry.
+        assert "TLS" in await why(onion_only, at(587, host="mail.onion"))
+        assert socks.asked[2:] == [("mail.onion", 587)] and len(server.letters) == 2
+    assert "cannot be reached" in await why(always, at(587))
 
 
 async def test_an_onion_server_needs_the_proxy() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import pytest
 from contract.hostile_relay import HostileRelay
@@ -12,50 +10,9 @@ from hive_shared.crypto import Secret
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.nostr.socks import connect_through
+from socks_proxy import SocksServer
 
 EVENT = build(Secret(b"\x01" * 32), 1, [], "x", 1_700_000_000)
-
-
-class SocksServer:
-    """A SOCKS5 proxy that sends every name to one loopback port and remembers what it was asked."""
-
-    def __init__(self, target_port: int, reply: int = 0) -> None:
-        self.asked: list[tuple[str, int]] = []
-        self.port = 0
-        self._target = target_port
-        self._reply = reply
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[SocksServer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            assert await reader.readexactly(3) == b"\x05\x01\x00"
-            writer.write(b"\x05\x00")
-            assert (await reader.readexactly(3)) == b"\x05\x01\x00"
-            kind = (await reader.readexactly(1))[0]
-            if kind == 3:
-                host = (await reader.readexactly((await reader.readexactly(1))[0])).decode()
-            else:
-                host = (await reader.readexactly(4 if kind == 1 else 16)).hex()
-            port = int.from_bytes(await reader.readexactly(2), "big")
-            self.asked.append((host, port))
-            writer.write(bytes((5, self._reply, 0, 1)) + bytes(6))
-            if self._reply == 0:
-                onward = await asyncio.open_connection("127.0.0.1", self._target)
-                await asyncio.gather(self._pump(reader, onward[1]), self._pump(onward[0], writer))
-        writer.close()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-        writer.close()
 
 
 async def _nobody(url: str, name: str, event: Event) -> None:

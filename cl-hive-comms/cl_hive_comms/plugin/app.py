@@ -158,14 +158,15 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             return problem
         self.cln = ClnClient(info.rpc_path, id_prefix="comms")
         self.db_path = Path(self.config.get("db-path") or info.net_dir / "cl_hive_comms.db")
-        node, sibling_key, self.at_rest, self.db = await asyncio.gather(
-            self.cln.getinfo(),
+        node = await self.cln.getinfo()
+        # Before the database is opened: that may bring its tables up to date.
+        if problem := version_problem(str(node["version"])):
+            return problem
+        sibling_key, self.at_rest, self.db = await asyncio.gather(
             load_sibling_key(self.cln, info.net_dir),
             open_at_rest(self.cln.makesecret, info.net_dir, os.urandom),
             asyncio.to_thread(Db.open, self.db_path, MIGRATIONS),
         )
-        if problem := version_problem(str(node["version"])):
-            return problem
         self.node = {"node_id": node["id"], "network": info.network, "alias": node.get("alias") or ""}
         self.build_base()
         await self.identity.load_or_create(self.config.get("nsec"), self.config.get("nsec-file"))

@@ -114,6 +114,8 @@ _BUILTIN = (
     Option("rgb", "string"),
     Option("developer", "flag"),
     Option("offline", "flag"),
+    # Not lightningd's: the version this node claims to have, to see what plugins make of it.
+    Option("dev-claim-version", "string"),
     Option("daemon", "flag"),
     Option("rpc-file", "string", default="lightning-rpc"),
     Option("rpc-file-mode", "string", default="0600"),

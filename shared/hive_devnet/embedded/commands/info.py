@@ -31,7 +31,7 @@ async def getinfo(call: Call) -> Result:
         "num_inactive_channels": len(states) - states.count(AWAITING) - states.count(NORMAL),
         "address": [],
         "binding": [address],
-        "version": CLN_VERSION,
+        "version": node.options.get("dev-claim-version") or CLN_VERSION,
         "blockheight": node.world.chain.height,
         "network": NETWORK_NAME,
         "fees_collected_msat": fees_collected_msat(node),

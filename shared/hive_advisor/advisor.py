@@ -238,6 +238,7 @@ class Advisor:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._link.close()
         await self._pool.stop()
 
     def _spawn(self, coroutine: Any) -> None:

@@ -127,10 +127,41 @@ async def test_what_waited_before_transports_could_be_registered_still_waits(tmp
     new = Db.open(tmp_path / "old.db", MIGRATIONS)
     outbox = OutboxStore(sealer)
     after = await new.read(lambda tx: [dict(r) for r in tx.execute("SELECT * FROM comms_outbox")])
-    assert [{k: v for k, v in row.items() if k != "transport"} for row in after] == rows
+    later = ("transport", "chunk_id")
+    assert [{k: v for k, v in row.items() if k not in later} for row in after] == rows
     (waiting,) = await new.read(lambda tx: outbox.due(tx, 130, 10))
     assert waiting.message == message("a") and waiting.attempts == 2 and waiting.message.transport == ""
     # One key is one message still, and new kinds are taken.
     assert not await new.write(lambda tx: outbox.add(tx, message("b")))
     assert await new.write(lambda tx: outbox.add(tx, message("d", MessageKind.EVENT)))
     new.close()
+
+
+async def test_a_message_in_parts_is_found_by_its_recipient_and_id(db: Db, outbox: OutboxStore) -> None:
+    def long(key: str, recipient: str = "bb" * 32, kind: MessageKind = MessageKind.RESPONSE) -> Outgoing:
+        return Outgoing(key, "aa" * 32, recipient, kind, "x" * 40_000, 100, 1_100)
+
+    name = long("a").chunk_id
+    assert name is not None and message("k").chunk_id is None
+    assert long("e", kind=MessageKind.EVENT).chunk_id is None
+
+    async def found(recipient: str = "bb" * 32, now: int = 500) -> str | None:
+        sent = await db.read(lambda tx: outbox.long_sent(tx, recipient, name, now))
+        return None if sent is None else sent.idempotency_key
+
+    assert await found() is None
+    await db.write(lambda tx: [outbox.add(tx, each) for each in (long("a"), message("k"), long("b"))])
+    # The newest of the same text; to its recipient alone, and while anybody needs it.
+    assert await found() == "b" and await found("cc" * 32) is None and await found(now=1_100) is None
+    await db.write(lambda tx: outbox.mark_sent(tx, 3, 200))
+    assert await found() == "b"
+    await db.write(lambda tx: tx.execute("UPDATE comms_outbox SET state = 'dropped' WHERE outbox_id = 3"))
+    assert await found() == "a"
+    plan = await db.read(
+        lambda tx: tx.execute(
+            "EXPLAIN QUERY PLAN SELECT * FROM comms_outbox WHERE recipient = ? AND chunk_id = ?"
+            " AND state IN ('queued', 'sent') AND expires_at > ? ORDER BY outbox_id DESC LIMIT 1",
+            ("b", "c", 1),
+        ).fetchall()
+    )
+    assert any("comms_outbox_chunks" in row["detail"] for row in plan), [row["detail"] for row in plan]

@@ -5,12 +5,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from comms_world import Agent, call, refused, world
+from comms_world import PLUGIN, Agent, call, refused, until, world
+from hive_advisor.transport.nostr_link import NostrLink
 from hive_devnet.node import NodeHandle
 from hive_shared.canonical import encode
 from hive_shared.crypto import hkdf_sha256, schnorr_verify, tagged
+from hive_shared.nostr.chunks import Missing
+from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.nostr.relay import RelayPool
 from hive_shared.siblings_auth import SiblingAuth
+from lossy_relay import lossy
 
 
 async def auth(node: NodeHandle) -> SiblingAuth:
@@ -69,6 +74,75 @@ async def test_a_long_message_arrives_in_parts_that_make_the_whole(tmp_path: Pat
         wholes = [buffer.add(agent.senders[0], part, 0) for part in agent.received]
         (whole,) = [each for each in wholes if each is not None]
         assert text in whole.text
+
+
+async def test_lost_parts_are_asked_for_and_sent_again_though_the_plugin_was_killed_between(
+    tmp_path: Path,
+) -> None:
+    """Both ways, over a relay that loses a part of each message. The node asks after its 20 s of quiet."""
+    never = 10_000
+    async with (
+        world(tmp_path) as (_, node, behind),
+        lossy(behind.url) as relay,
+        Agent(relay.url) as agent,
+    ):
+        await call(node, "hive-client-identity", action="set-relays", relays=relay.url)
+        await agent.hired(node)
+        got: list[Message] = []
+
+        async def on_message(message: Message) -> None:
+            got.append(message)
+
+        async def on_event(url: str, name: str, event: Any) -> None:
+            await link.received(url, name, event)
+
+        pool = RelayPool(on_event=on_event, private_relays=True)
+        link = NostrLink(
+            agent.secret,
+            pool,
+            on_message=on_message,
+            trusted=lambda key: key == agent.node_key,
+            own_relays=(relay.url,),
+            now=lambda: int(time.time()),
+            rng=os.urandom,
+            say=lambda text: None,
+            resend_after=never,
+        )
+        await pool.set_relays([relay.url], [relay.url], [])
+        link.watch(None)
+        await pool.start()
+        assert await pool.wait_for(lambda: pool.connected() == 1, 30)
+        relay.forget()
+        relay.loses = lambda number: number in (0, 5)
+        await send_dm(node, recipient=agent.npub, message="x" * 60_000, schema="hive:gossip/long")
+        await until(lambda: true_when(len(relay.seen) == 4), "the node's four parts", 60)
+        text = agent.command("hive:monitor/v1", "health_summary", {"filler": "x" * 60_000})
+        assert await link.deliver(agent.node_key, text, [relay.url], expires_at=int(time.time()) + 600)
+        assert len(relay.lost) == 2
+
+        async def held() -> bool:
+            received = (await call(node, "hive-comms-transports"))["items"][0]["received"]
+            return int(received.get("parts", 0)) >= 3
+
+        await until(held, "the node has the other parts", 60)
+        await node.kill_plugin("cl-hive-comms.py")
+        await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN)})
+        # From here on the node has its clock running; meanwhile it is asked itself.
+        await until(held, "the relay gave the parts once more", 60)
+        ((_, chunk_id),) = link._long._buffer._open
+        assert await link._ask(Missing(agent.node_key, chunk_id, (0,)))
+        await until(lambda: true_when(any("x" * 60_000 in each.content for each in got)), "the message", 60)
+        answer = await agent.wait_for(lambda message: message.get("request_nonce") == agent.nonce, 90)
+        # It went through the pipeline, which finds the filler strange.
+        assert answer["error"]["slug"] == "invalid_params" and len(relay.seen) == 4 + 4 + 2
+        received = (await call(node, "hive-comms-transports"))["items"][0]["received"]
+        assert received["parts_asked_for"] == received["parts_resent"] == 1
+        await link.close()
+        await pool.stop()
+
+
+async def true_when(condition: bool) -> bool:
+    return condition
 
 
 async def test_what_a_sibling_may_not_send_is_refused(tmp_path: Path) -> None:

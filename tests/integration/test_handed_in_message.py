@@ -42,12 +42,13 @@ class Inbox:
             log=lambda level, event, **fields: None,
         )
 
-    async def _handle(self, text: str, arrival: Arrival) -> None:
+    async def _handle(self, text: str, arrival: Arrival) -> bool:
         assert text == COMMAND
         await self.gate.wait()
         if self.fails:
             raise self.fails.pop()
         self.handled.append(arrival)
+        return True
 
     async def hand_in(self, message_id: str = "m-1", sender: str = ALICE) -> None:
         await self.service.ingest(COMMAND, "air", sender, None, message_id)

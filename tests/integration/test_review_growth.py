@@ -89,8 +89,9 @@ class Inbox:
             log=lambda *_, **__: None,
         )
 
-    async def _handle(self, text: str, message: Message) -> None:
+    async def _handle(self, text: str, message: Message) -> bool:
         self.handled.append(text)
+        return True
 
     async def receive(self, count: int) -> None:
         for number in range(count):

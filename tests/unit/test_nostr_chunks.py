@@ -73,8 +73,9 @@ def test_missing_parts_are_asked_for_once() -> None:
     parts = _parts("x" * 60_000)
     buffer = ChunkBuffer()
     buffer.add(PEER, parts[1], 0)
-    assert buffer.missing(29) == []
-    (missing,) = buffer.missing(30)
+    assert buffer.missing(19) == []
+    assert buffer.missing(19) == [] and buffer.next_look(19) == 1
+    (missing,) = buffer.missing(20)
     assert json.loads(missing.content()) == {
         "schema": "hive:chunk-resend/v1",
         "id": parts[0]["id"],

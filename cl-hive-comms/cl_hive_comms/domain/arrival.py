@@ -12,7 +12,9 @@ class Arrival:
 
     `sender` is the x-only key that the transport verified; over a registered transport the one its plugin
     names, which the message's own signature has to prove. `message_id` names the message on its transport
-    (Nostr: the rumor's id, then `wrap_id` is that of the gift wrap). `known`: an agent, or an approver.
+    (Nostr: the rumor's id; then `wrap_id` is that of the gift wrap, `recipient` our key it was sealed for and
+    `sent_at` the rumor's time in Unix seconds). `known`: an agent, or an approver. `parts`: of a message that
+    came in parts, the arrivals of all but the last.
     """
 
     transport: str
@@ -22,6 +24,9 @@ class Arrival:
     known: bool
     wrap_id: str | None = None
     sender_did: str | None = None
+    recipient: str = ""
+    sent_at: int = 0
+    parts: "tuple[Arrival, ...]" = ()
 
     @property
     def name(self) -> str:

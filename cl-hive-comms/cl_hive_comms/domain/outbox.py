@@ -6,6 +6,8 @@ docs/protocol/04-marketplace-and-nostr.md §6 ("Send to"), docs/protocol/02-flee
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hive_shared.nostr.giftwrap import long_id
+
 MAX_QUEUED = 2_000
 """Messages waiting to be sent: with relays down for days the file must not grow without bound."""
 KEPT_S = 7 * 86_400
@@ -40,6 +42,11 @@ class Outgoing:
     reply_relays: tuple[str, ...] = ()
     reply_to: str | None = None
     transport: str = ""
+
+    @property
+    def chunk_id(self) -> str | None:
+        """The id of its parts when it is sent in parts, else None."""
+        return None if self.kind is MessageKind.EVENT else long_id(self.content)
 
 
 @dataclass(frozen=True)

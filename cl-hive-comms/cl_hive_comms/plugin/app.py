@@ -295,11 +295,12 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self.app.notify("hive_policy_changed", {"version": snapshot.version, "preset": snapshot.preset})
         self.app.spawn("forbidden-peers-changed", self.peer_gate.enforce)
 
-    async def handle_command(self, text: str, arrival: Arrival) -> None:
-        """Run it through the pipeline, which answers by itself."""
-        await self.pipeline.commands.handle(
+    async def handle_command(self, text: str, arrival: Arrival) -> bool:
+        """Run it through the pipeline, which answers by itself; False when it was dropped."""
+        answer = await self.pipeline.commands.handle(
             text, Ingress(arrival.transport, arrival.sender, arrival.message_id, arrival.received_at)
         )
+        return answer is not None
 
     def emergency_changed(self, stop: Stop | None) -> None:
         """Tell the node's other plugins."""

@@ -41,6 +41,7 @@ from cl_hive_comms.services.legacy_receipts import LegacyReceipts
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.migration_service import MigrationService
+from cl_hive_comms.services.part_resend import PartResend
 from cl_hive_comms.services.peer_gate import PeerGate
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
@@ -103,6 +104,7 @@ class Parts(ABC):
     messenger: Messenger
     signed_messages: SignedMessages
     inbound: InboundService
+    part_resend: PartResend
     nostr: NostrTransport
     runes: ClnrestRunes
     rest_door: RestDoor
@@ -127,7 +129,7 @@ class Parts(ABC):
     # -- what the running plugin adds ------------------------------------------------------------------
 
     @abstractmethod
-    async def handle_command(self, text: str, arrival: Arrival) -> None:
+    async def handle_command(self, text: str, arrival: Arrival) -> bool:
         """A management command came in over a transport that does not wait for its answer."""
 
     @abstractmethod

@@ -176,7 +176,7 @@ class CommandParts(Parts):
             aliases=self.aliases,
             messenger=self.messenger,
             nostr=self.nostr.status,
-            inbound=lambda: dict(self.inbound.counters),
+            inbound=lambda: dict(self.inbound.counters + self.part_resend.counters),
             rest=self.rest_door.status,
             rune_warnings=self.advisor_runes.warnings,
             registered=self.for_siblings.transport_rows,

@@ -25,6 +25,7 @@ from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.legacy_peers import LegacyPeers
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.services.part_resend import PartResend
 from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.state_store import StateStore
@@ -68,12 +69,17 @@ class TrafficParts(Parts):
             forms=forms,
             writes_legacy=self.legacy_peers,
         )
+        outbox, routes = OutboxStore(self.at_rest.sealer), self._routes()
+        self.part_resend = PartResend(
+            self.db, outbox, self.identity, self.nostr, routes, now=unix_now, log=self.log
+        )
+        self.inbound.parts.on_lost(self.part_resend)
         self.messenger = Messenger(
             self.db,
-            OutboxStore(self.at_rest.sealer),
+            outbox,
             self.identity,
             self.nostr,
-            self._routes(),
+            routes,
             now=unix_now,
             log=self.log,
             further=compose_ways(

@@ -20,9 +20,10 @@ _MAX_AHEAD_S: Final = 900
 
 @dataclass(frozen=True)
 class Opened:
-    """A message, and whether its sender writes (and reads) encrypted kind 4."""
+    """A message, our key it was sealed for, and whether its sender writes (and reads) encrypted kind 4."""
 
     message: Message
+    recipient: str
     legacy: bool
 
 
@@ -55,6 +56,6 @@ class Opener:
             if message.created_at > self._now() + _MAX_AHEAD_S:
                 self._counters["from_the_future"] += 1
                 return None
-            return Opened(message, legacy)
+            return Opened(message, pubkey, legacy)
         self._counters["not_for_us"] += 1
         return None

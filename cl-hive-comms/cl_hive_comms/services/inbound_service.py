@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from hive_shared.errors import Busy, RateLimited
-from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA, ChunkBuffer
+from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_AFTER_SECONDS, RESEND_SCHEMA
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.reasons import ChunkInvalid
 from hive_shared.store import Db, StoreError, Tx
@@ -21,7 +21,9 @@ from cl_hive_comms.domain.arrival import WRAPS_ONLY, Arrival, Forms
 from cl_hive_comms.domain.outbox import KEPT_S, Kept, Seen
 from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.inbound_ids import EitherIds, MessageIds
 from cl_hive_comms.services.inbound_open import Opener
+from cl_hive_comms.services.inbound_parts import InboundParts
 from cl_hive_comms.services.inbound_signed import Repeats, Settled
 from cl_hive_comms.services.ports_commands import Fault, no_fault
 from cl_hive_comms.services.ports_identity import Clock, Log
@@ -38,8 +40,11 @@ would cost rows and time that other senders need."""
 KNOWN_IDS: Final = 50_000
 STRANGER_IDS: Final = 20_000
 
-CommandHandler = Callable[[str, Arrival], Awaitable[None]]
-"""Takes the raw text of a management command and how it came; replies on its own."""
+CommandHandler = Callable[[str, Arrival], Awaitable[bool]]
+"""Takes the raw text of a management command and how it came; replies on its own. False: it was dropped
+without a word, and nothing was stored for it."""
+_Ended = tuple[str, Outcome]
+"""The schema a message was handled as, empty for none, and how it ended."""
 
 
 class Schemas(Protocol):
@@ -57,32 +62,8 @@ class _Head(msgspec.Struct):
     schema: Any = None
 
 
-class _Ids:
-    """The newest ids of a bounded number of messages."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._ids = limit, OrderedDict[str, None]()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._ids
-
-    def add(self, name: str) -> None:
-        self._ids[name] = None
-        if len(self._ids) > self._limit:
-            self._ids.popitem(last=False)
-
-
-class _Either:
-    """The ids of both sides; what is added goes to the side of its sender."""
-
-    def __init__(self, known: _Ids, strangers: _Ids, is_known: bool) -> None:
-        self._known, self._strangers, self._is_known = known, strangers, is_known
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._known or name in self._strangers
-
-    def add(self, name: str) -> None:
-        (self._known if self._is_known else self._strangers).add(name)
+_UNREADABLE: Final = _Head(schema_type="malformed")
+_IGNORED: Final[_Ended] = ("", "dropped")
 
 
 class InboundService:
@@ -101,13 +82,15 @@ class InboundService:
         fault: Fault = no_fault,
         forms: Forms = WRAPS_ONLY,
         note_form: Callable[[str, bool], None] = lambda sender, legacy: None,
+        resend_after: int = RESEND_AFTER_SECONDS,
     ) -> None:
         self._db, self._store, self._note_form = db, store, note_form
         self._knows, self._handle_command = knows, handle_command
         self._now, self._log, self._fault = now, log, fault
         self._schemas: Schemas | None = None
-        self._known_ids, self._stranger_ids = _Ids(KNOWN_IDS), _Ids(STRANGER_IDS)
-        self._chunks = ChunkBuffer()
+        self._known_ids, self._stranger_ids = MessageIds(KNOWN_IDS), MessageIds(STRANGER_IDS)
+        self.parts = InboundParts(given_up=self._given_up, now=now, log=log, resend_after=resend_after)
+        """Long messages that are not whole yet."""
         self._unsaved: list[Seen] = []
         self._ended: list[tuple[str, str, str, str]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -158,7 +141,14 @@ class InboundService:
             self._note_route(message.sender, relay_url)
             self._note_form(message.sender, opened.legacy)
         arrival = Arrival(
-            "nostr_dm", message.sender, message.rumor_id, self._now(), known, wrap_id=message.wrap_id
+            "nostr_dm",
+            message.sender,
+            message.rumor_id,
+            self._now(),
+            known,
+            wrap_id=message.wrap_id,
+            recipient=opened.recipient,
+            sent_at=message.created_at,
         )
         self._begin(message.content, arrival)
 
@@ -274,6 +264,7 @@ class InboundService:
             await asyncio.wait(set(self._tasks), timeout=2.0)
         for task in list(self._tasks):
             task.cancel()
+        await self.parts.stop()
         if self._flushing is not None:
             await self._flushing
         try:
@@ -305,30 +296,69 @@ class InboundService:
     async def _handle(self, text: str, arrival: Arrival) -> None:
         self._strangers += not arrival.known
         try:
-            schema = await self._route(text, arrival)
+            whole = self._joined(text, arrival)
+            if whole is None:
+                return
+            text, arrival = whole
+            ended = await self._route(text, arrival)
         except Exception as error:
             # One bad message must not end the intake of all others.
             self.counters["failed"] += 1
             self._log("error", "message_failed", error=type(error).__name__)
             if isinstance(error, StoreError):
                 # Still kept: `resume` tries again.
-                self._unended.discard(arrival.name)
+                self._unended.difference_update(one.name for one in (arrival, *arrival.parts))
             else:
                 self._settled(arrival, "", "dropped", "")
             return
         finally:
             self._strangers -= not arrival.known
-        if schema is None:
-            return
-        self.counters["handled" if schema else "ignored"] += 1
-        self._settled(arrival, schema, "refused", "")
+        if ended is not None:
+            self.counters["handled" if ended[0] else "ignored"] += 1
+            self._settled(arrival, *ended, "")
+
+    def _joined(self, text: str, arrival: Arrival) -> tuple[str, Arrival] | None:
+        """A message with the arrivals of all its parts; None for a part while others are missing, and for one
+        that is of no use."""
+        if CHUNK_SCHEMA not in text or _head(text).schema != CHUNK_SCHEMA:
+            return text, arrival
+        counted = "ignored"
+        try:
+            joined = self.parts.take(text, arrival) if arrival.known else None
+        except ChunkInvalid as error:
+            self._log("debug", "chunk_refused", why=str(error))
+            joined, counted = None, "invalid_chunk"
+            if error.reason == "too_large":
+                # There may be room for it when it comes again.
+                self._forget_ids(arrival)
+        if isinstance(joined, Arrival):
+            self.counters["parts"] += 1
+            return None
+        if joined is None:
+            self.counters[counted] += 1
+            self._settled(arrival, "", "dropped", "")
+        return joined
+
+    def _given_up(self, arrivals: tuple[Arrival, ...]) -> None:
+        """Parts of a message that never became whole: they may come again, and are not remembered."""
+        for arrival in arrivals:
+            self._forget_ids(arrival)
+            self._settled(arrival, "", "dropped", "")
+
+    def _forget_ids(self, arrival: Arrival) -> None:
+        if arrival.transport == "nostr_dm":
+            self._known_ids.discard(arrival.message_id)
+            self._known_ids.discard(arrival.wrap_id)
 
     def _settled(self, arrival: Arrival, schema: str, outcome: Outcome, name: str) -> None:
         """Note the end of a message, so that a repeat is recognised after a restart too.
 
-        Of a stranger only once a sibling took it: nobody else gets rows written here. What was dropped comes
-        again from its relay after a restart; a transport has handed it over for good.
+        Of a stranger only once a sibling took it: nobody else gets rows written here. What was dropped
+        without an answer leaves no row either and comes again from its relay after a restart; a transport has
+        handed it over for good.
         """
+        for part in arrival.parts:
+            self._settled(part, schema, outcome, "")
         now, stored = self._now(), schema[:64]
         remembered = outcome == "delivered" or (outcome == "refused" and arrival.known)
         if arrival.name in self._unended:
@@ -352,48 +382,41 @@ class InboundService:
             # The loop tries again; until then a restart handles the message once more.
             self._log("error", "handled_messages_not_noted", count=len(self._ended))
 
-    async def _route(self, text: str, arrival: Arrival) -> str | None:
-        """The schema it was handled as, an empty string for nothing, None while it is under way."""
-        try:
-            head = msgspec.json.decode(text, type=_Head)
-        except (msgspec.DecodeError, RecursionError, UnicodeError):
+    async def _route(self, text: str, arrival: Arrival) -> _Ended | None:
+        """How it ended, None while it is under way."""
+        head = _head(text)
+        if head is _UNREADABLE and not arrival.known:
             # Known senders get the pipeline's own precise refusal; others learn nothing.
-            head = _Head(schema_type="malformed") if arrival.known else _Head()
+            return _IGNORED
         if head.schema_type is not None:
-            await self._handle_command(text, arrival)
-            return str(head.schema_type)
+            taken = await self._handle_command(text, arrival)
+            return str(head.schema_type), "refused" if taken else "dropped"
         if not isinstance(head.schema, str):
-            return ""
-        if head.schema in (CHUNK_SCHEMA, RESEND_SCHEMA):
-            return await self._part(text, arrival, head.schema)
+            return _IGNORED
+        if head.schema == RESEND_SCHEMA:
+            return RESEND_SCHEMA, "refused" if await self.parts.answer(text, arrival) else "dropped"
+        if head.schema == CHUNK_SCHEMA:
+            # One level only: parts inside parts would be a way to grow without bound.
+            return _IGNORED
         return await self._hand_over(text, arrival, head.schema)
 
-    async def _part(self, text: str, arrival: Arrival, schema: str) -> str | None:
-        if not arrival.known or schema == RESEND_SCHEMA:
-            return ""
-        try:
-            whole = self._chunks.add(arrival.sender, msgspec.json.decode(text), self._now())
-        except (ChunkInvalid, msgspec.DecodeError) as error:
-            self.counters["invalid_chunk"] += 1
-            self._log("debug", "chunk_refused", why=str(error))
-            return ""
-        if whole is None:
-            return schema
-        # One level only: a chunk inside reassembled chunks would be a way to grow without bound.
-        if f'"{CHUNK_SCHEMA}"' in whole.text[:200]:
-            return ""
-        return await self._route(whole.text, arrival)
-
-    async def _hand_over(self, text: str, arrival: Arrival, schema: str) -> str | None:
+    async def _hand_over(self, text: str, arrival: Arrival, schema: str) -> _Ended | None:
         if self._schemas is None:
-            return ""
+            return _IGNORED
 
         def settled(name: str, outcome: Outcome) -> None:
             self.counters[outcome] += 1
             self._settled(arrival, schema, outcome, name)
 
-        ids = _Either(self._known_ids, self._stranger_ids, arrival.known)
+        ids = EitherIds(self._known_ids, self._stranger_ids, arrival.known)
         outcome = await self._schemas.take(text, arrival, schema, ids, settled)
         if outcome is not None:
             settled("", outcome)
         return None
+
+
+def _head(text: str) -> _Head:
+    try:
+        return msgspec.json.decode(text, type=_Head)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return _UNREADABLE

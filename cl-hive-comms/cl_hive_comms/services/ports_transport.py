@@ -75,6 +75,15 @@ class DirectMessages(Protocol):
     async def send(self, secret: Secret, message: Outgoing, relays: Sequence[str]) -> Delivery: ...
 
 
+class PartMessages(DirectMessages, Protocol):
+    """Publishes single parts of a message that was sent before, the same bytes as then. Raises ValueError
+    when it has no such parts."""
+
+    async def send_parts(
+        self, secret: Secret, message: Outgoing, relays: Sequence[str], indexes: Collection[int]
+    ) -> Delivery: ...
+
+
 class Routes(Protocol):
     """Where a peer reads its messages."""
 

@@ -22,8 +22,8 @@ class OutboxStore:
         )
         cursor = tx.execute(
             "INSERT INTO comms_outbox (idempotency_key, sender, recipient, kind, content_enc, reply_to,"
-            " relays_json, transport, next_at, created_at, expires_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " relays_json, transport, next_at, created_at, expires_at, chunk_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (idempotency_key) DO NOTHING",
             (
                 message.idempotency_key,
@@ -37,9 +37,20 @@ class OutboxStore:
                 message.created_at,
                 message.created_at,
                 message.expires_at,
+                message.chunk_id,
             ),
         )
         return cursor.rowcount == 1
+
+    def long_sent(self, tx: sqlite3.Connection, recipient: str, chunk_id: str, now: int) -> Outgoing | None:
+        """The newest message that went to a peer in parts of this id, wholly or so far; None when there is
+        none that anybody still needs."""
+        row = tx.execute(
+            "SELECT * FROM comms_outbox WHERE recipient = ? AND chunk_id = ? AND state IN ('queued', 'sent')"
+            " AND expires_at > ? ORDER BY outbox_id DESC LIMIT 1",
+            (recipient, chunk_id, now),
+        ).fetchone()
+        return None if row is None else self._queued(row).message
 
     def find(self, tx: sqlite3.Connection, idempotency_key: str) -> tuple[Outgoing, str] | None:
         """A message by its key, with its state."""

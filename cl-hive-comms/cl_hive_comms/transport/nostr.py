@@ -7,7 +7,7 @@ engine is `hive_shared.nostr.relay`; here it gets our relays, our key and what t
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from typing import Any, Final
 
 from hive_shared.crypto import Secret
@@ -240,6 +240,20 @@ class NostrTransport:
         The rumor carries the time of the outbox row, so that a repeat is the same rumor. Raises ValueError
         when it can never be sent (too large, bad key).
         """
+        return await self._publish_parts(secret, message, relays, split_chunks(message.content))
+
+    async def send_parts(
+        self, secret: Secret, message: Outgoing, relays: Sequence[str], indexes: Collection[int]
+    ) -> Delivery:
+        """Publish single parts of a message once more: the same rumors in new wraps."""
+        parts = split_chunks(message.content)
+        if not all(0 <= index < len(parts) for index in indexes):
+            raise ValueError(f"the message has {len(parts)} parts")
+        return await self._publish_parts(secret, message, relays, [parts[index] for index in sorted(indexes)])
+
+    async def _publish_parts(
+        self, secret: Secret, message: Outgoing, relays: Sequence[str], parts: Sequence[str]
+    ) -> Delivery:
         if self._offline:
             return Delivery((), {"relays": self._offline})
         topic = "hive-mkt" if message.kind is MessageKind.MESSAGE else "hive-mgmt"
@@ -247,7 +261,7 @@ class NostrTransport:
         if message.reply_to:
             tags.append(["e", message.reply_to])
         delivery = Delivery((), {})
-        for part in split_chunks(message.content):
+        for part in parts:
             event = self._written(secret, message, part, tags)
             delivery = self._delivery(await self.pool.publish(event, relays))
             if not delivery.ok:

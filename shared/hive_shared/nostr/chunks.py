@@ -11,9 +11,9 @@ import binascii
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeGuard
 
 from hive_shared.nostr.event import to_text
 from hive_shared.nostr.reasons import ChunkInvalid
@@ -26,11 +26,24 @@ MAX_MESSAGE_BYTES: Final = CHUNK_BYTES * MAX_CHUNKS
 MAX_PEER_BYTES: Final = 4 * MAX_MESSAGE_BYTES
 MAX_TOTAL_BYTES: Final = 8 * MAX_PEER_BYTES
 KEEP_SECONDS: Final = 600
-RESEND_AFTER_SECONDS: Final = 30
+RESEND_AFTER_SECONDS: Final = 20
+"""Longer than the 15 s that one part may take while a relay hangs, so that a slow sender is not asked."""
+
+ID_LENGTH: Final = 16
 
 _ID = re.compile(r"[0-9a-f]{16}\Z")
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _FIELDS = frozenset({"schema", "id", "i", "n", "sha256", "data"})
+
+
+def chunk_id_of(text: str) -> str:
+    """The id of a text's parts: the start of its hash."""
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def is_chunk_id(value: object) -> TypeGuard[str]:
+    """Whether something is an id of parts."""
+    return type(value) is str and _ID.match(value) is not None
 
 
 def split(text: str) -> list[str]:
@@ -47,7 +60,7 @@ def split(text: str) -> list[str]:
         to_text(
             {
                 "schema": CHUNK_SCHEMA,
-                "id": digest[:16],
+                "id": digest[:ID_LENGTH],
                 "i": index,
                 "n": len(parts),
                 "sha256": digest,
@@ -91,11 +104,22 @@ class _Assembly:
     size: int = 0
 
 
+def _nobody(_sender: str, _chunk_id: str) -> None:
+    return None
+
+
 class ChunkBuffer:
     """Parts of unfinished messages, bounded per peer (4 MiB), in total (32 MiB) and in time (10 minutes)."""
 
-    def __init__(self, *, max_total: int = MAX_TOTAL_BYTES) -> None:
-        self._max_total = max_total
+    def __init__(
+        self,
+        *,
+        max_total: int = MAX_TOTAL_BYTES,
+        resend_after: int = RESEND_AFTER_SECONDS,
+        forgotten: Callable[[str, str], None] = _nobody,
+    ) -> None:
+        """`forgotten(sender, id)` is told of each message that was dropped before it was whole."""
+        self._max_total, self._resend_after, self._forgotten = max_total, resend_after, forgotten
         self._open: OrderedDict[tuple[str, str], _Assembly] = OrderedDict()
         self._peer_bytes: dict[str, int] = {}
         self.total_bytes = 0
@@ -133,15 +157,30 @@ class ChunkBuffer:
         return self._finish(key, assembly) if len(assembly.parts) == count else None
 
     def missing(self, now: int) -> list[Missing]:
-        """Return, once per message, the parts to ask for when nothing new has come for 30 s."""
+        """Return, once per message, the parts to ask for when nothing new has come for a while."""
         self.expire(now)
         found = []
         for (sender, chunk_id), assembly in self._open.items():
-            if not assembly.asked and now - assembly.touched >= RESEND_AFTER_SECONDS:
+            if not assembly.asked and now - assembly.touched >= self._resend_after:
                 assembly.asked = True
                 absent = tuple(i for i in range(assembly.count) if i not in assembly.parts)
                 found.append(Missing(sender, chunk_id, absent))
         return found
+
+    def not_asked(self, missing: Missing, now: int) -> None:
+        """The request did not get out: `missing` gives it again after another while."""
+        assembly = self._open.get((missing.sender, missing.chunk_id))
+        if assembly is not None:
+            assembly.asked, assembly.touched = False, now
+
+    def next_look(self, now: int) -> int | None:
+        """Seconds until `missing` has something to do, at least 1; None while no message is unfinished."""
+        due = [
+            assembly.started + KEEP_SECONDS + 1 if assembly.asked else assembly.touched + self._resend_after
+            for assembly in self._open.values()
+        ]
+        # After a step back of the clock the times lie ahead; nothing is kept longer for it.
+        return min(KEEP_SECONDS, max(1, min(due) - now)) if due else None
 
     def expire(self, now: int) -> None:
         """Drop messages that were begun more than ten minutes ago."""
@@ -150,6 +189,7 @@ class ChunkBuffer:
             if now - assembly.started <= KEEP_SECONDS:
                 return
             self._drop(key, assembly)
+            self._forgotten(*key)
 
     def _account(self, sender: str, assembly: _Assembly, size: int) -> None:
         assembly.size += size
@@ -169,10 +209,12 @@ class ChunkBuffer:
         self._drop(key, assembly)
         whole = b"".join(assembly.parts[i] for i in range(assembly.count))
         if hashlib.sha256(whole).hexdigest() != assembly.sha256:
+            self._forgotten(*key)
             raise ChunkInvalid("hash", "the parts do not add up to the announced hash")
         try:
             return Completed(key[0], whole.decode(), assembly.sha256)
         except UnicodeDecodeError:
+            self._forgotten(*key)
             raise ChunkInvalid("malformed", "the message is not UTF-8") from None
 
 
@@ -181,7 +223,7 @@ def _parse(content: Mapping[str, object]) -> tuple[str, int, int, str, bytes]:
         raise ChunkInvalid("malformed", f"a chunk has exactly the fields {', '.join(sorted(_FIELDS))}")
     chunk_id, index, count = content["id"], content["i"], content["n"]
     digest, data = content["sha256"], content["data"]
-    if type(chunk_id) is not str or not _ID.match(chunk_id):
+    if not is_chunk_id(chunk_id):
         raise ChunkInvalid("malformed", "id must be 16 hex characters")
     if type(digest) is not str or not _HASH.match(digest):
         raise ChunkInvalid("malformed", "sha256 must be 64 hex characters")

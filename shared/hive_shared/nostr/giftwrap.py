@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import nip44
-from hive_shared.nostr.chunks import ChunkBuffer, Completed, split
+from hive_shared.nostr.chunks import ChunkBuffer, Completed, chunk_id_of, split
 from hive_shared.nostr.event import Event, Tags, body_fields, build, check, event_id, parse_event, to_text
 from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.reasons import ChunkInvalid, EventInvalid, FrameInvalid, Nip44Error, WrapInvalid
@@ -27,6 +27,7 @@ __all__ = [
     "Completed",
     "Message",
     "WrapInvalid",
+    "long_id",
     "rumor_size",
     "split_chunks",
     "unwrap",
@@ -65,9 +66,16 @@ def split_chunks(text: str) -> list[str]:
 
     Raises ChunkInvalid(`too_large`) above 1 MiB; callers answer `transport_unavailable: message_too_large`.
     """
-    if len(to_text(text).encode()) + _RUMOR_RESERVE <= MAX_RUMOR:
-        return [text]
-    return split(text)
+    return [text] if _fits(text) else split(text)
+
+
+def long_id(text: str) -> str | None:
+    """The id of the parts in which a text is sent; None for one that a single rumor holds."""
+    return None if _fits(text) else chunk_id_of(text)
+
+
+def _fits(text: str) -> bool:
+    return len(to_text(text).encode()) + _RUMOR_RESERVE <= MAX_RUMOR
 
 
 def wrap(

@@ -63,6 +63,7 @@ _TYPES = {
     "short_channel_id_dir": _is_text,
     "outpoint": _is_text,
     "currency": _is_text,
+    "outputdesc": lambda _, value: isinstance(value, dict),
 }
 _REQUEST_TYPES = {
     "msat": _is_amount,

@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline_world import Crash, World
 
+NODE_CALLS = ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")
+
 
 class Killer:
     """Ends the process at the n-th point: points lie before and after each database and node call."""
@@ -17,7 +19,7 @@ class Killer:
         for owner, names in (
             (world.db, ("write", "read")),
             (world.revoking, ("revoke_all",)),
-            (world.node, ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")),
+            (world.node, NODE_CALLS),
         ):
             for name in names:
                 setattr(owner, name, self._watched(getattr(owner, name)))
@@ -57,10 +59,9 @@ async def killed(
     except Crash:
         pass
     killer.left = -1
-    calls, rows = world.node.calls, world.node.rows
-    fresh = type(world.node)()
-    fresh.calls, fresh.rows = calls, rows
-    world.node = fresh
+    for name in NODE_CALLS:
+        # The node lives on; only the watching ends.
+        world.node.__dict__.pop(name, None)
     world.restart()
     await world.pipeline.timers.tick()
     await world.pipeline.timers.tick()

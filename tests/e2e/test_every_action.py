@@ -10,6 +10,7 @@ from pathlib import Path
 
 import actions_forwarding
 import actions_htlc
+import actions_peer
 import pytest
 import pytest_asyncio
 from action_table import Stage, Way, carry_out
@@ -17,7 +18,7 @@ from hive_devnet.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ENTRIES = (*actions_forwarding.ENTRIES, *actions_htlc.ENTRIES)
+ENTRIES = (*actions_forwarding.ENTRIES, *actions_htlc.ENTRIES, *actions_peer.ENTRIES)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -483,8 +483,10 @@ def test_rebalance_limits() -> None:
     ("host", "public"),
     [
         ("8.8.8.8", True),
-        ("node.example.com", True),
-        ("abcdefghij.onion", True),
+        ("node.example.com", False),
+        ("a" * 56 + ".onion", True),
+        ("abcdefghij.onion", False),
+        ("127.0.0.1.nip.io", False),
         ("2a01:4f8::1", True),
         ("127.0.0.1", False),
         ("169.254.169.254", False),

@@ -26,7 +26,12 @@ async def none_disabled() -> tuple[str, ...]:
 def service(node: NodeFake, clock: Clock | None = None) -> StateHashService:
     clock = clock or Clock()
     return StateHashService(
-        node, key=KEY, policy_version=lambda: 1, disabled=none_disabled, now=lambda: clock.now
+        node,
+        key=KEY,
+        policy_version=lambda: 1,
+        disabled=none_disabled,
+        now=lambda: clock.now,
+        banned=frozenset,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cached_property
@@ -36,7 +36,8 @@ class PolicySnapshot:
     """Everything a decision rests on, at one version.
 
     `locked` says why nothing but monitor reads may run: the policy could not be read at start. The
-    confirmation hours are the options `hive-comms-confirm-hours-low` and `-high`.
+    confirmation hours are the options `hive-comms-confirm-hours-low` and `-high`. `banned` peers count as
+    forbidden ones.
     """
 
     version: int
@@ -48,6 +49,7 @@ class PolicySnapshot:
     locked: str | None = None
     confirm_hours_low: int = 24
     confirm_hours_high: int = 4
+    banned: frozenset[str] = frozenset()
 
     def active_override(self, now: int) -> Override | None:
         """The timed override in force at `now`, if any."""
@@ -55,7 +57,10 @@ class PolicySnapshot:
 
     def settings(self, now: int) -> Settings:
         """The effective settings at `now`. Raises InvalidParams for an override that does not parse."""
-        return self.document.settings if self.active_override(now) is None else self._overridden
+        found = self.document.settings if self.active_override(now) is None else self._overridden
+        if not self.banned:
+            return found
+        return replace(found, forbidden_peers=found.forbidden_peers | self.banned)
 
     @cached_property
     def _overridden(self) -> Settings:

@@ -8,6 +8,7 @@ breaks several is told all.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -82,7 +83,10 @@ def never(schema: str, action: str, params: Mapping[str, JsonValue], settings: S
         for name in ("host", "address"):
             host = params.get(name)
             if isinstance(host, str) and not is_public_host(host):
-                yield _blocked("allow_private_hosts", f"{host[:80]!a} is not a public address")
+                yield _blocked(
+                    "allow_private_hosts",
+                    f"{host[:80]!a} is not a public address; give one, or an .onion name",
+                )
 
 
 def _floors(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
@@ -216,18 +220,16 @@ def _amounts(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
 
 
 def is_public_host(host: str) -> bool:
-    """Whether `host` may be connected to without `allow_private_hosts`.
+    """Whether `host` may be connected to without `allow_private_hosts`: a global address or a Tor name.
 
-    Names are public unless they say they are local: the address a name resolves to is the connecting
-    side's to check, this rule stays pure.
+    Any other name is not: what it means is said by whoever runs its zone, and may change between a check
+    and the connection (docs/decisions/0361).
     """
     text = host.strip().rstrip(".").casefold().strip("[]")
     try:
         address = ipaddress.ip_address(text.split("%", 1)[0])
     except ValueError:
-        # Old notations such as 127.1 or 0x7f000001 are numbers to a resolver; no public name looks so.
-        numeric = not text or text.replace(".", "").isdigit() or text.startswith("0x")
-        return not (numeric or text == "localhost" or text.endswith((".localhost", ".local", ".internal")))
+        return re.fullmatch(r"[a-z2-7]{56}\.onion", text) is not None
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_global and not (mapped or address).is_multicast
 

@@ -195,7 +195,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("sibling-watch", self.sibling_watch.tick, every=5.0)
         spawn("emergency", self.emergency.watch, every=5.0)
         spawn("emergency-channels", self.freeze.settle, every=30.0)
-        spawn("forbidden-peers", self.peer_gate.enforce)
+        spawn("forbidden-peers", self.peer_gate.enforce, every=30.0)
         spawn("nostr", self._start_nostr)
         spawn("messenger", self.messenger.run)
         spawn("alerts", self.alerting.delivery.tick, every=5.0)

@@ -114,7 +114,7 @@ class LedgerParts(Parts):
         )
         self.peer_gate = PeerGate(
             self.cln,
-            lambda: self.policy.snapshot().settings(unix_now()).forbidden_peers,
+            lambda: self.policy.snapshot().settings(unix_now()).forbidden_peers | self.pipeline.bans.banned(),
             log=self.log,
         )
         self.policy.on_change(self.policy_changed)

@@ -248,6 +248,7 @@ def _policy(
         db=db,
         fees=FeeStore(),
         policies=policy,
+        banned=pipeline.bans.banned,
         node=cln,
         find_write=pipeline.executors.write,
         kill_switch=kill_switch,

@@ -23,6 +23,7 @@ from .executors.catalogue import Executors
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
+from .peer_bans import BanningPolicies, PeerBans
 from .ports_commands import (
     Alerts,
     CommandRows,
@@ -105,6 +106,7 @@ class Pipeline:
     executors: Executors
     decision: DecisionService
     execution: ExecutionService
+    bans: PeerBans
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class _Core:
     """What the services of the pipeline share."""
 
     locks: ExecutionLocks
+    bans: PeerBans
     executors: Executors
     outcomes: CommandOutcomes
     decision: DecisionService
@@ -159,7 +162,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
-        by_clock=(commands.watch_external, core.htlcs.note),
+        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due),
         spends=parts.spends,
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
@@ -168,16 +171,20 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         now=parts.now,
         log=parts.log,
     )
-    return Pipeline(commands, approvals, timers, capabilities, core.executors, core.decision, core.execution)
+    return Pipeline(
+        commands, approvals, timers, capabilities, core.executors, core.decision, core.execution, core.bans
+    )
 
 
 def _core(parts: PipelineParts) -> _Core:
     locks, spends = ExecutionLocks(), SpendLimits(parts.spends, parts.alerts)
+    bans = PeerBans(parts.db, parts.commands, parts.receipts, parts.now)
     state_hash = StateHashService(
         parts.node,
         key=parts.state_key,
         policy_version=lambda: parts.policies.snapshot().version,
         disabled=lambda: parts.db.read(lambda tx: _disabled(tx, parts.saved)),
+        banned=bans.banned,
         now=parts.now,
     )
     htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
@@ -198,7 +205,7 @@ def _core(parts: PipelineParts) -> _Core:
         db=parts.db,
         commands=parts.commands,
         fees=parts.fees,
-        policies=parts.policies,
+        policies=BanningPolicies(parts.policies, bans.banned),
         handoffs=parts.handoffs,
         spends=spends,
         locks=locks,
@@ -221,7 +228,7 @@ def _core(parts: PipelineParts) -> _Core:
         log=parts.log,
         fault=parts.fault,
     )
-    return _Core(locks, executors, outcomes, decision, execution, _intake(parts), htlcs)
+    return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs)
 
 
 def _outcomes(parts: PipelineParts) -> CommandOutcomes:

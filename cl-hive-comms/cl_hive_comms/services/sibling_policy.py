@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final, Protocol
 
@@ -51,6 +52,7 @@ class SiblingPolicy:
         db: Database,
         fees: FeeRows,
         policies: Policies,
+        banned: Callable[[], frozenset[str]],
         node: Channels,
         find_write: Callable[[str, str], WriteAction | None],
         kill_switch: KillSwitch,
@@ -58,6 +60,7 @@ class SiblingPolicy:
     ) -> None:
         self._db, self._fees, self._policies, self._node = db, fees, policies, node
         self._find_write, self._kill, self._now = find_write, kill_switch, now
+        self._banned = banned
 
     async def check(
         self, schema: str, action: str, params: JsonValue, danger: int | None, actor: str
@@ -76,7 +79,7 @@ class SiblingPolicy:
             return _denial(error.symbol, error.detail, danger)
         except ClnError:
             return _denial("node_error", "the node could not be asked about the channels", danger)
-        return _told(decide(self._policies.snapshot(), request))
+        return _told(decide(replace(self._policies.snapshot(), banned=self._banned()), request))
 
     async def add_rule(self, doc: JsonValue, actor: str) -> Rule:
         """Add a tightening rule of a sibling; the same rule again is the one that is there.

@@ -70,7 +70,7 @@ class _Root:
 
 class StateHashService:
     """Computes hashes from what was read anyway. `key` keys balances and amounts; it stays on the node.
-    `disabled` gives the ids of the channels that advisors disabled."""
+    `disabled` gives the ids of the channels that advisors disabled, `banned` those of banned peers."""
 
     def __init__(
         self,
@@ -79,10 +79,11 @@ class StateHashService:
         key: bytes,
         policy_version: Callable[[], int],
         disabled: Callable[[], Awaitable[Sequence[str]]],
+        banned: Callable[[], frozenset[str]],
         now: Callable[[], int],
     ) -> None:
         self._node, self._key, self._policy_version, self._now = node, key, policy_version, now
-        self._disabled = disabled
+        self._disabled, self._banned = disabled, banned
         self._slow: _Slow | None = None
         self._policy = _Root(_POLICY_FIELDS, state_hash.policy_leaf)
         self._balance = _Root(_BALANCE_FIELDS, lambda row: state_hash.balance_leaf(row, key))
@@ -153,6 +154,7 @@ class StateHashService:
                 wallet=state_hash.wallet_root(funds.get("outputs", ()), self._key),
                 config=state_hash.config_root(
                     configs.get("configs", {}),
+                    bans=self._banned(),
                     disabled=await self._disabled(),
                     policy_version=self._policy_version(),
                 ),

@@ -20,6 +20,7 @@ from .lookup import (
 )
 from .monitor import FEE_POLICY, MONITOR
 from .params import MAX_MSAT, MAX_SAT, ParamSchema, is_uuid, parse_nonce, parse_scid
+from .peer import PEER
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
 from .spec import ActionSpec, SchemaSpec
 
@@ -34,6 +35,7 @@ __all__ = [
     "MAX_MSAT",
     "MAX_SAT",
     "MONITOR",
+    "PEER",
     "PUSHES",
     "SCHEMAS",
     "SCHEMA_ALIASES",

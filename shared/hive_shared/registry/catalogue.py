@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import forwarding, htlc
+from . import forwarding, htlc, peer
 from .danger import (
     Danger,
     DangerFacts,
@@ -94,16 +94,6 @@ def _splice() -> SchemaSpec:
     table.write("splice_in", "5/5/4/3/4")
     table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
     table.write("splice_open", "7/7/5/5/6", why=NO_CALL)
-    return table.done()
-
-
-def _peer() -> SchemaSpec:
-    table = SchemaTable("hive:peer/v1", "peer")
-    table.write("connect", "2/1/1/1/1")
-    # Whether the peer has channels is the node's knowledge: unknown scores as if it had.
-    table.write("disconnect", "3/2/4/3/2")
-    table.write("ban", "4/4/3/4/5", "ban_peer")
-    table.write("unban", "2/1/1/2/1", tier=Tier.ADVANCED)
     return table.done()
 
 
@@ -225,7 +215,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         channel,
         expansion,
         _splice(),
-        _peer(),
+        peer.peer(),
         _payment(),
         _wallet(),
         _plugin(),

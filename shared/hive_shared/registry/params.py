@@ -337,12 +337,14 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One named parameter. `default` fills in for an absent one; None leaves it absent."""
+    """One named parameter. `default` fills in for an absent one; None leaves it absent. `aliases` are other
+    names it may be given under; it is read as `name`."""
 
     name: str
     type: ParamType
     required: bool = False
     default: JsonValue = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +364,7 @@ class ParamSchema:
         """The parameters read, defaults filled in. Raises `invalid_params`."""
         if not isinstance(value, dict):
             refuse(path, "an object", value)
+        value = self._by_names(value, path)
         known = {param.name for param in self.params}
         for key in value:
             if key not in known:
@@ -380,6 +383,14 @@ class ParamSchema:
                 result[param.name] = param.default
         self._check_groups(value, path)
         return result
+
+    def _by_names(self, value: Mapping[str, JsonValue], path: str) -> dict[str, JsonValue]:
+        names = {alias: param.name for param in self.params for alias in param.aliases}
+        read = {names.get(key, key): item for key, item in value.items()}
+        if len(read) < len(value):
+            twice = next(key for key in value if (key in names and names[key] in value) or key in names)
+            refuse(_join(path, twice), f"absent: {names[twice]} is given already", value[twice])
+        return read
 
     def _check_groups(self, value: Mapping[str, JsonValue], path: str) -> None:
         rules = (
@@ -402,6 +413,8 @@ class ParamSchema:
             doc = param.type.describe()
             if param.default is not None:
                 doc["default"] = param.default
+            if param.aliases:
+                doc["aliases"] = list(param.aliases)
             properties[param.name] = doc
         required: list[JsonValue] = [param.name for param in self.params if param.required]
         result: dict[str, JsonValue] = {

@@ -7,7 +7,16 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
-from hive_shared.registry import CONTROL, EMERGENCY, FEE_POLICY, FORWARDING, HTLC_MGMT, HTLC_POLICY, MONITOR
+from hive_shared.registry import (
+    CONTROL,
+    EMERGENCY,
+    FEE_POLICY,
+    FORWARDING,
+    HTLC_MGMT,
+    HTLC_POLICY,
+    MONITOR,
+    PEER,
+)
 
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
@@ -22,6 +31,7 @@ from .htlc_mgmt import HtlcReads, Seen
 from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .monitor import Monitor
 from .monitor_history import History
+from .peer import BAN, peer_writes
 from .proposal import SetCltvDelta
 
 # Whose fee history is looked up without leaving the event loop.
@@ -31,6 +41,8 @@ _Read = Callable[[Params, Caller], Awaitable[dict[str, JsonValue]]]
 # Reads that need more of the node than every supported CLN offers (02 §5.1).
 _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (MONITOR, "earnings"): ("bkpr-listincome", "bkpr-channelsapy"),
+    (PEER, "connect"): ("connect",),
+    (PEER, "disconnect"): ("disconnect",),
 }
 
 
@@ -79,6 +91,7 @@ class Executors:
             ),
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
+        self._writes |= {(PEER, name): action for name, action in peer_writes(node, self._bans).items()}
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -192,6 +205,9 @@ class Executors:
 
     async def _spiked(self) -> tuple[FeeTarget, ...]:
         return tuple(target for timer in await self._spikes() for target in spiked(timer))
+
+    async def _bans(self) -> tuple[TimerRow, ...]:
+        return await self._db.read(lambda tx: self._commands.timers(tx, BAN))
 
     async def _holds(self) -> tuple[Hold, ...]:
         return await self._db.read(self._saved.holds)

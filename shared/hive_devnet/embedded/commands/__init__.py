@@ -15,6 +15,8 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     pay,
     peers,
     plugins,
+    prepared,
+    reservations,
     runes,
     secrets,
     setchannel,

@@ -71,7 +71,7 @@ async def withdraw(call: Call) -> Result:
 
 @command("listtransactions")
 async def listtransactions(call: Call) -> Result:
-    """Confirmed transactions of the wallet."""
+    """Transactions of the wallet: confirmed ones, and those it sent."""
     shown = []
     for row in call.node.wallet.transactions():
         tx = parse_transaction(row["raw"])
@@ -79,8 +79,8 @@ async def listtransactions(call: Call) -> Result:
             {
                 "hash": row["txid"],
                 "rawtx": row["raw"].hex(),
-                "blockheight": row["height"],
-                "txindex": row["position"],
+                "blockheight": row["height"] or 0,
+                "txindex": row["position"] or 0,
                 "locktime": tx.locktime,
                 "version": 2,
                 "inputs": [

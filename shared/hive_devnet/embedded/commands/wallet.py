@@ -1,12 +1,13 @@
-"""newaddr, listfunds, withdraw, listtransactions."""
+"""newaddr, listaddresses, listfunds."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hive_devnet.embedded.commands.onchain import script_of_address
 from hive_devnet.embedded.errors import INVALID_PARAMS, RpcError
 from hive_devnet.embedded.ledger.channel import CLOSED
-from hive_devnet.embedded.params import boolean, opt, token_text
+from hive_devnet.embedded.params import boolean, opt, token_text, u32, u64
 from hive_devnet.embedded.registry import Call, Result, command
 
 
@@ -27,6 +28,20 @@ async def newaddr(call: Call) -> Result:
     if kind in ("p2tr", "all"):
         result["p2tr"] = wallet.new_address(taproot=True)
     return result
+
+
+@command("listaddresses", opt("address", script_of_address), opt("start", u64, 1), opt("limit", u32))
+async def listaddresses(call: Call) -> Result:
+    """Addresses of the wallet, all or the one asked about."""
+    wanted, limit = call["address"], call["limit"]
+    shown: list[dict[str, Any]] = []
+    for row in call.node.wallet.addresses():
+        if wanted is not None and row["script"] != wanted.hex():
+            continue
+        if row["key_index"] >= call["start"] and (limit is None or len(shown) < limit):
+            kind = "p2tr" if row["script"].startswith("5120") else "bech32"
+            shown.append({"keyidx": row["key_index"], kind: row["address"]})
+    return {"addresses": shown}
 
 
 @command("listfunds", opt("spent", boolean, False))

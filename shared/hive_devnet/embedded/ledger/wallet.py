@@ -16,7 +16,7 @@ from hive_devnet.embedded.transactions import Transaction, TxInput, TxOutput, si
 FEERATE_PERKW = 253
 DUST_SAT = 546
 _BASE_WEIGHT = 42 + 2
-_INPUT_WEIGHT = 164 + 108
+INPUT_WEIGHT = 164 + 108
 _OUTPUT_WEIGHT = 43 * 4
 
 
@@ -75,12 +75,36 @@ class Wallet:
         return bytes.fromhex(self._db.one(query, (self._node_id, key_index))["script"])
 
     def transactions(self) -> list[sqlite3.Row]:
-        """Confirmed transactions that pay to or from this wallet, oldest first."""
+        """Confirmed transactions that pay to or from this wallet, and those it sent itself, oldest first."""
         return self._db.rows(
-            "SELECT * FROM tx WHERE height IS NOT NULL AND EXISTS (SELECT 1 FROM utxo WHERE node_id = ?"
-            " AND (utxo.txid = tx.txid OR utxo.spent_by = tx.txid)) ORDER BY height, position",
+            "SELECT * FROM tx WHERE EXISTS (SELECT 1 FROM utxo WHERE node_id = ? AND (utxo.spent_by = tx.txid"
+            " OR (utxo.txid = tx.txid AND tx.height IS NOT NULL))) ORDER BY height IS NULL, height, position",
             (self._node_id,),
         )
+
+    def addresses(self) -> list[sqlite3.Row]:
+        """Every address given out, in the order of its number."""
+        query = "SELECT * FROM address WHERE node_id = ? ORDER BY key_index"
+        return self._db.rows(query, (self._node_id,))
+
+    def unspent(self, txid: str, vout: int) -> sqlite3.Row | None:
+        """An unspent output of this wallet, also a reserved one."""
+        return next((row for row in self.outputs() if (row["txid"], row["vout"]) == (txid, vout)), None)
+
+    def reserved_to(self, row: sqlite3.Row) -> int | None:
+        """The height until which an output is reserved; None when it is not."""
+        until: int | None = row["reserved_to"]
+        return until if until is not None and until > self._chain.height else None
+
+    def reserve(self, txid: str, vout: int, blocks: int) -> int | None:
+        """Reserve an output for so many blocks more (fewer when negative); the new end, None for none."""
+        row = self.unspent(txid, vout)
+        assert row is not None
+        until = (self.reserved_to(row) or self._chain.height) + blocks
+        end = until if until > self._chain.height else None
+        with self._db.transaction():
+            self._db.run("UPDATE utxo SET reserved_to = ? WHERE txid = ? AND vout = ?", (end, txid, vout))
+        return end
 
     def coins(self, minconf: int = 1, only: Sequence[tuple[str, int]] | None = None) -> list[Coin]:
         """Outputs that may be spent: confirmed `minconf` times and not reserved, or exactly `only`."""
@@ -114,12 +138,42 @@ class Wallet:
         outputs = [TxOutput(amount, output_script())]
         if amount_sat is not None and change >= DUST_SAT:
             outputs.append(TxOutput(change, bech32.address_script(self.new_address())))
-        fee = total - sum(output.amount_sat for output in outputs)
-        inputs = tuple(TxInput(coin.txid, coin.vout, coin.amount_sat) for coin in chosen)
-        keys = [self._keys.wallet_key(coin.key_index) for coin in chosen]
+        return self._signed(chosen, outputs)
+
+    def prepare(
+        self,
+        outputs: Sequence[tuple[bytes, int | None]],
+        coins: Sequence[Coin],
+        feerate_perkw: int,
+        *,
+        whole: bool,
+    ) -> Payment:
+        """A signed transaction with several outputs (None: what is left), change to a new address; `whole`
+        spends every coin. Raises RpcError 301 when the coins do not suffice."""
+        fixed = sum(amount for _, amount in outputs if amount is not None)
+        everything = any(amount is None for _, amount in outputs)
+        chosen, total = list(coins), sum(coin.amount_sat for coin in coins)
+        if not everything and not whole:
+            chosen, total = self._select(fixed, coins, feerate_perkw)
+        left = total - fixed - _fee(len(chosen), len(outputs), feerate_perkw)
+        if not chosen or left < 0:
+            wanted = "all" if everything else fixed
+            missing = -left if chosen else fixed + _fee(1, len(outputs), feerate_perkw)
+            text = f"Could not afford {wanted}sat using all {len(coins)} available UTXOs: {missing}sat short"
+            raise RpcError(FUND_CANNOT_AFFORD, text)
+        made = [TxOutput(left if amount is None else amount, script) for script, amount in outputs]
+        change = total - fixed - _fee(len(chosen), len(outputs) + 1, feerate_perkw)
+        if not everything and change >= DUST_SAT:
+            made.append(TxOutput(change, bech32.address_script(self.new_address(taproot=True))))
+        return self._signed(chosen, made)
+
+    def _signed(self, coins: Sequence[Coin], outputs: Sequence[TxOutput]) -> Payment:
+        fee = sum(coin.amount_sat for coin in coins) - sum(output.amount_sat for output in outputs)
+        inputs = tuple(TxInput(coin.txid, coin.vout, coin.amount_sat) for coin in coins)
+        keys = [self._keys.wallet_key(coin.key_index) for coin in coins]
         hashes = [bech32.hash160(key.public_key.format()) for key in keys]
         tx = sign_p2wpkh(Transaction(inputs, tuple(outputs)), keys, hashes)
-        return Payment(tx, fee, amount)
+        return Payment(tx, fee, outputs[0].amount_sat if outputs else 0)
 
     def _select(
         self, amount_sat: int | None, coins: Sequence[Coin], feerate_perkw: int
@@ -143,5 +197,5 @@ class Wallet:
 
 
 def _fee(inputs: int, outputs: int, feerate_perkw: int) -> int:
-    weight = _BASE_WEIGHT + inputs * _INPUT_WEIGHT + outputs * _OUTPUT_WEIGHT
+    weight = _BASE_WEIGHT + inputs * INPUT_WEIGHT + outputs * _OUTPUT_WEIGHT
     return -(-weight * feerate_perkw // 1000)

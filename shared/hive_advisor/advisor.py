@@ -14,13 +14,14 @@ from typing import Any
 from hive_shared import envelope
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable, from_symbol
-from hive_shared.nostr.relay import RelayPool
+from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain.answer import Answer, read_answer
 from hive_advisor.domain.command_machine import CommandState
+from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client, Event, StoredCommand, StoredCredential
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
@@ -32,13 +33,15 @@ from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
+from hive_advisor.services.shared_key import SharedKeyService
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
+from hive_advisor.transport.commando import CommandoLink
 from hive_advisor.transport.local import LocalLink
-from hive_advisor.transport.nostr_link import NostrLink
+from hive_advisor.transport.nostr_keys import NostrKeys
 from hive_advisor.transport.rest import RestLink
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
@@ -64,28 +67,22 @@ class Advisor:
         say: Callable[[str], None],
     ) -> None:
         self._db, self._config, self._now, self._say = db, config, now, say
-        self._secret = identity.nostr_secret()
+        self.keyring = Keyring(identity.readable_secrets(now()))
         self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
         self._known: set[str] = set()
-        self._pool = RelayPool(
-            secret_provider=lambda: self._secret,
-            on_event=self._on_event,
-            now=now,
-            rng=rng,
-            proxy=config.proxy,
-        )
-        self._link = NostrLink(
-            self._secret,
-            self._pool,
-            on_message=self._on_message,
+        self._link = NostrKeys(
+            self.keyring,
+            received=self._on_message,
             trusted=lambda key: key in self._known,
             own_relays=config.relays,
+            proxy=config.proxy,
             now=now,
             rng=rng,
             say=say,
         )
         self.delivery = self._ways(identity)
-        self.clients = ClientService(db, self._rows, self._records, now)
+        self.shared_key = SharedKeyService(db, self._rows, self._records, now)
+        self.clients = ClientService(db, self._rows, self._records, self.keyring, now)
         self.receipts = ReceiptService(db, self._records, self._rows)
         self.commands = CommandService(
             db,
@@ -93,7 +90,8 @@ class Advisor:
             self._rows,
             self._records,
             self.delivery,
-            self._secret,
+            self.keyring,
+            self.shared_key,
             now=now,
             now_us=now_us,
             relays=config.relays,
@@ -113,7 +111,7 @@ class Advisor:
             self.receipts,
             self.delivery,
             self.approvals,
-            agent_key=self.pubkey,
+            keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
             now=self._now,
@@ -127,6 +125,7 @@ class Advisor:
             self.receipts,
             self._mail,
             self.approvals,
+            self.shared_key,
             self,
             catch_up=self._link.catch_up,
             now=self._now,
@@ -137,6 +136,7 @@ class Advisor:
             self._records,
             self.clients,
             self.commands,
+            self.shared_key,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
             now=self._now,
@@ -150,7 +150,8 @@ class Advisor:
             self._rows,
             self._records,
             self._link,
-            self._secret,
+            self.keyring,
+            self.shared_key,
             inbox_relays=self._link.inbox_relays,
             relays=self._config.relays,
             now=self._now,
@@ -165,8 +166,9 @@ class Advisor:
             RouteStore(Sealer({1: identity.store_secret()}, 1)),
             order=self._config.transport_order,
             nostr=self._link,
-            rest=RestLink(identity.pubkey, proxy=parse_proxy(proxy) if proxy else None),
-            local=LocalLink(identity.pubkey),
+            rest=RestLink(proxy=parse_proxy(proxy) if proxy else None),
+            local=LocalLink(),
+            commando=CommandoLink(),
             answered=self._on_answer,
             say=self._say,
         )
@@ -205,52 +207,45 @@ class Advisor:
 
     @property
     def pubkey(self) -> str:
-        """x-only hex of the key that signs our commands."""
-        return self._link.pubkey
+        """x-only hex of the key in use."""
+        return self.keyring.current
 
     async def _connect(self) -> None:
         self._known = {client.node_key for client in await self.clients.all()}
         clients = await self.clients.all()
         reads = tuple(dict.fromkeys((*self._config.relays, *(url for c in clients for url in c.relays))))[:8]
-        await self._pool.set_relays(reads, self._config.relays, self._config.relays)
         last = await self._db.read(lambda tx: self._rows.meta(tx, LAST_SEEN))
-        self._link.watch(int(last) if last else None)
-        await self._pool.start()
+        await self._link.start(reads, int(last) if last else None)
         self._spawn(self._announce())
 
     async def _announce(self) -> None:
         """Where we read messages, weekly, so that nodes reach us."""
         stamp = await self._db.read(lambda tx: self._rows.meta(tx, _ANNOUNCED))
-        wanted = ",".join(self._config.relays)
+        wanted = ",".join((*self._config.relays, *self.keyring.pubkeys))
         if stamp is not None:
             at, _, relays = stamp.partition(" ")
             if relays == wanted and self._now() - int(at) < _WEEK:
                 return
-        await self._link.announce(self._config.relays, 10)
+        await self._link.announce(10)
         value = f"{self._now()} {wanted}"
         await self._db.write(lambda tx: self._rows.set_meta(tx, _ANNOUNCED, value))
 
     async def _relays_answering(self, timeout: int) -> tuple[int, int]:
-        await self._pool.wait_for(lambda: self._pool.connected("read") > 0, timeout)
-        return self._pool.connected("read"), len(self._config.relays)
+        return await self._link.relays_answering(timeout), len(self._config.relays)
 
     async def _disconnect(self) -> None:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._link.close()
-        await self._pool.stop()
+        await self._link.stop()
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _on_event(self, relay: str, subscription: str, event: Any) -> None:
-        await self._link.received(relay, subscription, event)
-
-    async def _on_message(self, message: Any) -> None:
-        await self._mail.receive(message)
+    async def _on_message(self, message: Message, key: str) -> None:
+        await self._mail.receive(message, key)
         self._known |= {client.node_key for client in await self.clients.all()}
 
     async def _on_answer(self, client: Client, content: str) -> None:
@@ -327,13 +322,25 @@ class Advisor:
             self._say("nothing took the command yet; it is kept and sent again")
 
     async def control(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
+        self,
+        client_id: str,
+        action: str,
+        params: Mapping[str, Any],
+        wait_s: int,
+        *,
+        about: StoredCommand | None = None,
     ) -> dict[str, Any]:
-        """A ``hive:control/v1`` command; returns {state, result?, slug?, message?}."""
+        """A ``hive:control/v1`` command; returns {state, result?, slug?, message?}.
+
+        With ``about`` it is signed by the key that signed that command: nobody else is told of it.
+        """
         client = next((c for c in await self.clients.all() if c.client_id == client_id), None)
         if client is None:
             raise InvalidParams("the client of this command is gone")
-        credential = await self.clients.usable_credential(client)
+        if about is None:
+            credential = await self.clients.usable_credential(client)
+        else:
+            credential = await self.clients.credential_about(client, about)
         plan = self.commands.plan(client, credential, CONTROL, action, params)
         done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
         answer: Answer | None = read_answer(done.response) if done.response else None
@@ -382,7 +389,11 @@ class Advisor:
     async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
         """``command_status``: adopt what the node says; a dead envelope it does not know is lost."""
         answer = await self.control(
-            command.client_id, "command_status", {"command_id": command.command_id}, wait_s
+            command.client_id,
+            "command_status",
+            {"command_id": command.command_id},
+            wait_s,
+            about=command,
         )
         client = next(c for c in await self.clients.all() if c.client_id == command.client_id)
         result = answer["result"] if isinstance(answer["result"], dict) else {}
@@ -410,8 +421,20 @@ class Advisor:
         if command.deadline is not None and self._now() >= command.deadline:
             raise from_symbol("approval_expired", "the challenge has expired; send the command again")
         digest = envelope.confirm_digest(command.command_hash, command.challenge)
-        params = {"command_id": command.command_id, "challenge_sig": schnorr_sign(self._secret, digest)}
-        return await self.control(command.client_id, "confirm", params, wait_s)
+        secret = self.keyring.secret(command.sender)
+        params = {"command_id": command.command_id, "challenge_sig": schnorr_sign(secret, digest)}
+        return await self.control(command.client_id, "confirm", params, wait_s, about=command)
+
+    async def cancel(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
+        """Withdraw a command that waits at the node."""
+        params = {"command_id": command.command_id}
+        return await self.control(command.client_id, "cancel", params, wait_s, about=command)
+
+    async def note_rotation(self, replaced: str, npub: str) -> None:
+        """Record that the next key is in use from the next start on."""
+        await self._db.write(
+            lambda tx: self._records.add_event(tx, "key_rotated", npub, f"replaces {replaced}", self._now())
+        )
 
     async def alias_of(self, client_id: str) -> str:
         return next((c.alias for c in await self.clients.all() if c.client_id == client_id), "?")

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from hive_shared.canonical import decode_object, encode
 from hive_shared.crypto import Secret, hkdf_sha256, xonly_pubkey
-from hive_shared.errors import InvalidParams, NotFound, Unauthorized
+from hive_shared.errors import Capacity, InvalidParams, NotFound, Unauthorized
 from hive_shared.nostr.keys import npub_encode
+
+from hive_advisor.private_files import replace_file
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _SALT = b"hive-advisor/v1"
 _HRP = "hivesec"
 _SCRYPT = {"n": 2**17, "r": 8, "p": 1}
 _FILE_LIMIT = 16_384
+READ_AFTER_S: Final = 30 * 86_400
+"""For how long messages to a replaced key are still read."""
+MAX_OLD_KEYS: Final = 3
 
 
 class Locked(Unauthorized):
@@ -25,18 +31,39 @@ class Locked(Unauthorized):
 
 
 @dataclass(frozen=True)
+class DidLink:
+    """A DID made elsewhere and what it takes to prove that it and our key ``key`` belong together
+    (docs/protocol/09-archon.md §7). ``attestation`` is the id of the published binding, None before that."""
+
+    did: str
+    key: str
+    nonce: str
+    valid_from: str
+    attestation: str | None = None
+
+
+@dataclass(frozen=True)
 class Identity:
     """An unlocked identity. ``imported`` is a Nostr key that came from elsewhere and replaces nostr/0.
 
-    ``pin_verifier`` is what is kept of the approval PIN, None when none is set.
+    ``pin_verifier`` is what is kept of the approval PIN, None when none is set. ``retired_at`` says when
+    the keys nostr/0, nostr/1 ... were replaced (unix seconds); the one after them is in use.
     """
 
     root: Secret
     imported: Secret | None = None
     pin_verifier: str | None = field(default=None, repr=False)
+    retired_at: tuple[int, ...] = ()
+    did_link: DidLink | None = None
 
-    def nostr_secret(self, index: int = 0) -> Secret:
-        """The key that signs commands: the imported one, or ``nostr/<index>`` of the root."""
+    @property
+    def rotation(self) -> int:
+        """Number of the key in use: nostr/<rotation>."""
+        return len(self.retired_at)
+
+    def nostr_secret(self, index: int | None = None) -> Secret:
+        """The key that signs commands, or the key of that number: the imported one, or ``nostr/<index>``."""
+        index = self.rotation if index is None else index
         if self.imported is not None and index == 0:
             return self.imported
         wide = hkdf_sha256(self.root.reveal(), salt=_SALT, info=f"nostr/{index}".encode(), length=48)
@@ -67,23 +94,55 @@ class Identity:
         data = bech32.convertbits(self.root.reveal(), 8, 5)
         return str(bech32.bech32_encode(_HRP, data, bech32.Encoding.BECH32M))
 
+    def readable_secrets(self, now: int) -> list[Secret]:
+        """The key in use, and before it the replaced ones that are still read, oldest first."""
+        old = [self.nostr_secret(i) for i, at in enumerate(self.retired_at) if now < at + READ_AFTER_S]
+        return [*old, self.nostr_secret()]
+
+    def rotated(self, now: int) -> Identity:
+        """With the next key in use. Raises Capacity while too many replaced ones are read."""
+        if sum(now < at + READ_AFTER_S for at in self.retired_at) >= MAX_OLD_KEYS:
+            raise Capacity(
+                f"{MAX_OLD_KEYS} replaced keys are still read; each is for {READ_AFTER_S // 86_400} days"
+            )
+        return replace(self, retired_at=(*self.retired_at, now))
+
 
 def create_identity(random_bytes: Callable[[int], bytes] = os.urandom) -> Identity:
     """A new identity from 32 random bytes."""
     return Identity(root=Secret(random_bytes(32)))
 
 
-def import_identity(text: str, random_bytes: Callable[[int], bytes] = os.urandom) -> Identity:
-    """An identity from a recovery string, an ``nsec1`` or 64 hex digits.
+def import_identity(
+    text: str, random_bytes: Callable[[int], bytes] = os.urandom, *, rotation: int = 0, now: int = 0
+) -> Identity:
+    """An identity from a recovery string, an ``nsec1`` or 64 hex digits, or a recovery string and a key.
 
-    A bare Nostr key is kept beside a fresh root: both are then needed for recovery.
+    A bare Nostr key is kept beside a fresh root: both are then needed for recovery. ``rotation`` is the
+    number of the key in use; the one before it is read as if it had been replaced ``now``.
     Raises InvalidParams.
     """
+    words = text.split()
+    if not 1 <= len(words) <= 2:
+        raise InvalidParams(
+            "give a recovery string or a key, or a recovery string and the key kept beside it"
+        )
+    roots = [_decode_recovery(word) for word in words if word.lower().startswith(_HRP + "1")]
+    keys = [_decode_key(word) for word in words if not word.lower().startswith(_HRP + "1")]
+    if len(roots) > 1 or len(keys) > 1:
+        raise InvalidParams("two of a kind: an identity is one recovery string and at most one key")
+    if rotation and not roots:
+        raise InvalidParams("the number of a rotation goes with a recovery string: later keys come from it")
+    return Identity(
+        root=roots[0] if roots else Secret(random_bytes(32)),
+        imported=keys[0] if keys else None,
+        retired_at=(*(0 for _ in range(rotation - 1)), now) if rotation else (),
+    )
+
+
+def _decode_key(text: str) -> Secret:
     from hive_shared.nostr.keys import nsec_decode
 
-    text = text.strip()
-    if text.lower().startswith(_HRP + "1"):
-        return Identity(root=_decode_recovery(text))
     try:
         secret = nsec_decode(text) if text.startswith("nsec1") else Secret(bytes.fromhex(text))
         valid = len(secret.reveal()) == 32 and 0 < int.from_bytes(secret.reveal(), "big") < _ORDER
@@ -93,7 +152,7 @@ def import_identity(text: str, random_bytes: Callable[[int], bytes] = os.urandom
         raise InvalidParams(
             "the text is neither a hivesec1 recovery string, an nsec1 nor 64 hex digits of a key"
         )
-    return Identity(root=Secret(random_bytes(32)), imported=secret)
+    return secret
 
 
 def _decode_recovery(text: str) -> Secret:
@@ -136,19 +195,21 @@ def write_identity(
         "kdf": {"name": "scrypt", **_SCRYPT, "salt": salt.hex()},
         "nonce": nonce.hex(),
     }
-    keys = [identity.imported.reveal().hex()] if identity.imported else []
+    if identity.rotation:
+        clear["rotation"] = identity.rotation
+    if identity.did_link is not None:
+        clear["did_link"] = asdict(identity.did_link)
     inner = encode(
-        {"root": identity.root.reveal().hex(), "keys": keys, "pin_verifier": identity.pin_verifier}
+        {
+            "root": identity.root.reveal().hex(),
+            "keys": [identity.imported.reveal().hex()] if identity.imported else [],
+            "pin_verifier": identity.pin_verifier,
+            "retired_at": list(identity.retired_at),
+        }
     )
     sealed = AESGCM(_derive(passphrase, salt)).encrypt(nonce, inner, encode(clear))
     body = json.dumps({**clear, "sealed": sealed.hex()}, indent=1).encode()
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(body)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    replace_file(path, body)
 
 
 def read_public(path: Path) -> dict[str, object]:
@@ -183,9 +244,24 @@ def read_identity(path: Path, passphrase: str) -> Identity:
     secrets = decode_object(inner)
     keys = secrets.get("keys")
     imported = Secret(bytes.fromhex(str(keys[0]))) if isinstance(keys, list) and keys else None
-    pin = secrets.get("pin_verifier")
-    root = Secret(bytes.fromhex(str(secrets["root"])))
-    return Identity(root=root, imported=imported, pin_verifier=pin if isinstance(pin, str) else None)
+    pin, retired = secrets.get("pin_verifier"), secrets.get("retired_at", [])
+    return Identity(
+        root=Secret(bytes.fromhex(str(secrets["root"]))),
+        imported=imported,
+        pin_verifier=pin if isinstance(pin, str) else None,
+        retired_at=tuple(int(str(at)) for at in retired) if isinstance(retired, list) else (),
+        did_link=read_did_link(document),
+    )
+
+
+def read_did_link(document: Mapping[str, object]) -> DidLink | None:
+    """The linked DID among the clear fields, None without one."""
+    link = document.get("did_link")
+    if not isinstance(link, dict):
+        return None
+    attestation = link.get("attestation")
+    did, key, nonce, valid_from = (str(link.get(name)) for name in ("did", "key", "nonce", "valid_from"))
+    return DidLink(did, key, nonce, valid_from, None if attestation is None else str(attestation))
 
 
 class UnlockThrottle:
@@ -205,8 +281,7 @@ class UnlockThrottle:
 
     def failed(self) -> None:
         count, _ = self._read()
-        self._path.write_text(json.dumps({"count": count + 1, "last": self._now()}))
-        self._path.chmod(0o600)
+        replace_file(self._path, json.dumps({"count": count + 1, "last": self._now()}).encode())
 
     def succeeded(self) -> None:
         self._path.unlink(missing_ok=True)

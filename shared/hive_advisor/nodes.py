@@ -12,6 +12,7 @@ from typing import Final
 from hive_shared.errors import InvalidParams, NotFound
 
 from hive_advisor.domain.route import RestRoute, check_fingerprint, check_rest_url
+from hive_advisor.private_files import read_private
 
 MAX_NODES: Final = 64
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -104,12 +105,12 @@ def read_rune(node: OwnNode) -> str:
     file = node.rune_file
     if file is None:
         raise InvalidParams(f"node {node.name} has no rune_file")
-    try:
-        if file.stat().st_mode & 0o077:
-            raise InvalidParams(f"{file} can be read by others; run: chmod 600 {file}")
-        rune = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidParams(f"rune_file {file} cannot be read: {error}") from error
+    return rune_in(file)
+
+
+def rune_in(file: Path) -> str:
+    """The rune in a file of mode 0600. Raises InvalidParams."""
+    rune = read_private(file, "rune_file").strip()
     if not re.fullmatch(r"[A-Za-z0-9_=-]{40,8192}", rune):
         raise InvalidParams(f"{file} holds no rune")
     return rune

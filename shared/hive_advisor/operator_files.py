@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from hive_advisor.domain.allow_list import READ_ONLY, AllowList, read_allow_list
+from hive_advisor.private_files import replace_file
 
 
 def read_allow_file(path: Path) -> AllowList:
@@ -27,10 +27,4 @@ def read_allow_file(path: Path) -> AllowList:
 def write_allow_file(path: Path, names: Iterable[str]) -> None:
     """Replace the list as a whole, readable by its owner alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(json.dumps(sorted(names), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    replace_file(path, (json.dumps(sorted(names), indent=1) + "\n").encode())

@@ -16,6 +16,7 @@ from hive_shared.crypto import equal
 from hive_shared.errors import Conflict, InvalidParams
 
 from hive_advisor.identity import Locked
+from hive_advisor.private_files import replace_file
 
 MIN_LENGTH: Final = 6
 MAX_LENGTH: Final = 128
@@ -39,6 +40,12 @@ def _derive(pin: str, salt: bytes) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
     return Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(pin.encode())
+
+
+def is_pin(text: str, verifier: str) -> bool:
+    """Whether ``text`` is the PIN that ``verifier`` was made of; counts no try, so only for own secrets."""
+    _, salt, expected = verifier.split(":")
+    return equal(_derive(text, bytes.fromhex(salt)).hex(), expected)
 
 
 class PinGuard:
@@ -68,20 +75,13 @@ class PinGuard:
         self._write(misses)
         if not _VERIFIER.fullmatch(verifier):
             raise Locked("the stored PIN cannot be read; restore the identity from a backup")
-        _, salt, expected = verifier.split(":")
-        if not equal(_derive(pin, bytes.fromhex(salt)).hex(), expected):
+        if not is_pin(pin, verifier):
             left = MISSES - misses
             raise Locked(f"wrong PIN; {left} tries left" if left else f"wrong PIN; locked for {LOCK_S} s")
         self._path.unlink(missing_ok=True)
 
     def _write(self, misses: int) -> None:
-        temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(json.dumps({"misses": misses, "last": self._now()}))
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(self._path)
+        replace_file(self._path, json.dumps({"misses": misses, "last": self._now()}).encode())
 
     def _read(self) -> tuple[int, int]:
         try:

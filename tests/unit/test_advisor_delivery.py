@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from hive_advisor.advisor import MIGRATIONS
 from hive_advisor.domain.command_machine import CommandState
-from hive_advisor.domain.route import OfferedRest, RestRoute, Routes
-from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.domain.route import CommandoRoute, OfferedRest, RestRoute, Routes
+from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.storage.route_store import RouteStore
 from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import Conflict, TransportUnavailable
+from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable
 from hive_shared.store import Db, Tx
 
 CONTENT = '{"v":1}'
+SENDER = "bb" * 32
 CLIENT = Client("cl-1", "alice", "aa" * 32, "02" + "ab" * 32, "regtest", (), 300, "active", 0, 0)
 
 
@@ -26,21 +27,21 @@ class World:
     def __init__(self, path: Path) -> None:
         self.db = Db.open(path, MIGRATIONS)
         self.rows = RouteStore(Sealer({1: Secret(bytes(32))}, 1))
-        self.open = {"nostr", "rest", "local"}
+        self.open = {"nostr", "rest", "local", "commando"}
         self.tried: list[tuple[str, str]] = []
         self.answers: list[str] = []
         self.said: list[str] = []
-        self.pubkey = "bb" * 32
-        self.rest, self.local = _Rest(self), _Local(self)
+        self.rest, self.local, self.commando = _Rest(self), _Local(self), _Commando(self)
 
     def service(self, *order: str) -> DeliveryService:
         return DeliveryService(
             self.db,
             self.rows,
-            order=order or ("nostr", "rest", "local"),
+            order=order or ("nostr", "rest", "local", "commando"),
             nostr=self,
             rest=self.rest,
             local=self.local,
+            commando=self.commando,
             answered=self._answered,
             say=self.said.append,
         )
@@ -55,8 +56,10 @@ class World:
             raise TransportUnavailable(f"{way} is down")
         return f"answer by {way}"
 
-    async def deliver(self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int) -> int:
-        assert recipient == CLIENT.node_key
+    async def deliver(
+        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int, sender: str
+    ) -> int:
+        assert (recipient, sender) == (CLIENT.node_key, SENDER)
         self.tried.append(("nostr", content))
         return 1 if "nostr" in self.open else 0
 
@@ -65,6 +68,7 @@ class World:
         routes = Routes(
             RestRoute("https://node.example:3010") if "rest" in ways else None,
             "/run/lightning-rpc" if "local" in ways else None,
+            CommandoRoute("/run/mine") if "commando" in ways else None,
         )
         offered = OfferedRest("https://node.example:3010", "r" * 44)
 
@@ -87,15 +91,15 @@ class World:
 
     async def send(self, service: DeliveryService, sends: int = 0) -> str | None:
         ways = await service.ways(CLIENT, command(sends))
-        return await service.deliver(CLIENT, CONTENT, ("wss://r",), ways, expires_at=9_000)
+        return await service.deliver(CLIENT, CONTENT, ("wss://r",), ways, expires_at=9_000, sender=SENDER)
 
 
 class _Rest:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str) -> str:
-        assert offered.rune == "r" * 44
+    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str, sender: str) -> str:
+        assert (offered.rune, sender) == ("r" * 44, SENDER)
         return self._world.took("rest", envelope)
 
 
@@ -103,9 +107,20 @@ class _Local:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def call(self, socket_path: str, envelope: str, rune: str | None) -> str:
-        assert socket_path == "/run/lightning-rpc"
+    async def call(self, socket_path: str, envelope: str, rune: str | None, sender: str) -> str:
+        assert (socket_path, sender) == ("/run/lightning-rpc", SENDER)
         return self._world.took("local", envelope)
+
+
+class _Commando:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.runes: list[str] = []
+
+    async def call(self, route: CommandoRoute, rune: str, node_id: str, envelope: str, sender: str) -> str:
+        assert (route.socket_path, node_id, sender) == ("/run/mine", CLIENT.node_id, SENDER)
+        self.runes.append(rune)
+        return self._world.took("commando", envelope)
 
 
 def command(sends: int) -> StoredCommand:
@@ -174,3 +189,26 @@ async def test_when_no_way_takes_it_nobody_says_it_was_sent(world: World) -> Non
     assert await world.send(world.service()) is None
     assert world.said == ["no relay took the command", "rest is down", "local is down"]
     assert world.answers == []
+
+
+async def test_commando_takes_the_rune_that_was_given_or_else_the_offered_one(world: World) -> None:
+    await world.set_up("commando")
+    service = world.service("commando")
+    assert await world.send(service) == "commando"
+    credential = StoredCredential("cred-1", CLIENT.client_id, {}, "active", 9, 0)
+    given = await service.set_commando(
+        CLIENT, credential, socket_path="/run/mine", rune="g" * 44, address="[::1]:9735"
+    )
+    assert given.commando == CommandoRoute("/run/mine", "g" * 44, "::1", 9735)
+    assert await world.send(service) == "commando"
+    assert world.commando.runes == ["r" * 44, "g" * 44]
+    other = StoredCredential("cred-2", CLIENT.client_id, {}, "active", 9, 0)
+    with pytest.raises(Conflict, match="--rune-file"):
+        await service.set_commando(CLIENT, other, socket_path="/run/mine", rune=None, address=None)
+    for address in ("host", "host:0", "host:65536", ":1", "a b:1", "id@host:1", "host:x"):
+        with pytest.raises(InvalidParams, match=r"HOST:PORT|odd characters"):
+            await service.set_commando(
+                CLIENT, credential, socket_path="/run/mine", rune=None, address=address
+            )
+    assert (await service.routes(CLIENT)).commando == given.commando
+    assert (await service.clear(CLIENT, "commando")).commando is None

@@ -74,7 +74,7 @@ def test_a_malformed_rest_part_of_an_offer_is_refused(value: object) -> None:
 
 def test_the_order_of_transports_is_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    assert load_config(path).transport_order == ("nostr", "rest", "local")
+    assert load_config(path).transport_order == ("nostr", "rest", "local", "commando")
     path.write_text('[transport]\norder = ["rest", "nostr"]\n')
     assert load_config(path).transport_order == ("rest", "nostr")
     for bad in ("[]", '["rest", "rest"]', '["carrier-pigeon"]', '"rest"', "[1]"):
@@ -121,13 +121,13 @@ async def server(answer: Callable[[], bytes]) -> AsyncIterator[tuple[str, list[b
 async def test_whatever_is_no_answer_is_refused_with_its_reason(answer: bytes, why: str) -> None:
     async with server(lambda: answer) as (url, heard):
         with pytest.raises(TransportUnavailable, match=why):
-            await RestLink("ab" * 32).call(RestRoute(url, allow_private=True), OFFERED, "{}")
+            await RestLink().call(RestRoute(url, allow_private=True), OFFERED, "{}", "ab" * 32)
         assert len(heard) == 1
 
 
 async def test_a_call_names_the_method_the_rune_and_the_sender() -> None:
     async with server(lambda: b"HTTP/1.1 201 Created\r\nX: y\r\n\r\n{}") as (url, heard):
-        assert await RestLink("ab" * 32).call(RestRoute(url, allow_private=True), OFFERED, "{}") == "{}"
+        assert await RestLink().call(RestRoute(url, allow_private=True), OFFERED, "{}", "ab" * 32) == "{}"
         assert heard[0].startswith(b"POST /v1/hive-comms-rpc HTTP/1.0\r\n")
         assert f"\r\nRune: {RUNE}\r\n".encode() in heard[0]
 
@@ -138,7 +138,7 @@ async def test_a_name_that_means_a_private_address_is_not_contacted(monkeypatch:
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
     with pytest.raises(TransportUnavailable, match="private address"):
-        await RestLink("ab" * 32).call(RestRoute("https://node.example.com"), OFFERED, "{}")
+        await RestLink().call(RestRoute("https://node.example.com"), OFFERED, "{}", "ab" * 32)
 
 
 async def test_a_pinned_server_that_shows_another_certificate_learns_no_rune(tmp_path: Path) -> None:
@@ -160,5 +160,5 @@ async def test_a_pinned_server_that_shows_another_certificate_learns_no_rune(tmp
         url = f"https://127.0.0.1:{made.sockets[0].getsockname()[1]}"
         for route in (RestRoute(url, None, "00" * 32, True), RestRoute(url, None, None, True)):
             with pytest.raises(TransportUnavailable, match="certificate"):
-                await RestLink("ab" * 32).call(route, OFFERED, "{}")
+                await RestLink().call(route, OFFERED, "{}", "ab" * 32)
     assert b"".join(heard) == b""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hive_shared import binding
 from hive_shared.canonical import JsonValue, encode
-from hive_shared.crypto import schnorr_sign, sha256
+from hive_shared.crypto import sha256
 from hive_shared.errors import EmergencyStop, InvalidParams, RateLimited
 from hive_shared.store import Tx
 
-from ..domain import binding
 from ..domain.alert import Level
 from ..domain.rate_limit import SlidingWindows
 from ..domain.sibling_names import check_receipt_schema
@@ -118,12 +118,10 @@ class SiblingRecords:
 
         Raises InvalidParams, Unauthorized (another node's did:key), EmergencyStop.
         """
-        binding.check(did, nonce, valid_from, self._node_id)
+        binding.check_for_node(did, nonce, valid_from, self._node_id)
         if self._kill.engaged():
             raise EmergencyStop("nothing new is signed until the operator releases the emergency stop")
-        key = self._identity.pubkey
-        text = binding.statement(did, key, nonce, valid_from)
-        return key, schnorr_sign(self._identity.secret(), sha256(text.encode()))
+        return self._identity.pubkey, binding.key_proof(self._identity.secret(), did, nonce, valid_from)
 
 
 def _fields(given: Mapping[str, Any]) -> ReceiptFields:

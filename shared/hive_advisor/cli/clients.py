@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -9,6 +10,7 @@ from hive_shared.errors import InvalidParams
 
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.output import PENDING, moment
+from hive_advisor.nodes import rune_in
 
 if TYPE_CHECKING:
     from hive_advisor.domain.route import Routes
@@ -68,8 +70,7 @@ async def show(settings: Settings, alias: str) -> None:
                 **row(found),
                 "remote_name": found.remote_name,
                 "relays": list(found.relays),
-                "rest": _rest_row(routes),
-                "socket": routes.socket_path,
+                **_ways(routes),
                 "credentials": credentials,
             }
         )
@@ -120,13 +121,32 @@ def _rest_row(routes: Routes) -> dict[str, Any] | None:
     return {"url": routes.rest.url, "proven_by": routes.rest.tls_sha256 or proof}
 
 
+def _ways(routes: Routes) -> dict[str, Any]:
+    carrier = routes.commando
+    where = None if carrier is None or carrier.host is None else f"{carrier.host}:{carrier.port}"
+    return {
+        "rest": _rest_row(routes),
+        "socket": routes.socket_path,
+        "commando": None
+        if carrier is None
+        else {
+            "carrier": carrier.socket_path,
+            "rune": "offered" if carrier.rune is None else "given",
+            "address": where,
+        },
+    }
+
+
 @client.command("set")
 @click.argument("alias")
 @click.option("--rest", help="URL of the node's clnrest, 'offered' for the one in its offer, or 'off'")
 @click.option("--ca-cert", type=click.File(), help="clnrest's ca.pem")
 @click.option("--pin", help="SHA-256 of the server's certificate instead of an authority")
 @click.option("--allow-private", is_flag=True, help="permit an address on this machine or a private network")
-@click.option("--socket", help="lightning-rpc of a node on this machine, or 'off'")
+@click.option("--socket", help="lightning-rpc of the client's node, if it is on this machine, or 'off'")
+@click.option("--commando", help="lightning-rpc of your own node that carries commands to it, or 'off'")
+@click.option("--rune-file", type=click.Path(path_type=Path), help="rune for commando, mode 0600")
+@click.option("--address", help="HOST:PORT of the client's Lightning node, for --commando to connect to")
 @pass_settings
 @answered
 async def set_(
@@ -137,14 +157,19 @@ async def set_(
     pin: str | None,
     allow_private: bool,
     socket: str | None,
+    commando: str | None,
+    rune_file: Path | None,
+    address: str | None,
 ) -> None:
     """Set up other ways to a client than relays; transport.order says which is tried first."""
     if rest is None and (ca_cert or pin or allow_private):
         raise InvalidParams("--ca-cert, --pin and --allow-private go with --rest")
+    if commando in (None, "off") and (rune_file or address):
+        raise InvalidParams("--rune-file and --address go with --commando")
     async with settings.kit(online=False) as kit:
         found = await kit.clients.named(alias)
         if rest == "off":
-            await kit.delivery.clear(found, rest=True)
+            await kit.delivery.clear(found, "rest")
         elif rest is not None:
             await kit.delivery.set_rest(
                 found,
@@ -155,11 +180,20 @@ async def set_(
                 allow_private=allow_private,
             )
         if socket == "off":
-            await kit.delivery.clear(found, socket=True)
+            await kit.delivery.clear(found, "local")
         elif socket is not None:
             await kit.delivery.set_socket(found, socket)
-        routes = await kit.delivery.routes(found)
-        settings.terminal.show({"alias": alias, "rest": _rest_row(routes), "socket": routes.socket_path})
+        if commando == "off":
+            await kit.delivery.clear(found, "commando")
+        elif commando is not None:
+            await kit.delivery.set_commando(
+                found,
+                await kit.clients.usable_credential(found),
+                socket_path=commando,
+                rune=None if rune_file is None else rune_in(rune_file),
+                address=address,
+            )
+        settings.terminal.show({"alias": alias, **_ways(await kit.delivery.routes(found))})
 
 
 @client.command()

@@ -239,7 +239,7 @@ async def cancel(settings: Settings, command_id: str) -> None:
     """Withdraw a command that waits at the node."""
     async with settings.kit(online=True) as kit:
         found = await kit.commands.get(command_id)
-        answer = await kit.control(found.client_id, "cancel", {"command_id": found.command_id}, settings.wait)
+        answer = await kit.cancel(found, settings.wait)
         found = await kit.commands.settled(found.command_id, 5, pending_counts=False)
         body = describe(found, await kit.alias_of(found.client_id))
         settings.terminal.show({**body, "node_says": answer}, _EXIT[str(answer["state"])])

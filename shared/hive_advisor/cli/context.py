@@ -8,8 +8,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from hive_shared.errors import ConfirmationRequired, HiveError, InvalidParams
 
 from hive_advisor.cli import output
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.private_files import first_line, read_private
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
@@ -40,36 +41,25 @@ class Settings:
     passphrase_fd: int | None
     relays: str | None
 
-    def passphrase(self, confirm: bool = False) -> str:
+    def passphrase(self, confirm: bool = False, question: str = "Passphrase") -> str:
         """From ``--passphrase-fd``, ``HIVE_ADVISOR_PASSPHRASE_FILE``, or a prompt; never from argv.
 
         Raises InvalidParams when none of them can give one.
         """
-        if self.passphrase_fd is not None:
-            with os.fdopen(self.passphrase_fd, closefd=False) as handle:
-                return handle.readline().rstrip("\r\n")
         file = os.environ.get("HIVE_ADVISOR_PASSPHRASE_FILE")
-        if file:
-            path = Path(file)
-            try:
-                if path.stat().st_mode & 0o077:
-                    raise InvalidParams(f"{path} can be read by others; run: chmod 600 {path}")
-                return path.read_text().splitlines()[0]
-            except (OSError, IndexError) as error:
-                raise InvalidParams(
-                    f"HIVE_ADVISOR_PASSPHRASE_FILE: cannot read a line from {path}"
-                ) from error
-        if not sys.stdin.isatty():
-            raise InvalidParams(
-                "no passphrase: use --passphrase-fd, HIVE_ADVISOR_PASSPHRASE_FILE, or run at a terminal"
-            )
-        return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
+        return typed_secret(
+            question,
+            fd=self.passphrase_fd,
+            file=Path(file) if file else None,
+            names=("--passphrase-fd", "HIVE_ADVISOR_PASSPHRASE_FILE"),
+            confirm=confirm,
+        )
 
     def unlock(self) -> Identity:
         """The identity of the profile. Raises NotFound, Locked."""
         return self.unlock_with_passphrase()[0]
 
-    def unlock_with_passphrase(self) -> tuple[Identity, str]:
+    def unlock_with_passphrase(self, question: str = "Passphrase") -> tuple[Identity, str]:
         """The identity and the passphrase that opened it. Raises NotFound, Locked."""
         from hive_advisor.identity import Locked, UnlockThrottle, read_identity, read_public
 
@@ -77,13 +67,33 @@ class Settings:
         throttle = UnlockThrottle(self.paths.unlock_failures, lambda: int(time.time()))
         throttle.check()
         try:
-            passphrase = self.passphrase()
+            passphrase = self.passphrase(question=question)
             identity = read_identity(self.paths.identity, passphrase)
         except Locked:
             throttle.failed()
             raise
         throttle.succeeded()
         return identity, passphrase
+
+    @contextmanager
+    def changed_identity(self, question: str = "Passphrase") -> Iterator[tuple[Identity, str]]:
+        """The unlocked identity and its passphrase, held against other changes until the block ends.
+
+        Raises NotFound, Locked, Conflict (another process changes it).
+        """
+        from hive_advisor.identity_change import changing
+
+        with changing(self.paths):
+            yield self.unlock_with_passphrase(question)
+
+    def ask_yes(self, question: str) -> None:
+        """Go on only if a human says so, or ``--yes``. Raises ConfirmationRequired."""
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise ConfirmationRequired(f"{question} Add --yes, or run it at a terminal")
+        if not click.confirm(question, err=True):
+            raise ConfirmationRequired("not confirmed; nothing was changed")
 
     def ask_pin(self, question: str, verifier: str | None) -> None:
         """Ask for the approval PIN at the terminal. Raises Locked, Conflict (none set)."""
@@ -98,15 +108,42 @@ class Settings:
     @asynccontextmanager
     async def kit(self, *, online: bool) -> AsyncIterator[Advisor]:
         """The open kit; ``online`` also connects its relays."""
+        async with self.kit_of(None, online=online) as advisor:
+            yield advisor
+
+    @asynccontextmanager
+    async def kit_of(self, identity: Identity | None, *, online: bool) -> AsyncIterator[Advisor]:
+        """The same with an identity that is unlocked already."""
         from hive_advisor.advisor import Advisor
         from hive_advisor.config import load_config
 
         config = load_config(self.paths.config, self.relays)
-        identity = self.unlock()
+        identity = identity or self.unlock()
         async with Advisor.open(
             self.paths, identity, config, online=online, say=self.terminal.progress
         ) as advisor:
             yield advisor
+
+
+def typed_secret(
+    question: str, *, fd: int | None, file: Path | None, names: tuple[str, str], confirm: bool
+) -> str:
+    """A secret from a file descriptor, a file of mode 0600 or a prompt; ``names`` are the options of the two.
+
+    Raises InvalidParams when none of them can give one.
+    """
+    by_fd, by_file = names
+    if fd is not None:
+        try:
+            with os.fdopen(fd, closefd=False) as handle:
+                return handle.readline().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidParams(f"{by_fd} {fd}: cannot read a line from it") from error
+    if file is not None:
+        return first_line(read_private(file, by_file), f"{by_file} {file}")
+    if not sys.stdin.isatty():
+        raise InvalidParams(f"no {question.lower()}: use {by_fd}, {by_file}, or run at a terminal")
+    return str(click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 pass_settings = click.make_pass_decorator(Settings)

@@ -44,6 +44,8 @@ class ApprovalRequest:
     slug: str | None = None
     sentence: str = ""
     decided: int | None = None
+    agent_key: str = ""
+    """The key of ours that was asked, so the one whose vote counts."""
 
     @property
     def schema(self) -> str:
@@ -96,6 +98,7 @@ def check_request(params: Mapping[str, Any], *, node_key: str, agent_key: str, n
         danger=_danger(params.get("danger")),
         expires=expires,
         created=now,
+        agent_key=agent_key,
     )
 
 

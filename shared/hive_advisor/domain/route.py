@@ -1,4 +1,4 @@
-"""Ways to a client besides relays: REST through the node's clnrest, and the socket of an own node
+"""Ways to a client besides relays: REST through the node's clnrest, the socket of an own node, and commando
 (docs/protocol/11-advisor-kit.md §4).
 """
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay_url import is_local, is_loopback
 
-TRANSPORTS: Final = ("nostr", "rest", "local")
+TRANSPORTS: Final = ("nostr", "rest", "local", "commando")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _RUNE: Final = re.compile(r"[A-Za-z0-9_=-]{40,4096}")
 _MAX_URL: Final = 512
@@ -40,11 +40,26 @@ class OfferedRest:
 
 
 @dataclass(frozen=True)
+class CommandoRoute:
+    """The carrier: RPC socket of the user's own node, which hands commands to the client's by commando.
+
+    `rune` is one the operator gave by other ways than the offer; `host` and `port` say where the client's
+    node listens, if the carrier would not know.
+    """
+
+    socket_path: str
+    rune: str | None = None
+    host: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True)
 class Routes:
     """What the user set for a client."""
 
     rest: RestRoute | None = None
     socket_path: str | None = None
+    commando: CommandoRoute | None = None
 
 
 def check_rest_url(url: str, *, allow_private: bool) -> str:
@@ -68,6 +83,17 @@ def check_rest_url(url: str, *, allow_private: bool) -> str:
     if is_local(host) and not allow_private:
         raise InvalidParams(f"{host} is on this machine or a private network; --allow-private permits that")
     return url.rstrip("/")
+
+
+def check_address(text: str) -> tuple[str, int]:
+    """HOST:PORT of a Lightning node. Raises InvalidParams."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise InvalidParams(f"{text[:80]!r} is no address of a Lightning node: give HOST:PORT")
+    if not host.isascii() or not host.isprintable() or " " in host or "@" in host or len(host) > 255:
+        raise InvalidParams(f"{text[:80]!r} has a host name with odd characters")
+    return host, int(port)
 
 
 def check_fingerprint(text: str) -> str:

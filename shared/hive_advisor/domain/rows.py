@@ -48,6 +48,11 @@ class StoredCredential:
     valid_until: int
     created: int
 
+    @property
+    def agent_key(self) -> str:
+        """The key of ours that it was issued to."""
+        return str(self.document.get("agent_key", ""))
+
 
 @dataclass(frozen=True)
 class StoredCommand:
@@ -78,6 +83,11 @@ class StoredCommand:
     next_send: int | None = None
     deadline: int | None = None
     confirmed_danger: int | None = None
+
+    @property
+    def sender(self) -> str:
+        """The key of ours that signed it."""
+        return str(self.envelope["sender"])
 
     @property
     def total_danger(self) -> int:

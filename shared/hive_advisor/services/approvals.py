@@ -12,15 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hive_shared import envelope
-from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
+from hive_shared.crypto import schnorr_sign, xonly_pubkey
 from hive_shared.errors import Ambiguous, Conflict, InvalidParams, NotFound, from_symbol
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.approval_request import ApprovalRequest, Decision, check_request
+from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.commands import CONTROL, DEATH_MARGIN_S
 from hive_advisor.services.ports import ApprovalRows, ClientRows, Link, RecordRows
+from hive_advisor.services.shared_key import SharedKeyService
 
 MAX_WAITING: Final = 100
 """What one node may have waiting with us: as many commands as it lets wait in all (02 §7.3)."""
@@ -39,7 +41,8 @@ class ApprovalService:
         clients: ClientRows,
         records: RecordRows,
         link: Link,
-        secret: Secret,
+        keyring: Keyring,
+        shared_key: SharedKeyService,
         *,
         inbox_relays: Callable[[str], Awaitable[Sequence[str]]],
         relays: Sequence[str],
@@ -48,19 +51,20 @@ class ApprovalService:
         new_id: Callable[[], str],
     ) -> None:
         self._db, self._rows, self._clients, self._records = db, rows, clients, records
-        self._link, self._secret, self._pubkey = link, secret, xonly_pubkey(secret)
+        self._link, self._keyring, self._shared = link, keyring, shared_key
         self._inbox_relays, self._relays = inbox_relays, tuple(relays)
         self._now, self._now_us, self._new_id = now, now_us, new_id
         self._moved = asyncio.Condition()
 
     # -- what comes in -------------------------------------------------------------------------------
 
-    async def take(self, node_key: str, params: Mapping[str, Any]) -> ApprovalRequest:
-        """Check and keep a request that `node_key` signed; one that is known changes nothing.
+    async def take(self, node_key: str, params: Mapping[str, Any], agent_key: str) -> ApprovalRequest:
+        """Check and keep a request that `node_key` signed for `agent_key`, one of ours; one that is known
+        changes nothing.
 
         Raises InvalidParams, Unsupported, Conflict.
         """
-        request = check_request(params, node_key=node_key, agent_key=self._pubkey, now=self._now())
+        request = check_request(params, node_key=node_key, agent_key=agent_key, now=self._now())
 
         def body(tx: Tx) -> ApprovalRequest:
             known = self._rows.of_command(tx, node_key, request.command_id)
@@ -90,6 +94,7 @@ class ApprovalService:
 
         def body(tx: Tx) -> None:
             self._rows.answered(tx, approval_id, counted, answer.slug, answer.sentence[:500])
+            self._shared.answered(tx, node_key, f"node-{node_key[:12]}", answer.slug, approval_id)
             state = "counted" if counted else "refused"
             self._records.add_event(tx, f"vote_{state}", approval_id, answer.slug or "", self._now())
 
@@ -145,6 +150,8 @@ class ApprovalService:
 
     async def send_unanswered(self) -> int:
         """Votes without an answer go out again, the same bytes; how many."""
+        if await self._shared.found() is not None:
+            return 0
         waiting = await self._db.read(lambda tx: self._rows.unanswered(tx, self._now()))
         for request in waiting:
             await self._send(request)
@@ -159,6 +166,8 @@ class ApprovalService:
         alive = request.state == "sent" and self._now() < (request.vote_died or 0)
         if request.state == "counted" or alive:
             return request
+        self._shared.check(tx)
+        secret = self._keyring.secret(request.agent_key or self._keyring.pubkeys[0])
         client = self._clients.by_node_key(tx, request.node_key)
         if client is not None:
             nonce = self._clients.take_nonce(tx, client.client_id, self._now_us())
@@ -175,17 +184,17 @@ class ApprovalService:
                 "action": decision,
                 "params": {
                     "command_id": request.command_id,
-                    "sig": schnorr_sign(self._secret, digest),
+                    "sig": schnorr_sign(secret, digest),
                 },
             },
             "payment_proof": {"method": "none"},
             "nonce": nonce,
             "timestamp": timestamp,
             "node": request.node_key,
-            "sender": self._pubkey,
+            "sender": xonly_pubkey(secret),
             "reply_relays": list(self._relays[:3]),
         }
-        signed = envelope.sign_command(self._secret, document)
+        signed = envelope.sign_command(secret, document)
         died = now + (client.max_skew_s if client else _SKEW_S) + DEATH_MARGIN_S
         if not self._rows.vote(tx, approval_id, decision, signed, nonce=nonce, died=died, now=now):
             raise Conflict("the request moved meanwhile; look at it again")
@@ -196,7 +205,8 @@ class ApprovalService:
         client = await self._db.read(lambda tx: self._clients.by_node_key(tx, request.node_key))
         relays = await self._where(request.node_key, client)
         expires_at = (request.decided or self._now()) + _VOTE_GOOD_S
-        await self._link.deliver(request.node_key, content, relays, expires_at=expires_at)
+        sender = str((request.vote or {})["sender"])
+        await self._link.deliver(request.node_key, content, relays, expires_at=expires_at, sender=sender)
 
     async def _where(self, node_key: str, client: Client | None) -> Sequence[str]:
         known = client.relays if client is not None else await self._inbox_relays(node_key)

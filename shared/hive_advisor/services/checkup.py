@@ -14,6 +14,7 @@ from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.ports import RecordRows
+from hive_advisor.services.shared_key import SharedKeyService
 
 
 class CheckupService:
@@ -25,12 +26,14 @@ class CheckupService:
         records: RecordRows,
         clients: ClientService,
         commands: CommandService,
+        shared_key: SharedKeyService,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
+        self._shared = shared_key
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
 
     async def brief(self) -> dict[str, Any]:
@@ -38,8 +41,10 @@ class CheckupService:
         clients = await self._clients.all()
         names = {client.client_id: client.alias for client in clients}
         quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
+        shared = await self._shared.found()
         return {
             "npub": self._npub,
+            **({} if shared is None else {"identity_shared": shared}),
             "clients": {client.alias: client.state for client in clients},
             "open_commands": [
                 {
@@ -56,7 +61,7 @@ class CheckupService:
 
     async def doctor(self, timeout: int) -> list[dict[str, str]]:
         """Checks {id, status ok|warn|fail, detail}."""
-        checks = [{"id": "key", "status": "ok", "detail": self._npub}]
+        checks = [await self._key_check()]
         damage = await self._db.damage()
         checks.append(
             {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
@@ -76,6 +81,17 @@ class CheckupService:
             checks += await self._credential_checks(client)
         return checks
 
+    async def _key_check(self) -> dict[str, str]:
+        shared = await self._shared.found()
+        if shared is None:
+            return {"id": "key", "status": "ok", "detail": self._npub}
+        return {
+            "id": "key",
+            "status": "fail",
+            "detail": f"used on another machine too ({shared['node']} answered {shared['slug']}): nothing is"
+            " sent; see 'hive-advisor identity shared'",
+        }
+
     async def _credential_checks(self, client: Client) -> list[dict[str, str]]:
         if client.state == "suspect":
             return [{"id": f"client {client.alias}", "status": "fail", "detail": client.suspect_why}]
@@ -85,6 +101,9 @@ class CheckupService:
             return [{"id": f"client {client.alias}", "status": "warn", "detail": error.detail}]
         days = (credential.valid_until - self._now()) // 86_400
         status = "warn" if days < 7 else "ok"
+        if client.alias in await self._clients.unmoved():
+            detail = f"for a key you replaced: ask its operator to authorise {self._npub}"
+            return [{"id": f"credential {client.alias}", "status": "warn", "detail": detail}]
         return [
             {"id": f"credential {client.alias}", "status": status, "detail": f"valid for {days} more days"}
         ]

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from hive_shared.errors import Conflict, CredentialInvalid, NotFound
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.names import check_alias, offered_alias
 from hive_advisor.domain.offer import Offer
-from hive_advisor.domain.rows import Client, ClientState, StoredCredential
+from hive_advisor.domain.rows import Client, ClientState, StoredCommand, StoredCredential
 from hive_advisor.services.ports import ClientRows, RecordRows
 
 _MAX_OFFERS = 20
@@ -19,8 +20,11 @@ _MAX_OFFERS = 20
 class ClientService:
     """Owns the states of clients and their credentials."""
 
-    def __init__(self, db: Db, clients: ClientRows, records: RecordRows, now: Callable[[], int]) -> None:
+    def __init__(
+        self, db: Db, clients: ClientRows, records: RecordRows, keyring: Keyring, now: Callable[[], int]
+    ) -> None:
         self._db, self._clients, self._records, self._now = db, clients, records, now
+        self._keyring = keyring
 
     async def all(self) -> list[Client]:
         return await self._db.read(self._clients.all)
@@ -41,7 +45,10 @@ class ClientService:
         return await self._db.read(lambda tx: self._clients.credentials(tx, client.client_id))
 
     async def usable_credential(self, client: Client) -> StoredCredential:
-        """The credential a command would use now. Raises Conflict (client state), CredentialInvalid."""
+        """The credential a command would use now. Raises Conflict (client state), CredentialInvalid.
+
+        A client that has not re-issued it for the key in use still has one for the key before.
+        """
         if client.state != "active":
             how = {
                 "offered": "accept it with 'hive-advisor client accept'",
@@ -52,11 +59,38 @@ class ClientService:
             raise Conflict(f"client {client.alias!r} is {client.state}: {how}")
         for credential in await self.credentials(client):
             if credential.state == "active" and self._now() < credential.valid_until:
+                self._keyring.secret(credential.agent_key)
                 return credential
         raise CredentialInvalid(
             f"no valid credential for {client.alias!r}; ask its operator to authorise you again",
             reason="credential_expired",
         )
+
+    async def credential_about(self, client: Client, command: StoredCommand) -> StoredCredential:
+        """The credential for asking about a command: a node tells only the key that sent it.
+
+        Raises Conflict (client state), CredentialInvalid.
+        """
+        usable = await self.usable_credential(client)
+        if usable.agent_key == command.sender:
+            return usable
+        self._keyring.secret(command.sender)
+        used = await self._db.read(lambda tx: self._clients.credential(tx, command.credential_id))
+        if used is None or self._now() >= used.valid_until:
+            raise CredentialInvalid(
+                "the credential of that command has ended, and the node tells nobody else about it",
+                reason="credential_expired",
+            )
+        return used
+
+    async def unmoved(self) -> list[str]:
+        """Aliases of the clients whose credential is for a replaced key, in order."""
+        found = []
+        for client in await self.all():
+            live = [c for c in await self.credentials(client) if c.state in ("active", "offered")]
+            if live and not any(c.agent_key == self._keyring.current for c in live):
+                found.append(client.alias)
+        return found
 
     async def record_offer(self, offer: Offer, accept: bool) -> tuple[Client, bool]:
         """Store a checked offer. Returns the client and whether the offer is new.
@@ -91,7 +125,7 @@ class ClientService:
             self._clients.refresh_offer(
                 tx, known.client_id, offer.relays, offer.max_skew_s, offer.remote_name, now
             )
-        taken = accept or known.state in ("active", "paused")
+        taken = (accept or known.state in ("active", "paused")) and not self._outdated(tx, known, offer)
         if fresh:
             self._clients.add_credential(
                 tx,
@@ -108,6 +142,14 @@ class ClientService:
             if taken:
                 self._activate(tx, known.client_id, offer.credential.credential_id)
         return self._clients.by_id(tx, known.client_id) or known, fresh
+
+    def _outdated(self, tx: Tx, known: Client, offer: Offer) -> bool:
+        """Whether it is for a replaced key while the client has moved to the one in use already."""
+        current = self._keyring.current
+        return offer.credential.agent_key != current and any(
+            c.state == "active" and c.agent_key == current
+            for c in self._clients.credentials(tx, known.client_id)
+        )
 
     def _activate(self, tx: Tx, client_id: str, credential_id: str) -> None:
         for other in self._clients.credentials(tx, client_id):

@@ -13,19 +13,21 @@ from typing import Any
 from hive_shared import credential as credentials
 from hive_shared import credential_scope, envelope, registry
 from hive_shared.canonical import JsonValue
-from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Ambiguous, Conflict, CredentialInvalid, InvalidParams, NotFound
 from hive_shared.registry import ActionSpec, Danger, DangerFacts
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
+from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+from hive_advisor.services.shared_key import SharedKeyService
 
 CONTROL = "hive:control/v1"
 DEATH_MARGIN_S = 30
+_NONCE_AHEAD_US = 7 * 86_400 * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,15 @@ class CommandService:
         clients: ClientRows,
         records: RecordRows,
         delivery: DeliveryService,
-        secret: Secret,
+        keyring: Keyring,
+        shared_key: SharedKeyService,
         *,
         now: Callable[[], int],
         now_us: Callable[[], int],
         relays: tuple[str, ...],
     ) -> None:
         self._db, self._commands, self._clients, self._records = db, commands, clients, records
-        self._delivery, self._secret, self._pubkey = delivery, secret, xonly_pubkey(secret)
+        self._delivery, self._keyring, self._shared = delivery, keyring, shared_key
         self._now, self._now_us, self._relays = now, now_us, relays
         self._moved = asyncio.Condition()
 
@@ -152,10 +155,11 @@ class CommandService:
         """Nonce, signature, envelope and row in one transaction; bytes leave after the commit.
 
         ``confirmed_danger`` is the danger a human confirmed for exactly this plan, None when nobody did.
-        Raises Conflict when the same command is open already (``again`` overrides).
+        Raises Conflict when the same command is open already (``again`` overrides) or the key is shared.
         """
 
         def body(tx: Tx) -> StoredCommand:
+            self._shared.check(tx)
             params_json = json.dumps(plan.params)
             if not again and not plan.spec.read_only:
                 same = self._commands.same_open(
@@ -195,6 +199,7 @@ class CommandService:
         return await self._db.write(body)
 
     def _envelope(self, plan: Plan, nonce: int, timestamp: int) -> dict[str, JsonValue]:
+        secret = self._keyring.secret(plan.credential.agent_key)
         document: dict[str, JsonValue] = {
             "v": 1,
             "command_id": str(uuid.uuid4()),
@@ -205,23 +210,24 @@ class CommandService:
             "nonce": nonce,
             "timestamp": timestamp,
             "node": plan.client.node_key,
-            "sender": self._pubkey,
+            "sender": plan.credential.agent_key,
         }
         if plan.expected_policy_root is not None:
             document["expected_policy_root"] = plan.expected_policy_root
         if self._relays:
             document["reply_relays"] = list(self._relays[:3])
-        return envelope.sign_command(self._secret, document)
+        return envelope.sign_command(secret, document)
 
     async def transmit(self, command: StoredCommand, client: Client) -> str | None:
         """Send the command's bytes (always the same); returns the transport that took them, None if none.
 
-        Raises Conflict when no transport is set up.
+        Raises Conflict when no transport is set up, or the key is shared.
         """
         now = self._now()
         ways = await self._delivery.ways(client, command)
 
         def body(tx: Tx) -> None:
+            self._shared.check(tx)
             self._commands.note_send(tx, command.command_id, now + ways.resend_s, now)
             if command.state == CommandState.READY:
                 self._commands.move(tx, command, CommandState.SENT, now)
@@ -230,7 +236,12 @@ class CommandService:
         content = json.dumps(command.envelope, separators=(",", ":"), ensure_ascii=False)
         relays = tuple(dict.fromkeys((*client.relays, *self._relays)))
         return await self._delivery.deliver(
-            client, content, relays, ways, expires_at=command.timestamp + 3_600
+            client,
+            content,
+            relays,
+            ways,
+            expires_at=command.timestamp + 3_600,
+            sender=command.sender,
         )
 
     async def apply_answer(
@@ -255,6 +266,8 @@ class CommandService:
                     )
                 return command
             self._commands.move(tx, command, to, self._now())
+            self._shared.answered(tx, client.node_key, client.alias, answer.slug, command.command_id)
+            self._follow_nonce(tx, client, answer)
             self._commands.record_answer(
                 tx,
                 command.command_id,
@@ -274,6 +287,12 @@ class CommandService:
         async with self._moved:
             self._moved.notify_all()
         return moved
+
+    def _follow_nonce(self, tx: Tx, client: Client, answer: Answer) -> None:
+        """Next time above what the node has seen, unless far from our time: nonces are microseconds."""
+        wanted = answer.expected_min
+        if answer.slug == "nonce_too_low" and wanted and wanted < self._now_us() + _NONCE_AHEAD_US:
+            self._clients.raise_nonce(tx, client.client_id, wanted - 1)
 
     async def challenged(self, client: Client, params: Mapping[str, Any]) -> None:
         """A pushed challenge: kept if it is for an open command of ours at this client.

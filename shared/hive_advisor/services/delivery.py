@@ -11,16 +11,18 @@ from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.route import (
+    CommandoRoute,
     OfferedRest,
     RestRoute,
     Routes,
+    check_address,
     check_fingerprint,
     check_rest_url,
 )
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
-from hive_advisor.services.ports import Link, LocalCalls, RestCalls, RouteRows
+from hive_advisor.services.ports import CommandoCalls, Link, LocalCalls, RestCalls, RouteRows
 
-RESEND_S = {"nostr": 45, "rest": 20, "local": 20}
+RESEND_S = {"nostr": 45, "rest": 20, "local": 20, "commando": 20}
 """How long each way has for an answer before the same bytes go out again."""
 
 Answered = Callable[[Client, str], Awaitable[None]]
@@ -34,6 +36,7 @@ class Ways:
     rest: tuple[RestRoute, OfferedRest] | None
     socket_path: str | None
     rune: str | None = None
+    commando: tuple[CommandoRoute, str] | None = None
 
     @property
     def resend_s(self) -> int:
@@ -53,11 +56,12 @@ class DeliveryService:
         nostr: Link,
         rest: RestCalls,
         local: LocalCalls,
+        commando: CommandoCalls,
         answered: Answered,
         say: Callable[[str], None],
     ) -> None:
         self._db, self._rows, self._order = db, rows, tuple(order)
-        self._nostr, self._rest, self._local = nostr, rest, local
+        self._nostr, self._rest, self._local, self._commando = nostr, rest, local, commando
         self._answered, self._say = answered, say
 
     async def ways(self, client: Client, command: StoredCommand) -> Ways:
@@ -68,29 +72,47 @@ class DeliveryService:
 
         routes, offered = await self._db.read(body)
         rest = (routes.rest, offered) if routes.rest is not None and offered is not None else None
-        usable = {"nostr": True, "rest": rest is not None, "local": routes.socket_path is not None}
+        carrier = routes.commando
+        rune = None if offered is None else offered.rune
+        opens = None if carrier is None else carrier.rune or rune
+        commando = None if carrier is None or opens is None else (carrier, opens)
+        usable = {
+            "nostr": True,
+            "rest": rest is not None,
+            "local": routes.socket_path is not None,
+            "commando": commando is not None,
+        }
         order = [name for name in self._order if usable[name]]
         if not order:
             raise Conflict(f"no way to {client.alias!r}: transport.order names none that is set up for it")
         first = command.sends % len(order)
-        rune = None if offered is None else offered.rune
-        return Ways((*order[first:], *order[:first]), rest, routes.socket_path, rune)
+        return Ways((*order[first:], *order[:first]), rest, routes.socket_path, rune, commando)
 
     async def deliver(
-        self, client: Client, content: str, relays: Sequence[str], ways: Ways, *, expires_at: int
+        self,
+        client: Client,
+        content: str,
+        relays: Sequence[str],
+        ways: Ways,
+        *,
+        expires_at: int,
+        sender: str,
     ) -> str | None:
         """Send over the first way that takes it; its name, or None when none does.
 
-        REST and the socket answer at once; such an answer has been handled when this returns.
+        `sender` is the key of ours that signed. REST, the socket and commando answer at once; such an answer
+        has been handled when this returns.
         """
         for name in ways.order:
             if name == "nostr":
-                if await self._nostr.deliver(client.node_key, content, relays, expires_at=expires_at):
+                if await self._nostr.deliver(
+                    client.node_key, content, relays, expires_at=expires_at, sender=sender
+                ):
                     return name
                 self._say("no relay took the command")
                 continue
             try:
-                answer = await self._call(name, ways, content)
+                answer = await self._call(name, client, ways, content, sender)
             except TransportUnavailable as error:
                 self._say(error.detail)
                 continue
@@ -98,11 +120,13 @@ class DeliveryService:
             return name
         return None
 
-    async def _call(self, name: str, ways: Ways, content: str) -> str:
+    async def _call(self, name: str, client: Client, ways: Ways, content: str, sender: str) -> str:
         if name == "rest" and ways.rest is not None:
-            return await self._rest.call(*ways.rest, content)
+            return await self._rest.call(*ways.rest, content, sender)
+        if name == "commando" and ways.commando is not None:
+            return await self._commando.call(*ways.commando, client.node_id, content, sender)
         assert ways.socket_path is not None
-        return await self._local.call(ways.socket_path, content, ways.rune)
+        return await self._local.call(ways.socket_path, content, ways.rune, sender)
 
     # -- routes --------------------------------------------------------------------------------------
 
@@ -145,13 +169,37 @@ class DeliveryService:
         """Use the RPC socket of a node on this machine."""
         return await self._change(client, lambda routes: replace(routes, socket_path=path))
 
-    async def clear(self, client: Client, *, rest: bool = False, socket: bool = False) -> Routes:
-        """Stop using REST, the socket, or both."""
+    async def set_commando(
+        self,
+        client: Client,
+        credential: StoredCredential,
+        *,
+        socket_path: str,
+        rune: str | None,
+        address: str | None,
+    ) -> Routes:
+        """Use commando of the own node at `socket_path`, with `rune` or the one of the offer.
+
+        Raises Conflict when there is no rune at all, InvalidParams for a bad address.
+        """
+        offered = await self._db.read(lambda tx: self._rows.offered(tx, credential.credential_id))
+        if rune is None and offered is None:
+            raise Conflict(
+                f"{client.alias!r} gave no rune with its credential, and commando needs one: ask its operator"
+                " for a rune for hive-comms-rpc and your key, and give it with --rune-file"
+            )
+        host, port = (None, None) if address is None else check_address(address)
+        route = CommandoRoute(socket_path, rune, host, port)
+        return await self._change(client, lambda routes: replace(routes, commando=route))
+
+    async def clear(self, client: Client, *ways: str) -> Routes:
+        """Stop using `rest`, `local`, `commando`."""
         return await self._change(
             client,
             lambda routes: Routes(
-                None if rest else routes.rest,
-                None if socket else routes.socket_path,
+                None if "rest" in ways else routes.rest,
+                None if "local" in ways else routes.socket_path,
+                None if "commando" in ways else routes.commando,
             ),
         )
 

@@ -14,6 +14,7 @@ from hive_shared.nostr.giftwrap import Message
 from hive_shared.store import Db
 
 from hive_advisor.domain.answer import read_answer
+from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.offer import check_offer
 from hive_advisor.domain.rows import Client, Quarantined
 from hive_advisor.services.approvals import ApprovalService
@@ -40,7 +41,7 @@ class MailService:
         delivery: DeliveryService,
         approvals: ApprovalService,
         *,
-        agent_key: str,
+        keyring: Keyring,
         accept_offers: bool,
         own_relays: tuple[str, ...],
         now: Callable[[], int],
@@ -49,27 +50,29 @@ class MailService:
         self._db, self._records, self._rows = db, records, rows
         self._clients, self._commands, self._receipts = clients, commands, receipts
         self._delivery, self._approvals = delivery, approvals
-        self._agent_key, self._accept, self._now = agent_key, accept_offers, now
+        self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
         self._one_at_a_time = asyncio.Lock()
         self.taken = 0
         self.refused = 0
 
-    async def receive(self, message: Message) -> None:
-        """One message. Never raises for bad content."""
+    async def receive(self, message: Message, agent_key: str) -> None:
+        """One message to ``agent_key``, a key of ours. Never raises for bad content."""
         async with self._one_at_a_time:
-            await self._receive(message)
+            await self._receive(message, agent_key)
 
     async def receive_answer(self, client: Client, content: str) -> None:
         """What REST or a socket returned: an answer of this client, whose signature proves it."""
         number = "call:" + hashlib.sha256(content.encode()).hexdigest()
         async with self._one_at_a_time:
             await self._receive(
-                Message(client.node_key, number, content, self._now(), (), ""), answer_only=True
+                Message(client.node_key, number, content, self._now(), (), ""),
+                self._keyring.current,
+                answer_only=True,
             )
 
-    async def _receive(self, message: Message, *, answer_only: bool = False) -> None:
+    async def _receive(self, message: Message, agent_key: str, *, answer_only: bool = False) -> None:
         if await self._db.read(lambda tx: self._records.seen(tx, message.rumor_id)):
             return
         document: dict[str, Any] = {}
@@ -77,7 +80,7 @@ class MailService:
             document = decode_object(message.content, max_bytes=_MAX_MESSAGE, max_nodes=50_000, floats=True)
             if answer_only and "request_nonce" not in document:
                 raise InvalidParams("the call returned something that is no answer")
-            await self._route(message, document)
+            await self._route(message, document, agent_key)
         except (HiveError, Fork) as error:
             self.refused += 1
             item = Quarantined(message.rumor_id, message.sender, str(error)[:500], self._now(), document)
@@ -88,12 +91,12 @@ class MailService:
             lambda tx: self._records.add_message(tx, message.rumor_id, message.sender, document, self._now())
         )
 
-    async def _route(self, message: Message, document: dict[str, Any]) -> None:
+    async def _route(self, message: Message, document: dict[str, Any], agent_key: str) -> None:
         client = await self._clients.with_node_key(message.sender)
         if "status" in document and "request_nonce" in document:
             await self._answer(client, message, document)
         elif document.get("schema_type") == CONTROL:
-            await self._push(client, message)
+            await self._push(client, message, agent_key)
         else:
             raise InvalidParams("neither an answer nor a push")
 
@@ -118,7 +121,10 @@ class MailService:
             if difference is not None:
                 await self._clients.suspect(client, f"receipt {receipt_id}: {difference}")
         await self._note_seq(client, answer.seq)
-        if answer.slug in _SUSPECT_SLUGS and answer.status != 0:
+        used = await self._db.read(lambda tx: self._rows.credential(tx, command.credential_id))
+        # One that was replaced here first may well be refused there.
+        live = used is not None and used.state == "active"
+        if answer.slug in _SUSPECT_SLUGS and answer.status != 0 and live:
             await self._clients.suspect(client, f"the node answered {answer.slug}")
 
     async def _receipt(self, client: Client, document: dict[str, Any]) -> int:
@@ -130,18 +136,18 @@ class MailService:
             raise
         return checked.receipt_id
 
-    async def _push(self, client: Client | None, message: Message) -> None:
+    async def _push(self, client: Client | None, message: Message, agent_key: str) -> None:
         push = envelope.decode_push(message.content)
         if push.node_key != message.sender:
             raise InvalidParams("the push was sealed by another key than the one that signed it")
-        if push.agent_key != self._agent_key:
+        if push.agent_key != agent_key:
             raise InvalidParams("the push is addressed to another key")
         action, params = push.action, dict(push.params)
         if action == "credential_offer":
-            await self._offer(message, params)
+            await self._offer(message, params, agent_key)
             return
         if action == "approval_request":
-            await self._approvals.take(push.node_key, params)
+            await self._approvals.take(push.node_key, params, agent_key)
             if client is not None:
                 await self._note_seq(client, push.seq)
             return
@@ -150,11 +156,11 @@ class MailService:
         await self._client_push(client, action, params)
         await self._note_seq(client, push.seq)
 
-    async def _offer(self, message: Message, params: dict[str, Any]) -> None:
+    async def _offer(self, message: Message, params: dict[str, Any], agent_key: str) -> None:
         offer = check_offer(
             params,
             seal_key=message.sender,
-            agent_key=self._agent_key,
+            agent_key=agent_key,
             own_relays=self._own_relays,
             now=self._now(),
         )

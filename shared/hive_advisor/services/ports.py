@@ -9,7 +9,7 @@ from hive_shared.store import Tx
 
 from hive_advisor.domain.approval_request import ApprovalRequest, Decision
 from hive_advisor.domain.command_machine import CommandState
-from hive_advisor.domain.route import OfferedRest, RestRoute, Routes
+from hive_advisor.domain.route import CommandoRoute, OfferedRest, RestRoute, Routes
 from hive_advisor.domain.rows import (
     AuditRow,
     Client,
@@ -138,22 +138,28 @@ class RouteRows(Protocol):
 class RestCalls(Protocol):
     """hive-comms-rpc over clnrest. Raises TransportUnavailable when there is no answer."""
 
-    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str) -> str: ...
+    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str, sender: str) -> str: ...
 
 
 class LocalCalls(Protocol):
     """hive-comms-rpc on a node's RPC socket. Raises TransportUnavailable when there is no answer."""
 
-    async def call(self, socket_path: str, envelope: str, rune: str | None) -> str: ...
+    async def call(self, socket_path: str, envelope: str, rune: str | None, sender: str) -> str: ...
+
+
+class CommandoCalls(Protocol):
+    """hive-comms-rpc by commando. Raises TransportUnavailable when there is no answer."""
+
+    async def call(
+        self, route: CommandoRoute, rune: str, node_id: str, envelope: str, sender: str
+    ) -> str: ...
 
 
 class Link(Protocol):
-    """How bytes reach a client over relays."""
+    """How bytes reach a client over relays; ``sender`` is the key of ours that sends them."""
 
-    @property
-    def pubkey(self) -> str: ...
     async def deliver(
-        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int
+        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int, sender: str
     ) -> int: ...
 
 

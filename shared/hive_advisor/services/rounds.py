@@ -17,6 +17,7 @@ from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.ports import ClientRows
 from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
+from hive_advisor.services.shared_key import SharedKeyService
 
 LAST_SEEN = "last_seen"
 """Key of the time of the last full round."""
@@ -44,6 +45,7 @@ class RoundService:
         receipts: ReceiptService,
         mail: MailService,
         approvals: ApprovalService,
+        shared_key: SharedKeyService,
         ask: Ask,
         *,
         catch_up: Callable[[float], Awaitable[int]],
@@ -52,21 +54,23 @@ class RoundService:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._receipts, self._mail, self._ask = receipts, mail, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
+        self._shared = shared_key
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
         started = self._now()
         await self._catch_up(5)
         sent = 0
+        shared = await self._shared.found()
         by_id = {client.client_id: client for client in await self._clients.all()}
-        for command in await self._commands.due():
+        for command in await self._commands.due() if shared is None else ():
             client = by_id.get(command.client_id)
             if client is not None and client.state in ("active", "offered"):
                 await self._ask.send_again(command, client)
                 sent += 1
         sent += await self._approvals.send_unanswered()
         lost = 0
-        for command, client in await self._commands.dead():
+        for command, client in await self._commands.dead() if shared is None else ():
             if client.state == "active" and command.schema != CONTROL:
                 answer = await self._ask.ask_status(command, 10)
                 lost += answer["state"] == "not_found"
@@ -77,6 +81,7 @@ class RoundService:
             "sent_again": sent,
             "proven_lost": lost,
             "open": len([c for c in await self._commands.open() if c.schema != CONTROL]),
+            **({} if shared is None else {"identity_shared": shared}),
         }
 
     async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class ApprovalStore:
     def add(self, tx: Tx, request: ApprovalRequest) -> None:
         tx.execute(
             "INSERT INTO adv_approvals (approval_id, node_key, command_id, command_hash, envelope_json,"
-            " danger, expires, state, created) VALUES (?,?,?,?,?,?,?,'waiting',?)",
+            " danger, expires, state, created, agent_key) VALUES (?,?,?,?,?,?,?,'waiting',?,?)",
             (
                 request.approval_id,
                 request.node_key,
@@ -30,6 +30,7 @@ class ApprovalStore:
                 request.danger,
                 request.expires,
                 request.created,
+                request.agent_key,
             ),
         )
 
@@ -156,4 +157,5 @@ def _request(row: sqlite3.Row) -> ApprovalRequest:
         slug=row["slug"],
         sentence=row["sentence"],
         decided=row["decided"],
+        agent_key=row["agent_key"],
     )

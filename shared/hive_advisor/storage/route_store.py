@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import asdict
+from typing import Any
 
 from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
 
-from hive_advisor.domain.route import OfferedRest, RestRoute, Routes
+from hive_advisor.domain.route import CommandoRoute, OfferedRest, RestRoute, Routes
 
 
 class RouteStore:
@@ -22,21 +24,35 @@ class RouteStore:
         row = tx.execute("SELECT * FROM adv_routes WHERE client_id = ?", (client_id,)).fetchone()
         if row is None:
             return Routes()
-        sealed = row["rest_enc"]
-        opened = None if sealed is None else self._sealer.open("adv_routes", client_id, "rest_enc", sealed)
-        return Routes(None if opened is None else RestRoute(**json.loads(opened)), row["socket_path"])
+        rest, commando = self._open(row, "rest_enc"), self._open(row, "commando_enc")
+        return Routes(
+            None if rest is None else RestRoute(**rest),
+            row["socket_path"],
+            None if commando is None else CommandoRoute(**commando),
+        )
+
+    def _open(self, row: sqlite3.Row, column: str) -> Any:
+        if row[column] is None:
+            return None
+        return json.loads(self._sealer.open("adv_routes", row["client_id"], column, row[column]))
+
+    def _seal(self, client_id: str, column: str, route: RestRoute | CommandoRoute | None) -> bytes | None:
+        if route is None:
+            return None
+        return self._sealer.seal("adv_routes", client_id, column, json.dumps(asdict(route)).encode())
 
     def set_routes(self, tx: Tx, client_id: str, routes: Routes) -> None:
         """Replace what is set."""
-        rest = None
-        if routes.rest is not None:
-            text = json.dumps(asdict(routes.rest)).encode()
-            rest = self._sealer.seal("adv_routes", client_id, "rest_enc", text)
         tx.execute(
-            "INSERT INTO adv_routes (client_id, rest_enc, socket_path) VALUES (?, ?, ?)"
+            "INSERT INTO adv_routes (client_id, rest_enc, socket_path, commando_enc) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (client_id) DO UPDATE SET rest_enc = excluded.rest_enc,"
-            " socket_path = excluded.socket_path",
-            (client_id, rest, routes.socket_path),
+            " socket_path = excluded.socket_path, commando_enc = excluded.commando_enc",
+            (
+                client_id,
+                self._seal(client_id, "rest_enc", routes.rest),
+                routes.socket_path,
+                self._seal(client_id, "commando_enc", routes.commando),
+            ),
         )
 
     def offered(self, tx: Tx, credential_id: str) -> OfferedRest | None:

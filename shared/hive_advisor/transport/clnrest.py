@@ -21,11 +21,10 @@ from hive_shared.nostr.relay_url import is_local
 from hive_shared.nostr.socks import connect_through
 
 from hive_advisor.domain.route import RestRoute, check_rest_url
+from hive_advisor.transport.pace import RunePace
 
 CONNECT_S: Final = 5.0
 TOTAL_S: Final = 30.0
-# A rune is good for one call a second; the node's clock decides, so a little more.
-_RUNE_REST_S: Final = 1.1
 
 
 class ClnRest:
@@ -35,8 +34,7 @@ class ClnRest:
 
     def __init__(self, *, proxy: tuple[str, int] | None = None, max_answer: int = 1_114_112) -> None:
         self._proxy, self._max_answer = proxy, max_answer
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._last: dict[str, float] = {}
+        self._pace = RunePace()
 
     async def call(
         self, route: RestRoute, rune: str, method: str, params: Mapping[str, object]
@@ -44,8 +42,7 @@ class ClnRest:
         """Status and text of the answer. Raises TransportUnavailable with why there is none."""
         url = check_rest_url(route.url, allow_private=route.allow_private)
         body = json.dumps(params).encode()
-        async with self._turns.setdefault(url, asyncio.Lock()):
-            await self._pause(url)
+        async with self._pace.turn(url):
             try:
                 async with asyncio.timeout(TOTAL_S):
                     return await self._post(url, route, rune, method, body)
@@ -56,13 +53,6 @@ class ClnRest:
                 raise TransportUnavailable(f"{url}: its certificate is not accepted: {said}") from error
             except (OSError, EOFError, ValueError) as error:
                 raise TransportUnavailable(f"{url} cannot be reached: {error}") from error
-            finally:
-                self._last[url] = asyncio.get_running_loop().time()
-
-    async def _pause(self, url: str) -> None:
-        since = asyncio.get_running_loop().time() - self._last.get(url, float("-inf"))
-        if since < _RUNE_REST_S:
-            await asyncio.sleep(_RUNE_REST_S - since)
 
     async def _post(self, url: str, route: RestRoute, rune: str, method: str, body: bytes) -> tuple[int, str]:
         parts = urlsplit(url)

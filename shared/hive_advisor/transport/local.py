@@ -17,21 +17,18 @@ _CALL_S: Final = 30.0
 class LocalLink:
     """Calls hive-comms-rpc on a lightning-rpc socket."""
 
-    def __init__(self, agent_key: str) -> None:
-        self._agent_key = agent_key
+    async def call(self, socket_path: str, envelope: str, rune: str | None, sender: str) -> str:
+        """The answer's text; `sender` is the key that signed.
 
-    async def call(self, socket_path: str, envelope: str, rune: str | None) -> str:
-        """The answer's text; `rune` goes along only where the node demands one.
-
-        Raises TransportUnavailable with why there is none.
+        `rune` goes along only where the node demands one. Raises TransportUnavailable with why there is none.
         """
         cln = ClnClient(Path(socket_path), id_prefix="hive-advisor")
-        params = {"request": envelope, "sender": self._agent_key}
+        params = {"request": envelope, "sender": sender}
         try:
             try:
                 answer = await cln.call("hive-comms-rpc", params, timeout=_CALL_S)
             except ClnError as error:
-                if rune is None or not _demands_rune(error):
+                if rune is None or not demands_rune(error):
                     raise
                 answer = await cln.call("hive-comms-rpc", {**params, "rune": rune}, timeout=_CALL_S)
         except ClnError as error:
@@ -41,6 +38,6 @@ class LocalLink:
         return json.dumps(answer)
 
 
-def _demands_rune(error: ClnError) -> bool:
+def demands_rune(error: ClnError) -> bool:
     """Whether the node refused for want of the parameter rune (its option rest-rune-required)."""
     return isinstance(error.data, dict) and error.data.get("reason") == "rune_rejected"

@@ -18,14 +18,17 @@ _METHOD: Final = "hive-comms-rpc"
 class RestLink:
     """Calls hive-comms-rpc. `proxy` is the SOCKS proxy (host, port) all connections have to take."""
 
-    def __init__(self, agent_key: str, *, proxy: tuple[str, int] | None = None) -> None:
-        self._agent_key, self._clnrest = agent_key, ClnRest(proxy=proxy)
+    def __init__(self, *, proxy: tuple[str, int] | None = None) -> None:
+        self._clnrest = ClnRest(proxy=proxy)
         self._demanding: set[str] = set()
 
-    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str) -> str:
-        """The answer's text. Raises TransportUnavailable with why there is none."""
+    async def call(self, route: RestRoute, offered: OfferedRest, envelope: str, sender: str) -> str:
+        """The answer's text; `sender` is the key that signed.
+
+        Raises TransportUnavailable with why there is none.
+        """
         url = check_rest_url(route.url, allow_private=route.allow_private)
-        params = {"request": envelope, "sender": self._agent_key}
+        params = {"request": envelope, "sender": sender}
         if url in self._demanding:
             params["rune"] = offered.rune
         status, text = await self._clnrest.call(route, offered.rune, _METHOD, params)

@@ -72,6 +72,21 @@ class NodeFake:
         self.configs: dict[str, dict[str, Any]] = {
             "min-capacity-sat": {"value_int": 10_000, "source": "default", "dynamic": True},
             "cltv-delta": {"value_int": 34, "source": "default"},
+            "alias": {"value_str": "SLICKERGOPHER", "source": "/home/op/.lightning/config:3"},
+            "rgb": {"value_str": "02aabb", "source": "default"},
+            "announce-addr": {"values_str": ["203.0.113.7:9735"], "sources": ["cmdline"]},
+            "always-use-proxy": {"value_bool": False, "source": "default"},
+            "max-dust-htlc-exposure-msat": {"value_msat": 50_000_000, "source": "default"},
+            "askrene-timeout": {
+                "value_int": 10,
+                "source": "default",
+                "plugin": "/usr/x/cln-askrene",
+                "dynamic": True,
+            },
+            "bitcoin-rpcpassword": {"value_str": "hunter2", "source": "cmdline"},
+            "log-file": {"values_str": ["/home/op/cln.log"], "sources": ["cmdline"]},
+            "bitcoin-rpcconnect": {"value_str": "http://op:secret@10.0.0.1", "source": "cmdline"},
+            "proxy": {},
         }
 
     @staticmethod
@@ -113,6 +128,8 @@ class NodeFake:
         self._note(method)
         if method in self.answers:
             return self.answers[method](params or {})
+        if method == "setconfig":
+            return self._setconfig(params or {})
         answers: dict[str, dict[str, Any]] = {
             "listfunds": {
                 "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
@@ -125,6 +142,15 @@ class NodeFake:
         if method not in answers:
             raise ClnError(method, -32601, "Unknown command")
         return answers[method]
+
+    def _setconfig(self, params: Mapping[str, object]) -> dict[str, Any]:
+        row = self.configs[str(params["config"])]
+        if row.get("dynamic") is not True:
+            raise ClnError("setconfig", -32602, "Not a dynamic option")
+        row["value_int"] = int(str(params["val"]))
+        if "setconfig" in self.lose:
+            raise ClnTimeout("setconfig", 30)
+        return {"config": {"config": params["config"], **row}}
 
     async def getinfo(self) -> dict[str, Any]:
         self._note("getinfo")
@@ -169,7 +195,7 @@ class NodeFake:
     async def listconfigs(self, config: str | None = None) -> dict[str, Any]:
         if config is not None and config not in self.configs:
             raise ClnError("listconfigs", -32602, f"Unknown config option '{config}'")
-        return {"configs": {name: row for name, row in self.configs.items() if config in (None, name)}}
+        return {"configs": {n: dict(row) for n, row in self.configs.items() if row and config in (None, n)}}
 
     async def signmessage(self, text: str) -> str:
         return crypto.cln_sign_message(HSM_KEY, text)

@@ -25,7 +25,7 @@ from .registry import (
     find,
     glob_names,
 )
-from .registry.catalogue import ADJUST_GROUP
+from .registry.config import ADJUST_GROUP
 from .registry.danger import tier_for
 from .registry.params import Bool, Int, ListedChannel, ListOf, NodeKey, ParamType, Text
 

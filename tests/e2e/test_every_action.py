@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import actions_config
 import actions_forwarding
 import actions_htlc
 import actions_peer
@@ -18,7 +19,12 @@ from hive_devnet.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ENTRIES = (*actions_forwarding.ENTRIES, *actions_htlc.ENTRIES, *actions_peer.ENTRIES)
+ENTRIES = (
+    *actions_config.ENTRIES,
+    *actions_forwarding.ENTRIES,
+    *actions_htlc.ENTRIES,
+    *actions_peer.ENTRIES,
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,6 +3,7 @@
 docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 11-advisor-kit.md §15.
 """
 
+from .config import CONFIG
 from .control import CONTROL, PUSHES
 from .danger import Danger, DangerFacts, DangerRule, Tier, lightning_spend, onchain_spend, tier_for
 from .forwarding import EMERGENCY, FORWARDING
@@ -26,6 +27,7 @@ from .spec import ActionSpec, SchemaSpec
 
 __all__ = [
     "BASE_PRICE_SATS",
+    "CONFIG",
     "CONTROL",
     "EMERGENCY",
     "FEE_POLICY",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import forwarding, htlc, peer
+from . import config, forwarding, htlc, peer
 from .danger import (
     Danger,
     DangerFacts,
@@ -21,10 +21,7 @@ from .danger import (
     plus_withdrawal,
     withdrawal,
 )
-from .params import NO_PARAMS
 from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
-
-_RESTART: Final = "the CLN option is static; the operator has to change it and restart"
 
 
 def _rebalance() -> SchemaSpec:
@@ -129,56 +126,6 @@ def _plugin() -> SchemaSpec:
     return table.done()
 
 
-_HEAVY_GROUPS: Final = frozenset({"budget", "aimd", "thompson", "algorithm", "sling_targets", "sling_params"})
-
-
-def _adjust() -> DangerRule:
-    light, heavy = Danger.of("3/3/3/3/3"), Danger.of("3/4/4/4/3")
-
-    def pick(params: Params, _facts: DangerFacts) -> Danger:
-        group = ADJUST_GROUP.get(str(params.get("parameter")))
-        return heavy if group in _HEAVY_GROUPS else light
-
-    return DangerRule((light, heavy), pick)
-
-
-_GROUPS: Final = {
-    "fee": "min_fee_ppm max_fee_ppm",
-    "budget": "daily_budget_sats rebalance_max_amount rebalance_min_amount proportional_budget_pct",
-    "aimd": (
-        "aimd_additive_increase_ppm aimd_multiplicative_decrease aimd_failure_threshold"
-        " aimd_success_threshold"
-    ),
-    "thompson": "thompson_observation_decay_hours thompson_prior_std_fee thompson_max_observations",
-    "liquidity": "low_liquidity_threshold high_liquidity_threshold scarcity_threshold",
-    "sling_targets": "sling_target_source sling_target_sink sling_target_balanced",
-    "sling_params": "sling_chunk_size_sats sling_max_hops sling_parallel_jobs",
-    "algorithm": "vegas_decay_rate ema_smoothing_alpha kelly_fraction hive_prior_weight",
-    "": "rebalance_min_profit_ppm new_channel_grace_days rebalance_cooldown_hours",
-}
-ADJUST_GROUP: Final = {parameter: group for group, names in _GROUPS.items() for parameter in names.split()}
-"""Parameter of config `adjust` -> its isolation group, "" for the ungrouped ones (02 §5.4)."""
-
-
-def _config() -> SchemaSpec:
-    table = SchemaTable("hive:config/v1", "config_tune")
-    table.read("get_config")
-    table.write("adjust", _adjust())
-    table.write("set_config", "5/3/5/5/5", tier=Tier.ADMIN)
-    table.write("set_alias", "1/1/1/1/1", tier=Tier.STANDARD, why=_RESTART)
-    table.write("set_network_address", "3/3/5/5/3", why=_RESTART)
-    table.write("set_tor", "3/3/5/5/3", why=_RESTART)
-    table.write("set_max_channel_size", "3/3/2/3/2")
-    table.write("set_min_channel_size", "3/3/2/3/2")
-    table.write("set_dust_limit", "3/4/4/4/3", tier=Tier.ADVANCED, why=_RESTART)
-    table.write("fee_schedule", "3/4/4/4/3")
-    table.write("auto_rebalance_rules", "4/6/5/5/4")
-    table.write("disable_forwarding", "4/4/6/6/3", params=NO_PARAMS)
-    table.write("enable_forwarding", "2/2/3/3/2", params=NO_PARAMS)
-    table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN)
-    return table.done()
-
-
 def _backup() -> SchemaSpec:
     table = SchemaTable("hive:backup/v1", "backup")
     table.write("trigger_backup", "2/1/1/1/1")
@@ -219,7 +166,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         _payment(),
         _wallet(),
         _plugin(),
-        _config(),
+        config.config(),
         _backup(),
         forwarding.emergency(),
         htlc.htlc_mgmt(),
@@ -227,4 +174,4 @@ def schemas() -> tuple[SchemaSpec, ...]:
     )
 
 
-__all__ = ["ADJUST_GROUP", "NOT_SERVED", "schemas"]
+__all__ = ["NOT_SERVED", "schemas"]

@@ -8,6 +8,7 @@ from typing import Final
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 from hive_shared.registry import (
+    CONFIG,
     CONTROL,
     EMERGENCY,
     FEE_POLICY,
@@ -24,6 +25,7 @@ from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoki
 from .action import Caller, Params, ReadAction, WriteAction
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
+from .config import GetConfig, SetConfig, SetMinChannelSize
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
@@ -32,7 +34,7 @@ from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .monitor import Monitor
 from .monitor_history import History
 from .peer import BAN, peer_writes
-from .proposal import SetCltvDelta
+from .proposal import SetAlias, SetCltvDelta, SetDustLimit, SetNetworkAddress, SetTor
 
 # Whose fee history is looked up without leaving the event loop.
 _FEW_CHANNELS: Final = 8
@@ -92,6 +94,7 @@ class Executors:
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         self._writes |= {(PEER, name): action for name, action in peer_writes(node, self._bans).items()}
+        self._writes |= self._config(node, fault)
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -115,6 +118,7 @@ class Executors:
             (MONITOR, name): _Reading(read) for name, read in reads.items()
         }
         self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+        self._reads[CONFIG, "get_config"] = GetConfig(node)
         self._reads |= self._htlc_reads(HtlcReads(node, seen))
 
     @staticmethod
@@ -134,8 +138,8 @@ class Executors:
             (FORWARDING, "enable_channel"): EnableChannel(*parts),
             (FORWARDING, "disable_all"): disable_all,
             (FORWARDING, "enable_all"): enable_all,
-            ("hive:config/v1", "disable_forwarding"): disable_all,
-            ("hive:config/v1", "enable_forwarding"): enable_all,
+            (CONFIG, "disable_forwarding"): disable_all,
+            (CONFIG, "enable_forwarding"): enable_all,
             (EMERGENCY, "disable_forwarding"): disable_all,
         }
 
@@ -145,6 +149,17 @@ class Executors:
             (HTLC_POLICY, "set_htlc_limits"): SetHtlcLimits(*parts),
             (HTLC_POLICY, "set_htlc_limits_bulk"): SetHtlcLimitsBulk(*parts),
             (HTLC_POLICY, "set_cltv_delta"): SetCltvDelta(node),
+        }
+
+    @staticmethod
+    def _config(node: Node, fault: Fault) -> dict[tuple[str, str], WriteAction]:
+        return {
+            (CONFIG, "set_config"): SetConfig(node, fault),
+            (CONFIG, "set_min_channel_size"): SetMinChannelSize(node, fault),
+            (CONFIG, "set_alias"): SetAlias(node),
+            (CONFIG, "set_network_address"): SetNetworkAddress(node),
+            (CONFIG, "set_tor"): SetTor(node),
+            (CONFIG, "set_dust_limit"): SetDustLimit(node),
         }
 
     def _emergency(self, node: Node, revoking: Revoking) -> dict[tuple[str, str], WriteAction]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 
+from ...domain.node_option import same, shown, value_of
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan
 
@@ -27,16 +27,19 @@ class Proposal(ABC):
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Compare what is asked with what is set. Raises ClnError for an option the node does not know."""
         options: list[JsonValue] = []
-        for name, wanted in self._options(params).items():
-            present = _value((await self._node.listconfigs(name)).get("configs", {}).get(name, {}))
-            if wanted not in _as_texts(present):
+        for name, wanted in (await self._options(params)).items():
+            present = await self._present(name)
+            if not same(present, wanted):
                 options.append({"option": name, "now": present, "proposed": wanted})
         note = self._note(params)
         undo: dict[str, JsonValue] = {"options": options, **({"note": note} if note else {})}
         return Plan(undo=undo, basis=options, proposal=True)
 
+    async def _present(self, name: str) -> JsonValue:
+        return value_of((await self._node.listconfigs(name)).get("configs", {}).get(name, {}))
+
     @abstractmethod
-    def _options(self, params: Params) -> Mapping[str, str]:
+    async def _options(self, params: Params) -> Mapping[str, str]:
         """Option name and the value its line would have."""
 
     def _note(self, params: Params) -> str:
@@ -45,20 +48,23 @@ class Proposal(ABC):
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:
         """Nothing is called: the proposal goes out with the receipt."""
-        return _proposed(plan.undo)
+        return proposed(plan.undo)
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """The same: without a receipt nobody was told yet."""
-        return _proposed(undo)
+        return proposed(undo)
 
 
-def _proposed(undo: Mapping[str, JsonValue]) -> Outcome:
+def proposed(undo: Mapping[str, JsonValue]) -> Outcome:
+    """What the operator is told of `undo["options"]`; success when all of them are set already."""
     options = undo["options"]
     assert isinstance(options, list)
     if not options:
         return Outcome("success", {"state": "already_set"}, acted=False)
-    lines = [f"{each['option']}={each['proposed']}" for each in options if isinstance(each, dict)]
-    result: dict[str, JsonValue] = {"state": "proposed", "options": options, "config_lines": [*lines]}
+    told_of = [each for each in options if isinstance(each, dict)]
+    lines = [f"{each['option']}={each['proposed']}" for each in told_of]
+    visible: list[JsonValue] = [{**each, "now": shown(each["now"])} for each in told_of]
+    result: dict[str, JsonValue] = {"state": "proposed", "options": visible, "config_lines": [*lines]}
     told = f"put {' and '.join(lines)} into the node's configuration and restart it"
     if note := undo.get("note"):
         result["note"] = note
@@ -66,32 +72,51 @@ def _proposed(undo: Mapping[str, JsonValue]) -> Outcome:
     waits = from_symbol(
         "requires_restart",
         "CLN reads this at its start only; the operator was told, who may set it and restart the node",
-        options=[str(each["option"]) for each in options if isinstance(each, dict)],
+        options=[str(each["option"]) for each in told_of],
     )
     return Outcome("error", result, waits, proposal=told)
-
-
-def _value(config: Mapping[str, Any]) -> JsonValue:
-    for name in ("value_str", "value_int", "value_msat", "value_bool", "values_str"):
-        if name in config:
-            value: JsonValue = config[name]
-            return value
-    # A flag without value is set when the node lists it.
-    return bool(config.get("set", False))
-
-
-def _as_texts(present: JsonValue) -> list[str]:
-    items = present if isinstance(present, list) else [present]
-    return [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
 
 
 class SetCltvDelta(Proposal):
     """`set_cltv_delta`: blocks between an incoming and an outgoing HTLC; one value for the whole node."""
 
-    def _options(self, params: Params) -> Mapping[str, str]:
+    async def _options(self, params: Params) -> Mapping[str, str]:
         return {"cltv-delta": str(params["cltv_expiry_delta"])}
 
     def _note(self, params: Params) -> str:
         if "channel_id" not in params:
             return ""
         return f"asked for channel {params['channel_id']}; CLN has one value for all channels"
+
+
+class SetAlias(Proposal):
+    """`set_alias`: name and colour of the node in the graph."""
+
+    async def _options(self, params: Params) -> Mapping[str, str]:
+        given = {"alias": params.get("alias"), "rgb": params.get("color")}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+class SetNetworkAddress(Proposal):
+    """`set_network_address`: an address to announce."""
+
+    async def _options(self, params: Params) -> Mapping[str, str]:
+        return {"announce-addr": str(params["address"])}
+
+
+class SetTor(Proposal):
+    """`set_tor`: whether every connection goes through the proxy."""
+
+    async def _options(self, params: Params) -> Mapping[str, str]:
+        if params["enabled"] is not True:
+            return {"always-use-proxy": "false"}
+        present = await self._present("proxy")
+        # Where Tor listens unless it was told otherwise.
+        return {"proxy": str(present or "127.0.0.1:9050"), "always-use-proxy": "true"}
+
+
+class SetDustLimit(Proposal):
+    """`set_dust_limit`: how much may be in HTLCs too small for the chain."""
+
+    async def _options(self, params: Params) -> Mapping[str, str]:
+        return {"max-dust-htlc-exposure-msat": str(params["max_dust_exposure_msat"])}

@@ -1,0 +1,49 @@
+"""Entries of hive:config/v1 for the table of actions (02 §4 item 12)."""
+
+from __future__ import annotations
+
+from action_table import Answer, Entry, Params, Stage, given
+from hive_shared.registry import CONFIG
+
+
+async def _listed(stage: Stage, params: Params, result: Answer) -> None:
+    (item,) = result["items"]
+    shown = (await stage.call("listconfigs", config="min-capacity-sat"))["configs"]["min-capacity-sat"]
+    assert (item["value"], item["dynamic"]) == (shown["value_int"], True)
+
+
+async def _another_size(stage: Stage) -> Params:
+    shown = (await stage.call("listconfigs", config="min-capacity-sat"))["configs"]["min-capacity-sat"]
+    return {"sats": int(shown["value_int"]) + 1_000}
+
+
+async def _allowed(stage: Stage) -> Params:
+    await stage.call("hive-client-policy", action="set", overrides={"allowed_config": ["min-capacity-sat"]})
+    return {"key": "min-capacity-sat", "value": (await _another_size(stage))["sats"]}
+
+
+async def _is_set(stage: Stage, params: Params, result: Answer) -> None:
+    shown = (await stage.call("listconfigs", config="min-capacity-sat"))["configs"]["min-capacity-sat"]
+    assert shown["value_int"] == params.get("sats", params.get("value")) == result["new"]
+
+
+async def _proposed(stage: Stage, params: Params, result: Answer) -> None:
+    for each in result["options"]:
+        shown = (await stage.call("listconfigs", config=each["option"]))["configs"].get(each["option"], {})
+        assert each["proposed"] not in map(str, shown.values())
+
+
+ENTRIES = (
+    Entry(CONFIG, "get_config", given(key="min-capacity-sat"), _listed, given(key="no-such-option")),
+    Entry(CONFIG, "set_min_channel_size", _another_size, _is_set, given(sats=-1)),
+    Entry(CONFIG, "set_config", _allowed, _is_set, given(key="cltv-delta", value=50), slug="policy_blocked"),
+    *(
+        Entry(CONFIG, action, given(**right), _proposed, given(**wrong), answers="requires_restart")
+        for action, right, wrong in (
+            ("set_alias", {"alias": "another name"}, {"alias": ""}),
+            ("set_network_address", {"address": "203.0.113.9:9735"}, {"address": "a path/x"}),
+            ("set_tor", {"enabled": True}, {"enabled": "yes"}),
+            ("set_dust_limit", {"max_dust_exposure_msat": 60_000_000}, {"max_dust_exposure_msat": -1}),
+        )
+    ),
+)

@@ -72,7 +72,7 @@ class NodeFake:
         self.configs: dict[str, dict[str, Any]] = {
             "min-capacity-sat": {"value_int": 10_000, "source": "default", "dynamic": True},
             "cltv-delta": {"value_int": 34, "source": "default"},
-            "alias": {"value_str": "SLICKERGOPHER", "source": "/home/op/.lightning/config:3"},
+            "alias": {"value_str": "SLICKERGOPHER", "source": "/srv/op/.lightning/config:3"},
             "rgb": {"value_str": "02aabb", "source": "default"},
             "announce-addr": {"values_str": ["203.0.113.7:9735"], "sources": ["cmdline"]},
             "always-use-proxy": {"value_bool": False, "source": "default"},
@@ -84,7 +84,7 @@ class NodeFake:
                 "dynamic": True,
             },
             "bitcoin-rpcpassword": {"value_str": "hunter2", "source": "cmdline"},
-            "log-file": {"values_str": ["/home/op/cln.log"], "sources": ["cmdline"]},
+            "log-file": {"values_str": ["/srv/op/cln.log"], "sources": ["cmdline"]},
             "bitcoin-rpcconnect": {"value_str": "http://op:secret@10.0.0.1", "source": "cmdline"},
             "proxy": {},
         }

@@ -25,7 +25,7 @@ from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoki
 from .action import Caller, Params, ReadAction, WriteAction
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
-from .config import GetConfig, SetConfig, SetMinChannelSize
+from .config import GetConfig, config_writes
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
@@ -34,7 +34,7 @@ from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .monitor import Monitor
 from .monitor_history import History
 from .peer import BAN, peer_writes
-from .proposal import SetAlias, SetCltvDelta, SetDustLimit, SetNetworkAddress, SetTor
+from .proposal import SetCltvDelta
 
 # Whose fee history is looked up without leaving the event loop.
 _FEW_CHANNELS: Final = 8
@@ -94,7 +94,7 @@ class Executors:
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         self._writes |= {(PEER, name): action for name, action in peer_writes(node, self._bans).items()}
-        self._writes |= self._config(node, fault)
+        self._writes |= {(CONFIG, name): action for name, action in config_writes(node).items()}
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -149,17 +149,6 @@ class Executors:
             (HTLC_POLICY, "set_htlc_limits"): SetHtlcLimits(*parts),
             (HTLC_POLICY, "set_htlc_limits_bulk"): SetHtlcLimitsBulk(*parts),
             (HTLC_POLICY, "set_cltv_delta"): SetCltvDelta(node),
-        }
-
-    @staticmethod
-    def _config(node: Node, fault: Fault) -> dict[tuple[str, str], WriteAction]:
-        return {
-            (CONFIG, "set_config"): SetConfig(node, fault),
-            (CONFIG, "set_min_channel_size"): SetMinChannelSize(node, fault),
-            (CONFIG, "set_alias"): SetAlias(node),
-            (CONFIG, "set_network_address"): SetNetworkAddress(node),
-            (CONFIG, "set_tor"): SetTor(node),
-            (CONFIG, "set_dust_limit"): SetDustLimit(node),
         }
 
     def _emergency(self, node: Node, revoking: Revoking) -> dict[tuple[str, str], WriteAction]:

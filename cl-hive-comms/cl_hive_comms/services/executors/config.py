@@ -12,12 +12,12 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.node_option import is_secret, same, shown, to_doc, value_of
-from ..ports_commands import Fault, Node, no_fault
-from .action import Caller, Outcome, Params, Plan
+from ..ports_commands import Node
+from .action import Caller, Outcome, Params, Plan, WriteAction
 from .monitor import limit_of
 from .node_errors import node_error
 from .pages import page_of_list
-from .proposal import proposed
+from .proposal import SetAlias, SetDustLimit, SetNetworkAddress, SetTor, proposed
 
 LOCK: Final = "config"
 """The lock of whoever sets an option (02 §7.1: one writer)."""
@@ -61,10 +61,10 @@ class GetConfig:
 
 
 class _SetOption(ABC):
-    """Sets one dynamic option and reads it again. Crash point: `option_set`."""
+    """Sets one dynamic option and reads it again."""
 
-    def __init__(self, node: Node, fault: Fault = no_fault) -> None:
-        self._node, self._fault = node, fault
+    def __init__(self, node: Node) -> None:
+        self._node = node
 
     @abstractmethod
     def _wanted(self, params: Params) -> tuple[str, str, JsonValue]:
@@ -97,7 +97,6 @@ class _SetOption(ABC):
             answered = value_of((await self._node.call("setconfig", asked)).get("config", {}))
         except ClnError as error:
             refused = error
-        await self._fault("option_set")
         return await self._verdict(change, answered, refused)
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
@@ -179,3 +178,15 @@ class SetMinChannelSize(_SetOption):
 
     def _wanted(self, params: Params) -> tuple[str, str, JsonValue]:
         return "min-capacity-sat", "sats", params["sats"]
+
+
+def config_writes(node: Node) -> dict[str, WriteAction]:
+    """The writes of hive:config/v1 about options, by action."""
+    return {
+        "set_config": SetConfig(node),
+        "set_min_channel_size": SetMinChannelSize(node),
+        "set_alias": SetAlias(node),
+        "set_network_address": SetNetworkAddress(node),
+        "set_tor": SetTor(node),
+        "set_dust_limit": SetDustLimit(node),
+    }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.emergency_record import EmergencyRecord
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.kill_switch import KillSwitch
@@ -62,6 +63,7 @@ class Stops:
             world.db,
             self.switch,
             freeze,
+            record=EmergencyRecord(self.switch, world.receipts, alerts),
             receipts=world.receipts,
             alerts=alerts,
             waiting=lambda: self,

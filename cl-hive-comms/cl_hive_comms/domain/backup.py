@@ -28,7 +28,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
     "aliases": ("comms_aliases",),
-    "channels": ("comms_saved_channel", "comms_timers"),
+    "channels": ("comms_saved_channel", "comms_timers", "comms_state"),
 }
 """What each part holds. `keys` are those of nostr_state, readable without this node's seed; what is left out,
 and why, stands in docs/decisions/0292-what-a-backup-holds.md."""

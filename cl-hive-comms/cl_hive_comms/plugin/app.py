@@ -276,10 +276,12 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     @asynccontextmanager
     async def restoring(self) -> AsyncIterator[None]:
         """Memory follows what a restore wrote; the new key first, since all else is told under it."""
-        async with self.policy.restoring():
+        async with self.emergency.restoring(), self.policy.restoring():
             try:
                 yield
             finally:
+                # Before credentials are back: a stop that was restored holds for them too.
+                await self.kill_switch.load()
                 await self.identity.reload()
                 await self.credentials.load()
                 await self.aliases.load()

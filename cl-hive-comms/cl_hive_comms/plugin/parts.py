@@ -29,6 +29,7 @@ from cl_hive_comms.services.command_pipeline import Pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.emergency_record import EmergencyRecord
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.gossip_credentials import GossipCredentials
@@ -83,6 +84,7 @@ class Parts(ABC):
     alerting: Alerting
     identity: IdentityService
     kill_switch: KillSwitch
+    stops: EmergencyRecord
     freeze: ForwardingFreeze
     emergency: EmergencyService
     peer_gate: PeerGate

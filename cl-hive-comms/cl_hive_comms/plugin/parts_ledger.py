@@ -14,6 +14,7 @@ from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.emergency_record import EmergencyRecord
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.identity_service import IdentityService
@@ -66,6 +67,7 @@ class LedgerParts(Parts):
             signmessage=self.cln.signmessage,
             now=unix_now,
         )
+        self.stops = EmergencyRecord(self.kill_switch, self.receipts, self.alerts)
         self.migration, self.legacy_receipts = compose_migration(
             db=self.db,
             db_path=self.db_path,
@@ -122,7 +124,13 @@ class LedgerParts(Parts):
             db=self.db,
             identity=self.identity,
             receipts=self.receipts,
-            running=Running(self.restoring, lambda: self.policy.source == "file", record),
+            running=Running(
+                self.restoring,
+                lambda: self.policy.source == "file",
+                record,
+                self.kill_switch.in_force,
+                self.stops.engaged,
+            ),
             node=self.node,
         )
         self.credentials.also_known(self.policy.approver_keys)
@@ -145,6 +153,7 @@ class LedgerParts(Parts):
             self.db,
             self.kill_switch,
             self.freeze,
+            record=self.stops,
             receipts=self.receipts,
             alerts=self.alerts,
             waiting=lambda: self.pipeline.approvals,

@@ -16,6 +16,7 @@ from hive_shared.store import Tx
 
 from ..domain.backup import Head, Row, Tally, chosen, manifest_line, row_line
 from ..domain.receipt_checkpoint import PRUNE
+from .kill_switch import EMERGENCY_FACT
 from .ports_backup import Keys, Tables
 from .ports_commands import Database
 from .ports_identity import FactStore
@@ -152,6 +153,8 @@ class BackupService:
             yield "comms_saved_channel", asdict(hold)
         for timer in self._t.timers.timers(tx):
             yield "comms_timers", asdict(timer)
+        if (stop := self._facts.get(tx, EMERGENCY_FACT)) is not None:
+            yield "comms_state", {"key": EMERGENCY_FACT, "value": stop}
 
 
 _READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict[str, Any]]]]]] = {

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from hive_shared.store import Db, StoreError, Tx
 from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.emergency import MAX_REASON, TOKEN_S, Stop
 from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.emergency_record import EmergencyRecord
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.ports_emergency import WaitingCommands
@@ -47,6 +49,7 @@ class EmergencyService:
         switch: KillSwitch,
         freeze: ForwardingFreeze,
         *,
+        record: EmergencyRecord,
         receipts: ReceiptService,
         alerts: AlertService,
         waiting: Callable[[], WaitingCommands],
@@ -57,7 +60,8 @@ class EmergencyService:
         log: Log,
     ) -> None:
         self._db, self._switch, self._freeze = db, switch, freeze
-        self._receipts, self._alerts, self._waiting = receipts, alerts, waiting
+        self._record, self._receipts, self._alerts = record, receipts, alerts
+        self._waiting = waiting
         self._revoke_all, self._announce = revoke_all, announce
         self._key, self._now, self._log = token_key, now, log
         self._lock = asyncio.Lock()
@@ -106,6 +110,21 @@ class EmergencyService:
         await self._settle_channels()
         return await self.status()
 
+    @asynccontextmanager
+    async def restoring(self) -> AsyncIterator[None]:
+        """Held around a restore: nothing engages, releases or thaws meanwhile. At its end memory follows, and
+        a stop that was taken in has its effects."""
+        async with self._lock:
+            async with self._freeze.paused():
+                try:
+                    yield
+                finally:
+                    await self._switch.load()
+            if self._switch.engaged():
+                await self._run_effects()
+        if self._switch.engaged():
+            await self._settle_channels()
+
     async def watch(self) -> None:
         """Adopt the file, go on with effects that are due; run every 5 s."""
         draining = self._switch.draining()
@@ -124,19 +143,8 @@ class EmergencyService:
             await self._run_effects()
 
     async def _store_engaged(self, stop: Stop, params: dict[str, JsonValue]) -> None:
-        by = "the operator" if stop.by == "operator" else f"the file {self._switch.file.name}"
-        why = f": {stop.reason}" if stop.reason else ""
-        text = f"the emergency stop was engaged by {by}{why}; nothing remote runs until you release it"
-
-        def body(tx: Tx) -> None:
-            self._switch.put(tx, stop)
-            self._receipts.append(tx, operator_event("emergency_engage", params=params))
-            # A second stop within ten minutes is news of its own.
-            key = f"emergency_stop:{stop.since}"
-            self._alerts.raise_in(tx, Level.CRITICAL, "emergency_stop", text, key)
-
         try:
-            await self._db.write(body)
+            await self._db.write(lambda tx: self._record.engaged(tx, stop, params))
         except StoreError:
             self._log("error", "emergency_not_stored", effect="the stop is on until the plugin ends")
             raise

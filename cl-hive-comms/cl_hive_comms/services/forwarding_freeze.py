@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -63,6 +64,10 @@ class ForwardingFreeze:
         self._now, self._log, self._fault = now, log, fault
         self._lock = asyncio.Lock()
         self._failed: dict[str, str] = {}
+
+    def paused(self) -> AbstractAsyncContextManager[None]:
+        """No sweep while it is held; waits for the one under way."""
+        return self._lock
 
     async def settle(self) -> None:
         """One sweep; run every 30 s, as channels open during a stop and calls fail. Does nothing, and asks

@@ -15,7 +15,8 @@ from hive_shared.store import Db, Tx
 from cl_hive_comms.domain.emergency import Stop, stop_from_text
 from cl_hive_comms.services.ports_identity import Clock, FactStore
 
-_FACT = "emergency"
+EMERGENCY_FACT = "emergency"
+"""Fact: the stop that is engaged, as Stop.to_text writes it."""
 
 
 class KillSwitch:
@@ -33,8 +34,12 @@ class KillSwitch:
         # An operator in a hurry must be able to `touch` the file; without the directory the call still stops.
         with suppress(OSError):
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = await self._db.read(lambda tx: self._store.get(tx, _FACT))
-        self._stop = None if text is None else stop_from_text(text)
+        self._stop = await self._db.read(self.stored)
+
+    def stored(self, tx: Tx) -> Stop | None:
+        """The stop as it stands in the database."""
+        text = self._store.get(tx, EMERGENCY_FACT)
+        return None if text is None else stop_from_text(text)
 
     @property
     def stop(self) -> Stop | None:
@@ -72,6 +77,13 @@ class KillSwitch:
         if self.engaged():
             raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
 
+    def in_force(self, tx: Tx) -> Stop | None:
+        """The stop that is on, also one that was not stored yet: by the file, or while the disk was full."""
+        stop = self.stored(tx)
+        if stop is None and self.engaged():
+            return Stop(since=self._now(), by="file" if self.file_present() else "operator")
+        return stop
+
     # -- for the emergency service -----------------------------------------------------------------------
 
     def latch(self) -> None:
@@ -81,9 +93,9 @@ class KillSwitch:
     def put(self, tx: Tx, stop: Stop | None) -> None:
         """Store a stop, or its end."""
         if stop is None:
-            self._store.delete(tx, _FACT)
+            self._store.delete(tx, EMERGENCY_FACT)
         else:
-            self._store.put(tx, _FACT, stop.to_text(), self._now())
+            self._store.put(tx, EMERGENCY_FACT, stop.to_text(), self._now())
 
     def adopt(self, stop: Stop | None) -> None:
         """Follow what was stored. Releasing looks at the file again at the next question."""

@@ -9,9 +9,11 @@ from typing import Any, Final, Protocol
 from hive_shared.store import Tx
 
 from ..domain.command_record import TimerRow
-from ..domain.emergency import Limits, SavedChannel
+from ..domain.emergency import Limits, SavedChannel, Stop, stop_from_text
 from ..domain.forwarding import BY_ADVISORS, Hold
 from ..domain.legacy_record import LegacyReceipt, Segment, verify_segments
+from ..domain.stop_restore import stop_after
+from .kill_switch import EMERGENCY_FACT
 from .ports_backup import LegacyTables, Tables
 from .restore_parts import Outcome
 
@@ -89,34 +91,51 @@ def restore_channels(
     tables: Tables,
     saved: Sequence[Mapping[str, Any]],
     timers: Sequence[Mapping[str, Any]],
+    stops: Sequence[Mapping[str, Any]],
     *,
+    here: Stop | None,
     newer_here: bool,
     now: int,
-) -> Outcome:
-    """Bounds that channels get back when a hold on them ends, and timers that put fees back.
+) -> tuple[Outcome, Stop | None]:
+    """Bounds that channels get back when a hold on them ends, timers that put fees back, and the emergency
+    stop; the stop in force afterwards, where `here` is the node's.
 
     Not taken when this node's record goes on after the backup: then it knows better which of them ended.
     """
-    found = len(saved) + len(timers)
+    found = len(saved) + len(timers) + len(stops)
     if newer_here:
         note = "this node went on after the backup and knows its channels; mode=replace takes the backup's"
-        return Outcome("channels", found, kept=found, note=note)
-    here = {(hold.reason, hold.channel.channel_id) for hold in tables.saved.holds(tx)}
-    taken = thawing = 0
+        if stops and here is None:
+            note += ". The emergency stop that was on then is not engaged"
+        return Outcome("channels", found, kept=found, note=note), here
+    known = {(hold.reason, hold.channel.channel_id) for hold in tables.saved.holds(tx)}
+    said = next((stop_from_text(str(row["value"])) for row in stops if row["key"] == EMERGENCY_FACT), None)
+    taken = frozen = 0
     for row in saved:
         hold = _hold(row)
-        if (hold.reason, hold.channel.channel_id) not in here:
+        if (hold.reason, hold.channel.channel_id) not in known:
             tables.saved.hold(tx, hold, now)
             taken += 1
-            thawing += hold.reason not in BY_ADVISORS
+            frozen += hold.reason not in BY_ADVISORS
     taken += sum(tables.timers.put_raw_timer(tx, TimerRow(**row)) for row in timers)
-    note = ""
-    if thawing:
-        note = (
-            f"{thawing} channels were frozen by the emergency stop: they get their limits back at once,"
-            " unless the stop is engaged"
-        )
-    return Outcome("channels", found, taken, found - taken, note)
+    after = stop_after(here, said, frozen=frozen > 0, now=now)
+    taken += said is not None and after != here
+    return Outcome("channels", found, taken, found - taken, _of_stop(here, after, frozen)), after
+
+
+def _of_stop(here: Stop | None, after: Stop | None, frozen: int) -> str:
+    if after is None:
+        return ""
+    notes = []
+    if here is None:
+        notes.append(f"the emergency stop is engaged: {after.reason}; hive-client-emergency-stop releases it")
+    else:
+        notes.append("the emergency stop stays on")
+    if frozen:
+        notes.append(f"{frozen} channels that a stop had frozen stay frozen until its release")
+    elif after.freeze and (here is None or not here.freeze):
+        notes.append("it freezes the channels, as it did then")
+    return "; ".join(notes)
 
 
 def _hold(row: Mapping[str, Any]) -> Hold:

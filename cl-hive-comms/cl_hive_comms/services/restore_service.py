@@ -7,7 +7,7 @@ transaction, for the receipts. A dry run does the same and takes the transaction
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from hive_shared.sealed_file import SealedReader
 from hive_shared.store import Tx
 
 from ..domain.backup import Head, Reading, Row, chosen
+from ..domain.emergency import Stop
 from ..domain.identity import KeyRing
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, fault
 from ..domain.receipt_record import AckRow, ReceiptRow, RootRow
@@ -42,11 +43,13 @@ _STREAMED: Final = frozenset({_RECEIPTS, LEGACY_RECEIPTS, LEGACY_ROWS})
 class Running:
     """What of the running plugin a restore meets. `committing` is held around the transaction: nothing else
     changes these meanwhile, and memory follows at its end. `policy_by_file` tells whether a file is the
-    policy document."""
+    policy document, `stop` which emergency stop is on; `engaged` stores one with its receipt and alert."""
 
     committing: Callable[[], AbstractAsyncContextManager[None]]
     policy_by_file: Callable[[], bool]
     record: PolicyRecord
+    stop: Callable[[Tx], Stop | None]
+    engaged: Callable[[Tx, Stop, Mapping[str, JsonValue]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +211,7 @@ class RestoreService:
                 )
                 return _joined(outcome, count, taken, -taken, note)
             case "channels":
-                saved, timers = content.of(part, "comms_saved_channel"), content.of(part, "comms_timers")
-                return restore_channels(
-                    tx, self._t, saved, timers, newer_here=content.newer_here, now=self._now()
-                )
+                return self._channels(tx, content)
             case "policy":
                 return self._policy(tx, content, replace)
             case _:
@@ -253,6 +253,23 @@ class RestoreService:
             content.on_record.append(
                 lambda tx: record.followed(tx, "restore", before=taken.before, after=taken.after)
             )
+        return outcome
+
+    def _channels(self, tx: Tx, content: _Content) -> Outcome:
+        here = self._running.stop(tx)
+        outcome, stop = restore_channels(
+            tx,
+            self._t,
+            content.of("channels", "comms_saved_channel"),
+            content.of("channels", "comms_timers"),
+            content.of("channels", "comms_state"),
+            here=here,
+            newer_here=content.newer_here,
+            now=self._now(),
+        )
+        if stop is not None and stop != here:
+            engaged, params = self._running.engaged, {"restored": True, **_shown(stop)}
+            content.on_record.append(lambda tx: engaged(tx, stop, params))
         return outcome
 
     def _chain(self, tx: Tx, content: _Content, path: Path, passphrase: Secret) -> Outcome:
@@ -333,6 +350,10 @@ _CREDENTIALS: Final = ("comms_advisors", "comms_credentials", "comms_replay", "c
 _DIVERGED: Final = (
     "this node's record went its own way, two chains cannot be joined: kept; the backup file keeps the other"
 )
+
+
+def _shown(stop: Stop) -> dict[str, JsonValue]:
+    return {"reason": stop.reason, "revoke_all": stop.revoke_due, "freeze_forwarding": stop.freeze}
 
 
 def _receipts_of(reading: Reading, content: _Content | None) -> Iterator[ReceiptRow]:

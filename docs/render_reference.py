@@ -58,6 +58,9 @@ given has the preset's value. An unknown key, or a value outside its range, refu
 policy in force stays; when the plugin starts with such a document, advisors can only monitor until it is
 repaired. "None" is no limit, or an empty list.
 
+The last column names the actions that a key bears on. Of actions that are "not served by this version" it
+decides nothing: every command for them is refused anyway.
+
 How a decision comes about, and the floors that no key lifts:
 [the specification](../protocol/08-client-and-plugins.md), section 5.4.
 How to change it: [operator guide](../operator-guide.md).
@@ -171,17 +174,33 @@ def policy_page() -> str:
     """The keys of the policy with the value of each preset."""
     document = importlib.import_module("cl_hive_comms.domain.policy_document")
     presets = importlib.import_module("cl_hive_comms.domain.policy_settings").PRESETS
-    lines = [_POLICY, f"| key | value | {' | '.join(presets)} |", "|---" * (2 + len(presets)) + "|"]
+    lines = [_POLICY, f"| key | value | {' | '.join(presets)} | enforced with |"]
+    lines.append("|---" * (3 + len(presets)) + "|")
     for key, kind in document.KEYS.items():
         for name, meaning in _flat(key, kind.describe()):
             values = " | ".join(_value(settings, name) for settings in presets.values())
-            lines.append(f"| `{name}` | {meaning} | {values} |")
+            lines.append(f"| `{name}` | {meaning} | {values} | {_enforced(name)} |")
     lines += ["", "## Actions a preset forbids", "", "They come with the preset; no key changes them.", ""]
     lines += [
         f"- {name}: {', '.join(f'`{action}`' for action in settings.forbidden_actions)}"
         for name, settings in presets.items()
     ]
     return "\n".join([*lines, ""])
+
+
+def _enforced(name: str) -> str:
+    reach = importlib.import_module("cl_hive_comms.domain.policy_reach")
+    found = reach.reach_of(name)
+    parts = [", ".join([_shown(glob) for glob in found.served])] if found.served else []
+    parts += [reach.BESIDES[name]] if name in reach.BESIDES else []
+    if found.later:
+        parts.append(f"{', '.join(_shown(glob) for glob in found.later)}: **not served by this version**")
+    return "; ".join(parts)
+
+
+def _shown(glob: str) -> str:
+    schema, found, action = glob.partition("#")
+    return f"`{schema}` {'' if action == '*' else f'`{action}`'}".strip() if found else glob
 
 
 def _flat(key: str, rule: Any) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from cl_hive_comms.domain.policy_reach import idle_keys
 from comms_world import PLUGIN, Agent, call, refused, until, world
 from hive_devnet.node import NodeHandle
 
@@ -69,7 +70,15 @@ async def test_reset_goes_back_to_the_bare_preset(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, node, _relay):
         await policy(node, "protect", channels=["1x2x3", "4x5x6"])
         await policy(node, "add-rule", rule={"match": {}, "effect": "confirm"})
+        # A key that bears on nothing this version runs is kept, and the answer says so.
+        given = {"max_danger": 5, "protected_plugins": ["summary"], "max_rebalance_sats": 7}
+        shown = await policy(node, "set", overrides=given)
+        assert shown["effective"]["max_rebalance_sats"] == 7
+        idle = idle_keys(given)
+        assert "max_danger" not in shown.get("warning_keys", "")
+        assert all(key in shown["warning_keys"] for key in idle)
         reset = await policy(node, "reset")
+        assert "warning_keys" not in reset
         assert reset["document"] == {"policy_version": 1, "preset": "moderate", "overrides": {}}
         assert reset["rules"] == [] and reset["override"] is None
 

@@ -479,6 +479,25 @@ async def test_capabilities_and_quotes_tell_the_agent_its_scope(world: World) ->
     assert (quote["price_sats"], quote["danger"]["total"], quote["workflow"]) == (0, 3, "auto")
 
 
+async def test_capabilities_name_the_next_nonce_that_will_do(world: World) -> None:
+    async def next_nonce(nonce: int) -> str:
+        answer = await world.ask(CONTROL, "capabilities", {}, nonce=nonce)
+        return str(answer["result"]["next_nonce"])
+
+    assert await next_nonce(1_000) == "1001"
+    # Beyond what a double holds, as text (docs/decisions/0060); what was refused before step 9 burned none.
+    high = 2**60
+    bad = world.envelope(FEES, "set_single", {"channel_id": "101x1x0", "fee_ppm": 110}, nonce=high + 50)
+    assert slug(await world.handle({**bad, "signature": "00" * 64})) == "bad_signature"
+    assert await next_nonce(high) == str(high + 1)
+    # A nonce that was promised is taken, and what lies below it is not.
+    promised = await world.set_fee(110, nonce=high + 1)
+    assert slug(promised) is None
+    world.pass_time(2)
+    assert slug(await world.ask(MONITOR, "fee_report", {}, nonce=high)) in ("nonce_too_low", "nonce_reuse")
+    assert await next_nonce(high + 7) == str(high + 8)
+
+
 async def test_every_monitor_read_answers_or_says_what_the_node_lacks(world: World) -> None:
     ok = {
         "health_summary",

@@ -7,6 +7,7 @@ from typing import Any
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
+from cl_hive_comms.domain.policy_reach import idle_keys
 from cl_hive_comms.domain.policy_rules import Rule, conflicts
 from cl_hive_comms.domain.policy_settings import PRESETS, QuietHours, Settings
 from cl_hive_comms.services.policy_service import PolicyService
@@ -137,6 +138,11 @@ class PolicyCommands:
         if dids := sorted(name for name in settings.approvers if name.startswith("did:")):
             result["warning_approvers"] = (
                 f"votes of {', '.join(dids)} cannot be checked here and do not count; use Nostr keys"
+            )
+        if idle := idle_keys(snapshot.document.overrides):
+            result["warning_keys"] = (
+                f"{', '.join(idle)}: kept, but bears on nothing that this version runs"
+                " (docs/reference/policy.md)"
             )
         if service.file_problem is not None:
             result["warning_policy_file"] = service.file_problem

@@ -109,6 +109,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def only_relay(url: str) -> dict[str, object]:
+    """Options of comms for this relay alone: nothing of a development network leaves the machine."""
+    unused = dict.fromkeys(("hive-comms-nostr-profile-relays", "hive-comms-nostr-search-relays"), "")
+    return {"hive-comms-nostr-relays": url, **unused}
+
+
 @dataclass
 class World:
     """Everything that runs. ``alice`` is the managed node, ``bob`` her channel peer."""
@@ -158,12 +164,7 @@ class World:
         say(f"relay {relay.url}")
         network = await open_network(directory / "net", kind)
         try:
-            # Nothing of a development network leaves the machine: no public relay is ever tried.
-            local = {
-                "hive-comms-nostr-relays": relay.url,
-                "hive-comms-nostr-profile-relays": "",
-                "hive-comms-nostr-search-relays": "",
-            }
+            local = only_relay(relay.url)
             rest: dict[str, object] = {}
             if with_rest:
                 rest = {"clnrest-port": free_port(), "clnrest-certs": str(directory / "certs")}

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,38 @@ def resident_mb(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise LookupError(f"process {pid} has no VmRSS")
+
+
+def stood_ready(pid: int) -> float:
+    """Seconds that a process's main thread was ready to run while other programs had the processor; 0 where
+    the kernel does not count them."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text()
+    except OSError:
+        return 0.0
+    return int(text.split()[1]) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long something took: by the wall clock (s), and without the time in which the process that did it
+    stood ready and other programs had the processor."""
+
+    wall: float
+    own: float
+
+
+class Stopwatch:
+    """Times what a process does, on a machine that may be busy with other things. What the process itself
+    waits for (disk, timers, other threads) counts; only being kept off the processor does not."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._waited, self._began = pid, stood_ready(pid), time.monotonic()
+
+    def stop(self) -> Took:
+        """Seconds since it was made."""
+        wall = time.monotonic() - self._began
+        return Took(wall, max(0.0, wall - (stood_ready(self._pid) - self._waited)))
 
 
 @contextmanager

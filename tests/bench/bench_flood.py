@@ -34,9 +34,10 @@ async def _measure(strangers: int) -> list[Figure]:
     trips = f"{len(seen.hurried)} round trips"
     return [
         Figure("node kind", 0, kind),
-        Figure("round trip by DM before the flood", min(one[0] for one in seen.calm) * 1_000, "ms"),
+        Figure("round trip by DM before the flood", min(one[0].wall for one in seen.calm) * 1_000, "ms"),
         Figure(f"flood from {strangers:,} keys: longer by DM", seen.delay(0), "s", MAX_DELAY_S, note=trips),
         Figure(f"flood from {strangers:,} keys: longer by RPC", seen.delay(1), "s", MAX_DELAY_S, note=trips),
-        Figure("  programs a processor meanwhile", seen.busy, ""),
+        Figure("  by the wall clock, DM (other programs stretch it)", seen.wall(0), "s"),
+        Figure("  by the wall clock, RPC", seen.wall(1), "s"),
         Figure("memory of cl-hive-comms, grown at worst", seen.growth, "MB", MAX_GROWTH_MB),
     ]

@@ -17,7 +17,7 @@ WORKERS ?= 2
 SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench fuzz devnet machines reference clean distclean
+.PHONY: help setup demo test check lint types bench fuzz slow devnet machines reference clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -59,6 +59,9 @@ bench: setup ## figures beside a yardstick measured in the same run; BENCH=smoke
 
 fuzz: setup ## long fuzzing of every decoder; FUZZ_EXAMPLES=200 for a short one
 	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/fuzz -q --timeout 0
+
+slow: setup ## checks that take a minute each: the guide from its first line, the 100,001st receipt
+	@$(PY) -m pytest tests/slow -n 0 -q
 
 devnet: setup ## leave a development network running until Ctrl-C
 	@$(PY) -m hive_devnet.serve

@@ -1,10 +1,11 @@
 """Alerts: what the operator should notice (docs/protocol/08-client-and-plugins.md §6 "Alerts")."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 DEDUP_S = 600
-"""The same alert within ten minutes is counted, not repeated."""
+"""Within ten minutes of its telling the same alert is counted, not told again."""
 MAX_PER_HOUR = 30
 """Alerts per level and hour; more are counted on the newest row of that level."""
 RETRY_S = (10, 40, 150, 600)
@@ -84,6 +85,13 @@ def channels_of(level: Level, code: str) -> frozenset[Channel]:
 def retry_after(attempts: int) -> int | None:
     """Seconds until the next try after that many failed ones (from 1), None when it was the last."""
     return RETRY_S[attempts - 1] if attempts <= len(RETRY_S) else None
+
+
+def with_repeats(text: str, untold: int, since: int) -> str:
+    """The text of an alert that came `untold` times more since it was last told (Unix s)."""
+    if not untold:
+        return text
+    return f"{text} ({untold} more since {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC)"
 
 
 def nears(used: int, limit: int) -> bool:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Collection
 
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Channel, Level, channels_of
+from cl_hive_comms.domain.alert import (
+    DEDUP_S,
+    MAX_PER_HOUR,
+    Alert,
+    Channel,
+    Level,
+    channels_of,
+    with_repeats,
+)
 from cl_hive_comms.domain.hidden import hidden_text
 from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
 
@@ -35,7 +43,8 @@ class AlertService:
         self._soon: set[asyncio.Task[None]] = set()
 
     def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
-        """Stores the alert with the caller's change; a repeat within ten minutes is only counted."""
+        """Stores the alert with the caller's change. A repeat within ten minutes of its telling is only
+        counted; the next one tells how many there were."""
         now = self._now()
         text = hidden_text(text)
         key = dedup_key or f"{code}:{text}"
@@ -50,6 +59,7 @@ class AlertService:
             )
             if self._store.count_repeat(tx, key, now - 3_600, now) is not None:
                 return
+        text = with_repeats(text, *self._store.untold(tx, key))
         ways = channels_of(level, code).intersection(self._channels())
         self._store.add_alert(tx, level, code=code, text=text, dedup_key=key, now=now, channels=ways)
         self._log(_LOG_LEVEL[level], "alert", severity=level.value, code=code, text=text)

@@ -37,11 +37,14 @@ class StateStore:
         return {row["key"]: row["value"] for row in rows}
 
     def count_repeat(self, tx: sqlite3.Connection, dedup_key: str, since: int, now: int) -> int | None:
-        """Counts a repeat on the newest alert of this key that was last seen at or after `since`; its id."""
+        """Counts a repeat on the newest alert of this key that was told after `since`; its id.
+
+        One from the future, told before the clock was put back, holds nothing up.
+        """
         row = tx.execute(
-            "SELECT alert_id FROM comms_alerts WHERE dedup_key = ? AND last_at >= ?"
+            "SELECT alert_id FROM comms_alerts WHERE dedup_key = ? AND first_at > ? AND first_at <= ?"
             " ORDER BY alert_id DESC LIMIT 1",
-            (dedup_key, since),
+            (dedup_key, since, now),
         ).fetchone()
         if row is None:
             return None
@@ -50,6 +53,14 @@ class StateStore:
             (now, row["alert_id"]),
         )
         return int(row["alert_id"])
+
+    def untold(self, tx: sqlite3.Connection, dedup_key: str) -> tuple[int, int]:
+        """How many repeats were only counted since the newest alert of this key, and when that was told."""
+        row = tx.execute(
+            "SELECT count, first_at FROM comms_alerts WHERE dedup_key = ? ORDER BY alert_id DESC LIMIT 1",
+            (dedup_key,),
+        ).fetchone()
+        return (0, 0) if row is None else (int(row["count"]) - 1, int(row["first_at"]))
 
     def raised_since(self, tx: sqlite3.Connection, level: Level, since: int) -> int:
         """How many alerts of a level were raised at or after `since`."""

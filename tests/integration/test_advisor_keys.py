@@ -113,6 +113,8 @@ async def test_acceptance_11_18_nonce_reuse_stops_all_sending_until_a_human_clea
             with pytest.raises(Conflict, match="used on another machine") as stopped:
                 await set_fee(kit, node, 160)
             assert stopped.value.symbol == "identity_shared"
+            rows = await kit.commands.listed(None, None, 100)
+            assert not [row for row in rows if row.params.get("fee_ppm") == 160]
             assert stopped.value.data["command_id"] == refused.command_id
             kinds = [event.kind for event in await kit.events(0, 500)]
             assert kinds.count("identity_shared") == 1
@@ -243,6 +245,8 @@ async def test_after_a_rotation_each_client_moves_when_it_re_issues(
             # The old credential is revoked afterwards: no reason to suspect anybody.
             node.answer = refusing(node, "credential_revoked")
             await kit.ask_status(unanswered, 40)
+            node.answer = lambda command: node.response(command, 0, receipt=node.receipt(command))
+            assert str((await set_fee(kit, node, 190)).state) == "done"
             assert (await kit.clients.named(moved.alias)).state == "active"
 
 

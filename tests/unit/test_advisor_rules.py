@@ -14,8 +14,8 @@ from hive_advisor.domain.command_machine import (
     next_state,
 )
 from hive_advisor.domain.names import check_alias
+from hive_advisor.domain.schema_help import split_target
 from hive_advisor.paths import profile_paths
-from hive_advisor.services.commands import split_target
 from hive_shared.errors import InvalidParams
 from hypothesis import given
 from hypothesis import strategies as st

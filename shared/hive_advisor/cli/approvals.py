@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from hive_shared.errors import ConfirmationRequired, InvalidParams
 
-from hive_advisor.cli import output
+from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ async def list_(settings: Settings, every: bool, limit: int) -> None:
 
 
 @approvals.command()
-@click.argument("approval_id")
+@click.argument("approval_id", shell_complete=completing.approvals)
 @pass_settings
 @answered
 async def show(settings: Settings, approval_id: str) -> None:
@@ -87,7 +87,7 @@ async def show(settings: Settings, approval_id: str) -> None:
 
 
 @approvals.command()
-@click.argument("approval_id")
+@click.argument("approval_id", shell_complete=completing.approvals)
 @click.option("--node", help="npub of the node, when it asks you for the first time")
 @pass_settings
 @answered
@@ -97,7 +97,7 @@ async def approve(settings: Settings, approval_id: str, node: str | None) -> Non
 
 
 @approvals.command()
-@click.argument("approval_id")
+@click.argument("approval_id", shell_complete=completing.approvals)
 @click.option("--node", help="npub of the node, when it asks you for the first time")
 @pass_settings
 @answered

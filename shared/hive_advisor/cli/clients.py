@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from hive_shared.errors import InvalidParams
 
+from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.output import PENDING, moment
 from hive_advisor.nodes import rune_in
@@ -46,7 +47,7 @@ async def list_(settings: Settings, state: str | None) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def show(settings: Settings, alias: str) -> None:
@@ -77,7 +78,7 @@ async def show(settings: Settings, alias: str) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.option("--name", help="the local alias to call it by")
 @pass_settings
 @answered
@@ -91,7 +92,7 @@ async def accept(settings: Settings, alias: str, name: str | None) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def decline(settings: Settings, alias: str) -> None:
@@ -104,7 +105,7 @@ async def decline(settings: Settings, alias: str) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.argument("name")
 @pass_settings
 @answered
@@ -138,7 +139,7 @@ def _ways(routes: Routes) -> dict[str, Any]:
 
 
 @client.command("set")
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.option("--rest", help="URL of the node's clnrest, 'offered' for the one in its offer, or 'off'")
 @click.option("--ca-cert", type=click.File(), help="clnrest's ca.pem")
 @click.option("--pin", help="SHA-256 of the server's certificate instead of an authority")
@@ -197,7 +198,7 @@ async def set_(
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def pause(settings: Settings, alias: str) -> None:
@@ -208,7 +209,7 @@ async def pause(settings: Settings, alias: str) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def resume(settings: Settings, alias: str) -> None:
@@ -219,7 +220,7 @@ async def resume(settings: Settings, alias: str) -> None:
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def capabilities(settings: Settings, alias: str) -> None:
@@ -242,7 +243,7 @@ _READS = {
 
 
 @client.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.argument("what", type=click.Choice(sorted(_READS)))
 @pass_settings
 @answered

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from hive_shared.errors import ConfirmationRequired, InvalidParams
 
-from hive_advisor.cli import output
+from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
 
 
 @click.command()
-@click.argument("client")
-@click.argument("target", metavar="SCHEMA/ACTION")
-@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...")
+@click.argument("client", shell_complete=completing.clients)
+@click.argument("target", metavar="SCHEMA/ACTION", shell_complete=completing.targets)
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completing.parameters)
 @click.option("--params", "params_file", help="file with a JSON object of parameters, - for stdin")
 @click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
 @click.option("--note", default="", help="your own note, kept locally")
@@ -140,7 +140,7 @@ async def send(
     if_root: str | None,
 ) -> None:
     """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
-    from hive_advisor.services.commands import split_target
+    from hive_advisor.domain.schema_help import split_target
 
     schema_id, action = split_target(target)
     params = parse_pairs(pairs, params_file)
@@ -165,7 +165,7 @@ command.add_command(send)
 
 
 @command.command("list")
-@click.option("--client", "alias")
+@click.option("--client", "alias", shell_complete=completing.clients)
 @click.option("--state")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @pass_settings
@@ -191,7 +191,7 @@ async def list_(settings: Settings, alias: str | None, state: str | None, limit:
 
 
 @command.command()
-@click.argument("command_id")
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def show(settings: Settings, command_id: str) -> None:
@@ -205,7 +205,7 @@ async def show(settings: Settings, command_id: str) -> None:
 
 
 @command.command()
-@click.argument("command_id")
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def wait(settings: Settings, command_id: str) -> None:
@@ -218,7 +218,7 @@ async def wait(settings: Settings, command_id: str) -> None:
 
 
 @command.command()
-@click.argument("command_id")
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def status(settings: Settings, command_id: str) -> None:
@@ -232,7 +232,7 @@ async def status(settings: Settings, command_id: str) -> None:
 
 
 @command.command()
-@click.argument("command_id")
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def cancel(settings: Settings, command_id: str) -> None:
@@ -246,7 +246,7 @@ async def cancel(settings: Settings, command_id: str) -> None:
 
 
 @command.command()
-@click.argument("command_id")
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def confirm(settings: Settings, command_id: str) -> None:

@@ -158,11 +158,12 @@ def answered(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[...,
             return asyncio.run(function(settings, *args, **kwargs))
         except HiveError as error:
             settings.terminal.fail(error)
-        except KeyboardInterrupt:
-            settings.terminal.progress(
-                "interrupted; what was sent stays recorded: see 'hive-advisor command list'"
-            )
-            sys.exit(output.INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort):
+            output.interrupted(settings.terminal)
+        except BrokenPipeError:
+            output.closed_pipe()
+        except click.ClickException:
+            raise
         except Exception as error:
             if settings.verbose:
                 traceback.print_exc()

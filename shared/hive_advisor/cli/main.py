@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings
 from hive_advisor.cli.output import Terminal
 
@@ -59,6 +63,26 @@ class LazyGroup(click.Group):
         module, attribute = _COMMANDS[cmd_name].split(":")
         found: click.Command = getattr(importlib.import_module(module), attribute)
         return found
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit; what click refuses comes out as §10 says, as JSON where asked."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            ended: Any = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            output.misused(error, as_json="--json" in words)
+        except click.Abort:
+            output.interrupted(Terminal("--json" in words))
+        except BrokenPipeError:
+            output.closed_pipe()
+        sys.exit(ended if isinstance(ended, int) else output.OK)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

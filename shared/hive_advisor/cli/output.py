@@ -6,6 +6,7 @@ Data goes to stdout, prompts and progress to stderr. Text that came from a node 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
-from hive_shared.errors import HiveError, Internal
+from hive_shared.errors import HiveError, Internal, InvalidParams
 
 from hive_advisor.domain.cleaning import clean_value
 
@@ -86,6 +87,28 @@ def exit_code_of(error: HiveError) -> int:
 def unexpected(terminal: Terminal, error: BaseException) -> NoReturn:
     """A defect of ours: one line without secrets; ``-v`` shows the traceback."""
     terminal.fail(Internal(f"{type(error).__name__}; run again with -v and report it"), INTERNAL)
+
+
+def misused(error: click.ClickException, *, as_json: bool) -> NoReturn:
+    """A command line that click refused: its words for people, an error object for programs."""
+    if as_json and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+        said = error.format_message()
+        Terminal(as_json=True).fail(InvalidParams(said, reason="usage"), error.exit_code)
+    error.show()
+    sys.exit(error.exit_code)
+
+
+def interrupted(terminal: Terminal) -> NoReturn:
+    """Ctrl-C, or a prompt that was closed: what was sent stays recorded."""
+    terminal.progress("interrupted; what was sent stays recorded: see 'hive-advisor command list'")
+    sys.exit(INTERRUPTED)
+
+
+def closed_pipe() -> NoReturn:
+    """Nobody reads our answer any more; what was done is recorded all the same."""
+    # Python would complain about the same pipe once more when it flushes at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(INTERNAL)
 
 
 def moment(seconds: int | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from hive_shared.errors import Conflict, NotFound
 
-from hive_advisor.cli import output
+from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 
@@ -18,7 +18,7 @@ def receipt() -> None:
 
 
 @receipt.command("list")
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.option("--since", default=0, help="receipt id to start after")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @pass_settings
@@ -42,7 +42,7 @@ async def list_(settings: Settings, alias: str, since: int, limit: int) -> None:
 
 
 @receipt.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.argument("receipt_id", type=int)
 @pass_settings
 @answered
@@ -58,7 +58,7 @@ async def show(settings: Settings, alias: str, receipt_id: int) -> None:
 
 
 @receipt.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def sync(settings: Settings, alias: str) -> None:
@@ -68,7 +68,7 @@ async def sync(settings: Settings, alias: str) -> None:
 
 
 @receipt.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
 async def verify(settings: Settings, alias: str) -> None:
@@ -79,7 +79,7 @@ async def verify(settings: Settings, alias: str) -> None:
 
 
 @receipt.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=completing.clients)
 @click.argument("path", type=click.Path(path_type=Path))
 @pass_settings
 @answered

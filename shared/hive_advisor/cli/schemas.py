@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
+
+if TYPE_CHECKING:
+    from hive_shared.registry import ActionSpec
 
 
 @click.group()
@@ -14,40 +18,80 @@ def schema() -> None:
     """What can be asked of a node."""
 
 
+def _row(spec: ActionSpec) -> dict[str, Any]:
+    from hive_shared import registry
+
+    schemas: Any = registry.export(spec.schema)["schemas"]
+    entry = schemas[spec.schema]["actions"][spec.name]
+    least, most = entry["danger"]["total"], entry["danger_max"]
+    return {
+        "schema": spec.schema,
+        "action": spec.name,
+        "served": spec.served,
+        "tier": entry["required_tier"],
+        "danger": least,
+        "danger_max": most,
+        "changes": not spec.read_only,
+    }
+
+
 @schema.command("list")
+@click.option("--served", is_flag=True, help="only what this version can send")
 @pass_settings
 @answered
-async def list_(settings: Settings) -> None:
+async def list_(settings: Settings, served: bool) -> None:
     """Every schema and its actions."""
     from hive_shared import registry
 
-    schemas: Any = registry.export()["schemas"]
-    items = [
-        {
-            "schema": name,
-            "action": action,
-            "served": entry.get("served", True),
-            "tier": entry["required_tier"],
-            "danger": entry["danger"]["total"] if isinstance(entry["danger"], dict) else entry["danger"],
-        }
-        for name, body in schemas.items()
-        for action, entry in body["actions"].items()
-    ]
+    items = [_row(spec) for spec in registry.actions() if spec.served or not served]
     settings.terminal.show({"items": items, "count": len(items)})
 
 
 @schema.command()
-@click.argument("target", metavar="SCHEMA/ACTION")
+@click.argument("words", nargs=-1, required=True, metavar="WORD...")
+@pass_settings
+@answered
+async def search(settings: Settings, words: tuple[str, ...]) -> None:
+    """Actions whose name, permission or parameters hold all words, e.g. 'fee zero' or 'scid'."""
+    from hive_advisor.domain.schema_help import search as found_by
+
+    items = [_row(spec) for spec in found_by(words)]
+    settings.terminal.show({"items": items, "count": len(items)})
+
+
+@schema.command()
+@click.argument("target", metavar="SCHEMA/ACTION", shell_complete=completing.targets)
 @pass_settings
 @answered
 async def show(settings: Settings, target: str) -> None:
-    """Parameters, ranges, danger and tier of one action, e.g. hive:fee-policy/set_single."""
+    """Parameters, ranges, danger (by size) and tier of one action, e.g. hive:fee-policy/set_single."""
     from hive_shared import registry
+    from hive_shared.errors import NotFound, Unsupported
 
-    from hive_advisor.services.commands import split_target
+    from hive_advisor.domain import schema_help
 
-    schema_id, action = split_target(target)
-    found = registry.find(schema_id, action)
+    schema_id, action = schema_help.split_target(target)
+    try:
+        found = registry.find(schema_id, action)
+    except Unsupported as error:
+        raise NotFound(f"{error.detail}; see 'hive-advisor schema search'", reason=error.symbol) from error
     schemas: Any = registry.export(found.schema)["schemas"]
-    entry = schemas[found.schema]["actions"][found.name]
-    settings.terminal.show({"schema": found.schema, "action": found.name, **entry})
+    entry = dict(schemas[found.schema]["actions"][found.name])
+    rules, by_size = schema_help.rules_of(found), schema_help.danger_by_size(found)
+    data = {
+        "schema": found.schema,
+        "action": found.name,
+        "usage": schema_help.usage(found),
+        **({"rules": rules} if rules else {}),
+        **({"danger_by_size": by_size} if by_size else {}),
+        **entry,
+    }
+    if not settings.terminal.as_json and data.pop("params", None) is not None:
+        # For people the same as lines; programs get the schema of the parameters.
+        data["parameters"] = {
+            field.name: field.kind
+            + (", required" if field.required else "")
+            + ("" if field.default is None else f", default {field.default}")
+            for field in schema_help.fields_of(found)
+        }
+    settings.terminal.show(data)

@@ -58,22 +58,6 @@ class Plan:
         }
 
 
-def split_target(target: str) -> tuple[str, str]:
-    """``hive:fee-policy/set_single`` or ``hive:fee-policy/v1/set_single`` -> schema id and action.
-
-    Raises InvalidParams.
-    """
-    parts = target.split("/")
-    if len(parts) == 2:
-        parts = [parts[0], "v1", parts[1]]
-    if len(parts) != 3 or not all(parts):
-        raise InvalidParams(
-            f"{target!r}: name an action as hive:<category>/<action>, e.g. hive:fee-policy/set_single"
-        )
-    category = parts[0] if parts[0].startswith("hive:") else f"hive:{parts[0]}"
-    return f"{category}/{parts[1]}", parts[2]
-
-
 def _check_root(spec: ActionSpec, root: str) -> None:
     if spec.read_only or spec.schema == CONTROL:
         raise InvalidParams(f"{spec.name} changes nothing, so it takes no policy root")

@@ -48,8 +48,7 @@ def _section(plugin: str) -> str:
     ]
     lines += ["", "Not served yet:", "", "| option | default | meaning |", "|---|---|---|"]
     lines += [
-        f"| `{spec.name}` | {_default(spec.default)} | {spec.description.partition(_NOT_SERVED)[0]} |"
-        for spec in later
+        f"| `{spec.name}` | {_default(spec.default)} | {_waiting(spec.description)} |" for spec in later
     ]
     if old:
         lines += [
@@ -57,6 +56,12 @@ def _section(plugin: str) -> str:
             f"Without effect, kept for old configurations: {', '.join(f'`{name}`' for name in old)}.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _waiting(description: str) -> str:
+    meaning, _, note = description.partition(_NOT_SERVED)
+    reason = note.partition("it waits for ")[2]
+    return f"{meaning} Waits for {reason}" if reason else meaning
 
 
 def _default(value: object) -> str:

@@ -16,9 +16,10 @@ from hive_shared.runtime_spec import OptionSpec
 from cl_hive_comms import option_parsers as read
 from cl_hive_comms.domain import mail
 from cl_hive_comms.domain.relay_sets import RelaySets
+from cl_hive_comms.options_later import awaited
 
 PREFIX = "hive-comms-"
-NOT_SERVED = "Not served by this version: the value is kept and reported, nothing reads it yet."
+NOT_SERVED = "Not served by this version: the value is kept and reported, nothing reads it yet"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Row:
 
     def spec(self) -> OptionSpec:
         """The declaration for the manifest."""
-        note = "" if self.served or self.deprecated else f" {NOT_SERVED}"
+        waits = not self.served and not self.deprecated
+        note = f" {NOT_SERVED}; it waits for {awaited(self.name)}." if waits else ""
         return OptionSpec(
             name=PREFIX + self.name,
             kind=cast(Any, self.kind),

@@ -13,6 +13,7 @@ from hive_shared.nostr.chunks import ChunkBuffer
 from hive_shared.nostr.event import Event, build, check, parse_event, to_text
 from hive_shared.nostr.frames import decode_json
 from hive_shared.nostr.inbound import Incoming, Subscription, check_batch
+from hive_shared.nostr.legacy_dm import open_legacy
 from hive_shared.nostr.reasons import NostrInvalid
 from hive_shared.nostr.relay import normalise_relay_url
 from hypothesis import given
@@ -92,6 +93,25 @@ def test_whatever_is_sealed_inside_a_wrap_is_a_reason(inner: Any) -> None:
     event = build(ALICE, 1059, [["p", xonly_pubkey(BOB)]], payload, NOW)
     with pytest.raises(giftwrap.WrapInvalid):
         giftwrap.unwrap(BOB, event)
+
+
+@given(
+    st.text(max_size=200)
+    | st.from_regex(r"[A-Za-z0-9+/]{128,400}={0,2}", fullmatch=True)
+    | st.from_regex(r"(b64:|nip44:|\{|\[| \{).{0,60}", fullmatch=True)
+)
+def test_whatever_a_message_of_kind_4_holds_is_a_reason_unless_it_is_allowed(content: str) -> None:
+    try:
+        event = build(ALICE, 4, [["p", xonly_pubkey(BOB)]], content, NOW)
+    except NostrInvalid:
+        return
+    with pytest.raises(giftwrap.WrapInvalid):
+        open_legacy(BOB, event, encrypted=True, plain=False)
+    try:
+        message, legacy = open_legacy(BOB, event, encrypted=True, plain=True)
+    except giftwrap.WrapInvalid:
+        return
+    assert message.content == content and not legacy and content.lstrip()[0] in "{["
 
 
 @given(st.text(max_size=200) | st.from_regex(r"[A-Za-z0-9+/]{128,400}={0,2}", fullmatch=True))

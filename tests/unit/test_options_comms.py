@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cl_hive_comms import option_parsers as read
 from cl_hive_comms.options import NOT_SERVED, PREFIX, ROWS, Config, option_specs
+from cl_hive_comms.options_later import awaited
 
 INDEX = Path(__file__).parents[2] / "docs" / "protocol" / "00-index.md"
 
@@ -43,7 +44,16 @@ def test_every_default_passes_its_own_parser() -> None:
 
 def test_help_says_what_is_not_served() -> None:
     for row in ROWS:
-        assert (NOT_SERVED in row.spec().description) == (not row.served and not row.deprecated)
+        later = not row.served and not row.deprecated
+        assert (NOT_SERVED in row.spec().description) == later
+        if later:
+            assert row.spec().description.endswith(f"; it waits for {awaited(row.name)}.")
+
+
+def test_what_an_option_waits_for_is_said_by_the_longest_name_or_not_at_all() -> None:
+    assert awaited("nostr-metadata").startswith("a profile")
+    with pytest.raises(KeyError, match="nostr-relays"):
+        awaited("nostr-relays")
 
 
 def test_a_changed_unserved_option_is_reported() -> None:

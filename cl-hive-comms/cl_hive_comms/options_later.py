@@ -1,0 +1,43 @@
+"""What an option waits for that this version does not serve: the part of the product that it steers.
+
+By the beginning of the name; the longest one counts.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+_PAYMENTS: Final = "payments to advisors"
+_ESCROW: Final = "escrow in ecash"
+_LIQUIDITY: Final = "the liquidity market"
+
+AWAITED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "supervised": "the action that restarts the node",
+        "swap-": "swaps between Lightning and the chain",
+        "private-relationships": "ratings and contract confirmations, which it keeps unpublished",
+        "directory-urls": "the search for advisors",
+        "payment-methods": _PAYMENTS,
+        "escrow-": _ESCROW,
+        "mint-": _ESCROW,
+        "cashu-": _ESCROW,
+        "daily-limit": _PAYMENTS,
+        "weekly-limit": _PAYMENTS,
+        "per-advisor-daily-limit": _PAYMENTS,
+        "per-action-limit": _PAYMENTS,
+        "max-fee-ppm": _PAYMENTS,
+        "sibling-limits": "payments on behalf of sibling plugins",
+        "l402-": "access that is sold by L402",
+        "nostr-metadata": "a profile of this node's own; without one no name card is published",
+        "marketplace-": "the advisor market",
+        "liquidity-": _LIQUIDITY,
+    }
+)
+
+
+def awaited(name: str) -> str:
+    """What the option of this name (without prefix) waits for. Raises KeyError where nobody said."""
+    fits = [start for start in AWAITED if name.startswith(start)]
+    if not fits:
+        raise KeyError(f"options_later does not say what {name} waits for")
+    return AWAITED[max(fits, key=len)]

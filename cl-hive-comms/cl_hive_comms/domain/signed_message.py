@@ -60,20 +60,35 @@ _FIELDS: Final = frozenset(
 _OPTIONAL: Final = frozenset(("contract_id", "node_sig"))
 
 
-def parse(text: str, sender: str, recipients: Collection[str], now: int) -> Draft:
-    """Read a signed message strictly: its fields, its times, the sender's signature for one of our keys.
+@dataclass(frozen=True)
+class OtherVersion:
+    """A message of a version that is not ours, signed by its sender as ours are."""
 
-    Raises InvalidParams (malformed, bad signature; reason `expired` outside its times, reason `unsupported`
-    for another version).
+    version: int
+    msg_id: str
+
+
+def parse(text: str, sender: str, recipients: Collection[str]) -> Draft | OtherVersion:
+    """Read a signed message strictly: its fields, the sender's signature for one of our keys. Its times are
+    looked at by `check_times`.
+
+    Raises InvalidParams (malformed, bad signature, or a version of which not even the signature can be read).
     """
     message = decode_object(text, max_bytes=MAX_BYTES, max_nodes=100_000, floats=True)
-    if message.get("v") != 1:
-        raise InvalidParams(f"version {message.get('v')!r:.20} is not 1", reason="unsupported")
+    version = message.get("v")
+    if type(version) is not int:
+        raise InvalidParams(f"v {version!r:.20} is not a whole number")
+    if version != 1:
+        msg_id = message.get("msg_id")
+        if not isinstance(msg_id, str) or not _UUID.fullmatch(msg_id):
+            raise InvalidParams(f"version {version} is not 1, and msg_id is not a UUID")
+        _check_signature(message, sender, recipients)
+        return OtherVersion(version, msg_id)
     names = message.keys() - _OPTIONAL
     if names != _FIELDS:
         wrong = ", ".join(sorted(names ^ _FIELDS))
         raise InvalidParams(f"fields missing or unknown: {wrong[:200]}")
-    schema, msg_id, thread_id, sig = (message[key] for key in ("schema", "msg_id", "thread_id", "sig"))
+    schema, msg_id, thread_id = (message[key] for key in ("schema", "msg_id", "thread_id"))
     if not isinstance(schema, str) or not 1 <= len(schema) <= 100:
         raise InvalidParams("schema is not a text of 1 to 100 characters")
     if not isinstance(msg_id, str) or not _UUID.fullmatch(msg_id):
@@ -81,13 +96,24 @@ def parse(text: str, sender: str, recipients: Collection[str], now: int) -> Draf
     if not isinstance(thread_id, str) or not 1 <= len(thread_id) <= 64:
         raise InvalidParams("thread_id is not a text of 1 to 64 characters")
     seq, sent_at, expires_at = (_whole(message, key) for key in ("seq", "sent_at", "expires_at"))
+    _check_signature(message, sender, recipients)
+    return Draft(schema, msg_id, thread_id, seq, sent_at, expires_at, message["body"])
+
+
+def check_times(message: Draft, now: int) -> None:
+    """Whether a message is within its times. Raises InvalidParams, reason `expired`."""
+    if message.sent_at > now + _MAX_AHEAD_S or message.expires_at <= now:
+        raise InvalidParams(
+            f"sent at {message.sent_at}, good until {message.expires_at}; it is {now}", reason="expired"
+        )
+
+
+def _check_signature(message: Mapping[str, Any], sender: str, recipients: Collection[str]) -> None:
+    sig = message.get("sig")
     if not isinstance(sig, str) or not _HEX_SIG.fullmatch(sig):
         raise InvalidParams("sig is not 128 hex digits")
     if not any(schnorr_verify(sender, digest(message, recipient), sig) for recipient in recipients):
         raise InvalidParams("sig is not the sender's over this message to this node")
-    if sent_at > now + _MAX_AHEAD_S or expires_at <= now:
-        raise InvalidParams(f"sent at {sent_at}, good until {expires_at}; it is {now}", reason="expired")
-    return Draft(schema, msg_id, thread_id, seq, sent_at, expires_at, message["body"])
 
 
 def _whole(message: Mapping[str, JsonValue], name: str) -> int:

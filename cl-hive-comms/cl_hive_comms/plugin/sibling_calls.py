@@ -11,7 +11,7 @@ from hive_shared.cln import ClnClient
 from hive_shared.errors import HiveError
 from hive_shared.runtime import MethodSpec
 from hive_shared.siblings import PLUGIN, SiblingHub
-from hive_shared.store import Db
+from hive_shared.store import Db, StoreError
 
 from cl_hive_comms.commands.sibling_calls import SiblingCommands
 from cl_hive_comms.commands.sibling_channels import SiblingChannelCommands
@@ -26,6 +26,7 @@ from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.event_publisher import EventPublisher
 from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.inbound_errors import MessageErrors
 from cl_hive_comms.services.inbound_ingest import IngestService
 from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.inbound_signed import SignedInbox
@@ -180,20 +181,17 @@ def compose_sibling_services(
 ) -> SiblingServices:
     """All of them over the same tables; joins them to what comes in and to the siblings' coming and going."""
 
-    async def reply(recipient: str, area: str, msg_id: str, code: str) -> None:
+    async def reply(recipient: str, area: str, msg_id: str, code: str) -> bool:
         try:
-            await messages.send(
-                recipient,
-                {"code": code, "msg_id": msg_id},
-                schema=f"hive:{area}/error",
-                key=f"error:{recipient}:{msg_id}",
-                expires_at=None,
-            )
-        except HiveError as error:
-            log("debug", "error_not_told", why=error.symbol)
+            await messages.tell_error(recipient, area, msg_id, code)
+        except (HiveError, StoreError) as error:
+            log("debug", "error_not_told", why=type(error).__name__)
+            return False
+        return True
 
     delivery = SiblingDelivery(hub.call, present=hub.present, log=log)
-    inbox = SignedInbox(registry, delivery, identity, reply=reply, now=unix_now, log=log)
+    errors = MessageErrors(reply, now=unix_now)
+    inbox = SignedInbox(registry, delivery, identity, errors=errors, now=unix_now, log=log)
     inbound.on_schema(inbox)
     subscriptions = SiblingSubscriptions(nostr, delivery, cln, random_bytes=os.urandom, log=log)
     nostr.on_asked = subscriptions.on_event

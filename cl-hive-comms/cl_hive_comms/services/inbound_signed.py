@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from hive_shared.errors import InvalidParams
@@ -13,7 +13,8 @@ from hive_shared.errors import InvalidParams
 from ..domain import signed_message
 from ..domain.arrival import Arrival
 from ..domain.rate_limit import SlidingWindows
-from ..domain.signed_message import Draft
+from ..domain.signed_message import Draft, OtherVersion
+from .inbound_errors import MessageErrors
 from .ports_commands import Log
 from .ports_identity import NodeKeys
 from .sibling_delivery import Outcome, Parcel, SiblingDelivery
@@ -27,8 +28,6 @@ _MAX_ACCEPTED: Final = 5_000
 
 Settled = Callable[[str, Outcome], None]
 """`settled(id, outcome)`: how it ended, and what a repeat of the message is recognised by."""
-Reply = Callable[[str, str, str, str], Awaitable[None]]
-"""`reply(recipient, area, msg_id, code)` sends the verb `error` of an area."""
 
 
 class Repeats(Protocol):
@@ -47,12 +46,12 @@ class SignedInbox:
         delivery: SiblingDelivery,
         keys: NodeKeys,
         *,
-        reply: Reply,
+        errors: MessageErrors,
         now: Callable[[], int],
         log: Log,
     ) -> None:
         self._registry, self._delivery, self._keys = registry, delivery, keys
-        self._reply, self._now, self._log = reply, now, log
+        self._errors, self._now, self._log = errors, now, log
         self._windows = SlidingWindows(now)
         # Senders that a sibling took a message from: it vouches for them (unknown ones it refuses).
         self._accepted: OrderedDict[str, None] = OrderedDict()
@@ -62,24 +61,36 @@ class SignedInbox:
     async def take(
         self, text: str, arrival: Arrival, schema: str, repeats: Repeats, settled: Settled
     ) -> Outcome | None:
-        """Hand one message on. None: it is under way, and `settled` will be called; else how it ended.
-        `schema` is what it claims to be."""
+        """Hand one message on. None: it is under way, and `settled` will be called; else how it ended:
+        `refused` when its sender was told why, `dropped` without a word. `schema` is what it claims to be."""
         stranger = not arrival.known and arrival.sender not in self._accepted
         handler = self._registry.handler_for(schema)
-        if handler is None:
-            await self._unsupported(text, arrival, schema)
-            return "refused"
+        if handler is None and not arrival.known:
+            self.counters["unhandled"] += 1
+            return "dropped"
         window = ("strangers", "all", ALL_STRANGERS) if stranger else ("sender", arrival.sender, PER_SENDER)
         if not self._windows.allow(*window):
             self.counters["dropped_rate"] += 1
             return "dropped"
-        message = await self._verified(text, arrival, schema)
+        message = self._verified(text, arrival, schema)
         if message is None:
-            return "refused"
+            return "dropped"
+        if isinstance(message, OtherVersion):
+            return await self._unsupported(arrival, schema, message.version, message.msg_id)
         name = f"{arrival.sender}:{message.msg_id}"
         if name in repeats:
+            # Whatever was said about it then holds: also when it has run out since.
             self.counters["repeated"] += 1
-            return "refused"
+            return "dropped"
+        try:
+            signed_message.check_times(message, self._now())
+        except InvalidParams as error:
+            self.counters["expired"] += 1
+            self._log("debug", "message_refused", schema=schema[:100], why=error.detail)
+            told = await self._errors.expired(arrival, schema, message.msg_id)
+            return "refused" if told else "dropped"
+        if handler is None:
+            return await self._unsupported(arrival, schema, 1, message.msg_id)
         parcel = Parcel(
             owner=handler.owner,
             lane=arrival.sender,
@@ -110,25 +121,19 @@ class SignedInbox:
         }
         return params if arrival.sender_did is None else {**params, "sender_did": arrival.sender_did}
 
-    async def _verified(self, text: str, arrival: Arrival, schema: str) -> Draft | None:
+    def _verified(self, text: str, arrival: Arrival, schema: str) -> Draft | OtherVersion | None:
         try:
-            ours = tuple(self._keys.readable_secrets())
-            return signed_message.parse(text, arrival.sender, ours, self._now())
+            return signed_message.parse(text, arrival.sender, tuple(self._keys.readable_secrets()))
         except InvalidParams as error:
-            self.counters["expired" if error.reason == "expired" else "invalid"] += 1
+            self.counters["invalid"] += 1
             self._log("debug", "message_refused", schema=schema[:100], why=error.detail[:200])
             return None
 
-    async def _unsupported(self, text: str, arrival: Arrival, schema: str) -> None:
-        """Say once that nobody here handles this; strangers learn nothing."""
+    async def _unsupported(self, arrival: Arrival, schema: str, version: int, msg_id: str) -> Outcome:
+        """Nobody here takes this; its sender is told once."""
         self.counters["unhandled"] += 1
-        if not arrival.known:
-            return
-        message = await self._verified(text, arrival, schema)
-        area, _, verb = schema.removeprefix("hive:").partition("/")
-        # An answer to an error would be answered with an error.
-        if message is not None and not verb.startswith("error") and schema.startswith("hive:"):
-            await self._reply(arrival.sender, area, message.msg_id, "unsupported")
+        told = await self._errors.unsupported(arrival, schema, version, msg_id)
+        return "refused" if told else "dropped"
 
     def _done(self, outcome: Outcome, sender: str, name: str, settled: Settled) -> None:
         if outcome == "delivered":

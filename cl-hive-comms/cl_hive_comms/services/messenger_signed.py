@@ -72,6 +72,25 @@ class SignedMessages:
         if not self._windows.allow("send-dm", "siblings", PER_MINUTE):
             wait = self._windows.retry_after("send-dm", "siblings", PER_MINUTE)
             raise RateLimited(f"more than {PER_MINUTE} messages in a minute", data={"retry_after": wait})
+        return await self._stored(recipient, body, schema=schema, area=area, name=name, until=until)
+
+    async def tell_error(self, recipient: str, area: str, msg_id: str, code: str) -> None:
+        """Store the verb `error` about a message, once for each message of a sender; not counted with what
+        siblings send. Raises InvalidParams for an area that has no messages, Capacity with a full outbox."""
+        schema = f"hive:{area}/error"
+        await self._stored(
+            recipient,
+            {"code": code, "msg_id": msg_id},
+            schema=schema,
+            area=area_to_send(schema),
+            name=f"dm-error:{recipient}:{msg_id}",
+            until=self._now() + DEFAULT_TTL_S,
+        )
+
+    async def _stored(
+        self, recipient: str, body: JsonValue, *, schema: str, area: str, name: str, until: int
+    ) -> Sent:
+        now = self._now()
         msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
 
         def store(tx: Tx) -> None:

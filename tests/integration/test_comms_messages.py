@@ -1,20 +1,23 @@
 """Messages of a running plugin: in and out over Nostr, repeated, lost, flooded (Protocol 02 §6, 04 §6)."""
 
-import asyncio
-import json
 import os
-import sqlite3
 import time
+import uuid
 from pathlib import Path
 
+from broken_wraps import broken
+from cl_hive_comms.domain.signed_message import Draft, parse, sign
 from comms_world import PLUGIN, Agent, call, until, world
 from hive_devnet.node import NodeHandle
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
+from hive_shared.canonical import encode
 from hive_shared.crypto import Secret
+from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import wrap
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay import RelayPool
+from outside import StoreWatch
 
 
 async def test_a_command_by_direct_message_is_answered_with_a_signed_response(tmp_path: Path) -> None:
@@ -52,58 +55,98 @@ async def sent(node: NodeHandle) -> bool:
 
 
 async def test_foreign_and_malformed_messages_cost_no_database_write(tmp_path: Path) -> None:
+    """Watched over a connection of our own: SQLite's version of the file changes with every commit, whatever
+    it does to which table. What each kind of message may cost exactly is in test_message_cost."""
     async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent:
         await agent.hired(node)
         await agent.run("hive:monitor/v1", "health_summary")
-        file = node.net_dir / "cl_hive_comms.db"
-        await until(lambda: quiet(file), "the outbox has settled")
-        before = changes(file)
-        pool = RelayPool(on_event=_ignore, private_relays=True)
-        await pool.set_relays([], [relay.url], [])
-        await pool.start()
-        for number in range(120):
-            stranger = Secret(os.urandom(32))
-            text = (
-                "{" * 50
-                if number % 3 == 0
-                else json.dumps({"schema_type": "hive:monitor/v1", "n": number})
-                if number % 3 == 1
-                else json.dumps({"schema": "hive:chunk/v1", "id": "0" * 16})
-            )
-            event, _ = wrap(
-                stranger, agent.node_key, text, tags=[], now=int(time.time()), rng=os.urandom, expiration=None
-            )
-            results = await pool.publish(event, [relay.url])
-            assert all(result.accepted for result in results.values())
-        await until(lambda: handled(node, 120), "all were looked at")
-        assert changes(file) == before
-        await pool.stop()
-        answer = await agent.run("hive:monitor/v1", "health_summary")
-        assert answer["status"] == 0
+        now, stranger = int(time.time()), Secret(os.urandom(32))
+        command = agent.command("hive:monitor/v1", "health_summary")
+        events = [
+            event
+            for secret in (stranger, agent.secret)
+            for event in broken(secret, agent.node_key, command, now).values()
+        ]
+        for number in range(60):
+            junk = ("{" * 50, command, '{"schema":"hive:chunk/v1","id":"' + "0" * 16 + '"}')[number % 3]
+            events.append(wrapped(Secret(os.urandom(32)), agent.node_key, junk))
+        for text in (
+            '{"hello":1}',
+            '{"schema":"hive:chunk/v1"}',
+            '{"schema":"hive:chunk-resend/v1","id":"' + "0" * 16 + '","missing":[0]}',
+            '{"schema":"hive:gossip/hello","v":1}',
+        ):
+            events.append(wrapped(agent.secret, agent.node_key, text))
+        watch = StoreWatch.of(node)
+        version, tables, seen = await watch.quiet(), watch.tables(), await handled(node)
+        for event in events:
+            await agent.publish(event)
+
+        async def all_seen() -> bool:
+            return await handled(node) - seen >= len(events)
+
+        await until(all_seen, "all were looked at", 60)
+        # Longer than what is noted in memory waits for its turn to be written.
+        assert await watch.quiet() == version, changed(watch, tables)
+        # An agent that sends what is no command hears so, and that it came is noted: two rows.
+        await agent.send(agent.node_key, "{" * 50)
+        answer = await agent.wait_for(lambda message: "request_nonce" in message and message["status"] == 1)
+        assert answer["error"]["slug"] == "malformed" and envelope.verify_response(answer, agent.node_key)
+        await watch.quiet()
+        assert changed(watch, tables) == {"comms_inbox", "comms_outbox"}
+        counted = "SELECT count(*) FROM comms_outbox WHERE idempotency_key LIKE 'refusal:%'"
+        assert watch.one(counted) == 1
+        watch.close()
+        assert (await agent.run("hive:monitor/v1", "health_summary"))["status"] == 0
+
+
+async def test_a_message_that_cannot_be_taken_is_answered_with_a_signed_error(tmp_path: Path) -> None:
+    async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent, Agent(relay.url) as stranger:
+        await agent.hired(node)
+        stranger.node_key = agent.node_key
+        now = int(time.time())
+
+        def message(secret: Secret, verb: str, until: int) -> tuple[str, str]:
+            msg_id = str(uuid.uuid4())
+            draft = Draft(f"hive:gossip/{verb}", msg_id, "t", 1, now - 60, until, {})
+            return msg_id, sign(draft, secret, agent.node_key)
+
+        _, foreign = message(stranger.secret, "nobody", now - 1)
+        await stranger.send(agent.node_key, foreign)
+        cases = [("nobody", now - 1, "expired"), ("nobody", now + 600, "unsupported")]
+        for verb, expires, code in cases:
+            msg_id, text = message(agent.secret, verb, expires)
+            await agent.send(agent.node_key, text)
+            error = await agent.wait_for(lambda one, about=msg_id: one.get("body", {}).get("msg_id") == about)
+            assert error["schema"] == "hive:gossip/error" and error["body"]["code"] == code
+            read = parse(encode(error).decode(), agent.node_key, (agent.pubkey,))
+            assert isinstance(read, Draft) and read.sent_at >= now
+            await agent.send(agent.node_key, text, later=1)
+        _, error = message(agent.secret, "error", now - 1)
+        await agent.send(agent.node_key, error)
+        # What came before this has been looked at by the time it is answered.
+        await agent.run("hive:monitor/v1", "health_summary")
+        assert sum(one.get("schema") == "hive:gossip/error" for one in agent.received) == 2
+        assert stranger.received == []
 
 
 async def _ignore(*_: object) -> None:
     return None
 
 
-def changes(file: Path) -> int:
-    """How often the database was written, as SQLite itself counts."""
-    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as connection:
-        rows = 0
-        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            rows += connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        return rows
+def wrapped(secret: Secret, node_key: str, text: str) -> Event:
+    event, _ = wrap(secret, node_key, text, tags=[], now=int(time.time()), rng=os.urandom, expiration=None)
+    return event
 
 
-async def quiet(file: Path) -> bool:
-    before = changes(file)
-    await asyncio.sleep(2.5)
-    return changes(file) == before
+def changed(watch: StoreWatch, before: dict[str, str]) -> set[str]:
+    """The tables that are not as they were."""
+    return {name for name, content in watch.tables().items() if before[name] != content}
 
 
-async def handled(node: NodeHandle, count: int) -> bool:
+async def handled(node: NodeHandle) -> int:
     received = (await call(node, "hive-comms-transports"))["items"][0]["received"]
-    return sum(received.values()) >= count
+    return sum(received.values())
 
 
 async def test_a_seal_by_another_key_than_the_rumor_is_dropped_in_silence(tmp_path: Path) -> None:

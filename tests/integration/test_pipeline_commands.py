@@ -210,6 +210,7 @@ async def test_acceptance_02_09_bad_parameters_are_refused_with_a_receipt(world:
 async def test_acceptance_02_09_hostile_text_from_a_known_key_costs_no_database_write(
     world: World, raw: bytes, expected: str
 ) -> None:
+    """By a caller that waits for the answer; what a direct message costs is in test_message_cost."""
     response = await world.handle(raw)
     assert slug(response) == expected
     assert world.db.stats.writes == 0

@@ -39,6 +39,25 @@ async def test_setchannel_by_scid_channel_id_peer_and_all(trio: Any) -> None:
     assert after["updates"]["local"]["fee_proportional_millionths"] == 24
 
 
+async def test_setchannel_answers_with_the_values_that_are_listed_then(trio: Any) -> None:
+    params = {"id": trio.scid, "feebase": 7, "feeppm": 31, "htlcmin": 5, "htlcmax": 900_000_000}
+    (changed,) = (await trio.alice.call("setchannel", params))["channels"]
+    listed = await _channel(trio.alice, trio.scid)
+    # Instead of listing a channel after it was set, cl-hive-comms takes these from the answer.
+    for name in (
+        "peer_id",
+        "channel_id",
+        "short_channel_id",
+        "fee_base_msat",
+        "fee_proportional_millionths",
+        "minimum_htlc_out_msat",
+        "maximum_htlc_out_msat",
+    ):
+        assert changed[name] == listed[name], name
+    assert changed["fee_proportional_millionths"] == 31 and changed["minimum_htlc_out_msat"] == 5
+    await trio.alice.call("setchannel", {"id": trio.scid, "htlcmin": 0, "enforcedelay": 0})
+
+
 async def test_setchannel_leaves_what_is_not_given(trio: Any) -> None:
     await trio.alice.call("setchannel", [trio.scid, "1sat", 2])
     (changed,) = (await trio.alice.call("setchannel", {"id": trio.scid, "htlcmin": 1000}))["channels"]

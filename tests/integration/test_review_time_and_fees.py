@@ -66,9 +66,9 @@ async def test_a_change_nobody_saw_still_counts_for_limits_and_cooldown(world: W
     setting = world.node.setchannel
 
     async def then_blind(*args: Any, **options: Any) -> list[dict[str, Any]]:
-        rows = await setting(*args, **options)
+        await setting(*args, **options)
         world.node.fail["listpeerchannels"] = -1
-        return rows
+        return []
 
     world.node.setchannel = then_blind  # type: ignore[method-assign]
     response = await world.set_fee(125)

@@ -1,8 +1,9 @@
 """Changing the fees or the HTLC bounds of one or many channels, and telling afterwards what happened
 (docs/protocol/02-fleet-management.md §4 items 2, 4 and 14, §5.3; 08 §5.4 "bulk").
 
-Every such action is the same change with different targets: set each channel to known values, read it
-again, compare. So there is one way to run it and one way to probe it.
+Every such action is the same change with different targets: set each channel to known values, look what
+it has now, compare. So there is one way to run it and one way to probe it. What a channel has now is said
+by the answer of `setchannel` itself; without one it is listed again (docs/decisions/0350).
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ from .node_errors import node_error
 
 MAX_PARTS: Final = 200
 """Channels a result lists one by one; of more, those that were not changed come first."""
+
+_SETTINGS: Final = frozenset(
+    {
+        "fee_base_msat",
+        "fee_proportional_millionths",
+        "minimum_htlc_out_msat",
+        "maximum_htlc_out_msat",
+    }
+)
 
 Rows = Mapping[str, Mapping[str, Any]]
 Pair = tuple[int, int]
@@ -213,7 +223,7 @@ class ChannelWriter:
         self._fault = fault
 
     async def run(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome:
-        """Set every target once, read all again, compare."""
+        """Set every target once, look what each has now, compare."""
         delay = undo["enforce_delay_s"]
         assert isinstance(delay, int)
         targets, many = targets_of(undo), _many(undo)
@@ -221,6 +231,7 @@ class ChannelWriter:
         refused: dict[str, HiveError] = {}
         lost: set[str] = set()
         bent: dict[str, Pair] = {}
+        now: dict[str, Mapping[str, Any]] = {}
         for target in targets:
             if self._engaged():
                 refused[target.channel_id] = from_symbol(
@@ -233,13 +244,14 @@ class ChannelWriter:
                 if told:
                     warnings.setdefault(target.channel_id, []).extend(map(str, told))
                     bent[target.channel_id] = target.shown(rows[0])
+                now.update(_resulting(target, rows))
             except ClnError as error:
                 # Also after a lost answer we go on to the comparison: the node may have acted.
                 refused[target.channel_id] = node_error(error)
                 if error.outcome_unknown:
                     lost.add(target.channel_id)
             await self._fault(f"channel_set_{target.scid}")
-        return await self._compare(targets, caller, _Calls(refused, warnings, lost, many, bent))
+        return await self._compare(targets, now, caller, _Calls(refused, warnings, lost, many, bent))
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """Compare the node with the targets; None when it cannot be asked."""
@@ -253,9 +265,10 @@ class ChannelWriter:
         calls = _Calls({}, _foreseen(undo), set(), _many(undo))
         return _verdict(targets_of(undo), rows, caller, calls, stopped)
 
-    async def _compare(self, targets: Sequence[Target], caller: Caller, calls: _Calls) -> Outcome:
+    async def _compare(self, targets: Sequence[Target], told: Rows, caller: Caller, calls: _Calls) -> Outcome:
+        untold = [target for target in targets if target.channel_id not in told]
         try:
-            rows = await self._read(targets)
+            rows = {**told, **await self._read(untold)}
         except ClnError as error:
             lost = from_symbol(
                 "indeterminate", "the channels could not be read again; whether they changed is not known"
@@ -297,6 +310,14 @@ class _Calls:
     def may_have_acted(self, target: Target) -> bool:
         """Whether the node may have changed this channel."""
         return target.channel_id not in self.refused or target.channel_id in self.lost
+
+
+def _resulting(target: Target, rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The channel as `setchannel` says it left it, by its id; nothing where the answer does not tell."""
+    # CLN writes the answer after the change, from the fields of the channel that listpeerchannels shows.
+    ours = (row for row in rows if row.get("channel_id") == target.channel_id)
+    row = next(ours, None)
+    return {} if row is None or not row.keys() >= _SETTINGS else {target.channel_id: row}
 
 
 def _part(target: Target, state: str, *, bulk: bool) -> dict[str, JsonValue]:

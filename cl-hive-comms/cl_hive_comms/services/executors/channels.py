@@ -102,5 +102,7 @@ def fact_of(row: Mapping[str, Any], day_ago: tuple[int, int] | None = None) -> C
 def merged(
     before: Sequence[Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """A channel listing with some rows replaced by what was re-read (keyed by channel id)."""
-    return [after.get(str(row["channel_id"]), row) for row in before]
+    """A channel listing brought up to what was seen of some channels since (keyed by channel id)."""
+    return [
+        row if (found := after.get(str(row["channel_id"]))) is None else {**row, **found} for row in before
+    ]

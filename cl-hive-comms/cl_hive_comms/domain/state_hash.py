@@ -84,10 +84,14 @@ def balance_leaf(channel: Row, key: bytes) -> str:
     )
 
 
+def in_order(channels: Iterable[Row]) -> list[Row]:
+    """Channels in the order of their leaves."""
+    return sorted(channels, key=lambda row: (str(row.get("channel_id")), str(row.get("peer_id"))))
+
+
 def channels_root(channels: Iterable[Row], leaf: Callable[[Row], str]) -> str:
     """The policy root (`leaf` policy_leaf) or the balance root (balance_leaf) over every channel."""
-    rows = sorted(channels, key=lambda row: (str(row.get("channel_id")), str(row.get("peer_id"))))
-    return merkle_root([leaf(row) for row in rows])
+    return merkle_root([leaf(row) for row in in_order(channels)])
 
 
 def wallet_root(outputs: Iterable[Row], key: bytes) -> str:

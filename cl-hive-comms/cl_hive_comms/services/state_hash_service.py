@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
+from hive_shared.receipts import merkle_root
 
 from ..domain import state_hash
 from ..domain.state_hash import StateRoots
@@ -45,26 +46,32 @@ _BALANCE_FIELDS: Final = ("to_us_msat", "total_msat")
 
 
 class _Root:
-    """A root over channels that hashes only the leaves of those that changed since the last time: between
-    two writes of a quiet node that is one of all."""
+    """A root over channels that hashes only the leaves of those that changed since the last time, and the
+    tree over them only if any did: between two writes of a quiet node that is one leaf of all."""
 
     def __init__(self, fields: tuple[str, ...], leaf: Callable[[Mapping[str, Any]], str]) -> None:
         self._fields, self._leaf = fields, leaf
-        self._known: dict[tuple[object, object], tuple[list[object], str]] = {}
+        self._known: dict[tuple[object, object], tuple[tuple[object, ...], str]] = {}
+        # One value, because threads may compute side by side: a root never stands beside other leaves.
+        self._last: tuple[list[str], str] = ([], merkle_root([]))
 
     def over(self, channels: Rows) -> str:
-        """The root, 64 hex."""
-        known = {}
-
-        def leaf(row: Mapping[str, Any]) -> str:
+        """The root, 64 hex, over channels in order (domain.state_hash.in_order)."""
+        before, known = self._known, {}
+        leaves = []
+        for row in channels:
             name = (row.get("channel_id"), row.get("peer_id"))
-            values = [row.get(field) for field in self._fields]
-            before = self._known.get(name)
-            known[name] = before if before and before[0] == values else (values, self._leaf(row))
-            return known[name][1]
-
-        root = state_hash.channels_root(channels, leaf)
+            values = tuple(map(row.get, self._fields))
+            entry = before.get(name)
+            if entry is None or entry[0] != values:
+                entry = (values, self._leaf(row))
+            known[name] = entry
+            leaves.append(entry[1])
         self._known = known
+        last_leaves, root = self._last
+        if leaves != last_leaves:
+            root = merkle_root(leaves)
+            self._last = (leaves, root)
         return root
 
 
@@ -142,7 +149,8 @@ class StateHashService:
         return self._compute(channels)
 
     def _compute(self, channels: Rows) -> tuple[str, str]:
-        return self._policy.over(channels), self._balance.over(channels)
+        rows = state_hash.in_order(channels)
+        return self._policy.over(rows), self._balance.over(rows)
 
     async def _slow_roots(self) -> _Slow:
         now = self._now()

@@ -52,6 +52,25 @@ async def test_a_managed_write_costs_three_transactions_and_a_read_two(world: Wo
     assert world.db.stats.writes - writes == 5
 
 
+async def test_the_node_is_asked_before_the_nonce_is_written_and_once_for_a_change(world: World) -> None:
+    await world.set_fee(110)
+    world.pass_time(3_700)
+    world.node.calls.clear()
+    asked: list[list[str]] = []
+    write = world.db.write
+
+    async def noted(body: Any, *, durable: bool = True) -> Any:
+        asked.append(list(world.node.calls))
+        return await write(body, durable=durable)
+
+    world.db.write = noted  # type: ignore[method-assign]
+    assert (await world.set_fee(120))["status"] == 0
+    slow = ["listfunds", "listconfigs", "plugin_list"]
+    calls = [call for call in world.node.calls if call not in slow]
+    assert asked[0] == ["listpeerchannels"] and calls == ["listpeerchannels", "setchannel"]
+    assert asked[1][-1] != "setchannel" and asked[2][-1] == "setchannel"
+
+
 async def test_acceptance_02_02_one_envelope_over_three_ways_runs_once(world: World) -> None:
     doc = world.envelope(FEES, "set_single", {"channel_id": "101x1x0", "fee_ppm": 120})
     first, second = await asyncio.gather(

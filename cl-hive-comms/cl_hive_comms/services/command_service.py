@@ -160,6 +160,8 @@ class CommandService:
                 if not _read_only(command):
                     # The node is asked while the nonce is written down: the two do not need each other.
                     preparation = unused.enter_context(self._decision.prepare(case))
+                    # Its question goes out now: the writer thread would hold it up until it has written.
+                    await asyncio.sleep(0)
                 # Whatever the agent or the node sees of this command comes after a later, durable commit.
                 got = await self._db.write(lambda tx: self._receive(tx, case, turn), durable=False)
                 if isinstance(got, Case):

@@ -110,9 +110,16 @@ def receipt_hash(receipt: Receipt | Mapping[str, JsonValue]) -> str:
 
 def seal(receipt: Receipt, secret: Secret, *, aux: bytes | None = None) -> Receipt:
     """The receipt with its hash and the node's signature over it."""
-    digest = crypto.sha256(encode(content(receipt))).hex()
+    return seal_with_text(receipt, secret, aux=aux)[0]
+
+
+def seal_with_text(receipt: Receipt, secret: Secret, *, aux: bytes | None = None) -> tuple[Receipt, str]:
+    """`seal`, and the canonical content that was hashed, for who has to keep it."""
+    text = encode(content(receipt))
+    digest = crypto.sha256(text).hex()
     signature = crypto.schnorr_sign(secret, signing_digest(digest), aux)
-    return msgspec.structs.replace(receipt, receipt_hash=digest, node_signature=signature)
+    sealed = msgspec.structs.replace(receipt, receipt_hash=digest, node_signature=signature)
+    return sealed, text.decode()
 
 
 def signing_digest(hash_hex: str) -> bytes:
@@ -241,6 +248,40 @@ def merkle_root(hashes: Sequence[str]) -> str:
     for text in hashes:
         tree.add(text)
     return tree.root()
+
+
+class MerkleLevels:
+    """RFC 6962 tree head over a list of hashes that is much the same from one time to the next: what changed
+    is hashed again, with the nodes above it. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        self._hashes: list[str] = []
+        # Leaves first; an odd last node moves up unchanged, as in `merkle_path`.
+        self._levels: list[list[bytes]] = [[]]
+
+    def root(self, hashes: Sequence[str]) -> str:
+        """The head (hex), the same as `merkle_root`."""
+        known = self._hashes
+        if len(hashes) != len(known):
+            self._levels = [[b""] * size for size in _level_sizes(len(hashes))]
+            known = [""] * len(hashes)
+        changed = [i for i, (new, old) in enumerate(zip(hashes, known, strict=True)) if new != old]
+        self._hashes = list(hashes)
+        for i in changed:
+            self._levels[0][i] = _leaf(hashes[i])
+        for below, level in zip(self._levels, self._levels[1:], strict=False):
+            changed = sorted({i // 2 for i in changed})
+            for i in changed:
+                pair = below[2 * i : 2 * i + 2]
+                level[i] = _node(*pair) if len(pair) == 2 else pair[0]
+        return self._levels[-1][0].hex() if hashes else merkle_root(())
+
+
+def _level_sizes(leaves: int) -> list[int]:
+    sizes = [leaves]
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes
 
 
 def merkle_path(hashes: Sequence[str], index: int) -> list[str]:

@@ -201,6 +201,17 @@ def test_roots_and_paths_are_those_of_rfc_6962(size: int) -> None:
         assert receipts.verify_path(hashes[index], index, size, path, root)
 
 
+@pytest.mark.parametrize("size", range(41))
+def test_levels_that_are_kept_have_the_root_of_a_fresh_tree(size: int) -> None:
+    levels, hashes, draw = receipts.MerkleLevels(), HASHES[:size], random.Random(size)
+    for _ in range(8):
+        assert levels.root(hashes) == receipts.merkle_root(hashes)
+        for _ in range(draw.randrange(4) if hashes else 0):
+            hashes[draw.randrange(size)] = draw.choice(HASHES)
+    for other in (HASHES[: size + 1], HASHES[size // 2 :], []):
+        assert levels.root(other) == receipts.merkle_root(other)
+
+
 def test_a_path_proves_nothing_else() -> None:
     root, path = receipts.merkle_root(HASHES), receipts.merkle_path(HASHES, 7)
     assert not receipts.verify_path(HASHES[8], 7, 40, path, root)

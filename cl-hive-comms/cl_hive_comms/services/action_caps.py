@@ -35,7 +35,7 @@ class ActionCaps:
 
         Raises RateLimited (`daily_cap`) when a counter is used up by other commands.
         """
-        caps = tuple(caps)
+        taken = []
         for cap in caps:
             used = self._fees.count(tx, cap.use, now - cap.window_s, but=command_id)
             if cap.limit is not None and used >= cap.limit:
@@ -45,9 +45,10 @@ class ActionCaps:
                     counter=cap.use.name,
                     limit=cap.limit,
                 )
-        self._fees.reserve(tx, (cap.use for cap in caps), command_id, now)
-        for cap in caps:
-            self._tell(tx, cap, self._fees.count(tx, cap.use, now - cap.window_s))
+            taken.append((cap, used + 1))
+        self._fees.reserve(tx, (cap.use for cap, _ in taken), command_id, now)
+        for cap, used in taken:
+            self._tell(tx, cap, used)
 
     def _tell(self, tx: Tx, cap: Cap, used: int) -> None:
         if cap.limit is None or not nears(used, cap.limit):

@@ -126,9 +126,9 @@ class ReceiptService:
             if f.name not in ("advisor_id", "nonce", "result", "params", "error")
         }
         result, result_hash = what.result, None
-        if result is not None and len(text := encode(result)) > MAX_RESULT_BYTES:
-            result, result_hash = None, crypto.sha256(text).hex()
-        receipt = receipts.seal(
+        if result is not None and len(long := encode(result)) > MAX_RESULT_BYTES:
+            result, result_hash = None, crypto.sha256(long).hex()
+        receipt, text = receipts.seal_with_text(
             Receipt(
                 receipt_id=last_id + 1,
                 v=1,
@@ -144,7 +144,7 @@ class ReceiptService:
             ),
             self._identity.secret(),
         )
-        self._rows.append(tx, _row(receipt, what.advisor_id))
+        self._rows.append(tx, _row(receipt, text, what.advisor_id))
         return receipt
 
     def end(self, tx: Tx) -> ArchiveEnd:
@@ -304,11 +304,11 @@ def _nonce(nonce: int) -> int | str:
     return value
 
 
-def _row(receipt: Receipt, advisor_id: str) -> ReceiptRow:
+def _row(receipt: Receipt, text: str, advisor_id: str) -> ReceiptRow:
     return ReceiptRow(
         receipt_id=receipt.receipt_id,
         advisor_id=advisor_id,
-        document=encode(receipts.content(receipt)).decode(),
+        document=text,
         receipt_hash=receipt.receipt_hash,
         node_signature=receipt.node_signature,
         prev_hash=receipt.prev_hash,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.receipts import merkle_root
+from hive_shared.receipts import MerkleLevels
 
 from ..domain import state_hash
 from ..domain.state_hash import StateRoots
@@ -46,33 +47,31 @@ _BALANCE_FIELDS: Final = ("to_us_msat", "total_msat")
 
 
 class _Root:
-    """A root over channels that hashes only the leaves of those that changed since the last time, and the
-    tree over them only if any did: between two writes of a quiet node that is one leaf of all."""
+    """A root over channels that hashes only what changed since the last time: between two writes of a quiet
+    node one leaf of all, and its path."""
 
     def __init__(self, fields: tuple[str, ...], leaf: Callable[[Mapping[str, Any]], str]) -> None:
         self._fields, self._leaf = fields, leaf
         self._known: dict[tuple[object, object], tuple[tuple[object, ...], str]] = {}
-        # One value, because threads may compute side by side: a root never stands beside other leaves.
-        self._last: tuple[list[str], str] = ([], merkle_root([]))
+        self._tree = MerkleLevels()
+        # Long listings are hashed in threads of the pool.
+        self._turn = threading.Lock()
 
     def over(self, channels: Rows) -> str:
         """The root, 64 hex, over channels in order (domain.state_hash.in_order)."""
-        before, known = self._known, {}
+        known = {}
         leaves = []
-        for row in channels:
-            name = (row.get("channel_id"), row.get("peer_id"))
-            values = tuple(map(row.get, self._fields))
-            entry = before.get(name)
-            if entry is None or entry[0] != values:
-                entry = (values, self._leaf(row))
-            known[name] = entry
-            leaves.append(entry[1])
-        self._known = known
-        last_leaves, root = self._last
-        if leaves != last_leaves:
-            root = merkle_root(leaves)
-            self._last = (leaves, root)
-        return root
+        with self._turn:
+            for row in channels:
+                name = (row.get("channel_id"), row.get("peer_id"))
+                values = tuple(map(row.get, self._fields))
+                entry = self._known.get(name)
+                if entry is None or entry[0] != values:
+                    entry = (values, self._leaf(row))
+                known[name] = entry
+                leaves.append(entry[1])
+            self._known = known
+            return self._tree.root(leaves)
 
 
 class StateHashService:

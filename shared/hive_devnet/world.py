@@ -145,11 +145,13 @@ class World:
         kind: str | None = None,
         with_witness: bool = False,
         with_rest: bool = False,
+        with_faults: bool = True,
         say: Callable[[str], None] = lambda _text: None,
     ) -> World:
         """Bring up relay, two funded nodes with a 1,000,000 sat channel, and ``plugins`` on alice.
 
         ``with_witness`` also starts the plugin behind ``witnessed``, ``with_rest`` a clnrest with TLS.
+        Without ``with_faults`` the plugins do not look for fault points, as on an operator's node.
         """
         directory.mkdir(parents=True, exist_ok=True)
         # Plugins start through `#!/usr/bin/env python3`: it has to be this interpreter's environment.
@@ -159,7 +161,10 @@ class World:
         os.environ["HIVE_WITNESS_FILE"] = str(witness)
         fault_dir = directory / "faults"
         fault_dir.mkdir(exist_ok=True)
-        os.environ["HIVE_FAULT_DIR"] = str(fault_dir)
+        if with_faults:
+            os.environ["HIVE_FAULT_DIR"] = str(fault_dir)
+        else:
+            os.environ.pop("HIVE_FAULT_DIR", None)
         relay = await RelayProcess.start()
         say(f"relay {relay.url}")
         network = await open_network(directory / "net", kind)

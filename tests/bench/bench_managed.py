@@ -6,6 +6,10 @@ makes both changes on it, the bare one first, so that both meet the node in the 
 under the same load. Both really change the fee (a `setchannel` to the fee that is set already is cheaper) and
 both name base, rate and enforcement delay. The hops are measured in the same rounds with texts of the sizes
 of the command and of its response, gift-wrapped, sent over the same relay and unwrapped.
+
+Beside the times stands what the plugin computes for one change, which no other program on the machine and
+no disk makes longer by waiting: the processor time of all its threads, from before the command until it
+rests again.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent import Agent
-from figures import Figure, percentile, rss_mb
+from figures import Figure, cpu_s, percentile, rss_mb
 from hive_devnet.world import World
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import giftwrap
@@ -41,7 +45,10 @@ def main(smoke: bool) -> list[Figure]:
 async def _measure(channels: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as directory:
         world = await World.start(
-            Path(directory) / "world", options={"hive-comms-policy-preset": "aggressive"}
+            Path(directory) / "world",
+            options={"hive-comms-policy-preset": "aggressive"},
+            # A node of an operator has no fault points to look for.
+            with_faults=False,
         )
         try:
             scids = await _open(world, channels)
@@ -51,12 +58,12 @@ async def _measure(channels: int) -> list[Figure]:
             )
             async with Agent(world.alice, world.relay.url) as agent, _Hop.between(world.relay.url) as hop:
                 await agent.hired("fees")
-                samples = await _rounds(world, agent, hop, scids)
-            rss = rss_mb(await world.alice.plugin_pid("cl-hive-comms.py"))
+                pid = await world.alice.plugin_pid("cl-hive-comms.py")
+                bare, rpc, dm, hops, cpu = await _rounds(world, agent, hop, scids, pid)
+            rss = rss_mb(pid)
             status = await _status(world, 3 if channels < _CHANNELS else 50)
         finally:
             await world.close()
-    bare, rpc, dm, hops = samples
     both = percentile(hops, 0.5)
     # The embedded node's setchannel costs a third to a half of a real node's: no yardstick for this goal.
     goal = 3 if world.network.kind == "lightningd" else None
@@ -66,6 +73,8 @@ async def _measure(channels: int) -> list[Figure]:
         *_figures("managed fee change, local RPC", rpc),
         *_figures("managed fee change, DM", dm),
         *_figures("two relay hops (wrap, relay, unwrap)", hops),
+        *_figures("plugin's processor time for a change, local RPC", cpu[False]),
+        *_figures("plugin's processor time for a change, DM", cpu[True]),
         *_figures("hive-client-status", status),
         Figure("RSS of cl-hive-comms after these commands", rss, "MB", 80),
         Figure(
@@ -98,19 +107,24 @@ async def _open(world: World, channels: int) -> list[str]:
     return scids
 
 
-async def _rounds(world: World, agent: Agent, hop: _Hop, scids: list[str]) -> tuple[list[float], ...]:
+async def _rounds(
+    world: World, agent: Agent, hop: _Hop, scids: list[str], pid: int
+) -> tuple[list[float], list[float], list[float], list[float], dict[bool, list[float]]]:
     bare: list[float] = []
     managed: dict[bool, list[float]] = {False: [], True: []}
+    cpu: dict[bool, list[float]] = {False: [], True: []}
     hops: list[float] = []
     for number, scid in enumerate(scids):
         by_dm = number % 2 == 1
         bare.append(await _bare(world, scid))
+        before = cpu_s(pid)
         took, sizes = await _managed(agent, scid, by_dm=by_dm)
         managed[by_dm].append(took)
         await asyncio.sleep(_QUIET_S)
+        cpu[by_dm].append(cpu_s(pid) - before)
         if by_dm:
             hops.append(sum([await hop.take(size) for size in sizes]))
-    return bare, managed[False], managed[True], hops
+    return bare, managed[False], managed[True], hops, cpu
 
 
 async def _bare(world: World, scid: str) -> float:

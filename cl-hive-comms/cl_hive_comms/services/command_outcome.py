@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -28,6 +29,7 @@ from .trust_service import TrustService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
 MAX_REFUSED_PARAMS_BYTES: Final = 2_048
+_HINTS_AFTER_S: Final = 0.02
 MAX_KEPT_ENVELOPE_BYTES: Final = 4_096
 _STATUS: Final = {
     "success": envelope.STATUS_SUCCESS,
@@ -83,9 +85,14 @@ class CommandOutcomes:
         self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
     def kick(self, *, messages: bool = True) -> None:
-        """Send what the transaction enqueued, if it did, and tell of its receipts."""
+        """Send what the transaction enqueued, if it did, and tell of its receipts soon."""
         if messages:
             self._messages.kick()
+        if self._told:
+            # A hint: it goes the same way to the node as an answer that is about to be given, behind it.
+            asyncio.get_running_loop().call_later(_HINTS_AFTER_S, self._tell)
+
+    def _tell(self) -> None:
         while self._told:
             receipt_id, status = self._told.popleft()
             if self._on_receipt is not None:

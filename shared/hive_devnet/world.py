@@ -154,17 +154,7 @@ class World:
         Without ``with_faults`` the plugins do not look for fault points, as on an operator's node.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        # Plugins start through `#!/usr/bin/env python3`: it has to be this interpreter's environment.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        witness = directory / "witness.jsonl"
-        witness.touch()
-        os.environ["HIVE_WITNESS_FILE"] = str(witness)
-        fault_dir = directory / "faults"
-        fault_dir.mkdir(exist_ok=True)
-        if with_faults:
-            os.environ["HIVE_FAULT_DIR"] = str(fault_dir)
-        else:
-            os.environ.pop("HIVE_FAULT_DIR", None)
+        fault_dir = _prepare_environment(directory, with_faults)
         relay = await RelayProcess.start()
         say(f"relay {relay.url}")
         network = await open_network(directory / "net", kind)
@@ -247,3 +237,18 @@ class World:
     def disarm_faults(self) -> None:
         for path in self.fault_dir.iterdir():
             path.unlink()
+
+
+def _prepare_environment(directory: Path, with_faults: bool) -> Path:
+    """Set what the nodes hand on to the plugins; returns the directory of fault points."""
+    # Plugins start through `#!/usr/bin/env python3`: it has to be this interpreter's environment.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    witness = directory / "witness.jsonl"
+    witness.touch()
+    os.environ["HIVE_WITNESS_FILE"] = str(witness)
+    fault_dir = directory / "faults"
+    fault_dir.mkdir(exist_ok=True)
+    os.environ.pop("HIVE_FAULT_DIR", None)
+    if with_faults:
+        os.environ["HIVE_FAULT_DIR"] = str(fault_dir)
+    return fault_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import resource
 import sqlite3
 import time
@@ -96,6 +97,38 @@ def resident_mb(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise LookupError(f"process {pid} has no VmRSS")
+
+
+def internet_sockets(pid: int) -> set[tuple[str, str, int]]:
+    """(protocol, remote address, remote port) of every internet socket that the process holds.
+
+    A listening or unconnected one has the remote address 0.0.0.0 and port 0.
+    """
+    held = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:["):
+            held.add(target[8:-1])
+    return {
+        (protocol, *_remote(fields[2]))
+        for protocol in ("tcp", "tcp6", "udp", "udp6", "raw")
+        for fields in _rows(pid, protocol)
+        if fields[9] in held
+    }
+
+
+def _rows(pid: int, protocol: str) -> list[list[str]]:
+    lines = Path(f"/proc/{pid}/net/{protocol}").read_text().splitlines()[1:]
+    return [line.split() for line in lines]
+
+
+def _remote(text: str) -> tuple[str, int]:
+    address, port = text.split(":")
+    octets: Any = bytes.fromhex(address)[::-1]
+    return (".".join(str(octet) for octet in octets) if len(octets) == 4 else address), int(port, 16)
 
 
 def stood_ready(pid: int) -> float:

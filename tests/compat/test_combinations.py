@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hive_devnet.node import DevnetRpcError
+from outside import internet_sockets
 
 if TYPE_CHECKING:
     from compat.conftest import Suite
@@ -73,6 +74,7 @@ async def test_acceptance_08_03_archon_alone_answers_hello_and_status_only(suite
     assert any("cl-hive-comms is not running" in warning for warning in status["warnings"])
     commands = {item["command"].split(" ")[0] for item in (await suite.node.call("help", {}))["help"]}
     assert {c for c in commands if c.startswith("hive-")} == {"hive-archon-hello", "hive-archon-status"}
+    assert internet_sockets(await suite.node.plugin_pid("cl-hive-archon.py")) == set()
 
 
 async def test_acceptance_08_03_hive_alone_is_in_safe_mode_and_recovers(suite: Suite) -> None:

@@ -471,7 +471,7 @@ async def pretend_clnrest(world: World, directory: Path) -> None:
     await world.alice.call("plugin", ["start", str(path)])
 
 
-async def test_acceptance_02_25_no_secret_in_any_log_error_receipt_or_table(tmp_path: Path) -> None:
+async def test_acceptance_02_25_08_23_no_secret_in_any_log_error_receipt_or_table(tmp_path: Path) -> None:
     imported = Secret(os.urandom(32))
     nsec = nsec_encode(imported)
     word, mail = "correct horse battery staple", "mail-password-91c2"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
+import hive_advisor
 import pytest
 from agent import Agent
 from cryptography import x509
@@ -124,18 +126,22 @@ async def test_acceptance_08_05_a_rune_for_every_hive_method_still_opens_no_sibl
 ) -> None:
     world = rest_world
     made = await world.alice.call("createrune", {"restrictions": [["method^hive-"]]})
-    calls: dict[str, dict[str, Any]] = {
-        "hive-comms-send-dm": {"recipient": "ab" * 32, "message": "hello"},
-        "hive-comms-hello": {
-            "plugin": "cl-hive",
-            "version": "1",
-            "proto_min": 1,
-            "proto_max": 1,
-            "nonce": "00" * 16,
-            "ts": 1,
-        },
-    }
-    for method, params in calls.items():
+    text = (Path(hive_advisor.__file__).parent / "methods.json").read_text()
+    siblings = [
+        method
+        for method in json.loads(text)
+        if method["plugin"] == "cl-hive-comms" and method["klass"] == "S"
+    ]
+    names = {method["name"] for method in siblings}
+    assert {"hive-comms-send-dm", "hive-comms-sign-binding", "hive-comms-ingest"} <= names
+    sample = {"str": "x", "int": 1, "bool": True, "json": {}, "any": "x"}
+    for each in siblings:
+        method = each["name"]
+        params = {
+            param["name"]: (param.get("choices") or [sample[param["kind"]]])[0]
+            for param in each["params"]
+            if param.get("required")
+        }
         for auth in ({}, {"auth": "00" * 32, "ts": 1, "nonce": "11" * 16}):
             answer = await post(world, method, made["rune"], {**params, **auth})
             assert answer.status_code == 500 and answer.json()["code"] == 4003, (method, answer.text)

@@ -228,6 +228,51 @@ async def test_acceptance_08_08_approved_after_the_advisor_was_revoked_it_does_n
     assert any(item["action"] == "revoke" for item in events)
 
 
+async def test_acceptance_02_11_revoked_while_three_wait_and_one_runs(world: World, agent: Agent) -> None:
+    """What waits is cancelled with the revocation, what runs ends on record, and the next is refused."""
+    if world.network.kind != "embedded":
+        pytest.skip("holding one call of the node needs the embedded node's fault switches")
+    from hive_devnet.faults import FaultKind, NodeFaults
+
+    rule = {"match": {"schema": "hive:fee-policy/v1", "danger_gte": 3}, "effect": "confirm"}
+    await world.alice.call("hive-client-policy", {"action": "add-rule", "rule": rule})
+    waiting = []
+    for _ in range(3):
+        scid = await world.network.open_channel(world.alice, world.bob, 300_000)
+        await world.alice.call("setchannel", {"id": scid, "feebase": 1_000, "feeppm": 500})
+        waiting.append(agent.signed("set_single", {"channel_id": scid, "fee_ppm": 550}))
+        assert (await agent.rest(waiting[-1]))["status"] == 3
+    # A base fee is danger 2: it runs by itself, and is held in the node.
+    faults = NodeFaults(world.network, world.alice)  # type: ignore[arg-type]
+    await faults.set("setchannel", FaultKind.DELAY_AFTER, seconds=1.5)
+    runs = agent.signed("set_single", {"channel_id": world.scid, "base_msat": 1_500})
+    running = asyncio.create_task(agent.rest(runs))
+
+    async def held() -> bool:
+        return await faults.struck("setchannel") == 1
+
+    await until(held, "the running command's call")
+    done = await world.alice.call("hive-client-revoke", {"advisor": agent.npub, "reason": "enough"})
+    assert done["cancelled"] == 3, done
+    assert (await world.alice.call("hive-client-pending"))["count"] == 0
+    assert (await running)["status"] == 0
+    assert (await only_receipt(world, runs["command_id"]))["status"] == "success"
+    for document in waiting:
+        receipt = await only_receipt(world, document["command_id"])
+        assert (receipt["status"], receipt["error"]["slug"]) == ("cancelled", "credential_revoked")
+        assert (await agent.answer(document["nonce"], status=1))["error"]["slug"] == "credential_revoked"
+    following = (
+        ("set_single", {"channel_id": world.scid, "base_msat": 1_600}, "hive:fee-policy/v1"),
+        ("health_summary", {}, "hive:monitor/v1"),
+        ("telemetry_subscribe", {"metrics": ["health"], "until": 2_000_000_000}, "hive:control/v1"),
+    )
+    for action, params, schema in following:
+        answer = await agent.rest(agent.signed(action, params, schema))
+        assert answer["error"]["slug"] == "credential_revoked", answer
+    assert await faults.struck("setchannel") == 1
+    assert (await world.channel_fees())[0] == 1_500
+
+
 async def test_acceptance_08_08_approved_under_the_emergency_file_it_does_not_run(
     world: World, agent: Agent
 ) -> None:

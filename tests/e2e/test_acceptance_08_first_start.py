@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest_asyncio
@@ -21,6 +20,7 @@ from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import PLUGINS, World, until
+from outside import internet_sockets
 
 COMMS = "cl-hive-comms.py"
 DID = re.compile(r"did:[a-z]+:")
@@ -152,35 +152,3 @@ async def test_acceptance_08_01_the_plugin_talks_to_its_relay_and_to_nothing_els
     assert seen == {("tcp", "127.0.0.1", relay_port)}, seen
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     assert children == [], "a child process could talk in its place"
-
-
-def internet_sockets(pid: int) -> set[tuple[str, str, int]]:
-    """(protocol, remote address, remote port) of every internet socket that the process holds.
-
-    A listening or unconnected one has the remote address 0.0.0.0 and port 0.
-    """
-    held = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = os.readlink(entry)
-        except FileNotFoundError:
-            continue
-        if target.startswith("socket:["):
-            held.add(target[8:-1])
-    return {
-        (protocol, *_remote(fields[2]))
-        for protocol in ("tcp", "tcp6", "udp", "udp6", "raw")
-        for fields in _rows(pid, protocol)
-        if fields[9] in held
-    }
-
-
-def _rows(pid: int, protocol: str) -> list[list[str]]:
-    lines = Path(f"/proc/{pid}/net/{protocol}").read_text().splitlines()[1:]
-    return [line.split() for line in lines]
-
-
-def _remote(text: str) -> tuple[str, int]:
-    address, port = text.split(":")
-    octets: Any = bytes.fromhex(address)[::-1]
-    return (".".join(str(octet) for octet in octets) if len(octets) == 4 else address), int(port, 16)

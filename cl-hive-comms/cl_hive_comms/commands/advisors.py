@@ -143,6 +143,7 @@ class AdvisorCommands:
                 "status": row.status,
                 "format": row.format,
                 "source": row.source,
+                **_parties(row.credential),
                 **self._summary(row),
                 **_end(row),
             }
@@ -225,9 +226,6 @@ def _is_about(document: Credential, agent: str, node_id: str) -> bool:
 def _terms(document: Credential, now: int) -> dict[str, Any]:
     return {
         "credential_id": document.credential_id,
-        "issuer_id": document.issuer_id,
-        "node_id": document.node_id,
-        "agent_id": document.agent_id,
         "tier": document.tier.word,
         "schemas": list(document.allowed_schemas),
         "constraints": dict(document.constraints),
@@ -238,6 +236,11 @@ def _terms(document: Credential, now: int) -> dict[str, Any]:
     }
 
 
+def _parties(document: Credential) -> dict[str, Any]:
+    """Who is who, by id: for lists that programs read, not for what people are shown."""
+    return {"issuer_id": document.issuer_id, "node_id": document.node_id, "agent_id": document.agent_id}
+
+
 def _told(row: GossipRow, document: Credential, now: int) -> dict[str, Any]:
     """A credential that authorises nobody here."""
     ended = {"revoked_at": row.revoked_at, "reason": row.revocation_reason or None}
@@ -246,6 +249,7 @@ def _told(row: GossipRow, document: Credential, now: int) -> dict[str, Any]:
         "status": "known" if row.revoked_at is None else "revoked",
         "format": "native",
         "source": GOSSIP,
+        **_parties(document),
         **_terms(document, now),
         **{name: value for name, value in ended.items() if value is not None},
     }

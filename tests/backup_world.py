@@ -14,6 +14,7 @@ from cl_hive_comms.services.backup_service import BackupService
 from cl_hive_comms.services.emergency_record import EmergencyRecord
 from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
+from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.policy_in_force import Limits
 from cl_hive_comms.services.policy_record import PolicyRecord
 from cl_hive_comms.services.policy_service import PolicyService
@@ -110,6 +111,16 @@ class BackupWorld(HiringWorld):
             now=now,
             log=self._note,
         )
+        self.handoffs = HandoffService(
+            self.db,
+            self.facts,
+            credentials=self.credentials,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            revoke=self.service.revoke,
+            name_of=self.service.name_of,
+            now=now,
+        )
         self.backups, self.restores = self.composed(NODE_ID)
 
     async def cancel_all(self, symbol: str, reason: str) -> int:
@@ -134,7 +145,7 @@ class BackupWorld(HiringWorld):
 
     @asynccontextmanager
     async def restoring(self) -> AsyncIterator[None]:
-        async with self.emergency.restoring(), self.policy.restoring():
+        async with self.emergency.restoring(), self.policy.restoring(), self.handoffs.restoring():
             try:
                 yield
             finally:

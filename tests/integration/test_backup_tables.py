@@ -138,7 +138,7 @@ async def wiped(tmp_path: Path, now: int) -> BackupWorld:
     return fresh
 
 
-# Of comms_state single facts are held, see test_restore_stop.
+# Of comms_state single facts are held: test_restore_stop, test_restore_handoffs.
 HELD = sorted({name for names in TABLES.values() for name in names} - {"keys", "comms_state"})
 
 

@@ -20,7 +20,13 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "identity": ("keys",),
     "credentials": (
         *("comms_advisors", "comms_credentials", "comms_replay"),
-        *("comms_gossip_credentials", "comms_trust_days", "marketplace_trials", "marketplace_trial_scopes"),
+        *(
+            "comms_gossip_credentials",
+            "comms_trust_days",
+            "marketplace_trials",
+            "marketplace_trial_scopes",
+            "comms_state",
+        ),
     ),
     "receipts": (
         *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),

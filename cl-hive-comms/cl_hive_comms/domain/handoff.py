@@ -8,6 +8,8 @@ from typing import Final
 
 from hive_shared.canonical import decode_object, encode
 
+FACT: Final = "handoff:"
+"""Key of a running handoff among the facts, before the outgoing advisor's id."""
 MIN_DAYS: Final = 3
 MAX_DAYS: Final = 7
 DEFAULT_DAYS: Final = 5
@@ -38,6 +40,10 @@ class Handoff:
         if advisor_id == self.incoming:
             return f"the advisor before you hands over until {self.half_at}; until then you may only look on"
         return f"you hand over to another advisor since {self.half_at}; you may only look on"
+
+    def involves(self, *advisor_ids: str) -> bool:
+        """Whether one of these is part of it."""
+        return self.outgoing in advisor_ids or self.incoming in advisor_ids
 
     def to_text(self) -> str:
         """The stored form."""

@@ -276,7 +276,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     @asynccontextmanager
     async def restoring(self) -> AsyncIterator[None]:
         """Memory follows what a restore wrote; the new key first, since all else is told under it."""
-        async with self.emergency.restoring(), self.policy.restoring():
+        async with self.emergency.restoring(), self.policy.restoring(), self.handoffs.restoring():
             try:
                 yield
             finally:

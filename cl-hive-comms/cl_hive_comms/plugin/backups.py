@@ -46,6 +46,7 @@ def compose_backups(
         legacy=LegacyStore(),
         saved=SavedChannelStore(),
         timers=commands,
+        facts=StateStore(),
     )
     backups = BackupService(
         db,

@@ -15,6 +15,7 @@ from hive_shared.sealed_file import written
 from hive_shared.store import Tx
 
 from ..domain.backup import Head, Row, Tally, chosen, manifest_line, row_line
+from ..domain.handoff import FACT as HANDOFF_FACT
 from ..domain.receipt_checkpoint import PRUNE
 from .kill_switch import EMERGENCY_FACT
 from .ports_backup import Keys, Tables
@@ -108,6 +109,8 @@ class BackupService:
             yield "comms_trust_days", row
         for row in self._t.trials.raw_trials(tx):
             yield "marketplace_trials", row
+        for key, text in sorted(self._facts.with_prefix(tx, HANDOFF_FACT).items()):
+            yield "comms_state", {"key": key, "value": text}
 
     def _chain(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for root in self._t.receipts.checkpoints(tx):

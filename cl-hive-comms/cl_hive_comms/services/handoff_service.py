@@ -7,7 +7,8 @@ half time, and a node that was down is right afterwards. Only the end revokes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from hive_shared.canonical import JsonValue
@@ -16,13 +17,12 @@ from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import Advisor
 from cl_hive_comms.domain.alert import Level
-from cl_hive_comms.domain.handoff import Handoff
+from cl_hive_comms.domain.handoff import FACT, Handoff
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.ports_identity import Clock, FactStore
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 
-_KEY: Final = "handoff:"
 _DAY_S: Final = 86_400
 
 
@@ -52,8 +52,17 @@ class HandoffService:
         """Read what runs; call once at start."""
         self._running = await self._db.read(self._stored)
 
+    @asynccontextmanager
+    async def restoring(self) -> AsyncIterator[None]:
+        """Held around a restore: none starts or ends meanwhile, and memory follows."""
+        async with self._lock:
+            try:
+                yield
+            finally:
+                await self.load()
+
     def _stored(self, tx: Tx) -> tuple[Handoff, ...]:
-        return tuple(Handoff.from_text(text) for text in self._facts.with_prefix(tx, _KEY).values())
+        return tuple(Handoff.from_text(text) for text in self._facts.with_prefix(tx, FACT).values())
 
     # -- asked by the pipeline -------------------------------------------------------------------------
 
@@ -92,7 +101,7 @@ class HandoffService:
             self._check(handoff)
 
             def body(tx: Tx) -> tuple[Handoff, ...]:
-                self._facts.put(tx, _KEY + handoff.outgoing, handoff.to_text(), now)
+                self._facts.put(tx, FACT + handoff.outgoing, handoff.to_text(), now)
                 terms: dict[str, JsonValue] = {
                     "from": outgoing.advisor_id,
                     "to": incoming.advisor_id,
@@ -153,7 +162,7 @@ class HandoffService:
 
     async def _end(self, handoff: Handoff, state: str) -> None:
         def body(tx: Tx) -> tuple[Handoff, ...]:
-            self._facts.delete(tx, _KEY + handoff.outgoing)
+            self._facts.delete(tx, FACT + handoff.outgoing)
             terms: dict[str, JsonValue] = {"from": handoff.outgoing, "to": handoff.incoming}
             self._receipts.append(
                 tx,

@@ -16,6 +16,7 @@ from ..domain.forwarding import Hold
 from ..domain.identity import KeyRing
 from ..domain.legacy_record import LegacyReceipt
 from ..domain.receipt_record import AckRow, ReceiptRow, RootRow
+from .ports_identity import FactStore
 from .ports_policy import PolicyRows
 
 
@@ -135,3 +136,4 @@ class Tables:
     legacy: LegacyTables
     saved: SavedTables
     timers: TimerTables
+    facts: FactStore

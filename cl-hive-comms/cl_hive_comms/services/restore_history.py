@@ -11,6 +11,7 @@ from hive_shared.store import Tx
 from ..domain.command_record import TimerRow
 from ..domain.emergency import Limits, SavedChannel, Stop, stop_from_text
 from ..domain.forwarding import BY_ADVISORS, Hold
+from ..domain.handoff import FACT, Handoff
 from ..domain.legacy_record import LegacyReceipt, Segment, verify_segments
 from ..domain.stop_restore import stop_after
 from .kill_switch import EMERGENCY_FACT
@@ -44,6 +45,34 @@ def restore_record(
     for trial in trials:
         taken += trial["credential_id"] in known and tables.trials.put_raw_trial(tx, trial)
     return taken, len(days) + len(trials) - taken
+
+
+def restore_handoffs(
+    tx: Tx, tables: Tables, rows: Sequence[Mapping[str, Any]], *, newer_here: bool, now: int
+) -> tuple[int, str]:
+    """Handoffs that ran when the backup was made, with their times of then: one that is over ends within a
+    minute, with its outgoing credential. How many were taken in, and a note.
+
+    Not where this node went on (it may have ended there), nor of advisors who are not here, or are part of
+    one here, or where the outgoing one has no credential any more.
+    """
+    if not rows:
+        return 0, ""
+    if newer_here:
+        return 0, "handoffs of the backup are not begun again: this node went on after it"
+    live = {
+        str(row["advisor_id"]) for row in tables.advisors.raw_credentials(tx) if row["status"] == "active"
+    }
+    known = {str(row["advisor_id"]) for row in tables.advisors.raw_advisors(tx)}
+    here = [Handoff.from_text(text) for text in tables.facts.with_prefix(tx, FACT).values()]
+    taken: list[Handoff] = []
+    for row in rows:
+        handoff = Handoff.from_text(str(row["value"]))
+        busy = any(each.involves(handoff.outgoing, handoff.incoming) for each in (*here, *taken))
+        if handoff.outgoing in live and handoff.incoming in known and not busy:
+            tables.facts.put(tx, FACT + handoff.outgoing, handoff.to_text(), now)
+            taken.append(handoff)
+    return len(taken), f"handoffs that go on: {len(taken)} of {len(rows)}"
 
 
 def restore_legacy(

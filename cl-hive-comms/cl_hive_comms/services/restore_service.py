@@ -30,7 +30,14 @@ from .ports_backup import Keys, Tables
 from .ports_commands import Database
 from .receipt_check import verify_rows
 from .receipt_service import ReceiptService, operator_event
-from .restore_history import LEGACY_RECEIPTS, LEGACY_ROWS, restore_channels, restore_legacy, restore_record
+from .restore_history import (
+    LEGACY_RECEIPTS,
+    LEGACY_ROWS,
+    restore_channels,
+    restore_handoffs,
+    restore_legacy,
+    restore_record,
+)
 from .restore_parts import Outcome, restore_aliases, restore_credentials
 from .restore_policy import restore_policy
 
@@ -194,11 +201,7 @@ class RestoreService:
             case "identity":
                 return self._keys(tx, content, replace)
             case "credentials":
-                rows = {table: content.of(part, table) for table in _CREDENTIALS}
-                outcome = restore_credentials(tx, self._t, rows, replace)
-                days, trials = content.of(part, "comms_trust_days"), content.of(part, "marketplace_trials")
-                taken, kept = restore_record(tx, self._t, days, trials)
-                return _joined(outcome, count, taken, kept)
+                return self._credentials(tx, content, replace)
             case "receipts":
                 outcome = self._chain(tx, content, path, passphrase)
                 taken, note = restore_legacy(
@@ -216,6 +219,19 @@ class RestoreService:
                 return self._policy(tx, content, replace)
             case _:
                 return restore_aliases(tx, self._t.advisors, content.of(part, "comms_aliases"), replace)
+
+    def _credentials(self, tx: Tx, content: _Content, replace: bool) -> Outcome:
+        found = {
+            table: content.of("credentials", table)
+            for table in (*_CREDENTIALS, "comms_trust_days", "marketplace_trials", "comms_state")
+        }
+        outcome = restore_credentials(tx, self._t, {name: found[name] for name in _CREDENTIALS}, replace)
+        count = content.counts["credentials"]
+        record = restore_record(tx, self._t, found["comms_trust_days"], found["marketplace_trials"])
+        outcome = _joined(outcome, count, *record)
+        handoffs = found["comms_state"]
+        taken, note = restore_handoffs(tx, self._t, handoffs, newer_here=content.newer_here, now=self._now())
+        return _joined(outcome, count, taken, len(handoffs) - taken, note)
 
     def _keys(self, tx: Tx, content: _Content, replace: bool) -> Outcome:
         ring = content.ring

@@ -20,6 +20,7 @@ from hive_shared.nostr import nip44
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay import RelayPool
+from socks_proxy import SocksServer
 
 SIBLING = Path(__file__).parents[1] / "sibling_plugin.py"
 DEAD = "ws://127.0.0.1:9"
@@ -354,3 +355,29 @@ async def test_a_private_relay_carries_the_messages_of_the_fleet_alone(tmp_path:
         error = await refused(node, "setconfig", config="hive-comms-nostr-relays", val=many)
         assert "9 relays together; 8 are used" in error.message
         assert parse_pubkey((await call(node, "hive-client-identity"))["npub"]) == agent.node_key
+
+
+async def test_strict_reads_adverts_through_the_proxy_and_asks_no_search_relay(tmp_path: Path) -> None:
+    os.environ["HIVE_SIBLING_FILE"] = str(tmp_path / "sibling.jsonl")
+    author, targets = Secret(os.urandom(32)), dict[str, int]()
+    async with relays(1) as (search,), SocksServer(targets).running() as socks:
+        options = {"proxy": f"127.0.0.1:{socks.port}", "hive-comms-nostr-privacy": "strict"}
+        async with world(tmp_path, **options) as (_, node, relay), Agent(relay.url) as agent:
+            port = int(relay.url.rsplit(":", 1)[1])
+            targets["7f000001"] = port
+            await set_option(node, "nostr-search-relays", search.url)
+            sibling = await Sibling.started(node, tmp_path)
+            await sibling.call(
+                "hive-comms-subscribe", filters=[{"kinds": [38381]}], method="hive-probe-event"
+            )
+            event = build(author, 38381, [["d", "x"]], "by-proxy", int(time.time()))
+            await agent.publish(event)
+            await sibling.gets("by-proxy")
+            rows = (await nostr_row(node))["relays"]
+            assert {row["url"] for row in rows if row.get("isolated")} == {relay.url}
+            offer = await sibling.publish(38381, "mine")
+            assert offer["warning"] == "low_redundancy"
+            await until(lambda: has(relay.url, ids=[offer["id"]]), "the offer", 60)
+            assert not await has(search.url, ids=[offer["id"]])
+            # The socket of messages, that of adverts, and no other place.
+            assert set(socks.asked) == {("7f000001", port)} and len(socks.asked) >= 2

@@ -20,7 +20,7 @@ from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
 from cl_hive_comms.storage.policy_store import PolicyStore
-from hiring_world import HSM, MIGRATIONS
+from hiring_world import HSM, MIGRATIONS, NODE_ID, NOW
 from hive_shared import receipts
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
@@ -249,3 +249,20 @@ async def test_no_room_for_a_backup_leaves_no_file(world: BackupWorld, tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(directory.iterdir()) == []
     assert (await world.backups.backup(directory / "a.backup", WORD)).path.exists()
+
+
+async def test_what_its_issuer_revoked_after_the_backup_stays_revoked(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    (row,) = [each for each in world.credentials.rows() if each.status == "active"]
+    await world.backups.backup(tmp_path / "a.backup", WORD)
+    fresh = await wiped(tmp_path, world.now)
+    # Gossip brought the revocation back before the operator restored.
+    told = (NODE_ID, row.credential_id, NOW, 2 * NOW, NOW + 5, "over")
+    await fresh.run(("INSERT INTO comms_gossip_credentials VALUES (?, ?, NULL, ?, ?, ?, ?)", told))
+    await fresh.restored(tmp_path / "a.backup")
+    await fresh.credentials.load()
+    (back,) = fresh.credentials.rows()
+    assert (back.credential_id, back.status) == (row.credential_id, "revoked")
+    assert (back.revoked_at, back.revocation_reason) == (NOW + 5, "over")
+    fresh.db.close()

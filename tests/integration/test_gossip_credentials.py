@@ -387,3 +387,53 @@ async def test_gossip_at_issue_is_refused_by_name_not_ignored(
     assert refused.value.code == code and world.credentials.rows() == ()
     await spec.handler(parse_params(spec, {**given, "gossip": False}))
     assert len(world.active()) == 1
+
+
+async def test_cut_off_between_commit_and_memory_it_is_as_committed(
+    world: GossipWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill -9 after the commit: the next start reads what is there, and the repeat changes nothing."""
+
+    async def killed() -> None:
+        raise RuntimeError("killed")
+
+    event = TRUSTED.present(NODE_ID, AGENT, NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.credentials, "load", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            await world.present(event)
+    await world.restart()
+    (row,) = world.active()
+    assert row.credential_id == event["credential"]["credential_id"]
+    assert await world.present(event) == DUPLICATE
+    end = TRUSTED.revoke(row.credential_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.credentials, "load", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            await world.revoke(end)
+    await world.restart()
+    assert world.active() == []
+    assert await world.revoke(end) == DUPLICATE
+    assert await world.present(event) == rejected("credential_revoked")
+    actions = [receipt["action"] for receipt in await world.rows("management_receipts")]
+    assert actions == ["import_credential", "revoke"]
+
+
+async def test_nothing_is_half_stored_when_the_transaction_fails(
+    world: GossipWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no receipt could be written")
+
+    tables = ("comms_gossip_credentials", "comms_credentials", "comms_advisors", "comms_alerts")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.receipts, "append", broken)
+        with pytest.raises(OSError, match="no receipt"):
+            await world.present(TRUSTED.present(NODE_ID, AGENT, NOW))
+    assert [await world.rows(table) for table in tables] == [[], [], [], []]
+    event = await world.imported()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.receipts, "append", broken)
+        with pytest.raises(OSError, match="no receipt"):
+            await world.revoke(TRUSTED.revoke(event["credential"]["credential_id"]))
+    assert len(world.active()) == 1 and await world.present(event) == DUPLICATE

@@ -108,6 +108,29 @@ def test_the_total_is_bounded_over_many_peers() -> None:
     assert buffer.total_bytes == 0
 
 
+def test_unfinished_messages_are_counted_per_peer_and_in_all() -> None:
+    buffer = ChunkBuffer()
+
+    def begin(peer: str, number: int) -> None:
+        part = _parts("x" * 20_000)[0] | {"id": f"{number:016x}", "data": "eA"}
+        buffer.add(peer, part, 0)
+
+    for number in range(chunks.MAX_PEER_MESSAGES):
+        begin(PEER, number)
+    with pytest.raises(ChunkInvalid) as refused:
+        begin(PEER, 10_000)
+    assert refused.value.reason == "too_large"
+    # A known one goes on, and so does another peer, until there are too many of all.
+    begin(PEER, 0)
+    for number in range(chunks.MAX_TOTAL_MESSAGES - chunks.MAX_PEER_MESSAGES):
+        begin(f"{number % 20:064x}", number)
+    with pytest.raises(ChunkInvalid):
+        begin(OTHER, 0)
+    assert len(buffer.missing(20)) == chunks.MAX_TOTAL_MESSAGES
+    buffer.expire(601)
+    begin(OTHER, 0)
+
+
 def test_a_wrong_hash_loses_the_message_and_frees_it() -> None:
     parts = _parts("x" * 20_000)
     for part in parts:

@@ -25,6 +25,9 @@ MAX_CHUNKS: Final = 64
 MAX_MESSAGE_BYTES: Final = CHUNK_BYTES * MAX_CHUNKS
 MAX_PEER_BYTES: Final = 4 * MAX_MESSAGE_BYTES
 MAX_TOTAL_BYTES: Final = 8 * MAX_PEER_BYTES
+MAX_PEER_MESSAGES: Final = 128
+"""Unfinished messages of one peer: each costs memory beside its bytes, and a request for what is missing."""
+MAX_TOTAL_MESSAGES: Final = 8 * MAX_PEER_MESSAGES
 KEEP_SECONDS: Final = 600
 RESEND_AFTER_SECONDS: Final = 20
 """Longer than the 15 s that one part may take while a relay hangs, so that a slow sender is not asked."""
@@ -109,7 +112,8 @@ def _nobody(_sender: str, _chunk_id: str) -> None:
 
 
 class ChunkBuffer:
-    """Parts of unfinished messages, bounded per peer (4 MiB), in total (32 MiB) and in time (10 minutes)."""
+    """Parts of unfinished messages, bounded per peer (4 MiB, 128 messages), in total (32 MiB, 1,024 messages)
+    and in time (10 minutes)."""
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class ChunkBuffer:
                 "too_large", f"more than {self._max_total} bytes of unfinished messages in total"
             )
         if assembly is None:
+            self._check_open(sender)
             assembly = self._open[key] = _Assembly(count, digest, now, now)
         assembly.parts[index] = data
         assembly.touched = now
@@ -190,6 +195,14 @@ class ChunkBuffer:
                 return
             self._drop(key, assembly)
             self._forgotten(*key)
+
+    def _check_open(self, sender: str) -> None:
+        of_peer = sum(who == sender for who, _ in self._open)
+        if of_peer >= MAX_PEER_MESSAGES or len(self._open) >= MAX_TOTAL_MESSAGES:
+            raise ChunkInvalid(
+                "too_large",
+                f"over {MAX_PEER_MESSAGES} unfinished messages of one peer or {MAX_TOTAL_MESSAGES} in all",
+            )
 
     def _account(self, sender: str, assembly: _Assembly, size: int) -> None:
         assembly.size += size

@@ -19,7 +19,7 @@ from agent import Agent
 from hive_devnet.world import World, until
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
-from hive_shared.envelope import approve_digest, confirm_digest
+from hive_shared.envelope import approve_digest, command_digest, confirm_digest
 from hive_shared.registry import find
 
 CONTROL = "hive:control/v1"
@@ -99,7 +99,7 @@ class Stage:
         document = agent.signed(entry.action, params, entry.schema)
         answer = await self._send(agent, way, document)
         if answer["status"] == 3 and answer.get("error", {}).get("slug") == "confirmation_required":
-            await self._approve(agent, answer["error"]["data"])
+            await self._approve(agent, answer["error"]["data"], command_digest(document).hex())
             return await self._last(agent, document["nonce"])
         return answer
 
@@ -109,15 +109,10 @@ class Stage:
         await agent.dm(document)
         return await agent.answer(document["nonce"], 60)
 
-    async def _approve(self, agent: Agent, held: dict[str, Any]) -> None:
+    async def _approve(self, agent: Agent, held: dict[str, Any], command_hash: str) -> None:
         action_id, workflow = held["action_id"], held["workflow"]
         if workflow == "multisig":
-            (item,) = [
-                each
-                for each in (await self.call("hive-client-pending"))["items"]
-                if each["action_id"] == action_id
-            ]
-            signature = schnorr_sign(self.approver, approve_digest(item["command_hash"], "approve"))
+            signature = schnorr_sign(self.approver, approve_digest(command_hash, "approve"))
             name = xonly_pubkey(self.approver)
             await self.call("hive-client-approve", action_id=action_id, approver=name, signature=signature)
         await self.call("hive-client-approve", action_id=action_id)

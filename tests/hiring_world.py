@@ -30,7 +30,7 @@ from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import OutboxStore
 from coincurve import PrivateKey
-from hive_shared.cln import ClnError
+from hive_shared.cln import ClnError, ClnLost
 from hive_shared.crypto import Sealer, Secret, cln_sign_message
 from hive_shared.store import Db
 
@@ -50,7 +50,7 @@ class Runes:
 
     async def offer(self, agent_key: str) -> tuple[str | None, Mapping[str, Any]] | None:
         if not self.reachable:
-            raise ClnError("createrune", -1, "no answer")
+            raise ClnLost("createrune", "no answer")
         self.made += 1
         return str(self.made), {"url": "https://127.0.0.1:3010", "rune": f"rune-{self.made}"}
 
@@ -106,7 +106,7 @@ class Books:
 
     async def listpeerchannels(self, *_: object) -> list[dict[str, Any]]:
         if self.down:
-            raise ClnError("listpeerchannels", -1, "gone")
+            raise ClnLost("listpeerchannels", "gone")
         return [{"state": "CHANNELD_NORMAL", "total_msat": 1_000_000_000, "to_us_msat": 400_000_000}]
 
 

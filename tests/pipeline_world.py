@@ -30,7 +30,7 @@ from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
 from hive_shared.canonical import JsonValue, encode
-from hive_shared.cln import ClnError, ClnTimeout
+from hive_shared.cln import LOST, ClnError, ClnLost, ClnTimeout
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Secret
@@ -119,6 +119,8 @@ class NodeFake:
 
     def _note(self, method: str) -> None:
         self.calls.append(method)
+        if self.fail.get(method) == LOST:
+            raise ClnLost(method, "the node closed the connection before it answered")
         if method in self.fail:
             raise ClnError(method, self.fail[method], "the node said no at /var/lib/private-dir")
 

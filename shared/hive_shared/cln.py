@@ -24,6 +24,7 @@ __all__ = [
     "WRITE_TIMEOUT",
     "ClnClient",
     "ClnError",
+    "ClnLost",
     "ClnTimeout",
     "version_problem",
 ]
@@ -32,8 +33,7 @@ READ_TIMEOUT: Final = 5.0
 WRITE_TIMEOUT: Final = 30.0
 PAY_TIMEOUT: Final = 120.0
 UNKNOWN_COMMAND: Final = -32601
-# Not a number of CLN: the socket failed or closed before the answer, so the outcome of an acting call is
-# unknown.
+# Code of a call whose answer did not arrive.
 LOST: Final = -1
 # plugin_started and plugin_stopped, on which sibling detection rests, came with v25.02.
 MINIMUM_VERSION: Final = (25, 2)
@@ -44,7 +44,7 @@ _ANSWER_MAX: Final = 256 * 1024 * 1024
 
 
 class ClnError(Exception):
-    """CLN refused a call, or could not be reached (``code`` -1: the outcome is unknown).
+    """CLN refused a call, or could not be reached (``ClnLost``: the outcome is unknown).
 
     ``code`` and ``data`` are CLN's; ``message`` is its text; ``method`` is what we called.
     """
@@ -63,15 +63,28 @@ class ClnError(Exception):
 
     @property
     def outcome_unknown(self) -> bool:
-        """The call may or may not have acted: ask the node before repeating it."""
-        return self.code == LOST
+        """The call may or may not have acted: ask the node before repeating it. Not told by ``code``: CLN
+        itself answers -1 for many a refusal."""
+        return False
 
 
-class ClnTimeout(ClnError):
+class ClnLost(ClnError):
+    """The node could not be reached, or its answer did not arrive or was none."""
+
+    def __init__(self, method: str, message: str) -> None:
+        super().__init__(method, LOST, message)
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Always."""
+        return True
+
+
+class ClnTimeout(ClnLost):
     """No answer before the deadline. The node may still act: the outcome is unknown."""
 
     def __init__(self, method: str, seconds: float) -> None:
-        super().__init__(method, LOST, f"no answer within {seconds:g} s")
+        super().__init__(method, f"no answer within {seconds:g} s")
 
 
 class _Connection:
@@ -132,14 +145,12 @@ class ClnClient:
             connection = await self._connect()
             answer = await connection.exchange(data)
         except asyncio.IncompleteReadError:
-            raise ClnError(method, LOST, "the node closed the connection before it answered") from None
+            raise ClnLost(method, "the node closed the connection before it answered") from None
         except asyncio.LimitOverrunError:
-            raise ClnError(
-                method, LOST, f"the answer is larger than {_ANSWER_MAX} bytes; ask for less"
-            ) from None
+            raise ClnLost(method, f"the answer is larger than {_ANSWER_MAX} bytes; ask for less") from None
         except OSError as error:
             why = error.strerror or type(error).__name__
-            raise ClnError(method, LOST, f"the node's RPC socket failed: {why}") from error
+            raise ClnLost(method, f"the node's RPC socket failed: {why}") from error
         else:
             if not self._closed and len(self._idle) < _IDLE_MAX:
                 self._idle.append(connection)
@@ -271,9 +282,9 @@ def _result(method: str, request_id: str, answer: bytes) -> dict[str, Any]:
             raise ClnError(method, int(error["code"]), str(error["message"]), error.get("data"))
         result = body["result"]
     except (ValueError, KeyError, TypeError):
-        raise ClnError(method, LOST, "the node's answer is not JSON-RPC") from None
+        raise ClnLost(method, "the node's answer is not JSON-RPC") from None
     if not isinstance(result, dict):
-        raise ClnError(method, LOST, "the node's result is not an object")
+        raise ClnLost(method, "the node's result is not an object")
     return result
 
 

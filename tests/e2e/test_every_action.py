@@ -12,6 +12,7 @@ import actions_config
 import actions_forwarding
 import actions_htlc
 import actions_peer
+import actions_wallet
 import pytest
 import pytest_asyncio
 from action_table import Stage, Way, carry_out
@@ -24,6 +25,7 @@ ENTRIES = (
     *actions_forwarding.ENTRIES,
     *actions_htlc.ENTRIES,
     *actions_peer.ENTRIES,
+    *actions_wallet.ENTRIES,
 )
 
 

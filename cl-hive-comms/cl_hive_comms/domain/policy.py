@@ -97,7 +97,7 @@ class ActionRequest:
     `channels` are all channels the action changes, also those an `all` or peer-wide action reaches.
     `new_fees` maps each scid to its new (base msat, ppm), None for what stays. `also_actions` are further
     names the command amounts to (`registry.scored_as`); `counts` the policy counters used so far; `spend` is
-    what leaves the node's hands.
+    what leaves the node's hands, `feerate_perkw` the on-chain rate of the plan.
     """
 
     schema: str
@@ -114,6 +114,7 @@ class ActionRequest:
     counts: Mapping[str, int] = field(default_factory=dict)
     also_actions: tuple[str, ...] = ()
     spend: Spend | None = None
+    feerate_perkw: int = 0
 
     @cached_property
     def names(self) -> tuple[str, ...]:

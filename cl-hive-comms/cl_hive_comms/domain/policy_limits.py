@@ -102,11 +102,20 @@ def _danger(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
 
 def _forbidden(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     for pattern in settings.forbidden_actions:
+        if _opened_by_name(settings, request):
+            return
         if any(fnmatchcase(key, pattern) for key in request.override_keys):
             yield _blocked(
                 f"preset:{settings.preset}", f"the {settings.preset} preset forbids {request.action}"
             )
             return
+
+
+def _opened_by_name(settings: Settings, request: ActionRequest) -> bool:
+    """Whether the operator named this very action as one that several have to sign
+    (docs/decisions/0364). No pattern opens what a preset forbids."""
+    words = (settings.approval_overrides.get(key, "") for key in request.override_keys[:1])
+    return any(word.startswith("multi_sig_") for word in words)
 
 
 def _blocked_schemas(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
@@ -215,7 +224,7 @@ def _amounts(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
         if pushed and not settings.allow_push:
             yield _blocked("allow_push", "pushing funds at opening is not allowed")
     top = settings.max_feerate_perkw
-    if top is not None and _number(request, "feerate_perkw") > top:
+    if top is not None and max(_number(request, "feerate_perkw"), request.feerate_perkw) > top:
         yield _blocked("max_feerate_perkw", f"the feerate is above {top} sat per kw")
 
 

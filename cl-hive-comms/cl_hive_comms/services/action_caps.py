@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from hive_shared.errors import from_symbol
+from hive_shared.registry import WALLET
 from hive_shared.store import Tx
 
 from ..domain.alert import Level, nears
@@ -21,6 +23,10 @@ class Cap:
     use: Use
     window_s: int
     limit: int | None
+
+
+PER_DAY: Final[Mapping[tuple[str, str], int]] = {(WALLET, "generate_address"): 50}
+"""Actions that a credential may ask for only so often in 24 hours (02 §4)."""
 
 
 class ActionCaps:

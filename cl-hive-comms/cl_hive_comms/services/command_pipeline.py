@@ -20,6 +20,7 @@ from .decision import DecisionService
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.catalogue import Executors
+from .freeze_end import FreezeEnd
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
@@ -162,7 +163,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
-        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due),
+        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due, _freezes(parts).end_due),
         spends=parts.spends,
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
@@ -318,6 +319,10 @@ def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:
         now=parts.now,
         log=parts.log,
     )
+
+
+def _freezes(parts: PipelineParts) -> FreezeEnd:
+    return FreezeEnd(parts.db, parts.commands, parts.receipts, parts.node, parts.now, parts.log)
 
 
 def _approvers(parts: PipelineParts) -> Collection[str]:

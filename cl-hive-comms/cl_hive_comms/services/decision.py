@@ -36,7 +36,7 @@ from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
-from .action_caps import Cap
+from .action_caps import PER_DAY, Cap
 from .command_case import Case, Judged, RuleRefusal
 from .decision_facts import amounts_to, changed_fees, channels_of, facts_of_plan, past_write, under_way
 from .execution_locks import ExecutionLocks
@@ -449,6 +449,7 @@ class DecisionService:
             counts=counts,
             also_actions=also,
             spend=plan.spend,
+            feerate_perkw=plan.feerate_perkw,
         )
 
     def _caps(self, who: Who, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:
@@ -463,6 +464,9 @@ class DecisionService:
         ]
         daily = None if who.view is None else who.view.credential.constraints.get("max_daily_actions")
         limit = daily if isinstance(daily, int) else None
+        if (spec.schema, spec.name) in PER_DAY:
+            most = PER_DAY[spec.schema, spec.name]
+            caps.append(Cap(Use(f"{spec.category}_{spec.name}", who.credential_id), DAY_S, most))
         return (*caps, Cap(Use(DAILY_ACTIONS, who.credential_id), DAY_S, limit))
 
     def _facts(self, who: Who, params: Params, plan: Plan) -> DangerFacts:

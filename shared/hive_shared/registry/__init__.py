@@ -24,11 +24,13 @@ from .params import MAX_MSAT, MAX_SAT, ParamSchema, is_uuid, parse_nonce, parse_
 from .peer import PEER
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
 from .spec import ActionSpec, SchemaSpec
+from .wallet import DUST_SAT, WALLET
 
 __all__ = [
     "BASE_PRICE_SATS",
     "CONFIG",
     "CONTROL",
+    "DUST_SAT",
     "EMERGENCY",
     "FEE_POLICY",
     "FORWARDING",
@@ -41,6 +43,7 @@ __all__ = [
     "PUSHES",
     "SCHEMAS",
     "SCHEMA_ALIASES",
+    "WALLET",
     "ActionSpec",
     "Danger",
     "DangerFacts",

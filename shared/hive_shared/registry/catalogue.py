@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import config, forwarding, htlc, peer
+from . import config, forwarding, htlc, peer, wallet
 from .danger import (
     Danger,
     DangerFacts,
@@ -103,19 +103,6 @@ def _payment() -> SchemaSpec:
     return table.done()
 
 
-def _wallet() -> SchemaSpec:
-    table = SchemaTable("hive:wallet/v1", "wallet")
-    table.read("list_funds")
-    table.write("generate_address", "1/1/1/1/1", "new_address", tier=Tier.MONITOR)
-    table.write("send_onchain", withdrawal(), "withdraw")
-    table.write("sweep", "8/9/5/4/8")
-    table.write("consolidate_utxos", "4/4/2/2/2", tier=Tier.ADVANCED)
-    table.write("freeze_utxos", "2/3/3/2/2", "utxo_management")
-    table.write("unfreeze_utxos", "2/3/3/2/2")
-    table.write("bump_fee", "4/4/3/2/2", tier=Tier.ADVANCED)
-    return table.done()
-
-
 def _plugin() -> SchemaSpec:
     table = SchemaTable("hive:plugin/v1", "plugin")
     table.read("list", "list_plugins")
@@ -164,7 +151,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         _splice(),
         peer.peer(),
         _payment(),
-        _wallet(),
+        wallet.wallet(),
         _plugin(),
         config.config(),
         _backup(),

@@ -237,6 +237,21 @@ class NodeKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Outpoint:
+    """An output of a transaction: `txid:n` with 64 lower-case hex."""
+
+    def parse(self, value: JsonValue, path: str) -> JsonValue:
+        """The outpoint."""
+        if not isinstance(value, str) or not _OUTPOINT.fullmatch(value):
+            refuse(path, "an output txid:n with a txid of 64 lower-case hex", value)
+        return value
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Type and format."""
+        return {"type": "string", "format": "outpoint"}
+
+
+@dataclass(frozen=True, slots=True)
 class Uuid:
     """A UUID in its usual lower-case form."""
 

@@ -44,7 +44,8 @@ class Plan:
     changes on each channel (conflict rule of 02 §7.5); `before` holds the node's channel rows as read, for
     the state hash. `amount_sat` is what rules on amounts compare; `spend` what leaves the node's hands, None
     when nothing does; `foreign` whether an on-chain destination is (or may be) somebody else's;
-    `peer_channels` how many channels the named peer has with us, None where that is not asked. `proposal`
+    `peer_channels` how many channels the named peer has with us, None where that is not asked;
+    `feerate_perkw` the on-chain rate it would pay, also where the node chose it. `proposal`
     says that the run only tells the operator what they could do themselves, so that it needs no approval
     before (docs/decisions/0370).
     """
@@ -60,6 +61,7 @@ class Plan:
     spend: Spend | None = None
     foreign: bool = True
     peer_channels: int | None = None
+    feerate_perkw: int = 0
     proposal: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -17,8 +18,11 @@ from hive_shared.registry import (
     HTLC_POLICY,
     MONITOR,
     PEER,
+    WALLET,
 )
+from hive_shared.store import StoreError
 
+from ...domain.command_machine import State
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
 from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
@@ -35,6 +39,8 @@ from .monitor import Monitor
 from .monitor_history import History
 from .peer import BAN, peer_writes
 from .proposal import SetCltvDelta
+from .wallet import ListFunds, wallet_writes
+from .wallet_freeze import FREEZE
 
 # Whose fee history is looked up without leaving the event loop.
 _FEW_CHANNELS: Final = 8
@@ -45,6 +51,12 @@ _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (MONITOR, "earnings"): ("bkpr-listincome", "bkpr-channelsapy"),
     (PEER, "connect"): ("connect",),
     (PEER, "disconnect"): ("disconnect",),
+    **{
+        (WALLET, name): ("txprepare", "txsend", "txdiscard")
+        for name in ("send_onchain", "sweep", "consolidate_utxos", "bump_fee")
+    },
+    (WALLET, "freeze_utxos"): ("utxopsbt",),
+    (WALLET, "unfreeze_utxos"): ("utxopsbt", "unreserveinputs"),
 }
 
 
@@ -93,8 +105,7 @@ class Executors:
             ),
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
-        self._writes |= {(PEER, name): action for name, action in peer_writes(node, self._bans).items()}
-        self._writes |= {(CONFIG, name): action for name, action in config_writes(node).items()}
+        self._writes |= self._by_schema(node, fault)
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -117,9 +128,19 @@ class Executors:
         self._reads: dict[tuple[str, str], ReadAction] = {
             (MONITOR, name): _Reading(read) for name, read in reads.items()
         }
+        self._reads[WALLET, "list_funds"] = ListFunds(node, self._frozen)
         self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
         self._reads[CONFIG, "get_config"] = GetConfig(node)
         self._reads |= self._htlc_reads(HtlcReads(node, seen))
+
+    def _by_schema(self, node: Node, fault: Fault) -> dict[tuple[str, str], WriteAction]:
+        """The schemas whose modules name their own actions."""
+        schemas = {
+            PEER: peer_writes(node, self._bans),
+            WALLET: wallet_writes(node, self._keep, fault, self._frozen),
+            CONFIG: config_writes(node),
+        }
+        return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
 
     @staticmethod
     def _htlc_reads(htlcs: HtlcReads) -> dict[tuple[str, str], ReadAction]:
@@ -212,6 +233,18 @@ class Executors:
 
     async def _bans(self) -> tuple[TimerRow, ...]:
         return await self._db.read(lambda tx: self._commands.timers(tx, BAN))
+
+    async def _frozen(self) -> tuple[TimerRow, ...]:
+        return await self._db.read(lambda tx: self._commands.timers(tx, FREEZE))
+
+    async def _keep(self, caller: Caller, undo: Mapping[str, JsonValue]) -> None:
+        """Put the undo row of a running command on disk again."""
+        state, text = State.EXECUTING, json.dumps(undo)
+        moved = await self._db.write(
+            lambda tx: self._commands.move(tx, caller.command_id, state, state, caller.now, undo_json=text)
+        )
+        if not moved:
+            raise StoreError(f"command {caller.command_id} is not executing")
 
     async def _holds(self) -> tuple[Hold, ...]:
         return await self._db.read(self._saved.holds)

@@ -140,7 +140,7 @@ def new(
     coordination: Mapping[str, JsonValue] | None = None,
 ) -> Credential:
     """An unsigned credential of a template for an agent key; given constraints and permissions replace the
-    template's.
+    template's, keys of `coordination` the defaults.
 
     `agent_id` defaults to `did:nostr:<agent_key>`, `issuer_id` to the node. Raises InvalidParams for
     anything `parse` or the issue checks of 02 §2.3 and §2.4 would refuse.
@@ -163,7 +163,7 @@ def new(
         "compensation": dict(compensation or _DEFAULT_COMPENSATION),
         "access": dict(access or _DEFAULT_ACCESS),
         "trust": number_of(trust),
-        "coordination": dict(coordination or _DEFAULT_COORDINATION),
+        "coordination": {**_DEFAULT_COORDINATION, **(coordination or {})},
         "valid_from": valid_from,
         "valid_until": valid_until,
         "signature": "",

@@ -27,7 +27,7 @@ async def issue(node: NodeHandle, agent_id: str, **changes: object) -> dict[str,
 
 async def test_a_credential_as_spelt_out_reaches_its_agent_and_works(tmp_path: Path) -> None:
     async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent:
-        made = await issue(node, f"did:nostr:{agent.pubkey}", trust=0.75)
+        made = await issue(node, f"did:nostr:{agent.pubkey}", trust=0.75, action_cooldown_s=900)
         offer = (await agent.push("credential_offer"))["schema_payload"]["params"]
         document = credential.parse(offer["credential"])
         node_id = (await call(node, "getinfo"))["id"]
@@ -49,6 +49,8 @@ async def test_a_credential_as_spelt_out_reaches_its_agent_and_works(tmp_path: P
         assert raw == {"credential": made["credential"], "hash": made["hash"]}
         (receipt, *_rest) = (await call(node, "hive-client-receipts", schema="hive:operator/v1"))["items"]
         assert receipt["params"]["tier"] == "standard" and receipt["params"]["allowed_schemas"] == FEES
+        assert document.coordination["action_cooldown_s"] == receipt["params"]["action_cooldown_s"] == 900
+        assert document.coordination["shared_state"] == "receipts_readonly"
 
 
 async def test_issuing_again_renews_and_the_former_one_is_refused_at_once(tmp_path: Path) -> None:
@@ -116,6 +118,8 @@ async def test_acceptance_02_06_what_cannot_be_issued_is_refused_and_nothing_is_
         ({"trust": True}, -32602, "trust"),
         ({"trust": "much"}, -32602, "trust"),
         ({"trust": 0.12345}, -32602, "trust"),
+        ({"action_cooldown_s": 86_401}, -32602, "action_cooldown_s"),
+        ({"action_cooldown_s": -1}, -32602, "action_cooldown_s"),
         ({"gossip": True}, 4010, "cl-hive"),
         ({"node_id": "02" + "aa" * 32}, -32602, "node_id"),
     ]

@@ -279,6 +279,44 @@ async def test_acceptance_02_20_cooldowns_between_advisors(world: World) -> None
     assert slug(await world.set_fee(112, agent=OTHER_KEY, credential=2)) == "cooldown"
 
 
+def waiting(seconds: int) -> View:
+    """Another advisor whose credential says how long it waits after others."""
+    return View(issue(OTHER_KEY, number=2, coordination={"action_cooldown_s": seconds}), "adv-2")
+
+
+@pytest.mark.parametrize(("said", "wait"), [(0, 0), (60, 60), (4_000, 4_000), (10**9, 86_400)])
+async def test_a_credential_says_how_long_its_holder_waits_after_others(
+    world: World, said: int, wait: int
+) -> None:
+    world.credentials.add(waiting(said))
+    assert slug(await world.set_fee(110)) is None
+    base = {"channel_id": "101x1x0", "base_msat": 900}
+    if wait:
+        world.pass_time(wait - 1)
+        blocked = await world.ask(FEES, "set_single", base, agent=OTHER_KEY, credential=2)
+        assert slug(blocked) == "cooldown" and blocked["error"]["retry_after"] == 1
+        world.pass_time(1)
+    assert slug(await world.ask(FEES, "set_single", base, agent=OTHER_KEY, credential=2)) is None
+
+
+@pytest.mark.parametrize(("said", "wait"), [(0, 3_600), (7_200, 7_200)])
+async def test_for_the_same_field_it_is_an_hour_at_least(world: World, said: int, wait: int) -> None:
+    world.credentials.add(waiting(said))
+    assert slug(await world.set_fee(110)) is None
+    world.pass_time(wait - 1)
+    assert slug(await world.set_fee(112, agent=OTHER_KEY, credential=2)) == "cooldown"
+    world.pass_time(1)
+    assert slug(await world.set_fee(112, agent=OTHER_KEY, credential=2)) is None
+
+
+async def test_what_one_credential_says_does_not_hold_for_others(world: World) -> None:
+    world.credentials.add(waiting(0))
+    base = {"channel_id": "101x1x0", "base_msat": 900}
+    assert slug(await world.ask(FEES, "set_single", base, agent=OTHER_KEY, credential=2)) is None
+    blocked = await world.set_fee(110)
+    assert slug(blocked) == "cooldown" and blocked["error"]["retry_after"] == 300
+
+
 async def test_an_agent_waits_an_hour_between_its_own_writes_of_a_channel(world: World) -> None:
     assert slug(await world.set_fee(110)) is None
     world.pass_time(3_599)

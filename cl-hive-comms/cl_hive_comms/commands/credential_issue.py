@@ -13,6 +13,7 @@ from hive_shared.registry import Tier
 from hive_shared.runtime_spec import MethodSpec, Param
 
 from ..domain.advisor import MAX_DAYS
+from ..domain.conflict import CHANNEL_COOLDOWN_S, MAX_COOLDOWN_S
 from ..services.advisor_requests import Hired, Issue
 from ..services.advisor_service import AdvisorService
 
@@ -43,6 +44,13 @@ class CredentialIssueCommands:
                     Param("valid_days", "int", default=90, minimum=1, maximum=MAX_DAYS),
                     Param("trust", "any"),
                     Param("gossip", "bool", default=False),
+                    Param(
+                        "action_cooldown_s",
+                        "int",
+                        default=CHANNEL_COOLDOWN_S,
+                        minimum=0,
+                        maximum=MAX_COOLDOWN_S,
+                    ),
                 ),
                 self._issue,
                 "Give an agent a credential spelt out: tier, schema patterns, constraints, permissions.",
@@ -64,6 +72,7 @@ class CredentialIssueCommands:
                 tier=Tier.parse(params["tier"]),
                 schemas=_schemas(params["allowed_schemas_json"]),
                 limits=_constraints(params["constraints_json"]),
+                action_cooldown_s=params["action_cooldown_s"],
             )
         )
         return _issued(hired)

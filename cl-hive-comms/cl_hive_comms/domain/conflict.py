@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from hive_shared.canonical import JsonValue
+
 CHANNEL_COOLDOWN_S: Final = 300
-"""After a write other agents wait so long on that channel …"""
+"""After a write other agents wait so long on that channel, unless their credential says otherwise …"""
 FIELD_COOLDOWN_S: Final = 3_600
-"""… and so long for the same field of it."""
+"""… and at least so long for the same field of it."""
+MAX_COOLDOWN_S: Final = 86_400
+"""Longest wait that a credential can ask for."""
 OWN_FEE_COOLDOWN_S: Final = 3_600
 """Between two fee writes of one credential on one channel (02 §5.3)."""
 HOLD_AT: Final = Fraction(6, 10)
@@ -31,16 +35,30 @@ class PastWrite:
     at: int
 
 
+def channel_wait(coordination: Mapping[str, JsonValue]) -> int:
+    """Seconds the holder of a credential waits on a channel after another agent's write: the
+    `action_cooldown_s` of its section `coordination` (02 §2.1, docs/decisions/0314)."""
+    said = coordination.get("action_cooldown_s")
+    return min(said, MAX_COOLDOWN_S) if isinstance(said, int) else CHANNEL_COOLDOWN_S
+
+
 def cooldown_left(
-    past: Iterable[PastWrite], advisor_id: str, channels: Collection[str], fields: Collection[str], now: int
+    past: Iterable[PastWrite],
+    advisor_id: str,
+    channels: Collection[str],
+    fields: Collection[str],
+    now: int,
+    *,
+    channel_s: int = CHANNEL_COOLDOWN_S,
 ) -> int:
-    """Seconds an agent still has to wait because of other agents' writes; 0 when it need not."""
+    """Seconds an agent still has to wait because of other agents' writes; 0 when it need not. `channel_s` is
+    its own `channel_wait`."""
     left = 0
     wanted, names = frozenset(channels), frozenset(fields)
     for write in past:
         if write.advisor_id == advisor_id or wanted.isdisjoint(write.channels):
             continue
-        wait = CHANNEL_COOLDOWN_S if names.isdisjoint(write.fields) else FIELD_COOLDOWN_S
+        wait = channel_s if names.isdisjoint(write.fields) else max(channel_s, FIELD_COOLDOWN_S)
         left = max(left, write.at + wait - now)
     return left
 

@@ -11,6 +11,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.registry import Tier
 
 from cl_hive_comms.domain.advisor import Advisor, CredentialRow
+from cl_hive_comms.domain.conflict import CHANNEL_COOLDOWN_S
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Hire:
             chosen["max_rebalance_sats"] = self.max_rebalance_sats
         return chosen
 
+    def coordination(self) -> dict[str, JsonValue]:
+        """What the credential says of working beside other advisors, where it is not the default."""
+        return {}
+
     def terms(self) -> dict[str, JsonValue]:
         """What the receipt says was granted."""
         return {
@@ -74,6 +79,7 @@ class Issue(Hire):
     tier: Tier = Tier.MONITOR
     schemas: tuple[str, ...] = ()
     limits: Mapping[str, JsonValue] = field(default_factory=dict)
+    action_cooldown_s: int = CHANNEL_COOLDOWN_S
 
     def template(self) -> Template:
         """The rights as given; without permissions, those that the schemas need."""
@@ -82,6 +88,10 @@ class Issue(Hire):
     def constraints(self, template: Template) -> dict[str, Any]:
         """The constraints as given."""
         return dict(template.constraints)
+
+    def coordination(self) -> dict[str, JsonValue]:
+        """The wait after another advisor's write."""
+        return {"action_cooldown_s": self.action_cooldown_s}
 
     def terms(self) -> dict[str, JsonValue]:
         """What the receipt says was granted."""
@@ -92,6 +102,8 @@ class Issue(Hire):
             "allowed_schemas": list(self.schemas),
             "constraints": dict(self.limits),
         }
+        if self.action_cooldown_s != CHANNEL_COOLDOWN_S:
+            terms["action_cooldown_s"] = self.action_cooldown_s
         if self.trust is not None:
             terms["trust"] = str(float(self.trust))
         return terms

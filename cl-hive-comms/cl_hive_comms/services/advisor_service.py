@@ -229,6 +229,7 @@ class AdvisorService:
             template=template,
             constraints=hire.constraints(template),
             permissions=hire.permissions,
+            coordination=hire.coordination(),
             agent_id=hire.agent_id or None,
             trust=Fraction(1) if hire.trust is None else hire.trust,
             valid_from=now,

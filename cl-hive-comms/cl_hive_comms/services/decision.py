@@ -376,7 +376,9 @@ class DecisionService:
             if left:
                 raise _cooldown(left, "you set the fee of this channel less than an hour ago")
         finished = [past_write(write) for write in past.writes]
-        left = conflict.cooldown_left(finished, who.advisor_id, channels, rated.plan.fields, now)
+        left = conflict.cooldown_left(
+            finished, who.advisor_id, channels, rated.plan.fields, now, channel_s=_channel_wait(who)
+        )
         if left:
             raise _cooldown(left, "another advisor changed this channel a short while ago")
 
@@ -408,7 +410,7 @@ class DecisionService:
         scids = tuple(fact.scid for fact in rated.plan.channels)
         # Who takes over is not held up by what the one before it did or asked (02 §7.5).
         gone = partial(self._handoffs.gives_way, who.advisor_id)
-        since = self._fees.since(tx, scids, now - HOUR_S)
+        since = self._fees.since(tx, scids, now - max(HOUR_S, _channel_wait(who)))
         writes = tuple(write for write in since if not gone(write.advisor_id))
         under_way = [
             row for row in self._commands.in_states(tx, UNDER_WAY) if row.command_id != who.command_id
@@ -497,6 +499,10 @@ class DecisionService:
         return SpendCap(
             spend, who.credential_id, snapshot.settings(self._now()).daily_budget_sats, limit, same
         )
+
+
+def _channel_wait(who: Who) -> int:
+    return conflict.channel_wait({} if who.view is None else who.view.credential.coordination)
 
 
 def check_no_root(command: Command) -> None:

@@ -1,8 +1,8 @@
 """The operator guide from its first line: a clean copy of this repository is cloned, installed by hand into a
 home of its own, started on a node, and the walkthrough typed to its end; with the time of each step.
 
-Needs the package registry (or pip's own cache), as an operator does. What reckless makes of the same
-directory is in tests/integration/test_install_layout.py.
+Needs the package registry (or pip's own cache), as an operator does. Where reckless is installed its two
+lines are typed as well; tests/integration/test_install_layout.py holds to its rules where it is not.
 """
 
 from __future__ import annotations
@@ -63,18 +63,26 @@ def clean_copy(target: Path) -> Path:
     return target
 
 
-def shell(line: str, home: Path) -> subprocess.CompletedProcess[str]:
+def shell(line: str, home: Path, answer: str = "") -> subprocess.CompletedProcess[str]:
     """One line of a terminal in that home, without the environment of the tests."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HIVE_"))}
     return subprocess.run(
         ["bash", "-euc", line],
         cwd=home,
         env={**bare, "HOME": str(home)},
+        input=answer,
         capture_output=True,
         text=True,
         timeout=PROMISED_S,
         check=False,
     )
+
+
+async def start(world: World, entry: Path) -> None:
+    """`plugin start`; nothing of a test leaves the machine, so the relay is the test's."""
+    options = {f"hive-comms-nostr-{name}-relays": "" for name in ("profile", "search")}
+    options["hive-comms-nostr-relays"] = world.relay.url
+    await world.alice.call("plugin", {"subcommand": "start", "plugin": str(entry), **options})
 
 
 async def install(terminal: Terminal, lines: list[Typed], home: Path, repository: Path) -> None:
@@ -84,14 +92,20 @@ async def install(terminal: Terminal, lines: list[Typed], home: Path, repository
         began = time.monotonic()
         line = typed.line.replace("<this repository>", str(repository))
         if typed.words[0] == "lightning-cli":
-            entry = line.split()[-1].replace("~", str(home))
-            # Nothing of a test leaves the machine: the relay is the test's.
-            relays = {"hive-comms-nostr-relays": world.relay.url, "hive-comms-nostr-profile-relays": ""}
-            await world.alice.call("plugin", {"subcommand": "start", "plugin": entry, **relays})
+            await start(world, Path(line.split()[-1].replace("~", str(home))))
         else:
             done = await asyncio.to_thread(shell, line, home)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         terminal.took[f"{typed.step}: {line.split()[0].rpartition('/')[2]}"] += time.monotonic() - began
+
+
+async def serves(world: World) -> bool:
+    """Whether the plugin answers."""
+    try:
+        await world.alice.call("hive-client-status")
+    except DevnetRpcError:
+        return False
+    return True
 
 
 @pytest.mark.timeout(1_200)
@@ -112,15 +126,8 @@ async def test_from_a_clone_to_the_first_advisor_within_ten_minutes(
         assert installed.read_text().startswith(f"#!{home}/.lightning/hive/venv/bin/python3\n")
         assert not [path for path in installed.parent.rglob("*") if path.is_symlink()], "links are files"
 
-        async def serves() -> bool:
-            try:
-                await world.alice.call("hive-client-status")
-            except DevnetRpcError:
-                return False
-            return True
-
         began = time.monotonic()
-        await until(serves, "the installed plugin serves", 60)
+        await until(lambda: serves(world), "the installed plugin serves", 60)
         terminal.took["1. Install: until it serves"] += time.monotonic() - began
         for each in typed:
             if not each.installs:
@@ -129,3 +136,34 @@ async def test_from_a_clone_to_the_first_advisor_within_ten_minutes(
         await world.alice.call("plugin", {"subcommand": "stop", "plugin": str(installed)})
     record_property("figure", terminal.times())
     assert sum(terminal.took.values()) < PROMISED_S, terminal.times()
+
+
+@pytest.mark.timeout(1_200)
+async def test_reckless_installs_what_then_runs(
+    bare_world: World, record_property: Callable[[str, object], None]
+) -> None:
+    if shutil.which("reckless") is None:
+        pytest.skip("reckless comes with Core Lightning, which is not installed here")
+    with tempfile.TemporaryDirectory(prefix="hive-") as directory:
+        home = Path(directory)
+        (home / "repository").mkdir()
+        repository = clean_copy(home / "repository")
+        # A node of its own that is not running: reckless would start the plugin with public relays.
+        node = home / "lightning"
+        (node / "regtest").mkdir(parents=True)
+        (node / "regtest" / "config").touch()
+        began = time.monotonic()
+        for line in RECKLESS:
+            typed = line.replace("https://github.com/<owner>/<this repository>", str(repository))
+            typed = typed.replace("reckless ", f"reckless -l {node} -r ")
+            done = await asyncio.to_thread(shell, typed, home, "Y\n")
+            assert done.returncode == 0, f"{typed}\n{done.stdout}{done.stderr}"
+        record_property("figure", f"reckless: source add and install in {time.monotonic() - began:.0f} s")
+        enabled = (node / "reckless" / "regtest-reckless.conf").read_text()
+        entry = node / "reckless" / "cl-hive-comms" / COMMS
+        assert f"plugin={entry}" in enabled.splitlines()
+        await start(bare_world, entry)
+        await until(lambda: serves(bare_world), "the installed plugin serves", 60)
+        pid = await bare_world.alice.plugin_pid(COMMS)
+        assert str(entry.parent / ".venv") in Path(f"/proc/{pid}/cmdline").read_text()
+        await bare_world.alice.call("plugin", {"subcommand": "stop", "plugin": str(entry)})

@@ -104,7 +104,8 @@ async def test_acceptance_08_11_the_file_is_noticed_without_any_call(world: Worl
     assert len(await receipts(world, "emergency_engage")) == 1
 
 
-async def test_acceptance_08_11_mid_bulk_the_rest_is_cancelled(world: World, agent: Agent) -> None:
+@pytest.mark.parametrize("by", ["call", "file"])
+async def test_acceptance_08_11_mid_bulk_the_rest_is_cancelled(world: World, agent: Agent, by: str) -> None:
     if world.network.kind != "embedded":
         pytest.skip("holding one call of the node needs the embedded node's fault switches")
     from hive_devnet.faults import FaultKind, NodeFaults
@@ -129,7 +130,10 @@ async def test_acceptance_08_11_mid_bulk_the_rest_is_cancelled(world: World, age
         return await faults.struck("setchannel") == 1
 
     await until(held, "the first channel's call")
-    assert (await stop(world))["engaged"] is True
+    if by == "call":
+        assert (await stop(world))["engaged"] is True
+    else:
+        (world.alice.net_dir / "hive" / "EMERGENCY_STOP").touch()
     done = await approving
     assert done["state"] == "partial", done
     final = await agent.answer(document["nonce"], status=4)

@@ -20,7 +20,7 @@ from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import PLUGINS, World, until
-from outside import internet_sockets
+from outside import internet_sockets, stood_ready
 
 COMMS = "cl-hive-comms.py"
 DID = re.compile(r"did:[a-z]+:")
@@ -66,13 +66,15 @@ def quiet(relay: RelayProcess) -> dict[str, object]:
 
 
 async def quickest(ready: Callable[[str], Awaitable[NodeHandle]]) -> NodeHandle:
-    """The fresh node that was ready within three seconds, out of three: other work is slow, too."""
+    """The fresh node that was ready within three seconds, out of three: other work is slow, too. The time in
+    which other programs kept the plugin off the processor is not its own (0341)."""
     took = []
     for number in range(3):
         began = time.monotonic()
         node = await ready(f"fresh{number}")
         status = await node.call("hive-client-status")
-        took.append(time.monotonic() - began)
+        pid = await node.plugin_pid(COMMS)
+        took.append(time.monotonic() - began - stood_ready(pid))
         assert status["identity"]["npub"].startswith("npub1")
         assert status["identity"]["origin"] == "derived:0"
         if took[-1] <= 3:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from agent import Agent
+from channel_world import all_frozen, channels, plugin_again
 from comms_world import until
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import PLUGINS, World
 
 WORD = "correct horse battery staple"
+STOP = "hive-client-emergency-stop"
 
 
 @pytest_asyncio.fixture
@@ -184,3 +186,37 @@ async def test_another_nodes_backup_is_refused(world: World, tmp_path: Path, wor
     with pytest.raises(DevnetRpcError, match="can only be restored on its own node") as refused:
         await restore(world, path, word)
     assert refused.value.code == 4015
+
+
+async def test_a_restore_brings_the_stop_and_the_override_back_and_thaws_nothing(
+    world: World, agent: Agent, tmp_path: Path, word: str
+) -> None:
+    call, path = world.alice.call, tmp_path / "hive.backup"
+    before = await channels(world)
+    await call("hive-client-policy", {"action": "override", "overrides": {"max_danger": 7}, "duration": "2h"})
+    await call(STOP, {"action": "engage", "reason": "theft", "freeze_forwarding": True})
+    assert all_frozen(before, await channels(world))
+    await backed_up(world, path, word)
+    await wiped(world)
+    shown = by_part(await restore(world, path, word))
+    assert "theft" in shown["channels"]["note"] and "stay frozen" in shown["channels"]["note"]
+    assert (await call("hive-client-status"))["emergency"]["engaged"] is False
+    assert (await call("hive-client-alerts"))["count"] == 0, "a dry run tells nobody"
+    result = by_part(await restore(world, path, word, dry_run=False, confirm=True))
+    assert result == shown
+    for again in (False, True):
+        if again:
+            await plugin_again(world)
+        emergency = (await call("hive-client-status"))["emergency"]
+        assert emergency["engaged"] is True and "theft" in emergency["reason"]
+        refused = await agent.rest(agent.signed("channel_list", {}, "hive:monitor/v1"))
+        assert refused["error"]["slug"] == "emergency_stop", refused
+        assert all_frozen(before, await channels(world))
+        assert (await call("hive-client-policy"))["override"]["values"] == {"max_danger": 7}
+    codes = [row["code"] for row in (await call("hive-client-alerts"))["items"]]
+    assert codes.count("emergency_stop") == 1 and codes.count("policy_loosened") == 1, codes
+    token = (await call(STOP, {"action": "status"}))["release"]["token"]
+    await call(STOP, {"action": "release", "token": token})
+    assert await channels(world) == before
+    assert (await agent.rest(agent.signed("channel_list", {}, "hive:monitor/v1")))["status"] == 0
+    assert (await call("hive-client-receipts-verify"))["ok"] is True

@@ -107,6 +107,25 @@ async def test_acceptance_08_22_a_bad_policy_file_keeps_the_last_good_one(tmp_pa
         assert (await policy(node))["source"] == "stored"
 
 
+async def test_a_file_edited_while_the_plugin_was_down_is_on_record(tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps({"policy_version": 1, "preset": "conservative"}))
+    node_dir = tmp_path / "net"
+    node_dir.mkdir()
+    async with world(node_dir, **{"hive-comms-policy-file": str(file)}) as (_, node, _relay):
+        before = await policy(node)
+        for preset in ("aggressive", "aggressive"):
+            await node.kill_plugin("cl-hive-comms.py")
+            file.write_text(json.dumps({"policy_version": 1, "preset": preset}))
+            await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN)})
+            after = await until(lambda: policy(node), "the plugin answers")
+            assert after["preset"] == "aggressive" and after["version"] == int(str(before["version"])) + 1
+            (receipt,) = (await call(node, "hive-client-receipts", schema="hive:operator/v1"))["items"]
+            assert receipt["action"] == "policy_followed" and receipt["params"]["source"] == "file"
+            (alert,) = (await call(node, "hive-client-status"))["alerts"]
+            assert alert["code"] == "policy_loosened" and "the policy file" in alert["text"]
+
+
 async def warning(node: NodeHandle) -> str:
     return str((await policy(node)).get("warning_policy_file", ""))
 

@@ -75,11 +75,15 @@ async def test_a_frozen_node_on_a_new_disk_stays_frozen_until_its_release(tmp_pa
 
 async def test_a_stop_without_freeze_is_on_again(tmp_path: Path) -> None:
     world = await started(tmp_path / "node")
+    await world.service.authorize(Hire(AGENT, "fees"))
     await world.emergency.engage()
     await world.backups.backup(tmp_path / "a.backup", WORD)
     world.db.close()
     fresh = await started(tmp_path / "new", world)
+    left = await fresh.restored(tmp_path / "a.backup", skip=["channels"], dry_run=True)
+    assert "the part channels, which is left out" in left["credentials"].note
     done = await fresh.restored(tmp_path / "a.backup")
+    assert "left out" not in done["credentials"].note
     assert fresh.kill_switch.engaged() and fresh.channels.bounds() == BEFORE
     assert "it was on when the backup was made" in done["channels"].note
     await release(fresh)

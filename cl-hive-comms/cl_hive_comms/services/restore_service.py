@@ -78,6 +78,7 @@ class _Content:
     chain: ChainReport | None = None
     keys: tuple[str, ...] = ()
     newer_here: bool = False
+    stop_left: bool = False
     on_record: list[Callable[[Tx], None]] = field(default_factory=list)
     """Receipts and alerts of what was taken in; a dry run leaves none, not even in the log."""
 
@@ -131,6 +132,7 @@ class RestoreService:
 
         def body(tx: Tx) -> tuple[Outcome, ...]:
             content.newer_here = self._newer_here(tx, content) and not replace
+            content.stop_left = "channels" not in parts and bool(content.of("channels", "comms_state"))
             outcomes = tuple(self._part(tx, part, content, path, passphrase, replace) for part in parts)
             if not dry_run:
                 for note in content.on_record:
@@ -231,7 +233,8 @@ class RestoreService:
         outcome = _joined(outcome, count, *record)
         handoffs = found["comms_state"]
         taken, note = restore_handoffs(tx, self._t, handoffs, newer_here=content.newer_here, now=self._now())
-        return _joined(outcome, count, taken, len(handoffs) - taken, note)
+        outcome = _joined(outcome, count, taken, len(handoffs) - taken, note)
+        return _joined(outcome, count, 0, 0, _STOP_LEFT) if content.stop_left else outcome
 
     def _keys(self, tx: Tx, content: _Content, replace: bool) -> Outcome:
         ring = content.ring
@@ -366,6 +369,9 @@ _CREDENTIALS: Final = ("comms_advisors", "comms_credentials", "comms_replay", "c
 _DIVERGED: Final = (
     "this node's record went its own way, two chains cannot be joined: kept; the backup file keeps the other"
 )
+
+
+_STOP_LEFT: Final = "the emergency stop was on when the backup was made: it comes back with the part channels, which is left out"
 
 
 def _shown(stop: Stop) -> dict[str, JsonValue]:

@@ -28,7 +28,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, CommandService, Plan
+from hive_advisor.services.commands import CONTROL, SKEW_WARN_S, CommandService, Plan
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
@@ -283,6 +283,12 @@ class Advisor:
             expected_policy_root=expected_policy_root,
         )
 
+    async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]:
+        """What the node says to a plan, without doing it: danger with what it knows, workflow, and whether
+        its policy would refuse it."""
+        params = {"schema": plan.spec.schema, "action": plan.spec.name, "params": plan.params}
+        return await self.control(plan.client.client_id, "quote", params, wait_s)
+
     async def execute(
         self,
         plan: Plan,
@@ -310,10 +316,12 @@ class Advisor:
             sent = await self.commands.get(command.command_id)
             patience = max(1, (sent.next_send or 0) - self._now())
             left = max(0, int(deadline - clock()))
-            sent = await self.commands.settled(command.command_id, min(left, patience))
+            sent = await self.commands.settled(command.command_id, min(left, patience), nonce=sent.nonce)
             if sent.state not in (CommandState.READY, CommandState.SENT) or clock() >= deadline - 1:
                 return sent
-            if (sent.next_send or 0) <= self._now() < sent.timestamp + client.max_skew_s:
+            client = await self.clients.named(client.alias)
+            node_time = self._now() + client.offset_s
+            if (sent.next_send or 0) <= self._now() and node_time < sent.timestamp + client.max_skew_s:
                 await self.send_again(sent, client)
 
     async def send_again(self, command: StoredCommand, client: Client) -> None:
@@ -379,8 +387,7 @@ class Advisor:
             return None
         server_time = result.get("server_time")
         offset = server_time - self._now() if isinstance(server_time, int) else 0
-        # Seconds of travel are not skew; only a clock that is really off is corrected for.
-        offset = offset if abs(offset) > 60 else 0
+        offset = offset if abs(offset) > SKEW_WARN_S else 0
         await self._db.write(
             lambda tx: self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -89,6 +90,16 @@ async def set_fee(kit: Advisor, node: ScriptedNode, ppm: int, wait_s: int = 40) 
     return await kit.execute(plan, wait_s=wait_s)
 
 
+def once(
+    node: ScriptedNode, first: Callable[[envelope.Command], dict[str, Any]]
+) -> Callable[[envelope.Command], dict[str, Any]]:
+    """This answer to the first command, a good one to every other."""
+    answers = [first]
+    return lambda command: (
+        answers.pop()(command) if answers else node.response(command, 0, receipt=node.receipt(command))
+    )
+
+
 def refusing(node: ScriptedNode, slug: str, **data: Any) -> Callable[[envelope.Command], dict[str, Any]]:
     return lambda command: node.response(
         command, 1, error=envelope.error_doc(from_symbol(slug, "no", **data))
@@ -105,7 +116,10 @@ async def test_acceptance_11_18_nonce_reuse_stops_all_sending_until_a_human_clea
         async with profile.open() as kit:
             await hired(kit, node)
             await hired(kit, other)
-            waiting = await set_fee(kit, node, 100, wait_s=0)
+            # One without an answer, that would go out again.
+            node.answer = lambda _command: None
+            await set_fee(kit, node, 100, wait_s=0)
+            await node.heard(2, 40)
             node.answer = refusing(node, "nonce_reuse")
             refused = await set_fee(kit, node, 150)
             assert str(refused.state) == "rejected"
@@ -118,7 +132,6 @@ async def test_acceptance_11_18_nonce_reuse_stops_all_sending_until_a_human_clea
             assert stopped.value.data["command_id"] == refused.command_id
             kinds = [event.kind for event in await kit.events(0, 500)]
             assert kinds.count("identity_shared") == 1
-            assert waiting.command_id
         heard = (len(node.commands), len(other.commands))
         # Over a restart, at every client, for every command of the kit's own, and for what waits to go again.
         async with profile.open() as kit:
@@ -146,11 +159,23 @@ async def test_acceptance_11_18_a_nonce_too_low_is_stepped_over_once_and_an_aler
     async with profile.open() as kit:
         client = await hired(kit, node)
         ahead = time.time_ns() // 1_000 + 3_600_000_000
-        node.answer = refusing(node, "nonce_too_low", expected_min=ahead)
-        await set_fee(kit, node, 150)
-        node.answer = lambda command: node.response(command, 0, receipt=node.receipt(command))
-        assert str((await set_fee(kit, node, 150)).state) == "done"
-        assert node.commands[-1].nonce == ahead
+        node.answer = once(node, refusing(node, "nonce_too_low", expected_min=ahead))
+        done = await set_fee(kit, node, 150)
+        assert str(done.state) == "done" and done.resigned == 1
+        first, second = node.commands[-2:]
+        assert first.command_id == second.command_id and first.nonce < second.nonce == ahead
+        # Overtaken by a later command of ours: nobody else's doing, and not run after it by itself.
+        node.answer = lambda _command: None
+        early = await set_fee(kit, node, 155, wait_s=0)
+        late = await set_fee(kit, node, 156, wait_s=0)
+        await node.heard(len(node.commands), 40)
+        for _ in range(2):
+            refused = refusing(node, "nonce_too_low", expected_min=late.nonce + 1)
+            await node.send(kit.pubkey, refused(envelope.decode_command(json.dumps(early.envelope))))
+        early = await kit.commands.settled(early.command_id, 40)
+        assert (str(early.state), early.slug, early.resigned) == ("rejected", "nonce_too_low", 0)
+        assert await kit.shared_key.found() is None
+        highest = (await kit.clients.named(client.alias)).last_nonce
         # Longer ago than a day is another story.
         node.answer = refusing(node, "nonce_too_low", expected_min=2**53 - 1)
         with monkeypatch.context() as patched:
@@ -158,7 +183,7 @@ async def test_acceptance_11_18_a_nonce_too_low_is_stepped_over_once_and_an_aler
             await set_fee(kit, node, 160)
             assert await kit.shared_key.found() is None
         # A node cannot push our nonces to the end of the numbers.
-        assert (await kit.clients.named(client.alias)).last_nonce == ahead + 1
+        assert (await kit.clients.named(client.alias)).last_nonce == highest + 1
         await set_fee(kit, node, 160)
         with pytest.raises(Conflict, match="answered nonce_too_low"):
             await set_fee(kit, node, 160)
@@ -266,3 +291,79 @@ async def test_a_replaced_key_is_not_used_after_thirty_days(profile: Profile, no
         assert kit.keyring.pubkeys == (kit.pubkey,)
         with pytest.raises(CredentialInvalid, match="not in use any more"):
             await kit.plan((await kit.clients.all())[0], *FEE, params)
+
+
+# -- the node's clock --------------------------------------------------------------------------------------
+
+
+async def test_acceptance_11_04_a_wrong_clock_is_corrected_by_a_prompt_answer_and_the_command_goes_again(
+    profile: Profile, node: ScriptedNode
+) -> None:
+    def stale(command: envelope.Command) -> dict[str, Any]:
+        error = envelope.error_doc(from_symbol("stale_timestamp", "no"))
+        answer = node.response(command, 1, error=error)
+        return envelope.sign_response(node.secret, {**answer, "timestamp": answer["timestamp"] + 1_000})
+
+    async with profile.open() as kit:
+        client = await hired(kit, node)
+        node.answer = once(node, stale)
+        done = await set_fee(kit, node, 150)
+        assert (str(done.state), done.resigned) == ("done", 1)
+        first, second = node.commands[-2:]
+        assert first.command_id == second.command_id
+        assert 990 <= second.timestamp - first.timestamp <= 1_060
+        assert (await kit.clients.named(client.alias)).offset_s in range(940, 1_061)
+        # Refused again although the time is the node's: final, nothing goes round for ever.
+        node.answer = stale
+        refused = await set_fee(kit, node, 160)
+        assert (str(refused.state), refused.slug, refused.resigned) == ("rejected", "stale_timestamp", 0)
+        # Bytes that wait are judged by the node's clock: neither dropped as dead nor kept for ever.
+        node.answer = lambda _command: None
+        waiting = await set_fee(kit, node, 170, wait_s=0)
+        profile.ahead = 50
+        assert [command.command_id for command in await kit.commands.due()] == [waiting.command_id]
+        assert await kit.commands.dead() == []
+        profile.ahead = 400
+        assert await kit.commands.due() == []
+        assert [command.command_id for command, _ in await kit.commands.dead()] == [waiting.command_id]
+
+
+async def test_an_answer_that_took_long_sets_no_clock_and_sends_nothing_again(
+    profile: Profile, node: ScriptedNode
+) -> None:
+    async with profile.open() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda _command: None
+        sent = await set_fee(kit, node, 150, wait_s=0)
+        await node.heard(2, 40)
+        profile.ahead = 600
+        heard = len(node.commands)
+        error = envelope.error_doc(from_symbol("stale_timestamp", "came late"))
+        await node.send(kit.pubkey, node.response(node.commands[-1], 1, error=error))
+        late = await kit.commands.settled(sent.command_id, 40)
+        assert (str(late.state), late.slug, late.resigned) == ("rejected", "stale_timestamp", 0)
+        assert (await kit.clients.named(client.alias)).offset_s == 0
+        assert len(node.commands) == heard
+
+
+async def test_a_command_signed_anew_before_a_crash_goes_out_after_it(
+    profile: Profile, node: ScriptedNode
+) -> None:
+    async with profile.open() as kit:
+        await hired(kit, node)
+        node.answer = once(
+            node, refusing(node, "nonce_too_low", expected_min=time.time_ns() // 1_000 + 10**7)
+        )
+
+        plan = await kit.plan((await kit.clients.all())[0], *FEE, {"channel_id": "103x1x0", "fee_ppm": 150})
+        command = await kit.commands.issue(plan)
+        await kit.send_again(command, plan.client)
+
+        async def anew() -> bool:
+            return (await kit.commands.get(command.command_id)).resigned == 1
+
+        await until(anew)
+        assert str((await kit.commands.get(command.command_id)).state) == "ready"
+    async with profile.open() as kit:
+        assert (await kit.pump())["sent_again"] == 1
+        assert str((await kit.commands.settled(command.command_id, 40)).state) == "done"

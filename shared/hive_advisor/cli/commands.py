@@ -14,6 +14,7 @@ from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
+    from hive_advisor.advisor import Advisor
     from hive_advisor.domain.rows import StoredCommand
     from hive_advisor.services.commands import Plan
 
@@ -121,6 +122,7 @@ def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completing.parameters)
 @click.option("--params", "params_file", help="file with a JSON object of parameters, - for stdin")
 @click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
+@click.option("--quote", is_flag=True, help="with --dry-run: also ask the node what it would say")
 @click.option("--note", default="", help="your own note, kept locally")
 @click.option("--again", is_flag=True, help="send although the same command is open")
 @click.option("--confirm-danger", type=int, help="the computed danger, to confirm it without a terminal")
@@ -134,6 +136,7 @@ async def send(
     pairs: tuple[str, ...],
     params_file: str | None,
     dry_run: bool,
+    quote: bool,
     note: str,
     again: bool,
     confirm_danger: int | None,
@@ -143,17 +146,33 @@ async def send(
     from hive_advisor.domain.schema_help import split_target
 
     schema_id, action = split_target(target)
+    if quote and not dry_run:
+        raise InvalidParams("--quote goes with --dry-run; a command is judged by the node anyway")
     params = parse_pairs(pairs, params_file)
-    async with settings.kit(online=not dry_run) as kit:
+    async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
         plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)
         if dry_run:
-            settings.terminal.show({**plan.summary(), "sent": False})
+            await _show_plan(settings, kit, plan, ask_node=quote)
         confirmed = ask_danger(settings, plan, confirm_danger)
         done = await kit.execute(
             plan, wait_s=settings.wait, again=again, origin="cli", confirmed_danger=confirmed
         )
         finish(settings, done, found.alias)
+
+
+async def _show_plan(settings: Settings, kit: Advisor, plan: Plan, *, ask_node: bool) -> NoReturn:
+    """The plan and, if asked for, the node's word on it: exit 4 when it would refuse, 5 without an answer."""
+    data = {**plan.summary(), "sent": False}
+    if not ask_node:
+        settings.terminal.show(data)
+    said = await kit.quote(plan, settings.wait)
+    result = said["result"]
+    if not isinstance(result, dict):
+        data["node_says"] = {key: said[key] for key in ("state", "slug", "message")}
+        settings.terminal.show(data, output.REFUSED if said["slug"] else output.PENDING)
+    data["node_says"] = result
+    settings.terminal.show(data, output.OK if result.get("valid", True) is True else output.REFUSED)
 
 
 @click.group()

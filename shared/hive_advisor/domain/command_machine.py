@@ -36,6 +36,7 @@ class CommandEvent(StrEnum):
     ON_EXPIRED = "on_expired"
     ON_INDETERMINATE = "on_indeterminate"
     ON_PROVEN_NOT_RUN = "on_proven_not_run"
+    ON_SIGNED_ANEW = "on_signed_anew"
 
 
 FINAL = frozenset(
@@ -68,6 +69,9 @@ TABLE: Mapping[tuple[CommandState, CommandEvent], CommandState] = MappingProxyTy
         **{(CommandState.READY, event): state for event, state in _ANSWERS.items()},
         (CommandState.READY, CommandEvent.ON_PENDING): CommandState.PENDING,
         (CommandState.SENT, CommandEvent.ON_SENT): CommandState.SENT,
+        # Its number or its time was refused before it counted: the same command under another one.
+        (CommandState.SENT, CommandEvent.ON_SIGNED_ANEW): CommandState.READY,
+        (CommandState.READY, CommandEvent.ON_SIGNED_ANEW): CommandState.READY,
         (CommandState.SENT, CommandEvent.ON_PENDING): CommandState.PENDING,
         **{(CommandState.SENT, event): state for event, state in _ANSWERS.items()},
         # Only an answer given after the envelope died proves that it never ran.

@@ -83,6 +83,7 @@ class StoredCommand:
     next_send: int | None = None
     deadline: int | None = None
     confirmed_danger: int | None = None
+    resigned: int = 0
 
     @property
     def sender(self) -> str:

@@ -94,7 +94,10 @@ class ApprovalService:
 
         def body(tx: Tx) -> None:
             self._rows.answered(tx, approval_id, counted, answer.slug, answer.sentence[:500])
-            self._shared.answered(tx, node_key, f"node-{node_key[:12]}", answer.slug, approval_id)
+            client = self._clients.by_node_key(tx, node_key)
+            name = f"node-{node_key[:12]}" if client is None else client.alias
+            last = self._rows.last_nonce(tx, node_key) if client is None else client.last_nonce
+            self._shared.answered(tx, node_key, name, answer, last, approval_id)
             state = "counted" if counted else "refused"
             self._records.add_event(tx, f"vote_{state}", approval_id, answer.slug or "", self._now())
 

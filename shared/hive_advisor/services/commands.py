@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hive_shared import credential as credentials
-from hive_shared import credential_scope, envelope, registry
-from hive_shared.canonical import JsonValue
-from hive_shared.errors import Ambiguous, Conflict, CredentialInvalid, InvalidParams, NotFound
+from hive_shared import envelope, registry
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.crypto import sha256
+from hive_shared.errors import Ambiguous, Conflict, InvalidParams, NotFound
 from hive_shared.registry import ActionSpec, Danger, DangerFacts
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain import plan_check
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
 from hive_advisor.domain.keyring import Keyring
@@ -27,6 +29,10 @@ from hive_advisor.services.shared_key import SharedKeyService
 
 CONTROL = "hive:control/v1"
 DEATH_MARGIN_S = 30
+SKEW_WARN_S = 60
+"""Seconds of travel are not skew; only a clock that is really off is corrected for."""
+_MAX_SIGNED_ANEW = 3
+_PROMPT_S = 30
 _NONCE_AHEAD_US = 7 * 86_400 * 1_000_000
 
 
@@ -43,6 +49,22 @@ class Plan:
     retry_of: str | None = None
     expected_policy_root: str | None = None
 
+    @property
+    def hash(self) -> str:
+        """What the plan would do, as 64 hex digits (11 §6)."""
+        return sha256(
+            encode(
+                {
+                    "client": self.client.client_id,
+                    "credential_id": self.credential.credential_id,
+                    "schema": self.spec.schema,
+                    "action": self.spec.name,
+                    "params": self.params,
+                    "payment": {"method": "none"},
+                }
+            )
+        ).hex()
+
     def summary(self) -> dict[str, Any]:
         """The plan as people and ``--dry-run`` see it."""
         root = self.expected_policy_root
@@ -52,7 +74,11 @@ class Plan:
             "action": self.spec.name,
             "params": self.params,
             "danger": {**self.danger._asdict(), "total": self.danger.total},
+            "danger_at_least": plan_check.least_danger(self.spec, self.params).total,
+            "tier": str(self.credential.document.get("tier", "")),
+            "constraints": self.credential.document.get("constraints", {}),
             "credential_id": self.credential.credential_id,
+            "plan_hash": self.hash,
             "price_sats": 0,
             **({} if root is None else {"expected_policy_root": root}),
         }
@@ -69,7 +95,7 @@ def _check_root(spec: ActionSpec, root: str) -> None:
 
 
 def _death_s(command: StoredCommand, client: Client) -> int:
-    """When the node must refuse the envelope as stale whatever happens."""
+    """When, by its clock, the node must refuse the envelope as stale whatever happens."""
     return command.timestamp + client.max_skew_s + DEATH_MARGIN_S
 
 
@@ -119,12 +145,10 @@ class CommandService:
         if expected_policy_root is not None:
             _check_root(spec, expected_policy_root)
         if spec.schema != CONTROL:
-            document = credentials.parse(credential.document)
-            names = registry.glob_names(spec, parsed)
-            if not credential_scope.patterns_allow(document.allowed_schemas, spec.schema, spec.name, names):
-                raise CredentialInvalid(
-                    f"the credential does not allow {spec.schema}#{spec.name}", reason="schema_not_allowed"
-                )
+            plan_check.check_scope(spec, parsed, credentials.parse(credential.document))
+            heard = client.capabilities_at
+            fresh = heard is not None and self._now() - heard < plan_check.FRESH_S
+            plan_check.check_served(spec, client.capabilities if fresh else None)
         danger = spec.danger(parsed, facts)
         return Plan(client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root)
 
@@ -155,7 +179,7 @@ class CommandService:
                     )
             now = self._now()
             nonce = self._clients.take_nonce(tx, plan.client.client_id, self._now_us())
-            signed: dict[str, Any] = self._envelope(plan, nonce, now + plan.client.offset_s)
+            signed: dict[str, Any] = self._envelope(plan, nonce, now + self._offset(tx, plan.client))
             command = StoredCommand(
                 command_id=signed["command_id"],
                 client_id=plan.client.client_id,
@@ -224,7 +248,8 @@ class CommandService:
             content,
             relays,
             ways,
-            expires_at=command.timestamp + 3_600,
+            # By our clock, as relays see it; the timestamp is by the node's.
+            expires_at=max(command.timestamp, now) + 3_600,
             sender=command.sender,
         )
 
@@ -249,9 +274,11 @@ class CommandService:
                         self._now(),
                     )
                 return command
+            if self._follow_node(tx, client, command, answer) and self._signed_anew(
+                tx, client, command, answer
+            ):
+                return self._commands.get(tx, command.command_id)
             self._commands.move(tx, command, to, self._now())
-            self._shared.answered(tx, client.node_key, client.alias, answer.slug, command.command_id)
-            self._follow_nonce(tx, client, answer)
             self._commands.record_answer(
                 tx,
                 command.command_id,
@@ -272,11 +299,56 @@ class CommandService:
             self._moved.notify_all()
         return moved
 
-    def _follow_nonce(self, tx: Tx, client: Client, answer: Answer) -> None:
-        """Next time above what the node has seen, unless far from our time: nonces are microseconds."""
-        wanted = answer.expected_min
-        if answer.slug == "nonce_too_low" and wanted and wanted < self._now_us() + _NONCE_AHEAD_US:
-            self._clients.raise_nonce(tx, client.client_id, wanted - 1)
+    def _offset(self, tx: Tx, client: Client) -> int:
+        """How far the node's clock is ahead of ours, as of now."""
+        current = self._clients.by_id(tx, client.client_id)
+        return (current or client).offset_s
+
+    def _signed_anew(self, tx: Tx, client: Client, command: StoredCommand, answer: Answer) -> bool:
+        """A command refused for its number or its time before it counted goes out under another one, with the
+        same id (11 §5.2). False when it does not: three times is enough, and what stays refused is final."""
+        to = next_state(command.state, CommandEvent.ON_SIGNED_ANEW)
+        if to is None or command.resigned >= _MAX_SIGNED_ANEW or self._shared.raised(tx):
+            return False
+        now = self._now()
+        nonce = self._clients.take_nonce(tx, client.client_id, self._now_us())
+        timestamp = now + self._offset(tx, client)
+        before = {k: v for k, v in command.envelope.items() if k not in ("signature", "signature_alg")}
+        document: dict[str, JsonValue] = {**before, "nonce": nonce, "timestamp": timestamp}
+        signed = envelope.sign_command(self._keyring.secret(command.sender), document)
+        self._commands.move(tx, command, to, now)
+        self._commands.sign_anew(
+            tx,
+            command.command_id,
+            envelope=signed,
+            nonce=nonce,
+            timestamp=timestamp,
+            command_hash=envelope.command_digest(signed).hex(),
+            now=now,
+        )
+        self._records.add_event(tx, "signed_anew", command.command_id, answer.slug or "", now)
+        return True
+
+    def _follow_node(self, tx: Tx, client: Client, command: StoredCommand, answer: Answer) -> bool:
+        """Take over its clock where it called ours stale, and a number above what it has seen, unless that is
+        far from our time: nonces are microseconds. Returns whether the same command may be taken now.
+
+        An answer that took long tells no time, and a command that took long, or that a later one of ours
+        overtook, is not sent again by itself.
+        """
+        current = self._clients.by_id(tx, client.client_id) or client
+        now, wanted, last = self._now(), answer.expected_min, current.last_nonce
+        self._shared.answered(tx, client.node_key, client.alias, answer, last, command.command_id)
+        if answer.slug == "stale_timestamp" and now - command.updated <= _PROMPT_S:
+            offset = answer.timestamp - now
+            offset = offset if abs(offset) > SKEW_WARN_S else 0
+            if abs(offset - self._offset(tx, client)) > SKEW_WARN_S:
+                self._clients.set_offset(tx, client.client_id, offset, now)
+                return True
+        if answer.slug != "nonce_too_low" or not wanted or wanted > self._now_us() + _NONCE_AHEAD_US:
+            return False
+        self._clients.raise_nonce(tx, client.client_id, wanted - 1)
+        return command.nonce == last
 
     async def challenged(self, client: Client, params: Mapping[str, Any]) -> None:
         """A pushed challenge: kept if it is for an open command of ours at this client.
@@ -334,11 +406,19 @@ class CommandService:
     async def open(self) -> list[StoredCommand]:
         return await self._db.read(self._commands.open)
 
-    async def settled(self, command_id: str, wait_s: int, *, pending_counts: bool = True) -> StoredCommand:
-        """Wait until the command is final (or pending), at most ``wait_s``; returns its row as it is then."""
+    async def settled(
+        self, command_id: str, wait_s: int, *, pending_counts: bool = True, nonce: int | None = None
+    ) -> StoredCommand:
+        """Wait until the command is final (or pending), at most ``wait_s``; returns its row as it is then.
+
+        With ``nonce``, also until it was signed anew under another one.
+        """
 
         def reached(command: StoredCommand) -> bool:
-            return command.state in FINAL or (pending_counts and command.state == CommandState.PENDING)
+            anew = nonce is not None and command.nonce != nonce
+            return (
+                anew or command.state in FINAL or (pending_counts and command.state == CommandState.PENDING)
+            )
 
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
@@ -356,11 +436,13 @@ class CommandService:
     async def due(self) -> list[StoredCommand]:
         """Open commands whose bytes should go out again now, and are still alive."""
         now = self._now()
+        offsets = {client.client_id: client.offset_s for client in await self._db.read(self._clients.all)}
         return [
             command
             for command in await self.open()
             if command.state in (CommandState.READY, CommandState.SENT)
-            and (command.next_send or 0) <= now < command.timestamp + 300
+            and (command.next_send or 0) <= now
+            and now + offsets.get(command.client_id, 0) < command.timestamp + 300
         ]
 
     async def dead(self) -> list[tuple[StoredCommand, Client]]:
@@ -370,7 +452,7 @@ class CommandService:
             if command.state not in (CommandState.READY, CommandState.SENT):
                 continue
             client = await self._client(command.client_id)
-            if client is not None and self._now() >= _death_s(command, client):
+            if client is not None and self._now() + client.offset_s >= _death_s(command, client):
                 result.append((command, client))
         return result
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hive_shared.errors import Conflict
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain.answer import Answer
 from hive_advisor.services.ports import ClientRows, RecordRows
 
 TOO_LOW_S: Final = 86_400
@@ -38,12 +39,21 @@ class SharedKeyService:
     def __init__(self, db: Db, rows: ClientRows, records: RecordRows, now: Callable[[], int]) -> None:
         self._db, self._rows, self._records, self._now = db, rows, records, now
 
-    def answered(self, tx: Tx, node_key: str, node: str, slug: str | None, command_id: str) -> None:
-        """An answer of a node to a command of ours; joins the transaction that takes it in."""
+    def answered(
+        self, tx: Tx, node_key: str, node: str, answer: Answer, last_nonce: int, command_id: str
+    ) -> None:
+        """An answer of a node to a command of ours; joins the transaction that takes it in.
+
+        `last_nonce` is the highest that we gave out for this node: what it saw above that was not ours, what
+        lies below it is one of our own commands that overtook another.
+        """
+        slug = answer.slug
         if slug not in ("nonce_reuse", "nonce_too_low") or self._found(tx) is not None:
             return
         now = self._now()
         if slug == "nonce_too_low":
+            if answer.expected_min is not None and answer.expected_min - 1 <= last_nonce:
+                return
             last = int(self._rows.meta(tx, _TOO_LOW + node_key) or 0)
             self._rows.set_meta(tx, _TOO_LOW + node_key, str(now))
             cleared = int(self._rows.meta(tx, _CLEARED) or 0)
@@ -52,6 +62,10 @@ class SharedKeyService:
         found = SharedKey(now, node_key, node, slug, command_id)
         self._rows.set_meta(tx, _ALARM, json.dumps(asdict(found)))
         self._records.add_event(tx, "identity_shared", command_id, f"{node} answered {slug}", now)
+
+    def raised(self, tx: Tx) -> bool:
+        """Whether nothing may be sent."""
+        return self._found(tx) is not None
 
     def check(self, tx: Tx) -> None:
         """Raises Conflict (identity_shared) while nothing may be sent."""

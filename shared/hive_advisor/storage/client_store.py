@@ -78,6 +78,12 @@ class ClientStore:
             (json.dumps(document), now, offset_s, now, client_id),
         )
 
+    def set_offset(self, tx: Tx, client_id: str, offset_s: int, now: int) -> None:
+        """How far the node's clock is ahead of ours."""
+        tx.execute(
+            "UPDATE adv_clients SET offset_s = ?, updated = ? WHERE client_id = ?", (offset_s, now, client_id)
+        )
+
     def take_nonce(self, tx: Tx, client_id: str, now_us: int) -> int:
         """The next nonce: max(last + 1, now in µs). Restored backups never fall back (§5.2)."""
         row = tx.execute("SELECT last_nonce FROM adv_clients WHERE client_id = ?", (client_id,)).fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from hive_shared.store import Tx
@@ -113,6 +114,24 @@ class CommandStore:
             (next_send, now, command_id),
         )
 
+    def sign_anew(
+        self,
+        tx: Tx,
+        command_id: str,
+        *,
+        envelope: Mapping[str, Any],
+        nonce: int,
+        timestamp: int,
+        command_hash: str,
+        now: int,
+    ) -> None:
+        """The same command in another envelope, to be sent at once; the one before is dead."""
+        tx.execute(
+            "UPDATE adv_commands SET envelope_json = ?, nonce = ?, timestamp = ?, command_hash = ?,"
+            " next_send = ?, updated = ?, resigned = resigned + 1 WHERE command_id = ?",
+            (json.dumps(envelope), nonce, timestamp, command_hash, now, now, command_id),
+        )
+
     def set_challenge(self, tx: Tx, command_id: str, challenge: str, expires: int) -> None:
         """What the node wants signed before it runs an approved command, and until when."""
         tx.execute(
@@ -167,4 +186,5 @@ def _command(row: sqlite3.Row) -> StoredCommand:
         created=row["created"],
         updated=row["updated"],
         confirmed_danger=row["confirmed_danger"],
+        resigned=row["resigned"],
     )

@@ -1,5 +1,5 @@
-"""The kit beside a real node: one key on two machines, a rotation, and commands carried by commando
-(11 §2, §4).
+"""The kit beside a real node: plans and the node's word on them, a wrong clock, one key on two machines, a
+rotation, and commands carried by commando (11 §2, §4, §5).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hive_advisor.config import AdvisorConfig
 from hive_advisor.identity import Identity, create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.world import World, until
-from hive_shared.errors import Conflict
+from hive_shared.errors import Conflict, HiveError
 
 FEE = ("hive:fee-policy/v1", "set_single")
 LOOK = ("hive:monitor/v1", "health_summary", dict[str, Any]())
@@ -46,13 +46,19 @@ class Machine:
     directory: Path
     identity: Identity = field(default_factory=create_identity)
     ahead_us: int = 0
+    clock_s: int = 0
     order: tuple[str, ...] = ("nostr", "rest", "local", "commando")
 
     def open(self) -> AbstractAsyncContextManager[Advisor]:
         config = AdvisorConfig((self.world.relay.url,), None, True, self.order)
         paths = ProfilePaths("test", self.directory / "config", self.directory / "data")
         return Advisor.open(
-            paths, self.identity, config, online=True, now_us=lambda: time.time_ns() // 1_000 + self.ahead_us
+            paths,
+            self.identity,
+            config,
+            online=True,
+            now=lambda: int(time.time()) + self.clock_s,
+            now_us=lambda: time.time_ns() // 1_000 + self.ahead_us,
         )
 
     def copied(self, ahead_us: int) -> Machine:
@@ -81,6 +87,52 @@ async def asked(kit: Advisor, what: tuple[str, str, dict[str, Any]] = LOOK) -> A
     return await kit.execute(await kit.plan(client, *what), wait_s=60)
 
 
+async def test_a_plan_and_the_nodes_word_on_it_change_nothing(world: World, tmp_path: Path) -> None:
+    async with Machine(world, tmp_path / "a").open() as kit:
+        await hired(world, kit)
+        client = (await kit.clients.all())[0]
+        before = await world.channel_fees()
+        plan = await kit.plan(client, *FEE, {"channel_id": world.scid, "fee_ppm": 510})
+        said = (await kit.quote(plan, 60))["result"]
+        assert (said["valid"], said["workflow"], said["price_sats"]) == (True, "auto", 0), said
+        assert plan.summary()["danger_at_least"] <= said["danger"]["total"]
+        await world.alice.call(
+            "hive-client-policy", {"action": "set", "overrides": {"protected_channels": [world.scid]}}
+        )
+        said = (await kit.quote(plan, 60))["result"]
+        assert (said["valid"], said["reason"]) == (False, "protected_channel"), said
+        await world.alice.call(
+            "hive-client-policy", {"action": "set", "overrides": {"protected_channels": []}}
+        )
+        assert await world.channel_fees() == before
+        assert await kit.capabilities(client, 60) is not None
+        for row in (await kit.clients.all())[0].capabilities["unsupported_actions"]:  # type: ignore[index]
+            # What the node says it does not do is refused here, before it is asked.
+            with pytest.raises(HiveError):
+                await kit.plan((await kit.clients.all())[0], row["schema"], row["action"], {})
+
+
+@pytest.mark.parametrize("clock_s", [-1_000, 600])
+async def test_a_wrong_clock_is_set_by_the_node_and_the_command_runs_once(
+    world: World, tmp_path: Path, clock_s: int
+) -> None:
+    machine = Machine(world, tmp_path / "a", clock_s=clock_s)
+    async with machine.open() as kit:
+        await world.alice.call("hive-client-authorize", {"advisor": kit.pubkey, "access": "monitoring"})
+
+        async def taken() -> bool:
+            return any(client.state == "active" for client in await kit.clients.all())
+
+        await until(taken, "the credential", 60)
+        first = await asked(kit)
+        assert str(first.state) == "done" and first.resigned <= 1
+        client = (await kit.clients.all())[0]
+        assert abs(client.offset_s + clock_s) < 30
+        # From then on everything has the node's time.
+        second = await asked(kit)
+        assert (str(second.state), second.resigned) == ("done", 0)
+
+
 async def test_acceptance_11_18_one_key_on_two_machines_stops_the_one_that_notices(
     world: World, tmp_path: Path
 ) -> None:
@@ -91,17 +143,18 @@ async def test_acceptance_11_18_one_key_on_two_machines_stops_the_one_that_notic
     async with first.open() as here, second.open() as there:
         assert str((await asked(there)).state) == "done"
 
-        async def too_low() -> bool:
+        async def too_low() -> Any:
             # For half a second a node takes numbers that relays swapped (02 §6.5).
-            refused = await asked(here)
-            return (str(refused.state), refused.slug) == ("rejected", "nonce_too_low")
+            looked = await asked(here)
+            return looked if looked.resigned or looked.slug == "nonce_too_low" else None
 
-        await until(too_low, "a number that is too low", 60)
-        # Once is stepped over.
-        assert str((await asked(here)).state) == "done"
+        # Once is stepped over: the same command under the number the node wants.
+        stepped = await until(too_low, "a number that is too low", 60)
+        assert (str(stepped.state), stepped.resigned) == ("done", 1)
         second.ahead_us += 60_000_000
         assert str((await asked(there)).state) == "done"
-        await until(too_low, "the second number that is too low", 60)
+        refused = await until(too_low, "the second number that is too low", 60)
+        assert (str(refused.state), refused.resigned) == ("rejected", 0)
         with pytest.raises(Conflict, match="used on another machine") as stopped:
             await asked(here)
         assert stopped.value.symbol == "identity_shared"

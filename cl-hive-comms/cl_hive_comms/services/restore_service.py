@@ -371,7 +371,10 @@ _DIVERGED: Final = (
 )
 
 
-_STOP_LEFT: Final = "the emergency stop was on when the backup was made: it comes back with the part channels, which is left out"
+_STOP_LEFT: Final = (
+    "the emergency stop was on when the backup was made: it comes back with the part channels, which is left"
+    " out here"
+)
 
 
 def _shown(stop: Stop) -> dict[str, JsonValue]:

@@ -37,9 +37,6 @@ from hive_shared.store import Db
 from lossy_relay import LossyRelay, lossy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-NEVER = 10_000
-"""Seconds of quiet after which this side asks, in a test that lasts far less."""
-SOON = 1
 
 
 def command(number: int, size: int = 60_000) -> str:
@@ -56,10 +53,24 @@ class Clock:
         return int(time.time()) + self.ahead
 
 
+class Pauses:
+    """The waits of one side: each lasts until the test lets it pass, and then took its time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._passes = clock, asyncio.Semaphore(0)
+
+    async def wait(self, seconds: float) -> None:
+        await self._passes.acquire()
+        self._clock.ahead += int(seconds)
+
+    def let_one_pass(self) -> None:
+        self._passes.release()
+
+
 class Node:
     """What a node has of the message layer; `handled` is what reached the pipeline."""
 
-    def __init__(self, file: Path, relay: str, peer: str, clock: Clock, resend_after: int) -> None:
+    def __init__(self, file: Path, relay: str, peer: str, clock: Clock) -> None:
         self.peer, self.relay, self.handled = peer, relay, list[str]()
         self.db = Db.open(file, MIGRATIONS)
         sealer = Sealer({1: Secret(b"k" * 32)}, 1)
@@ -80,8 +91,9 @@ class Node:
             handle_command=self._handle,
             now=clock,
             log=self._quiet,
-            resend_after=resend_after,
         )
+        self.pauses = Pauses(clock)
+        self.inbound.parts._long._pause = self.pauses.wait
         self.nostr = NostrTransport(
             self.db,
             IdentityStore(),
@@ -162,7 +174,7 @@ class Node:
 class Kit:
     """The kit's end; `got` is what it took."""
 
-    def __init__(self, relay: str, node_key: Callable[[str], bool], clock: Clock, resend_after: int) -> None:
+    def __init__(self, relay: str, clock: Clock) -> None:
         self.got: list[Message] = []
         self.relay, secret = relay, Secret(os.urandom(32))
         self.pool = RelayPool(on_event=self._event, private_relays=True)
@@ -170,13 +182,14 @@ class Kit:
             secret,
             self.pool,
             on_message=self._message,
-            trusted=node_key,
+            trusted=lambda key: True,
             own_relays=(relay,),
             now=clock,
             rng=os.urandom,
             say=lambda text: None,
-            resend_after=resend_after,
         )
+        self.pauses = Pauses(clock)
+        self.link._long._pause = self.pauses.wait
         self.secret, self.key = secret, xonly_pubkey(secret)
 
     async def _event(self, url: str, name: str, event: Any) -> None:
@@ -191,6 +204,11 @@ class Kit:
         await self.pool.start()
         assert await self.pool.wait_for(lambda: self.pool.connected() == 1, 30)
 
+    @property
+    def parts(self) -> int:
+        """How many parts came, whatever became of them."""
+        return len(self.link._part_ids)
+
     async def stop(self) -> None:
         await self.link.close()
         await self.pool.stop()
@@ -201,17 +219,16 @@ class World:
 
     def __init__(self, file: Path, relay: LossyRelay) -> None:
         self.file, self.relay, self.clock = file, relay, Clock()
-        self.node_asks, self.kit_asks = NEVER, NEVER
         self.known = True
 
     async def start(self) -> None:
-        self.kit = Kit(self.relay.url, lambda key: True, self.clock, self.kit_asks)
+        self.kit = Kit(self.relay.url, self.clock)
         await self.kit.start()
         await self._start_node()
 
     async def _start_node(self) -> None:
         peer = self.kit.key if self.known else "ff" * 32
-        self.node = Node(self.file, self.relay.url, peer, self.clock, self.node_asks)
+        self.node = Node(self.file, self.relay.url, peer, self.clock)
         self.node.peer = self.kit.key
         await self.node.start()
 
@@ -261,19 +278,21 @@ async def until(condition: Callable[[], object] | Callable[[], Awaitable[object]
 async def test_a_long_answer_of_the_node_arrives_though_a_part_was_lost(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, kit_asks=SOON) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number == 1
         await world.node.send(text := command(1))
+        await until(lambda: world.kit.parts == 3)
+        world.kit.pauses.let_one_pass()
         await until(lambda: world.kit.got)
         assert [message.content for message in world.kit.got] == [text]
         assert world.kit.got[0].sender == world.node.identity.pubkey
         # Four parts, one of them twice: what was asked for and nothing else.
         assert (len(relay.seen), len(relay.lost)) == (5, 1) and relay.short == 1
-        assert world.node.lost.counters == {"parts_resent": 1}
-        assert world.kit.link._long.idle
+        await until(lambda: world.node.lost.counters == {"parts_resent": 1})
+        await until(lambda: world.kit.link._long.idle)
         # The next look at the relays brings all parts once more: the same message, under the same name.
         before = world.kit.got[0].rumor_id
-        again = Kit(relay.url, lambda key: True, world.clock, NEVER)
+        again = Kit(relay.url, world.clock)
         again.link._secret = world.kit.secret
         await again.start()
         await until(lambda: again.got)
@@ -284,11 +303,11 @@ async def test_a_long_answer_of_the_node_arrives_though_a_part_was_lost(
 async def test_the_node_answers_after_a_kill_between_its_parts_and_the_request(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, kit_asks=NEVER) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number in (0, 3)
         await world.node.send(text := command(2))
         await until(lambda: len(relay.seen) == 4)
-        await until(lambda: world.kit.link._long.held_bytes > 30_000)
+        await until(lambda: world.kit.parts == 2)
         await world.restart()
         assert world.kit.got == []
         name = long_id(text)
@@ -307,13 +326,16 @@ async def test_the_node_answers_after_a_kill_between_its_parts_and_the_request(
 async def test_when_the_resent_part_is_lost_too_the_kit_forgets_the_message(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, kit_asks=SOON) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number in (1, 4)
         await world.node.send(command(3))
+        await until(lambda: world.kit.parts == 3)
+        world.kit.pauses.let_one_pass()
         await until(lambda: len(relay.lost) == 2)
         assert relay.short == 1 and not world.kit.got
         link = world.kit.link
-        world.clock.ahead = KEEP_SECONDS + 1
+        world.clock.ahead += KEEP_SECONDS
+        world.kit.pauses.let_one_pass()
         await until(lambda: link._long.idle)
         assert link._long.held_bytes == 0 and not world.kit.got
         assert relay.short == 1 and len(relay.seen) == 5
@@ -325,17 +347,19 @@ async def test_when_the_resent_part_is_lost_too_the_kit_forgets_the_message(
 async def test_a_long_command_of_the_kit_arrives_though_a_part_was_lost(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, node_asks=SOON) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number == 2
         key = world.node.identity.pubkey
         assert await world.kit.link.deliver(
             key, text := command(4), [relay.url], expires_at=world.clock() + 600
         )
+        await until(lambda: world.node.inbound.counters["parts"] == 3)
+        world.node.pauses.let_one_pass()
         await until(lambda: world.node.handled)
         assert world.node.handled == [text]
         assert len(relay.seen) == 5 and relay.short == 1
-        assert world.node.lost.counters == {"parts_asked_for": 1}
-        assert world.node.inbound.parts.idle
+        await until(lambda: world.node.lost.counters == {"parts_asked_for": 1})
+        await until(lambda: world.node.inbound.parts.idle)
         # All four parts are remembered now, so the message is known after a restart.
         assert await world.node.rows() == 4
         await world.restart()
@@ -346,15 +370,16 @@ async def test_a_long_command_of_the_kit_arrives_though_a_part_was_lost(
 async def test_a_node_killed_between_the_parts_and_its_request_begins_anew(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, node_asks=NEVER) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number == 0
         key = world.node.identity.pubkey
         await world.kit.link.deliver(key, text := command(5), [relay.url], expires_at=world.clock() + 600)
         await until(lambda: world.node.inbound.counters["parts"] == 3)
         # Parts are held in memory alone, and their ids with them: otherwise they would be lost for good.
         assert await world.node.rows() == 0
-        world.node_asks = SOON
         await world.restart()
+        await until(lambda: world.node.inbound.counters["parts"] == 3)
+        world.node.pauses.let_one_pass()
         await until(lambda: world.node.handled)
         assert world.node.handled == [text] and len(relay.seen) == 5
 
@@ -362,13 +387,17 @@ async def test_a_node_killed_between_the_parts_and_its_request_begins_anew(
 async def test_when_the_kits_part_is_lost_again_the_node_forgets_the_message_and_takes_it_later(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, node_asks=SOON) as world:
+    async with ends(tmp_path, relay) as world:
         relay.loses = lambda number: number in (1, 4)
         key, parts = world.node.identity.pubkey, world.node.inbound.parts
         await world.kit.link.deliver(key, text := command(6), [relay.url], expires_at=world.clock() + 900)
+        await until(lambda: world.node.inbound.counters["parts"] == 3)
+        world.node.pauses.let_one_pass()
         await until(lambda: len(relay.lost) == 2)
         assert not parts.idle and not world.node.handled
-        world.clock.ahead = KEEP_SECONDS + 1
+        await until(lambda: world.node.lost.counters["parts_asked_for"] == 1)
+        world.clock.ahead += KEEP_SECONDS
+        world.node.pauses.let_one_pass()
         await until(lambda: parts.idle)
         assert world.node.lost.counters == {"parts_asked_for": 1} and not world.node.handled
         assert await world.node.rows() == 0
@@ -462,7 +491,7 @@ async def test_a_flood_of_requests_is_answered_by_a_look_into_the_outbox_so_many
 
 
 async def test_a_stranger_is_not_reassembled_and_not_asked(tmp_path: Path, relay: LossyRelay) -> None:
-    async with ends(tmp_path, relay, node_asks=SOON, known=False) as world:
+    async with ends(tmp_path, relay, known=False) as world:
         relay.loses = lambda number: number == 1
         key = world.node.identity.pubkey
         writes = world.node.db.stats.writes
@@ -483,7 +512,7 @@ async def test_a_stranger_is_not_reassembled_and_not_asked(tmp_path: Path, relay
 async def test_parts_of_a_transport_wait_in_their_rows_and_are_not_asked_for(
     tmp_path: Path, relay: LossyRelay
 ) -> None:
-    async with ends(tmp_path, relay, node_asks=SOON) as world:
+    async with ends(tmp_path, relay) as world:
         first, *rest = split_chunks(text := command(10))
         service = world.node.inbound
 
@@ -512,7 +541,8 @@ async def test_parts_of_a_transport_wait_in_their_rows_and_are_not_asked_for(
         other = split_chunks(command(11))
         await service.ingest(other[1], "air", world.kit.key, None, "m10")
         await until(lambda: service.counters["parts"] == 4)
-        world.clock.ahead = KEEP_SECONDS + 1
+        world.clock.ahead += KEEP_SECONDS
+        world.node.pauses.let_one_pass()
         await until(lambda: service.parts.idle)
         assert await states() == ["dropped"] + ["handled"] * 4
         assert relay.short == 0

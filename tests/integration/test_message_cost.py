@@ -35,7 +35,7 @@ from cl_hive_comms.storage.sibling_store import SiblingStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from hive_shared.crypto import Sealer, Secret
-from hive_shared.nostr.chunks import Missing
+from hive_shared.nostr.chunks import Missing, split
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import split_chunks, wrap
 from pipeline_world import AGENT_KEY, NODE_KEY, Keys, World
@@ -162,6 +162,7 @@ def signed(node: Node, secret: Secret, **changes: Any) -> str:
 def texts(node: Node, secret: Secret) -> dict[str, str]:
     """What anybody may write into a wrap that is right in itself; none of it deserves an answer."""
     part = json.loads(split_chunks("x" * 40_000)[0])
+    small = json.loads(split("x")[0])
     request = json.loads(Missing("", "0" * 16, (0, 1)).content())
     good = json.loads(signed(node, secret))
     return {
@@ -172,6 +173,10 @@ def texts(node: Node, secret: Secret) -> dict[str, str]:
         "a part with too many fields": json.dumps({**part, "more": 1}),
         "a part that stays alone": json.dumps(part),
         "the same part once more": json.dumps(part),
+        "a part whose number is a list": json.dumps({**part, "i": [0]}),
+        "a part whose id is none": json.dumps({**part, "id": ["0"]}),
+        "a deep part": json.dumps(small)[:-1] + ',"x":' + "[" * 500 + "]" * 500 + "}",
+        "a part inside a part": split(json.dumps(small))[0],
         "a part of nothing": json.dumps({**part, "data": ""}),
         "a part with a wrong hash": json.dumps({**part, "n": 1}),
         "a request for parts that never were": json.dumps(request),

@@ -181,6 +181,8 @@ async def test_a_request_that_no_relay_took_is_tried_again_and_one_that_went_out
     async def ask(missing: Missing) -> bool:
         nonlocal tries
         tries += 1
+        if tries == 1:
+            raise OSError("no network")
         return tries == 3
 
     messages = LongMessages(ask, now=lambda: clock.now, pause=clock.pause)

@@ -7,12 +7,13 @@ noted only with the end of their message; what a transport handed in is kept in 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
 import msgspec
-from hive_shared.nostr.chunks import RESEND_AFTER_SECONDS, Missing
+from hive_shared.nostr.chunks import Missing
 from hive_shared.nostr.long_messages import LongMessages
 from hive_shared.nostr.reasons import ChunkInvalid
 
@@ -36,15 +37,11 @@ class InboundParts:
         given_up: Callable[[tuple[Arrival, ...]], None],
         now: Clock,
         log: Log,
-        resend_after: int = RESEND_AFTER_SECONDS,
-        pause: Callable[[float], Awaitable[None]] | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._given_up, self._log = given_up, log
         self._lost: LostParts | None = None
-        paused = {} if pause is None else {"pause": pause}
-        self._long = LongMessages(
-            self._ask, now=now, resend_after=resend_after, forgotten=self._forget, **paused
-        )
+        self._long = LongMessages(self._ask, now=now, forgotten=self._forget, pause=pause)
         # The first arrival of every part, by message.
         self._arrivals: dict[tuple[str, str], dict[int, Arrival]] = {}
 
@@ -62,11 +59,10 @@ class InboundParts:
         others are missing, None for a repeat. Raises ChunkInvalid."""
         try:
             part = msgspec.json.decode(text, type=dict[str, object])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ChunkInvalid("malformed", str(error)) from None
         chunk_id, index = part.get("id"), part.get("i")
-        seen = self._arrivals.get((arrival.sender, str(chunk_id)), {})
-        if index in seen:
+        if type(index) is int and index in self._arrivals.get((arrival.sender, str(chunk_id)), {}):
             return None
         whole = self._long.take(arrival.sender, part)
         if whole is None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from hive_shared.errors import Busy, RateLimited
-from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_AFTER_SECONDS, RESEND_SCHEMA
+from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.reasons import ChunkInvalid
 from hive_shared.store import Db, StoreError, Tx
@@ -82,14 +82,13 @@ class InboundService:
         fault: Fault = no_fault,
         forms: Forms = WRAPS_ONLY,
         note_form: Callable[[str, bool], None] = lambda sender, legacy: None,
-        resend_after: int = RESEND_AFTER_SECONDS,
     ) -> None:
         self._db, self._store, self._note_form = db, store, note_form
         self._knows, self._handle_command = knows, handle_command
         self._now, self._log, self._fault = now, log, fault
         self._schemas: Schemas | None = None
         self._known_ids, self._stranger_ids = MessageIds(KNOWN_IDS), MessageIds(STRANGER_IDS)
-        self.parts = InboundParts(given_up=self._given_up, now=now, log=log, resend_after=resend_after)
+        self.parts = InboundParts(given_up=self._given_up, now=now, log=log)
         """Long messages that are not whole yet."""
         self._unsaved: list[Seen] = []
         self._ended: list[tuple[str, str, str, str]] = []
@@ -314,7 +313,7 @@ class InboundService:
         finally:
             self._strangers -= not arrival.known
         if ended is not None:
-            self.counters["handled" if ended[0] else "ignored"] += 1
+            self.counters["ignored" if ended[1] == "dropped" else "handled"] += 1
             self._settled(arrival, *ended, "")
 
     def _joined(self, text: str, arrival: Arrival) -> tuple[str, Arrival] | None:

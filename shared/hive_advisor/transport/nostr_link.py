@@ -14,7 +14,6 @@ from hive_shared.nostr import giftwrap
 from hive_shared.nostr.chunks import (
     CHUNK_SCHEMA,
     KEEP_SECONDS,
-    RESEND_AFTER_SECONDS,
     RESEND_SCHEMA,
     Missing,
 )
@@ -55,14 +54,13 @@ class NostrLink:
         now: Callable[[], int],
         rng: Callable[[int], bytes],
         say: Callable[[str], None],
-        resend_after: int = RESEND_AFTER_SECONDS,
     ) -> None:
         self._secret, self._pool = secret, pool
         self._on_message, self._trusted = on_message, trusted
         self._now, self._rng, self._say = now, rng, say
         self._own = tuple(own_relays)
         self._keys = ConversationKeys()
-        self._long = LongMessages(self._ask, now=now, resend_after=resend_after)
+        self._long = LongMessages(self._ask, now=now)
         self._sent = SentParts(now)
         # Ids of the parts that came: a part asked for may come beside the one that was thought lost.
         self._part_ids: OrderedDict[str, None] = OrderedDict()

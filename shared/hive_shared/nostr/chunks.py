@@ -119,11 +119,10 @@ class ChunkBuffer:
         self,
         *,
         max_total: int = MAX_TOTAL_BYTES,
-        resend_after: int = RESEND_AFTER_SECONDS,
         forgotten: Callable[[str, str], None] = _nobody,
     ) -> None:
         """`forgotten(sender, id)` is told of each message that was dropped before it was whole."""
-        self._max_total, self._resend_after, self._forgotten = max_total, resend_after, forgotten
+        self._max_total, self._forgotten = max_total, forgotten
         self._open: OrderedDict[tuple[str, str], _Assembly] = OrderedDict()
         self._peer_bytes: dict[str, int] = {}
         self.total_bytes = 0
@@ -166,7 +165,7 @@ class ChunkBuffer:
         self.expire(now)
         found = []
         for (sender, chunk_id), assembly in self._open.items():
-            if not assembly.asked and now - assembly.touched >= self._resend_after:
+            if not assembly.asked and now - assembly.touched >= RESEND_AFTER_SECONDS:
                 assembly.asked = True
                 absent = tuple(i for i in range(assembly.count) if i not in assembly.parts)
                 found.append(Missing(sender, chunk_id, absent))
@@ -181,7 +180,7 @@ class ChunkBuffer:
     def next_look(self, now: int) -> int | None:
         """Seconds until `missing` has something to do, at least 1; None while no message is unfinished."""
         due = [
-            assembly.started + KEEP_SECONDS + 1 if assembly.asked else assembly.touched + self._resend_after
+            assembly.started + KEEP_SECONDS + 1 if assembly.asked else assembly.touched + RESEND_AFTER_SECONDS
             for assembly in self._open.values()
         ]
         # After a step back of the clock the times lie ahead; nothing is kept longer for it.

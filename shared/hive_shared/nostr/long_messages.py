@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hive_shared.nostr.chunks import RESEND_AFTER_SECONDS, ChunkBuffer, Completed, Missing
 
 Ask = Callable[[Missing], Awaitable[bool]]
-"""Sends a request for lost parts to their sender; False when it did not get out. Must not raise."""
+"""Sends a request for lost parts to their sender; False, or an exception, when it did not get out."""
 Forgotten = Callable[[str, str], None]
 """`forgotten(sender, id)`: a message was dropped before it was whole."""
 
@@ -28,13 +28,13 @@ class LongMessages:
         ask: Ask,
         *,
         now: Callable[[], int],
-        resend_after: int = RESEND_AFTER_SECONDS,
         forgotten: Forgotten = _nobody,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._ask, self._now, self._pause, self._resend_after = ask, now, pause, resend_after
-        self._buffer = ChunkBuffer(resend_after=resend_after, forgotten=forgotten)
+        self._ask, self._now, self._pause = ask, now, pause
+        self._buffer = ChunkBuffer(forgotten=forgotten)
         self._watching: asyncio.Task[None] | None = None
+        self._asking = False
         self._stopped = False
 
     @property
@@ -53,7 +53,7 @@ class LongMessages:
             return self._buffer.add(sender, part, self._now())
         finally:
             running = self._watching is not None and not self._watching.done()
-            if self._watching is not None and running and not self.held_bytes:
+            if self._watching is not None and running and not self.held_bytes and not self._asking:
                 self._watching.cancel()
                 self._watching = None
             elif not running and self.held_bytes and not self._stopped:
@@ -69,7 +69,17 @@ class LongMessages:
     async def _watch(self) -> None:
         while (wait := self._buffer.next_look(self._now())) is not None:
             # A message that begins meanwhile is due no earlier than this.
-            await self._pause(min(wait, self._resend_after))
-            for missing in self._buffer.missing(self._now()):
-                if not await self._ask(missing):
-                    self._buffer.not_asked(missing, self._now())
+            await self._pause(min(wait, RESEND_AFTER_SECONDS))
+            self._asking = True
+            # At once: a relay that hangs holds up each request for seconds.
+            await asyncio.gather(*(self._ask_for(one) for one in self._buffer.missing(self._now())))
+            self._asking = False
+
+    async def _ask_for(self, missing: Missing) -> None:
+        try:
+            out = await self._ask(missing)
+        except Exception:
+            # The watch over all other messages goes on, and this one is asked for again.
+            out = False
+        if not out:
+            self._buffer.not_asked(missing, self._now())

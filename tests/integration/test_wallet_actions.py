@@ -13,7 +13,7 @@ from cl_hive_comms.domain.spend import DAY_S, ONCHAIN
 from cl_hive_comms.storage.spend_store import SpendStore
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
-from hive_shared.registry import PEER, WALLET, Tier
+from hive_shared.registry import PEER, WALLET, DangerFacts, Tier, find
 from node_with_wallet import COINS, FOREIGN, OWN, STRANGER, UNCONFIRMED, NodeWithWallet, raw_tx
 from pipeline_world import NOW, View, issue, slug
 from wallet_world import Richer, ask, trusted
@@ -66,6 +66,8 @@ async def test_to_the_wallets_own_address_nothing_is_spent_but_the_fee(world: Ri
     done = await answer(world, "send_onchain", {**SEND, "destination": OWN})
     assert (done["status"], done["receipt"]["danger"]["total"]) == (0, 4), done
     assert spent(world) == (0, 300)
+    own = find(WALLET, "send_onchain").required_tier({}, DangerFacts(foreign_destination=False))
+    assert own is Tier.ADVANCED
 
 
 async def test_the_credentials_limit_and_the_operators_budget_hold(world: Richer) -> None:
@@ -94,6 +96,22 @@ async def test_the_nodes_own_choice_of_a_rate_is_bound_by_the_policy_too(world: 
     refused = await answer(world, "send_onchain", SEND)
     assert slug(refused) == "policy_blocked" and "499 sat per kw" in refused["error"]["message"]
     assert (await answer(world, "send_onchain", {**SEND, "feerate_perkw": 400}))["status"] == 0
+
+
+async def test_what_miners_get_scores_like_a_payment_once_it_is_notable(world: Richer) -> None:
+    """Three inputs and an output weigh 1,032 at most, which is 9,990 sat at a rate of 9,680."""
+    many: dict[str, JsonValue] = {"utxos": list(COINS)}
+    cheap = await answer(world, "consolidate_utxos", {**many, "feerate_perkw": 9_680})
+    assert (cheap["status"], cheap["receipt"]["danger"]["total"]) == (0, 4), cheap
+    world.node.reserved.clear()
+    # What was really paid, 300 sat each time, counts for the next one: 9,691 and 300; 10,001 and 600.
+    for rate, danger in ((9_390, 4), (9_690, 6)):
+        world.node.reserved.clear()
+        done = await answer(world, "consolidate_utxos", {**many, "feerate_perkw": rate})
+        assert (done["status"], done["receipt"]["danger"]["total"]) == (0, danger), done
+    world.node.reserved.clear()
+    burnt = await answer(world, "consolidate_utxos", {**many, "feerate_perkw": 99_000})
+    assert burnt["error"]["data"]["danger"]["total"] == 8, burnt
 
 
 @pytest.mark.parametrize(

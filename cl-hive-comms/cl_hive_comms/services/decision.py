@@ -473,18 +473,20 @@ class DecisionService:
 
     def _facts(self, who: Who, params: Params, plan: Plan) -> DangerFacts:
         """What the node knows that the parameters do not say, the credential's spend of that class too."""
-        spend, now, spent = plan.spend, self._now(), 0
-        if spend is not None:
-            spent = self._db.peek(
-                lambda tx: self._spends.used(tx, who.credential_id, spend.kind, now, but=who.command_id)
-            )
-        return replace(
-            facts_of_plan(params, plan),
-            amount_sat=None if spend is None else spend.amount_sat,
-            spent_24h_sat=spent,
-            foreign_destination=plan.foreign,
-            peer_channels=plan.peer_channels,
+        spend, now = plan.spend, self._now()
+        facts = replace(
+            facts_of_plan(params, plan), foreign_destination=plan.foreign, peer_channels=plan.peer_channels
         )
+        if spend is None:
+            return facts
+        asked = (who.credential_id, spend.kind, now)
+        spent, fees = self._db.peek(
+            lambda tx: (
+                self._spends.used(tx, *asked, but=who.command_id),
+                self._spends.fees(tx, *asked, but=who.command_id),
+            )
+        )
+        return replace(facts, amount_sat=spend.amount_sat, spent_24h_sat=spent, fee_sat=spend.fee_sat + fees)
 
     def _spend_cap(self, who: Who, rated: _Rated, snapshot: PolicySnapshot) -> SpendCap | None:
         spend = rated.plan.spend

@@ -58,6 +58,8 @@ class FreezeEnd:
             later = replace(timer, timer_id=f"{timer.timer_id}+", due=self._now() + left * BLOCK_S)
             self._commands.set_timer(tx, later)
             return
+        # The command that froze it may have frozen others: their timers bear its id and a number.
+        timer = replace(timer, timer_id=timer.timer_id.partition(":")[0])
         caller = Caller(timer.timer_id, "", payload["advisor_id"], payload["credential_id"], self._now())
         result: dict[str, JsonValue] = {"utxo": timer.subject, "until_block": payload["until"]}
         fields = timer_event(

@@ -34,6 +34,7 @@ class SpendRows(Protocol):
     """The spend store (storage.spend_store.SpendStore, where the methods are described)."""
 
     def of_credential(self, tx: Tx, credential_id: str, kind: str, since: int, *, but: str = "") -> int: ...
+    def fees_of(self, tx: Tx, credential_id: str, kind: str, since: int, *, but: str = "") -> int: ...
     def of_node(self, tx: Tx, since: int, *, but: str = "") -> int: ...
     def reserve(self, tx: Tx, command_id: str, credential_id: str, spend: Spend, now: int) -> None: ...
     def settle(self, tx: Tx, command_id: str, spend: Spend | None) -> None: ...
@@ -65,6 +66,10 @@ class SpendLimits:
     def used(self, tx: Tx, credential_id: str, kind: str, now: int, *, but: str = "") -> int:
         """Sats of a class that a credential spent in the last 24 h."""
         return self._rows.of_credential(tx, credential_id, kind, now - DAY_S, but=but)
+
+    def fees(self, tx: Tx, credential_id: str, kind: str, now: int, *, but: str = "") -> int:
+        """Fees of a class that a credential paid in the last 24 h, in sat."""
+        return self._rows.fees_of(tx, credential_id, kind, now - DAY_S, but=but)
 
     def counts(
         self, tx: Tx, spend: Spend | None, credential_id: str, now: int, *, but: str = ""

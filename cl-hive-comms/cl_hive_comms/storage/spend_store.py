@@ -19,6 +19,15 @@ class SpendStore:
         ).fetchone()
         return int(row["n"])
 
+    def fees_of(self, tx: Tx, credential_id: str, kind: str, since: int, *, but: str = "") -> int:
+        """Fees (sat) that a credential's commands of a class paid after a time, without those of `but`."""
+        row = tx.execute(
+            "SELECT COALESCE(SUM(fee_sat), 0) AS n FROM comms_spend WHERE credential_id = ? AND class = ?"
+            " AND at > ? AND command_id <> ?",
+            (credential_id, kind, since, but),
+        ).fetchone()
+        return int(row["n"])
+
     def of_node(self, tx: Tx, since: int, *, but: str = "") -> int:
         """Sats that all commands spent after a time, fees included, without those of `but`."""
         row = tx.execute(

@@ -86,7 +86,8 @@ class DangerFacts:
     `amount_sat` is the amount of a payment whose parameters do not show it (an invoice), `spent_24h_sat`
     the credential's spend of the same class in the last 24 h. `foreign_destination` is set when an
     on-chain destination is not the node's own wallet. `peer_channels` counts the channels with the peer
-    that the command names (None: unknown, so it counts as if there were some).
+    that the command names (None: unknown, so it counts as if there were some). `fee_sat` is the most that the
+    command pays to miners, with what the credential paid them in the last 24 h.
     """
 
     channels_total: int = 0
@@ -95,6 +96,7 @@ class DangerFacts:
     spent_24h_sat: int = 0
     foreign_destination: bool = True
     peer_channels: int | None = None
+    fee_sat: int = 0
 
 
 Params: TypeAlias = Mapping[str, JsonValue]
@@ -197,6 +199,24 @@ def withdrawal(own: str | None = None) -> DangerRule:
         return onchain_spend(_amount_sat(params, facts), facts.spent_24h_sat)
 
     return DangerRule(vectors if kept is None else (kept, *vectors), pick)
+
+
+NOTABLE_FEE_SAT: Final = 10_000
+"""From here on what miners get scores like any other payment to strangers."""
+
+
+def with_fee(rule: DangerRule) -> DangerRule:
+    """A rule whose transaction costs a fee: the worse of it and the W-scale of a notable fee
+    (docs/decisions/0366)."""
+
+    def pick(params: Params, facts: DangerFacts) -> Danger:
+        row = rule.pick(params, facts)
+        if facts.fee_sat < NOTABLE_FEE_SAT:
+            return row
+        return row.raised(onchain_spend(facts.fee_sat + (facts.amount_sat or 0), facts.spent_24h_sat))
+
+    worse = tuple(row.raised(vector) for row in rule.vectors for _, vector in _W_SCALE)
+    return DangerRule((*rule.vectors, *worse), pick)
 
 
 def plus_withdrawal(text: str, destination: str) -> DangerRule:

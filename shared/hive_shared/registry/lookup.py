@@ -138,7 +138,7 @@ def _describe(spec: ActionSpec) -> dict[str, JsonValue]:
     # Without the constraint that S5 names: the listed tier is the one that needs nothing else.
     tier = spec.tier
     if tier is None:
-        tier = tier_for(least.total, read_only=spec.read_only, s5_met=False)
+        tier = max(tier_for(least.total, read_only=spec.read_only, s5_met=False), spec.least_tier)
     doc: dict[str, JsonValue] = {
         "danger": least.to_doc(),
         "danger_max": max(vector.total for vector in spec.rule.vectors),

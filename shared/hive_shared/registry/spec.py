@@ -18,10 +18,10 @@ class ActionSpec:
     """One action: who may ask for it, how dangerous it is, what it takes.
 
     `permissions` are alternatives, any one is enough; none means free for every credential holder.
-    `tier` overrides the tier that follows from the danger total. `s5_constraint` names the credential
-    constraint that lowers a danger of 5 to the standard tier. `queue_floor` marks proposals that always
-    wait for the operator. An action that is not `served` is known but refused, `unserved_reason` says
-    why; only served ones have `params`.
+    `tier` overrides the tier that follows from the danger total, `least_tier` only raises it. `s5_constraint`
+    names the credential constraint that lowers a danger of 5 to the standard tier. `queue_floor` marks
+    proposals that always wait for the operator. An action that is not `served` is known but refused,
+    `unserved_reason` says why; only served ones have `params`.
     """
 
     schema: str
@@ -31,6 +31,7 @@ class ActionSpec:
     aliases: tuple[str, ...] = ()
     read_only: bool = False
     tier: Tier | None = None
+    least_tier: Tier = Tier.MONITOR
     params: ParamSchema | None = None
     s5_constraint: str | None = None
     queue_floor: bool = False
@@ -62,7 +63,8 @@ class ActionSpec:
         if self.tier is not None:
             return self.tier
         met = self.s5_constraint is not None and self.s5_constraint in constraints
-        return tier_for(self.danger(params, facts).total, read_only=self.read_only, s5_met=met)
+        by_danger = tier_for(self.danger(params, facts).total, read_only=self.read_only, s5_met=met)
+        return max(by_danger, self.least_tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class SchemaTable:
         danger: str | DangerRule,
         *aliases: str,
         tier: Tier | None = None,
+        least_tier: Tier = Tier.MONITOR,
         params: ParamSchema | None = None,
         s5: str | None = None,
         permissions: tuple[str, ...] | None = None,
@@ -128,6 +131,7 @@ class SchemaTable:
                 fixed(danger) if isinstance(danger, str) else danger,
                 aliases=aliases,
                 tier=tier,
+                least_tier=least_tier,
                 params=params,
                 s5_constraint=s5,
                 queue_floor=queue_floor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .danger import Tier, withdrawal
+from .danger import Tier, fixed, with_fee, withdrawal
 from .params import MAX_SAT, PAGE, Hex, Int, ListOf, OneOf, Outpoint, Param, ParamSchema, Text
 from .spec import SchemaSpec, SchemaTable
 
@@ -38,15 +38,16 @@ def wallet() -> SchemaSpec:
     table.write(
         "send_onchain",
         # To the node's own wallet nothing is given away: that is a consolidation by another name.
-        withdrawal(own="4/4/2/2/2"),
+        with_fee(withdrawal(own="4/4/2/2/2")),
         "withdraw",
+        least_tier=Tier.ADVANCED,
         params=ParamSchema((_WHERE, amount, rate, depth, named)),
     )
     table.write("sweep", "8/9/5/4/8", params=ParamSchema((_WHERE,)))
     table.write(
         "consolidate_utxos",
-        "4/4/2/2/2",
-        tier=Tier.ADVANCED,
+        with_fee(fixed("4/4/2/2/2")),
+        least_tier=Tier.ADVANCED,
         params=ParamSchema(
             (Param("utxos", ListOf(Outpoint(), 2, 100)), Param("max_count", Int(2, 100)), rate),
             exclusive=("utxos", "max_count"),
@@ -56,5 +57,5 @@ def wallet() -> SchemaSpec:
     blocks = Param("blocks", Int(6, 4_320), default=144)
     table.write("freeze_utxos", "2/3/3/2/2", "utxo_management", params=ParamSchema((held, blocks)))
     table.write("unfreeze_utxos", "2/3/3/2/2", params=ParamSchema((held,)))
-    table.write("bump_fee", "4/4/3/2/2", tier=Tier.ADVANCED, params=ParamSchema(_BUMP))
+    table.write("bump_fee", with_fee(fixed("4/4/3/2/2")), least_tier=Tier.ADVANCED, params=ParamSchema(_BUMP))
     return table.done()

@@ -31,14 +31,13 @@ def _plan(
     amount_sat: int | None,
     rate: int,
     depth: int,
-    coins: Sequence[Coin],
     inputs: Sequence[Coin] | None,
     height: int,
     fee_sat: int,
     leaves_sat: int,
     max_fee_sat: int | None = None,
 ) -> Plan:
-    """`inputs` None: the node chooses among `coins`. `leaves_sat` is the most the destination gets."""
+    """`inputs` None: the node chooses. `leaves_sat` is the most the destination gets."""
     names: list[JsonValue] = [coin.outpoint for coin in inputs or ()]
     return Plan(
         undo={
@@ -50,7 +49,6 @@ def _plan(
             "utxos": None if inputs is None else names,
             "height": height,
             "max_fee_sat": max_fee_sat,
-            "worth": {coin.outpoint: coin.amount_sat for coin in coins},
         },
         # People allow a payment to somebody; which coins it takes is the node's matter.
         basis=[destination, foreign],
@@ -99,7 +97,6 @@ class SendOnchain(Sending):
             amount_sat=amount,
             rate=rate,
             depth=depth,
-            coins=coins,
             inputs=chosen,
             height=height,
             fee_sat=fee_of(count, 2, rate),
@@ -126,7 +123,6 @@ class Sweep(Sending):
             amount_sat=None,
             rate=rate,
             depth=1,
-            coins=coins,
             inputs=None,
             height=height,
             fee_sat=fee,
@@ -160,7 +156,6 @@ class Consolidate(Sending):
             amount_sat=None,
             rate=rate,
             depth=1,
-            coins=coins,
             inputs=chosen,
             height=height,
             fee_sat=fee,
@@ -201,7 +196,6 @@ class BumpFee(Sending):
             amount_sat=None,
             rate=child,
             depth=0,
-            coins=coins,
             inputs=(coin,),
             height=height,
             fee_sat=fee,

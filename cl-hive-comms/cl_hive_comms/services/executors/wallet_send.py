@@ -93,7 +93,7 @@ class Sending:
             prepared = await self._node.call("txprepare", _asked(undo))
         except ClnError as error:
             return _nothing_sent(_refusal(error))
-        undo |= await self._described(prepared, undo)
+        undo |= await self._described(prepared)
         refused = await self._not_kept(undo, caller)
         if refused is not None:
             return await self._discarded(undo, refused)
@@ -104,21 +104,20 @@ class Sending:
             return await self._unsent(undo, caller, error)
         return sent(undo)
 
-    async def _described(
-        self, prepared: Mapping[str, Any], undo: Mapping[str, JsonValue]
-    ) -> dict[str, JsonValue]:
+    async def _described(self, prepared: Mapping[str, Any]) -> dict[str, JsonValue]:
+        """What was prepared. Its fee is None when the node does not show what the inputs are worth."""
         tx = parse_tx(str(prepared["unsigned_tx"]))
-        worth = undo["worth"]
-        assert isinstance(worth, dict)
-        inputs = [worth.get(outpoint) for outpoint in tx.inputs]
-        known = [amount for amount in inputs if isinstance(amount, int)]
-        fee = sum(known) - sum(tx.outputs_sat) if len(known) == len(inputs) else None
+        try:
+            worth = {coin.outpoint: coin.amount_sat for coin in (await self._wallet.coins())[0]}
+        except ClnError:
+            worth = {}
+        known = all(outpoint in worth for outpoint in tx.inputs)
+        fee = sum(worth[outpoint] for outpoint in tx.inputs) - sum(tx.outputs_sat) if known else None
         return {
             "txid": str(prepared["txid"]),
             "inputs": [*tx.inputs],
             "outputs_sat": [*tx.outputs_sat],
             "paid_fee_sat": fee,
-            "worth": None,
         }
 
     async def _not_kept(self, undo: dict[str, JsonValue], caller: Caller) -> HiveError | None:

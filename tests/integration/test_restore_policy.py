@@ -190,6 +190,18 @@ async def test_rules_that_a_restore_takes_away_are_named(node: Operator) -> None
     assert [rule.id for rule in node.policy.snapshot().rules] == ["r0"]
 
 
+async def test_of_very_many_rules_the_first_are_named(node: Operator) -> None:
+    for number in range(150):
+        await node.policy.add_rule({"id": f"mine{number:03}", "match": {}, "effect": "deny"})
+    node.now += 60
+    outcome = await restore(node, rows(), replace=True)
+    for text in (outcome.note, (await node.told())[0]):
+        assert "rule mine018 and 131 more" in text and "mine019" not in text
+    (said,) = await node.recorded("policy_followed")
+    # Beside the rules the key that the fixture set.
+    assert (len(said["differs"]), said["differs"][-1]) == (101, "and 51 more")
+
+
 async def test_where_a_file_is_the_document_rules_and_override_are_restored(
     node: Operator, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@ operator's alert names as looser, and what a receipt says of a change that no ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from hive_shared.canonical import JsonValue, encode
@@ -38,6 +38,12 @@ def policy_hash(policy: PolicySnapshot) -> str:
 def differences(before: PolicySnapshot, after: PolicySnapshot) -> tuple[str, ...]:
     """What is not the same: `preset`, keys of the document, `rule <id>`, `timed override`."""
     return tuple(_differences(before, after))
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names with commas between them, the first ones where there are many."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def looser(before: PolicySnapshot, after: PolicySnapshot, now: int) -> tuple[str, ...]:

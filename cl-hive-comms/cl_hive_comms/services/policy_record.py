@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from hive_shared.canonical import JsonValue
@@ -11,7 +11,7 @@ from hive_shared.store import Tx
 
 from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.policy import PolicySnapshot
-from cl_hive_comms.domain.policy_change import differences, looser, policy_hash
+from cl_hive_comms.domain.policy_change import differences, listed, looser, policy_hash
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
@@ -23,7 +23,7 @@ _WORDS: Final[Mapping[Source, str]] = {
     "file": "the policy file",
     "restore": "a restored backup",
 }
-_SHOWN: Final = 300
+_MOST: Final = 100
 
 
 class PolicyRecord:
@@ -56,7 +56,7 @@ class PolicyRecord:
             "source": source,
             "old_hash": None if before is None else policy_hash(before),
             "new_hash": policy_hash(after),
-            "differs": ["document"] if before is None else list(differences(before, after)),
+            "differs": ["document"] if before is None else _shown(differences(before, after)),
         }
         result: dict[str, JsonValue] = {"policy_version": after.version}
         self._receipts.append(tx, operator_event("policy_followed", params=params, result=result))
@@ -69,5 +69,10 @@ class PolicyRecord:
 
     def _warn(self, tx: Tx, keys: tuple[str, ...], where: str = "") -> None:
         if keys:
-            text = f"the policy now allows more: {', '.join(keys)[:_SHOWN]}{where}"
+            text = f"the policy now allows more: {listed(keys)}{where}"
             self._alerts.raise_in(tx, Level.WARNING, "policy_loosened", text)
+
+
+def _shown(names: Sequence[str]) -> list[JsonValue]:
+    more = len(names) - _MOST
+    return [*names[:_MOST], *([f"and {more} more"] if more > 0 else [])]

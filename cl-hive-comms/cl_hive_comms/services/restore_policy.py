@@ -13,7 +13,7 @@ from hive_shared.store import Tx
 from ..domain.backup import Row
 from ..domain.override_restore import Verdict, verdict
 from ..domain.policy import PolicySnapshot
-from ..domain.policy_change import differences, looser
+from ..domain.policy_change import differences, listed, looser
 from ..domain.policy_document import PolicyDocument, canonical_text
 from ..domain.policy_rules import Override, Rule, parse_rule
 from .policy_file import document_of
@@ -68,7 +68,7 @@ def restore_policy(
         return Outcome("policy", found, kept=found, note="; ".join(notes)), None
     _write(tx, store, stored, after, now)
     allows = () if before is None else looser(before, after, now)
-    notes += [f"it allows more than this node's: {', '.join(allows)}"] if allows else []
+    notes += [f"it allows more than this node's: {listed(allows)}"] if allows else []
     present = None if before is None else before.override
     begun = said.override is not None and after.override == said.override != present
     taken = (not by_file) + len(said.rules) + begun

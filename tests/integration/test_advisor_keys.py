@@ -328,6 +328,32 @@ async def test_acceptance_11_04_a_wrong_clock_is_corrected_by_a_prompt_answer_an
         assert [command.command_id for command, _ in await kit.commands.dead()] == [waiting.command_id]
 
 
+async def test_two_commands_under_a_wrong_clock_are_both_corrected(
+    profile: Profile, node: ScriptedNode
+) -> None:
+    async with profile.open() as kit:
+        await hired(kit, node)
+        node.answer = lambda _command: None
+        sent = [await set_fee(kit, node, ppm, wait_s=0) for ppm in (150, 160)]
+        await node.heard(3, 40)
+        early = node.commands[-2:]
+        node.answer = lambda command: node.response(command, 0, receipt=node.receipt(command))
+        error = envelope.error_doc(from_symbol("stale_timestamp", "no"))
+        for command in early:
+            answer = node.response(command, 1, error=error)
+            answer = {**answer, "timestamp": answer["timestamp"] + 1_000}
+            await node.send(kit.pubkey, envelope.sign_response(node.secret, answer))
+
+        async def anew() -> bool:
+            rows = [await kit.commands.get(command.command_id) for command in sent]
+            return all(row.resigned == 1 for row in rows)
+
+        await until(anew)
+        await kit.pump()
+        for command in sent:
+            assert str((await kit.commands.settled(command.command_id, 40)).state) == "done"
+
+
 async def test_an_answer_that_took_long_sets_no_clock_and_sends_nothing_again(
     profile: Profile, node: ScriptedNode
 ) -> None:

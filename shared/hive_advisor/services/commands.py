@@ -342,7 +342,9 @@ class CommandService:
         if answer.slug == "stale_timestamp" and now - command.updated <= _PROMPT_S:
             offset = answer.timestamp - now
             offset = offset if abs(offset) > SKEW_WARN_S else 0
-            if abs(offset - self._offset(tx, client)) > SKEW_WARN_S:
+            # By its own time, not by what another command's refusal has taught us meanwhile.
+            used = current.offset_s if command.resigned else command.timestamp - command.created
+            if abs(offset - used) > SKEW_WARN_S:
                 self._clients.set_offset(tx, client.client_id, offset, now)
                 return True
         if answer.slug != "nonce_too_low" or not wanted or wanted > self._now_us() + _NONCE_AHEAD_US:

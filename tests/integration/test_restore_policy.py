@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -225,6 +226,22 @@ async def test_where_a_file_is_the_document_rules_and_override_are_restored(
     await node.policy.load("moderate", str(file))
     await restore(node, rows(preset="aggressive", rules=1), replace=True)
     assert node.policy.snapshot().locked is not None
+
+
+async def test_a_change_beside_a_restore_is_neither_lost_nor_undoes_it(node: Operator) -> None:
+    node.now += 60
+    backup = rows(SAID["earlier"], preset="aggressive", rules=1)
+    await asyncio.gather(
+        node.policy.set({"min_fee_ppm": 2}),
+        restore(node, backup, replace=True),
+        node.policy.set({"max_fee_ppm": 900}),
+        node.policy.add_rule({"id": "mine", "match": {}, "effect": "deny"}),
+    )
+    snapshot = node.policy.snapshot()
+    assert (snapshot.preset, snapshot.document.overrides) == ("aggressive", {"max_fee_ppm": 900})
+    assert [rule.id for rule in snapshot.rules] == ["r0", "mine"] and in_force(node) == "said"
+    await node.policy.load("moderate", "")
+    assert node.policy.snapshot() == snapshot
 
 
 @pytest.mark.parametrize("what", ["document", "rule", "override"])

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,4 +154,73 @@ async def test_effects_that_were_due_then_are_due_again(tmp_path: Path) -> None:
     await fresh.restored(tmp_path / "a.backup")
     (row,) = await fresh.rows("comms_credentials")
     assert row["status"] == "revoked"
+    fresh.db.close()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from backup_world import BackupWorld
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.restore_service import RestoreService
+
+def die(*args, **more):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+owner, name = {
+    "before the stop is stored": (KillSwitch, "put"),
+    "before the restore is on record": (RestoreService, "_note_gap"),
+    "before memory follows": (KillSwitch, "load"),
+}[sys.argv[1]]
+
+async def main():
+    world = BackupWorld(Path(sys.argv[2]))
+    await world.start()
+    await world.policy.load("moderate", "")
+    setattr(owner, name, die)
+    await world.restored(Path(sys.argv[3]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "done"),
+    [
+        ("before the stop is stored", False),
+        ("before the restore is on record", False),
+        ("before memory follows", True),
+    ],
+)
+async def test_a_kill_leaves_all_of_a_restore_or_nothing(tmp_path: Path, point: str, done: bool) -> None:
+    world = await started(tmp_path / "node")
+    await world.service.authorize(Hire(AGENT, "fees"))
+    await world.policy.set_preset("aggressive")
+    await world.emergency.engage(freeze_forwarding=True)
+    await world.backups.backup(tmp_path / "a.backup", WORD)
+    world.db.close()
+    fresh = await started(tmp_path / "new", world)
+    fresh.db.close()
+    died = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", KILLED, point, str(fresh.path), str(tmp_path / "a.backup")),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await died.communicate()
+    assert died.returncode == -signal.SIGKILL, said.decode()
+    await fresh.restart()
+    await fresh.kill_switch.load()
+    await fresh.policy.load("moderate", "")
+    await fresh.freeze.settle()
+    assert fresh.channels.bounds() == FROZEN
+    assert fresh.kill_switch.engaged() is done and bool(fresh.credentials.advisors()) is done
+    assert (fresh.policy.snapshot().preset == "aggressive") is done
+    if not done:
+        await fresh.restored(tmp_path / "a.backup")
+    assert fresh.kill_switch.engaged() and fresh.policy.snapshot().preset == "aggressive"
+    for action, count in {"restore": 1, "policy_followed": 1, "emergency_engage": 2}.items():
+        assert await receipts(fresh, action) == count, action
+    codes = [row["code"] for row in await fresh.rows("comms_alerts")]
+    assert sorted(codes) == ["emergency_stop", "policy_loosened"]
+    assert (await fresh.receipts.verify()).ok
     fresh.db.close()

@@ -356,9 +356,11 @@ def issue(
     number: int = 1,
     valid: tuple[int, int] = (NOW - 1_000, NOW + 30 * 86_400),
     issuer: Secret = HSM_KEY,
+    schemas: tuple[str, ...] | None = None,
 ) -> Credential:
-    """A credential that the node's Lightning key signed."""
+    """A credential that the node's Lightning key signed; `schemas` in place of the template's."""
     chosen = TEMPLATES[template]
+    chosen = chosen if schemas is None else replace(chosen, schemas=schemas)
     unsigned = credentials.new(
         credential_id=f"00000000-0000-4000-8000-{number:012x}",
         node_id=NODE_ID,

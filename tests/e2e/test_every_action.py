@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import actions_channel
 import actions_config
 import actions_forwarding
 import actions_htlc
@@ -21,6 +22,7 @@ from hive_devnet.world import World
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENTRIES = (
+    *actions_channel.ENTRIES,
     *actions_config.ENTRIES,
     *actions_forwarding.ENTRIES,
     *actions_htlc.ENTRIES,

@@ -51,7 +51,8 @@ def channels_of(row: CommandRow) -> frozenset[str]:
     """The channels a command under way changes."""
     undo = json.loads(row.undo_json or "{}")
     targets = (*undo.get("fees", ()), *undo.get("limits", ()))
-    return frozenset(str(item["channel"]) for item in targets)
+    closes = undo.get("closes")
+    return frozenset(str(item["channel"]) for item in (*targets, *([closes] if closes else ())))
 
 
 def under_way(row: CommandRow) -> PastWrite:

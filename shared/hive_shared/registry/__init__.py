@@ -3,6 +3,7 @@
 docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 11-advisor-kit.md §15.
 """
 
+from .channel import CHANNEL, EXPANSION, perkw_of
 from .config import CONFIG
 from .control import CONTROL, PUSHES
 from .danger import Danger, DangerFacts, DangerRule, Tier, lightning_spend, onchain_spend, tier_for
@@ -28,10 +29,12 @@ from .wallet import DUST_SAT, WALLET
 
 __all__ = [
     "BASE_PRICE_SATS",
+    "CHANNEL",
     "CONFIG",
     "CONTROL",
     "DUST_SAT",
     "EMERGENCY",
+    "EXPANSION",
     "FEE_POLICY",
     "FORWARDING",
     "HTLC_MGMT",
@@ -64,6 +67,7 @@ __all__ = [
     "parse_nonce",
     "parse_params",
     "parse_scid",
+    "perkw_of",
     "scored_as",
     "tier_for",
     "unsupported",

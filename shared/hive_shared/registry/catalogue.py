@@ -6,20 +6,13 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from typing import Final
-
-from . import config, forwarding, htlc, peer, wallet
+from . import channel, config, forwarding, htlc, peer, wallet
 from .danger import (
-    Danger,
-    DangerFacts,
-    DangerRule,
-    Params,
     Tier,
     by_amount,
     payment,
     payment_at_least,
     plus_withdrawal,
-    withdrawal,
 )
 from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
 
@@ -34,56 +27,6 @@ def _rebalance() -> SchemaSpec:
     table.write("swap_in", "4/5/3/2/3", s5="max_swap_sats")
     table.write("liquidity_market", "4/5/4/3/4")
     return table.done()
-
-
-_OPEN_BANDS: Final = ((1_000_000, "5/5/4/3/4"), (10_000_000, "6/6/4/3/5"), (None, "7/8/5/3/6"))
-
-
-def _with_push(rule: DangerRule, push: str, msat_per_unit: int) -> DangerRule:
-    """push > 0 scores at least 7 and as a payment to a stranger: max(row, 7, W) of 02 §3."""
-    seven = Danger.of("7/7/5/1/6")
-    pushed = withdrawal()
-
-    def pick(params: Params, facts: DangerFacts) -> Danger:
-        row, amount = rule.pick(params, facts), params.get(push, 0)
-        if amount == 0:
-            return row
-        sat = -(-amount * msat_per_unit // 1000) if isinstance(amount, int) else None
-        given = DangerFacts(amount_sat=sat, spent_24h_sat=facts.spent_24h_sat)
-        return row.raised(seven).raised(pushed.pick({}, given))
-
-    worse = tuple(row.raised(seven).raised(vector) for row in rule.vectors for vector in pushed.vectors)
-    return DangerRule((*rule.vectors, *worse), pick)
-
-
-def _batch() -> DangerRule:
-    small, large = Danger.of("7/7/5/5/5"), Danger.of("7/8/5/5/6")
-
-    def pick(params: Params, _facts: DangerFacts) -> Danger:
-        destinations = params.get("destinations")
-        total = 0
-        for item in destinations if isinstance(destinations, list) else ():
-            amount = item.get("amount_sats") if isinstance(item, dict) else None
-            total += amount if isinstance(amount, int) else 10_000_000
-        return small if 0 < total < 10_000_000 else large
-
-    return DangerRule((small, large), pick)
-
-
-def _channel() -> tuple[SchemaSpec, SchemaSpec]:
-    table = SchemaTable("hive:channel/v1", "channel_open")
-    closing = ("channel_close",)
-    table.write("open", _with_push(by_amount(*_OPEN_BANDS), "push_msat", 1))
-    table.write("open_batch", _batch())
-    table.write("close_cooperative", plus_withdrawal("6/6/4/3/5", "destination"), permissions=closing)
-    table.write("close_unilateral", "7/7/7/3/6", "close_force", tier=Tier.ADMIN, permissions=closing)
-    table.write("close_punitive", "8/8/8/3/8", permissions=closing)
-    table.write("close_all", "10/10/9/10/9", permissions=closing)
-    expansion = SchemaTable("hive:expansion/v1", "channel_open")
-    proposal = _with_push(by_amount(*_OPEN_BANDS, param="capacity_sats"), "push_sats", 1000)
-    expansion.write("propose_channel_open", proposal, tier=Tier.ADVANCED, queue_floor=True)
-    expansion.write("propose_open_batch", _batch(), queue_floor=True)
-    return table.done(), expansion.done()
 
 
 def _splice() -> SchemaSpec:
@@ -141,13 +84,12 @@ def _liquidity() -> SchemaSpec:
 
 def schemas() -> tuple[SchemaSpec, ...]:
     """Every schema of this module in the order of the sheet."""
-    channel, expansion = _channel()
     return (
         htlc.htlc_policy(),
         forwarding.forwarding(),
         _rebalance(),
-        channel,
-        expansion,
+        channel.channel(),
+        channel.expansion(),
         _splice(),
         peer.peer(),
         _payment(),

@@ -9,9 +9,11 @@ from typing import Final
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 from hive_shared.registry import (
+    CHANNEL,
     CONFIG,
     CONTROL,
     EMERGENCY,
+    EXPANSION,
     FEE_POLICY,
     FORWARDING,
     HTLC_MGMT,
@@ -27,6 +29,8 @@ from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
 from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
+from .channel_close import channel_writes
+from .channel_open import Open, ProposeOpen
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
 from .config import GetConfig, config_writes
@@ -35,6 +39,7 @@ from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, Se
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
 from .htlc_mgmt import HtlcReads, Seen
 from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
+from .long_call import LongCalls
 from .monitor import Monitor
 from .monitor_history import History
 from .peer import BAN, peer_writes
@@ -135,10 +140,13 @@ class Executors:
 
     def _by_schema(self, node: Node, fault: Fault) -> dict[tuple[str, str], WriteAction]:
         """The schemas whose modules name their own actions."""
-        schemas = {
+        calls = LongCalls(node)
+        schemas: dict[str, dict[str, WriteAction]] = {
             PEER: peer_writes(node, self._bans),
             WALLET: wallet_writes(node, self._keep, fault, self._frozen),
             CONFIG: config_writes(node),
+            CHANNEL: channel_writes(node, calls),
+            EXPANSION: {"propose_channel_open": ProposeOpen(Open(node, calls))},
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
 

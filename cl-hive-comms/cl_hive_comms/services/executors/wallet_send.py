@@ -20,7 +20,9 @@ from ...domain.coins import Coin, coins_of
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Fault, Node
 from .action import Caller, Outcome, Plan
+from .feerate import node_perkw
 from .node_errors import node_error
+from .own_address import is_own
 
 LOCK: Final = frozenset({"wallet"})
 _SETTLED_DEPTH: Final = 6
@@ -44,36 +46,13 @@ class Wallet:
 
     async def is_foreign(self, address: str) -> bool:
         """Whether an address is, or may be, somebody else's. Raises InvalidParams when it is none here."""
-        try:
-            found = (await self.node.call("listaddresses", {"address": address}))["addresses"]
-        except ClnError as error:
-            if error.outcome_unknown:
-                raise
-            if error.code == -1:
-                raise from_symbol(
-                    "invalid_params",
-                    f"destination {address} is no address of this node's network",
-                    param="destination",
-                    expected="an address of this network",
-                ) from None
-            # An older node cannot tell: then it is somebody else's.
-            return True
-        return not found
+        return not await is_own(self.node, address, "destination")
 
     async def feerate(self, asked: JsonValue) -> int:
         """The rate asked for, else the node's own for a normal transaction; sat per kiloweight."""
         if isinstance(asked, int):
             return asked
-        rates = (await self.node.call("feerates", {"style": "perkw"}))["perkw"]
-        rate = rates.get("opening") or rates.get("floor")
-        if not isinstance(rate, int):
-            raise from_symbol(
-                "invalid_params",
-                "the node has no estimate of fees now; give feerate_perkw",
-                param="feerate_perkw",
-                expected="present",
-            )
-        return rate
+        return await node_perkw(self.node, "feerate_perkw")
 
 
 class Sending:

@@ -1,0 +1,141 @@
+"""A node that opens and closes channels in memory, for tests of the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hive_shared.cln import ClnError, ClnTimeout
+from hive_shared.credential import Credential
+from hive_shared.registry import Tier
+from pipeline_world import NodeFake, View, World, issue
+
+OWN, FOREIGN = "bcrt1qown0000000000000", "bcrt1qforeign000000000"
+PEER = "02" + f"{9:064x}"
+COINS = {f"{n:064x}:0": sat for n, sat in ((201, 300_000), (202, 700_000), (203, 2_000_000))}
+
+
+class ChannelNode(NodeFake):
+    """`hold`, when set, keeps `fundchannel` and `close` waiting after they were taken; `away` makes a close
+    wait for the peer: the channel is shutting down and the call does not return."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__(channels)
+        for row in self.rows:
+            row["opener"] = "local"
+        self.coins = dict(COINS)
+        self.reserved: set[str] = set()
+        self.closed: list[dict[str, Any]] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.hold: asyncio.Event | None = None
+        self.away = False
+
+    async def call(
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
+    ) -> dict[str, Any]:
+        asked: dict[str, Any] = dict(params or {})
+        if method not in ("fundchannel", "close"):
+            known = getattr(self, f"_{method}", None)
+            if known is None:
+                return await super().call(method, params, timeout=timeout)
+            self._note(method)
+            return dict(known(asked))
+        self._note(method)
+        self.asked.append((method, asked))
+        if self.hold is not None:
+            await self.hold.wait()
+        answer: dict[str, Any] = self._fundchannel(asked) if method == "fundchannel" else self._close(asked)
+        if method == "close" and self.away:
+            await asyncio.Event().wait()
+        if method in self.lose:
+            raise ClnTimeout(method, timeout)
+        return answer
+
+    def _listfunds(self, _asked: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "outputs": [
+                {
+                    "txid": name[:64],
+                    "output": 0,
+                    "amount_msat": sat * 1_000,
+                    "status": "confirmed",
+                    "reserved": name in self.reserved,
+                }
+                for name, sat in self.coins.items()
+            ]
+        }
+
+    def _feerates(self, _asked: Mapping[str, Any]) -> dict[str, Any]:
+        estimates = [{"blockcount": blocks, "feerate": rate} for blocks, rate in ((6, 9_000), (12, 4_000))]
+        return {"perkw": {"opening": 4_000, "floor": 253, "estimates": estimates}}
+
+    def _listaddresses(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        if asked["address"] not in (OWN, FOREIGN):
+            raise ClnError("listaddresses", -1, "address should be a valid address")
+        return {"addresses": [{"keyidx": 1, "bech32": OWN}] if asked["address"] == OWN else []}
+
+    def _connect(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id": asked["id"], "direction": "out"}
+
+    def _fundchannel(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        n = len(self.rows) + 1
+        self.reserved.add(next(name for name in self.coins if name not in self.reserved))
+        row = self._row(n) | {
+            "peer_id": asked["id"],
+            "state": "CHANNELD_AWAITING_LOCKIN",
+            "opener": "local",
+            "total_msat": asked["amount"] * 1_000,
+            "to_us_msat": asked["amount"] * 1_000 - asked.get("push_msat", 0),
+        }
+        del row["short_channel_id"]
+        self.rows.append(row)
+        return {"txid": row["funding_txid"], "outnum": 0, "channel_id": row["channel_id"], "mindepth": 1}
+
+    def _close(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        row = next(row for row in self.rows if row["channel_id"] == asked["id"])
+        if self.away:
+            row["state"] = "CHANNELD_SHUTTING_DOWN"
+            return {}
+        row |= {"state": "CLOSINGD_COMPLETE", "closer": "local", "scratch_txid": "cc" * 32}
+        row["state_changes"] = [{"new_state": "CLOSINGD_COMPLETE"}]
+        return {"type": "mutual", "txids": ["cc" * 32], "txs": ["00"]}
+
+    def _listclosedchannels(self, _asked: Mapping[str, Any]) -> dict[str, Any]:
+        return {"closedchannels": self.closed}
+
+    async def listpeerchannels(
+        self, peer_id: str | None = None, short_channel_id: str | None = None
+    ) -> list[dict[str, Any]]:
+        self._note("listpeerchannels")
+        return [
+            dict(row)
+            for row in self.rows
+            if peer_id in (None, row["peer_id"]) and short_channel_id in (None, row.get("short_channel_id"))
+        ]
+
+
+def channel_world(directory: Path, **overrides: Any) -> World:
+    """An agent that may open and close channels by itself, and a node that does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    world = World(directory)
+    world.node = ChannelNode()
+    world.restart()
+    world.credentials.add(View(everything(), "adv-1"))
+    world.policies.override(
+        "aggressive",
+        **{
+            "approval_overrides": {"channel_*": "auto_execute"},
+            "max_danger": 8,
+            **overrides,
+        },
+    )
+    return world
+
+
+def everything(**constraints: Any) -> Credential:
+    """A credential for all schemas, closes included."""
+    return issue(
+        template="complete_management", tier=Tier.ADMIN, schemas=("*",), constraints=constraints or None
+    )

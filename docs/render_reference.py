@@ -1,7 +1,7 @@
-"""Writes docs/reference: every method of the three plugins and every key of the policy, from the code; and
-the methods once more as the table that the advisor kit ships.
+"""Writes docs/reference: every method of the three plugins, every key of the policy and every action of the
+management schemas, from the code; and the methods once more as the table that the advisor kit ships.
 
-Run `make reference` after changing a method or a policy key; a test compares the pages with the code.
+Run `make reference` after changing a method, policy key or action; a test compares the pages with the code.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ lightning-cli createrune restrictions='[ROWS]'
 ```
 """
 
+_FORBIDDEN = (
+    "They come with the preset. `approval_overrides` opens one that it names in full as `multi_sig_N_of_M`"
+    " (docs/decisions/0364); what is never run on remote request stays closed."
+)
+
 _POLICY = """# Policy keys
 
 Written by `make reference` from what the plugin reads: edit that, not this page.
@@ -67,9 +72,71 @@ How to change it: [operator guide](../operator-guide.md).
 """
 
 
+_ACTIONS = """# Actions
+
+Written by `make reference` from the registry that node and advisor share: edit that, not this page.
+
+What an advisor may ask a node for, by schema. Danger is the largest of five dimensions (reversibility,
+finance, time, blast radius, recovery). Where it depends on the parameters or on what the node knows, the
+least and the largest are shown, and a quote tells what it is for given parameters. The tier is what the
+least danger takes; more danger takes a higher one. An unknown, missing or repeated parameter, or one outside
+its range, is refused by name, and nothing happens.
+
+What each does at the node and what it answers: [the specification](../protocol/02-fleet-management.md),
+section 4. How a policy bounds them: [policy keys](policy.md).
+How to add one: [three files](../how-to-add-an-action.md).
+"""
+
+
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    return {"methods.md": methods_page(), "policy.md": policy_page()}
+    return {"methods.md": methods_page(), "policy.md": policy_page(), "actions.md": actions_page()}
+
+
+def actions_page() -> str:
+    """The actions of each schema in the order of the sheet."""
+    registry = importlib.import_module("hive_shared.registry")
+    parts = [_ACTIONS]
+    for schema, described in registry.export()["schemas"].items():
+        parts += [f"## {schema}", ""]
+        for name, doc in described["actions"].items():
+            parts += [_action(name, doc), ""]
+    return "\n".join(parts)
+
+
+def _action(name: str, doc: Any) -> str:
+    aliases = "".join(f" (`{alias}`)" for alias in doc.get("aliases", ()))
+    if not doc["served"]:
+        return f"- **{name}**{aliases}: not served: {doc['reason']}."
+    least, most = doc["danger"]["total"], doc["danger_max"]
+    danger = f"danger {least}" if least == most else f"danger {least} to {most}"
+    tier = doc["required_tier"]
+    if "standard_with_constraint" in doc:
+        tier += f" (standard with `{doc['standard_with_constraint']}`)"
+    kind = "reads" if doc["read_only"] else "writes"
+    lines = [f"- **{name}**{aliases}: {kind}, {danger}, tier {tier}."]
+    shape = doc["params"]
+    lines += [
+        f"  - {_parameter(key, rule, required=key in shape['required'])}"
+        for key, rule in shape["properties"].items()
+    ]
+    for word, words in _GROUPS.items():
+        if word in shape:
+            lines.append(f"  - {words} {', '.join(f'`{key}`' for key in shape[word])}")
+    return "\n".join(lines)
+
+
+_GROUPS = {
+    "at_least_one": "at least one of",
+    "exactly_one": "exactly one of",
+    "exclusive": "at most one of",
+}
+
+
+def _parameter(name: str, rule: Any, *, required: bool) -> str:
+    also = "".join(f" (`{alias}`)" for alias in rule.get("aliases", ()))
+    default = f", default `{json.dumps(rule['default'])}`" if "default" in rule else ""
+    return f"`{name}`{also}: {_meaning(rule)}{', required' if required else default}"
 
 
 def methods_page() -> str:
@@ -180,7 +247,7 @@ def policy_page() -> str:
         for name, meaning in _flat(key, kind.describe()):
             values = " | ".join(_value(settings, name) for settings in presets.values())
             lines.append(f"| `{name}` | {meaning} | {values} | {_enforced(name)} |")
-    lines += ["", "## Actions a preset forbids", "", "They come with the preset; no key changes them.", ""]
+    lines += ["", "## Actions a preset forbids", "", _FORBIDDEN, ""]
     lines += [
         f"- {name}: {', '.join(f'`{action}`' for action in settings.forbidden_actions)}"
         for name, settings in presets.items()
@@ -214,6 +281,9 @@ def _flat(key: str, rule: Any) -> Iterator[tuple[str, str]]:
 _FORMATS = {
     "channel": "short channel id or 64-hex channel id",
     "node_id": "node id",
+    "outpoint": "output `txid:n`",
+    "uuid": "UUID",
+    "nonce": "integer or decimal text, 1 to 2^63-1",
     "schema_glob": "glob over schemas, such as `hive:wallet/*`",
     "approval_overrides": "object: glob over `<category>_<action>` -> `always_confirm`, `auto_execute` or "
     "`multi_sig_N_of_M`",
@@ -223,18 +293,25 @@ _FORMATS = {
 
 def _meaning(rule: Any) -> str:
     if "format" in rule:
-        return _FORMATS[rule["format"]]
+        return _FORMATS.get(rule["format"], str(rule["format"]))
     kind = rule["type"]
+    if kind == "number":
+        return f"number, {rule['minimum']} to {rule['maximum']}"
     if kind == "integer":
         return f"integer, {rule['minimum']} to {rule['maximum']}"
     if kind == "boolean":
         return "true or false"
     if kind == "array":
-        return f"list of up to {rule['maxItems']}: {_meaning(rule['items'])}"
+        least = f"{rule['minItems']} to " if rule["minItems"] > 1 else "up to "
+        return f"list of {least}{rule['maxItems']}: {_meaning(rule['items'])}"
+    if kind == "object" and "properties" not in rule:
+        return "object"
     if kind == "object":
         return "object of " + ", ".join(f"`{name}`" for name in rule["properties"])
     if "enum" in rule:
         return ", ".join(f"`{word}`" for word in rule["enum"])
+    if "pattern" not in rule:
+        return f"text, {rule.get('minLength', 0)} to {rule['maxLength']} characters"
     pattern = str(rule["pattern"]).replace("|", r"\|")
     return f"text like `{pattern}`"
 

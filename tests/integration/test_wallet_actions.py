@@ -264,6 +264,7 @@ async def test_it_is_watched_and_counts_until_a_block_tells(world: Richer) -> No
     txid = await cut_off(world)
     assert (await row_of(world))[1] == "pending_external"
     assert await world.docs() == [] and spent(world)[0] == 60_000
+    assert [code for _, code, _ in world.out.alerts] == ["command_pending_external"]
     await world.pipeline.timers.tick()
     assert (await row_of(world))[1] == "pending_external"
     # It had gone out in the last moment: the node sees it in a block.

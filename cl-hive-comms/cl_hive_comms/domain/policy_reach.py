@@ -25,6 +25,8 @@ _SPENDS: Final = (
     "hive:payment/v1#keysend",
     "hive:wallet/v1#send_onchain",
     "hive:wallet/v1#sweep",
+    "hive:wallet/v1#consolidate_utxos",
+    "hive:wallet/v1#bump_fee",
     *_REBALANCES,
     *_OPENS,
     "hive:splice/v1#*",
@@ -43,6 +45,7 @@ _FEERATES: Final = (
     "hive:splice/v1#splice_in",
     "hive:splice/v1#splice_out",
     "hive:wallet/v1#send_onchain",
+    "hive:wallet/v1#sweep",
     "hive:wallet/v1#consolidate_utxos",
     "hive:wallet/v1#bump_fee",
 )

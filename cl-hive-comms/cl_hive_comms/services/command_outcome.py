@@ -283,7 +283,7 @@ class CommandOutcomes:
         """End an execution: what happened is receipted whether or not the credential still stands. One whose
         end the node has yet to bring about is answered with status 3 and gets its receipt at that end."""
         if outcome.state == "pending_external":
-            return self._left_to_node(tx, case, outcome, deferred=deferred)
+            return self._left_to_node(tx, case, judged, outcome, deferred=deferred)
         receipt = self._receipt(
             tx,
             case,
@@ -322,8 +322,11 @@ class CommandOutcomes:
             deferred=deferred,
         )
 
-    def _left_to_node(self, tx: Tx, case: Case, outcome: Outcome, *, deferred: bool) -> Response:
+    def _left_to_node(
+        self, tx: Tx, case: Case, judged: Judged, outcome: Outcome, *, deferred: bool
+    ) -> Response:
         self._move(tx, case, State.EXECUTING, Event.ON_UNRESOLVED)
+        self._alert(tx, case, judged, State.PENDING_EXTERNAL, outcome.alert)
         result: dict[str, JsonValue] = {**outcome.result, "state": State.PENDING_EXTERNAL}
         return self.respond(tx, case, envelope.STATUS_PENDING, result=result, deferred=deferred)
 

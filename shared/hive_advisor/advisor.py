@@ -346,7 +346,8 @@ class Advisor:
         if client is None:
             raise InvalidParams("the client of this command is gone")
         if about is None:
-            credential = await self.clients.usable_credential(client)
+            asking = action == "capabilities"
+            credential = await self.clients.usable_credential(client, though_stopped=asking)
         else:
             credential = await self.clients.credential_about(client, about)
         plan = self.commands.plan(client, credential, CONTROL, action, params)
@@ -391,6 +392,7 @@ class Advisor:
         await self._db.write(
             lambda tx: self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
         )
+        await self.clients.answered_again(client)
         return result
 
     async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,7 +19,15 @@ from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.crypto import Secret, cln_sign_message
-from hive_shared.errors import Conflict, CredentialInvalid, InvalidParams
+from hive_shared.errors import (
+    Conflict,
+    CredentialInvalid,
+    CredentialUnverifiable,
+    InvalidParams,
+    Unsupported,
+    envelope_status,
+    from_symbol,
+)
 from scripted_node import ScriptedNode
 
 PARAMS = {"channel_id": "103x1x0", "fee_ppm": 150}
@@ -43,8 +52,6 @@ class Clock:
         self.ahead = 0
 
     def __call__(self) -> int:
-        import time
-
         return int(time.time()) + self.ahead
 
 
@@ -302,3 +309,89 @@ async def test_acceptance_11_21_a_revoked_credential_stops_sending(
 
 async def _ended(kit: Advisor, alias: str) -> bool:
     return (await kit.clients.named(alias)).state == "ended"
+
+
+def refusing(node: ScriptedNode, slug: str) -> Callable[[envelope.Command], dict[str, Any]]:
+    error = CredentialUnverifiable("no") if slug == "credential_unverifiable" else from_symbol(slug, "no")
+    status = envelope_status(error)
+    return lambda command: node.response(command, status, error=envelope.error_doc(error))
+
+
+@pytest.mark.parametrize(
+    ("slug", "state"),
+    [
+        ("credential_expired", "suspect"),
+        ("credential_not_yet_valid", "suspect"),
+        ("issuer_untrusted", "suspect"),
+        ("credential_unverifiable", "active"),
+        ("policy_blocked", "active"),
+        ("rate_limited", "active"),
+        ("emergency_stop", "paused"),
+    ],
+)
+async def test_what_a_refusal_says_about_the_client(
+    opener: Opener, node: ScriptedNode, slug: str, state: str
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = refusing(node, slug)
+        await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=30)
+
+        async def settled() -> bool:
+            return (await kit.clients.named(client.alias)).state == state
+
+        await until(settled, 30)
+
+
+async def test_after_an_emergency_stop_the_client_goes_on_when_the_node_answers_again(
+    opener: Opener, node: ScriptedNode, clock: Clock
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = refusing(node, "emergency_stop")
+        await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=30)
+
+        async def stopped() -> bool:
+            return (await kit.clients.named(client.alias)).stopped
+
+        await until(stopped, 30)
+        with pytest.raises(Conflict, match="its operator stopped all commands"):
+            await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
+    # Over a restart, and still on: asked every few minutes, not in every round.
+    async with opener() as kit:
+        heard = len(node.commands)
+        await kit.pump()
+        assert len(node.commands) == heard
+        clock.ahead = 301
+        await kit.pump()
+        assert [command.action for command in node.commands[heard:]] == ["capabilities"]
+        assert await stopped()
+        # Released: the answer ends the pause.
+        node.answer = lambda command: node.response(command, 0, result={"server_time": int(clock())})
+        clock.ahead = 700
+        await kit.pump()
+        assert (await kit.clients.named(client.alias)).state == "active"
+        # What a human paused stays paused.
+        await kit.clients.pause(await kit.clients.named(client.alias))
+        with pytest.raises(Conflict, match="client resume"):
+            await kit.capabilities(await kit.clients.named(client.alias), 0)
+
+
+async def test_an_unsupported_action_makes_the_capabilities_old(opener: Opener, node: ScriptedNode) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        row = {"schema": FEE[0], "action": FEE[1], "reason": "no such call here"}
+        told = {"server_time": int(time.time()), "unsupported_actions": [row]}
+        node.answer = lambda command: node.response(command, 0, result=told)
+        assert await kit.capabilities(client, 30) is not None
+        with pytest.raises(Unsupported, match="no such call here"):
+            await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
+        node.answer = refusing(node, "unsupported_action")
+        look = await kit.plan(await kit.clients.named(client.alias), "hive:monitor/v1", "health_summary", {})
+        await kit.execute(look, wait_s=30)
+
+        async def forgotten() -> bool:
+            return (await kit.clients.named(client.alias)).capabilities_at is None
+
+        await until(forgotten, 30)
+        await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)

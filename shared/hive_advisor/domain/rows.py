@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from hive_advisor.domain.command_machine import CommandState
 
+EMERGENCY_STOP: Final = "emergency_stop"
+"""Why a client is paused that nobody here paused."""
 ClientState = Literal["offered", "active", "paused", "suspect", "ended"]
 CredentialState = Literal["offered", "active", "superseded", "revoked", "declined"]
 ReceiptLevel = Literal["stub", "signed", "chained", "anchored"]
@@ -35,6 +37,11 @@ class Client:
     head_id: int = 0
     head_hash: str = ""
     suspect_why: str = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Paused by its operator's emergency stop."""
+        return self.state == "paused" and self.suspect_why == EMERGENCY_STOP
 
 
 @dataclass(frozen=True)

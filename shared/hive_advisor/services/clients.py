@@ -11,7 +11,7 @@ from hive_shared.store import Db, Tx
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.names import check_alias, offered_alias
 from hive_advisor.domain.offer import Offer
-from hive_advisor.domain.rows import Client, ClientState, StoredCommand, StoredCredential
+from hive_advisor.domain.rows import EMERGENCY_STOP, Client, ClientState, StoredCommand, StoredCredential
 from hive_advisor.services.ports import ClientRows, RecordRows
 
 _MAX_OFFERS = 20
@@ -44,15 +44,19 @@ class ClientService:
         """Newest first."""
         return await self._db.read(lambda tx: self._clients.credentials(tx, client.client_id))
 
-    async def usable_credential(self, client: Client) -> StoredCredential:
+    async def usable_credential(self, client: Client, *, though_stopped: bool = False) -> StoredCredential:
         """The credential a command would use now. Raises Conflict (client state), CredentialInvalid.
 
-        A client that has not re-issued it for the key in use still has one for the key before.
+        A client that has not re-issued it for the key in use still has one for the key before. Asking how it
+        stands is allowed `though_stopped`, while the node's emergency stop is on.
         """
-        if client.state != "active":
+        if client.state != "active" and not (though_stopped and client.stopped):
             how = {
                 "offered": "accept it with 'hive-advisor client accept'",
-                "paused": "resume it with 'hive-advisor client resume'",
+                "paused": "its operator stopped all commands; 'hive-advisor client capabilities' asks whether"
+                " that is over"
+                if client.stopped
+                else "resume it with 'hive-advisor client resume'",
                 "suspect": f"{client.suspect_why}; look into it, then 'hive-advisor client resume'",
                 "ended": "its credential is gone; ask the operator for a new one",
             }[client.state]
@@ -221,6 +225,35 @@ class ClientService:
         if client.state not in allowed:
             raise Conflict(f"client {client.alias!r} is {client.state}, not {' or '.join(allowed)}")
         await self._db.write(lambda tx: self._clients.set_state(tx, client.client_id, to, self._now()))
+
+    async def stopped(self, client: Client) -> None:
+        """The operator's emergency stop is on: nothing more is sent until the node answers capabilities."""
+
+        def body(tx: Tx) -> None:
+            current = self._clients.by_id(tx, client.client_id)
+            if current is not None and current.state == "active":
+                self._clients.set_state(tx, client.client_id, "paused", self._now(), EMERGENCY_STOP)
+                self._records.add_event(tx, "paused", client.alias, EMERGENCY_STOP, self._now())
+
+        await self._db.write(body)
+
+    async def asked(self, client: Client) -> None:
+        """Note the time at which we asked a stopped node how it stands."""
+        now = self._now()
+        await self._db.write(
+            lambda tx: self._clients.set_state(tx, client.client_id, client.state, now, client.suspect_why)
+        )
+
+    async def answered_again(self, client: Client) -> None:
+        """The node answered capabilities: a pause by its emergency stop is over. A human's own is not."""
+
+        def body(tx: Tx) -> None:
+            current = self._clients.by_id(tx, client.client_id)
+            if current is not None and current.stopped:
+                self._clients.set_state(tx, client.client_id, "active", self._now())
+                self._records.add_event(tx, "resumed", client.alias, EMERGENCY_STOP, self._now())
+
+        await self._db.write(body)
 
     async def suspect(self, client: Client, why: str) -> None:
         """Stop writing to a client that answered something it must not."""

@@ -124,8 +124,17 @@ class MailService:
         used = await self._db.read(lambda tx: self._rows.credential(tx, command.credential_id))
         # One that was replaced here first may well be refused there.
         live = used is not None and used.state == "active"
-        if answer.slug in _SUSPECT_SLUGS and answer.status != 0 and live:
-            await self._clients.suspect(client, f"the node answered {answer.slug}")
+        if answer.slug is not None and answer.status != 0 and live:
+            await self._refused(client, answer.slug)
+
+    async def _refused(self, client: Client, slug: str) -> None:
+        """What a refusal says about the client beyond the one command (11 §4, §5.2)."""
+        if slug == "issuer_untrusted" or (slug.startswith("credential_") and slug not in _PASSING):
+            await self._clients.suspect(client, f"the node answered {slug}")
+        elif slug == "emergency_stop":
+            await self._clients.stopped(client)
+        elif slug.startswith("unsupported_"):
+            await self._db.write(lambda tx: self._rows.forget_capabilities(tx, client.client_id))
 
     async def _receipt(self, client: Client, document: dict[str, Any]) -> int:
         checked = self._receipts.check(client, document)
@@ -193,5 +202,6 @@ class MailService:
             )
 
 
-_SUSPECT_SLUGS = {"issuer_untrusted", "credential_revoked", "credential_superseded"}
+# The node could not tell just now, which says nothing about the credential.
+_PASSING = {"credential_unverifiable"}
 _NOTED_PUSHES = {"ping", "alert", "conflict_held", "payment_notice"}

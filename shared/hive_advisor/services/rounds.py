@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from hive_shared.errors import InvalidParams
@@ -19,6 +19,7 @@ from hive_advisor.services.ports import ClientRows
 from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
 from hive_advisor.services.shared_key import SharedKeyService
 
+STOP_ASKED_S = 300
 LAST_SEEN = "last_seen"
 """Key of the time of the last full round."""
 
@@ -29,6 +30,7 @@ class Ask(Protocol):
     async def control(
         self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
     ) -> dict[str, Any]: ...
+    async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None: ...
     async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]: ...
     async def send_again(self, command: StoredCommand, client: Client) -> None: ...
 
@@ -69,6 +71,8 @@ class RoundService:
                 await self._ask.send_again(command, client)
                 sent += 1
         sent += await self._approvals.send_unanswered()
+        if shared is None:
+            await self._ask_stopped(by_id.values())
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
             if client.state == "active" and command.schema != CONTROL:
@@ -83,6 +87,13 @@ class RoundService:
             "open": len([c for c in await self._commands.open() if c.schema != CONTROL]),
             **({} if shared is None else {"identity_shared": shared}),
         }
+
+    async def _ask_stopped(self, clients: Iterable[Client]) -> None:
+        """Whether an emergency stop is over, every few minutes."""
+        for client in clients:
+            if client.stopped and self._now() - client.updated >= STOP_ASKED_S:
+                await self._clients.asked(client)
+                await self._ask.capabilities(client, 10)
 
     async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:
         """Fetch receipts after our head, page by page; check, link and anchor them."""

@@ -78,6 +78,10 @@ class ClientStore:
             (json.dumps(document), now, offset_s, now, client_id),
         )
 
+    def forget_capabilities(self, tx: Tx, client_id: str) -> None:
+        """What the node said it does is not believed any more."""
+        tx.execute("UPDATE adv_clients SET caps_at = NULL WHERE client_id = ?", (client_id,))
+
     def set_offset(self, tx: Tx, client_id: str, offset_s: int, now: int) -> None:
         """How far the node's clock is ahead of ours."""
         tx.execute(

@@ -28,6 +28,8 @@ from .pages import pick
 
 ANSWER_S: Final = 20.0
 """How long a command waits for the node's answer before it counts as left to the node."""
+AWAY_S: Final = 2.0
+"""The same while the peer is not connected: it will not be quick."""
 SETTLED_S: Final = 60
 """After so long a channel that shows no trace of closing was not told to."""
 _OPEN: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
@@ -76,6 +78,7 @@ class _Close(ABC):
                 "state": state,
                 "to_us_msat": int(row["to_us_msat"]),
             },
+            "peer_away": row.get("peer_connected") is False,
             "started": caller.now,
         }
         fee_sat = -(-rate * _CLOSE_WEIGHT // 1_000) if row.get("opener") == "local" else 0
@@ -101,7 +104,7 @@ class _Close(ABC):
                 caller.command_id,
                 "close",
                 {"id": _of(undo)["channel_id"], **asked},
-                wait_s=min(ANSWER_S, _whole(undo["wait_s"])),
+                wait_s=AWAY_S if undo["peer_away"] else min(ANSWER_S, _whole(undo["wait_s"])),
                 held_s=_whole(undo["held_s"]),
             )
         except ClnError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from action_table import Answer, Entry, Params, Stage, given
 from hive_devnet.world import until
-from hive_shared.registry import CHANNEL, EXPANSION
+from hive_shared.registry import CHANNEL, EMERGENCY, EXPANSION
 
 CLOSED = ("ONCHAIN", "FUNDING_SPEND_SEEN", "AWAITING_UNILATERAL")
 
@@ -88,6 +88,10 @@ async def _to_close(stage: Stage) -> Params:
     return {"channel_id": scid, "reason": "a test"}
 
 
+async def _to_punish(stage: Stage) -> Params:
+    return {"channel_id": (await _to_close(stage))["channel_id"], "evidence": "an old commitment"}
+
+
 async def _to_close_here(stage: Stage) -> Params:
     own = await stage.call("newaddr", addresstype="p2tr")
     return {**await _to_close(stage), "destination": own["p2tr"], "feerange": ["253perkw", "2000perkw"]}
@@ -103,4 +107,6 @@ ENTRIES = (
     Entry(EXPANSION, "propose_channel_open", _to_propose, _proposal_opened, _too_much_proposed),
     Entry(CHANNEL, "close_cooperative", _to_close_here, _closed, given(channel_id="9x9x9", reason="none")),
     Entry(CHANNEL, "close_unilateral", _to_close, _closed, given(channel_id="9x9x9", reason="none")),
+    Entry(EMERGENCY, "force_close", _to_close, _closed, given(channel_id="9x9x9", reason="none")),
+    Entry(CHANNEL, "close_punitive", _to_punish, _closed, given(channel_id="9x9x9", evidence="none")),
 )

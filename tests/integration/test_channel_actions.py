@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from channel_node import FOREIGN, OWN, PEER, ChannelNode, channel_world, everything
 from cl_hive_comms.services.executors import channel_close, channel_open
-from hive_shared.canonical import JsonValue
+from hive_shared import crypto
+from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError
-from pipeline_world import NODE_ID, View, World, slug
+from hive_shared.envelope import confirm_digest
+from pipeline_world import AGENT_KEY, NODE_ID, View, World, slug
 
 CHANNEL = "hive:channel/v1"
 EXPANSION = "hive:expansion/v1"
@@ -295,4 +297,61 @@ async def test_a_close_without_end_is_given_up_after_thirty_days(world: World) -
 async def test_a_unilateral_close_needs_people_and_tells_its_grace(world: World) -> None:
     answer = await world.ask(CHANNEL, "close_force", {**CLOSE, "grace_s": 60})
     assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
+    assert node(world).asked == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "action", "params"),
+    [
+        ("hive:emergency/v1", "force_close", CLOSE),
+        (CHANNEL, "close_punitive", {"channel_id": "101x1x0", "evidence": "an old commitment"}),
+        ("hive:htlc-mgmt/v1", "force_resolve_expired", {"htlc_id": "101x1x0:7:out", "reason": "stuck"}),
+    ],
+)
+async def test_forced_closes_need_the_operator_and_the_agents_confirmation(
+    world: World, schema: str, action: str, params: dict[str, JsonValue]
+) -> None:
+    world.policies.override("aggressive", max_danger=8)
+    htlc = {"id": 7, "direction": "out", "expiry": 106, "amount_msat": 5}
+    node(world).rows[0]["htlcs"] = [htlc]
+    answer = await world.ask(schema, action, params)
+    assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
+    action_id = answer["error"]["data"]["action_id"]
+    await world.pipeline.approvals.approve(action_id)
+    challenge = next(
+        body["params"]
+        for body in (decode_object(sent["content"]).get("schema_payload") for sent in world.out.sent)
+        if isinstance(body, dict) and body["action"] == "confirm_challenge"
+    )
+    assert isinstance(challenge, dict)
+    digest = confirm_digest(str(challenge["command_hash"]), str(challenge["challenge"]))
+    signed: dict[str, JsonValue] = {
+        "command_id": action_id,
+        "challenge_sig": crypto.schnorr_sign(AGENT_KEY, digest),
+    }
+    assert (await world.ask("hive:control/v1", "confirm", signed))["status"] == 0
+    ((_, given),) = node(world).asked
+    assert given == {"id": f"{1:064x}", "unilateraltimeout": 1}
+    doc = await last(world)
+    assert (doc["status"], doc["action"], doc["danger"]["total"]) == ("success", action, 8)
+
+
+@pytest.mark.parametrize(
+    ("htlc_id", "says"),
+    [
+        ("101x1x0:8:out", "one HTLC in flight"),
+        ("101x1x0:7", "told apart by :in or :out"),
+        ("101x1x0:9:in", "the height is 100"),
+        ("999x1x0:7:out", "no channel of this node"),
+    ],
+)
+async def test_an_htlc_with_time_left_closes_no_channel(world: World, htlc_id: str, says: str) -> None:
+    node(world).rows[0]["htlcs"] = [
+        {"id": 7, "direction": "out", "expiry": 106, "amount_msat": 5},
+        {"id": 7, "direction": "in", "expiry": 106, "amount_msat": 5},
+        {"id": 9, "direction": "in", "expiry": 107, "amount_msat": 5},
+    ]
+    params: dict[str, JsonValue] = {"htlc_id": htlc_id, "reason": "stuck"}
+    answer = await world.ask("hive:htlc-mgmt/v1", "force_resolve_expired", params)
+    assert slug(answer) == "invalid_params" and says in answer["error"]["message"], answer
     assert node(world).asked == []

@@ -74,7 +74,10 @@ PROPOSALS = {
 
 CHANNELS_OPENED = {
     *(("hive:channel/v1", name) for name in ("open", "close_cooperative", "close_unilateral")),
+    ("hive:channel/v1", "close_punitive"),
     ("hive:expansion/v1", "propose_channel_open"),
+    (EMERGENCY, "force_close"),
+    ("hive:htlc-mgmt/v1", "force_resolve_expired"),
 }
 """Actions on a node that opens and closes channels (tests/integration/test_channel_crash.py)."""
 

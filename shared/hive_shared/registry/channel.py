@@ -149,7 +149,12 @@ def channel() -> SchemaSpec:
         permissions=closing,
         params=ParamSchema((_CHANNEL, _REASON, Param("grace_s", Int(1, 172_800), default=1))),
     )
-    table.write("close_punitive", "8/8/8/3/8", permissions=closing)
+    table.write(
+        "close_punitive",
+        "8/8/8/3/8",
+        permissions=closing,
+        params=ParamSchema((_CHANNEL, Param("evidence", Text(minimum=1), required=True))),
+    )
     table.write("close_all", "10/10/9/10/9", permissions=closing)
     return table.done()
 

@@ -50,7 +50,7 @@ def emergency() -> SchemaSpec:
             )
         ),
     )
-    table.write("force_close", "8/8/8/3/7")
+    table.write("force_close", "8/8/8/3/7", params=ParamSchema((_CHANNEL, _REASON)))
     table.write("force_close_all", "10/10/9/10/9", "emergency_close_all")
     table.write("revoke_all_credentials", "2/1/3/3/2", tier=Tier.ADMIN, params=ParamSchema((_REASON,)))
     table.write("stop_node", "8/6/7/3/6")

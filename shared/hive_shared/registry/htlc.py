@@ -104,5 +104,9 @@ def htlc_mgmt() -> SchemaSpec:
     )
     table.write("fail_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=NO_CALL)
     table.write("settle_htlc", "6/7/6/3/6", tier=Tier.ADMIN, why=NO_CALL)
-    table.write("force_resolve_expired", "7/8/8/4/7")
+    table.write(
+        "force_resolve_expired",
+        "7/8/8/4/7",
+        params=ParamSchema((_HTLC_ID, Param("reason", Text(minimum=1), required=True))),
+    )
     return table.done()

@@ -29,7 +29,7 @@ from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
 from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
-from .channel_close import channel_writes
+from .channel_close import ForceClose, ResolveExpired, channel_writes
 from .channel_open import Open, ProposeOpen
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
@@ -146,6 +146,8 @@ class Executors:
             WALLET: wallet_writes(node, self._keep, fault, self._frozen),
             CONFIG: config_writes(node),
             CHANNEL: channel_writes(node, calls),
+            EMERGENCY: {"force_close": ForceClose(node, calls)},
+            HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: {"propose_channel_open": ProposeOpen(Open(node, calls))},
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}

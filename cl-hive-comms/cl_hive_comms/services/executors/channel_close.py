@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.errors import from_symbol
+from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Node
@@ -36,6 +37,8 @@ _OPEN: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
 _CLOSING: Final = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")
 _CLOSED: Final = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")
 _CLOSE_WEIGHT: Final = 724
+BLOCKS_LEFT: Final = 6
+"""How many blocks before its expiry an HTLC may be resolved by closing its channel."""
 
 Row = Mapping[str, Any]
 
@@ -104,7 +107,7 @@ class _Close(ABC):
                 caller.command_id,
                 "close",
                 {"id": _of(undo)["channel_id"], **asked},
-                wait_s=AWAY_S if undo["peer_away"] else min(ANSWER_S, _whole(undo["wait_s"])),
+                wait_s=_answer_s(undo, asked),
                 held_s=_whole(undo["held_s"]),
             )
         except ClnError as error:
@@ -221,6 +224,50 @@ class CloseUnilateral(_Close):
         }
 
 
+class ForceClose(CloseUnilateral):
+    """`force_close` of the emergency schema, `close_punitive`: the peer gets one second.
+
+    What an outdated commitment of the peer costs it, CLN claims by itself.
+    """
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """As `close_unilateral` with the shortest grace."""
+        return await super().prepare({**params, "grace_s": 1}, caller)
+
+
+class ResolveExpired(ForceClose):
+    """`force_resolve_expired`: the channel of an HTLC that is about to expire or has is closed."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Find the HTLC. Raises InvalidParams for one that is not in flight, or has time left; ClnError."""
+        scid, number, *direction = str(params["htlc_id"]).split(":")
+        row = find_channel(await self._node.listpeerchannels(), scid, "htlc_id")
+        found = [
+            htlc
+            for htlc in row.get("htlcs", ())
+            if int(htlc["id"]) == int(number) and direction in ([], [htlc["direction"]])
+        ]
+        if len(found) != 1:
+            raise _wrong(params, "one HTLC in flight, told apart by :in or :out; list_stuck shows them")
+        height, expiry = int((await self._node.getinfo())["blockheight"]), int(found[0]["expiry"])
+        if height < expiry - BLOCKS_LEFT:
+            raise _wrong(
+                params, f"at most {BLOCKS_LEFT} blocks from its expiry at {expiry}; the height is {height}"
+            )
+        plan = await super().prepare({"channel_id": row["channel_id"]}, caller)
+        return replace(plan, basis=[str(row["channel_id"]), str(params["htlc_id"])])
+
+
+def _wrong(params: Params, expected: str) -> HiveError:
+    sentence = f"htlc_id {params['htlc_id']} must be {expected}"
+    return from_symbol("invalid_params", sentence, param="htlc_id", expected=expected)
+
+
+def _answer_s(undo: Mapping[str, JsonValue], asked: Mapping[str, JsonValue]) -> float:
+    alone = _whole(asked["unilateraltimeout"]) > 0
+    return AWAY_S if undo["peer_away"] and not alone else min(ANSWER_S, _whole(undo["wait_s"]))
+
+
 def _whole(value: JsonValue) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
@@ -271,4 +318,5 @@ def channel_writes(node: Node, calls: LongCalls) -> dict[str, WriteAction]:
         "open": Open(node, calls),
         "close_cooperative": CloseCooperative(node, calls),
         "close_unilateral": CloseUnilateral(node, calls),
+        "close_punitive": ForceClose(node, calls),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -67,8 +68,11 @@ def finish(settings: Settings, command: StoredCommand, alias: str) -> NoReturn:
     settings.terminal.show(describe(command, alias), _EXIT[str(command.state)])
 
 
-def parse_pairs(pairs: tuple[str, ...], params_file: str | None) -> dict[str, Any]:
-    """``k=v`` pairs (JSON where it parses, else text) over the JSON object of ``--params``."""
+def parse_pairs(
+    pairs: tuple[str, ...], params_file: str | None, texts: Collection[str] = ()
+) -> dict[str, Any]:
+    """``k=v`` pairs (JSON where it parses, else text) over the JSON object of ``--params``; the parameters
+    named in ``texts`` are text also where theirs reads like a number."""
     from hive_shared.canonical import decode_object
 
     params: dict[str, Any] = {}
@@ -87,6 +91,8 @@ def parse_pairs(pairs: tuple[str, ...], params_file: str | None) -> dict[str, An
         try:
             params[key] = json.loads(value)
         except ValueError:
+            params[key] = value
+        if key in texts and not isinstance(params[key], str):
             params[key] = value
     return params
 
@@ -143,12 +149,12 @@ async def send(
     if_root: str | None,
 ) -> None:
     """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
-    from hive_advisor.domain.schema_help import split_target
+    from hive_advisor.domain.schema_help import split_target, texts_of
 
     schema_id, action = split_target(target)
     if quote and not dry_run:
         raise InvalidParams("--quote goes with --dry-run; a command is judged by the node anyway")
-    params = parse_pairs(pairs, params_file)
+    params = parse_pairs(pairs, params_file, texts_of(schema_id, action))
     async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
         plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)

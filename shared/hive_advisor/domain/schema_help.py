@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hive_shared import registry
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.registry import ActionSpec, DangerFacts
 
 CONTROL: Final = "hive:control/v1"
@@ -63,6 +63,17 @@ def fields_of(spec: ActionSpec) -> list[Field]:
         for name, described in document.get("properties", _NONE).items()
     ]
     return sorted(fields, key=lambda field: not field.required)
+
+
+def texts_of(schema_id: str, action: str) -> frozenset[str]:
+    """The parameters of an action that take text and nothing else; none for an unknown action."""
+    try:
+        spec = registry.find(schema_id, action)
+    except HiveError:
+        return frozenset()
+    document: Mapping[str, Any] = _NONE if spec.params is None else spec.params.describe()
+    properties: Mapping[str, Any] = document.get("properties", _NONE)
+    return frozenset(name for name, described in properties.items() if described.get("type") == "string")
 
 
 def rules_of(spec: ActionSpec) -> list[str]:

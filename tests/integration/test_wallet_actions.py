@@ -14,6 +14,7 @@ from cl_hive_comms.storage.spend_store import SpendStore
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
 from hive_shared.registry import PEER, WALLET, DangerFacts, Tier, find
+from hive_shared.store import StoreError
 from node_with_wallet import COINS, FOREIGN, OWN, STRANGER, UNCONFIRMED, NodeWithWallet, raw_tx
 from pipeline_world import NOW, View, issue, slug
 from wallet_world import Richer, ask, trusted
@@ -323,6 +324,23 @@ async def test_a_lost_answer_is_looked_into_and_never_asked_again(
     world.close()
 
 
+async def test_what_cannot_be_noted_is_not_sent(world: Richer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses the txid once: the prepared transaction is discarded, and the receipt says so."""
+    write, refusals = world.db.write, [StoreError("the disk is full")]
+
+    async def full(body: Any, **options: Any) -> Any:
+        if world.node.unreleased and refusals:
+            raise refusals.pop()
+        return await write(body, **options)
+
+    monkeypatch.setattr(world.db, "write", full)
+    done = await answer(world, "send_onchain", SEND)
+    assert slug(done) == "receipt_store_unavailable" and "nothing was sent" in done["error"]["message"], done
+    assert not world.node.published and not world.node.unreleased and not world.node.reserved
+    (receipt,) = await world.docs()
+    assert receipt["status"] == "error" and spent(world) == (0, 0)
+
+
 # -- peers ------------------------------------------------------------------------------------------------
 
 
@@ -388,3 +406,13 @@ async def test_the_danger_of_a_disconnect_follows_the_channels(tmp_path: Path) -
     assert slug(gone) == "invalid_params" and "is not connected" in gone["error"]["message"]
     assert world.now > NOW
     world.close()
+
+
+async def test_a_peer_with_a_protected_channel_is_left_alone(world: Richer) -> None:
+    world.node.rows = [{**world.node._row(1), "peer_id": STRANGER}]
+    words: dict[str, JsonValue] = {"peer_*": "auto_execute"}
+    world.policies.override("aggressive", protected_channels=["101x1x0"], approval_overrides=words)
+    for action, params in (("disconnect", {}), ("ban", {"reason": "spam"})):
+        refused = await answer(world, action, {"peer_id": STRANGER, **params}, PEER)
+        assert slug(refused) == "protected_channel", refused
+    assert world.node.peers[STRANGER] is True and world.pipeline.bans.banned() == frozenset()

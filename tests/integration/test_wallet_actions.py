@@ -341,6 +341,21 @@ async def test_what_cannot_be_noted_is_not_sent(world: Richer, monkeypatch: pyte
     assert receipt["status"] == "error" and spent(world) == (0, 0)
 
 
+async def test_the_emergency_stop_reaches_what_is_prepared(
+    world: Richer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = world.node._txprepare
+
+    def stopping(params: dict[str, Any]) -> dict[str, Any]:
+        world.switch.on = True
+        return prepare(params)
+
+    monkeypatch.setattr(world.node, "_txprepare", stopping)
+    done = await answer(world, "send_onchain", SEND)
+    assert slug(done) == "emergency_stop", done
+    assert not world.node.published and not world.node.unreleased and spent(world) == (0, 0)
+
+
 # -- peers ------------------------------------------------------------------------------------------------
 
 

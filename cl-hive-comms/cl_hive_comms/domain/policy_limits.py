@@ -49,6 +49,7 @@ _NEVER_NAMES: Final = frozenset(
 _OWN_OPTIONS: Final = ("hive-", "plugin", "important-plugin", "disable-plugin", "clear-plugins", "wallet")
 # Its rate is far from any fee by design and ends by itself; the caps on rates hold (docs/decisions/0221).
 _SPIKE: Final = ("hive:emergency/v1", "fee_spike")
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _PEER_SCHEMAS: Final = frozenset(
     {
         "hive:expansion/v1",
@@ -239,8 +240,13 @@ def is_public_host(host: str) -> bool:
         address = ipaddress.ip_address(text.split("%", 1)[0])
     except ValueError:
         return re.fullmatch(r"[a-z2-7]{56}\.onion", text) is not None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_global and not (mapped or address).is_multicast
+    if isinstance(address, ipaddress.IPv6Address):
+        # Other kinds of IPv6 addresses stand for IPv4 ones too, private ones included.
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address not in _GLOBAL_UNICAST:
+            return False
+        address = inner or address
+    return address.is_global and not address.is_multicast
 
 
 def _operations(settings: Settings, request: ActionRequest) -> Iterator[Denial]:

@@ -110,7 +110,7 @@ class Executors:
             ),
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
-        self._writes |= self._by_schema(node, fault)
+        self._writes |= self._by_schema(node, engaged, fault)
         history = History(node)
         now = Monitor(node, state_hash, history.forward_totals)
         reads: dict[str, _Read] = {
@@ -138,12 +138,14 @@ class Executors:
         self._reads[CONFIG, "get_config"] = GetConfig(node)
         self._reads |= self._htlc_reads(HtlcReads(node, seen))
 
-    def _by_schema(self, node: Node, fault: Fault) -> dict[tuple[str, str], WriteAction]:
+    def _by_schema(
+        self, node: Node, engaged: Callable[[], bool], fault: Fault
+    ) -> dict[tuple[str, str], WriteAction]:
         """The schemas whose modules name their own actions."""
         calls = LongCalls(node)
         schemas: dict[str, dict[str, WriteAction]] = {
             PEER: peer_writes(node, self._bans),
-            WALLET: wallet_writes(node, self._keep, fault, self._frozen),
+            WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
             CONFIG: config_writes(node),
             CHANNEL: channel_writes(node, calls),
             EMERGENCY: {"force_close": ForceClose(node, calls)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -291,10 +291,12 @@ def _sats(rows: Iterable[Mapping[str, Any]]) -> int:
     return sum(int(row["amount_msat"]) for row in rows) // 1_000
 
 
-def wallet_writes(node: Node, keep: Keep, fault: Fault, frozen: FrozenCoins) -> dict[str, WriteAction]:
+def wallet_writes(
+    node: Node, keep: Keep, engaged: Callable[[], bool], fault: Fault, frozen: FrozenCoins
+) -> dict[str, WriteAction]:
     """The actions of the schema that change something, by name."""
     wallet = Wallet(node)
-    parts = (wallet, keep, fault)
+    parts = (wallet, keep, engaged, fault)
     return {
         "generate_address": GenerateAddress(node),
         "send_onchain": SendOnchain(*parts),

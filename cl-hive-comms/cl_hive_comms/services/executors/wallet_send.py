@@ -56,10 +56,11 @@ class Wallet:
 
 
 class Sending:
-    """The run and the probe of every action that sends; `prepare` of each says what."""
+    """The run and the probe of every action that sends; `prepare` of each says what. `engaged` is the kill
+    switch: it stops what is prepared and not sent."""
 
-    def __init__(self, wallet: Wallet, keep: Keep, fault: Fault) -> None:
-        self._wallet, self._node = wallet, wallet.node
+    def __init__(self, wallet: Wallet, keep: Keep, engaged: Callable[[], bool], fault: Fault) -> None:
+        self._wallet, self._node, self._engaged = wallet, wallet.node, engaged
         self._keep, self._fault = keep, fault
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:
@@ -101,6 +102,8 @@ class Sending:
 
     async def _not_kept(self, undo: dict[str, JsonValue], caller: Caller) -> HiveError | None:
         """Why the prepared transaction must not go out; None once its txid is on disk."""
+        if self._engaged():
+            return from_symbol("emergency_stop", "the emergency stop was engaged before anything was sent")
         most, fee = undo.get("max_fee_sat"), undo["paid_fee_sat"]
         if isinstance(most, int) and (not isinstance(fee, int) or fee > most):
             return from_symbol(

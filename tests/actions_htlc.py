@@ -57,8 +57,9 @@ async def _paid(stage: Stage) -> str:
 
 
 async def _after_a_payment(stage: Stage) -> Params:
+    """Earlier entries may have opened other channels: the payment chose one of them."""
     stage.kept["htlc"] = await _paid(stage)
-    return {"channel_id": stage.world.scid, "limit": 1_000}
+    return {"channel_id": stage.kept["htlc"].partition(":")[0], "limit": 1_000}
 
 
 async def _listed(stage: Stage, params: Params, result: Answer) -> None:

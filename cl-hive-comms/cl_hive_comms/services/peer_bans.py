@@ -30,9 +30,7 @@ class PeerBans:
 
     def banned(self) -> frozenset[str]:
         """Node ids of the peers that are banned now."""
-        now = self._now()
-        timers = self._db.peek(lambda tx: self._commands.timers(tx, BAN))
-        return frozenset(timer.subject for timer in timers if timer.due > now)
+        return self._db.peek(lambda tx: self._commands.armed(tx, BAN, self._now()))
 
     async def end_due(self) -> None:
         """Each ban whose time has come ends once, with a receipt; also after a restart."""

@@ -414,6 +414,15 @@ class CommandStore:
         )
         return tuple(TimerRow(**dict(row)) for row in rows)
 
+    def armed(self, tx: Tx, kind: str, now: int) -> frozenset[str]:
+        """Subjects of the armed timers of one kind that are not due yet; by the index, for every command."""
+        rows = tx.execute(
+            "SELECT subject FROM comms_timers INDEXED BY comms_timers_subject"
+            " WHERE kind = ? AND done_at IS NULL AND due > ?",
+            (kind, now),
+        )
+        return frozenset(str(row["subject"]) for row in rows)
+
     def prune_timers(self, tx: Tx, before: int) -> int:
         """Forget timers that were done before a time; returns how many."""
         return int(tx.execute("DELETE FROM comms_timers WHERE done_at < ?", (before,)).rowcount)

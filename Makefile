@@ -13,6 +13,9 @@ PY := $(BIN)/python
 # The devnet starts plugins through their shebang: `python3` must be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
+# Nodes, relays and plugins are started by the hundred. As on an operator's machine, whatever the environment
+# says, compiled modules are kept for the next start; here outside of the source tree.
+KEPT := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/compiled
 WORKERS ?= 2
 SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
 
@@ -39,11 +42,11 @@ $(MINT)/.ready: requirements-mint.txt
 setup: $(VENV)/.ready $(MINT)/.ready ## make both environments
 
 demo: setup ## the story from end to end on the development network
-	@$(PY) -m hive_devnet.demo
+	@$(KEPT) $(PY) -m hive_devnet.demo
 
 test: setup ## every test; ends with pytest's summary line
 	@echo "== tests on node kind: $${HIVE_NODE:-$$(command -v lightningd >/dev/null && echo lightningd || echo embedded)}"
-	@$(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile -q
+	@$(KEPT) $(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile -q
 
 lint: setup ## ruff
 	@$(BIN)/ruff check .
@@ -55,16 +58,16 @@ types: setup ## mypy --strict over the shipped code
 check: lint types test ## what CI runs
 
 bench: setup ## figures beside a yardstick measured in the same run; BENCH=smoke for a short one
-	@$(PY) tests/bench/run.py $(BENCH)
+	@$(KEPT) $(PY) tests/bench/run.py $(BENCH)
 
 fuzz: setup ## long fuzzing of every decoder; FUZZ_EXAMPLES=200 for a short one
-	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(PY) -m pytest tests/fuzz -q --timeout 0
+	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(KEPT) $(PY) -m pytest tests/fuzz -q --timeout 0
 
 slow: setup ## checks that take a minute each: the guide from its first line, the 100,001st receipt
-	@$(PY) -m pytest tests/slow -n 0 -q
+	@$(KEPT) $(PY) -m pytest tests/slow -n 0 -q
 
 devnet: setup ## leave a development network running until Ctrl-C
-	@$(PY) -m hive_devnet.serve
+	@$(KEPT) $(PY) -m hive_devnet.serve
 
 machines: setup ## redraw docs/machines from the transition tables
 	@$(PY) docs/render_machines.py

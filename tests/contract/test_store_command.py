@@ -200,11 +200,10 @@ async def test_a_timer_is_armed_once_per_subject_and_fires_once(db: Db) -> None:
     assert [t.timer_id for t in await db.read(store.timers)] == ["t2"]
     assert await db.read(lambda tx: store.timers(tx, "fee_anchor", 150)) == ()
     await db.write(lambda tx: store.set_timer(tx, TimerRow("t3", "peer_ban", "node", 100, "{}")))
-    assert await db.read(lambda tx: store.armed(tx, "fee_anchor", 199)) == {"chan"}
-    assert await db.read(lambda tx: store.armed(tx, "fee_anchor", 200)) == frozenset()
-    assert await db.read(lambda tx: store.armed(tx, "peer_ban", 99)) == {"node"}
+    assert await db.read(lambda tx: store.armed(tx, "fee_anchor")) == (("chan", 200),)
+    assert await db.read(lambda tx: store.armed(tx, "peer_ban")) == (("node", 100),)
     assert await db.write(lambda tx: store.timer_done(tx, "t3", 210))
-    assert await db.read(lambda tx: store.armed(tx, "peer_ban", 99)) == frozenset()
+    assert await db.read(lambda tx: store.armed(tx, "peer_ban")) == ()
     assert await db.write(lambda tx: store.timer_done(tx, "t2", 210))
     assert not await db.write(lambda tx: store.timer_done(tx, "t2", 211))
     assert not await db.write(lambda tx: store.disarm(tx, "fee_anchor", "chan"))

@@ -27,10 +27,16 @@ class PeerBans:
         self, db: Database, commands: CommandRows, receipts: ReceiptService, now: Callable[[], int]
     ) -> None:
         self._db, self._commands, self._receipts, self._now = db, commands, receipts, now
+        self._read: tuple[int, tuple[tuple[str, int], ...]] | None = None
 
     def banned(self) -> frozenset[str]:
         """Node ids of the peers that are banned now."""
-        return self._db.peek(lambda tx: self._commands.armed(tx, BAN, self._now()))
+        # Asked with every command. What was read stands until this process, the file's only writer, commits.
+        written = self._db.stats.writes
+        if self._read is None or self._read[0] != written:
+            self._read = (written, self._db.peek(lambda tx: self._commands.armed(tx, BAN)))
+        now = self._now()
+        return frozenset(peer for peer, until in self._read[1] if until > now)
 
     async def end_due(self) -> None:
         """Each ban whose time has come ends once, with a receipt; also after a restart."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hive_shared.credential import Credential
 from hive_shared.crypto import Secret
-from hive_shared.store import Tx
+from hive_shared.store import StoreStats, Tx
 
 from ..domain.alert import Level
 from ..domain.command_record import (
@@ -44,6 +44,9 @@ async def no_fault(_point: str) -> None:
 
 class Database(Protocol):
     """Transactions on the plugin's database."""
+
+    stats: StoreStats
+    """Counts of this process, the only one that writes the file."""
 
     async def write(self, body: Callable[[Tx], T], *, durable: bool = True) -> T:
         """Run `body` in one write transaction; without `durable` the next durable one brings it to disk."""
@@ -129,7 +132,7 @@ class CommandRows(ReplayRows, Protocol):
     def set_timer(self, tx: Tx, timer: TimerRow) -> None: ...
     def disarm(self, tx: Tx, kind: str, subject: str, by: str = "") -> bool: ...
     def timers(self, tx: Tx, kind: str | None = None, due: int | None = None) -> tuple[TimerRow, ...]: ...
-    def armed(self, tx: Tx, kind: str, now: int) -> frozenset[str]: ...
+    def armed(self, tx: Tx, kind: str) -> tuple[tuple[str, int], ...]: ...
     def prune_timers(self, tx: Tx, before: int) -> int: ...
     def timer_done(self, tx: Tx, timer_id: str, now: int) -> bool: ...
 

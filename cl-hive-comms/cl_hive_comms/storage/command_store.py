@@ -414,14 +414,14 @@ class CommandStore:
         )
         return tuple(TimerRow(**dict(row)) for row in rows)
 
-    def armed(self, tx: Tx, kind: str, now: int) -> frozenset[str]:
-        """Subjects of the armed timers of one kind that are not due yet; by the index, for every command."""
+    def armed(self, tx: Tx, kind: str) -> tuple[tuple[str, int], ...]:
+        """Subjects and times of the armed timers of one kind; by the index, not by reading all timers."""
         rows = tx.execute(
-            "SELECT subject FROM comms_timers INDEXED BY comms_timers_subject"
-            " WHERE kind = ? AND done_at IS NULL AND due > ?",
-            (kind, now),
+            "SELECT subject, due FROM comms_timers INDEXED BY comms_timers_subject"
+            " WHERE kind = ? AND done_at IS NULL",
+            (kind,),
         )
-        return frozenset(str(row["subject"]) for row in rows)
+        return tuple((str(row["subject"]), int(row["due"])) for row in rows)
 
     def prune_timers(self, tx: Tx, before: int) -> int:
         """Forget timers that were done before a time; returns how many."""

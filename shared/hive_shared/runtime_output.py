@@ -1,9 +1,9 @@
 """Everything a plugin says to lightningd goes out here: answers, notifications and log lines on one pipe.
 
 The asyncio loop must never wait for lightningd to read. A short message is written at once when the pipe has
-room; anything else goes to a writer thread. Log lines are the only traffic a plugin produces on its own
-initiative without bound, so they are the only ones that are dropped (and counted) when lightningd does not
-keep up.
+room; anything else, log lines too, goes to a writer thread. Log lines are the only traffic a plugin produces
+on its own initiative without bound, so they are the only ones that are dropped (and counted) when lightningd
+does not keep up.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ class Output:
             if self._gone:
                 return
             idle = not self._queue and not self._writing
-            if idle and len(data) <= _AT_ONCE and self._poll.poll(0):
+            # The kernel may give our processor to lightningd as soon as a line has woken it. Whoever logs in
+            # the middle of a transaction must not wait for that: log lines go by the thread.
+            if not is_log and idle and len(data) <= _AT_ONCE and self._poll.poll(0):
                 self._write(data)
                 return
             if is_log:

@@ -10,7 +10,7 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import DUST_SAT
 
-from ...domain.bitcoin_tx import BitcoinTx, parse_tx
+from ...domain.bitcoin_tx import parse_tx
 from ...domain.coins import Coin, child_feerate, fee_of, most_inputs, named, spendable
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Fault, Node
@@ -207,19 +207,16 @@ class BumpFee(Sending):
         """Weight and fee (sat) of the parent as far as the node knows them; what somebody else sent and no
         block has yet counts nothing, then only the child has the rate."""
         rows = (await self._node.call("listtransactions"))["transactions"]
-        parsed: dict[str, BitcoinTx] = {}
-        for row in rows:
-            parsed[str(row["hash"])] = parse_tx(str(row["rawtx"]))
-        parent = parsed.get(txid)
-        if parent is None:
+        raw = {str(row["hash"]): str(row["rawtx"]) for row in rows}
+        if txid not in raw:
             return 0, 0
-        paid = 0
+        parent, paid = parse_tx(raw[txid]), 0
         for outpoint in parent.inputs:
             before, _, vout = outpoint.partition(":")
-            if before not in parsed:
+            if before not in raw:
                 # Its fee is not known: what it paid goes on top.
                 return parent.weight, 0
-            paid += parsed[before].outputs_sat[int(vout)]
+            paid += parse_tx(raw[before]).outputs_sat[int(vout)]
         return parent.weight, paid - sum(parent.outputs_sat)
 
 

@@ -11,24 +11,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from hive_shared import envelope
 from hive_shared.crypto import Sealer
-from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable, from_symbol
+from hive_shared.errors import Conflict, Internal
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
 
 from hive_advisor.config import AdvisorConfig
-from hive_advisor.domain.answer import Answer, read_answer
-from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.keyring import Keyring
-from hive_advisor.domain.rows import Client, Event, StoredCommand, StoredCredential
+from hive_advisor.domain.rows import Client, Event
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.services.approvals import ApprovalService
+from hive_advisor.services.asking import AskService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, SKEW_WARN_S, CommandService, Plan
+from hive_advisor.services.commands import CommandService, Plan
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
@@ -102,6 +100,13 @@ class Advisor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def _compose_rounds(self) -> None:
+        asks = AskService(
+            self._db, self._rows, self.clients, self.commands, self.keyring, now=self._now, say=self._say
+        )
+        self.execute, self.quote, self.control = asks.execute, asks.quote, asks.control
+        self.acknowledge, self.capabilities = asks.acknowledge, asks.capabilities
+        self.ask_status, self.confirm, self.cancel = asks.ask_status, asks.confirm, asks.cancel
+        self.send_again = asks.send_again
         self._mail = MailService(
             self._db,
             self._records,
@@ -126,7 +131,7 @@ class Advisor:
             self._mail,
             self.approvals,
             self.shared_key,
-            self,
+            asks,
             catch_up=self._link.catch_up,
             now=self._now,
         )
@@ -282,162 +287,6 @@ class Advisor:
             note=note,
             expected_policy_root=expected_policy_root,
         )
-
-    async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]:
-        """What the node says to a plan, without doing it: danger with what it knows, workflow, and whether
-        its policy would refuse it."""
-        params = {"schema": plan.spec.schema, "action": plan.spec.name, "params": plan.params}
-        return await self.control(plan.client.client_id, "quote", params, wait_s)
-
-    async def execute(
-        self,
-        plan: Plan,
-        *,
-        wait_s: int,
-        again: bool = False,
-        origin: str = "lib",
-        confirmed_danger: int | None = None,
-    ) -> StoredCommand:
-        """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled.
-
-        ``confirmed_danger``: a human confirmed this plan and its danger, see ``confirm``.
-        """
-        command = await self.commands.issue(
-            plan, again=again, origin=origin, confirmed_danger=confirmed_danger
-        )
-        await self.send_again(command, plan.client)
-        return await self._followed(command, plan.client, wait_s)
-
-    async def _followed(self, command: StoredCommand, client: Client, wait_s: int) -> StoredCommand:
-        """Wait for an answer; without one in time the same bytes go out again, over another way first."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + wait_s
-        while True:
-            sent = await self.commands.get(command.command_id)
-            patience = max(1, (sent.next_send or 0) - self._now())
-            left = max(0, int(deadline - clock()))
-            sent = await self.commands.settled(command.command_id, min(left, patience), nonce=sent.nonce)
-            if sent.state not in (CommandState.READY, CommandState.SENT) or clock() >= deadline - 1:
-                return sent
-            client = await self.clients.named(client.alias)
-            node_time = self._now() + client.offset_s
-            if (sent.next_send or 0) <= self._now() and node_time < sent.timestamp + client.max_skew_s:
-                await self.send_again(sent, client)
-
-    async def send_again(self, command: StoredCommand, client: Client) -> None:
-        """Send the bytes of an open command, the same as ever."""
-        if await self.commands.transmit(command, client) is None:
-            self._say("nothing took the command yet; it is kept and sent again")
-
-    async def control(
-        self,
-        client_id: str,
-        action: str,
-        params: Mapping[str, Any],
-        wait_s: int,
-        *,
-        about: StoredCommand | None = None,
-    ) -> dict[str, Any]:
-        """A ``hive:control/v1`` command; returns {state, result?, slug?, message?}.
-
-        With ``about`` it is signed by the key that signed that command: nobody else is told of it.
-        """
-        client = next((c for c in await self.clients.all() if c.client_id == client_id), None)
-        if client is None:
-            raise InvalidParams("the client of this command is gone")
-        if about is None:
-            asking = action == "capabilities"
-            credential = await self.clients.usable_credential(client, though_stopped=asking)
-        else:
-            credential = await self.clients.credential_about(client, about)
-        plan = self.commands.plan(client, credential, CONTROL, action, params)
-        done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
-        answer: Answer | None = read_answer(done.response) if done.response else None
-        return {
-            "state": str(done.state),
-            "result": answer.result if answer else None,
-            "slug": answer.slug if answer else None,
-            "message": answer.sentence if answer else "no answer yet",
-            "node_time": answer.timestamp if answer else 0,
-        }
-
-    async def acknowledge(
-        self, client: Client, credential: StoredCredential, *, accepted: bool, wait_s: int
-    ) -> str:
-        """Tell the node that its credential was accepted or declined; "done" or how far it got."""
-        from hive_shared import credential as credentials
-
-        parsed = credentials.parse(credential.document)
-        params = {
-            "credential_id": credential.credential_id,
-            "doc_hash": credentials.doc_hash(parsed),
-            "accepted": accepted,
-        }
-        plan = self.commands.plan(client, credential, CONTROL, "credential_ack", params)
-        try:
-            done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
-        except TransportUnavailable:
-            return "not sent yet"
-        return str(done.state)
-
-    async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None:
-        """Ask the node what it serves; also measures its clock. None without an answer."""
-        answer = await self.control(client.client_id, "capabilities", {}, wait_s)
-        result = answer["result"]
-        if not isinstance(result, dict):
-            return None
-        server_time = result.get("server_time")
-        offset = server_time - self._now() if isinstance(server_time, int) else 0
-        offset = offset if abs(offset) > SKEW_WARN_S else 0
-        await self._db.write(
-            lambda tx: self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
-        )
-        await self.clients.answered_again(client)
-        return result
-
-    async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
-        """``command_status``: adopt what the node says; a dead envelope it does not know is lost."""
-        answer = await self.control(
-            command.client_id,
-            "command_status",
-            {"command_id": command.command_id},
-            wait_s,
-            about=command,
-        )
-        client = next(c for c in await self.clients.all() if c.client_id == command.client_id)
-        result = answer["result"] if isinstance(answer["result"], dict) else {}
-        stored = result.get("response")
-        if isinstance(stored, dict) and envelope.verify_response(stored, client.node_key):
-            await self.commands.apply_answer(client, read_answer(stored), None)
-        unknown = result.get("state") == "not_found" or answer["slug"] == "not_found"
-        if unknown and await self.commands.prove_lost(command, client, int(answer["node_time"])):
-            return {"state": "not_found", "meaning": "proven not to have run"}
-        return {"state": result.get("state") or answer["slug"] or answer["state"]}
-
-    async def confirm(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
-        """Sign the challenge of a danger 7-8 command (11 §15.5).
-
-        Only for a command that a human confirmed, at a terminal now or when planning it: whoever calls this
-        says so. Raises Conflict without a challenge, PolicyDenied (approval_expired) after its time.
-        """
-        from hive_shared.crypto import schnorr_sign
-
-        if command.challenge is None or command.state != CommandState.PENDING:
-            raise Conflict(
-                f"the node has sent no challenge for this command (it is {command.state}); it comes once"
-                " the operator approved, 'hive-advisor run --once' fetches it"
-            )
-        if command.deadline is not None and self._now() >= command.deadline:
-            raise from_symbol("approval_expired", "the challenge has expired; send the command again")
-        digest = envelope.confirm_digest(command.command_hash, command.challenge)
-        secret = self.keyring.secret(command.sender)
-        params = {"command_id": command.command_id, "challenge_sig": schnorr_sign(secret, digest)}
-        return await self.control(command.client_id, "confirm", params, wait_s, about=command)
-
-    async def cancel(self, command: StoredCommand, wait_s: int) -> dict[str, Any]:
-        """Withdraw a command that waits at the node."""
-        params = {"command_id": command.command_id}
-        return await self.control(command.client_id, "cancel", params, wait_s, about=command)
 
     async def note_rotation(self, replaced: str, npub: str) -> None:
         """Record that the next key is in use from the next start on."""

@@ -283,6 +283,7 @@ _FORMATS = {
     "node_id": "node id",
     "outpoint": "output `txid:n`",
     "uuid": "UUID",
+    "msat or any": "integer from 1 (msat), or `any`",
     "nonce": "integer or decimal text, 1 to 2^63-1",
     "schema_glob": "glob over schemas, such as `hive:wallet/*`",
     "approval_overrides": "object: glob over `<category>_<action>` -> `always_confirm`, `auto_execute` or "

@@ -112,6 +112,20 @@ async def test_paying_twice_returns_the_first_payment(trio: Any) -> None:
     assert len((await trio.alice.call("listsendpays", {"bolt11": made["bolt11"]}))["payments"]) == 1
 
 
+async def test_wait_tells_how_many_parts_were_made(trio: Any) -> None:
+    asked = {"subsystem": "sendpays", "indexname": "created", "nextvalue": 0}
+    before = (await trio.alice.call("wait", asked))["created"]
+    made = await _invoice(trio.bob, "counted")
+    later = asyncio.ensure_future(trio.alice.call("wait", {**asked, "nextvalue": before + 1}))
+    await trio.alice.call("xpay", {"invstring": made["bolt11"]})
+    assert (await later)["created"] == before + 1
+    params = {"index": "created", "start": before + 1}
+    (row,) = (await trio.alice.call("listsendpays", params))["payments"]
+    assert (row["created_index"], row["status"]) == (before + 1, "complete")
+    error = await trio.alice.error("wait", {**asked, "subsystem": "sendpay"})
+    assert (error.code, "unknown subsystem" in error.message) == (-32602, True)
+
+
 async def test_too_large_a_payment_finds_no_path(trio: Any) -> None:
     made = await _invoice(trio.bob, "huge", 5_000_000_000)
     for method, name in (("pay", "bolt11"), ("xpay", "invstring")):

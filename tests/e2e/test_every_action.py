@@ -12,6 +12,7 @@ import actions_channel
 import actions_config
 import actions_forwarding
 import actions_htlc
+import actions_payment
 import actions_peer
 import actions_wallet
 import pytest
@@ -26,6 +27,7 @@ ENTRIES = (
     *actions_config.ENTRIES,
     *actions_forwarding.ENTRIES,
     *actions_htlc.ENTRIES,
+    *actions_payment.ENTRIES,
     *actions_peer.ENTRIES,
     *actions_wallet.ENTRIES,
 )

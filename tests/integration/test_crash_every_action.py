@@ -16,6 +16,7 @@ from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.envelope import approve_digest, confirm_digest
 from hive_shared.registry import Tier
+from payment_world import CASES as PAYMENTS
 from pipeline_world import AGENT_KEY, View, World, issue
 from wallet_world import CASES as OTHERS
 
@@ -114,7 +115,7 @@ async def test_no_action_that_writes_is_left_out(tmp_path: Path) -> None:
     world = World(tmp_path)
     writes = set(world.pipeline.executors._writes)
     world.close()
-    assert writes == set(OTHERS) | set(CASES) | PROPOSALS | CHANNELS_OPENED
+    assert writes == set(OTHERS) | set(PAYMENTS) | set(CASES) | PROPOSALS | CHANNELS_OPENED
 
 
 @pytest.mark.parametrize(("schema", "action"), list(CASES), ids=lambda name: name.split("/")[0])

@@ -224,3 +224,8 @@ def test_reads_are_not_bounded_here() -> None:
 def test_every_constraint_is_enforced_somewhere() -> None:
     elsewhere = {"transports", "grants_critical", "escrow_secret_generation"}
     assert set(CONSTRAINTS) - elsewhere == set(constraints._CHECKS)
+
+
+def test_an_invoice_of_ones_own_is_no_payment() -> None:
+    asked = other("hive:payment/v1", "create_invoice", amount_sat=0)
+    assert verdict({"max_payment_sats_24h": 100}, asked) is None

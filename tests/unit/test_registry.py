@@ -70,11 +70,13 @@ def test_unknown_schema_and_action_have_their_own_symbols() -> None:
 
 def test_an_action_that_is_not_served_says_so() -> None:
     with pytest.raises(Unsupported, match="not served by this version") as caught:
-        parse_params(find("hive:payment/v1", "keysend"), {})
+        parse_params(find("hive:liquidity/v1", "jit_request"), {})
     assert caught.value.reason == "unsupported_action"
-    assert {"schema": "hive:payment/v1", "action": "keysend", "reason": "not served by this version"} in (
-        registry.unsupported()
-    )
+    assert {
+        "schema": "hive:liquidity/v1",
+        "action": "jit_request",
+        "reason": "not served by this version",
+    } in (registry.unsupported())
 
 
 def test_monitor_and_fee_policy_are_served_whole() -> None:

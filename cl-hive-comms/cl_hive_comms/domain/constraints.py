@@ -15,7 +15,7 @@ from hive_shared.errors import HiveError, from_symbol
 
 from .fee_change import exceeds
 from .policy import ActionRequest
-from .spend import ONCHAIN
+from .spend import ONCHAIN, PAYMENT
 
 DAILY_ACTIONS: Final = "daily_actions"
 PAYMENT_SATS: Final = "payment_sats_24h"
@@ -128,6 +128,12 @@ def _is_onchain(request: ActionRequest) -> bool:
     return sends or leaves
 
 
+def _is_payment(request: ActionRequest) -> bool:
+    # An invoice of one's own spends nothing.
+    pays = request.schema == "hive:payment/v1" and request.action != "create_invoice"
+    return pays or (request.spend is not None and request.spend.kind == PAYMENT)
+
+
 def _rebalance_fee(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     asked = _integer(request.params.get("max_fee_ppm"))
     if request.schema == "hive:rebalance/v1" and asked > _integer(limit):
@@ -208,7 +214,7 @@ _CHECKS: Final[Mapping[str, Check]] = MappingProxyType(
         "max_daily_actions": _daily_actions,
         "max_channels_per_call": _channels_per_call,
         "max_channel_open_sats": _open_sats,
-        "max_payment_sats_24h": _at_most(_of_schema("hive:payment/v1"), PAYMENT_SATS),
+        "max_payment_sats_24h": _at_most(_is_payment, PAYMENT_SATS),
         "max_onchain_sats_24h": _at_most(_is_onchain, ONCHAIN_SATS),
         "allowed_channels": _allowed_channels,
         "denied_channels": _denied_channels,

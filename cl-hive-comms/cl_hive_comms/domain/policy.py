@@ -115,6 +115,7 @@ class ActionRequest:
     also_actions: tuple[str, ...] = ()
     spend: Spend | None = None
     feerate_perkw: int = 0
+    peers: frozenset[str] = frozenset()
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -139,9 +140,9 @@ class ActionRequest:
 
     @cached_property
     def peer_ids(self) -> frozenset[str]:
-        """Peers of the touched channels and those named in the parameters, nested ones too."""
+        """Peers of the touched channels, those named in the parameters, nested ones too, and the plan's."""
         named = set(_peers_in(self.params))
-        return frozenset(named | {channel.peer_id for channel in self.channels})
+        return self.peers | named | {channel.peer_id for channel in self.channels}
 
 
 def _peers_in(params: Mapping[str, JsonValue]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hive_shared.errors import from_symbol
-from hive_shared.registry import WALLET
+from hive_shared.registry import PAYMENT, WALLET
 from hive_shared.store import Tx
 
 from ..domain.alert import Level, nears
@@ -25,7 +25,10 @@ class Cap:
     limit: int | None
 
 
-PER_DAY: Final[Mapping[tuple[str, str], int]] = {(WALLET, "generate_address"): 50}
+PER_DAY: Final[Mapping[tuple[str, str], int]] = {
+    (WALLET, "generate_address"): 50,
+    (PAYMENT, "create_invoice"): 100,
+}
 """Actions that a credential may ask for only so often in 24 hours (02 §4)."""
 
 

@@ -452,6 +452,7 @@ class DecisionService:
             also_actions=also,
             spend=plan.spend,
             feerate_perkw=plan.feerate_perkw,
+            peers=plan.peers,
         )
 
     def _caps(self, who: Who, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:

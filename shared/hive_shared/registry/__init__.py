@@ -22,6 +22,7 @@ from .lookup import (
 )
 from .monitor import FEE_POLICY, MONITOR
 from .params import MAX_MSAT, MAX_SAT, ParamSchema, is_uuid, parse_nonce, parse_scid
+from .payment import DESCRIPTION_BYTES, PAYMENT
 from .peer import PEER
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
 from .spec import ActionSpec, SchemaSpec
@@ -32,6 +33,7 @@ __all__ = [
     "CHANNEL",
     "CONFIG",
     "CONTROL",
+    "DESCRIPTION_BYTES",
     "DUST_SAT",
     "EMERGENCY",
     "EXPANSION",
@@ -42,6 +44,7 @@ __all__ = [
     "MAX_MSAT",
     "MAX_SAT",
     "MONITOR",
+    "PAYMENT",
     "PEER",
     "PUSHES",
     "SCHEMAS",

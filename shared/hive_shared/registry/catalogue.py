@@ -6,12 +6,10 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from . import channel, config, forwarding, htlc, peer, wallet
+from . import channel, config, forwarding, htlc, payment, peer, wallet
 from .danger import (
     Tier,
     by_amount,
-    payment,
-    payment_at_least,
     plus_withdrawal,
 )
 from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
@@ -34,15 +32,6 @@ def _splice() -> SchemaSpec:
     table.write("splice_in", "5/5/4/3/4")
     table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
     table.write("splice_open", "7/7/5/5/6", why=NO_CALL)
-    return table.done()
-
-
-def _payment() -> SchemaSpec:
-    table = SchemaTable("hive:payment/v1", "payment")
-    table.write("create_invoice", "1/1/1/1/1", tier=Tier.MONITOR)
-    table.write("pay_invoice", payment(), "pay")
-    table.write("keysend", payment())
-    table.write("pay_multipath", payment_at_least("5/5/3/3/4"), s5="max_payment_sats_24h")
     return table.done()
 
 
@@ -92,7 +81,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         channel.expansion(),
         _splice(),
         peer.peer(),
-        _payment(),
+        payment.payments(),
         wallet.wallet(),
         _plugin(),
         config.config(),

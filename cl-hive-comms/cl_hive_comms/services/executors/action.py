@@ -45,8 +45,8 @@ class Plan:
     the state hash. `amount_sat` is what rules on amounts compare; `spend` what leaves the node's hands, None
     when nothing does; `foreign` whether an on-chain destination is (or may be) somebody else's;
     `peer_channels` how many channels the named peer has with us, None where that is not asked;
-    `feerate_perkw` the on-chain rate it would pay, also where the node chose it, 0 where the peer has a say.
-    `proposal`
+    `feerate_perkw` the on-chain rate it would pay, also where the node chose it, 0 where the peer has a say;
+    `peers` whom it concerns beside the channels' peers and those the parameters name. `proposal`
     says that the run only tells the operator what they could do themselves, so that it needs no approval
     before (docs/decisions/0370).
     """
@@ -63,6 +63,7 @@ class Plan:
     foreign: bool = True
     peer_channels: int | None = None
     feerate_perkw: int = 0
+    peers: frozenset[str] = frozenset()
     proposal: bool = False
 
 

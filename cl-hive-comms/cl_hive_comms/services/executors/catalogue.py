@@ -19,6 +19,7 @@ from hive_shared.registry import (
     HTLC_MGMT,
     HTLC_POLICY,
     MONITOR,
+    PAYMENT,
     PEER,
     WALLET,
 )
@@ -42,6 +43,7 @@ from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .long_call import LongCalls
 from .monitor import Monitor
 from .monitor_history import History
+from .payment import payment_writes
 from .peer import BAN, peer_writes
 from .proposal import SetCltvDelta
 from .wallet import ListFunds, wallet_writes
@@ -62,6 +64,13 @@ _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     },
     (WALLET, "freeze_utxos"): ("utxopsbt",),
     (WALLET, "unfreeze_utxos"): ("utxopsbt", "unreserveinputs"),
+    **{(PAYMENT, name): ("wait",) for name in ("pay_invoice", "pay_multipath", "keysend")},
+}
+# One of them is enough.
+_NEEDS_ONE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    (PAYMENT, "pay_invoice"): ("xpay", "pay"),
+    (PAYMENT, "pay_multipath"): ("xpay", "pay"),
+    (PAYMENT, "keysend"): ("xkeysend", "keysend"),
 }
 
 
@@ -151,6 +160,7 @@ class Executors:
             EMERGENCY: {"force_close": ForceClose(node, calls)},
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: {"propose_channel_open": ProposeOpen(Open(node, calls))},
+            PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, fault),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
 
@@ -205,7 +215,12 @@ class Executors:
             return True
         if key not in self._writes and key not in self._reads:
             return False
-        return self._offered is None or self._offered.issuperset(_NEEDS.get(key, ()))
+        one = _NEEDS_ONE.get(key, ())
+        return all(map(self.offers, _NEEDS.get(key, ()))) and (not one or any(map(self.offers, one)))
+
+    def offers(self, method: str) -> bool:
+        """Whether the node has a call."""
+        return self._offered is None or method in self._offered
 
     def read(self, schema: str, action: str) -> ReadAction | None:
         """The executor of a read; None when this node does not serve it."""
@@ -257,6 +272,16 @@ class Executors:
         )
         if not moved:
             raise StoreError(f"command {caller.command_id} is not executing")
+
+    async def _paying(self, payment_hash: str) -> str | None:
+        """The unfinished command that pays this hash."""
+        states = (State.EXECUTING, State.PENDING_EXTERNAL)
+        for row in await self._db.read(lambda tx: self._commands.in_states(tx, states)):
+            undo = json.loads(row.undo_json or "{}")
+            # What has not noted its start has not told the node anything.
+            if undo.get("payment_hash") == payment_hash and undo.get("started") is not None:
+                return row.command_id
+        return None
 
     async def _holds(self) -> tuple[Hold, ...]:
         return await self._db.read(self._saved.holds)

@@ -20,5 +20,6 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     runes,
     secrets,
     setchannel,
+    wait,
     wallet,
 )

@@ -395,3 +395,21 @@ async def test_an_unsupported_action_makes_the_capabilities_old(opener: Opener, 
 
         await until(forgotten, 30)
         await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
+
+
+async def test_questions_of_the_kit_that_died_unanswered_do_not_stay_open(
+    opener: Opener, node: ScriptedNode, clock: Clock
+) -> None:
+    async with opener() as kit:
+        client = await hired(kit, node)
+        node.answer = lambda _c: None
+        assert await kit.capabilities(client, 0) is None
+        waiting = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=0)
+        assert len(await kit.commands.open()) == 2
+        await kit.pump()
+        assert len(await kit.commands.open()) == 2
+        clock.ahead = 400
+        # Asking after the command is a question too; it is young, the old one has ended.
+        node.answer = lambda c: node.response(c, 0, result={"state": "executing"})
+        await kit.pump()
+        assert [row.command_id for row in await kit.commands.open()] == [waiting.command_id]

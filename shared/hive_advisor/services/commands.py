@@ -461,6 +461,17 @@ class CommandService:
     async def _client(self, client_id: str) -> Client | None:
         return await self._db.read(lambda tx: self._clients.by_id(tx, client_id))
 
+    async def expire(self, command: StoredCommand) -> None:
+        """A question of the kit's own that died unanswered: its bytes can do nothing any more."""
+
+        def body(tx: Tx) -> None:
+            current = self._commands.get(tx, command.command_id)
+            to = None if current is None else next_state(current.state, CommandEvent.ON_EXPIRED)
+            if current is not None and to is not None:
+                self._commands.move(tx, current, to, self._now())
+
+        await self._db.write(body)
+
     async def prove_lost(self, command: StoredCommand, client: Client, node_time: int) -> bool:
         """``not_found`` from the node, by its own clock after the envelope died: it never ran (§5.2)."""
         if node_time <= command.timestamp + client.max_skew_s:

@@ -75,7 +75,9 @@ class RoundService:
             await self._ask_stopped(by_id.values())
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
-            if client.state == "active" and command.schema != CONTROL:
+            if command.schema == CONTROL:
+                await self._commands.expire(command)
+            elif client.state == "active":
                 answer = await self._ask.ask_status(command, 10)
                 lost += answer["state"] == "not_found"
         await self._db.write(lambda tx: self._rows.set_meta(tx, LAST_SEEN, str(started)))

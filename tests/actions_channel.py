@@ -6,6 +6,7 @@ from typing import Any
 
 from action_table import Answer, Entry, Params, Stage, given
 from hive_devnet.world import until
+from hive_shared.canonical import JsonValue
 from hive_shared.registry import CHANNEL, EMERGENCY, EXPANSION
 
 CLOSED = ("ONCHAIN", "FUNDING_SPEND_SEEN", "AWAITING_UNILATERAL")
@@ -73,6 +74,43 @@ async def _proposal_opened(stage: Stage, params: Params, result: Answer) -> None
     await _settled(stage, result["channel_id"], "CHANNELD_NORMAL")
 
 
+async def _two(stage: Stage) -> list[JsonValue]:
+    if "dave" not in stage.kept:
+        stage.kept["dave"] = await stage.world.network.add_node("dave")
+    await stage.world.network.connect(stage.world.alice, stage.kept["dave"])
+    return [
+        {"peer_id": await _enough(stage), "amount_sats": 61_000},
+        {"peer_id": stage.kept["dave"].node_id, "amount_sats": 62_000},
+    ]
+
+
+async def _batch(stage: Stage) -> Params:
+    return {"destinations": await _two(stage)}
+
+
+async def _proposed_batch(stage: Stage) -> Params:
+    return {"destinations": await _two(stage), "reasoning": "two busy peers"}
+
+
+async def _one_peer_twice(stage: Stage) -> Params:
+    one = {"peer_id": stage.world.bob.node_id, "amount_sats": 61_000}
+    return {"destinations": [one, {**one, "amount_sats": 62_000}]}
+
+
+async def _one_peer_twice_proposed(stage: Stage) -> Params:
+    return {**await _one_peer_twice(stage), "reasoning": "twice"}
+
+
+async def _batch_opened(stage: Stage, params: Params, result: Answer) -> None:
+    assert result["failed"] == [] and len(result["channel_ids"]) == 2
+    for each in result["channel_ids"]:
+        row = await channel(stage, each["channel_id"])
+        assert (row["funding_txid"], row["funding_outnum"]) == (result["txid"], each["outnum"])
+        assert row["total_msat"] in (61_000_000, 62_000_000) and row["peer_id"] == each["peer_id"]
+    for each in result["channel_ids"]:
+        await _settled(stage, each["channel_id"], "CHANNELD_NORMAL")
+
+
 async def _too_much(stage: Stage) -> Params:
     return {"peer_id": stage.world.bob.node_id, "amount_sats": 2_000_000_000}
 
@@ -105,6 +143,8 @@ async def _closed(stage: Stage, params: Params, result: Answer) -> None:
 ENTRIES = (
     Entry(CHANNEL, "open", _to_open, _opened, _too_much),
     Entry(EXPANSION, "propose_channel_open", _to_propose, _proposal_opened, _too_much_proposed),
+    Entry(CHANNEL, "open_batch", _batch, _batch_opened, _one_peer_twice),
+    Entry(EXPANSION, "propose_open_batch", _proposed_batch, _batch_opened, _one_peer_twice_proposed),
     Entry(CHANNEL, "close_cooperative", _to_close_here, _closed, given(channel_id="9x9x9", reason="none")),
     Entry(CHANNEL, "close_unilateral", _to_close, _closed, given(channel_id="9x9x9", reason="none")),
     Entry(EMERGENCY, "force_close", _to_close, _closed, given(channel_id="9x9x9", reason="none")),

@@ -14,6 +14,8 @@ from pipeline_world import NodeFake, View, World, issue
 
 OWN, FOREIGN = "bcrt1qown0000000000000", "bcrt1qforeign000000000"
 PEER = "02" + f"{9:064x}"
+SECOND = "02" + f"{8:064x}"
+EFFECTS = ("fundchannel", "multifundchannel", "close")
 COINS = {f"{n:064x}:0": sat for n, sat in ((201, 300_000), (202, 700_000), (203, 2_000_000))}
 
 
@@ -36,7 +38,7 @@ class ChannelNode(NodeFake):
         self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
     ) -> dict[str, Any]:
         asked: dict[str, Any] = dict(params or {})
-        if method not in ("fundchannel", "close"):
+        if method not in EFFECTS:
             known = getattr(self, f"_{method}", None)
             if known is None:
                 return await super().call(method, params, timeout=timeout)
@@ -46,7 +48,12 @@ class ChannelNode(NodeFake):
         self.asked.append((method, asked))
         if self.hold is not None:
             await self.hold.wait()
-        answer: dict[str, Any] = self._fundchannel(asked) if method == "fundchannel" else self._close(asked)
+        act: dict[str, Any] = {
+            "fundchannel": self._fundchannel,
+            "multifundchannel": self._multifundchannel,
+            "close": self._close,
+        }
+        answer: dict[str, Any] = act[method](asked)
         if method == "close" and self.away:
             await asyncio.Event().wait()
         if method in self.lose:
@@ -92,6 +99,14 @@ class ChannelNode(NodeFake):
         del row["short_channel_id"]
         self.rows.append(row)
         return {"txid": row["funding_txid"], "outnum": 0, "channel_id": row["channel_id"], "mindepth": 1}
+
+    def _multifundchannel(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        made = [self._fundchannel(each) for each in asked["destinations"]]
+        ids = [
+            {"id": each["id"], "channel_id": one["channel_id"], "outnum": n}
+            for n, (each, one) in enumerate(zip(asked["destinations"], made, strict=True))
+        ]
+        return {"txid": made[0]["txid"], "channel_ids": ids}
 
     def _close(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         row = next(row for row in self.rows if row["channel_id"] == asked["id"])

@@ -160,6 +160,48 @@ async def test_the_graph_has_both_channels(trio: Any) -> None:
     assert nodes["nodes"][0]["alias"] == "bob"
 
 
+async def test_several_channels_in_one_transaction_conserve_every_sat(trio: Any) -> None:
+    async def owned() -> int:
+        funds = await trio.alice.call("listfunds")
+        coins = sum(row["amount_msat"] for row in funds["outputs"] if not row["reserved"])
+        return int(coins + sum(row["our_amount_msat"] for row in funds["channels"]))
+
+    await trio.network.mine(1)
+    before = await owned()
+    amounts = {trio.bob.id: 150_000, trio.carol.id: 250_000}
+    await trio.network.connect(trio.alice.handle, trio.carol.handle)
+    destinations = [{"id": peer_id, "amount": amount} for peer_id, amount in amounts.items()]
+    made = await trio.alice.call("multifundchannel", {"destinations": destinations, "feerate": "1000perkw"})
+    assert {row["id"] for row in made["channel_ids"]} == set(amounts)
+    assert sorted(row["outnum"] for row in made["channel_ids"]) == sorted(
+        {row["outnum"] for row in made["channel_ids"]}
+    )
+    for row in made["channel_ids"]:
+        listed = await trio.alice.call("listpeerchannels", {"channel_id": row["channel_id"]})
+        (channel,) = listed["channels"]
+        assert (channel["funding_txid"], channel["funding_outnum"]) == (made["txid"], row["outnum"])
+        assert channel["total_msat"] == channel["to_us_msat"] == amounts[row["id"]] * 1_000
+    await trio.network.mine(1)
+    fee_msat = before - await owned()
+    assert 0 < fee_msat < 3_000_000, fee_msat
+
+
+async def test_several_channels_fail_together_or_leave_some_out(trio: Any) -> None:
+    stranger = {"id": STRANGER, "amount": 30_000}
+    both = {"destinations": [{"id": trio.bob.id, "amount": 120_000}, stranger]}
+    channels = len((await trio.alice.call("listpeerchannels"))["channels"])
+    error = await trio.alice.error("multifundchannel", both)
+    assert (error.code, error.data["id"], error.data["method"]) == (400, STRANGER, "connect")
+    assert len((await trio.alice.call("listpeerchannels"))["channels"]) == channels
+    assert not any(row["reserved"] for row in (await trio.alice.call("listfunds"))["outputs"])
+    made = await trio.alice.call("multifundchannel", {**both, "minchannels": 1})
+    assert [row["id"] for row in made["channel_ids"]] == [trio.bob.id]
+    assert [(row["id"], row["method"]) for row in made["failed"]] == [(STRANGER, "connect")]
+    twice = {"destinations": [{"id": trio.bob.id, "amount": 120_000}] * 2}
+    assert (await trio.alice.error("multifundchannel", twice)).code == -32602
+    await trio.network.mine(1)
+
+
 async def test_withdraw_pays_an_address(trio: Any) -> None:
     address = (await trio.carol.call("newaddr", {"addresstype": "bech32"}))["bech32"]
     paid = await trio.alice.call("withdraw", {"destination": address, "satoshi": 50_000})

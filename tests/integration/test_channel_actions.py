@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from channel_node import FOREIGN, OWN, PEER, ChannelNode, channel_world, everything
+from channel_node import FOREIGN, OWN, PEER, SECOND, ChannelNode, channel_world, everything
 from cl_hive_comms.services.executors import channel_close, channel_open
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError
 from hive_shared.envelope import confirm_digest
-from pipeline_world import AGENT_KEY, NODE_ID, View, World, slug
+from pipeline_world import AGENT_KEY, NODE_ID, Crash, View, World, slug
 
 CHANNEL = "hive:channel/v1"
 EXPANSION = "hive:expansion/v1"
@@ -210,6 +210,108 @@ async def test_a_proposal_waits_for_the_operator_whatever_the_overrides_say(worl
     assert slug(large) == "invalid_params"
 
 
+async def test_a_closed_channel_of_the_same_size_is_not_the_opening(world: World) -> None:
+    """An opening is proved by a channel that was not there before, closed ones included."""
+    older = {"channel_id": "ee" * 32, "opener": "local", "total_msat": 250_000_000, "funding_txid": "ff" * 32}
+    node(world).closed.append(older)
+    world.node.fail["fundchannel"] = 301
+    answer = await world.ask(CHANNEL, "open", dict(OPEN))
+    assert slug(answer) == "node_error" and len(node(world).rows) == 2, answer
+
+
+BATCH: list[JsonValue] = [
+    {"peer_id": PEER, "amount_sats": 250_000},
+    {"peer_id": SECOND, "amount_sats": 300_000},
+]
+
+
+async def yes(world: World, schema: str, action: str, params: dict[str, JsonValue]) -> None:
+    """Ask, and have operator and agent say yes."""
+    answer = await world.ask(schema, action, params)
+    assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
+    action_id = answer["error"]["data"]["action_id"]
+    await world.pipeline.approvals.approve(action_id)
+    challenges = [
+        body["params"]
+        for body in (decode_object(sent["content"]).get("schema_payload") for sent in world.out.sent)
+        if isinstance(body, dict) and body["action"] == "confirm_challenge"
+    ]
+    challenge = challenges[-1]
+    assert isinstance(challenge, dict)
+    digest = confirm_digest(str(challenge["command_hash"]), str(challenge["challenge"]))
+    signed: dict[str, JsonValue] = {
+        "command_id": action_id,
+        "challenge_sig": crypto.schnorr_sign(AGENT_KEY, digest),
+    }
+    assert (await world.ask("hive:control/v1", "confirm", signed))["status"] == 0
+
+
+@pytest.mark.parametrize("schema", [CHANNEL, EXPANSION])
+async def test_several_channels_are_opened_together_when_people_agree(world: World, schema: str) -> None:
+    params: dict[str, JsonValue] = {"destinations": BATCH}
+    if schema == CHANNEL:
+        await yes(world, schema, "open_batch", params)
+    else:
+        await yes(world, schema, "propose_open_batch", {**params, "reasoning": "hubs"})
+    doc = await last(world)
+    assert doc["status"] == "success" and doc["danger"]["total"] == 7, doc
+    assert [each["peer_id"] for each in doc["result"]["channel_ids"]] == [PEER, SECOND]
+    assert doc["result"]["failed"] == [] and doc["result"]["amount_sats"] == 550_000
+    ((method, given),) = node(world).asked
+    assert method == "multifundchannel" and "minchannels" not in given
+    assert given["destinations"] == [{"id": PEER, "amount": 250_000}, {"id": SECOND, "amount": 300_000}]
+
+
+@pytest.mark.parametrize(
+    ("destinations", "symbol", "says"),
+    [
+        (BATCH[:1], "invalid_params", "2 to 20"),
+        ([*BATCH, {"peer_id": PEER, "amount_sats": 99_000}], "invalid_params", "one peer twice"),
+        ([*BATCH, {"peer_id": NODE_ID, "amount_sats": 99_000}], "invalid_params", "this node itself"),
+        ([*BATCH, {"peer_id": SECOND[:-1] + "a", "amount_sats": 2_900_000}], "invalid_params", "3000000 sat"),
+        ([*BATCH, {"peer_id": SECOND[:-1] + "a"}], "invalid_params", "required"),
+        ([*BATCH, {"peer_id": "02" + "ab" * 32, "amount_sats": 99_000}], "forbidden_peer", "forbidden"),
+        ([*BATCH, {"peer_id": SECOND[:-1] + "a", "amount_sats": 900_000}], "policy_blocked", "above 1000000"),
+    ],
+)
+async def test_a_batch_with_one_that_may_not_be_is_refused_whole(
+    world: World, destinations: list[JsonValue], symbol: str, says: str
+) -> None:
+    world.policies.override(
+        "aggressive", max_danger=8, forbidden_peers=["02" + "ab" * 32], max_channel_open_sats=1_000_000
+    )
+    answer = await world.ask(CHANNEL, "open_batch", {"destinations": destinations})
+    assert slug(answer) == symbol and says in answer["error"]["message"], answer
+    assert node(world).asked == []
+
+
+async def test_acceptance_02_12_a_batch_killed_after_the_nodes_answer_is_found_whole(world: World) -> None:
+    world.crash_at = "after_cln"
+    with pytest.raises(Crash):
+        await yes(world, CHANNEL, "open_batch", {"destinations": BATCH})
+    world.restart()
+    await world.pipeline.timers.tick()
+    doc = await last(world)
+    assert doc["status"] == "success" and len(doc["result"]["channel_ids"]) == 2, doc
+    assert len(node(world).asked) == 1
+
+
+async def test_acceptance_02_12_half_a_batch_is_not_called_done(world: World) -> None:
+    world.crash_at = "after_executing"
+    with pytest.raises(Crash):
+        await yes(world, CHANNEL, "open_batch", {"destinations": BATCH})
+    world.restart()
+    node(world)._fundchannel({"id": PEER, "amount": 250_000})
+    await world.pipeline.timers.tick()
+    world.pass_time(channel_open.SETTLED_S + 1)
+    await world.pipeline.timers.tick()
+    assert await world.docs() == []
+    world.pass_time(channel_open.GIVEN_UP_S)
+    await world.pipeline.timers.tick()
+    doc = await last(world)
+    assert doc["status"] == "indeterminate" and "only some" in doc["error"]["message"]
+
+
 # -- closing -------------------------------------------------------------------------------------------------
 
 
@@ -314,22 +416,7 @@ async def test_forced_closes_need_the_operator_and_the_agents_confirmation(
     world.policies.override("aggressive", max_danger=8)
     htlc = {"id": 7, "direction": "out", "expiry": 106, "amount_msat": 5}
     node(world).rows[0]["htlcs"] = [htlc]
-    answer = await world.ask(schema, action, params)
-    assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
-    action_id = answer["error"]["data"]["action_id"]
-    await world.pipeline.approvals.approve(action_id)
-    challenge = next(
-        body["params"]
-        for body in (decode_object(sent["content"]).get("schema_payload") for sent in world.out.sent)
-        if isinstance(body, dict) and body["action"] == "confirm_challenge"
-    )
-    assert isinstance(challenge, dict)
-    digest = confirm_digest(str(challenge["command_hash"]), str(challenge["challenge"]))
-    signed: dict[str, JsonValue] = {
-        "command_id": action_id,
-        "challenge_sig": crypto.schnorr_sign(AGENT_KEY, digest),
-    }
-    assert (await world.ask("hive:control/v1", "confirm", signed))["status"] == 0
+    await yes(world, schema, action, params)
     ((_, given),) = node(world).asked
     assert given == {"id": f"{1:064x}", "unilateraltimeout": 1}
     doc = await last(world)

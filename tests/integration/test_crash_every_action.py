@@ -75,8 +75,8 @@ PROPOSALS = {
 
 CHANNELS_OPENED = {
     *(("hive:channel/v1", name) for name in ("open", "close_cooperative", "close_unilateral")),
-    ("hive:channel/v1", "close_punitive"),
-    ("hive:expansion/v1", "propose_channel_open"),
+    *(("hive:channel/v1", name) for name in ("close_punitive", "open_batch")),
+    *(("hive:expansion/v1", name) for name in ("propose_channel_open", "propose_open_batch")),
     (EMERGENCY, "force_close"),
     ("hive:htlc-mgmt/v1", "force_resolve_expired"),
 }

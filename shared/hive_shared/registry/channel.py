@@ -70,6 +70,20 @@ def perkw_of(feerate: str) -> int | None:
 
 _OUTPOINT: Final = Text(70, 66, pattern=r"[0-9a-f]{64}:(0|[1-9][0-9]{0,4})", what="txid:output")
 _ADDRESS: Final = Text(100, 14, pattern=r"[A-Za-z0-9]+", what="an on-chain address")
+_DESTINATIONS: Final = Param(
+    "destinations",
+    ListOf(
+        ParamSchema(
+            (
+                Param("peer_id", NodeKey(), required=True),
+                Param("amount_sats", Int(MIN_OPEN_SAT, MAX_SAT), required=True),
+            )
+        ),
+        2,
+        20,
+    ),
+    required=True,
+)
 _REASON: Final = Param("reason", Text(minimum=1), required=True)
 _CHANNEL: Final = Param("channel_id", Channel(), required=True)
 
@@ -125,7 +139,7 @@ def channel() -> SchemaSpec:
             )
         ),
     )
-    table.write("open_batch", _batch())
+    table.write("open_batch", _batch(), params=ParamSchema((_DESTINATIONS,)))
     table.write(
         "close_cooperative",
         plus_withdrawal("6/6/4/3/5", "destination"),
@@ -178,5 +192,10 @@ def expansion() -> SchemaSpec:
             )
         ),
     )
-    table.write("propose_open_batch", _batch(), queue_floor=True)
+    table.write(
+        "propose_open_batch",
+        _batch(),
+        queue_floor=True,
+        params=ParamSchema((_DESTINATIONS, Param("reasoning", Text(minimum=1), required=True))),
+    )
     return table.done()

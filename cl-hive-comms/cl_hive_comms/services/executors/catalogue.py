@@ -31,7 +31,7 @@ from ...domain.forwarding import Hold
 from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
 from .channel_close import ForceClose, ResolveExpired, channel_writes
-from .channel_open import Open, ProposeOpen
+from .channel_open import expansion_writes
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
 from .config import GetConfig, config_writes
@@ -159,7 +159,7 @@ class Executors:
             CHANNEL: channel_writes(node, calls),
             EMERGENCY: {"force_close": ForceClose(node, calls)},
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
-            EXPANSION: {"propose_channel_open": ProposeOpen(Open(node, calls))},
+            EXPANSION: expansion_writes(node, calls),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, fault),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}

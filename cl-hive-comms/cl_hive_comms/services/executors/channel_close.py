@@ -19,7 +19,7 @@ from hive_shared.errors import HiveError, from_symbol
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
-from .channel_open import Open
+from .channel_open import Open, OpenBatch
 from .channels import channel_key, fact_of, find_channel
 from .feerate import perkw
 from .long_call import LongCalls
@@ -316,6 +316,7 @@ def channel_writes(node: Node, calls: LongCalls) -> dict[str, WriteAction]:
     """The writes of hive:channel/v1 by action."""
     return {
         "open": Open(node, calls),
+        "open_batch": OpenBatch(node, calls),
         "close_cooperative": CloseCooperative(node, calls),
         "close_unilateral": CloseUnilateral(node, calls),
         "close_punitive": ForceClose(node, calls),

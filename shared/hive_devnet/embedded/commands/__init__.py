@@ -10,6 +10,7 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     datastore,
     info,
     invoices,
+    multifund,
     network,
     onchain,
     pay,

@@ -48,18 +48,29 @@ _LARGEST_SAT = 21_000_000 * 100_000_000
     opt("feerate", feerate),
     opt("announce", boolean, True),
     opt("minconf", u32, 1),
+    opt("utxos", array),
     opt("push_msat", msat, 0),
     opt("close_to", string),
     opt("request_amt", sat),
     opt("compact_lease", string),
-    opt("utxos", array),
     opt("mindepth", u32),
     opt("reserve", sat),
     opt("channel_type", array),
 )
 async def fundchannel(call: Call) -> Result:
     """Opens a channel with a connected peer, paid from the wallet."""
-    node, peer_id = call.node, call["id"]
+    amount, push = call["amount"], call["push_msat"]
+    acceptor, limits = await agreed_peer(call.node, call["id"], amount, push)
+    return _open(call, acceptor, limits.get("mindepth"))
+
+
+async def agreed_peer(
+    node: EmbeddedNode, peer_id: str, amount: int | None, push_msat: int
+) -> tuple[EmbeddedNode, dict[str, Any]]:
+    """A connected peer that takes a channel of that size (None: everything), and what its hook asks for.
+
+    Raises RpcError as the node does before anything is funded.
+    """
     link = node.peers.link(peer_id)
     if link is None:
         try:
@@ -67,7 +78,6 @@ async def fundchannel(call: Call) -> Result:
         except RpcError as error:
             data = {"id": peer_id, "method": "connect"}
             raise RpcError(error.code, error.message, data) from error
-    amount = call["amount"]
     if amount is not None and amount < DUST_SAT:
         raise RpcError(FUND_OUTPUT_IS_DUST, f"Output {amount}sat would be dust")
     if amount is not None and amount < 2 * DUST_SAT:
@@ -78,14 +88,13 @@ async def fundchannel(call: Call) -> Result:
         raise RpcError(LIGHTNINGD, text, {"id": peer_id, "method": "fundchannel_start"})
     if amount is not None and amount > _LARGEST_SAT:
         raise RpcError(FUND_MAX_EXCEEDED, f"Amount exceeds {_LARGEST_SAT}sat")
-    if amount is not None and call["push_msat"] > amount * 1000:
+    if amount is not None and push_msat > amount * 1000:
         raise RpcError(INVALID_PARAMS, "Requested to push more than the channel's amount")
     minimum = int(link.peer.options.get("min-capacity-sat"))
     if amount is not None and amount < minimum:
         text = f"They sent ERROR channel capacity is {amount}sat, which is below {minimum * 1000}msat"
         raise RpcError(LIGHTNINGD, text)
-    limits = await _openchannel_hook(node, link.peer, amount or 0, call["push_msat"])
-    return _open(call, link.peer, limits.get("mindepth"))
+    return link.peer, await _openchannel_hook(node, link.peer, amount or 0, push_msat)
 
 
 async def _openchannel_hook(
@@ -113,7 +122,7 @@ async def _openchannel_hook(
     return answers[-1][1] if answers else {}
 
 
-def _default_policy(node: EmbeddedNode) -> Policy:
+def default_policy(node: EmbeddedNode) -> Policy:
     highest = node.options.get("htlc-maximum-msat")
     return Policy(
         int(node.options.get("fee-base")),
@@ -149,7 +158,7 @@ def _open(call: Call, acceptor: EmbeddedNode, mindepth: int | None) -> Result:
             pushed_msat=call["push_msat"],
             funding=(payment.tx.txid, 0),
             announce=call["announce"],
-            policies=(_default_policy(node), _default_policy(acceptor)),
+            policies=(default_policy(node), default_policy(acceptor)),
             feerate_perkw=FEERATE_PERKW,
             mindepth=depth,
             funding_key=number,

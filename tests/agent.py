@@ -126,6 +126,22 @@ class Agent:
         assert document is not None and envelope.verify_response(document, self.node_key)
         return document
 
+    async def pushed(self, action: str, timeout: float = 30) -> dict[str, Any]:
+        """The body of the (newest) push of this name, checked against the node's key."""
+
+        def found() -> dict[str, Any] | None:
+            for document in reversed(self.inbox):
+                if document.get("schema_payload", {}).get("action") == action:
+                    return document
+            return None
+
+        async with asyncio.timeout(timeout), self._came:
+            await self._came.wait_for(lambda: found() is not None)
+        document = found()
+        assert document is not None and envelope.verify_push(document, self.node_key)
+        body: dict[str, Any] = document["schema_payload"]["params"]
+        return body
+
 
 async def hired_agent(world: World, access: str = "fees", **parameters: object) -> Agent:
     """Shorthand for tests that need one agent; the caller enters it as a context."""

@@ -28,6 +28,7 @@ from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from cl_hive_comms.storage.transport_store import OutboxStore
 from coincurve import PrivateKey
 from hive_shared.cln import ClnError, ClnLost
@@ -214,6 +215,7 @@ class HiringWorld:
             signer=Signer(),
             kill_switch=self.kill_switch,
             commands=Commands,
+            telemetry=TelemetryStore(),
             node_id=NODE_ID,
             now=now,
             random_bytes=lambda n: next(random).to_bytes(n, "big"),

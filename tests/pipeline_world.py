@@ -26,6 +26,7 @@ from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
+from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
@@ -305,6 +306,10 @@ class Outside:
     alerts: list[tuple[Level, str, str]] = field(default_factory=list)
     sent: list[dict[str, Any]] = field(default_factory=list)
     kicks: int = 0
+    waiting: tuple[int, int] = (0, 0)
+
+    def queued(self, tx: Tx, recipient: str) -> tuple[int, int]:
+        return self.waiting
 
     def raise_in(self, tx: Tx, level: Level, code: str, text: str, dedup_key: str = "") -> None:
         self.alerts.append((level, code, text))
@@ -419,6 +424,7 @@ class World:
                 saved=SavedChannelStore(),
                 htlcs=HtlcSeenStore(),
                 spends=SpendStore(),
+                telemetry_rows=TelemetryStore(),
                 revoking=self.revoking,
                 receipt_rows=ReceiptStore(),
                 receipts=self.receipts,

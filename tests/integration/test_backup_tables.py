@@ -41,6 +41,7 @@ LEFT_OUT = {
     "comms_fee_history": "24 hours of fee changes: the node's own fees are the reference again",
     "comms_action_counters": "counters of at most a day; they begin anew",
     "comms_htlc_seen": "of HTLCs in flight, which no restored channel has",
+    "comms_telemetry": "an agent subscribes again; its figures would go on under numbers it has seen",
     "comms_spend": "spends of the last day; they begin anew",
     "comms_receipt_seals": "made again by the hourly loop",
     "comms_setup": "sessions of half an hour",

@@ -220,6 +220,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)
         spawn("capabilities", self.pipeline.executors.probe)
         spawn("commands", self.pipeline.timers.tick, every=30.0)
+        spawn("telemetry", self.pipeline.telemetry.run)
         spawn("receipts", self.pipeline.timers.hourly, every=3_600.0, first=60.0)
         spawn("receipt-archive", self.receipt_archive.sweep, every=3_600.0, first=600.0)
 

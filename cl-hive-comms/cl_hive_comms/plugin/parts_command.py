@@ -23,6 +23,7 @@ from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.telemetry_store import TelemetryStore
 
 
 class CommandParts(Parts):
@@ -91,6 +92,7 @@ class CommandParts(Parts):
             signer=self.cln,
             kill_switch=self.kill_switch,
             commands=lambda: self.pipeline.commands,
+            telemetry=TelemetryStore(),
             node_id=self.node["node_id"],
             now=unix_now,
             random_bytes=os.urandom,
@@ -188,6 +190,7 @@ class CommandParts(Parts):
             tallies=self.contracts.tallies,
             trials=self.contracts.trials,
             handoff_of=self.handoffs.of,
+            telemetry_of=self.pipeline.telemetry.of,
             now=unix_now,
         )
         self.sections.register(self.status)

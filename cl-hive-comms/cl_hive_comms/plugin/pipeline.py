@@ -34,6 +34,7 @@ from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
+from cl_hive_comms.storage.telemetry_store import TelemetryStore
 
 
 def unix_now() -> int:
@@ -78,6 +79,7 @@ def compose_pipeline(
         saved=SavedChannelStore(),
         htlcs=HtlcSeenStore(),
         spends=SpendStore(),
+        telemetry_rows=TelemetryStore(),
         revoking=advisors,
         receipt_rows=ReceiptStore(),
         receipts=receipts,

@@ -37,7 +37,12 @@ from cl_hive_comms.services.contract_service import ContractService, Opening
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
-from cl_hive_comms.services.ports_advisors import AdvisorRows, CommandsOfAdvisor, MessageSigner
+from cl_hive_comms.services.ports_advisors import (
+    AdvisorRows,
+    CommandsOfAdvisor,
+    MessageSigner,
+    TelemetryOfCredential,
+)
 from cl_hive_comms.services.ports_identity import Clock, Log, RandomBytes
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 
@@ -59,6 +64,7 @@ class Ports:
     signer: MessageSigner
     kill_switch: KillSwitch
     commands: Callable[[], CommandsOfAdvisor]
+    telemetry: TelemetryOfCredential
     node_id: str
     now: Clock
     random_bytes: RandomBytes
@@ -306,6 +312,7 @@ class AdvisorService:
         for old in superseded:
             self._p.runes.forget(tx, old)
             self._p.trials.stop_in(tx, old.credential_id)
+            self._p.telemetry.end_of(tx, old.credential_id)
         opening = draft.opening
         trial = None if opening is None else self._p.trials.begin_in(tx, row, opening)
         if draft.rune_owed:
@@ -411,6 +418,7 @@ class AdvisorService:
                 self._p.store.update(tx, ended)
             self._p.runes.forget(tx, row)
             self._p.trials.stop_in(tx, row.credential_id)
+            self._p.telemetry.end_of(tx, row.credential_id)
             self._p.offers.revoked(tx, row, reason)
             self._p.receipts.append(
                 tx,

@@ -46,11 +46,12 @@ class Acknowledgements(Protocol):
 
 
 Capabilities = Callable[[Case], Awaitable[dict[str, JsonValue]]]
-Quote = Callable[[Case, Params], Awaitable[dict[str, JsonValue]]]
+Word = Callable[[Case, Params], Awaitable[dict[str, JsonValue]]]
+"""What answers one action."""
 
 
 class ControlActions:
-    """Answers the control schema."""
+    """Answers the control schema. `further` are the words of other services."""
 
     def __init__(
         self,
@@ -63,13 +64,15 @@ class ControlActions:
         push: CommandPush,
         acknowledgements: Acknowledgements,
         capabilities: Capabilities,
-        quote: Quote,
+        quote: Word,
+        further: Mapping[str, Word],
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._receipt_rows = db, commands, receipt_rows
         self._receipts, self._approvals, self._push = receipts, approvals, push
         self._acks, self._capabilities, self._quote, self._now = acknowledgements, capabilities, quote, now
-        self._words: Mapping[str, Callable[[Case, Params], Awaitable[dict[str, JsonValue]]]] = {
+        self._words: Mapping[str, Word] = {
+            **further,
             "capabilities": self._capable,
             "quote": quote,
             "command_status": self._command_status,

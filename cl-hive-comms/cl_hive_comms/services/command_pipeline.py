@@ -49,6 +49,8 @@ from .receipt_service import ReceiptService
 from .spend_limits import SpendLimits, SpendRows
 from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
+from .telemetry_measure import TelemetryMeasure
+from .telemetry_service import TelemetryRows, TelemetryService
 from .timer_service import TimerService
 from .trust_service import TrustService
 
@@ -67,6 +69,7 @@ class PipelineParts:
     saved: SavedRows
     htlcs: HtlcRows
     spends: SpendRows
+    telemetry_rows: TelemetryRows
     revoking: Revoking
     receipt_rows: ReceiptRows
     receipts: ReceiptService
@@ -108,6 +111,7 @@ class Pipeline:
     decision: DecisionService
     execution: ExecutionService
     bans: PeerBans
+    telemetry: TelemetryService
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         random_bytes=parts.random_bytes,
         now=parts.now,
     )
-    commands = _commands(parts, core, approvals, capabilities)
+    telemetry = _telemetry(parts, core)
+    commands = _commands(parts, core, approvals, capabilities, telemetry)
     timers = TimerService(
         db=parts.db,
         commands=parts.commands,
@@ -173,7 +178,32 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         log=parts.log,
     )
     return Pipeline(
-        commands, approvals, timers, capabilities, core.executors, core.decision, core.execution, core.bans
+        commands,
+        approvals,
+        timers,
+        capabilities,
+        core.executors,
+        core.decision,
+        core.execution,
+        core.bans,
+        telemetry,
+    )
+
+
+def _telemetry(parts: PipelineParts, core: _Core) -> TelemetryService:
+    return TelemetryService(
+        db=parts.db,
+        rows=parts.telemetry_rows,
+        commands=parts.commands,
+        spends=parts.spends,
+        receipt_rows=parts.receipt_rows,
+        credentials=parts.credentials,
+        decision=core.decision,
+        kill_switch=parts.kill_switch,
+        measure=TelemetryMeasure(parts.node),
+        push=parts.push,
+        messages=parts.messages,
+        now=parts.now,
     )
 
 
@@ -264,7 +294,11 @@ def _intake(parts: PipelineParts) -> Intake:
 
 
 def _commands(
-    parts: PipelineParts, core: _Core, approvals: ApprovalService, capabilities: CommandCapabilities
+    parts: PipelineParts,
+    core: _Core,
+    approvals: ApprovalService,
+    capabilities: CommandCapabilities,
+    telemetry: TelemetryService,
 ) -> CommandService:
     async def last_nonce(sender_key: str) -> int:
         return await parts.db.read(lambda tx: parts.commands.last_nonce(tx, sender_key))
@@ -279,6 +313,10 @@ def _commands(
         acknowledgements=parts.acknowledgements,
         capabilities=capabilities.of_case,
         quote=capabilities.quote,
+        further={
+            "telemetry_subscribe": telemetry.subscribe,
+            "telemetry_unsubscribe": telemetry.unsubscribe,
+        },
         now=parts.now,
     )
     return CommandService(

@@ -170,16 +170,19 @@ class DecisionService:
         danger = spec.danger(params)
         who = Who.of(case)
         try:
-            self._check_scope(who, spec, spec, params, DangerFacts())
-            decision = decide(
-                self._policies.snapshot(), self._request(who, spec, spec, params, Plan({}), danger.total, {})
-            )
-            if decision.symbol is not None:
-                raise decision.error()
+            self.check_read(who, spec, params)
             self._check_payment(case)
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
         return spec, params
+
+    def check_read(self, who: Who, spec: ActionSpec, params: Params) -> None:
+        """Whether credential and policy let an agent read this now. Raises HiveError."""
+        self._check_scope(who, spec, spec, params, DangerFacts())
+        request = self._request(who, spec, spec, params, Plan({}), spec.danger(params).total, {})
+        decision = decide(self._policies.snapshot(), request)
+        if decision.symbol is not None:
+            raise decision.error()
 
     # -- writes -----------------------------------------------------------------------------------------
 

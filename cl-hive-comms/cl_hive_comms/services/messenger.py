@@ -102,6 +102,10 @@ class Messenger:
         """A message by its key with its state (queued, sent, expired, dropped), None when there is none."""
         return self._store.find(tx, idempotency_key)
 
+    def queued(self, tx: Tx, recipient: str) -> tuple[int, int]:
+        """How many messages wait, and how many of them for one recipient."""
+        return self._store.queued_count(tx), self._store.queued_for(tx, recipient)
+
     def kick(self) -> None:
         """Looks at the outbox now; call after the commit."""
         self._wake.set()

@@ -36,6 +36,12 @@ class CommandsOfAdvisor(Protocol):
     def cancel_in(self, tx: Tx, advisor_id: str, reason: str) -> int: ...
 
 
+class TelemetryOfCredential(Protocol):
+    """What a credential subscribed to (storage.telemetry_store.TelemetryStore)."""
+
+    def end_of(self, tx: Tx, credential_id: str) -> None: ...
+
+
 class MessageSigner(Protocol):
     """CLN's `signmessage` with the node key."""
 

@@ -319,6 +319,10 @@ class Messages(Protocol):
         """Send what is due, after the commit."""
         ...
 
+    def queued(self, tx: Tx, recipient: str) -> tuple[int, int]:
+        """How many messages wait to be sent, and how many of them to this recipient."""
+        ...
+
 
 class Identity(Protocol):
     """The node's Nostr key."""

@@ -44,11 +44,12 @@ class StatusSections:
         tallies: Callable[[], Awaitable[Mapping[str, Tally]]],
         trials: Callable[[str | None, int], Awaitable[Sequence[Trial]]],
         handoff_of: Callable[[str], Mapping[str, Any] | None],
+        telemetry_of: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]],
         now: Clock,
     ) -> None:
         self._tallies, self._trials = tallies, trials
         self._config, self._node, self._identity = config, node, identity
-        self._handoff_of = handoff_of
+        self._handoff_of, self._telemetry_of = handoff_of, telemetry_of
         self._credentials, self._aliases, self._messenger = credentials, aliases, messenger
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._registered = registered
@@ -133,6 +134,8 @@ class StatusSections:
             }
             if (handoff := self._handoff_of(advisor.advisor_id)) is not None:
                 row["handoff"] = handoff
+            if told := await self._telemetry_of(advisor.advisor_id):
+                row["telemetry"] = told
             if verbose:
                 row |= {
                     "advisor_id": advisor.advisor_id,

@@ -33,6 +33,21 @@ CONTROL: Final = "hive:control/v1"
 _COMMAND: Final = Param("command_id", Uuid(), required=True)
 _ID: Final = Text(64, 1, pattern=r"[A-Za-z0-9._:-]+", what="an id")
 _SIGNATURE: Final = Hex(64)
+_SUBSCRIPTION: Final = Param("sub_id", Uuid(), required=True)
+
+TELEMETRY_METRICS: Final = (
+    "health",
+    "revenue",
+    "forwards",
+    "stagnant",
+    "liquidity",
+    "rebalance_cost",
+    "actions",
+    "spend",
+    "pending",
+    "receipt_head",
+)
+"""What telemetry can be asked for (02 §10)."""
 
 
 def _control() -> SchemaSpec:
@@ -70,16 +85,25 @@ def _control() -> SchemaSpec:
             )
         ),
     )
-    for name in ("telemetry_subscribe", "telemetry_unsubscribe"):
-        table.write(
-            name, "1/1/1/1/1", tier=Tier.MONITOR, why="telemetry is not served by this version; use reads"
-        )
+    _telemetry(table)
     table.read("ping", params=NO_PARAMS)
     table.read(
         "push_poll",
         params=ParamSchema((Param("since_seq", Int(), default=0), Param("limit", Int(1, 1000), default=100))),
     )
     return table.done()
+
+
+def _telemetry(table: SchemaTable) -> None:
+    """Figures that the node sends by itself at an interval (02 §10)."""
+    subscribe = (
+        Param("metrics", ListOf(OneOf(TELEMETRY_METRICS), 1, len(TELEMETRY_METRICS)), required=True),
+        Param("interval_s", Int(300, 86_400), default=3_600),
+        Param("until", Int(1), required=True),
+    )
+    rows = (("telemetry_subscribe", subscribe), ("telemetry_unsubscribe", (_SUBSCRIPTION,)))
+    for name, params in rows:
+        table.write(name, "1/1/1/1/1", tier=Tier.MONITOR, params=ParamSchema(params))
 
 
 def _answers(table: SchemaTable) -> None:

@@ -84,11 +84,11 @@ class History:
 
     async def forward_totals(self, since: int, until: int) -> dict[str, JsonValue]:
         """Count, volume and fees of the forwards received in a span of unix seconds."""
-        start = await self._first_forward(since)
+        start = await self.first_forward(since)
         count = settled = failed = volume = fees = 0
         complete = False
         for _ in range(_MAX_BATCHES):
-            rows = await self._forwards(start, _BATCH)
+            rows = await self.forwards(start, _BATCH)
             for row in rows:
                 if not since <= int(row.get("received_time", 0)) < until:
                     continue
@@ -112,18 +112,19 @@ class History:
             "complete": complete,
         }
 
-    async def _forwards(self, start: int, limit: int) -> list[dict[str, Any]]:
+    async def forwards(self, start: int, limit: int) -> list[dict[str, Any]]:
+        """Forwards from a created_index on, in order of creation. Raises ClnError."""
         asked = {"index": "created", "start": start, "limit": limit}
         return list((await self._node.call("listforwards", asked))["forwards"])
 
-    async def _first_forward(self, since: int) -> int:
+    async def first_forward(self, since: int) -> int:
         """Smallest created_index received at or after `since`: doubling, then halving."""
         low, high = 1, 1
-        while (rows := await self._forwards(high, 1)) and int(rows[0].get("received_time", 0)) < since:
+        while (rows := await self.forwards(high, 1)) and int(rows[0].get("received_time", 0)) < since:
             low, high = high, high * 2
         while low + 1 < high:
             middle = (low + high) // 2
-            rows = await self._forwards(middle, 1)
+            rows = await self.forwards(middle, 1)
             if rows and int(rows[0].get("received_time", 0)) < since:
                 low = middle
             else:

@@ -1,0 +1,55 @@
+"""Telemetry from the plugin on a node (docs/protocol/02-fleet-management.md §10, acceptance 11)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+from typing import Any
+
+from agent import Agent
+from hive_devnet.world import World
+from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
+
+CONTROL = "hive:control/v1"
+
+
+async def told(world: World) -> list[dict[str, Any]]:
+    """What the operator sees of telemetry."""
+    rows = (await world.alice.call("hive-client-status"))["advisors"]
+    return [each for row in rows for each in row.get("telemetry", [])]
+
+
+async def test_acceptance_02_11_telemetry_is_pushed_and_ends_with_the_credential(
+    world: World, agent: Agent
+) -> None:
+    until = int(time.time()) + 86_400
+    wanted = {"metrics": [*TELEMETRY_METRICS], "interval_s": 300, "until": until}
+    answer = await agent.rest(agent.signed("telemetry_subscribe", wanted, CONTROL))
+    assert answer["status"] == 0, answer
+    sub_id = answer["result"]["sub_id"]
+    body = await agent.pushed("telemetry")
+    PUSHES["telemetry"].parse(body)
+    assert (body["sub_id"], body["seq"], set(body["metrics"])) == (sub_id, 1, set(TELEMETRY_METRICS))
+    metrics = body["metrics"]
+    assert metrics["health"]["channels_active"] == 1 and metrics["health"]["blockheight"] > 0
+    assert metrics["liquidity"]["capacity_msat"] > 0
+    assert metrics["stagnant"] == {"channels": 1, "stagnant": 1, "stagnant_pct": 100}
+    assert metrics["revenue"] == {"fees_24h_msat": 0, "fees_7d_msat": 0, "complete": True}
+    assert metrics["receipt_head"]["receipt_id"] >= 1, metrics
+    (shown,) = await told(world)
+    assert (shown["interval_s"], shown["until"], shown["sent"], shown["dropped"]) == (300, until, 1, 0)
+
+    second = {"metrics": ["health"], "until": until}
+    other = await agent.rest(agent.signed("telemetry_subscribe", second, CONTROL))
+    gone = {"sub_id": other["result"]["sub_id"]}
+    assert (await agent.rest(agent.signed("telemetry_unsubscribe", gone, CONTROL)))["status"] == 0
+    assert (await agent.rest(agent.signed("telemetry_unsubscribe", gone, CONTROL)))["status"] == 1
+    assert len(await told(world)) == 1
+
+    await world.alice.call("hive-client-revoke", {"advisor": agent.npub, "reason": "enough"})
+    with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=30)) as db:
+        assert db.execute("SELECT COUNT(*) FROM comms_telemetry").fetchone() == (0,)
+    refused = await agent.rest(agent.signed("telemetry_subscribe", wanted, CONTROL))
+    assert refused["error"]["slug"] == "credential_revoked", json.dumps(refused)

@@ -8,12 +8,13 @@ import os
 from cl_hive_comms.plugin.contracts import compose_contracts
 from cl_hive_comms.plugin.health import compose_selfcheck
 from cl_hive_comms.plugin.parts import Parts
-from cl_hive_comms.plugin.pipeline import compose_pipeline, unix_now
+from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
+from cl_hive_comms.services.command_pipeline import build_pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.handoff_service import HandoffService
@@ -145,7 +146,7 @@ class CommandParts(Parts):
 
     def build_pipeline(self) -> None:
         """The command pipeline."""
-        self.pipeline = compose_pipeline(
+        parts = pipeline_parts(
             db=self.db,
             cln=self.cln,
             at_rest=self.at_rest,
@@ -168,6 +169,7 @@ class CommandParts(Parts):
             on_receipt=self.receipt_written,
             log=self.log,
         )
+        self.pipeline = build_pipeline(parts)
 
     def build_status(self) -> None:
         self.sections = StatusSections(

@@ -1,4 +1,4 @@
-"""Composition of the command pipeline: hands the adapters and services of this plugin to its builder."""
+"""Composition of the command pipeline: the adapters and services of this plugin for its builder."""
 
 import os
 import time
@@ -15,7 +15,7 @@ from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_capabilities import About
-from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
+from cl_hive_comms.services.command_pipeline import PipelineParts
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.handoff_service import HandoffService
@@ -47,7 +47,7 @@ def unix_now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def compose_pipeline(
+def pipeline_parts(
     *,
     db: Db,
     cln: ClnClient,
@@ -70,9 +70,9 @@ def compose_pipeline(
     registered: Callable[[], Sequence[str]],
     on_receipt: Callable[[int, str], None],
     log: Log,
-) -> Pipeline:
-    """The pipeline on this node's adapters. `registered` names the transports of siblings in use."""
-    parts = PipelineParts(
+) -> PipelineParts:
+    """What the pipeline takes from this plugin. `registered` names the transports of siblings in use."""
+    return PipelineParts(
         db=db,
         commands=CommandStore(),
         fees=FeeStore(),
@@ -107,7 +107,6 @@ def compose_pipeline(
         log=log,
         fault=fault_point(node["network"]),
     )
-    return build_pipeline(parts)
 
 
 def _about(

@@ -69,6 +69,33 @@ class NodeWithPayments(NodeWithWallet):
             raise ClnError("decode", -32602, "Unparsable string")
         return {name: value for name, value in self.asked[params["string"]].items() if name != "preimage"}
 
+    def _fetchinvoice(self, params: dict[str, Any]) -> dict[str, Any]:
+        """An offer's invoice is the one registered under `of`; its amount is the offer's or the payer's."""
+        text = self.asked[params["offer"]]["of"]
+        if "amount_msat" in params:
+            self.asked[text]["invoice_amount_msat"] = params["amount_msat"]
+        return {"invoice": text, "changes": {}}
+
+    def offer_of(self, word: str, amount_msat: int | None, invoice_msat: int, **fields: Any) -> str:
+        """An offer of somebody else, and the invoice that its issuer gives for it."""
+        offer, invoice = bolt11(word).replace("lnbcrt", "lno"), bolt11(word).replace("lnbcrt", "lni")
+        preimage = hashlib.sha256(word.encode()).digest()
+        says: dict[str, Any] = {"type": "bolt12 offer", "valid": True, "offer_issuer_id": SHOP, "of": invoice}
+        if amount_msat is not None:
+            says["offer_amount_msat"] = amount_msat
+        self.asked[offer] = {**says, **fields, "preimage": ""}
+        digest = hashlib.sha256(preimage).hexdigest()
+        self.asked[invoice] = {
+            "type": "bolt12 invoice",
+            "valid": True,
+            "invoice_node_id": SHOP,
+            "invoice_payment_hash": digest,
+            "invoice_created_at": NOW,
+            "invoice_amount_msat": invoice_msat,
+            "preimage": preimage.hex(),
+        }
+        return offer
+
     def _wait(self, params: dict[str, Any]) -> dict[str, Any]:
         assert (params["subsystem"], params["indexname"], params["nextvalue"]) == ("sendpays", "created", 0)
         return {"subsystem": "sendpays", "created": self.made}
@@ -80,12 +107,11 @@ class NodeWithPayments(NodeWithWallet):
 
     def _xpay(self, params: dict[str, Any]) -> dict[str, Any]:
         asked = self.asked[params["invstring"]]
-        if any(
-            row["payment_hash"] == asked["payment_hash"] and row["status"] != "failed" for row in self.parts
-        ):
+        digest = asked.get("payment_hash", asked.get("invoice_payment_hash"))
+        if any(row["payment_hash"] == digest and row["status"] != "failed" for row in self.parts):
             raise ClnError("xpay", 219, "Already paid this invoice successfully")
-        amount = params.get("amount_msat", asked.get("amount_msat"))
-        return self._send("xpay", params, asked["payee"], amount, asked["preimage"])
+        amount = params.get("amount_msat", asked.get("amount_msat", asked.get("invoice_amount_msat")))
+        return self._send("xpay", params, SHOP, amount, asked["preimage"])
 
     def _pay(self, params: dict[str, Any]) -> dict[str, Any]:
         return self._xpay({**params, "invstring": params["bolt11"]})

@@ -281,6 +281,49 @@ async def test_somebody_elses_payment_is_not_taken_for_the_commands(world: Payin
     assert receipt["status"] == "error" and "nothing was sent" in receipt["error"]["message"]
 
 
+# -- offers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("named", "given"), [(5_000_000, None), (None, 5_000_000)])
+async def test_the_invoice_of_an_offer_is_fetched_and_paid(
+    world: Paying, named: int | None, given: int | None
+) -> None:
+    offer = world.node.offer_of("offer", named, 5_000_000)
+    params: dict[str, JsonValue] = {"bolt11": offer}
+    if given is not None:
+        params["amount_msat"] = given
+    done = await answer(world, "pay_invoice", params)
+    assert done["status"] == 0 and done["result"]["amount_msat"] == 5_000_000, done
+    assert done["result"]["destination"] == SHOP and spent(world) == (5_000, 5_001)
+    method, sent = world.node.sent[0]
+    assert method == "xpay" and str(sent["invstring"]).startswith("lni1") and "amount_msat" not in sent
+
+
+async def test_a_dearer_invoice_than_the_offer_is_not_paid(world: Paying) -> None:
+    offer = world.node.offer_of("offer", 5_000_000, 5_000_001)
+    refused = await answer(world, "pay_invoice", {"bolt11": offer})
+    assert slug(refused) == "invalid_params" and "asks for 5000001 msat, not for 5000000" in str(refused)
+    own = world.node.offer_of("own", None, 1, offer_issuer_id=NODE_ID)
+    refused = await answer(world, "pay_invoice", {"bolt11": own, "amount_msat": 1_000})
+    assert slug(refused) == "invalid_params" and "is this node's own" in str(refused)
+    world.node.fail["fetchinvoice"] = ClnLost("fetchinvoice", "").code
+    refused = await answer(world, "pay_invoice", {"bolt11": world.node.offer_of("mute", 5_000, 5_000)})
+    assert refused["status"] == 2, refused
+    assert not world.node.sent and spent(world) == (0, 0)
+
+
+async def test_an_offer_killed_before_its_invoice_was_noted_is_not_paid(world: Paying) -> None:
+    offer = world.node.offer_of("offer", 5_000_000, 5_000_000)
+    world.crash_at = "after_executing"
+    with pytest.raises(Crash):
+        await answer(world, "pay_invoice", {"bolt11": offer})
+    world.restart()
+    await ticks(world)
+    (receipt,) = await world.docs()
+    assert receipt["status"] == "error" and "nothing was sent" in receipt["error"]["message"]
+    assert not world.node.sent and spent(world) == (0, 0)
+
+
 # -- what nodes have ----------------------------------------------------------------------------------------
 
 

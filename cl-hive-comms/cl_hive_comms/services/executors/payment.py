@@ -12,6 +12,7 @@ from hive_shared.registry import DESCRIPTION_BYTES
 
 from ...domain.lightning_invoice import (
     Asked,
+    Kind,
     amount_of,
     asked_by,
     check_payable,
@@ -28,6 +29,8 @@ from .payment_send import Offers, Payer, Paying
 from .wallet_send import Keep
 
 _DUPLICATE_LABEL: Final = 900
+_FETCH_S: Final = 30
+"""How long the payee of an offer has for its invoice."""
 _KEYSEND_S: Final = 60
 """How long the node tries a keysend again; the sheet has no parameter for it."""
 _LATE_S: Final = 60
@@ -62,6 +65,9 @@ class PayInvoice(Payer):
         """Read the invoice. Raises InvalidParams for one that cannot be paid as asked, Busy while it is."""
         info = await self._node.getinfo()
         kind, text = plain(str(params["bolt11"]), str(info["network"]))
+        if kind == "bolt12 offer" and not self._offers("fetchinvoice"):
+            sentence = "this node cannot ask for the invoice of an offer: it has no fetchinvoice"
+            raise refused(sentence, "an invoice")
         asked = await self._decoded(kind, text)
         check_payable(asked, str(info["id"]), caller.now)
         amount = amount_of(asked, params.get("amount_msat"))
@@ -70,6 +76,7 @@ class PayInvoice(Payer):
         retry_for = params["timeout_seconds"]
         assert isinstance(retry_for, int)
         what: dict[str, JsonValue] = {
+            "offer": text if kind == "bolt12 offer" else None,
             "invstring": text,
             "payment_hash": asked.payment_hash,
             "amount_msat": amount,
@@ -77,9 +84,30 @@ class PayInvoice(Payer):
         }
         return _plan(what, asked.payee, params["max_fee_ppm"], retry_for)
 
-    async def _decoded(self, kind: Any, text: str) -> Asked:
-        if kind == "bolt12 offer":
-            raise refused("offers are not paid by command yet; fetch its invoice and send that", "an invoice")
+    async def resolve(self, undo: Mapping[str, JsonValue], caller: Caller) -> dict[str, JsonValue]:
+        """Of an offer its invoice, which must ask for the amount that was allowed (docs/decisions/0381)."""
+        offer, amount, retry_for = undo["offer"], undo["amount_msat"], undo["retry_for"]
+        if offer is None:
+            return {}
+        assert isinstance(retry_for, int)
+        wait = min(retry_for, _FETCH_S)
+        params: dict[str, object] = {"offer": offer, "timeout": wait}
+        if undo["amount_is_ours"] is True:
+            params["amount_msat"] = amount
+        answer = await self._node.call("fetchinvoice", params, timeout=wait + 10.0)
+        asked = await self._decoded("bolt12 invoice", str(answer["invoice"]))
+        check_payable(asked, str((await self._node.getinfo())["id"]), caller.now)
+        if asked.amount_msat != amount:
+            sentence = f"the offer's invoice asks for {asked.amount_msat} msat, not for {amount}"
+            raise refused(sentence, "an offer whose invoice asks for its amount")
+        return {
+            "invstring": asked.text,
+            "payment_hash": asked.payment_hash,
+            "destination": asked.payee,
+            "amount_is_ours": False,
+        }
+
+    async def _decoded(self, kind: Kind, text: str) -> Asked:
         try:
             decoded = await self._node.call("decode", {"string": text})
         except ClnError as error:

@@ -72,6 +72,7 @@ class Payer:
         """Note, then ask the node once."""
         undo = dict(plan.undo)
         try:
+            undo |= await self.resolve(undo, caller)
             if undo["payment_hash"] is not None:
                 # Between plan and run lie waits: another command may have paid it meanwhile.
                 await self.check_unpaid(str(undo["payment_hash"]))
@@ -91,6 +92,11 @@ class Payer:
         except ClnError as error:
             return await self._unpaid(undo, caller, error)
         return _answered(undo, answer)
+
+    async def resolve(self, undo: Mapping[str, JsonValue], caller: Caller) -> dict[str, JsonValue]:
+        """What has to be learned before the node can be told to pay. Raises HiveError, ClnError: then nothing
+        is paid."""
+        return {}
 
     def _call(self, undo: Mapping[str, JsonValue], caller: Caller) -> tuple[str, dict[str, object]]:
         params: dict[str, object] = {"maxfee": undo["maxfee_msat"], "retry_for": undo["retry_for"]}
@@ -152,10 +158,12 @@ class Payer:
         return Outcome("indeterminate", _result(undo), from_symbol("indeterminate", text))
 
     async def _parts(self, undo: Mapping[str, JsonValue], caller: Caller) -> list[dict[str, Any]]:
-        if undo["payment_hash"] is not None:
-            return await self._by_hash(str(undo["payment_hash"]))
         since = undo["since"]
         assert isinstance(since, int)
+        if undo["payment_hash"] is not None:
+            # What failed before this command says nothing about it.
+            rows = await self._by_hash(str(undo["payment_hash"]))
+            return [row for row in rows if row["created_index"] > since]
         return [row for row in await self._since(since) if row.get("label") == _label(caller)]
 
     async def _by_hash(self, payment_hash: str) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ class Killer:
         for owner, names in (
             (world.db, ("write", "read")),
             (world.revoking, ("revoke_all",)),
+            (world.backups, ("make", "_write_own")),
             (world.node, NODE_CALLS),
         ):
             for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ from cl_hive_comms.services.command_capabilities import About
 from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, build_pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.intake import Ingress
+from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
@@ -37,6 +39,7 @@ from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Secret
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import Tier
+from hive_shared.sealed_file import written
 from hive_shared.store import Db, Tx
 
 MIGRATIONS = Path(command_store.__file__).parent / "migrations"
@@ -138,6 +141,14 @@ class NodeFake:
                 "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
             },
             "listpeers": {"peers": [{"id": row["peer_id"], "connected": True} for row in self.rows]},
+            "makesecret": {"secret": "5e" * 32},
+            "staticbackup": {
+                "scb": [f"{n:016x}{row['channel_id']}{row['peer_id']}" for n, row in enumerate(self.rows)]
+            },
+            "getemergencyrecoverdata": {
+                "filedata": "aa",
+                "backed_up_channel_ids": [row["channel_id"] for row in self.rows],
+            },
             "getlog": {
                 "log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}]
             },
@@ -402,6 +413,13 @@ class World:
         self.crash_at: str | None = None
         self.nonces = itertools.count(1)
         self.random = itertools.count(1)
+        self.operator_key: str | None = crypto.xonly_pubkey(OTHER_KEY)
+        self.backups = NodeBackups(
+            directory / "backup",
+            self._own_backup,
+            lambda: self.operator_key,
+            lambda n: next(self.random).to_bytes(n, "big"),
+        )
         self.credentials.add(View(issue(), "adv-1"))
         self.db = Db.open(self.path, MIGRATIONS)
         self.pipeline = self._build()
@@ -426,6 +444,7 @@ class World:
                 spends=SpendStore(),
                 telemetry_rows=TelemetryStore(),
                 revoking=self.revoking,
+                backups=self.backups,
                 receipt_rows=ReceiptStore(),
                 receipts=self.receipts,
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
@@ -457,6 +476,12 @@ class World:
                 window_ms=50,
             )
         )
+
+    @staticmethod
+    async def _own_backup(path: Path, passphrase: Secret) -> None:
+        """Stands for the service that writes this plugin's rows, which needs a whole plugin."""
+        with written(path, passphrase, os.urandom) as out:
+            out.write(b"rows")
 
     async def _fault(self, point: str) -> None:
         if point == self.crash_at:

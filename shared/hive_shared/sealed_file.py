@@ -96,6 +96,12 @@ def new_file(path: Path) -> BinaryIO:
         raise InvalidParams(f"{_shown(path)} cannot be written: {error.strerror}") from None
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a whole file, hex. Blocking; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class SealedWriter:
     """Writes a sealed file; the last chunk is written by `finish`, without it the file does not open."""
 
@@ -149,8 +155,7 @@ def written(path: Path, passphrase: Secret | None, random_bytes: Callable[[int],
                 sealed.finish()
             file.flush()
             os.fsync(file.fileno())
-        with path.open("rb") as again:
-            out.sha256 = hashlib.file_digest(again, "sha256").hexdigest()
+        out.sha256 = file_digest(path)
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):

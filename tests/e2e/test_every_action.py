@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import actions_backup
 import actions_channel
 import actions_config
 import actions_forwarding
@@ -19,11 +20,14 @@ import pytest
 import pytest_asyncio
 from action_table import Stage, Way, carry_out
 from hive_devnet.world import World
+from hive_shared.crypto import xonly_pubkey
+from hive_shared.nostr.keys import npub_encode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENTRIES = (
     *actions_channel.ENTRIES,
+    *actions_backup.ENTRIES,
     *actions_config.ENTRIES,
     *actions_forwarding.ENTRIES,
     *actions_htlc.ENTRIES,
@@ -37,7 +41,8 @@ ENTRIES = (
 async def stage() -> AsyncIterator[Stage]:
     """One world for all of them."""
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
-    world = await World.start(directory)
+    operator = npub_encode(xonly_pubkey(actions_backup.OPERATOR))
+    world = await World.start(directory, options={"hive-comms-alert-nostr-dm": operator})
     yield await Stage(world).open()
     await world.close()
     shutil.rmtree(directory, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,13 @@ from ..services.backup_service import BackupService
 from ..services.restore_parts import names
 from ..services.restore_service import RestoreService
 
+OpenChannels = Callable[[str], Awaitable[dict[str, Any]]]
+"""The channel entries of the backup of that id. Raises NotFound."""
+
 
 class BackupCommands:
     """Writing and restoring backups. `safety_copy` gives the path of the backup that precedes a replacing
-    restore."""
+    restore; `channels` opens a backup that an agent had made."""
 
     def __init__(
         self,
@@ -28,8 +31,10 @@ class BackupCommands:
         restore: Callable[[], RestoreService],
         *,
         safety_copy: Callable[[], Path],
+        channels: OpenChannels,
     ) -> None:
         self._backup, self._restore, self._safety_copy = backup, restore, safety_copy
+        self._channels = channels
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -56,6 +61,13 @@ class BackupCommands:
                 self._read,
                 "Restore a backup of this node: shows what would happen; dry_run=false confirm=true does it.",
             ),
+            MethodSpec(
+                "hive-client-open-backup",
+                "X",
+                (Param("backup_id", "str", required=True),),
+                self._open,
+                "Channel entries of a backup that an agent had made, for recoverchannel.",
+            ),
         ]
 
     async def _write(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +83,9 @@ class BackupCommands:
             "created_at": done.created_at,
             "manifest": done.manifest,
         }
+
+    async def _open(self, params: dict[str, Any]) -> dict[str, Any]:
+        return await self._channels(params["backup_id"])
 
     async def _read(self, params: dict[str, Any]) -> dict[str, Any]:
         components, skip = names(params["components"], "components"), names(params["skip"], "skip")

@@ -49,6 +49,7 @@ from cl_hive_comms.plugin.parts_ledger import LedgerParts
 from cl_hive_comms.plugin.parts_traffic import TrafficParts
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import sibling_methods
+from cl_hive_comms.services.executors.backup import open_channels
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.status_service import StatusService
 from cl_hive_comms.storage.at_rest import open_at_rest
@@ -138,6 +139,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 lambda: self.backups,
                 lambda: self.restores,
                 safety_copy=self._safety_copy,
+                channels=lambda backup_id: open_channels(self.cln, self.node_backups, backup_id),
             ).specs(),
             *MigrationCommands(lambda: self.migration).specs(),
             *AlertCommands(lambda: self.alerting.delivery).specs(),

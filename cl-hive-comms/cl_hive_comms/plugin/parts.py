@@ -42,6 +42,7 @@ from cl_hive_comms.services.legacy_receipts import LegacyReceipts
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.migration_service import MigrationService
+from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.part_resend import PartResend
 from cl_hive_comms.services.peer_gate import PeerGate
 from cl_hive_comms.services.policy_service import PolicyService
@@ -101,6 +102,7 @@ class Parts(ABC):
     migration: MigrationService
     legacy_receipts: LegacyReceipts
     backups: BackupService
+    node_backups: NodeBackups
     restores: RestoreService
     legacy_peers: LegacyPeers
     messenger: Messenger

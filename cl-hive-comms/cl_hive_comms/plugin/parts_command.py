@@ -155,6 +155,7 @@ class CommandParts(Parts):
             identity=self.identity,
             credentials=self.credentials,
             advisors=self.advisors,
+            backups=self.node_backups,
             verifier=self.verifier,
             policy=self.policy,
             kill_switch=self.kill_switch,

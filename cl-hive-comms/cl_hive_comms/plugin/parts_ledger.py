@@ -19,6 +19,7 @@ from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.forwarding_freeze import ForwardingFreeze
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.peer_gate import PeerGate
 from cl_hive_comms.services.policy_in_force import Limits
 from cl_hive_comms.services.policy_record import PolicyRecord
@@ -132,6 +133,12 @@ class LedgerParts(Parts):
                 self.stops.engaged,
             ),
             node=self.node,
+        )
+        self.node_backups = NodeBackups(
+            self.info.net_dir / "hive" / "backup",
+            self.backups.backup,
+            lambda: self.config.get("alert-nostr-dm"),
+            os.urandom,
         )
         self.credentials.also_known(self.policy.approver_keys)
 

@@ -22,6 +22,7 @@ from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
@@ -57,6 +58,7 @@ def pipeline_parts(
     identity: IdentityService,
     credentials: CredentialService,
     advisors: AdvisorService,
+    backups: NodeBackups,
     verifier: VcVerifier,
     policy: PolicyService,
     kill_switch: KillSwitch,
@@ -81,6 +83,7 @@ def pipeline_parts(
         spends=SpendStore(),
         telemetry_rows=TelemetryStore(),
         revoking=advisors,
+        backups=backups,
         receipt_rows=ReceiptStore(),
         receipts=receipts,
         push=push,

@@ -24,6 +24,7 @@ from .freeze_end import FreezeEnd
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
+from .node_backups import NodeBackups
 from .peer_bans import BanningPolicies, PeerBans
 from .ports_commands import (
     Alerts,
@@ -71,6 +72,7 @@ class PipelineParts:
     spends: SpendRows
     telemetry_rows: TelemetryRows
     revoking: Revoking
+    backups: NodeBackups
     receipt_rows: ReceiptRows
     receipts: ReceiptService
     push: CommandPush
@@ -226,6 +228,8 @@ def _core(parts: PipelineParts) -> _Core:
         fees=parts.fees,
         saved=parts.saved,
         revoking=parts.revoking,
+        backups=parts.backups,
+        node_id=parts.node_id,
         engaged=parts.kill_switch.engaged,
         state_hash=state_hash.describe,
         seen=htlcs.seen,

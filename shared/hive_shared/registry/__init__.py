@@ -3,6 +3,7 @@
 docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 11-advisor-kit.md §15.
 """
 
+from .backup import BACKUP
 from .channel import CHANNEL, EXPANSION, perkw_of
 from .config import CONFIG
 from .control import CONTROL, PUSHES
@@ -29,6 +30,7 @@ from .spec import ActionSpec, SchemaSpec
 from .wallet import DUST_SAT, WALLET
 
 __all__ = [
+    "BACKUP",
     "BASE_PRICE_SATS",
     "CHANNEL",
     "CONFIG",

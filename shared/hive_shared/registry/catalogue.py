@@ -6,7 +6,7 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from . import channel, config, forwarding, htlc, payment, peer, wallet
+from . import backup, channel, config, forwarding, htlc, payment, peer, wallet
 from .danger import (
     Tier,
     by_amount,
@@ -45,15 +45,6 @@ def _plugin() -> SchemaSpec:
     return table.done()
 
 
-def _backup() -> SchemaSpec:
-    table = SchemaTable("hive:backup/v1", "backup")
-    table.write("trigger_backup", "2/1/1/1/1")
-    table.read("verify_backup")
-    table.write("export_scb", "3/2/2/3/2")
-    table.write("restore", "10/10/10/10/10", why="the operator restores locally, never a remote command")
-    return table.done()
-
-
 def _liquidity() -> SchemaSpec:
     table = SchemaTable("hive:liquidity/v1", "liquidity")
     for name in (
@@ -85,7 +76,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         wallet.wallet(),
         _plugin(),
         config.config(),
-        _backup(),
+        backup.backup(),
         forwarding.emergency(),
         htlc.htlc_mgmt(),
         _liquidity(),

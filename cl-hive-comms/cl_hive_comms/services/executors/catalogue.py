@@ -9,6 +9,7 @@ from typing import Final
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 from hive_shared.registry import (
+    BACKUP,
     CHANNEL,
     CONFIG,
     CONTROL,
@@ -28,8 +29,10 @@ from hive_shared.store import StoreError
 from ...domain.command_machine import State
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
+from ..node_backups import NodeBackups
 from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
+from .backup import VerifyBackup, backup_writes
 from .channel_close import ForceClose, ResolveExpired, channel_writes
 from .channel_open import expansion_writes
 from .channel_write import ChannelWriter, FeeTarget
@@ -56,6 +59,8 @@ _Read = Callable[[Params, Caller], Awaitable[dict[str, JsonValue]]]
 # Reads that need more of the node than every supported CLN offers (02 §5.1).
 _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (MONITOR, "earnings"): ("bkpr-listincome", "bkpr-channelsapy"),
+    **{(BACKUP, name): ("staticbackup", "makesecret") for name in ("trigger_backup", "verify_backup")},
+    (BACKUP, "export_scb"): ("staticbackup",),
     (PEER, "connect"): ("connect",),
     (PEER, "disconnect"): ("disconnect",),
     **{
@@ -97,13 +102,15 @@ class Executors:
         fees: FeeRows,
         saved: SavedRows,
         revoking: Revoking,
+        backups: NodeBackups,
+        node_id: str,
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         seen: Seen,
         fault: Fault,
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
-        self._saved = saved
+        self._saved, self._backups, self._node_id = saved, backups, node_id
         self._state_hash = state_hash
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
@@ -120,8 +127,13 @@ class Executors:
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         self._writes |= self._by_schema(node, engaged, fault)
+        self._reads = self._all_reads(node, state_hash, seen)
+
+    def _all_reads(
+        self, node: Node, state_hash: Callable[[], Awaitable[dict[str, JsonValue]]], seen: Seen
+    ) -> dict[tuple[str, str], ReadAction]:
         history = History(node)
-        now = Monitor(node, state_hash, history.forward_totals)
+        now = Monitor(node, state_hash, history.forward_totals, self._backups)
         reads: dict[str, _Read] = {
             "health_summary": now.health_summary,
             "channel_list": now.channel_list,
@@ -139,13 +151,14 @@ class Executors:
             "backup_status": now.backup_status,
             "state_hash": now.state_hash,
         }
-        self._reads: dict[tuple[str, str], ReadAction] = {
+        found: dict[tuple[str, str], ReadAction] = {
             (MONITOR, name): _Reading(read) for name, read in reads.items()
         }
-        self._reads[WALLET, "list_funds"] = ListFunds(node, self._frozen)
-        self._reads[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
-        self._reads[CONFIG, "get_config"] = GetConfig(node)
-        self._reads |= self._htlc_reads(HtlcReads(node, seen))
+        found[WALLET, "list_funds"] = ListFunds(node, self._frozen)
+        found[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+        found[BACKUP, "verify_backup"] = VerifyBackup(node, self._backups)
+        found[CONFIG, "get_config"] = GetConfig(node)
+        return found | self._htlc_reads(HtlcReads(node, seen))
 
     def _by_schema(
         self, node: Node, engaged: Callable[[], bool], fault: Fault
@@ -161,6 +174,7 @@ class Executors:
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, fault),
+            BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
 

@@ -13,7 +13,9 @@ from typing import Any, Final, Protocol
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 
+from ..node_backups import NodeBackups
 from .action import Caller, Params
+from .backup import backup_key
 from .channels import channel_key, find_channel
 from .node_errors import node_error
 from .pages import clean, page_of_list, pick
@@ -59,8 +61,9 @@ class Monitor:
         node: ReadNode,
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         forward_totals: Callable[[int, int], Awaitable[dict[str, JsonValue]]],
+        backups: NodeBackups,
     ) -> None:
-        self._node = node
+        self._node, self._backups = node, backups
         self._state_hash = state_hash
         self._forward_totals = forward_totals
 
@@ -181,8 +184,9 @@ class Monitor:
         return page_of_list(items, limit_of(params), params.get("cursor"))
 
     async def backup_status(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
-        """`backup_status`: a digest of the emergency recovery data, never the data itself."""
-        result: dict[str, JsonValue] = {"last_backup": None}
+        """`backup_status`: the newest backup that trigger_backup made, and a digest of the emergency recovery
+        data, never the data itself."""
+        result = await self._triggered()
         try:
             data = await self._node.call("getemergencyrecoverdata")
         except ClnError as error:
@@ -191,6 +195,14 @@ class Monitor:
         digest = hashlib.sha256(str(data.get("filedata", "")).encode()).hexdigest()
         result["emergency_recover"] = {"available": True, "sha256": digest}
         return result
+
+    async def _triggered(self) -> dict[str, JsonValue]:
+        try:
+            listed, damaged = await self._backups.all(await backup_key(self._node))
+        except ClnError as error:
+            return {"last_backup": None, "backups": 0, "reason": node_error(error).symbol}
+        newest: dict[str, JsonValue] | None = listed[0].to_doc() if listed else None
+        return {"last_backup": newest, "backups": len(listed), "damaged_backups": damaged}
 
     async def state_hash(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """`state_hash`: the hash and its roots (02 §9.3)."""

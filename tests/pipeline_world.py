@@ -480,7 +480,7 @@ class World:
     @staticmethod
     async def _own_backup(path: Path, passphrase: Secret) -> None:
         """Stands for the service that writes this plugin's rows, which needs a whole plugin."""
-        with written(path, passphrase, os.urandom) as out:
+        with written(path, None, os.urandom) as out:
             out.write(b"rows")
 
     async def _fault(self, point: str) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cl_hive_comms.domain.node_backup import NodeBackup
 from cl_hive_comms.services.executors.backup import backup_key, open_channels
 from crash_points import killed, under_way
 from hive_shared import crypto
 from hive_shared.nostr import nip44
 from hive_shared.registry import BACKUP, MONITOR, Tier
 from hive_shared.sealed_file import file_digest
-from pipeline_world import NODE_KEY, OTHER_KEY, View, World, issue, slug
+from pipeline_world import NODE_ID, NODE_KEY, OTHER_KEY, View, World, issue, slug
 
 
 def trusted(directory: Path) -> World:
@@ -127,12 +128,20 @@ async def test_a_backup_is_named_by_its_id_never_by_a_path(world: World, named_a
 
 
 async def test_old_backups_go_and_those_of_other_days_stay(world: World) -> None:
-    first = await done(world, "trigger_backup")
+    key = await backup_key(world.node)
+
+    async def make(number: int) -> str:
+        wanted = NodeBackup(f"{number:016x}", NODE_ID, "scb", world.now, 0, ())
+        return (await world.backups.make(wanted, None, key))[0].backup_id
+
+    first = await make(99)
     world.pass_time(86_400)
-    ids = [(await done(world, "trigger_backup"))["backup_id"] for _ in range(12)]
-    left = named(world)
-    assert left == sorted([first["backup_id"], *ids[-10:]])
+    ids = [await make(number) for number in range(12)]
+    assert named(world) == sorted([first, *ids[-10:]])
     assert (await status(world))["backups"] == 11
+    world.pass_time(31 * 86_400)
+    await make(50)
+    assert first not in named(world) and len(named(world)) == 10
 
 
 async def test_what_cannot_be_written_leaves_nothing_and_says_why(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from cl_hive_comms.services.executors.channels import find_channel
 from cl_hive_comms.services.executors.monitor import Monitor, redacted
 from cl_hive_comms.services.executors.monitor_history import History
 from cl_hive_comms.services.executors.pages import PAGE_BYTES, clean, cursor_number, page_of_list
+from cl_hive_comms.services.node_backups import NodeBackups
 from hive_shared.canonical import encode
+from hive_shared.crypto import Secret
 from hive_shared.errors import InvalidParams
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,7 +72,11 @@ def monitor(node: NodeFake) -> Monitor:
     async def no_hash() -> dict[str, Any]:
         return {}
 
-    return Monitor(node, no_hash, History(node).forward_totals)
+    async def none(path: Path, passphrase: Secret) -> None:
+        raise AssertionError
+
+    nowhere = NodeBackups(Path("no-such-directory"), none, lambda: None, bytes)
+    return Monitor(node, no_hash, History(node).forward_totals, nowhere)
 
 
 async def all_pages(read: Any, params: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:

@@ -70,7 +70,8 @@ def requests(schema: str, name: str) -> Iterator[ActionRequest]:
         yield ActionRequest(
             schema=schema,
             action=name,
-            params={},
+            # Whether pushing is allowed is looked at only when something is pushed.
+            params={"push_msat": 1_000},
             danger=danger,
             read_only=find(schema, name).read_only,
             advisor_id="alice",

@@ -1,6 +1,5 @@
 """Composition of the command pipeline: the adapters and services of this plugin for its builder."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -41,11 +40,6 @@ from cl_hive_comms.storage.telemetry_store import TelemetryStore
 def unix_now() -> int:
     """The clock of this plugin, Unix seconds."""
     return int(time.time())
-
-
-def unix_now_ms() -> int:
-    """The clock of this plugin, milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def pipeline_parts(
@@ -104,8 +98,6 @@ def pipeline_parts(
         trusted_issuers=lambda: config().trusted_issuers,
         max_skew_s=lambda: config().max_skew_s,
         now=unix_now,
-        now_ms=unix_now_ms,
-        random_bytes=os.urandom,
         on_receipt=on_receipt,
         log=log,
         fault=fault_point(node["network"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -56,6 +58,11 @@ from .timer_service import TimerService
 from .trust_service import TrustService
 
 
+def unix_now_ms() -> int:
+    """The clock of this plugin, milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineParts:
     """Everything the pipeline takes from outside. Times: `now` unix seconds, `now_ms` milliseconds.
@@ -93,8 +100,8 @@ class PipelineParts:
     trusted_issuers: Callable[[], Collection[str]]
     max_skew_s: Callable[[], int]
     now: Callable[[], int]
-    now_ms: Callable[[], int]
-    random_bytes: Callable[[int], bytes]
+    now_ms: Callable[[], int] = unix_now_ms
+    random_bytes: Callable[[int], bytes] = os.urandom
     log: Log
     fault: Fault = no_fault
     window_ms: int = WINDOW_MS

@@ -32,11 +32,13 @@ from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
+from hive_advisor.services.telemetry import TelemetryService
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
+from hive_advisor.storage.telemetry_store import TelemetryStore
 from hive_advisor.transport.commando import CommandoLink
 from hive_advisor.transport.local import LocalLink
 from hive_advisor.transport.nostr_keys import NostrKeys
@@ -107,6 +109,9 @@ class Advisor:
         self.acknowledge, self.capabilities = asks.acknowledge, asks.capabilities
         self.ask_status, self.confirm, self.cancel = asks.ask_status, asks.confirm, asks.cancel
         self.send_again = asks.send_again
+        self.telemetry = TelemetryService(
+            self._db, TelemetryStore(), self._records, self.clients, asks.control, now=self._now
+        )
         self._mail = MailService(
             self._db,
             self._records,
@@ -116,6 +121,7 @@ class Advisor:
             self.receipts,
             self.delivery,
             self.approvals,
+            self.telemetry,
             keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
@@ -132,6 +138,7 @@ class Advisor:
             self.approvals,
             self.shared_key,
             asks,
+            self.telemetry,
             catch_up=self._link.catch_up,
             now=self._now,
         )

@@ -23,6 +23,7 @@ from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.ports import ClientRows, RecordRows
 from hive_advisor.services.receipts import Fork, ReceiptService
+from hive_advisor.services.telemetry import TelemetryService
 
 _MAX_MESSAGE = 1_048_576
 
@@ -40,6 +41,7 @@ class MailService:
         receipts: ReceiptService,
         delivery: DeliveryService,
         approvals: ApprovalService,
+        telemetry: TelemetryService,
         *,
         keyring: Keyring,
         accept_offers: bool,
@@ -49,7 +51,7 @@ class MailService:
     ) -> None:
         self._db, self._records, self._rows = db, records, rows
         self._clients, self._commands, self._receipts = clients, commands, receipts
-        self._delivery, self._approvals = delivery, approvals
+        self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
         self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -185,6 +187,8 @@ class MailService:
                 raise InvalidParams("the revoked credential is not one of this client's")
         elif action == "confirm_challenge":
             await self._commands.challenged(client, params)
+        elif action == "telemetry":
+            await self._telemetry.take(client, params)
         elif action in _NOTED_PUSHES:
             await self._db.write(
                 lambda tx: self._records.add_event(tx, action, client.alias, text, self._now())

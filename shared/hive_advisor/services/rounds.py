@@ -35,6 +35,12 @@ class Ask(Protocol):
     async def send_again(self, command: StoredCommand, client: Client) -> None: ...
 
 
+class Renewing(Protocol):
+    """What runs out and has to be asked for again (services.telemetry.TelemetryService)."""
+
+    async def renew(self) -> int: ...
+
+
 class RoundService:
     """Rounds over all clients, and the receipts of one. `catch_up` asks the relays for what waits."""
 
@@ -49,6 +55,7 @@ class RoundService:
         approvals: ApprovalService,
         shared_key: SharedKeyService,
         ask: Ask,
+        telemetry: Renewing,
         *,
         catch_up: Callable[[float], Awaitable[int]],
         now: Callable[[], int],
@@ -56,7 +63,7 @@ class RoundService:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._receipts, self._mail, self._ask = receipts, mail, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
-        self._shared = shared_key
+        self._shared, self._telemetry = shared_key, telemetry
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
@@ -73,6 +80,7 @@ class RoundService:
         sent += await self._approvals.send_unanswered()
         if shared is None:
             await self._ask_stopped(by_id.values())
+            await self._telemetry.renew()
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
             if command.schema == CONTROL:

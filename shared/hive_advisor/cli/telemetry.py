@@ -1,0 +1,107 @@
+"""``hive-advisor telemetry``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from hive_shared.errors import Conflict
+from hive_shared.registry.control import TELEMETRY_METRICS
+
+from hive_advisor.cli import completing, output
+from hive_advisor.cli.context import Settings, answered, pass_settings
+from hive_advisor.domain.telemetry import Figure
+
+_METRIC = click.Choice(TELEMETRY_METRICS)
+_ALL = 5_000_000
+
+
+@click.group()
+def telemetry() -> None:
+    """Figures that nodes send by themselves."""
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.argument("metrics", nargs=-1, required=True, type=_METRIC)
+@click.option("--interval", type=click.IntRange(300, 86_400), default=3_600, show_default=True)
+@click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
+@pass_settings
+@answered
+async def subscribe(
+    settings: Settings, alias: str, metrics: tuple[str, ...], interval: int, days: int
+) -> None:
+    """Have a node send these metrics every --interval seconds; `run` renews it until you unsubscribe."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.clients.named(alias)
+        wanted = tuple(dict.fromkeys(metrics))
+        _show(
+            settings,
+            await kit.telemetry.subscribe(found, wanted, interval, days * 86_400, settings.wait),
+        )
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.argument("sub_id")
+@pass_settings
+@answered
+async def unsubscribe(settings: Settings, alias: str, sub_id: str) -> None:
+    """Have a node stop; `telemetry show` lists what runs."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.clients.named(alias)
+        _show(settings, await kit.telemetry.unsubscribe(found, sub_id, settings.wait))
+
+
+def _show(settings: Settings, answer: dict[str, Any]) -> None:
+    if isinstance(answer["result"], dict):
+        settings.terminal.show(answer["result"])
+        return
+    told = {name: answer[name] for name in ("state", "slug", "message")}
+    settings.terminal.show(told, output.REFUSED if answer["slug"] else output.PENDING)
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.option("--metric", type=_METRIC, help="this one only")
+@click.option("--since", default=0, help="Unix seconds to start at")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@pass_settings
+@answered
+async def show(settings: Settings, alias: str, metric: str | None, since: int, limit: int) -> None:
+    """What runs at a node, and the newest figures that came."""
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(alias)
+        running = [
+            {
+                "sub_id": row.sub_id,
+                "metrics": [*row.metrics],
+                "interval_s": row.interval_s,
+                "until": output.moment(row.until),
+            }
+            for row in await kit.telemetry.followed(found)
+        ]
+        items = [_row(figure) for figure in await kit.telemetry.figures(found, metric, since, limit)]
+        settings.terminal.show({"running": running, "items": items, "count": len(items)})
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--metric", type=_METRIC, help="this one only")
+@pass_settings
+@answered
+async def export(settings: Settings, alias: str, path: Path, metric: str | None) -> None:
+    """Write all figures of a node to a file, one JSON object a line, the oldest first."""
+    async with settings.kit(online=False) as kit:
+        if path.exists():
+            raise Conflict(f"{path} exists; name a new file")
+        found = await kit.telemetry.figures(await kit.clients.named(alias), metric, 0, _ALL)
+        path.write_text("".join(json.dumps(_row(figure)) + "\n" for figure in reversed(found)))
+        settings.terminal.show({"path": str(path), "figures": len(found)})
+
+
+def _row(figure: Figure) -> dict[str, Any]:
+    return {"at": figure.ts, "metric": figure.metric, "value": figure.value, "seq": figure.seq}

@@ -1,0 +1,135 @@
+"""Figures that nodes send by themselves: subscribed to, checked, kept, renewed (11 §7 "Duties", §12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.rows import Client
+from hive_advisor.domain.telemetry import Figure, Followed, renewal
+from hive_advisor.services.clients import ClientService
+from hive_advisor.services.ports import RecordRows
+
+_RETRY_S = 3_600
+_RENEW_WAIT_S = 10
+
+
+class TelemetryRows(Protocol):
+    """adv_telemetry and adv_telemetry_subs."""
+
+    def add(self, tx: Tx, figures: Sequence[Figure]) -> None: ...
+    def last_seq(self, tx: Tx, client_id: str, sub_id: str) -> int: ...
+    def figures(self, tx: Tx, client_id: str, metric: str | None, since: int, limit: int) -> list[Figure]: ...
+    def follow(self, tx: Tx, row: Followed) -> None: ...
+    def followed(self, tx: Tx, client_id: str | None = None) -> list[Followed]: ...
+    def unfollow(self, tx: Tx, sub_id: str) -> None: ...
+
+
+class Control(Protocol):
+    """Asks a node something of the control schema (services.asking.AskService.control)."""
+
+    async def __call__(
+        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
+    ) -> dict[str, Any]: ...
+
+
+class TelemetryService:
+    """Telemetry of all clients."""
+
+    def __init__(
+        self,
+        db: Db,
+        rows: TelemetryRows,
+        records: RecordRows,
+        clients: ClientService,
+        control: Control,
+        *,
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._records = db, rows, records
+        self._clients, self._control, self._now = clients, control, now
+
+    async def take(self, client: Client, body: Mapping[str, Any]) -> None:
+        """Keep a push whose signature was checked. Raises InvalidParams for what is no telemetry."""
+        parsed: dict[str, Any] = PUSHES["telemetry"].parse(dict(body))
+        if unknown := sorted(set(parsed["metrics"]) - set(TELEMETRY_METRICS)):
+            raise InvalidParams(f"telemetry with a metric that does not exist: {unknown[0][:40]!r}")
+        sub_id, seq = str(parsed["sub_id"]), int(parsed["seq"])
+        figures = [
+            Figure(client.client_id, metric, int(parsed["at"]), value, sub_id, seq)
+            for metric, value in sorted(parsed["metrics"].items())
+        ]
+
+        def keep(tx: Tx) -> None:
+            last = self._rows.last_seq(tx, client.client_id, sub_id)
+            self._rows.add(tx, figures)
+            if last and seq > last + 1:
+                text = f"{seq - last - 1} before number {seq} of {sub_id}"
+                self._records.add_event(tx, "telemetry_missing", client.alias, text, self._now())
+
+        await self._db.write(keep)
+
+    async def subscribe(
+        self, client: Client, metrics: Sequence[str], interval_s: int, span_s: int, wait_s: int
+    ) -> dict[str, Any]:
+        """Have a node send figures for ``span_s`` seconds, and go on until unsubscribed."""
+        now = self._now()
+        params = {"metrics": [*metrics], "interval_s": interval_s, "until": now + client.offset_s + span_s}
+        answer = await self._control(client.client_id, "telemetry_subscribe", params, wait_s)
+        result = answer["result"]
+        if isinstance(result, dict):
+            until = int(result["until"])
+            row = Followed(
+                str(result["sub_id"]),
+                client.client_id,
+                tuple(metrics),
+                interval_s,
+                span_s,
+                until,
+                max(renewal(now, until), now + interval_s),
+            )
+            await self._db.write(lambda tx: self._rows.follow(tx, row))
+        return answer
+
+    async def unsubscribe(self, client: Client, sub_id: str, wait_s: int) -> dict[str, Any]:
+        """Have a node stop. What it does not know any more is forgotten here too."""
+        answer = await self._control(client.client_id, "telemetry_unsubscribe", {"sub_id": sub_id}, wait_s)
+        if answer["result"] is not None or answer["slug"] == "invalid_params":
+            await self._db.write(lambda tx: self._rows.unfollow(tx, sub_id))
+        return answer
+
+    async def renew(self) -> int:
+        """Renew what has run for 80 % of its time; how many. One that is over is forgotten."""
+        renewed, now = 0, self._now()
+        clients = {client.client_id: client for client in await self._clients.all()}
+        for row in await self._db.read(self._rows.followed):
+            client = clients.get(row.client_id)
+            if client is None or row.until + client.offset_s <= now or client.state == "ended":
+                await self._db.write(partial(self._rows.unfollow, sub_id=row.sub_id))
+            elif row.renew_at <= now and client.state == "active":
+                # Noted first: a node that does not answer is asked once an hour.
+                later = replace(row, renew_at=now + _RETRY_S)
+                await self._db.write(partial(self._rows.follow, row=later))
+                try:
+                    answer = await self.subscribe(
+                        client, row.metrics, row.interval_s, row.span_s, _RENEW_WAIT_S
+                    )
+                except HiveError:
+                    # Without a credential or a way to the node now; it may be otherwise in an hour.
+                    continue
+                renewed += answer["result"] is not None
+        return renewed
+
+    async def figures(self, client: Client, metric: str | None, since: int, limit: int) -> list[Figure]:
+        """What came, the newest first."""
+        return await self._db.read(lambda tx: self._rows.figures(tx, client.client_id, metric, since, limit))
+
+    async def followed(self, client: Client) -> list[Followed]:
+        """What runs at a node."""
+        return await self._db.read(lambda tx: self._rows.followed(tx, client.client_id))

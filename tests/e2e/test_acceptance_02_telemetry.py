@@ -9,7 +9,8 @@ from contextlib import closing
 from typing import Any
 
 from agent import Agent
-from hive_devnet.world import World
+from channel_world import plugin_again
+from hive_devnet.world import World, until
 from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
 
 CONTROL = "hive:control/v1"
@@ -53,3 +54,25 @@ async def test_acceptance_02_11_telemetry_is_pushed_and_ends_with_the_credential
         assert db.execute("SELECT COUNT(*) FROM comms_telemetry").fetchone() == (0,)
     refused = await agent.rest(agent.signed("telemetry_subscribe", wanted, CONTROL))
     assert refused["error"]["slug"] == "credential_revoked", json.dumps(refused)
+
+
+async def test_the_kit_subscribes_and_keeps_what_comes_over_a_killed_plugin(world: World) -> None:
+    await world.hire()
+    alias = "alice"
+    asked = ("telemetry", "subscribe", alias, "health", "pending", "--interval", "300", "--days", "2")
+    sub_id = (await world.advisor.run(*asked))["sub_id"]
+
+    async def came() -> list[dict[str, Any]]:
+        await world.advisor.run("run", "--once")
+        found: list[dict[str, Any]] = (await world.advisor.run("telemetry", "show", alias))["items"]
+        return found
+
+    items = await until(came, "the first figures", 60)
+    assert {item["metric"] for item in items} == {"health", "pending"}
+    assert {item["seq"] for item in items} == {1}
+    await plugin_again(world)
+    (shown,) = await told(world)
+    assert shown["sent"] == 1, "not sent again by the start"
+    ended = await world.advisor.run("telemetry", "unsubscribe", alias, sub_id)
+    assert ended["ended"] is True and await told(world) == []
+    assert (await world.advisor.run("telemetry", "show", alias))["running"] == []

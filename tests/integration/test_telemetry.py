@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.telemetry import OF_NODE, READ_OF
+from cl_hive_comms.domain.telemetry import OF_NODE, READ_OF, Subscription
+from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
-from hive_shared import envelope
+from hiring_world import HiringWorld
+from hive_shared import crypto, envelope
 from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
-from pipeline_world import NOW, OTHER_KEY, Keys, View, World, issue, slug
+from pipeline_world import AGENT_KEY, NOW, OTHER_KEY, Keys, View, World, issue, slug
 
 CONTROL = "hive:control/v1"
 DAY = 86_400
@@ -339,3 +341,26 @@ async def test_it_is_told_as_served(world: World) -> None:
     missing = {row["action"] for row in answer["result"]["unsupported_actions"]}
     assert not missing & {"telemetry_subscribe", "telemetry_unsubscribe"}
     assert set(READ_OF) == set(TELEMETRY_METRICS) and set(READ_OF) >= OF_NODE
+
+
+async def test_revocation_and_a_new_credential_end_it_in_their_own_transaction(tmp_path: Path) -> None:
+    world = HiringWorld(tmp_path)
+    await world.start()
+    store, key = TelemetryStore(), crypto.xonly_pubkey(AGENT_KEY)
+
+    async def running() -> list[str]:
+        return [row.credential_id for row in await world.db.read(store.all)]
+
+    async def begin(credential_id: str) -> None:
+        row = Subscription(credential_id, credential_id, "a", key, ("health",), 300, 2 * NOW, 0, 0, NOW, NOW)
+        await world.db.write(lambda tx: store.add(tx, row))
+        assert credential_id in await running()
+
+    first = await world.service.authorize(Hire(key, "fees"))
+    await begin(first.row.credential_id)
+    second = await world.service.authorize(Hire(key, "fees"))
+    assert await running() == []
+    await begin(second.row.credential_id)
+    await world.service.revoke_all("enough")
+    assert await running() == []
+    world.db.close()

@@ -18,6 +18,7 @@ from hive_advisor.services.ports import RecordRows
 
 _RETRY_S = 3_600
 _RENEW_WAIT_S = 10
+_GAP_S = 60
 
 
 class TelemetryRows(Protocol):
@@ -92,7 +93,7 @@ class TelemetryService:
                 interval_s,
                 span_s,
                 until,
-                max(renewal(now, until), now + interval_s),
+                max(renewal(now, until - client.offset_s), now + _GAP_S),
             )
             await self._db.write(lambda tx: self._rows.follow(tx, row))
         return answer

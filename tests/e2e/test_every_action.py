@@ -15,6 +15,7 @@ import actions_forwarding
 import actions_htlc
 import actions_payment
 import actions_peer
+import actions_plugin
 import actions_wallet
 import pytest
 import pytest_asyncio
@@ -33,6 +34,7 @@ ENTRIES = (
     *actions_htlc.ENTRIES,
     *actions_payment.ENTRIES,
     *actions_peer.ENTRIES,
+    *actions_plugin.ENTRIES,
     *actions_wallet.ENTRIES,
 )
 

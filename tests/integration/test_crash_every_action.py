@@ -15,7 +15,7 @@ from crash_points import killed, under_way
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.envelope import approve_digest, confirm_digest
-from hive_shared.registry import BACKUP, Tier
+from hive_shared.registry import BACKUP, PLUGIN, Tier
 from payment_world import CASES as PAYMENTS
 from pipeline_world import AGENT_KEY, View, World, issue
 from wallet_world import CASES as OTHERS
@@ -57,6 +57,7 @@ CASES = {
     (FORWARDING, "disable_all"): Case(ALL),
     (FORWARDING, "enable_all"): Case({}, ((FORWARDING, "disable_all", ALL),)),
     (CONFIG, "set_config"): Case({"key": "askrene-timeout", "value": 20, "transient": True}),
+    (PLUGIN, "configure"): Case({"option": "askrene-timeout", "value": 20}),
     (CONFIG, "set_min_channel_size"): Case({"sats": 50_000}),
     (CONFIG, "disable_forwarding"): Case({}),
     (CONFIG, "enable_forwarding"): Case({}, ((FORWARDING, "disable_all", ALL),)),
@@ -95,7 +96,8 @@ def trusted(directory: Path) -> World:
         max_fee_change_per_24h_pct=100,
         allowed_config=["askrene-timeout"],
         approval_overrides=dict.fromkeys(
-            ("fee_policy_*", "htlc_policy_*", "forwarding_*", "config_*", "emergency_*"), "auto_execute"
+            ("fee_policy_*", "htlc_policy_*", "forwarding_*", "config_*", "plugin_*", "emergency_*"),
+            "auto_execute",
         ),
     )
     return world

@@ -25,6 +25,7 @@ from .monitor import FEE_POLICY, MONITOR
 from .params import MAX_MSAT, MAX_SAT, ParamSchema, is_uuid, parse_nonce, parse_scid
 from .payment import DESCRIPTION_BYTES, PAYMENT
 from .peer import PEER
+from .plugin import PLUGIN
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
 from .spec import ActionSpec, SchemaSpec
 from .wallet import DUST_SAT, WALLET
@@ -48,6 +49,7 @@ __all__ = [
     "MONITOR",
     "PAYMENT",
     "PEER",
+    "PLUGIN",
     "PUSHES",
     "SCHEMAS",
     "SCHEMA_ALIASES",

@@ -6,9 +6,8 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from . import backup, channel, config, forwarding, htlc, payment, peer, wallet
+from . import backup, channel, config, forwarding, htlc, payment, peer, plugin, wallet
 from .danger import (
-    Tier,
     by_amount,
     plus_withdrawal,
 )
@@ -32,16 +31,6 @@ def _splice() -> SchemaSpec:
     table.write("splice_in", "5/5/4/3/4")
     table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
     table.write("splice_open", "7/7/5/5/6", why=NO_CALL)
-    return table.done()
-
-
-def _plugin() -> SchemaSpec:
-    table = SchemaTable("hive:plugin/v1", "plugin")
-    table.read("list", "list_plugins")
-    table.write("start_approved", "4/4/4/4/4", "start", "start_plugin", tier=Tier.ADVANCED)
-    table.write("start_arbitrary", "9/9/8/9/9", why="starting a plugin by path is never allowed remotely")
-    table.write("stop", "4/4/5/5/4", "stop_plugin")
-    table.write("configure", "3/4/4/4/3", tier=Tier.ADVANCED)
     return table.done()
 
 
@@ -74,7 +63,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         peer.peer(),
         payment.payments(),
         wallet.wallet(),
-        _plugin(),
+        plugin.plugin(),
         config.config(),
         backup.backup(),
         forwarding.emergency(),

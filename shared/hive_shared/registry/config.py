@@ -26,7 +26,8 @@ CONFIG: Final = "hive:config/v1"
 MAX_ALIAS_BYTES: Final = 32
 """What a node announcement has room for (BOLT 7)."""
 
-_OPTION: Final = Text(100, 1, pattern=r"[a-z0-9][a-z0-9._-]*", what="the name of an option")
+OPTION: Final = Text(100, 1, pattern=r"[a-z0-9][a-z0-9._-]*", what="the name of an option")
+"""How options of the node and of its plugins are named."""
 _ADDRESS: Final = Text(
     255, 4, pattern=r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", what="host or host:port"
 )
@@ -104,7 +105,7 @@ ADJUST_GROUP: Final = {parameter: group for group, names in _GROUPS.items() for 
 def config() -> SchemaSpec:
     """What agents may read and set of the node's options."""
     table = SchemaTable(CONFIG, "config_tune")
-    table.read("get_config", params=ParamSchema((Param("key", _OPTION), *PAGE)))
+    table.read("get_config", params=ParamSchema((Param("key", OPTION), *PAGE)))
     table.write("adjust", _adjust())
     table.write(
         "set_config",
@@ -112,7 +113,7 @@ def config() -> SchemaSpec:
         tier=Tier.ADMIN,
         params=ParamSchema(
             (
-                Param("key", _OPTION, required=True),
+                Param("key", OPTION, required=True),
                 Param("value", Scalar(), required=True),
                 Param("transient", Bool(), default=False),
             )

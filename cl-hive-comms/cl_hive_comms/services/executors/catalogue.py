@@ -22,6 +22,7 @@ from hive_shared.registry import (
     MONITOR,
     PAYMENT,
     PEER,
+    PLUGIN,
     WALLET,
 )
 from hive_shared.store import StoreError
@@ -37,7 +38,7 @@ from .channel_close import ForceClose, ResolveExpired, channel_writes
 from .channel_open import expansion_writes
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
-from .config import GetConfig, config_writes
+from .config import Configure, GetConfig, config_writes
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
@@ -156,6 +157,7 @@ class Executors:
         }
         found[WALLET, "list_funds"] = ListFunds(node, self._frozen)
         found[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
+        found[PLUGIN, "list"] = _Reading(now.plugin_status)
         found[BACKUP, "verify_backup"] = VerifyBackup(node, self._backups)
         found[CONFIG, "get_config"] = GetConfig(node)
         return found | self._htlc_reads(HtlcReads(node, seen))
@@ -174,6 +176,7 @@ class Executors:
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, fault),
+            PLUGIN: {"configure": Configure(node)},
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}

@@ -163,14 +163,37 @@ class SetConfig(_SetOption):
     """`set_config`: an option that the operator put into allowed_config."""
 
     def _wanted(self, params: Params) -> tuple[str, str, JsonValue]:
-        name = str(params["key"])
-        if is_secret(name):
+        return _open_name(params["key"]), "key", params["value"]
+
+
+class Configure(_SetOption):
+    """`configure` of hive:plugin/v1: an option of a plugin that the operator put into allowed_config."""
+
+    def _wanted(self, params: Params) -> tuple[str, str, JsonValue]:
+        return _open_name(params["option"]), "option", params["value"]
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """Read the option. Raises InvalidParams for one of the node's own, ClnError."""
+        name, param, _ = self._wanted(params)
+        if "plugin" not in await option_row(self._node, name, param):
             raise from_symbol(
-                "policy_blocked",
-                f"option {name!a} may hold a secret, which only the operator sets",
-                rule="floor",
+                "invalid_params",
+                f"option {name!a} is the node's own or not set; hive:config/v1 set_config sets the node's",
+                param="option",
+                expected="an option of a plugin",
             )
-        return name, "key", params["value"]
+        return await super().prepare(params, caller)
+
+
+def _open_name(value: JsonValue) -> str:
+    name = str(value)
+    if is_secret(name):
+        raise from_symbol(
+            "policy_blocked",
+            f"option {name!a} may hold a secret, which only the operator sets",
+            rule="floor",
+        )
+    return name
 
 
 class SetMinChannelSize(_SetOption):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
@@ -110,6 +111,24 @@ async def test_paying_twice_returns_the_first_payment(trio: Any) -> None:
     (row,) = (await trio.alice.call("listpays", {"bolt11": made["bolt11"]}))["pays"]
     assert (row["status"], row["preimage"]) == ("complete", first["payment_preimage"])
     assert len((await trio.alice.call("listsendpays", {"bolt11": made["bolt11"]}))["payments"]) == 1
+
+
+async def test_xpay_does_not_pay_again(trio: Any) -> None:
+    made = await _invoice(trio.bob, "paid once")
+    await trio.alice.call("xpay", {"invstring": made["bolt11"]})
+    error = await trio.alice.error("xpay", {"invstring": made["bolt11"]})
+    assert (error.code, error.message) == (219, "Already paid this invoice successfully")
+    assert len((await trio.alice.call("listsendpays", {"bolt11": made["bolt11"]}))["payments"]) == 1
+
+
+async def test_xkeysend_is_found_by_its_label(trio: Any) -> None:
+    asked = {"destination": trio.bob.id, "amount_msat": 6000, "label": "hive:1", "retry_for": 30}
+    paid = await trio.alice.call("xkeysend", {**asked, "maxfee": 5000})
+    digest = hashlib.sha256(bytes.fromhex(paid["payment_preimage"])).hexdigest()
+    rows = (await trio.alice.call("listsendpays", {"payment_hash": digest}))["payments"]
+    assert [(row["label"], row["status"], row["amount_msat"]) for row in rows] == [
+        ("hive:1", "complete", 6000)
+    ]
 
 
 async def test_wait_tells_how_many_parts_were_made(trio: Any) -> None:

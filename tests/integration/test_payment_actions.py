@@ -240,6 +240,42 @@ async def test_what_takes_long_is_watched_and_counts_until_it_ends(
     assert len(world.node.sent) == 1
 
 
+@pytest.mark.parametrize("action", ["pay_invoice", "keysend"])
+@pytest.mark.parametrize("late", [True, False])
+async def test_acceptance_02_12_nothing_is_called_unsent_while_the_call_may_still_run(
+    world: Paying, action: str, late: bool
+) -> None:
+    """Killed when the node was told to pay: it may begin, or try again after a failure, until `retry_for` and
+    two minutes are over."""
+    world.crash_at = "payment_noted"
+    paid: dict[str, JsonValue] = {"destination": FRIEND, "amount_msat": 50_000_000}
+    told = world.envelope(SCHEMA, action, {"bolt11": BILL} if action == "pay_invoice" else paid)
+    with pytest.raises(Crash):
+        await world.handle(told)
+    world.restart()
+    row = await world.db.read(lambda tx: tx.execute("SELECT command_id FROM comms_commands").fetchone())
+    sends = {"maxfee": 0, "label": f"hive:{row[0]}", "invstring": BILL, **paid}
+    for _ in range(OVER_S // 60):
+        await ticks(world)
+        assert await state(world) == "pending_external" and await world.docs() == []
+        world.pass_time(59)
+        if late and not world.node.parts:
+            # A first attempt that failed says nothing yet.
+            world.node._send("xpay", sends, FRIEND, 1, "00" * 32)
+            world.node.parts[0] |= {
+                "status": "failed",
+                "payment_hash": world.node.asked[BILL]["payment_hash"],
+            }
+    if late:
+        getattr(world.node, "_xpay" if action == "pay_invoice" else "_xkeysend")(sends)
+    world.pass_time(OVER_S)
+    await ticks(world)
+    (receipt,) = await world.docs()
+    assert receipt["status"] == ("success" if late else "error"), receipt
+    assert spent(world) == ((50_000, 50_000) if late else (0, 0))
+    assert "xpay" not in world.node.calls and "xkeysend" not in world.node.calls
+
+
 async def test_a_refusal_of_the_node_ends_it_at_once_in_our_words(world: Paying) -> None:
     world.node.ends = "failed"
     refused = await answer(world, "pay_invoice", {"bolt11": BILL})

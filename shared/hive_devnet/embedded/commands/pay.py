@@ -10,7 +10,7 @@ from typing import Any
 from hive_devnet.embedded.bolt11 import Invoice
 from hive_devnet.embedded.commands.invoices import index_name, parse_invoice
 from hive_devnet.embedded.courier import describe_part
-from hive_devnet.embedded.errors import INVALID_PARAMS, PAY_INVOICE_EXPIRED, RpcError
+from hive_devnet.embedded.errors import INVALID_PARAMS, PAY_ALREADY_PAID, PAY_INVOICE_EXPIRED, RpcError
 from hive_devnet.embedded.ledger.payments import COMPLETE, FAILED, PENDING, Part
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
@@ -168,7 +168,10 @@ async def xpay(call: Call) -> Result:
     default = max(order.amount_msat // 100, _EXEMPT_FEE_MSAT)
     limit = call["maxfee"] if call["maxfee"] is not None else default
     order = _with(order, maxfee_msat=limit, retry_for=float(call["retry_for"]))
-    return _modern(await _pay(call.node, order))
+    # Unlike pay, which gives the first payment's answer.
+    if _previous(call.node, order.payment_hash) is not None:
+        raise RpcError(PAY_ALREADY_PAID, "Already paid this invoice successfully")
+    return _modern(await Payer(call.node).pay(order))
 
 
 def _extra_tlvs(name: str, value: Any) -> str:

@@ -24,6 +24,12 @@ async def _is_there(stage: Stage, params: Params, result: Answer) -> None:
         assert hashlib.sha256((directory / file["name"]).read_bytes()).hexdigest() == file["sha256"]
     opened = await stage.call("hive-client-open-backup", backup_id=result["backup_id"])
     assert opened["scb"] == (await stage.call("staticbackup"))["scb"]
+    passphrase = directory / "passphrase"
+    passphrase.touch(0o600)
+    passphrase.write_text((await stage.call("makesecret", string="hive-comms-backup-v1"))["secret"])
+    own = str(directory / "comms.sealed")
+    dry = await stage.call("hive-client-restore", path=own, passphrase_file=str(passphrase))
+    assert dry["dry_run"] is True and len(dry["parts"]) > 1, "the operator opens it as the guide says"
     assert result["missing_channels"] == [] and result["channels"] == len(await _channels(stage))
 
 

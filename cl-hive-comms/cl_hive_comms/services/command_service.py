@@ -346,7 +346,8 @@ class CommandService:
     async def _write(self, case: Case, preparation: Preparation) -> Response:
         judged: Judged | None = None
         try:
-            async with self._decision.judge(case, preparation) as verdict:
+            rate = self._intake.check_danger_rate
+            async with self._decision.judge(case, preparation, rate) as verdict:
                 judged = verdict.judged
                 if judged.workflow == "auto":
                     return await self._execution.run(

@@ -44,6 +44,9 @@ from .executors.action import Caller, Params, Plan, WriteAction
 from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Handoffs, Policies
 from .spend_limits import SpendCap, SpendLimits
 
+Rate = Callable[[str, int], None]
+"""Takes the sender's key and the danger; raises RateLimited."""
+
 UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
 
@@ -206,8 +209,10 @@ class DecisionService:
         return _Asked(who, spec, parsed, action, await action.prepare(parsed, caller))
 
     @asynccontextmanager
-    async def judge(self, case: Case, preparation: Preparation) -> AsyncIterator[Verdict]:
-        """Steps 10 to 16 of a write. Channels stay locked inside.
+    async def judge(
+        self, case: Case, preparation: Preparation, rate: Rate | None = None
+    ) -> AsyncIterator[Verdict]:
+        """Steps 10 to 16 of a write. Channels stay locked inside. `rate` counts the command by its danger.
 
         Raises HiveError (step 10), RuleRefusal (later steps), ClnError when the node cannot be asked.
         """
@@ -220,7 +225,7 @@ class DecisionService:
                     # Somebody changed the channel after we had read it.
                     plan = await asked.action.prepare(asked.params, case.caller(self._now()))
                 preparation.close()
-                yield await self._judge(asked.who, asked.spec, asked.params, plan, case)
+                yield await self._judge(asked.who, asked.spec, asked.params, plan, case, rate)
 
     def _check_never(self, schema: str, action: str, params: JsonValue) -> None:
         """A floor speaks before "not served": the agent learns that it will never be (02 §12, §15.23)."""
@@ -234,7 +239,13 @@ class DecisionService:
             raise from_symbol(denial.symbol, denial.sentence, rule=denial.rule_id)
 
     async def _judge(
-        self, who: Who, spec: ActionSpec, params: Params, plan: Plan, case: Case | None
+        self,
+        who: Who,
+        spec: ActionSpec,
+        params: Params,
+        plan: Plan,
+        case: Case | None,
+        rate: Rate | None = None,
     ) -> Verdict:
         facts = self._facts(who, params, plan)
         scored = amounts_to(spec, params, facts, plan)
@@ -242,6 +253,8 @@ class DecisionService:
         rated = _Rated(spec, scored, params, plan, danger, facts)
         stale = case is not None and await self._is_stale(case, plan)
         try:
+            if case is not None and rate is not None:
+                rate(case.sender, danger.total)
             past = self._db.peek(lambda tx: self._past(tx, who, rated))
             verdict = self._verdict(who, rated, past, stale)
             if case is not None:

@@ -15,7 +15,7 @@ from hive_shared.canonical import JsonValue, decode, encode
 from hive_shared.credential import doc_hash, parse, to_doc
 from hive_shared.envelope import Command
 from hive_shared.errors import HiveError, from_symbol
-from hive_shared.registry import CONTROL, DangerFacts, find, parse_params
+from hive_shared.registry import CONTROL
 
 from .ports_commands import Credentials, CredentialView, Identity, KillSwitch, VerifyCredential
 
@@ -110,7 +110,6 @@ class Intake:
             if not proven:
                 # Not before: who only claims a key must not use up the minute of its owner.
                 self._check_rate(ingress.sender_key)
-            self._check_danger_rate(command)
         except HiveError as error:
             who = ingress.sender_key if proven else f"{ingress.transport} {ingress.sender_key}"
             if not self._windows.allow("answers", who, _ANSWERED_PER_MINUTE):
@@ -226,14 +225,9 @@ class Intake:
                 "bad_signature", "the signature does not fit the envelope; the nonce is still unused"
             )
 
-    def _check_danger_rate(self, command: Command) -> None:
-        # Danger proper is step 11; for the rate its value without knowledge of the node is enough.
-        try:
-            spec = find(command.schema_type, command.action)
-            danger = spec.danger(parse_params(spec, command.params), DangerFacts()).total
-        except HiveError:
-            return
-        if danger >= DANGEROUS and not self._windows.allow("dangerous", command.sender, DANGEROUS_PER_MINUTE):
+    def check_danger_rate(self, sender_key: str, danger: int) -> None:
+        """Count a command whose whole danger is known now (docs/decisions/0399). Raises RateLimited."""
+        if danger >= DANGEROUS and not self._windows.allow("dangerous", sender_key, DANGEROUS_PER_MINUTE):
             raise from_symbol(
                 "rate_limited",
                 f"more than {DANGEROUS_PER_MINUTE} commands of danger {DANGEROUS} or more in a minute",

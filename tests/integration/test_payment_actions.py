@@ -76,6 +76,25 @@ async def test_acceptance_02_08_payments_of_a_day_add_up_in_the_danger(world: Pa
     assert (again["status"], again["receipt"]["danger"]["total"]) == (0, 4), again
 
 
+async def test_small_payments_of_a_minute_are_not_counted_as_dangerous_and_larger_ones_are(
+    world: Paying,
+) -> None:
+    """What an invoice asks for is read before its danger is counted."""
+    for number in range(6):
+        small = world.node.invoice_of(f"s{number}", 50_000)
+        done = await world.ask(SCHEMA, "pay_invoice", {"bolt11": small})
+        assert (done["status"], done["receipt"]["danger"]["total"]) == (0, 4), done
+    for number in range(6):
+        larger = world.node.invoice_of(f"l{number}", 10_000_000)
+        done = await world.ask(SCHEMA, "pay_invoice", {"bolt11": larger})
+        assert (slug(done) == "rate_limited") is (number == 5), (number, done)
+    assert len(world.node.sent) == 11
+    assert done["receipt"]["danger"]["total"] >= 5, "refused with the danger that was counted"
+    # Neither does the refusal count, nor what is less dangerous.
+    made = await world.ask(SCHEMA, "create_invoice", {"amount_msat": 1_000, "description": ""})
+    assert made["status"] == 0, made
+
+
 async def test_the_result_says_what_it_cost_and_no_preimage_leaves_the_node(world: Paying) -> None:
     done = await answer(world, "pay_invoice", {"bolt11": BILL})
     assert done["result"] == {
@@ -114,6 +133,9 @@ async def test_the_credentials_limit_and_the_operators_budget_hold(world: Paying
     world.policies.override("aggressive", daily_budget_sats=50_001, approval_overrides=words)
     refused = await answer(world, "keysend", {"destination": FRIEND, "amount_msat": 1_000})
     assert slug(refused) == "budget_exhausted", refused
+    hits = [(level.value, text) for level, code, text in world.out.alerts if code == "budget_hit"]
+    ((level, text),) = hits
+    assert level == "critical" and "50001 of 50001 sat" in text
     # Asking for money spends none.
     made = await answer(world, "create_invoice", {"amount_msat": 10**12, "description": ""})
     assert made["status"] == 0, made

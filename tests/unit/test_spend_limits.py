@@ -77,3 +77,21 @@ async def test_the_operator_hears_when_the_budget_is_at_four_fifths_and_only_the
     for number, (amount, told) in enumerate(((79_000, 0), (1_000, 1), (5_000, 1))):
         await db.write(lambda tx, n=number, a=amount: limits.take(tx, cap(a, budget=100_000), str(n), NOW))  # type: ignore[misc]
         assert len(outside.alerts) == told, amount
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(ONCHAIN, "max_onchain_sats_24h"), (PAYMENT, "max_payment_sats_24h")]
+)
+async def test_the_operator_hears_when_a_credentials_limit_is_at_four_fifths(
+    db: Db, kind: str, name: str
+) -> None:
+    outside = Outside()
+    limits = SpendLimits(SpendStore(), outside)
+    for number, (amount, told) in enumerate(((79_999, 0), (1, 1), (20_000, 1))):
+        # Of a limit of the credential only amounts count, not fees.
+        spend = SpendCap(Spend(kind, amount, 5_000), "c1", None, 100_000, lambda _: True)
+        await db.write(lambda tx, n=number, s=spend: limits.take(tx, s, str(n), NOW))  # type: ignore[misc]
+        assert len(outside.alerts) == told, amount
+    ((level, code, text),) = outside.alerts
+    assert (level.value, code) == ("warning", "limit_near")
+    assert text.startswith(f"80000 of 100000 sat of {name} of credential c1 are spent")

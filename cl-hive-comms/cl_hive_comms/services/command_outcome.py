@@ -24,7 +24,7 @@ from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
 from .receipt_service import ReceiptFields, ReceiptService
-from .spend_limits import SpendRows
+from .spend_limits import SpendRows, tell_hit
 from .trust_service import TrustService
 
 RESPONSE_KEPT_S: Final = 7 * 86_400
@@ -237,6 +237,7 @@ class CommandOutcomes:
         """End a command that a rule refused on arrival. Repeats within a minute share one receipt (0071)."""
         now = self._now()
         self._trust.refused(tx, case.advisor_id, error.symbol)
+        tell_hit(self._alerts, tx, error)
         self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         shared = self._commands.refusal_receipt(tx, case.sender, error.symbol, now // 60)
         if shared is None:
@@ -261,6 +262,7 @@ class CommandOutcomes:
     ) -> Response:
         """End a command that waited for people: refused, expired or cancelled. Always its own receipt."""
         ended = walk(from_state, event)
+        tell_hit(self._alerts, tx, error)
         receipt = self._receipt(tx, case, ended, error=error, danger=judged.danger, judged=judged)
         self._move(tx, case, from_state, event, slug=error.symbol, receipt_id=receipt.receipt_id)
         self._fees.release(tx, case.command_id)

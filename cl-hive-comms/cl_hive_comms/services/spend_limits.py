@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from hive_shared.errors import from_symbol
+from hive_shared.errors import HiveError, from_symbol
 from hive_shared.store import Tx
 
 from ..domain.alert import Level
@@ -90,7 +90,7 @@ class SpendLimits:
 
     def take(self, tx: Tx, cap: SpendCap, command_id: str, now: int) -> None:
         """Count again inside the transaction that starts the command, for another may have started since it
-        was judged; reserve; alert when that brings the budget to 80 %.
+        was judged; reserve; alert when that brings the budget or the credential's limit to 80 %.
 
         Raises BudgetExhausted, the error of `constraint_violated`, or Busy when the command now scores a
         higher danger than the one it was allowed with.
@@ -119,13 +119,28 @@ class SpendLimits:
                 "another of your spends began meanwhile, which makes this one more dangerous; ask again",
             )
         self._rows.reserve(tx, command_id, cap.credential_id, spend, now)
-        after = before + spend.total_sat
-        if cap.budget_sat is not None and before * 5 < cap.budget_sat * 4 <= after * 5:
-            self._alerts.raise_in(
-                tx,
-                Level.WARNING,
-                "limit_near",
-                f"{after} of {cap.budget_sat} sat of daily_budget_sats are spent or on their way; beyond it"
-                " spends are refused",
-                "limit_near:daily_budget_sats",
-            )
+        if cap.budget_sat is not None:
+            self._near(tx, "daily_budget_sats", before, before + spend.total_sat, cap.budget_sat)
+        if cap.limit_sat is not None:
+            name = _CONSTRAINT_OF[spend.kind]
+            self._near(tx, name, used, used + spend.amount_sat, cap.limit_sat, cap.credential_id)
+
+    def _near(self, tx: Tx, name: str, before: int, after: int, limit: int, credential_id: str = "") -> None:
+        """Alert when this spend is the one that brings a limit (sat) to 80 %."""
+        if not before * 5 < limit * 4 <= after * 5:
+            return
+        whose = f" of credential {credential_id}" if credential_id else ""
+        self._alerts.raise_in(
+            tx,
+            Level.WARNING,
+            "limit_near",
+            f"{after} of {limit} sat of {name}{whose} are spent or on their way; beyond it they are refused",
+            f"limit_near:{name}:{credential_id}" if credential_id else f"limit_near:{name}",
+        )
+
+
+def tell_hit(alerts: Alerts, tx: Tx, error: HiveError) -> None:
+    """Tell the operator in the refusal's transaction when the daily budget was what refused (08 §6)."""
+    if error.symbol == "budget_exhausted":
+        text = f"an advisor's spend was refused, the daily budget is used up: {error.detail}"
+        alerts.raise_in(tx, Level.CRITICAL, "budget_hit", text, "budget_hit:daily_budget_sats")

@@ -17,9 +17,15 @@ from hive_shared.registry import CONTROL, actions
 WRITES: Final = "every write"
 ALL: Final = "every action"
 
-_RATES: Final = ("hive:fee-policy/v1#set_*",)
+_RATES: Final = ("hive:fee-policy/v1#set_*", "hive:fee-policy/v1#clear_anchor")
 _REBALANCES: Final = ("hive:rebalance/v1#*",)
 _OPENS: Final = ("hive:channel/v1#open", "hive:channel/v1#open_batch", "hive:expansion/v1#*")
+# Who opened a channel pays for its close; a close may also pay to an address of somebody else.
+_CLOSES: Final = (
+    "hive:channel/v1#close_*",
+    "hive:emergency/v1#force_close",
+    "hive:htlc-mgmt/v1#force_resolve_expired",
+)
 _SPENDS: Final = (
     "hive:payment/v1#pay_*",
     "hive:payment/v1#keysend",
@@ -29,6 +35,7 @@ _SPENDS: Final = (
     "hive:wallet/v1#bump_fee",
     *_REBALANCES,
     *_OPENS,
+    *_CLOSES,
     "hive:splice/v1#*",
     "hive:liquidity/v1#*",
 )
@@ -48,6 +55,8 @@ _FEERATES: Final = (
     "hive:wallet/v1#sweep",
     "hive:wallet/v1#consolidate_utxos",
     "hive:wallet/v1#bump_fee",
+    *_OPENS,
+    "hive:channel/v1#close_cooperative",
 )
 
 REACH: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -66,7 +75,7 @@ REACH: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "allowed_config": _OPTIONS,
         "approved_plugins": ("hive:plugin/v1#start_approved",),
         "approvers": (WRITES,),
-        "allow_push": _OPENS,
+        "allow_push": ("hive:channel/v1#open", "hive:expansion/v1#propose_channel_open"),
         "allow_private_hosts": ("hive:peer/v1#connect",),
         "max_feerate_perkw": _FEERATES,
         "protected_plugins": ("hive:plugin/v1#stop",),

@@ -3,7 +3,8 @@
 The trivial RPC of cl-hive-comms is `hive-schema-validate` of a read: like the empty plugin's method it
 answers from memory, with a small object, and still passes the runtime and one of our services.
 `hive-comms-transports`, judged here before (it misses 1.3), and `hive-client-status` are given beside
-it for information: they read the database, which takes two changes of thread each time. All plugins run. Each
+it for information: they read the database, which takes two changes of thread each time
+(docs/decisions/0401-the-yardstick-of-a-trivial-call.md). All plugins run. Each
 round goes through the methods, a few calls of each in turns with the empty plugin's, so that both are equally
 awake. The ratio is the median over pairs of neighbouring calls: what the machine does besides hits both of a
 pair alike, and its changes over the minutes cancel. Start times are the best of all rounds.

@@ -141,6 +141,18 @@ def stood_ready(pid: int) -> float:
     return int(text.split()[1]) / 1e9
 
 
+def parent(pid: int) -> int:
+    """The process that started another one: of a plugin, its node."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def age(pid: int) -> float:
+    """Seconds since a process was started, to the hundredth."""
+    # Field 22 of proc_pid_stat(5), counted behind the name, which may hold blanks.
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True, slots=True)
 class Took:
     """How long something took: by the wall clock (s), and without the time in which the process that did it
@@ -154,13 +166,19 @@ class Stopwatch:
     """Times what a process does, on a machine that may be busy with other things. What the process itself
     waits for (disk, timers, other threads) counts; only being kept off the processor does not."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid, self._waited, self._began = pid, stood_ready(pid), time.monotonic()
+    def __init__(self, pid: int, *between: int) -> None:
+        """`between` are processes by which question and answer go (the asker, the node); each works while the
+        others sleep, so what keeps them off the processor adds up."""
+        self._pids = (pid, *between)
+        self._waited, self._began = self._off(), time.monotonic()
+
+    def _off(self) -> float:
+        return sum(stood_ready(pid) for pid in self._pids)
 
     def stop(self) -> Took:
         """Seconds since it was made."""
         wall = time.monotonic() - self._began
-        return Took(wall, max(0.0, wall - (stood_ready(self._pid) - self._waited)))
+        return Took(wall, max(0.0, wall - (self._off() - self._waited)))
 
 
 @contextmanager

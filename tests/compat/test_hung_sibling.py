@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
-import statistics
 from typing import TYPE_CHECKING
 
 from compat.conftest import wait_until
-from outside import Stopwatch
+from outside import Stopwatch, parent
 
 if TYPE_CHECKING:
     from compat.conftest import Suite
@@ -24,7 +23,7 @@ async def test_acceptance_08_24_hung_sibling_leaves_other_calls_fast_and_opens_t
     pid = await suite.node.plugin_pid("cl-hive-archon.py")
     os.kill(pid, signal.SIGSTOP)
     try:
-        # On the plugin's own time: other programs of the machine may have the processor (0341).
+        # On the plugin's own time: other programs of the machine may have the processor (0341, 0402).
         asked = {"comms": "cl-hive-comms.py", "hive": "cl-hive.py"}
         pids = {name: await suite.node.plugin_pid(file) for name, file in asked.items()}
         times: dict[str, list[float]] = {"comms": [], "hive": []}
@@ -32,7 +31,7 @@ async def test_acceptance_08_24_hung_sibling_leaves_other_calls_fast_and_opens_t
         async def opened() -> bool:
             breakers = []
             for name, took in times.items():
-                watch = Stopwatch(pids[name])
+                watch = Stopwatch(pids[name], parent(pids[name]), os.getpid())
                 rows = await suite.siblings(name)
                 took.append(watch.stop().own)
                 breakers.append(rows["cl-hive-archon"]["breaker"])
@@ -43,7 +42,8 @@ async def test_acceptance_08_24_hung_sibling_leaves_other_calls_fast_and_opens_t
         for name, took in times.items():
             row = (await suite.siblings(name))["cl-hive-archon"]
             assert row["present"] and "no answer within 5 s" in row["error"]
-            assert statistics.median(took) < 0.1, name
+            # Every one of some hundred, and not only most of them.
+            assert max(took) < 0.1, (name, sorted(took)[-5:])
     finally:
         os.kill(pid, signal.SIGCONT)
     await suite.stop("archon")

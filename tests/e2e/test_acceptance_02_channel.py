@@ -13,7 +13,6 @@ from agent import Agent
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import AdvisorFailed, World, until
 from hive_shared import envelope, receipts
-from hive_shared.crypto import cln_recover_message
 
 STATE = {"schema": "hive:monitor/v1"}
 
@@ -51,20 +50,6 @@ async def test_acceptance_02_01_a_fee_by_nostr_and_everything_that_proves_it(
     after = await roots(agent)
     assert after["policy"] != before["policy"]
     assert after["balance"] == before["balance"]
-
-
-async def test_acceptance_02_01_hourly_roots_are_signed_by_the_lightning_key(
-    world: World, agent: Agent
-) -> None:
-    await set_fees(world, 120)
-    done = await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 130}))
-    assert done["status"] == 0, done
-    listed = await agent.rest(agent.signed("receipts_list", {"since_id": 0}, "hive:control/v1"))
-    for root in listed["result"]["roots"]:
-        text = receipts.root_text(
-            root["kind"], root["start"], root["first_id"], root["last_id"], root["merkle_root"]
-        )
-        assert cln_recover_message(text, root["zbase"]) == world.alice.node_id
 
 
 async def test_acceptance_02_02_one_envelope_by_two_relays_and_rest_runs_once(

@@ -9,8 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +19,7 @@ from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import PLUGINS, World, until
-from outside import internet_sockets, stood_ready
+from outside import age, internet_sockets, stood_ready
 
 COMMS = "cl-hive-comms.py"
 DID = re.compile(r"did:[a-z]+:")
@@ -65,50 +64,40 @@ def quiet(relay: RelayProcess) -> dict[str, object]:
     return {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
 
 
-async def quickest(ready: Callable[[str], Awaitable[NodeHandle]]) -> NodeHandle:
-    """The fresh node that was ready within three seconds, out of three: other work is slow, too. The time in
-    which other programs kept the plugin off the processor is not its own (0341)."""
-    took = []
-    for number in range(3):
-        began = time.monotonic()
-        node = await ready(f"fresh{number}")
-        status = await node.call("hive-client-status")
-        pid = await node.plugin_pid(COMMS)
-        took.append(time.monotonic() - began - stood_ready(pid))
-        assert status["identity"]["npub"].startswith("npub1")
-        assert status["identity"]["origin"] == "derived:0"
-        if took[-1] <= 3:
-            return node
-    raise AssertionError(f"ready after {', '.join(f'{seconds:.2f}' for seconds in took)} s")
+async def ready_in_time(node: NodeHandle) -> None:
+    """Assert that a plugin just started serves, with a key, three seconds after its process began; the time
+    in which other programs kept it off the processor is not its own (0341, 0402)."""
+    status = await node.call("hive-client-status")
+    pid = await node.plugin_pid(COMMS)
+    wall, waited = age(pid), stood_ready(pid)
+    assert status["identity"]["npub"].startswith("npub1")
+    assert status["identity"]["origin"] == "derived:0"
+    assert wall - waited <= 3, f"ready after {wall:.2f} s, {waited:.2f} s of them off the processor"
 
 
 async def test_acceptance_08_01_a_fresh_node_is_ready_with_a_key_within_three_seconds(
     network: Network, relay: RelayProcess
 ) -> None:
-    async def ready(name: str) -> NodeHandle:
-        return await network.add_node(name, quiet(relay), [PLUGINS["cl-hive-comms"]])
-
-    node = await quickest(ready)
+    for name in ("fresh0", "fresh1", "fresh2"):
+        node = await network.add_node(name, quiet(relay), [PLUGINS["cl-hive-comms"]])
+        await ready_in_time(node)
     database = node.net_dir / "cl_hive_comms.db"
     assert database.stat().st_mode & 0o777 == 0o600
 
     async def connected() -> bool:
         return bool((await node.call("hive-client-status"))["transports"]["nostr_dm"] == "up")
 
-    await until(connected, "the relay connection", 10)
+    await until(connected, "the relay connection", 30)
 
 
 async def test_acceptance_08_01_started_on_a_running_node_it_is_ready_as_fast(
     network: Network, relay: RelayProcess
 ) -> None:
-    nodes = {name: await network.add_node(name) for name in ("fresh0", "fresh1", "fresh2")}
-
-    async def ready(name: str) -> NodeHandle:
+    for name in ("fresh0", "fresh1", "fresh2"):
+        node = await network.add_node(name)
         options = {"subcommand": "start", "plugin": str(PLUGINS["cl-hive-comms"]), **quiet(relay)}
-        await nodes[name].call("plugin", options)
-        return nodes[name]
-
-    await quickest(ready)
+        await node.call("plugin", options)
+        await ready_in_time(node)
 
 
 async def test_acceptance_08_01_no_did_is_shown_to_who_did_not_ask(

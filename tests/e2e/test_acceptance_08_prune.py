@@ -17,7 +17,8 @@ from agent import Agent
 from comms_world import until
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World
-from hive_shared.crypto import Secret, sha256
+from hive_shared.crypto import Secret, cln_recover_message, sha256
+from hive_shared.receipts import root_text
 from hive_shared.sealed_file import SealedReader
 
 KEPT = 1_000
@@ -57,6 +58,12 @@ async def test_acceptance_08_15_prune_then_verify_is_ok(world: World, agent: Age
     assert done["receipts"] == archive["last_id"] >= last - KEPT - 1 and archive["first_id"] == 1
     lowest, highest = await asyncio.to_thread(the_files_own_count, world)
     assert lowest == archive["last_id"] + 1 and highest - lowest + 1 >= KEPT
+    # 02 §15.1: the agent reads the root, signed by the node's Lightning key.
+    listed = await agent.rest(agent.signed("receipts_list", {"since_id": 0, "limit": 1}, "hive:control/v1"))
+    (root,) = [root for root in listed["result"]["roots"] if root["kind"] == "prune"]
+    assert (root["first_id"], root["last_id"]) == (1, archive["last_id"])
+    text = root_text(root["kind"], root["start"], root["first_id"], root["last_id"], root["merkle_root"])
+    assert cln_recover_message(text, root["zbase"]) == world.alice.node_id
     verified = await world.alice.call("hive-client-receipts-verify", timeout=120)
     assert (verified["ok"], verified["first_bad"], verified["last_id"]) == (True, None, highest), verified
     path = Path(archive["path"])

@@ -23,6 +23,17 @@ from hive_shared.envelope import approve_digest, command_digest, confirm_digest
 from hive_shared.registry import find
 
 CONTROL = "hive:control/v1"
+_MOVES_STATE = {
+    *(("hive:wallet/v1", name) for name in ("send_onchain", "sweep", "consolidate_utxos", "bump_fee")),
+    *(("hive:wallet/v1", name) for name in ("freeze_utxos", "unfreeze_utxos")),
+    *(("hive:config/v1", name) for name in ("set_config", "set_min_channel_size")),
+    *(("hive:peer/v1", name) for name in ("ban", "unban")),
+    ("hive:plugin/v1", "configure"),
+    ("hive:forwarding/v1", "disable_channel"),
+    ("hive:channel/v1", "open"),
+}
+"""Actions whose receipt has to show another state of the node afterwards (02 §9.1);
+tests/integration/test_state_hash_of_writes.py says for every action which root."""
 Way = Literal["dm", "rest"]
 Answer = dict[str, Any]
 Params = dict[str, JsonValue]
@@ -210,7 +221,10 @@ async def carry_out(stage: Stage, entry: Entry, way: Way) -> None:
         assert answer.get("error", {}).get("slug", "") == entry.answers, answer
         await entry.check(stage, params, answer["result"])
         if not spec.read_only:
-            assert answer["receipt"]["status"] == ("error" if entry.answers else "success"), answer
+            receipt = answer["receipt"]
+            assert receipt["status"] == ("error" if entry.answers else "success"), answer
+            if (entry.schema, entry.action) in _MOVES_STATE:
+                assert receipt["state_hash_before"] != receipt["state_hash_after"], answer
         stage.pass_cooldowns()
         wrong, before = await entry.wrong(stage), await stage.shown()
         refused = await stage.ask(agent, way, entry, wrong)

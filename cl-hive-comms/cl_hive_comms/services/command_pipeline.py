@@ -22,6 +22,9 @@ from .decision import DecisionService
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.catalogue import Executors
+from .executors.emergency import SPIKE
+from .executors.fee_policy import ANCHOR
+from .executors.wallet_freeze import FREEZE
 from .freeze_end import FreezeEnd
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
@@ -223,8 +226,11 @@ def _core(parts: PipelineParts) -> _Core:
         parts.node,
         key=parts.state_key,
         policy_version=lambda: parts.policies.snapshot().version,
-        disabled=lambda: parts.db.read(lambda tx: _disabled(tx, parts.saved)),
+        holds=lambda: parts.db.peek(lambda tx: _disabled(tx, parts.saved)),
         banned=bans.banned,
+        armed=lambda: parts.db.peek(
+            lambda tx: [parts.commands.armed(tx, kind) for kind in (ANCHOR, SPIKE, FREEZE)]
+        ),
         now=parts.now,
     )
     htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
@@ -350,9 +356,10 @@ def _commands(
     )
 
 
-def _disabled(tx: Tx, saved: SavedRows) -> tuple[str, ...]:
-    """Ids of the channels that advisors disabled."""
-    return tuple({hold.channel.channel_id for hold in saved.holds(tx) if hold.reason in BY_ADVISORS})
+def _disabled(tx: Tx, saved: SavedRows) -> frozenset[tuple[str, str]]:
+    """Reason and channel id of every hold of advisors."""
+    holds = ((hold.reason, hold.channel.channel_id) for hold in saved.holds(tx))
+    return frozenset((reason, channel_id) for reason, channel_id in holds if reason in BY_ADVISORS)
 
 
 def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:

@@ -97,16 +97,17 @@ class ExecutionService:
         """
         await self._write_waiting()
         action = self._find(judged.schema, judged.action)
-        before = await self._state_hash.of_plan(judged.plan)
         self._live.add(case.command_id)
         try:
-            await self._begin(case, judged, (tuple(caps), spend), from_state, before)
-            await self._fault("after_executing")
-            outcome = await self._run(action, case, judged)
-            await self._fault("after_cln")
-            after = await self._hash_after(judged, outcome)
-            ended = _Unwritten(case, judged, outcome, before, after, deferred)
-            response = await self._end(ended)
+            with self._state_hash.moving(judged.plan):
+                before = await self._state_hash.of_plan(judged.plan)
+                await self._begin(case, judged, (tuple(caps), spend), from_state, before)
+                await self._fault("after_executing")
+                outcome = await self._run(action, case, judged)
+                await self._fault("after_cln")
+                after = await self._hash_after(judged, outcome)
+                ended = _Unwritten(case, judged, outcome, before, after, deferred)
+                response = await self._end(ended)
         finally:
             self._live.discard(case.command_id)
         await self._fault("after_outcome")
@@ -282,7 +283,8 @@ class ExecutionService:
         )
 
     async def _settle(self, row: CommandRow, ended: _Unwritten) -> bool:
-        outcome, ended = ended.outcome, replace(ended, state_after=await self._state_hash.current())
+        outcome = ended.outcome
+        ended = replace(ended, state_after=await self._state_hash.found(outcome))
         try:
             await self._end(ended)
         except StateMoved:

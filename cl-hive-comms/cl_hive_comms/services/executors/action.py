@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
@@ -23,6 +23,11 @@ from ...domain.spend import Spend
 Params = Mapping[str, JsonValue]
 FeePair = tuple[int | None, int | None]
 """Base fee (msat) and rate (ppm); None leaves the value alone."""
+
+NODE_ROOTS: Final = frozenset({"wallet", "config", "plugins"})
+"""Roots of the state hash (02 §9.3) that take a call of their own to read."""
+CHANNELS_ONLY: Final = frozenset[str]()
+"""What of NODE_ROOTS a change of channels' fees and bounds can move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class Plan:
     `feerate_perkw` the on-chain rate it would pay, also where the node chose it, 0 where the peer has a say;
     `peers` whom it concerns beside the channels' peers and those the parameters name. `proposal`
     says that the run only tells the operator what they could do themselves, so that it needs no approval
-    before (docs/decisions/0370).
+    before (docs/decisions/0370). `moves` are the NODE_ROOTS that the run can move, read afresh for its two
+    state hashes; a plan that does not say so may move each (docs/decisions/0395).
     """
 
     undo: dict[str, JsonValue]
@@ -65,6 +71,7 @@ class Plan:
     feerate_perkw: int = 0
     peers: frozenset[str] = frozenset()
     proposal: bool = False
+    moves: frozenset[str] = NODE_ROOTS
 
 
 @dataclass(frozen=True, slots=True)

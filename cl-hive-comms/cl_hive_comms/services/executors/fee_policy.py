@@ -12,7 +12,7 @@ from hive_shared.errors import from_symbol
 
 from ...domain.command_record import FeeWrite, TimerRow
 from ..ports_commands import FeeNode
-from .action import Caller, FeePair, Outcome, Params, Plan
+from .action import CHANNELS_ONLY, Caller, FeePair, Outcome, Params, Plan
 from .channel_write import ChannelWriter, FeeTarget, targets_of, undo_of
 from .channels import channel_key, fact_of, find_channel, require_settable
 
@@ -83,6 +83,7 @@ class FeeAction:
             fields=frozenset(changed),
             locks=frozenset(f"channel:{row['channel_id']}" for row in rows.values()),
             before=tuple(listing),
+            moves=CHANNELS_ONLY,
         )
         return plan, targets
 

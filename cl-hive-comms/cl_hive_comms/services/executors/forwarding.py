@@ -20,7 +20,7 @@ from ...domain.alert import Level
 from ...domain.emergency import Limits, SavedChannel, frozen
 from ...domain.forwarding import ALL, BY_ADVISORS, INDIVIDUAL, Hold, original
 from ..ports_commands import FeeNode
-from .action import Caller, Outcome, Params, Plan
+from .action import CHANNELS_ONLY, Caller, Outcome, Params, Plan
 from .channel_write import MAX_PARTS, ChannelWriter, LimitTarget, targets_of, undo_of
 from .channels import FEE_STATES, fact_of, find_channel, limits_of, require_settable
 
@@ -59,6 +59,7 @@ class _Forwarding(ABC):
             fields=_FIELDS,
             locks=frozenset(f"channel:{row['channel_id']}" for row in touched),
             before=tuple(listing),
+            moves=CHANNELS_ONLY,
         )
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:

@@ -10,7 +10,7 @@ from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.emergency import Limits
 from ..ports_commands import FeeNode
-from .action import Caller, Outcome, Params, Plan
+from .action import CHANNELS_ONLY, Caller, Outcome, Params, Plan
 from .channel_write import ChannelWriter, LimitTarget, undo_of
 from .channels import channel_key, fact_of, find_channel, limits_of, require_settable
 from .forwarding import Holds
@@ -56,6 +56,7 @@ class _SetLimits:
             fields=_FIELDS,
             locks=frozenset(f"channel:{row['channel_id']}" for row in rows),
             before=tuple(listing),
+            moves=CHANNELS_ONLY,
         )
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:

@@ -14,7 +14,9 @@ from typing import Any
 from hive_devnet.world import AdvisorFailed, AdvisorShell
 
 _TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+# What runs behind a shell's "&" is started with SIGINT ignored, and would hand that on.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])

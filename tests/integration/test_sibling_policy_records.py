@@ -102,11 +102,18 @@ async def test_bindings_are_signed_over_the_statement_comms_builds(tmp_path: Pat
 
 
 async def test_siblings_ask_the_policy_and_may_only_tighten_it(tmp_path: Path) -> None:
-    async with world(tmp_path) as (_, node, _relay):
+    async with world(tmp_path) as (network, node, _relay):
+        await network.fund(node, 1_000_000)
         sibling = await Sibling.of(node)
-        send = {"schema": "hive:wallet/v1", "action": "send_onchain", "params": {"amount_sats": 50_000}}
+        foreign = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
+        sent = {"destination": foreign, "amount_sats": 50_000}
+        send = {"schema": "hive:wallet/v1", "action": "send_onchain", "params": sent}
         told = await sibling.call("hive-comms-policy-check", **send)
-        assert told["decision"] in ("confirm", "deny") and told["danger"] >= 6
+        assert told["decision"] in ("confirm", "deny") and told["danger"] >= 6, told
+        assert "budget" not in str(told["reasons"])
+        await call(node, "hive-client-policy", action="set", overrides={"daily_budget_sats": 50_000})
+        told = await sibling.call("hive-comms-policy-check", **send)
+        assert told["decision"] == "deny" and "daily budget" in str(told["reasons"]), told
         read = await sibling.call("hive-comms-policy-check", schema="hive:monitor/v1", action="get_info")
         assert read["decision"] == "allow" and read["danger"] == 1
         for unknown in (

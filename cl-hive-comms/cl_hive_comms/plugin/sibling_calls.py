@@ -46,6 +46,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.sibling_store import SiblingStore
+from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.transport.nostr import NostrTransport
 
 SIBLING_CAPABILITIES: tuple[str, ...] = (
@@ -245,6 +246,7 @@ def _policy(
     return SiblingPolicy(
         db=db,
         fees=FeeStore(),
+        spends=SpendStore(),
         policies=policy,
         banned=pipeline.bans.banned,
         node=cln,

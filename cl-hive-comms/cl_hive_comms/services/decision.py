@@ -490,10 +490,7 @@ class DecisionService:
 
     def _facts(self, who: Who, params: Params, plan: Plan) -> DangerFacts:
         """What the node knows that the parameters do not say, the credential's spend of that class too."""
-        spend, now = plan.spend, self._now()
-        facts = replace(
-            facts_of_plan(params, plan), foreign_destination=plan.foreign, peer_channels=plan.peer_channels
-        )
+        facts, spend, now = facts_of_plan(params, plan), plan.spend, self._now()
         if spend is None:
             return facts
         asked = (who.credential_id, spend.kind, now)
@@ -503,7 +500,7 @@ class DecisionService:
                 self._spends.fees(tx, *asked, but=who.command_id),
             )
         )
-        return replace(facts, amount_sat=spend.amount_sat, spent_24h_sat=spent, fee_sat=spend.fee_sat + fees)
+        return replace(facts, spent_24h_sat=spent, fee_sat=spend.fee_sat + fees)
 
     def _spend_cap(self, who: Who, rated: _Rated, snapshot: PolicySnapshot) -> SpendCap | None:
         spend = rated.plan.spend

@@ -4,6 +4,7 @@ way (docs/protocol/02-fleet-management.md §3, §7.5)."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hive_shared.registry import FEE_POLICY, ActionSpec, DangerFacts, find, scored_as
 
@@ -13,7 +14,7 @@ from .executors.action import Params, Plan
 
 
 def facts_of_plan(params: Params, plan: Plan) -> DangerFacts:
-    """What the plan knows of the channels it touches."""
+    """What the plan knows: the channels it touches, whom it goes to, what leaves the node's hands."""
     fees = {
         name: (fact.fee_base_msat, fact.fee_ppm)
         for fact in plan.channels
@@ -22,7 +23,15 @@ def facts_of_plan(params: Params, plan: Plan) -> DangerFacts:
     named = params.get("channel_id")
     if isinstance(named, str) and len(plan.channels) == 1:
         fees[named] = (plan.channels[0].fee_base_msat, plan.channels[0].fee_ppm)
-    return DangerFacts(channels_total=len(plan.before), fees=fees)
+    facts = DangerFacts(
+        channels_total=len(plan.before),
+        fees=fees,
+        foreign_destination=plan.foreign,
+        peer_channels=plan.peer_channels,
+    )
+    if plan.spend is None:
+        return facts
+    return replace(facts, amount_sat=plan.spend.amount_sat, fee_sat=plan.spend.fee_sat)
 
 
 def changed_fees(write: FeeWrite) -> bool:

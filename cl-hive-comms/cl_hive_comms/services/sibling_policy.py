@@ -12,13 +12,15 @@ from typing import Any, Final, Protocol
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
 from hive_shared.errors import Conflict, HiveError, InvalidParams
-from hive_shared.registry import ActionSpec, DangerFacts, find, parse_params
+from hive_shared.registry import ActionSpec, find, parse_params
 from hive_shared.store import Tx
 
 from ..domain.command_record import Use
 from ..domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
-from ..domain.policy_limits import COUNTERS, counters_of
+from ..domain.policy_limits import COUNTERS, SPENT_SATS, counters_of
 from ..domain.policy_rules import Rule, parse_rule
+from ..domain.spend import DAY_S
+from .decision_facts import facts_of_plan
 from .executors.action import Caller, Plan, WriteAction
 from .executors.channels import fact_of, find_channel
 from .ports_commands import Database, FeeRows, KillSwitch
@@ -37,6 +39,12 @@ class Policies(Protocol):
     async def remove_rule(self, rule_id: str, source: str | None = None) -> None: ...
 
 
+class Spends(Protocol):
+    """What commands spent (storage.spend_store)."""
+
+    def of_node(self, tx: Tx, since: int, *, but: str = "") -> int: ...
+
+
 class Channels(Protocol):
     """The node's channels (hive_shared.cln)."""
 
@@ -51,6 +59,7 @@ class SiblingPolicy:
         *,
         db: Database,
         fees: FeeRows,
+        spends: Spends,
         policies: Policies,
         banned: Callable[[], frozenset[str]],
         node: Channels,
@@ -58,7 +67,8 @@ class SiblingPolicy:
         kill_switch: KillSwitch,
         now: Callable[[], int],
     ) -> None:
-        self._db, self._fees, self._policies, self._node = db, fees, policies, node
+        self._db, self._fees, self._spends = db, fees, spends
+        self._policies, self._node = policies, node
         self._find_write, self._kill, self._now = find_write, kill_switch, now
         self._banned = banned
 
@@ -111,9 +121,7 @@ class SiblingPolicy:
             plan = await write.prepare(given, Caller("", "", actor, "", now))
         else:
             plan = await self._named(given)
-        fees = {f.scid: (f.fee_base_msat, f.fee_ppm) for f in plan.channels}
-        facts = DangerFacts(channels_total=len(plan.before), fees=fees)
-        total = max(danger or 0, spec.danger(given, facts).total)
+        total = max(danger or 0, spec.danger(given, facts_of_plan(given, plan)).total)
         counts = {} if spec.read_only else await self._db.read(lambda tx: self._counts(tx, spec.schema, now))
         return ActionRequest(
             schema=spec.schema,
@@ -129,13 +137,16 @@ class SiblingPolicy:
             now=now,
             counts=counts,
             also_actions=spec.aliases,
+            spend=plan.spend,
+            peers=plan.peers,
         )
 
     def _counts(self, tx: Tx, schema: str, now: int) -> dict[str, int]:
-        return {
+        found = {
             name: self._fees.count(tx, Use(name, _NODE_SCOPE), now - COUNTERS[name])
             for name in counters_of(schema)
         }
+        return {**found, SPENT_SATS: self._spends.of_node(tx, now - DAY_S)}
 
     async def _named(self, given: Mapping[str, JsonValue]) -> Plan:
         """The channels that the parameters of an action we do not run ourselves name."""

@@ -13,6 +13,8 @@ from hive_shared.registry import BACKUP
 OPERATOR = Secret(b"\x31" * 32)
 """Whose public key the stage's node has in hive-comms-alert-nostr-dm."""
 
+CLOSED = ("CLOSINGD_COMPLETE", "FUNDING_SPEND_SEEN", "ONCHAIN")
+
 
 async def _channels(stage: Stage) -> list[str]:
     return sorted(row["channel_id"] for row in (await stage.call("listpeerchannels"))["channels"])
@@ -40,7 +42,11 @@ async def _one(stage: Stage) -> Params:
 
 async def _is_whole(stage: Stage, params: Params, result: Answer) -> None:
     assert result["intact"] is True and result["complete"] is True, result
-    assert result["channels"] == len(await _channels(stage)) and result["gone_channels"] == []
+    assert result["channels"] == len(await _channels(stage))
+    # Other entries close channels; the node lists those, and backs them up, until it forgets them.
+    listed = (await stage.call("listpeerchannels"))["channels"]
+    closed = sorted(row["channel_id"] for row in listed if row["state"] in CLOSED)
+    assert result["gone_channels"] == closed
     assert result["emergency_recover"]["missing_channels"] == []
 
 

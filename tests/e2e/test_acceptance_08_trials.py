@@ -83,7 +83,7 @@ async def test_a_trial_from_start_to_stop(world: World) -> None:
         assert review["review"]["actions_taken"] == 1 and review["stored"] is False
         assert "uptime_pct" not in review["review"]["not_measured"], "the one hour there was is an hour heard"
         (shown,) = (await world.alice.call("hive-client-status"))["advisors"]
-        assert (shown["access"], shown["taken"], shown["spent_sats"]) == ("trial", 1, 0)
+        assert (shown["access"], shown["taken"], shown["spent_24h_sats"]) == ("trial", 1, 0)
 
         stopped = await world.alice.call("hive-client-trial", {"advisor": "advisor-1", "action": "stop"})
         assert (stopped["state"], stopped["stored"], stopped["revoked"]) == ("stopped", True, True)

@@ -41,3 +41,19 @@ class Spend:
     def from_json(cls, doc: Mapping[str, Any]) -> Spend:
         """Inverse of `to_json`."""
         return cls(str(doc["kind"]), int(doc["amount_sat"]), int(doc["fee_sat"]))
+
+
+@dataclass(frozen=True, slots=True)
+class SpentRow:
+    """Sums of one credential and class: amounts, fees, and how much of both is reserved but not settled."""
+
+    credential_id: str
+    kind: str
+    amount_sat: int
+    fee_sat: int
+    reserved_sat: int
+
+    @property
+    def total_sat(self) -> int:
+        """Amounts and fees."""
+        return self.amount_sat + self.fee_sat

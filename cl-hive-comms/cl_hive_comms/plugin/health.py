@@ -25,7 +25,10 @@ from cl_hive_comms.services.selfcheck_hive import Hive, HiveChecks
 from cl_hive_comms.services.selfcheck_machine import Machine, MachineChecks, offsets_of
 from cl_hive_comms.services.selfcheck_repairs import Repairs
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
+from cl_hive_comms.services.spend_report import SpendReport
+from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from cl_hive_comms.transport.rest import ClnrestRunes
@@ -50,6 +53,7 @@ def compose_selfcheck(
     siblings: SiblingHub,
     kill_switch: KillSwitch,
     emergency: EmergencyService,
+    spending: SpendReport,
     republish: Callable[[], bool],
     log: Log,
 ) -> SelfcheckService:
@@ -70,6 +74,7 @@ def compose_selfcheck(
             rune_warnings=advisor_runes.warnings,
             siblings=siblings,
             kill_switch=kill_switch,
+            unresolved=spending.unresolved,
             advisors=lambda: len(credentials.live_rows()),
             now=unix_now,
         )
@@ -87,6 +92,17 @@ def compose_selfcheck(
     checks = {**machine.all(), **hive.all()}
     return SelfcheckService(
         checks, repairs.all(), db=db, facts=StateStore(), alerts=alerts, now=unix_now, log=log
+    )
+
+
+def compose_spending(db: Db, policy: PolicyService) -> SpendReport:
+    """What agents' commands spent on this node."""
+    return SpendReport(
+        db=db,
+        rows=SpendStore(),
+        commands=CommandStore(),
+        budget_sat=lambda: policy.snapshot().settings(unix_now()).daily_budget_sats,
+        now=unix_now,
     )
 
 

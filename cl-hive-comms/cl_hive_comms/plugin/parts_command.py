@@ -6,7 +6,7 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 import os
 
 from cl_hive_comms.plugin.contracts import compose_contracts
-from cl_hive_comms.plugin.health import compose_selfcheck
+from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
@@ -173,6 +173,7 @@ class CommandParts(Parts):
         self.pipeline = build_pipeline(parts)
 
     def build_status(self) -> None:
+        spending = compose_spending(self.db, self.policy)
         self.sections = StatusSections(
             config=lambda: self.config,
             node=self.node,
@@ -194,6 +195,7 @@ class CommandParts(Parts):
             trials=self.contracts.trials,
             handoff_of=self.handoffs.of,
             telemetry_of=self.pipeline.telemetry.of,
+            spending=spending,
             now=unix_now,
         )
         self.sections.register(self.status)
@@ -215,6 +217,7 @@ class CommandParts(Parts):
             siblings=self.siblings,
             kill_switch=self.kill_switch,
             emergency=self.emergency,
+            spending=spending,
             republish=self.republish,
             log=self.log,
         )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,8 +31,13 @@ from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Clock, FactStore
 from cl_hive_comms.services.ports_status import Options
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.spend_report import Unresolved
 
-_NO_PAYMENTS: Final = "this version pays nobody and holds no ecash"
+_NO_ECASH: Final = "this version holds no ecash"
+_NAMED: Final = 3
+_LOOK: Final = (
+    "compare with listpays (label hive:<command id>) and listtransactions; nothing is sent again by itself"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Hive:
     rune_warnings: Callable[[], list[str]]
     siblings: SiblingHub
     kill_switch: KillSwitch
+    unresolved: Callable[[], Awaitable[Sequence[Unresolved]]]
     advisors: Callable[[], int]
     now: Clock
 
@@ -148,15 +154,20 @@ class HiveChecks:
 
     async def _mints(self) -> Check:
         if self._h.options().get("escrow-mint"):
-            text = f"hive-comms-escrow-mint is set, but {_NO_PAYMENTS}"
+            text = f"hive-comms-escrow-mint is set, but {_NO_ECASH}"
             return warn("mints", text, "remove it, nothing reads it yet")
         return ok("mints", "none is set")
 
     async def _proofs(self) -> Check:
-        return ok("proofs", _NO_PAYMENTS)
+        return ok("proofs", _NO_ECASH)
 
     async def _payments(self) -> Check:
-        return ok("payments", _NO_PAYMENTS)
+        found = await self._h.unresolved()
+        if not found:
+            return ok("payments", "none without a known end")
+        named = "; ".join(f"{each.action} {each.command_id} {each.state}" for each in found[:_NAMED])
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return warn("payments", f"{len(found)} without a known end: {named}{more}", _LOOK)
 
     async def _receipts(self) -> Check:
         last = await self._h.last_receipt()

@@ -16,6 +16,7 @@ from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.ports_status import Options
 from cl_hive_comms.services.ports_trials import Tally
+from cl_hive_comms.services.spend_report import SpendReport, spent_by
 from cl_hive_comms.services.status_service import StatusService
 
 
@@ -45,6 +46,7 @@ class StatusSections:
         trials: Callable[[str | None, int], Awaitable[Sequence[Trial]]],
         handoff_of: Callable[[str], Mapping[str, Any] | None],
         telemetry_of: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]],
+        spending: SpendReport,
         now: Clock,
     ) -> None:
         self._tallies, self._trials = tallies, trials
@@ -54,6 +56,7 @@ class StatusSections:
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._registered = registered
         self._siblings, self._policy, self._emergency = siblings, policy, emergency
+        self._spending = spending
         self._pending, self._alerts, self._now = pending, alerts, now
 
     def register(self, status: StatusService) -> None:
@@ -113,7 +116,7 @@ class StatusSections:
 
     async def advisors(self, verbose: bool) -> list[dict[str, Any]]:
         """Who may manage this node, and what came of it since they were hired."""
-        tallies = await self._tallies()
+        tallies, spent = await self._tallies(), await self._spending.spent()
         rows = []
         for advisor in self._credentials.advisors():
             credential = self._credentials.active_of(advisor.advisor_id)
@@ -129,8 +132,7 @@ class StatusSections:
                 "received": credential.acked_at is not None,
                 "taken": sum(tally.taken for tally in done),
                 "rejected": sum(tally.rejected for tally in done),
-                # Nothing in this version pays anybody.
-                "spent_sats": 0,
+                "spent_24h_sats": spent_by(spent, {each.credential_id for each in terms}),
             }
             if (handoff := self._handoff_of(advisor.advisor_id)) is not None:
                 row["handoff"] = handoff
@@ -169,15 +171,17 @@ class StatusSections:
 
     async def escrow(self, verbose: bool) -> dict[str, Any]:
         """Not a part of this version."""
-        return _not_served("payments and escrow come with a later version")
+        return _not_served("escrow comes with a later version")
 
     async def spend(self, verbose: bool) -> dict[str, Any]:
-        """Payments are not part of this version, so nothing was spent."""
+        """What agents' commands spent in the last 24 hours; nothing is paid for advice yet."""
         limits = ("daily-limit", "weekly-limit", "per-advisor-daily-limit", "per-action-limit")
         return {
-            "spent_sats": 0,
-            "limits_sats": {name.replace("-", "_"): self._config().get(name) for name in limits},
-            **_not_served("this version pays nobody; the limits are kept for one that does"),
+            **await self._spending.of_node(),
+            "advice": {
+                "limits_sats": {name.replace("-", "_"): self._config().get(name) for name in limits},
+                **_not_served("this version pays no advisor; the limits are kept for one that does"),
+            },
         }
 
     async def transports(self, verbose: bool) -> dict[str, Any]:

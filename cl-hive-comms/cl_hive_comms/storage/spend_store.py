@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hive_shared.store import Tx
 
-from ..domain.spend import Spend
+from ..domain.spend import Spend, SpentRow
 
 
 class SpendStore:
@@ -36,6 +36,18 @@ class SpendStore:
             (since, but),
         ).fetchone()
         return int(row["n"])
+
+    def spent(self, tx: Tx, since: int) -> tuple[SpentRow, ...]:
+        """Sums per credential and class of what was spent after a time or is on its way."""
+        rows = tx.execute(
+            "SELECT credential_id, class, SUM(amount_sat), SUM(fee_sat),"
+            " SUM(CASE state WHEN 'reserved' THEN amount_sat + fee_sat ELSE 0 END)"
+            " FROM comms_spend WHERE at > ? GROUP BY credential_id, class",
+            (since,),
+        )
+        return tuple(
+            SpentRow(str(row[0]), str(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows
+        )
 
     def reserve(self, tx: Tx, command_id: str, credential_id: str, spend: Spend, now: int) -> None:
         """Count a spend before it happens."""

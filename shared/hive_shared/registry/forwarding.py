@@ -13,7 +13,7 @@ EMERGENCY: Final = "hive:emergency/v1"
 
 _CHANNEL: Final = Param("channel_id", Channel(), required=True)
 _REASON: Final = Param("reason", Text(minimum=1), required=True)
-_HINTS: Final = "routing hints go into invoices, which this version does not make"
+_HINTS: Final = "this version keeps no list of routing hints: create_invoice leaves their choice to the node"
 
 
 def forwarding() -> SchemaSpec:

@@ -167,8 +167,9 @@ class Stopwatch:
     waits for (disk, timers, other threads) counts; only being kept off the processor does not."""
 
     def __init__(self, pid: int, *between: int) -> None:
-        """`between` are processes by which question and answer go (the asker, the node); each works while the
-        others sleep, so what keeps them off the processor adds up."""
+        """`between` are processes by which question and answer go (the asker, the node); mostly one
+        works while the others sleep, so what keeps them off the processor adds up. Where two stand ready at
+        once too much is taken off; a wait of the plugin's own is seen all the same."""
         self._pids = (pid, *between)
         self._waited, self._began = self._off(), time.monotonic()
 

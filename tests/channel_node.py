@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hive_shared import crypto
+from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError, ClnTimeout
 from hive_shared.credential import Credential
+from hive_shared.envelope import confirm_digest
 from hive_shared.registry import Tier
-from pipeline_world import NodeFake, View, World, issue
+from pipeline_world import AGENT_KEY, NodeFake, View, World, issue
 
 OWN, FOREIGN = "bcrt1qown0000000000000", "bcrt1qforeign000000000"
 PEER = "02" + f"{9:064x}"
@@ -154,3 +157,22 @@ def everything(**constraints: Any) -> Credential:
     return issue(
         template="complete_management", tier=Tier.ADMIN, schemas=("*",), constraints=constraints or None
     )
+
+
+async def agree(world: World, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Have operator and agent say yes to what waits for both; the answer to the agent's."""
+    action_id = answer["error"]["data"]["action_id"]
+    await world.pipeline.approvals.approve(action_id)
+    challenges = [
+        body["params"]
+        for body in (decode_object(sent["content"]).get("schema_payload") for sent in world.out.sent)
+        if isinstance(body, dict) and body["action"] == "confirm_challenge"
+    ]
+    challenge = challenges[-1]
+    assert isinstance(challenge, dict)
+    digest = confirm_digest(str(challenge["command_hash"]), str(challenge["challenge"]))
+    signed: dict[str, JsonValue] = {
+        "command_id": action_id,
+        "challenge_sig": crypto.schnorr_sign(AGENT_KEY, digest),
+    }
+    return await world.ask("hive:control/v1", "confirm", signed)

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from channel_node import FOREIGN, OWN, PEER, SECOND, ChannelNode, channel_world, everything
+from channel_node import FOREIGN, OWN, PEER, SECOND, ChannelNode, agree, channel_world, everything
 from cl_hive_comms.services.executors import channel_close, channel_open
-from hive_shared import crypto
-from hive_shared.canonical import JsonValue, decode_object
+from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.envelope import confirm_digest
-from pipeline_world import AGENT_KEY, NODE_ID, Crash, View, World, slug
+from pipeline_world import NODE_ID, Crash, View, World, slug
 
 CHANNEL = "hive:channel/v1"
 EXPANSION = "hive:expansion/v1"
@@ -229,21 +227,7 @@ async def yes(world: World, schema: str, action: str, params: dict[str, JsonValu
     """Ask, and have operator and agent say yes."""
     answer = await world.ask(schema, action, params)
     assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
-    action_id = answer["error"]["data"]["action_id"]
-    await world.pipeline.approvals.approve(action_id)
-    challenges = [
-        body["params"]
-        for body in (decode_object(sent["content"]).get("schema_payload") for sent in world.out.sent)
-        if isinstance(body, dict) and body["action"] == "confirm_challenge"
-    ]
-    challenge = challenges[-1]
-    assert isinstance(challenge, dict)
-    digest = confirm_digest(str(challenge["command_hash"]), str(challenge["challenge"]))
-    signed: dict[str, JsonValue] = {
-        "command_id": action_id,
-        "challenge_sig": crypto.schnorr_sign(AGENT_KEY, digest),
-    }
-    assert (await world.ask("hive:control/v1", "confirm", signed))["status"] == 0
+    assert (await agree(world, answer))["status"] == 0
 
 
 @pytest.mark.parametrize("schema", [CHANNEL, EXPANSION])

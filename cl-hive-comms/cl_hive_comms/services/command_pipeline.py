@@ -246,6 +246,7 @@ def _core(parts: PipelineParts) -> _Core:
         engaged=parts.kill_switch.engaged,
         state_hash=state_hash.describe,
         seen=htlcs.seen,
+        now=parts.now,
         fault=parts.fault,
     )
     outcomes = _outcomes(parts)

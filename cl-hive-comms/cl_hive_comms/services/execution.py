@@ -175,6 +175,10 @@ class ExecutionService:
             return None
 
     async def _run(self, action: WriteAction, case: Case, judged: Judged) -> Outcome:
+        if self._kill.engaged():
+            # Engaged while the disk took the row.
+            stop = from_symbol("emergency_stop", "the emergency stop was engaged before the command ran")
+            return Outcome("error", {}, stop, acted=False)
         try:
             return await action.run(judged.plan, case.caller(self._now()))
         except Exception as error:

@@ -108,11 +108,12 @@ class Executors:
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         seen: Seen,
+        now: Callable[[], int],
         fault: Fault,
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
         self._saved, self._backups, self._node_id = saved, backups, node_id
-        self._state_hash = state_hash
+        self._state_hash, self._now = state_hash, now
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
         self._writes: dict[tuple[str, str], WriteAction] = {
@@ -168,14 +169,14 @@ class Executors:
         """The schemas whose modules name their own actions."""
         calls = LongCalls(node)
         schemas: dict[str, dict[str, WriteAction]] = {
-            PEER: peer_writes(node, self._bans),
+            PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
             CONFIG: config_writes(node),
-            CHANNEL: channel_writes(node, calls),
+            CHANNEL: channel_writes(node, calls, engaged),
             EMERGENCY: {"force_close": ForceClose(node, calls)},
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
-            EXPANSION: expansion_writes(node, calls),
-            PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, fault),
+            EXPANSION: expansion_writes(node, calls, engaged),
+            PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),
             PLUGIN: {"configure": Configure(node)},
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }

@@ -8,7 +8,7 @@ is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -312,11 +312,11 @@ def _how(row: Row) -> dict[str, JsonValue]:
     return told | pick(row, ("closer", "close_cause"))
 
 
-def channel_writes(node: Node, calls: LongCalls) -> dict[str, WriteAction]:
+def channel_writes(node: Node, calls: LongCalls, engaged: Callable[[], bool]) -> dict[str, WriteAction]:
     """The writes of hive:channel/v1 by action."""
     return {
-        "open": Open(node, calls),
-        "open_batch": OpenBatch(node, calls),
+        "open": Open(node, calls, engaged),
+        "open_batch": OpenBatch(node, calls, engaged),
         "close_cooperative": CloseCooperative(node, calls),
         "close_unilateral": CloseUnilateral(node, calls),
         "close_punitive": ForceClose(node, calls),

@@ -8,7 +8,7 @@ in the node's channels, and that it did nothing in coins that are as free as the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -55,12 +55,13 @@ Row = Mapping[str, Any]
 
 
 class _Opening(ABC):
-    """What opening one channel and several have in common: one call of the node, one transaction."""
+    """What opening one channel and several have in common: one call of the node, one transaction. `engaged`
+    is the kill switch: connecting takes up to a minute for each peer."""
 
     METHOD: str
 
-    def __init__(self, node: Node, calls: LongCalls) -> None:
-        self._node, self._calls = node, calls
+    def __init__(self, node: Node, calls: LongCalls, engaged: Callable[[], bool]) -> None:
+        self._node, self._calls, self._engaged = node, calls, engaged
 
     async def _planned(
         self,
@@ -106,10 +107,14 @@ class _Opening(ABC):
         asked = undo["asked"]
         assert isinstance(asked, dict)
         for peer_id, _ in _wanted(undo):
+            if self._engaged():
+                return _stopped(undo)
             try:
                 await self._node.call("connect", {"id": peer_id}, timeout=_CONNECT_S)
             except ClnError as error:
                 return Outcome("error", {**_about(undo), "peer_id": peer_id}, _told(error), acted=False)
+        if self._engaged():
+            return _stopped(undo)
         try:
             answer = await self._calls.answer(
                 caller.command_id, self.METHOD, asked, wait_s=ANSWER_S, held_s=_HELD_S
@@ -379,6 +384,11 @@ def _failed_at(error: ClnError) -> dict[str, JsonValue]:
     return {"peer_id": peer_id} if isinstance(peer_id, str) else {}
 
 
+def _stopped(undo: Mapping[str, JsonValue]) -> Outcome:
+    text = "the emergency stop was engaged before the node was told to open; no channel was opened"
+    return Outcome("error", _about(undo), from_symbol("emergency_stop", text), acted=False)
+
+
 def _left(undo: Mapping[str, JsonValue]) -> Outcome:
     return Outcome("pending_external", _about(undo))
 
@@ -388,9 +398,9 @@ def _funded(row: Row) -> dict[str, JsonValue]:
     return {name: row[there] for name, there in names.items() if there in row}
 
 
-def expansion_writes(node: Node, calls: LongCalls) -> dict[str, WriteAction]:
+def expansion_writes(node: Node, calls: LongCalls, engaged: Callable[[], bool]) -> dict[str, WriteAction]:
     """The writes of hive:expansion/v1 by action; that they wait for the operator stands in the registry."""
     return {
-        "propose_channel_open": ProposeOpen(Open(node, calls)),
-        "propose_open_batch": OpenBatch(node, calls),
+        "propose_channel_open": ProposeOpen(Open(node, calls, engaged)),
+        "propose_open_batch": OpenBatch(node, calls, engaged),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -190,10 +190,16 @@ def _made(row: Mapping[str, Any]) -> Outcome:
 
 
 def payment_writes(
-    node: Node, keep: Keep, paying: Paying, offers: Offers, fault: Fault
+    node: Node,
+    keep: Keep,
+    paying: Paying,
+    offers: Offers,
+    engaged: Callable[[], bool],
+    now: Callable[[], int],
+    fault: Fault,
 ) -> dict[str, WriteAction]:
     """The actions of the schema, by name."""
-    parts = (node, keep, paying, offers, fault)
+    parts = (node, keep, paying, offers, engaged, now, fault)
     pay = PayInvoice(*parts)
     return {
         "create_invoice": CreateInvoice(node),

@@ -51,11 +51,21 @@ _WHY: Final[Mapping[int, str]] = MappingProxyType(
 
 
 class Payer:
-    """The run and the probe of every action that pays; `prepare` of each says what."""
+    """The run and the probe of every action that pays; `prepare` of each says what. `engaged` is the kill
+    switch, asked last before the node is; `now` the time in unix seconds."""
 
-    def __init__(self, node: Node, keep: Keep, paying: Paying, offers: Offers, fault: Fault) -> None:
+    def __init__(
+        self,
+        node: Node,
+        keep: Keep,
+        paying: Paying,
+        offers: Offers,
+        engaged: Callable[[], bool],
+        now: Callable[[], int],
+        fault: Fault,
+    ) -> None:
         self._node, self._keep, self._paying = node, keep, paying
-        self._offers, self._fault = offers, fault
+        self._offers, self._engaged, self._now, self._fault = offers, engaged, now, fault
 
     async def check_unpaid(self, payment_hash: str) -> None:
         """Raises InvalidParams when this node has paid a hash, Busy while it is at it. Raises ClnError."""
@@ -76,7 +86,9 @@ class Payer:
             if undo["payment_hash"] is not None:
                 # Between plan and run lie waits: another command may have paid it meanwhile.
                 await self.check_unpaid(str(undo["payment_hash"]))
-            undo |= {"started": caller.now, "since": await self._count()}
+            undo["since"] = await self._count()
+            # Not the run's beginning: an offer's payee may have taken half a minute.
+            undo["started"] = self._now()
         except (HiveError, ClnError) as error:
             return _nothing_sent(node_error(error) if isinstance(error, ClnError) else error)
         try:
@@ -85,6 +97,9 @@ class Payer:
             text = "the node cannot write its records now, so nothing was sent"
             return _nothing_sent(from_symbol("receipt_store_unavailable", text))
         await self._fault("payment_noted")
+        if self._engaged():
+            text = "the emergency stop was engaged before the node was told to pay; nothing was sent"
+            return _nothing_sent(from_symbol("emergency_stop", text))
         method, params = self._call(undo, caller)
         assert isinstance(undo["retry_for"], int)
         try:

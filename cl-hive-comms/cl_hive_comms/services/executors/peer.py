@@ -171,11 +171,12 @@ def _unclear(undo: Mapping[str, JsonValue]) -> Outcome:
 
 
 class Ban(_PeerAction):
-    """`ban`: no connection and no channel for a peer, for some hours or until `unban`."""
+    """`ban`: no connection and no channel for a peer, for some hours or until `unban`. `engaged` is the kill
+    switch."""
 
-    def __init__(self, node: Node, bans: Bans) -> None:
+    def __init__(self, node: Node, engaged: Callable[[], bool]) -> None:
         super().__init__(node)
-        self._bans = bans
+        self._engaged = engaged
 
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Plan the ban and note when it ends."""
@@ -186,7 +187,13 @@ class Ban(_PeerAction):
     async def run(self, plan: Plan, caller: Caller) -> Outcome:
         """Cut the peer off unless it has channels, which could not settle; keep the ban with the receipt."""
         undo, kept = plan.undo, bool(plan.peer_channels)
-        if not kept and await self._connected(undo):
+        there = not kept and await self._connected(undo)
+        if self._engaged():
+            stop = from_symbol(
+                "emergency_stop", "the emergency stop was engaged before the ban; the peer is not banned"
+            )
+            return Outcome("error", {}, stop, acted=False)
+        if there:
             try:
                 await self._node.call("disconnect", {"id": undo["peer_id"]})
             except ClnError:
@@ -244,11 +251,11 @@ class Unban(_PeerAction):
         return _stopped("the plugin stopped before the ban was ended; it stands")
 
 
-def peer_writes(node: Node, bans: Bans) -> dict[str, WriteAction]:
+def peer_writes(node: Node, bans: Bans, engaged: Callable[[], bool]) -> dict[str, WriteAction]:
     """The actions of the schema by name."""
     return {
         "connect": Connect(node),
         "disconnect": Disconnect(node),
-        "ban": Ban(node, bans),
+        "ban": Ban(node, engaged),
         "unban": Unban(node, bans),
     }

@@ -299,7 +299,7 @@ def wallet_writes(
         "send_onchain": SendOnchain(*parts),
         "sweep": Sweep(*parts),
         "consolidate_utxos": Consolidate(*parts),
-        "freeze_utxos": Freeze(wallet, frozen),
-        "unfreeze_utxos": Unfreeze(wallet, frozen),
+        "freeze_utxos": Freeze(wallet, frozen, engaged),
+        "unfreeze_utxos": Unfreeze(wallet, frozen, engaged),
         "bump_fee": BumpFee(*parts),
     }

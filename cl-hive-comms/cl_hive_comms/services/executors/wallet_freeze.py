@@ -29,10 +29,11 @@ FrozenCoins = Callable[[], Awaitable[tuple[TimerRow, ...]]]
 
 
 class _Reserving:
-    """Coins by name, and a PSBT that names one of them."""
+    """Coins by name, and a PSBT that names one of them. `engaged` is the kill switch: it stops midway."""
 
-    def __init__(self, wallet: Wallet, frozen: FrozenCoins) -> None:
+    def __init__(self, wallet: Wallet, frozen: FrozenCoins, engaged: Callable[[], bool]) -> None:
         self._wallet, self._node, self._frozen = wallet, wallet.node, frozen
+        self._engaged = engaged
 
     async def _named(self, params: Params) -> tuple[list[Coin], int, dict[str, int]]:
         """The coins, the height, and until which block each is frozen by command."""
@@ -108,6 +109,9 @@ class Freeze(_Reserving):
         for outpoint, old, new in _parts(plan.undo):
             if new <= (old or height):
                 continue
+            if self._engaged():
+                error = error or _halted()
+                break
             try:
                 await self._psbt(outpoint, new - (old or height))
             except ClnError as refused:
@@ -171,6 +175,9 @@ class Unfreeze(_Reserving):
             try:
                 psbt = await self._psbt(outpoint, 0)
                 fewer = old - (new or height)
+                if self._engaged():
+                    error = error or _halted()
+                    break
                 await self._node.call("unreserveinputs", {"psbt": psbt, "reserve": fewer})
             except ClnError as refused:
                 error = error or node_error(refused)
@@ -191,6 +198,10 @@ class Unfreeze(_Reserving):
         shown: list[JsonValue] = [*free]
         disarm = tuple((FREEZE, name) for name in free)
         return _outcome({"unfrozen": shown, "count": len(parts)}, len(free), len(parts), error, disarm=disarm)
+
+
+def _halted() -> HiveError:
+    return from_symbol("emergency_stop", "the emergency stop was engaged before this coin was reached")
 
 
 def _stopped(done: str) -> HiveError:

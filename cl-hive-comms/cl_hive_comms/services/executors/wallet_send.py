@@ -78,6 +78,9 @@ class Sending:
         if refused is not None:
             return await self._discarded(undo, refused)
         await self._fault("wallet_prepared")
+        if self._engaged():
+            stop = from_symbol("emergency_stop", "the emergency stop was engaged before anything was sent")
+            return await self._discarded(undo, stop)
         try:
             await self._node.call("txsend", {"txid": undo["txid"]}, timeout=_SEND_S)
         except ClnError as error:
@@ -102,8 +105,6 @@ class Sending:
 
     async def _not_kept(self, undo: dict[str, JsonValue], caller: Caller) -> HiveError | None:
         """Why the prepared transaction must not go out; None once its txid is on disk."""
-        if self._engaged():
-            return from_symbol("emergency_stop", "the emergency stop was engaged before anything was sent")
         most, fee = undo.get("max_fee_sat"), undo["paid_fee_sat"]
         if isinstance(most, int) and (not isinstance(fee, int) or fee > most):
             return from_symbol(

@@ -115,6 +115,10 @@ def _action(name: str, doc: Any) -> str:
         tier += f" (standard with `{doc['standard_with_constraint']}`)"
     kind = "reads" if doc["read_only"] else "writes"
     lines = [f"- **{name}**{aliases}: {kind}, {danger}, tier {tier}."]
+    if "amounts_to" in doc:
+        lines.append(
+            f"  - denied wherever one of these is: {', '.join(f'`{each}`' for each in doc['amounts_to'])}"
+        )
     shape = doc["params"]
     lines += [
         f"  - {_parameter(key, rule, required=key in shape['required'])}"

@@ -25,6 +25,7 @@ from .credential_scope import (
     check_pattern_syntax,
     check_patterns,
     custom_template,
+    denied_as,
     patterns_allow,
     resolve_access,
     unknown_constraints,
@@ -116,6 +117,11 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     def allows(self, schema: str, action: str, glob_names: tuple[str, ...] = ()) -> bool:
         """Whether the patterns admit the action; see `patterns_allow`."""
         return patterns_allow(self.allowed_schemas, schema, action, glob_names)
+
+    def denied_as(self, schema: str, action: str) -> str:
+        """The denied action that this one amounts to, as `schema#action`; empty when there is none."""
+        other = denied_as(self.allowed_schemas, schema, action)
+        return "" if other is None else f"{other.schema}#{other.name}"
 
 
 def _bad(what: str) -> InvalidParams:

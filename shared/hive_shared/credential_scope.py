@@ -22,6 +22,7 @@ from .registry import (
     ActionSpec,
     Tier,
     actions,
+    contained,
     find,
     glob_names,
 )
@@ -99,7 +100,8 @@ def patterns_allow(patterns: Iterable[str], schema: str, action: str, names: tup
     """Whether `allowed_schemas` admit an action, denials winning (02 §2.3).
 
     `names` are the action's names from `registry.glob_names` (needed for config `adjust`, where the
-    parameter decides); without them the registry's names are used. `hive:control/v1` is free to every
+    parameter decides); without them the registry's names are used. Denied is also what amounts to a denied
+    action (`registry.contained`). `hive:control/v1` is free to every
     holder. Unknown schemas and actions are never admitted.
     """
     if schema == CONTROL:
@@ -111,7 +113,7 @@ def patterns_allow(patterns: Iterable[str], schema: str, action: str, names: tup
             return False
         schema, names = spec.schema, glob_names(spec, {})
     category, _, version = schema.removeprefix("hive:").partition("/")
-    allowed = False
+    patterns, allowed = tuple(patterns), False
     for pattern in patterns:
         if pattern == "*":
             allowed = True
@@ -119,7 +121,17 @@ def patterns_allow(patterns: Iterable[str], schema: str, action: str, names: tup
             if pattern.startswith("!"):
                 return False
             allowed = True
-    return allowed
+    return allowed and denied_as(patterns, schema, action) is None
+
+
+def denied_as(patterns: Iterable[str], schema: str, action: str) -> ActionSpec | None:
+    """What the action amounts to and a `!` pattern denies, None if nothing of that kind (02 §2.3)."""
+    denials = [pattern for pattern in patterns if pattern.startswith("!")]
+    for other in contained(schema, action) if denials else ():
+        version, names = other.schema.rpartition("/")[2], glob_names(other, {})
+        if any(_matches(pattern, other.category, version, names) for pattern in denials):
+            return other
+    return None
 
 
 def _all_names(spec: ActionSpec) -> tuple[tuple[str, ...], ...]:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, Unsupported, from_symbol
-from hive_shared.registry import MONITOR, find
+from hive_shared.registry import MONITOR, contained, find
 
 from . import approval
 from .approval import Workflow
@@ -96,7 +96,7 @@ class ActionRequest:
 
     `channels` are all channels the action changes, also those an `all` or peer-wide action reaches.
     `new_fees` maps each scid to its new (base msat, ppm), None for what stays. `also_actions` are further
-    names the command amounts to (`registry.scored_as`); `counts` the policy counters used so far; `spend` is
+    names in its schema (aliases, `registry.scored_as`); `counts` the policy counters used so far; `spend` is
     what leaves the node's hands, `feerate_perkw` the on-chain rate of the plan.
     """
 
@@ -125,13 +125,42 @@ class ActionRequest:
     @cached_property
     def category(self) -> str:
         """`fee-policy` of `hive:fee-policy/v1`."""
-        return self.schema.removeprefix("hive:").partition("/")[0]
+        return _category(self.schema)
 
     @cached_property
     def override_keys(self) -> tuple[str, ...]:
         """`<category with _>_<action>`, what approval overrides match (02 §7.3)."""
         prefix = self.category.replace("-", "_")
         return tuple(f"{prefix}_{name}" for name in self.names)
+
+    @cached_property
+    def identities(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Schema and names of the command, then of every action it amounts to: what a denial or a stricter
+        workflow may name (02 §2.3). Nothing is loosened by them."""
+        others = {
+            (spec.schema, spec.name): (spec.schema, (spec.name, *spec.aliases))
+            for name in self.names
+            for spec in contained(self.schema, name)
+        }
+        return ((self.schema, self.names), *others.values())
+
+    @cached_property
+    def denial_keys(self) -> tuple[str, ...]:
+        """`override_keys` of the command and of all it amounts to."""
+        return tuple(
+            f"{_category(schema).replace('-', '_')}_{name}"
+            for schema, names in self.identities
+            for name in names
+        )
+
+    @cached_property
+    def denial_paths(self) -> tuple[str, ...]:
+        """Schema ids and `hive:<category>/<action>` of the command and of all it amounts to."""
+        return tuple(
+            path
+            for schema, names in self.identities
+            for path in (schema, *(f"hive:{_category(schema)}/{name}" for name in names))
+        )
 
     @cached_property
     def channel_ids(self) -> frozenset[str]:
@@ -143,6 +172,10 @@ class ActionRequest:
         """Peers of the touched channels, those named in the parameters, nested ones too, and the plan's."""
         named = set(_peers_in(self.params))
         return self.peers | named | {channel.peer_id for channel in self.channels}
+
+
+def _category(schema: str) -> str:
+    return schema.removeprefix("hive:").partition("/")[0]
 
 
 def _peers_in(params: Mapping[str, JsonValue]) -> Iterator[str]:
@@ -314,7 +347,9 @@ def _ask_by_document(settings: Settings, request: ActionRequest, level: Fraction
             "required_confirmation.danger_gte",
             f"danger {confirmation.danger_gte} and up is asked",
         )
-    if confirmation.channel_close == "always" and request.override_keys[0].startswith("channel_close"):
+    if confirmation.channel_close == "always" and any(
+        key.startswith("channel_close") for key in request.denial_keys
+    ):
         votes.ask(Workflow.QUEUE, "required_confirmation.channel_close", "every channel close is asked")
     sends = request.override_keys[0] in ("wallet_send_onchain", "wallet_sweep")
     threshold = confirmation.onchain_send_gte_sats
@@ -331,12 +366,14 @@ def _overrides(
 ) -> tuple[list[tuple[Workflow, str, str]], bool]:
     """What approval overrides ask for, and whether one lets the command run by itself.
 
-    Where several match, a strict one silences every auto_execute.
+    Where several match, a strict one silences every auto_execute. A strict one also speaks by the name of
+    what the command amounts to; auto_execute only by its own.
     """
     strict: list[tuple[Workflow, str, str]] = []
     loosens = False
     for pattern, word in settings.approval_overrides.items():
-        if not any(fnmatchcase(key, pattern) for key in request.override_keys):
+        keys = request.override_keys if word == "auto_execute" else request.denial_keys
+        if not any(fnmatchcase(key, pattern) for key in keys):
             continue
         rule_id, sentence = f"approval_overrides.{pattern}", f"override {pattern}: {word}"
         match = _MULTI.fullmatch(word)

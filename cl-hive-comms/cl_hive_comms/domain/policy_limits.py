@@ -105,7 +105,7 @@ def _forbidden(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     for pattern in settings.forbidden_actions:
         if _opened_by_name(settings, request):
             return
-        if any(fnmatchcase(key, pattern) for key in request.override_keys):
+        if any(fnmatchcase(key, pattern) for key in request.denial_keys):
             yield _blocked(
                 f"preset:{settings.preset}", f"the {settings.preset} preset forbids {request.action}"
             )
@@ -120,9 +120,8 @@ def _opened_by_name(settings: Settings, request: ActionRequest) -> bool:
 
 
 def _blocked_schemas(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
-    paths = (request.schema, *(f"hive:{request.category}/{name}" for name in request.names))
     for pattern in settings.blocked_schemas:
-        if any(fnmatchcase(path, pattern) for path in paths):
+        if any(fnmatchcase(path, pattern) for path in request.denial_paths):
             yield _blocked("blocked_schemas", f"the operator blocks {pattern}")
             return
 

@@ -81,7 +81,11 @@ REACH: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "protected_plugins": ("hive:plugin/v1#stop",),
         "daily_budget_sats": _SPENDS,
         "required_confirmation.danger_gte": (WRITES,),
-        "required_confirmation.channel_close": ("hive:channel/v1#close_*",),
+        "required_confirmation.channel_close": (
+            "hive:channel/v1#close_*",
+            "hive:emergency/v1#force_close*",
+            "hive:htlc-mgmt/v1#force_resolve_expired",
+        ),
         "required_confirmation.onchain_send_gte_sats": (
             "hive:wallet/v1#send_onchain",
             "hive:wallet/v1#sweep",

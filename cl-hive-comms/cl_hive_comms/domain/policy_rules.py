@@ -119,8 +119,7 @@ class Rule:
         """Whether the rule speaks about this request, in the operator's time zone."""
         match = self.match
         return (
-            (match.schema is None or _is_like((request.schema,), match.schema))
-            and (match.action is None or _is_like(request.names, match.action))
+            self._names(request)
             and match.advisor in (None, request.advisor_id)
             and (match.danger_gte is None or request.danger >= match.danger_gte)
             and (match.danger_lte is None or request.danger <= match.danger_lte)
@@ -129,6 +128,14 @@ class Rule:
             and (match.peers is None or not match.peers.isdisjoint(request.peer_ids))
             and (match.days is None or weekday(request.now, settings.zone) in match.days)
             and (match.hours is None or _within(match.hours, minute_of_day(request.now, settings.zone)))
+        )
+
+    def _names(self, request: ActionRequest) -> bool:
+        """Whether schema and action together name the command or something it amounts to."""
+        schema, action = self.match.schema, self.match.action
+        return any(
+            (schema is None or _is_like((each,), schema)) and (action is None or _is_like(names, action))
+            for each, names in request.identities
         )
 
     def to_doc(self) -> dict[str, JsonValue]:

@@ -366,8 +366,11 @@ class DecisionService:
                     required=list(each.permissions),
                 )
             if not credential.allows(each.schema, each.name, glob_names(each, params)):
+                other = credential.denied_as(each.schema, each.name)
+                why = f": it amounts to {other}, which they deny" if other else ""
                 raise from_symbol(
-                    "schema_not_allowed", f"the credential's patterns do not allow {each.schema}#{each.name}"
+                    "schema_not_allowed",
+                    f"the credential's patterns do not allow {each.schema}#{each.name}{why}",
                 )
 
     # -- steps 12 to 15 -----------------------------------------------------------------------------------

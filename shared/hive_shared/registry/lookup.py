@@ -9,6 +9,7 @@ from typing import Final
 from ..canonical import JsonValue
 from ..errors import from_symbol
 from . import catalogue, config, control, monitor
+from .contained import AMOUNTS_TO
 from .danger import DangerFacts, Params, tier_for
 from .spec import ActionSpec, SchemaSpec
 
@@ -42,6 +43,27 @@ def _index() -> Mapping[tuple[str, str], ActionSpec]:
 
 
 _INDEX: Final = _index()
+
+
+def _closure() -> Mapping[tuple[str, str], tuple[ActionSpec, ...]]:
+    def steps(name: str, path: tuple[str, ...]) -> Iterator[ActionSpec]:
+        schema, _, action = name.partition("#")
+        spec = _INDEX.get((schema, action))
+        if spec is None or (spec.schema, spec.name) != (schema, action) or name in path:
+            raise ValueError(f"{name} cannot be what an action amounts to, or amounts to itself")
+        yield spec
+        for other in spec.amounts_to:
+            yield from steps(other, (*path, name))
+
+    found = {}
+    for name in AMOUNTS_TO:
+        first, *others = steps(name, ())
+        once = {(other.schema, other.name): other for other in others}
+        found[first.schema, first.name] = tuple(once.values())
+    return MappingProxyType(found)
+
+
+_CONTAINED: Final = _closure()
 
 
 def find(schema_type: str, action: str) -> ActionSpec:
@@ -91,6 +113,15 @@ def scored_as(spec: ActionSpec, params: Params, facts: DangerFacts) -> ActionSpe
     if single and monitor.ends_at_zero_fee(params, facts):
         return find(monitor.FEE_POLICY, "set_zero_fee")
     return spec
+
+
+def contained(schema: str, action: str) -> tuple[ActionSpec, ...]:
+    """Every action that this one amounts to, the nearest first; none for an unknown one (02 §2.3).
+
+    Whoever denies or hampers one of them by name means this action too.
+    """
+    spec = _INDEX.get((SCHEMA_ALIASES.get(schema, schema), action))
+    return () if spec is None else _CONTAINED.get((spec.schema, spec.name), ())
 
 
 def glob_names(spec: ActionSpec, params: Params) -> tuple[str, ...]:
@@ -150,6 +181,8 @@ def _describe(spec: ActionSpec) -> dict[str, JsonValue]:
     }
     if spec.aliases:
         doc["aliases"] = list(spec.aliases)
+    if others := contained(spec.schema, spec.name):
+        doc["amounts_to"] = [f"{other.schema}#{other.name}" for other in others]
     if spec.s5_constraint is not None:
         doc["standard_with_constraint"] = spec.s5_constraint
     if not spec.served:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from .contained import AMOUNTS_TO
 from .danger import READ, Danger, DangerFacts, DangerRule, Params, Tier, fixed, tier_for
 from .params import ParamSchema
 
@@ -46,6 +47,11 @@ class ActionSpec:
     def permission(self) -> str | None:
         """The first of `permissions`, the one templates grant; None for a free action."""
         return self.permissions[0] if self.permissions else None
+
+    @property
+    def amounts_to(self) -> tuple[str, ...]:
+        """What else this action is, as `schema#action`: denied there, denied here (02 §2.3). One step."""
+        return AMOUNTS_TO.get(f"{self.schema}#{self.name}", ())
 
     @property
     def category(self) -> str:

@@ -154,7 +154,7 @@ async def test_an_opening_that_takes_long_ends_by_the_clock_with_one_receipt(wor
     node(world).hold = asyncio.Event()
     answer = await world.ask(CHANNEL, "open", dict(OPEN))
     assert answer["status"] == 3 and answer["result"]["state"] == "pending_external", answer
-    world.pass_time(channel_open.SETTLED_S + 1)
+    world.pass_time(channel_open.SETTLED_S + 121)
     await world.pipeline.timers.tick()
     assert await world.docs() == [], "the call is still running"
     node(world).hold.set()
@@ -287,7 +287,7 @@ async def test_acceptance_02_12_half_a_batch_is_not_called_done(world: World) ->
     world.restart()
     node(world)._fundchannel({"id": PEER, "amount": 250_000})
     await world.pipeline.timers.tick()
-    world.pass_time(channel_open.SETTLED_S + 1)
+    world.pass_time(channel_open.SETTLED_S + 121)
     await world.pipeline.timers.tick()
     assert await world.docs() == []
     world.pass_time(channel_open.GIVEN_UP_S)

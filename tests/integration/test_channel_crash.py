@@ -18,7 +18,7 @@ CASES: Mapping[str, dict[str, JsonValue]] = {
     "open": {"peer_id": PEER, "amount_sats": 250_000},
     "close_cooperative": {"channel_id": "101x1x0", "reason": "idle"},
 }
-LATER_S = max(channel_open.SETTLED_S, channel_close.SETTLED_S) + 1
+LATER_S = max(channel_open.SETTLED_S, channel_close.SETTLED_S) + 61
 
 
 def node(world: World) -> ChannelNode:

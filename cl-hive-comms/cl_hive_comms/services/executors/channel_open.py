@@ -154,7 +154,7 @@ class _Opening(ABC):
         age = caller.now - _whole(undo["started"])
         before = undo["free"]
         assert isinstance(before, list)
-        if age >= SETTLED_S and not any(found) and free.issuperset(map(str, before)):
+        if age >= settled_s(undo) and not any(found) and free.issuperset(map(str, before)):
             stopped = from_symbol("shutting_down", "the plugin stopped before a channel was opened; none was")
             return Outcome("error", _about(undo), stopped, acted=False)
         if age >= GIVEN_UP_S:
@@ -358,6 +358,11 @@ def _chosen(coins: Mapping[str, int], utxos: JsonValue, amount_sat: int) -> list
             f"below {have}",
         )
     return names
+
+
+def settled_s(undo: Mapping[str, JsonValue]) -> int:
+    """Seconds after which an opening that was begun has reserved its coins: each peer is connected to first."""
+    return SETTLED_S + int(_CONNECT_S) * len(_wanted(undo))
 
 
 def _wanted(undo: Mapping[str, JsonValue]) -> list[tuple[str, int]]:

@@ -139,6 +139,7 @@ class SiblingPolicy:
             also_actions=spec.aliases,
             spend=plan.spend,
             peers=plan.peers,
+            feerate_perkw=plan.feerate_perkw,
         )
 
     def _counts(self, tx: Tx, schema: str, now: int) -> dict[str, int]:

@@ -361,7 +361,7 @@ def _chosen(coins: Mapping[str, int], utxos: JsonValue, amount_sat: int) -> list
 
 
 def settled_s(undo: Mapping[str, JsonValue]) -> int:
-    """Seconds after which an opening that was begun has reserved its coins: each peer is connected to first."""
+    """Seconds after which an opening has reserved its coins: each peer is connected to first."""
     return SETTLED_S + int(_CONNECT_S) * len(_wanted(undo))
 
 

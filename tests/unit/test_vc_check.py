@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cl_hive_comms.domain.vc_check import CHECK_TTL_S, GOOD, REVOKED, Check, Expected, finding
 from hive_shared.errors import CredentialInvalid, CredentialUnverifiable, HiveError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 NOW = 1_770_000_000
@@ -112,6 +112,7 @@ junk = st.recursive(
 )
 
 
+@example({"valid": False, "reason": []}, False)
 @given(st.dictionaries(st.sampled_from(sorted(answer())), junk), st.booleans())
 def test_no_answer_is_good_by_accident(changes: dict[str, Any], whole: bool) -> None:
     given_answer = answer(**changes) if whole else changes

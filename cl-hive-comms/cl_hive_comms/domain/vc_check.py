@@ -133,7 +133,7 @@ def _bad(answer: Mapping[str, Any]) -> HiveError:
         return from_symbol(
             symbol, f"cl-hive-archon found the credential {symbol.removeprefix('credential_')}"
         )
-    if answer.get("valid") is not False or reason in _UNDECIDED:
+    if answer.get("valid") is not False or (isinstance(reason, str) and reason in _UNDECIDED):
         return _unclear(f"its answer is {_text(reason)}")
     return CredentialInvalid(
         f"cl-hive-archon refused the credential: {_text(reason)}", reason="credential_invalid"

@@ -60,8 +60,8 @@ check: lint types test ## what CI runs
 bench: setup ## figures beside a yardstick measured in the same run; BENCH=smoke for a short one
 	@$(KEPT) $(PY) tests/bench/run.py $(BENCH)
 
-fuzz: setup ## long fuzzing of every decoder; FUZZ_EXAMPLES=200 for a short one
-	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(KEPT) $(PY) -m pytest tests/fuzz -q --timeout 0
+fuzz: setup ## long fuzzing of every decoder and property; FUZZ_EXAMPLES=200 for a short one
+	@HIVE_FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(KEPT) $(PY) -m pytest tests/fuzz tests/unit -m hypothesis -q --timeout 0
 
 slow: setup ## checks that take a minute each: the guide from its first line, the 100,001st receipt
 	@$(KEPT) $(PY) -m pytest tests/slow -n 0 -q

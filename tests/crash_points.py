@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pipeline_world import Crash, World
 
+MOST_POINTS = 80
+"""A command that touches disk and node more often than this is more than a command."""
 NODE_CALLS = ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")
 
 
@@ -71,5 +74,27 @@ async def killed(
 
 async def under_way(world: World) -> int:
     """How many commands have no end yet."""
-    sql = "SELECT COUNT(*) FROM comms_commands WHERE state IN ('received', 'executing', 'approved')"
+    sql = (
+        "SELECT COUNT(*) FROM comms_commands"
+        " WHERE state IN ('received', 'executing', 'approved', 'pending_external')"
+    )
     return int(await world.db.read(lambda tx: tx.execute(sql).fetchone()[0]))
+
+
+async def killed_everywhere(
+    directory: Path,
+    order: Callable[[World], Awaitable[Any]],
+    make: Callable[[Path], World] = World,
+    before: Callable[[World], Awaitable[Any]] | None = None,
+) -> AsyncIterator[tuple[int, World, bool]]:
+    """For each point, until a command outlives its own: the point, the world that is up again, and whether
+    the command died. When the test has looked, no command may be under way and the receipts must verify."""
+    for at in range(MOST_POINTS):
+        world, died = await killed(directory / str(at), at, order, make, before)
+        yield at, world, died
+        assert await under_way(world) == 0, at
+        assert (await world.receipts.verify()).ok, at
+        world.close()
+        if not died:
+            return
+    pytest.fail(f"disk and node are touched at more than {MOST_POINTS} points")

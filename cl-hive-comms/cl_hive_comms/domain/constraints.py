@@ -14,6 +14,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
 
 from .fee_change import exceeds
+from .json_value import whole
 from .policy import ActionRequest
 from .spend import ONCHAIN, PAYMENT
 
@@ -58,10 +59,6 @@ def _check_critical(constraints: Mapping[str, JsonValue], request: ActionRequest
         )
 
 
-def _integer(value: JsonValue) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
 def _names(value: JsonValue) -> frozenset[str]:
     return (
         frozenset(item for item in value if isinstance(item, str)) if isinstance(value, list) else frozenset()
@@ -77,19 +74,19 @@ def _fee_change(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
         if channel is None:
             yield f"the present fee of {scid} is unknown"
             continue
-        reference = exceeds(ppm, channel.fee_ppm, channel.ppm_24h_ago, _integer(limit))
+        reference = exceeds(ppm, channel.fee_ppm, channel.ppm_24h_ago, whole(limit))
         if reference is not None:
             yield f"{ppm} ppm on {scid} is more than {limit} % away from {reference} ppm"
 
 
 def _fee_ppm(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     for scid, (_base_msat, ppm) in request.new_fees.items():
-        if ppm is not None and ppm > _integer(limit):
+        if ppm is not None and ppm > whole(limit):
             yield f"{ppm} ppm on {scid} is above {limit} ppm"
 
 
 def _amount_sat(request: ActionRequest) -> int:
-    named = (_integer(request.params.get(name)) for name in ("amount_sats", "capacity_sats"))
+    named = (whole(request.params.get(name)) for name in ("amount_sats", "capacity_sats"))
     return max(request.amount_sat, *named)
 
 
@@ -104,7 +101,7 @@ def _at_most(applies: Callable[[ActionRequest], bool], counter: str | None = Non
             yield "what was spent in the window so far is unknown"
             return
         total_sat = _amount_sat(request) + used_sat
-        if total_sat > _integer(limit):
+        if total_sat > whole(limit):
             yield f"{total_sat} sat is above {limit} sat"
 
     return enforce
@@ -135,8 +132,8 @@ def _is_payment(request: ActionRequest) -> bool:
 
 
 def _rebalance_fee(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
-    asked = _integer(request.params.get("max_fee_ppm"))
-    if request.schema == "hive:rebalance/v1" and asked > _integer(limit):
+    asked = whole(request.params.get("max_fee_ppm"))
+    if request.schema == "hive:rebalance/v1" and asked > whole(limit):
         yield f"max_fee_ppm {asked} is above {limit}"
 
 
@@ -146,8 +143,8 @@ def _open_sats(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     amounts = [_amount_sat(request)]
     destinations = request.params.get("destinations")
     for item in destinations if isinstance(destinations, list) else ():
-        amounts.append(_integer(item.get("amount_sats")) if isinstance(item, dict) else 0)
-    if max(amounts) > _integer(limit):
+        amounts.append(whole(item.get("amount_sats")) if isinstance(item, dict) else 0)
+    if max(amounts) > whole(limit):
         yield f"a channel of {max(amounts)} sat is above {limit} sat"
 
 
@@ -155,14 +152,14 @@ def _daily_actions(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     used = request.counts.get(DAILY_ACTIONS)
     if used is None:
         yield "how many actions of the last 24 hours were used is unknown"
-    elif used + 1 > _integer(limit):
+    elif used + 1 > whole(limit):
         yield f"all {limit} actions of the last 24 hours are used"
 
 
 def _channels_per_call(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     named = request.params.get("channels")
     count = max(len(request.channels), len(named) if isinstance(named, list) else 0)
-    if count > _integer(limit):
+    if count > whole(limit):
         yield f"{count} channels in one command, at most {limit}"
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from hive_shared.canonical import JsonValue
 
 from .fee_change import exceeds
+from .json_value import whole
 
 if TYPE_CHECKING:
     from .policy import ActionRequest
@@ -202,8 +203,7 @@ def _fees(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
 
 
 def _number(request: ActionRequest, name: str) -> int:
-    value = request.params.get(name, 0)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    return whole(request.params.get(name))
 
 
 def _amounts(settings: Settings, request: ActionRequest) -> Iterator[Denial]:

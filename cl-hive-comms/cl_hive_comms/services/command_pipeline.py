@@ -359,8 +359,7 @@ def _commands(
 
 def _disabled(tx: Tx, saved: SavedRows) -> frozenset[tuple[str, str]]:
     """Reason and channel id of every hold of advisors."""
-    holds = ((hold.reason, hold.channel.channel_id) for hold in saved.holds(tx))
-    return frozenset((reason, channel_id) for reason, channel_id in holds if reason in BY_ADVISORS)
+    return frozenset(name for name in saved.names(tx) if name[0] in BY_ADVISORS)
 
 
 def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:

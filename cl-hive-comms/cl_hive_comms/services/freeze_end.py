@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hive_shared.canonical import JsonValue
@@ -47,7 +48,7 @@ class FreezeEnd:
             self._log("warning", "freeze_end_postponed", code=error.code)
             return
         for timer in due:
-            await self._db.write(lambda tx, timer=timer: self._look(tx, timer, height))  # type: ignore[misc]
+            await self._db.write(partial(self._look, timer=timer, height=height))
 
     def _look(self, tx: Tx, timer: TimerRow, height: int) -> None:
         payload: Mapping[str, Any] = json.loads(timer.payload_json)

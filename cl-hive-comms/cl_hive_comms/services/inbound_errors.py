@@ -13,6 +13,7 @@ from typing import Final
 
 from ..domain.arrival import Arrival
 from ..domain.rate_limit import SlidingWindows
+from .inbound_ids import MessageIds
 from .ports_identity import Clock
 
 PER_MINUTE: Final = 10
@@ -32,7 +33,7 @@ class MessageErrors:
     def __init__(self, reply: Reply, *, now: Clock) -> None:
         self._reply, self._now = reply, now
         self._windows = SlidingWindows(now)
-        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._told = MessageIds(_REMEMBERED)
         self._verbs: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     async def expired(self, arrival: Arrival, schema: str, msg_id: str) -> bool:
@@ -59,11 +60,9 @@ class MessageErrors:
         # An error that is answered with an error would go to and fro for ever.
         if not arrival.known or not schema.startswith("hive:") or verb.startswith("error"):
             return False
-        message = (arrival.sender, msg_id)
+        message = f"{arrival.sender}:{msg_id}"
         if message in self._told or not self._windows.allow("errors", arrival.sender, PER_MINUTE):
             return False
         # Before the reply: the same message may come a second time meanwhile.
-        self._told[message] = None
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
+        self._told.add(message)
         return await self._reply(arrival.sender, area, msg_id, code)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from hive_shared.canonical import JsonValue
 from hive_shared.registry import PEER
@@ -41,7 +42,7 @@ class PeerBans:
     async def end_due(self) -> None:
         """Each ban whose time has come ends once, with a receipt; also after a restart."""
         for timer in await self._db.read(lambda tx: self._commands.timers(tx, BAN, self._now())):
-            await self._db.write(lambda tx, timer=timer: self._ended(tx, timer))  # type: ignore[misc]
+            await self._db.write(partial(self._ended, timer=timer))
 
     def _ended(self, tx: Tx, timer: TimerRow) -> None:
         if not self._commands.timer_done(tx, timer.timer_id, self._now()):

@@ -137,7 +137,7 @@ def restore_channels(
         if stops and here is None:
             note += ". The emergency stop that was on then is not engaged"
         return Outcome("channels", found, kept=found, note=note), here
-    known = {(hold.reason, hold.channel.channel_id) for hold in tables.saved.holds(tx)}
+    known = tables.saved.names(tx)
     said = next((stop_from_text(str(row["value"])) for row in stops if row["key"] == EMERGENCY_FACT), None)
     taken = frozen = 0
     for row in saved:

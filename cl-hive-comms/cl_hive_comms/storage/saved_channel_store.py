@@ -32,6 +32,11 @@ class SavedChannelStore:
         rows = tx.execute("SELECT * FROM comms_saved_channel ORDER BY scid, channel_id, reason")
         return tuple(Hold(row["reason"], _channel(row)) for row in rows)
 
+    def names(self, tx: Tx) -> frozenset[tuple[str, str]]:
+        """Reason and channel id of everything that is saved."""
+        rows = tx.execute("SELECT reason, channel_id FROM comms_saved_channel")
+        return frozenset((row["reason"], row["channel_id"]) for row in rows)
+
     def mark_frozen(self, tx: Tx, reason: str, channel_id: str, now: int) -> None:
         """A receipt says that this channel is frozen."""
         tx.execute(

@@ -16,6 +16,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
+from ...domain.json_value import whole
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
@@ -71,7 +72,7 @@ class _Close(ABC):
         terms = await self._terms(params)
         ours_sat = int(row["to_us_msat"]) // 1_000
         foreign = terms.pop("foreign") is True
-        rate, chosen = _whole(terms.pop("perkw")), terms.pop("chosen") is True
+        rate, chosen = whole(terms.pop("perkw")), terms.pop("chosen") is True
         undo: dict[str, JsonValue] = {
             **terms,
             "closes": {
@@ -108,7 +109,7 @@ class _Close(ABC):
                 "close",
                 {"id": _of(undo)["channel_id"], **asked},
                 wait_s=_answer_s(undo, asked),
-                held_s=_whole(undo["held_s"]),
+                held_s=whole(undo["held_s"]),
             )
         except ClnError as error:
             if error.outcome_unknown:
@@ -131,7 +132,7 @@ class _Close(ABC):
         if row["state"] in _CLOSED:
             self._calls.forget(caller.command_id)
             return _done(undo, _how(row))
-        was, age = _of(undo)["state"], caller.now - _whole(undo["started"])
+        was, age = _of(undo)["state"], caller.now - whole(undo["started"])
         if self._calls.running(caller.command_id):
             return _left(undo, row)
         if row["state"] != was:
@@ -141,7 +142,7 @@ class _Close(ABC):
         if refusal is not None:
             self._calls.forget(caller.command_id)
             return Outcome("error", _result(undo), node_error(refusal), acted=False)
-        if age < SETTLED_S + _whole(undo["held_s"]) * (was in _CLOSING):
+        if age < SETTLED_S + whole(undo["held_s"]) * (was in _CLOSING):
             return _left(undo, row)
         if was in _CLOSING:
             unclear = from_symbol("indeterminate", "the channel is closing as it was before; check it")
@@ -213,7 +214,7 @@ class CloseUnilateral(_Close):
     STATES = (*_OPEN, *_CLOSING)
 
     async def _terms(self, params: Params) -> dict[str, JsonValue]:
-        grace_s = _whole(params["grace_s"])
+        grace_s = whole(params["grace_s"])
         return {
             "asked": {"unilateraltimeout": grace_s},
             "wait_s": grace_s + 30,
@@ -264,12 +265,8 @@ def _wrong(params: Params, expected: str) -> HiveError:
 
 
 def _answer_s(undo: Mapping[str, JsonValue], asked: Mapping[str, JsonValue]) -> float:
-    alone = _whole(asked["unilateraltimeout"]) > 0
-    return AWAY_S if undo["peer_away"] and not alone else min(ANSWER_S, _whole(undo["wait_s"]))
-
-
-def _whole(value: JsonValue) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    alone = whole(asked["unilateraltimeout"]) > 0
+    return AWAY_S if undo["peer_away"] and not alone else min(ANSWER_S, whole(undo["wait_s"]))
 
 
 def _of(undo: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

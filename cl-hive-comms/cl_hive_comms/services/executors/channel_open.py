@@ -16,6 +16,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
+from ...domain.json_value import whole
 from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
@@ -151,7 +152,7 @@ class _Opening(ABC):
         if refusal is not None and not any(found):
             self._calls.forget(caller.command_id)
             return Outcome("error", _about(undo), _told(refusal), acted=False)
-        age = caller.now - _whole(undo["started"])
+        age = caller.now - whole(undo["started"])
         before = undo["free"]
         assert isinstance(before, list)
         if age >= settled_s(undo) and not any(found) and free.issuperset(map(str, before)):
@@ -217,8 +218,8 @@ class Open(_Opening):
 
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Look at coins, channels and feerate. Raises InvalidParams for what cannot be opened; ClnError."""
-        peer_id, amount_sat = str(params["peer_id"]), _whole(params["amount_sats"])
-        push_msat = _whole(params.get("push_msat"))
+        peer_id, amount_sat = str(params["peer_id"]), whole(params["amount_sats"])
+        push_msat = whole(params.get("push_msat"))
         if push_msat > amount_sat * 1_000:
             sentence = f"{push_msat} msat is more than the channel's {amount_sat} sat"
             raise _invalid("push_msat", sentence, "at most the amount")
@@ -290,7 +291,7 @@ class ProposeOpen:
         as_open: dict[str, JsonValue] = {
             "peer_id": params["peer_id"],
             "amount_sats": params["capacity_sats"],
-            "push_msat": _whole(params.get("push_sats")) * 1_000,
+            "push_msat": whole(params.get("push_sats")) * 1_000,
             "announce": True,
         }
         plan = await self._open.prepare(as_open, caller)
@@ -303,10 +304,6 @@ class ProposeOpen:
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """As `open` is asked about."""
         return await self._open.probe(undo, caller)
-
-
-def _whole(value: JsonValue) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _text(value: JsonValue) -> str | None:
@@ -333,7 +330,7 @@ def _free(outputs: Sequence[Row]) -> dict[str, int]:
 
 
 def _chosen(coins: Mapping[str, int], utxos: JsonValue, amount_sat: int) -> list[str]:
-    """The coins a transaction takes at most: those named, or the largest. Raises InvalidParams."""
+    """The coins a transaction takes: those named, or the smallest that suffice. Raises InvalidParams."""
     if isinstance(utxos, list):
         names = [str(name) for name in utxos]
         for name in names:
@@ -344,7 +341,7 @@ def _chosen(coins: Mapping[str, int], utxos: JsonValue, amount_sat: int) -> list
         have = sum(coins[name] for name in names)
     else:
         names, have = [], 0
-        # Smallest last: CLN may take more and smaller ones, so all that are needed at worst are counted.
+        # Smallest first: whatever CLN chooses are hardly more coins, so the fee is counted high.
         for name in sorted(coins, key=lambda each: coins[each]):
             if have >= amount_sat:
                 break
@@ -372,7 +369,7 @@ def _wanted(undo: Mapping[str, JsonValue]) -> list[tuple[str, int]]:
 
 
 def _pairs(items: Sequence[JsonValue]) -> list[tuple[str, int]]:
-    return [(str(each["peer_id"]), _whole(each["amount_sats"])) for each in items if isinstance(each, dict)]
+    return [(str(each["peer_id"]), whole(each["amount_sats"])) for each in items if isinstance(each, dict)]
 
 
 def _about(undo: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -3,54 +3,11 @@ item 9, §7.1, §15.12)."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 from agent import Agent
-from channel_world import plugin_again
-from hive_devnet.world import World, until
+from hive_devnet.world import World
 from hive_shared.canonical import JsonValue
 from hive_shared.registry import PAYMENT
-
-
-async def _hired(world: World) -> Agent:
-    """An agent whose payments below 100,000 sat a day run by themselves."""
-    agent = Agent(world.alice, world.relay.url)
-    await agent.__aenter__()
-    issued = await world.alice.call(
-        "hive-mgmt-credential-issue",
-        {"agent_id": agent.npub, "tier": "admin", "allowed_schemas_json": ["*"], "trust": "2.0"},
-    )
-    agent.credential_id = str(issued["credential"]["credential_id"])
-    overrides = {"approval_overrides": {"payment_*": "auto_execute"}}
-    await world.alice.call("hive-client-policy", {"action": "set-preset", "preset": "aggressive"})
-    await world.alice.call("hive-client-policy", {"action": "set", "overrides": overrides})
-    return agent
-
-
-async def _killed_after_the_call(
-    world: World, agent: Agent, action: str, params: dict[str, JsonValue]
-) -> str:
-    """Ask for a payment whose answer the plugin had when it was killed; the plugin is up again."""
-    reached = world.arm_fault("after_cln")
-    document = agent.signed(action, params, PAYMENT)
-    sending = asyncio.create_task(agent.rest(document))
-
-    async def there() -> bool:
-        return reached.exists()
-
-    await until(there, "the plugin to have its answer", 60)
-    await plugin_again(world)
-    await asyncio.gather(sending, return_exceptions=True)
-    return str(document["command_id"])
-
-
-async def _receipt(world: World, command_id: str) -> dict[str, Any]:
-    async def written() -> Any:
-        items = (await world.alice.call("hive-client-receipts", {"limit": 200}))["items"]
-        return next((item for item in items if item.get("command_id") == command_id), None)
-
-    return dict(await until(written, "the receipt", 90))
+from killed_command import killed_at, receipt_of, trusted_agent
 
 
 async def _parts(world: World) -> list[tuple[int, str]]:
@@ -59,25 +16,24 @@ async def _parts(world: World) -> list[tuple[int, str]]:
 
 
 async def test_acceptance_02_12_a_payment_killed_is_made_once_and_offers_are_paid(world: World) -> None:
-    agent = await _hired(world)
-    try:
+    async with trusted_agent(world, {"payment_*": "auto_execute"}) as agent:
         bill = await world.bob.call(
             "invoice", {"amount_msat": 4_000_000, "label": "bill", "description": "tea"}
         )
         params: dict[str, JsonValue] = {"bolt11": bill["bolt11"]}
-        receipt = await _receipt(world, await _killed_after_the_call(world, agent, "pay_invoice", params))
+        killed = await killed_at(world, agent, "after_cln", (PAYMENT, "pay_invoice"), params)
+        receipt = await receipt_of(world, killed)
         assert receipt["status"] == "success" and receipt["result"]["reconciled"] is True, receipt
         assert receipt["result"]["payment_hash"] == bill["payment_hash"]
         gift: dict[str, JsonValue] = {"destination": world.bob.node_id, "amount_msat": 5_000_000}
-        receipt = await _receipt(world, await _killed_after_the_call(world, agent, "keysend", gift))
+        killed = await killed_at(world, agent, "after_cln", (PAYMENT, "keysend"), gift)
+        receipt = await receipt_of(world, killed)
         assert receipt["status"] == "success" and receipt["result"]["amount_msat"] == 5_000_000, receipt
         assert await _parts(world) == [(4_000_000, "complete"), (5_000_000, "complete")]
         again = await agent.rest(agent.signed("pay_invoice", params, PAYMENT))
         assert "has paid this invoice already" in again["error"]["message"], again
         await _offer(world, agent)
         assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
-    finally:
-        await agent.__aexit__()
 
 
 async def _offer(world: World, agent: Agent) -> None:

@@ -162,7 +162,7 @@ async def test_acceptance_02_12_a_decision_killed_anywhere_runs_the_command_once
             assert (await world.pipeline.approvals.approve(action_id))["state"] == "confirm_wait"
 
     outcomes: set[str] = set()
-    async for at, world, died in killed_everywhere(tmp_path, order, make, before):
+    async for _, world, died in killed_everywhere(tmp_path, order, make, before):
         if (await world.pipeline.approvals.pending())["count"]:
             assert died and world.setchannels == 0 and await world.docs() == []
             outcomes.add("waited")

@@ -219,6 +219,146 @@ async def test_getroute_knows_fees_and_delays(trio: Any) -> None:
     assert error.message == f"{stranger}: unknown destination node_id (no public channels?)"
 
 
+# -- routes by layers, and payments along them ---------------------------------------------------------------
+
+
+def _scidd(scid: str, source: str, target: str) -> str:
+    return f"{scid}/{0 if source < target else 1}"
+
+
+def _asked(trio: Any, layer: str, **more: object) -> dict[str, Any]:
+    asked = {"source": trio.alice.id, "destination": trio.carol.id, "amount_msat": 2_000_000, "maxparts": 1}
+    layers = ["auto.localchans", "auto.sourcefree", layer]
+    return {**asked, "maxfee_msat": 1_000_000, "final_cltv": 18, "layers": layers, **more}
+
+
+async def test_getroutes_goes_by_what_a_layer_says(trio: Any) -> None:
+    alice = trio.alice
+    made = await alice.call("askrene-create-layer", {"layer": "t1"})
+    assert [(each["layer"], each["persistent"]) for each in made["layers"]] == [("t1", False)]
+    (route,) = (await alice.call("getroutes", _asked(trio, "t1")))["routes"]
+    first, last = route["path"]
+    assert (first["node_id_in"], first["node_id_out"]) == (trio.alice.id, trio.bob.id)
+    assert last["short_channel_id_dir"] == _scidd(trio.far_scid, trio.bob.id, trio.carol.id)
+    assert (last["amount_out_msat"], last["cltv_out"]) == (2_000_000, 18)
+    # Our own hop costs nothing; what bob is sent holds his fee.
+    assert first["amount_in_msat"] == first["amount_out_msat"] == last["amount_in_msat"] > 2_000_000
+    assert first["cltv_in"] == first["cltv_out"] == last["cltv_in"] > 18
+    old = (first["next_node_id"], first["amount_msat"], first["delay"])
+    assert old == (trio.bob.id, first["amount_in_msat"], first["cltv_in"])
+    fee = first["amount_in_msat"] - 2_000_000
+    error = await alice.error("getroutes", _asked(trio, "t1", maxfee_msat=fee - 1))
+    assert (error.code, error.message) == (206, "Could not find route without excessive cost")
+    await alice.call("getroutes", _asked(trio, "t1", maxfee_msat=fee))
+    error = await alice.error("getroutes", _asked(trio, "t1", maxdelay=first["cltv_in"] - 1))
+    assert (error.code, error.message) == (206, "Could not find route without excessive delays")
+    dearer = {"layer": "t1", "short_channel_id_dir": last["short_channel_id_dir"], "fee_base_msat": 9_000}
+    await alice.call("askrene-update-channel", {**dearer, "fee_proportional_millionths": 0})
+    (route,) = (await alice.call("getroutes", _asked(trio, "t1")))["routes"]
+    assert route["path"][0]["amount_in_msat"] == 2_009_000
+    await alice.call("askrene-remove-layer", {"layer": "t1"})
+
+
+@pytest.mark.parametrize("told", ["disabled", "constrained", "node"])
+async def test_getroutes_leaves_out_what_a_layer_rules_out(trio: Any, told: str) -> None:
+    alice, layer = trio.alice, f"t2-{told}"
+    await alice.call("askrene-create-layer", {"layer": layer})
+    channel = {"layer": layer, "short_channel_id_dir": _scidd(trio.far_scid, trio.bob.id, trio.carol.id)}
+    if told == "disabled":
+        assert await alice.call("askrene-update-channel", {**channel, "enabled": False}) == {}
+    elif told == "node":
+        assert await alice.call("askrene-disable-node", {"layer": layer, "node": trio.bob.id}) == {}
+    else:
+        shown = await alice.call(
+            "askrene-inform-channel", {**channel, "amount_msat": 2_000_000, "inform": "constrained"}
+        )
+        assert shown["constraints"][0]["maximum_msat"] == 1_999_999
+    error = await alice.error("getroutes", _asked(trio, layer))
+    assert error.code == 205
+    assert error.message.startswith("We could not find a usable set of paths. ")
+    (kept,) = (await alice.call("askrene-listlayers", {"layer": layer}))["layers"]
+    changed = {"disabled": "channel_updates", "constrained": "constraints", "node": "disabled_nodes"}
+    assert [name for name in changed.values() if kept[name]] == [changed[told]]
+    await alice.call("askrene-remove-layer", {"layer": layer})
+    error = await alice.error("askrene-remove-layer", {"layer": layer})
+    assert (error.code, error.message) == (-32602, f"layer: Unknown layer: invalid token '\"{layer}\"'")
+
+
+async def test_bad_requests_about_layers_and_routes(trio: Any) -> None:
+    alice, stranger = trio.alice, "02c941794a146f861fe39ba53f8621aa9d44b581d2c1748bf167602ecec6b537da"
+    await alice.call("askrene-create-layer", {"layer": "t3"})
+    error = await alice.error("askrene-create-layer", {"layer": "t3"})
+    assert (error.code, error.message) == (-32602, "Layer already exists")
+    for params, code, message in (
+        ({"amount_msat": 0}, -32602, "amount must be non-zero"),
+        ({"layers": ["nope"]}, -32602, "layers: unknown layer: invalid token '\"nope\"'"),
+        ({"maxdelay": 2_017}, 217, "maximum delay allowed is 2016"),
+        ({"source": stranger}, 205, f"Unknown source node {stranger}"),
+        ({"destination": stranger}, 205, f"Unknown destination node {stranger}"),
+    ):
+        error = await alice.error("getroutes", _asked(trio, "t3", **params))
+        assert (error.code, error.message) == (code, message), params
+    await alice.call("askrene-remove-layer", {"layer": "t3"})
+    hash_ = "ab" * 32
+    error = await alice.error("waitsendpay", {"payment_hash": hash_, "timeout": 1})
+    assert (error.code, error.message) == (208, f"Never attempted payment part 0 for '{hash_}'")
+    error = await alice.error("sendpay", {"route": [], "payment_hash": hash_})
+    assert (error.code, error.message) == (-32602, "Self-payment requires amount_msat")
+    hop = {"id": trio.bob.id, "channel": "9x9x9", "amount_msat": 1_000, "delay": 9}
+    error = await alice.error("sendpay", {"route": [hop], "payment_hash": hash_})
+    assert (error.code, error.message) == (204, "No connection to first peer found")
+    assert error.data["erring_index"] == 0
+    assert (await alice.call("listsendpays", {"payment_hash": hash_}))["payments"] == []
+
+
+@pytest.mark.parametrize("names", ["now", "before"])
+async def test_sendpay_goes_the_way_it_is_given_and_waitsendpay_tells_the_end(trio: Any, names: str) -> None:
+    alice, layer = trio.alice, f"t4-{names}"
+    made = await _invoice(trio.carol, f"way-{names}", 2_000_000)
+    paid = {"payment_hash": made["payment_hash"], "payment_secret": made["payment_secret"], "label": "hive:2"}
+    await alice.call("askrene-create-layer", {"layer": layer})
+    (route,) = (await alice.call("getroutes", _asked(trio, layer)))["routes"]
+    await alice.call("askrene-remove-layer", {"layer": layer})
+    way: list[dict[str, Any]] = route["path"]
+    if names == "before":
+        way = [
+            {
+                "id": hop["node_id_out"],
+                "channel": hop["short_channel_id_dir"].partition("/")[0],
+                "amount_msat": hop["amount_out_msat"],
+                "delay": hop["cltv_out"],
+            }
+            for hop in way
+        ]
+    amount = "amount_msat" if names == "before" else "amount_out_msat"
+    short = [{**way[0], amount: way[0][amount] - 1}, way[1]]
+    sent = await alice.call("sendpay", {"route": short, **paid})
+    assert (sent["status"], sent["groupid"], sent["amount_msat"]) == ("pending", 1, 2_000_000)
+    error = await alice.error("waitsendpay", {"payment_hash": made["payment_hash"], "timeout": 60})
+    assert (error.code, error.message) == (204, "failed: WIRE_FEE_INSUFFICIENT (reply from remote)")
+    told = [error.data[name] for name in ("erring_index", "erring_node", "erring_channel", "failcode")]
+    assert told == [1, trio.bob.id, trio.far_scid, 0x100C]
+    assert f"{trio.far_scid}/{error.data['erring_direction']}" == _scidd(
+        trio.far_scid, trio.bob.id, trio.carol.id
+    )
+    sent = await alice.call("sendpay", {"route": way, **paid})
+    assert (sent["status"], sent["groupid"]) == ("pending", 2)
+    done = await alice.call("waitsendpay", {"payment_hash": made["payment_hash"], "timeout": 60})
+    assert hashlib.sha256(bytes.fromhex(done["payment_preimage"])).hexdigest() == made["payment_hash"]
+    again = await alice.call("sendpay", {"route": way, **paid})
+    assert (again["status"], again["created_index"]) == ("complete", done["created_index"])
+    rows = (await alice.call("listsendpays", {"payment_hash": made["payment_hash"]}))["payments"]
+    assert [(row["status"], row["groupid"], row.get("partid")) for row in rows] == [
+        ("failed", 1, None),
+        ("complete", 2, None),
+    ]
+    # Paid already: the destination refuses it.
+    other = {**paid, "payment_hash": "cd" * 32}
+    await alice.call("sendpay", {"route": way, **other})
+    error = await alice.error("waitsendpay", {"payment_hash": "cd" * 32, "timeout": 60})
+    assert (error.code, error.data["erring_index"]) == (203, 2)
+
+
 async def _spent(node: Any, amount_msat: int) -> bool:
     income = (await node.call("bkpr-listincome"))["income_events"]
     return any(e["tag"] == "invoice" and e["debit_msat"] == amount_msat for e in income)

@@ -11,6 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from hive_devnet.embedded.bell import Bell
+from hive_devnet.embedded.errors import PAY_DESTINATION_PERM_FAIL, PAY_TRY_OTHER_ROUTE, RpcError
 from hive_devnet.embedded.ledger.channel import NORMAL
 from hive_devnet.embedded.ledger.payments import (
     FAILED,
@@ -21,6 +22,7 @@ from hive_devnet.embedded.ledger.payments import (
     Part,
     Payments,
 )
+from hive_devnet.embedded.ledger.routing import NO_CHANNEL
 from hive_devnet.embedded.onion import describe_htlc
 from hive_devnet.embedded.receiver import Receiver
 
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
 TEMPORARY_NODE_FAILURE = 0x2002
 TEMPORARY_CHANNEL_FAILURE = 0x1007
 AMOUNT_BELOW_MINIMUM = 0x100B
+UNKNOWN_NEXT_PEER = 0x400A
 FEE_INSUFFICIENT = 0x100C
 UNKNOWN_PAYMENT = 0x400F
 REASONS = {
     TEMPORARY_NODE_FAILURE: "WIRE_TEMPORARY_NODE_FAILURE",
     TEMPORARY_CHANNEL_FAILURE: "WIRE_TEMPORARY_CHANNEL_FAILURE",
     AMOUNT_BELOW_MINIMUM: "WIRE_AMOUNT_BELOW_MINIMUM",
+    UNKNOWN_NEXT_PEER: "WIRE_UNKNOWN_NEXT_PEER",
     FEE_INSUFFICIENT: "WIRE_FEE_INSUFFICIENT",
     UNKNOWN_PAYMENT: "WIRE_INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS",
     23: "WIRE_MPP_TIMEOUT",
@@ -139,6 +143,8 @@ class Courier:
 
     def _obstacle(self, part: Part, position: int, forwarder: EmbeddedNode | None) -> Failure | None:
         hop = part.route[position]
+        if hop.channel == NO_CHANNEL:
+            return Failure(UNKNOWN_NEXT_PEER, REASONS[UNKNOWN_NEXT_PEER], hop.source)
         channel = self._world.channels.get(hop.channel)
 
         def failure(code: int) -> Failure:
@@ -202,9 +208,8 @@ class Courier:
         if part.status == "complete":
             node.notify("sendpay_success", describe_part(part))
             return
-        data = describe_part(part) | {"failcode": part.failcode, "failcodename": part.failreason}
-        data |= {"erring_node": part.erring, "erring_index": 0}
-        node.notify("sendpay_failure", {"code": 204, "message": f"failed: {part.failreason}", "data": data})
+        failed = failure_of(self._world, part)
+        node.notify("sendpay_failure", {"code": failed.code, "message": failed.message, "data": failed.data})
 
 
 def _verdict(
@@ -251,6 +256,24 @@ def describe_forward(forward: Forward) -> dict[str, Any]:
     return entry
 
 
+def failure_of(world: World, part: Part) -> RpcError:
+    """How `waitsendpay` tells of a part that failed: 203 when the destination refused it, else 204."""
+    hops = [index for index, hop in enumerate(part.route) if hop.source == part.erring]
+    by_channel = [index for index in hops if part.route[index].channel == part.erring_channel]
+    arrived = [index + 1 for index, hop in enumerate(part.route) if hop.target == part.erring]
+    # A circular route begins and ends with the same node: what names no channel was said at its end.
+    index = by_channel[0] if by_channel else arrived[-1] if arrived else 0
+    at_end = index == len(part.route)
+    data = describe_part(part) | {"status": "pending", "erring_index": index, "failcode": part.failcode}
+    data |= {"failcodename": part.failreason, "erring_node": part.erring}
+    if part.route:
+        hop = part.route[min(index, len(part.route) - 1)]
+        data |= {"erring_channel": hop.scid, "erring_direction": 0 if hop.source < hop.target else 1}
+    where = "reply from remote" if index else "local failure"
+    code = PAY_DESTINATION_PERM_FAIL if at_end else PAY_TRY_OTHER_ROUTE
+    return RpcError(code, f"failed: {part.failreason} ({where})", data)
+
+
 def describe_part(part: Part) -> dict[str, Any]:
     """A part as `listsendpays` shows it."""
     entry: dict[str, Any] = {
@@ -258,7 +281,6 @@ def describe_part(part: Part) -> dict[str, Any]:
         "id": part.id,
         "payment_hash": part.payment_hash,
         "groupid": part.groupid,
-        "partid": part.partid,
         "destination": part.destination,
         "amount_msat": part.amount_msat,
         "amount_sent_msat": part.sent_msat,
@@ -266,6 +288,7 @@ def describe_part(part: Part) -> dict[str, Any]:
         "status": part.status,
     }
     optional = {
+        "partid": part.partid or None,
         "updated_index": part.updated_index,
         "completed_at": part.completed_at,
         "payment_preimage": part.preimage if part.status == "complete" else None,

@@ -21,6 +21,7 @@ from hive_devnet.embedded.errors import (
 )
 from hive_devnet.embedded.faultboard import FaultBoard
 from hive_devnet.embedded.keys import NodeKeys
+from hive_devnet.embedded.ledger.layers import Layers
 from hive_devnet.embedded.ledger.wallet import Payment, Wallet
 from hive_devnet.embedded.logbook import Entry, LogBook, iso_time
 from hive_devnet.embedded.options import OptionTable
@@ -88,6 +89,7 @@ class EmbeddedNode:
         self.faults = FaultBoard()
         self.stopping = False
         self.unreleased: dict[str, Payment] = {}
+        self.layers = Layers(world.database, self.node_id)
         self.finished = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rpc = RpcServer(self.rpc_path, self._dispatch)

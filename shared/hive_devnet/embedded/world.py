@@ -15,7 +15,7 @@ from hive_devnet.embedded.bell import Bell
 from hive_devnet.embedded.courier import Courier
 from hive_devnet.embedded.errors import NodeStartError, RpcError
 from hive_devnet.embedded.keys import NodeKeys
-from hive_devnet.embedded.ledger import invoices, payments, runes
+from hive_devnet.embedded.ledger import invoices, layers, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
 from hive_devnet.embedded.ledger.channel import NORMAL, Change
 from hive_devnet.embedded.ledger.channels import Channels
@@ -34,7 +34,7 @@ class World:
     def __init__(self, directory: Path, synchronous: str = "FULL") -> None:
         self.directory = directory
         self.database = Database(directory / "ledger.sqlite3", synchronous)
-        for schema in (invoices.SCHEMA, payments.SCHEMA, runes.SCHEMA):
+        for schema in (invoices.SCHEMA, payments.SCHEMA, runes.SCHEMA, layers.SCHEMA):
             self.database.extend(schema)
         self.chain = Chain(self.database)
         self.channels = Channels(self.database, self.chain)

@@ -1,6 +1,7 @@
 """The RPC commands of the embedded node, one module per family. Importing the package registers them."""
 
 from hive_devnet.embedded.commands import (  # noqa: F401
+    askrene,
     backup,
     bookkeeper,
     channels,
@@ -20,6 +21,7 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     reservations,
     runes,
     secrets,
+    sendpay,
     setchannel,
     wait,
     wallet,

@@ -130,12 +130,21 @@ def _payment_events(node: EmbeddedNode) -> list[dict[str, Any]]:
         account, when = names[part.route[0].channel], part.completed_at or part.created_at
         about = {"payment_id": part.payment_hash}
         text = part.description or _description(part.bolt11)
+        if part.destination == node.node_id:
+            # From us to us only the fee is gone.
+            kept = InvoiceBook(node.world.database, node.node_id).by_hash(part.payment_hash)
+            text = text or (None if kept is None else kept.description)
+            fee = part.sent_msat - part.amount_msat
+            events.append(_event(account, "rebalance_fee", when, 0, fee, description=text, **about))
+            continue
         events.append(_event(account, "invoice", when, 0, part.amount_msat, description=text, **about))
         fee = part.sent_msat - part.amount_msat
         if fee:
             events.append(_event(account, "invoice_fee", when, 0, fee, **about))
     for invoice in InvoiceBook(node.world.database, node.node_id).all():
-        if invoice.status != PAID:
+        if invoice.status != PAID or any(
+            part.status == COMPLETE for part in payments.parts_of(node.node_id, invoice.payment_hash)
+        ):
             continue
         for channel, amount in payments.received(node.node_id, invoice.payment_hash):
             facts: dict[str, Any] = {"payment_id": invoice.payment_hash, "description": invoice.description}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from hive_devnet.embedded.ledger.channel import Channel
 
 MAX_HOPS = 20
+NO_CHANNEL = 0
+"""The channel number of a hop whose channel does not exist or is not one of its source."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Hop:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a search may use: final CLTV delta, and directed channels to leave out."""
+    """What a search may use: final CLTV delta, and directed channels to leave out. `source_free`: the source
+    pays itself nothing, as a payer does."""
 
     final_cltv: int
     excluded: frozenset[tuple[int, str]] = frozenset()
     excluded_nodes: frozenset[str] = frozenset()
     max_hops: int = MAX_HOPS
+    source_free: bool = True
 
 
 def find_route(
@@ -69,7 +73,8 @@ def find_route(
                 continue
             hop = Hop(channel.id, str(channel.scid), previous, node, amount, delay)
             counter += 1
-            carried = amount if previous == source else amount + _fee(channel, previous, amount)
+            free = previous == source and limits.source_free
+            carried = amount if free else amount + hop_fee(channel, previous, amount)
             heapq.heappush(heap, (carried, hops + 1, counter, previous, (hop, *route)))
     return None
 
@@ -101,6 +106,7 @@ def _carries(
     return spendable is None or spendable.get((channel.id, sender), 0) >= amount
 
 
-def _fee(channel: Channel, forwarder: str, amount: int) -> int:
+def hop_fee(channel: Channel, forwarder: str, amount: int) -> int:
+    """What a forwarder takes, in msat, for passing `amount` msat on over a channel."""
     policy = channel.side(forwarder).policy
     return policy.fee_base_msat + amount * policy.fee_ppm // 1_000_000

@@ -33,6 +33,7 @@ from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
 from hive_advisor.services.telemetry import TelemetryService
+from hive_advisor.storage.action_log_store import ActionLogStore
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
@@ -110,7 +111,13 @@ class Advisor:
         self.ask_status, self.confirm, self.cancel = asks.ask_status, asks.confirm, asks.cancel
         self.send_again = asks.send_again
         self.telemetry = TelemetryService(
-            self._db, TelemetryStore(), self._records, self.clients, asks.control, now=self._now
+            self._db,
+            TelemetryStore(),
+            ActionLogStore(),
+            self._records,
+            self.clients,
+            asks.control,
+            now=self._now,
         )
         self._mail = MailService(
             self._db,

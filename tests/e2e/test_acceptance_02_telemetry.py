@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sqlite3
+import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -20,6 +23,26 @@ async def told(world: World) -> list[dict[str, Any]]:
     """What the operator sees of telemetry."""
     rows = (await world.alice.call("hive-client-status"))["advisors"]
     return [each for row in rows for each in row.get("telemetry", [])]
+
+
+async def followed(world: World, alias: str) -> dict[str, Any]:
+    """The first line of `telemetry follow` that tells of a command; then it is interrupted."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "hive_advisor", "telemetry", "follow", alias),
+        env=world.advisor.env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                found: dict[str, Any] = json.loads(await process.stdout.readline())
+                if found["metric"] == "action_log":
+                    return found
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
 
 
 async def test_acceptance_02_11_telemetry_is_pushed_and_ends_with_the_credential(
@@ -73,6 +96,17 @@ async def test_the_kit_subscribes_and_keeps_what_comes_over_a_killed_plugin(worl
     await plugin_again(world)
     (shown,) = await told(world)
     assert shown["sent"] == 1, "not sent again by the start"
+    await world.advisor.run("telemetry", "subscribe", alias, "action_log", "--days", "2")
+    fee = ("hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=520")
+    done = await world.advisor.run("send", alias, *fee)
+    line = await followed(world, alias)
+    assert (line["action"], line["status"]) == ("set_single", "success"), line
+    assert line["command_id"] == done["command_id"]
+    assert line in [
+        {"metric": "action_log", **item}
+        for item in (await world.advisor.run("telemetry", "log", alias))["items"]
+    ]
     ended = await world.advisor.run("telemetry", "unsubscribe", alias, sub_id)
-    assert ended["ended"] is True and await told(world) == []
-    assert (await world.advisor.run("telemetry", "show", alias))["running"] == []
+    assert ended["ended"] is True
+    (left,) = (await world.advisor.run("telemetry", "show", alias))["running"]
+    assert left["metrics"] == ["action_log"]

@@ -123,3 +123,73 @@ async def test_telemetry_is_checked_kept_renewed_and_ended(node: ScriptedNode, t
         node.answer = lambda command: subscribed(command, node)
         ended = await kit.telemetry.unsubscribe(client, SUB, 30)
         assert ended["result"] is not None and await kit.telemetry.followed(client) == []
+
+
+def logged(number: int, **changes: Any) -> dict[str, Any]:
+    """An entry of the action log."""
+    return {
+        "receipt_id": number,
+        "receipt_hash": f"{number:064x}",
+        "at": 1_770_000_000 + number,
+        "schema": "hive:fee-policy/v1",
+        "action": "set_single",
+        "status": "success",
+        "danger": 3,
+        **changes,
+    }
+
+
+def page(after: int, *entries: dict[str, Any]) -> dict[str, Any]:
+    """What a push of the action log says."""
+    up_to = entries[-1]["receipt_id"] if entries else after
+    return {"action_log": {"after": after, "up_to": up_to, "entries": [*entries], "more": False}}
+
+
+async def test_the_action_log_is_kept_in_order_and_a_second_record_makes_the_client_suspect(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+    config = AdvisorConfig(relays=(node.relay,), accept_offers=True)
+    async with Advisor.open(paths, create_identity(), config, online=True) as kit:
+        await node.send(kit.pubkey, node.offer(kit.pubkey))
+        client = await until(lambda: kit.clients.with_node_key(node.key))
+
+        async def events(kind: str) -> list[str]:
+            return [event.text for event in await kit.events(0, 100) if event.kind == kind]
+
+        async def heard(number: int) -> bool:
+            return number in [figure.seq for figure in await kit.telemetry.figures(client, None, 0, 50)]
+
+        begun = await kit.telemetry.mark()
+        await push(kit, node, 1, metrics=page(0))
+        await push(kit, node, 2, metrics=page(0, logged(3), logged(5, status="rejected", slug="cooldown")))
+        await until(lambda: heard(2))
+        three, five = await kit.telemetry.log(client, None, 50)
+        assert (three.receipt_id, three.status, three.rest) == (3, "success", {"danger": 3})
+        assert five.rest["slug"] == "cooldown" and await kit.telemetry.log(client, 3, 50) == [five]
+        came, _ = await kit.telemetry.since(client, begun)
+        assert [figure.value for figure in came] == [
+            {"up_to": 0, "entries": 0},
+            {"up_to": 5, "entries": 2},
+        ]
+        # What is no such log is kept apart and changes nothing.
+        for wrong in (
+            page(5, logged(7), logged(6)),
+            page(9, logged(8)),
+            page(5, logged(6, note="x")),
+            page(5, logged(6, receipt_hash="00")),
+            {"action_log": []},
+        ):
+            await push(kit, node, 3, metrics=wrong)
+        await push(kit, node, 4, metrics=page(5))
+        await until(lambda: heard(4))
+        assert await events("telemetry_missing") == [f"1 before number 4 of {SUB}"]
+        assert len(await kit.telemetry.log(client, None, 50)) == 2
+        assert (await kit.clients.named(client.alias)).state == "active"
+        # The same again is nothing new; another hash for a receipt that was told of is.
+        await push(kit, node, 5, metrics=page(0, logged(3)))
+        await push(kit, node, 6, metrics=page(0, logged(5, receipt_hash="ab" * 32)))
+        (why,) = await until(lambda: events("suspect"))
+        assert why.startswith("receipt 5 has the hash abab")
+        assert (await kit.clients.named(client.alias)).state == "suspect"
+        assert (await kit.telemetry.log(client, 3, 50))[0].receipt_hash == f"{5:064x}"

@@ -14,7 +14,7 @@ from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from hiring_world import HiringWorld
 from hive_shared import crypto, envelope
-from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
+from hive_shared.registry.control import PUSHES, TELEMETRY_NAMES
 from pipeline_world import AGENT_KEY, NOW, OTHER_KEY, Keys, View, World, issue, slug
 
 CONTROL = "hive:control/v1"
@@ -340,7 +340,7 @@ async def test_it_is_told_as_served(world: World) -> None:
     answer = await world.ask(CONTROL, "capabilities", {})
     missing = {row["action"] for row in answer["result"]["unsupported_actions"]}
     assert not missing & {"telemetry_subscribe", "telemetry_unsubscribe"}
-    assert set(READ_OF) == set(TELEMETRY_METRICS) and set(READ_OF) >= OF_NODE
+    assert set(READ_OF) == set(TELEMETRY_NAMES) and set(READ_OF) >= OF_NODE
 
 
 async def test_revocation_and_a_new_credential_end_it_in_their_own_transaction(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
+from hive_shared.registry.control import ACTION_LOG, TELEMETRY_STREAMS
 
 DAY_S: Final = 86_400
 WEEK_S: Final = 7 * DAY_S
@@ -30,6 +31,7 @@ READ_OF: Final[Mapping[str, str]] = MappingProxyType(
         "spend": "health_summary",
         "pending": "health_summary",
         "receipt_head": "health_summary",
+        ACTION_LOG: "health_summary",
     }
 )
 """The read of hive:monitor/v1 that a credential must have for each metric: telemetry shows nothing more."""
@@ -40,7 +42,8 @@ OF_NODE: Final = frozenset({"health", "revenue", "forwards", "stagnant", "liquid
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Figures for one agent. `seq` is that of the last push, `dropped` how many of them were not sent."""
+    """Figures for one agent. `seq` is that of the last push, `dropped` how many of them were not sent,
+    `told_to` the last receipt that an action log has told of."""
 
     sub_id: str
     credential_id: str
@@ -53,6 +56,18 @@ class Subscription:
     dropped: int
     next_at: int
     created_at: int
+    told_to: int = 0
+
+    @property
+    def stream(self) -> str | None:
+        """The stream this is, None for figures at an interval."""
+        return self.metrics[0] if self.metrics[0] in TELEMETRY_STREAMS else None
+
+    def same_as(self, other: Subscription) -> bool:
+        """Whether a subscription like `other` only prolongs this one."""
+        if self.stream is not None:
+            return self.metrics == other.metrics
+        return (self.metrics, self.interval_s) == (other.metrics, other.interval_s)
 
     def due(self, now: int) -> bool:
         """Whether it is time; a clock that was set back holds nothing up."""

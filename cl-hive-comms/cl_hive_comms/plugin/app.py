@@ -331,6 +331,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     def receipt_written(self, receipt_id: int, status: str) -> None:
         """Tell the node's other plugins."""
         self.app.notify("hive_receipt", {"receipt_id": receipt_id, "status": status})
+        self.pipeline.telemetry.receipt_written()
 
     def _advisor_name(self, advisor_id: str) -> str:
         advisor = self.credentials.advisor(advisor_id)

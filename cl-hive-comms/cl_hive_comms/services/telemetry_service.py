@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import find, parse_params
-from hive_shared.registry.control import TELEMETRY_METRICS
+from hive_shared.registry.control import ACTION_LOG, TELEMETRY_NAMES, TELEMETRY_STREAMS
 from hive_shared.store import Tx
 
 from ..domain.spend import CLASSES
 from ..domain.telemetry import DAY_S, MAX_PER_CREDENTIAL, OF_NODE, READ_OF, Subscription
+from .action_log import ActionLog
 from .command_case import Case
 from .command_push import CommandPush
 from .decision import DecisionService, Who
@@ -33,6 +35,8 @@ MAX_QUEUED_EACH: Final = 200
 _LOOK_S: Final = 300
 """With a subscription the clock is looked at so often: it may be set."""
 _STOPPED_S: Final = 30
+_TOGETHER_S: Final = 1
+"""What ends within it is told by one push."""
 
 
 class TelemetryRows(Protocol):
@@ -44,6 +48,7 @@ class TelemetryRows(Protocol):
     def get(self, tx: Tx, sub_id: str) -> Subscription | None: ...
     def prolong(self, tx: Tx, sub_id: str, until: int) -> None: ...
     def advance(self, tx: Tx, sub_id: str, seq: int, next_at: int, *, dropped: bool) -> None: ...
+    def tell(self, tx: Tx, sub_id: str, seq: int, next_at: int, told_to: int) -> None: ...
     def end(self, tx: Tx, sub_id: str) -> None: ...
     def actions(self, tx: Tx, credential_id: str, since: int) -> Mapping[str, int]: ...
 
@@ -78,7 +83,9 @@ class TelemetryService:
         self._receipt_rows, self._credentials, self._decision = receipt_rows, credentials, decision
         self._kill_switch, self._measure, self._push = kill_switch, measure, push
         self._messages, self._now = messages, now
+        self._log = ActionLog(receipt_rows)
         self._changed = asyncio.Event()
+        self._logged = False
 
     # -- commands ---------------------------------------------------------------------------------------
 
@@ -91,7 +98,8 @@ class TelemetryService:
         assert who.view is not None
         asked, interval = params["metrics"], params.get("interval_s", 3_600)
         assert isinstance(asked, list) and isinstance(interval, int)
-        metrics = tuple(name for name in TELEMETRY_METRICS if name in asked)
+        metrics = tuple(name for name in TELEMETRY_NAMES if name in asked)
+        _check_streams(metrics)
         self._check(who, metrics)
         until, now = params["until"], self._now()
         assert isinstance(until, int)
@@ -137,17 +145,20 @@ class TelemetryService:
             else:
                 running.append(row)
         for row in running:
-            if (row.metrics, row.interval_s) == (wanted.metrics, wanted.interval_s):
+            if row.same_as(wanted):
                 self._rows.prolong(tx, row.sub_id, wanted.until)
                 return row
-        if len(running) >= MAX_PER_CREDENTIAL:
-            ids: list[JsonValue] = [row.sub_id for row in running]
+        figures = [row for row in running if row.stream is None]
+        if wanted.stream is None and len(figures) >= MAX_PER_CREDENTIAL:
+            ids: list[JsonValue] = [row.sub_id for row in figures]
             raise from_symbol(
                 "constraint_violated",
                 f"{MAX_PER_CREDENTIAL} telemetry subscriptions run under this credential, the most there may"
-                f" be; end one with telemetry_unsubscribe: {', '.join(row.sub_id for row in running)}",
+                f" be; end one with telemetry_unsubscribe: {', '.join(row.sub_id for row in figures)}",
                 running=ids,
             )
+        if wanted.stream == ACTION_LOG:
+            wanted = replace(wanted, told_to=self._log.head(tx))
         self._rows.add(tx, wanted)
         return wanted
 
@@ -193,6 +204,9 @@ class TelemetryService:
     async def run(self) -> None:
         """Push what is due, for ever. Without a subscription this only waits for one."""
         while True:
+            if self._changed.is_set():
+                # What ends together is told together.
+                await asyncio.sleep(_TOGETHER_S)
             self._changed.clear()
             pause = await self.tick()
             try:
@@ -201,26 +215,38 @@ class TelemetryService:
             except TimeoutError:
                 pass
 
+    def receipt_written(self) -> None:
+        """Somebody's command ended: an action log may have something to tell."""
+        if self._logged:
+            self._changed.set()
+
     async def tick(self) -> int | None:
         """Push what is due; seconds until it is time to look again, None: when there is a subscription."""
         rows, now = await self._db.read(self._rows.all), self._now()
+        self._logged = any(row.stream == ACTION_LOG for row in rows)
         if not rows:
             self._measure.forget()
             return None
         if self._kill_switch.engaged():
             return _STOPPED_S
-        due = [row for row in rows if row.until <= now or row.due(now)]
+        due = await self._db.read(lambda tx: [row for row in rows if self._is_due(tx, row, now)])
         allowed = {row.sub_id: await self._allowed(row) for row in due}
         wanted = {name for row in due if allowed[row.sub_id] for name in row.metrics if name in OF_NODE}
         figures = await self._measure.take(wanted, now) if wanted else {}
+        more = False
         for row in due:
-            await self._db.write(
+            more |= await self._db.write(
                 partial(self._due, seen=row, allowed=allowed[row.sub_id], figures=figures, now=now)
             )
         if due:
             self._push.kick()
             rows = await self._db.read(self._rows.all)
-        return max(1, min([_LOOK_S, *(row.next_at - self._now() for row in rows)]))
+        return 1 if more else max(1, min([_LOOK_S, *(row.next_at - self._now() for row in rows)]))
+
+    def _is_due(self, tx: Tx, row: Subscription, now: int) -> bool:
+        if row.until <= now or row.due(now):
+            return True
+        return row.stream == ACTION_LOG and self._log.waiting(tx, row)
 
     async def _allowed(self, row: Subscription) -> bool:
         """Whether credential and policy of this moment let the agent read these figures."""
@@ -233,21 +259,25 @@ class TelemetryService:
 
     def _due(
         self, tx: Tx, seen: Subscription, allowed: bool, figures: Mapping[str, JsonValue], now: int
-    ) -> None:
+    ) -> bool:
+        """Push what is due of one subscription; whether it has more to tell at once."""
         row = self._rows.get(tx, seen.sub_id)
         # It ended, or the stop was pulled, while the node was asked.
         if row is None or self._kill_switch.engaged():
-            return
+            return False
         if row.until <= now or self._credentials.standing(tx, row.credential_id) != "active":
             self._rows.end(tx, row.sub_id)
-            return
+            return False
         following = row.after(now)
-        if not allowed:
-            self._rows.advance(tx, row.sub_id, row.seq, following, dropped=False)
-            return
-        seq = row.seq + 1
         waiting, to_this_one = self._messages.queued(tx, row.recipient)
         dropped = waiting > MAX_QUEUED or to_this_one > MAX_QUEUED_EACH
+        if not allowed or (dropped and row.stream is not None):
+            # Figures of a moment are dropped, a log waits: nothing is missing in it.
+            self._rows.advance(tx, row.sub_id, row.seq, following, dropped=False)
+            return False
+        if row.stream == ACTION_LOG:
+            return self._tell(tx, row, now)
+        seq = row.seq + 1
         if not dropped:
             own = {name: self._own(tx, row, name, now) for name in row.metrics if name not in OF_NODE}
             metrics: dict[str, JsonValue] = {
@@ -256,6 +286,16 @@ class TelemetryService:
             body: dict[str, JsonValue] = {"sub_id": row.sub_id, "seq": seq, "at": now, "metrics": metrics}
             self._push.push(tx, row.recipient, "telemetry", body)
         self._rows.advance(tx, row.sub_id, seq, following, dropped=dropped)
+        return False
+
+    def _tell(self, tx: Tx, row: Subscription, now: int) -> bool:
+        page = self._log.page(tx, row)
+        metrics: dict[str, JsonValue] = {ACTION_LOG: page.value}
+        body: dict[str, JsonValue] = {"sub_id": row.sub_id, "seq": row.seq + 1, "at": now, "metrics": metrics}
+        self._push.push(tx, row.recipient, "telemetry", body)
+        # An interval without anything to tell is told as well: the agent sees that it hears everything.
+        self._rows.tell(tx, row.sub_id, row.seq + 1, now + row.interval_s, page.told_to)
+        return page.more
 
     def _own(self, tx: Tx, row: Subscription, name: str, now: int) -> JsonValue:
         if name == "actions":
@@ -270,3 +310,15 @@ class TelemetryService:
             return {"count": self._commands.count_pending(tx, row.advisor_id)}
         head = self._receipt_rows.head(tx)
         return None if head is None else {"receipt_id": head.receipt_id, "receipt_hash": head.receipt_hash}
+
+
+def _check_streams(metrics: Sequence[str]) -> None:
+    streams = [name for name in metrics if name in TELEMETRY_STREAMS]
+    if streams and len(metrics) > 1:
+        raise from_symbol(
+            "invalid_params",
+            f"{streams[0]} is a subscription of its own, with no other metric; subscribe to the others by"
+            " another telemetry_subscribe",
+            param="metrics",
+            expected=f"{streams[0]} alone, or metrics without it",
+        )

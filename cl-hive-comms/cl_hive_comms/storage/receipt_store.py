@@ -100,6 +100,15 @@ class ReceiptStore:
         )
         return tuple(ReceiptRow(*row) for row in rows)
 
+    def of_advisor(self, tx: Tx, advisor_id: str, after_id: int, limit: int) -> tuple[ReceiptRow, ...]:
+        """An advisor's receipts with a higher id, oldest first."""
+        rows = tx.execute(
+            f"SELECT {_COLUMNS} FROM management_receipts WHERE advisor_id = ? AND receipt_id > ?"
+            " ORDER BY receipt_id LIMIT ?",
+            (advisor_id, after_id, limit),
+        )
+        return tuple(ReceiptRow(*row) for row in rows)
+
     def hashes(self, tx: Tx, first_id: int, last_id: int) -> list[str]:
         """Receipt hashes in id order."""
         rows = tx.execute(

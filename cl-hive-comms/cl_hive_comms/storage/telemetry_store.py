@@ -16,7 +16,7 @@ class TelemetryStore:
         """A new one."""
         tx.execute(
             "INSERT INTO comms_telemetry (sub_id, credential_id, advisor_id, recipient, metrics, interval_s,"
-            " until, seq, dropped, next_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " until, seq, dropped, next_at, created_at, told_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.sub_id,
                 row.credential_id,
@@ -29,6 +29,7 @@ class TelemetryStore:
                 row.dropped,
                 row.next_at,
                 row.created_at,
+                row.told_to,
             ),
         )
 
@@ -59,6 +60,13 @@ class TelemetryStore:
         tx.execute(
             "UPDATE comms_telemetry SET seq = ?, next_at = ?, dropped = dropped + ? WHERE sub_id = ?",
             (seq, next_at, int(dropped), sub_id),
+        )
+
+    def tell(self, tx: Tx, sub_id: str, seq: int, next_at: int, told_to: int) -> None:
+        """Note a push of an action log, and the last receipt it tells of."""
+        tx.execute(
+            "UPDATE comms_telemetry SET seq = ?, next_at = ?, told_to = ? WHERE sub_id = ?",
+            (seq, next_at, told_to, sub_id),
         )
 
     def end(self, tx: Tx, sub_id: str) -> None:
@@ -92,4 +100,5 @@ def _subscription(row: Row) -> Subscription:
         dropped=row["dropped"],
         next_at=row["next_at"],
         created_at=row["created_at"],
+        told_to=row["told_to"],
     )

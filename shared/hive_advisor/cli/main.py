@@ -40,7 +40,7 @@ _SUMMARIES = {
     "send": "send one command to a client and wait for its answer",
     "command": "list, show, wait for, query, cancel and confirm commands",
     "receipt": "receipts of what nodes did: list, show, sync, verify, export",
-    "telemetry": "figures that nodes send by themselves: subscribe, unsubscribe, show, export",
+    "telemetry": "figures that nodes send by themselves: subscribe, unsubscribe, show, log, follow, export",
     "approvals": "commands at other nodes that wait for your vote: list, show, approve, reject",
     "node": "your own nodes: list, status, a rune for an MCP server",
     "mcp": "tools for a program (AI) on your own nodes: serve, tools, allow, log",

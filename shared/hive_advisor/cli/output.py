@@ -59,6 +59,11 @@ class Terminal:
             click.echo(as_text(cleaned))
         sys.exit(exit_code)
 
+    def line(self, data: Mapping[str, Any]) -> None:
+        """One row of a stream: a JSON object on a line of its own, at once."""
+        click.echo(json.dumps(clean_value(data), ensure_ascii=False))
+        sys.stdout.flush()
+
     def fail(self, error: HiveError, exit_code: int | None = None) -> NoReturn:
         """Print a refusal and leave with the exit code of its class."""
         code = exit_code if exit_code is not None else exit_code_of(error)

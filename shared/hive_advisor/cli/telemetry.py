@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 from hive_shared.errors import Conflict
-from hive_shared.registry.control import TELEMETRY_METRICS
+from hive_shared.registry.control import ACTION_LOG, TELEMETRY_METRICS, TELEMETRY_NAMES
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
-from hive_advisor.domain.telemetry import Figure
+from hive_advisor.domain.telemetry import Figure, LogEntry
 
 _METRIC = click.Choice(TELEMETRY_METRICS)
+_NAME = click.Choice(TELEMETRY_NAMES)
 _ALL = 5_000_000
+_ROUND_S, _LOOK_S = 15, 0.5
 
 
 @click.group()
@@ -25,7 +28,7 @@ def telemetry() -> None:
 
 @telemetry.command()
 @click.argument("alias", shell_complete=completing.clients)
-@click.argument("metrics", nargs=-1, required=True, type=_METRIC)
+@click.argument("metrics", nargs=-1, required=True, type=_NAME)
 @click.option("--interval", type=click.IntRange(300, 86_400), default=3_600, show_default=True)
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True)
 @pass_settings
@@ -33,7 +36,11 @@ def telemetry() -> None:
 async def subscribe(
     settings: Settings, alias: str, metrics: tuple[str, ...], interval: int, days: int
 ) -> None:
-    """Have a node send these metrics every --interval seconds; `run` renews it until you unsubscribe."""
+    """Have a node send these metrics every --interval seconds; `run` renews it until you unsubscribe.
+
+    action_log stands alone: the node tells what became of your commands as they end, and after --interval
+    seconds without any that there was none.
+    """
     async with settings.kit(online=True) as kit:
         found = await kit.clients.named(alias)
         wanted = tuple(dict.fromkeys(metrics))
@@ -101,6 +108,62 @@ async def export(settings: Settings, alias: str, path: Path, metric: str | None)
         found = await kit.telemetry.figures(await kit.clients.named(alias), metric, 0, _ALL)
         path.write_text("".join(json.dumps(_row(figure)) + "\n" for figure in reversed(found)))
         settings.terminal.show({"path": str(path), "figures": len(found)})
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.option("--after", type=click.IntRange(min=0), help="receipt to start after; else the newest entries")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@pass_settings
+@answered
+async def log(settings: Settings, alias: str, after: int | None, limit: int) -> None:
+    """What a node told of your commands by action_log, the oldest first."""
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(alias)
+        items = [_logged(entry) for entry in await kit.telemetry.log(found, after, limit)]
+        settings.terminal.show({"items": items, "count": len(items)})
+
+
+@telemetry.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.option("--for", "span", type=click.IntRange(min=1), help="seconds to follow; else until Ctrl-C")
+@pass_settings
+@answered
+async def follow(settings: Settings, alias: str, span: int | None) -> None:
+    """Figures and action log as they come, one JSON object a line. Holds the profile while it runs."""
+    clock = asyncio.get_running_loop().time
+    async with settings.kit(online=True) as kit:
+        found = await kit.clients.named(alias)
+        newest = await kit.telemetry.log(found, None, 1)
+        told = newest[-1].receipt_id if newest else 0
+        seen = await kit.telemetry.mark()
+        until = None if span is None else clock() + span
+        next_round = clock()
+        while until is None or clock() < until:
+            if clock() >= next_round:
+                await kit.pump()
+                next_round = clock() + _ROUND_S
+            for entry in await kit.telemetry.log(found, told, 1_000):
+                told = entry.receipt_id
+                settings.terminal.line({"metric": "action_log", **_logged(entry)})
+            came, seen = await kit.telemetry.since(found, seen)
+            for figure in came:
+                if figure.metric != ACTION_LOG:
+                    settings.terminal.line(_row(figure))
+            await asyncio.sleep(_LOOK_S)
+        raise SystemExit(output.OK)
+
+
+def _logged(entry: LogEntry) -> dict[str, Any]:
+    return {
+        "at": entry.at,
+        "schema": entry.schema,
+        "action": entry.action,
+        "status": entry.status,
+        **entry.rest,
+        "receipt_id": entry.receipt_id,
+        "receipt_hash": entry.receipt_hash,
+    }
 
 
 def _row(figure: Figure) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from hive_shared.errors import InvalidParams
+from hive_shared.registry.control import ACTION_LOG_ENTRY, ACTION_LOG_PAGE
 
 
 @dataclass(frozen=True)
@@ -34,3 +38,39 @@ class Followed:
 def renewal(now: int, until: int) -> int:
     """When what runs from now on is renewed: after 80 % of its time."""
     return now + (until - now) * 4 // 5
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A receipt in short, as the node told of it by the action log. ``rest`` is what else it said of it."""
+
+    client_id: str
+    receipt_id: int
+    receipt_hash: str
+    at: int
+    schema: str
+    action: str
+    status: str
+    rest: Mapping[str, Any]
+
+
+def log_entries(client_id: str, value: object) -> tuple[list[LogEntry], int]:
+    """The entries of a push of the action log and the receipt it goes up to.
+
+    Raises InvalidParams for what is no such page, or entries out of order.
+    """
+    if not isinstance(value, dict):
+        raise InvalidParams("an action log that is no object")
+    page: dict[str, Any] = ACTION_LOG_PAGE.parse(value)
+    entries, last = [], int(page["after"])
+    for each in page["entries"]:
+        said: dict[str, Any] = ACTION_LOG_ENTRY.parse(each)
+        if not last < said["receipt_id"] <= page["up_to"]:
+            raise InvalidParams("an action log whose receipts are out of order")
+        last = said["receipt_id"]
+        main = {name: said.pop(name) for name in _MAIN}
+        entries.append(LogEntry(client_id, **main, rest=said))
+    return entries, int(page["up_to"])
+
+
+_MAIN = ("receipt_id", "receipt_hash", "at", "schema", "action", "status")

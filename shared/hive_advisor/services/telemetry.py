@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from hive_shared.errors import HiveError, InvalidParams
-from hive_shared.registry.control import PUSHES, TELEMETRY_METRICS
+from hive_shared.registry.control import ACTION_LOG, PUSHES, TELEMETRY_NAMES
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
-from hive_advisor.domain.telemetry import Figure, Followed, renewal
+from hive_advisor.domain.telemetry import Figure, Followed, LogEntry, log_entries, renewal
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.ports import RecordRows
 
@@ -27,9 +27,21 @@ class TelemetryRows(Protocol):
     def add(self, tx: Tx, figures: Sequence[Figure]) -> None: ...
     def last_seq(self, tx: Tx, client_id: str, sub_id: str) -> int: ...
     def figures(self, tx: Tx, client_id: str, metric: str | None, since: int, limit: int) -> list[Figure]: ...
+    def mark(self, tx: Tx) -> int: ...
+    def since(self, tx: Tx, client_id: str, mark: int) -> tuple[list[Figure], int]: ...
     def follow(self, tx: Tx, row: Followed) -> None: ...
     def followed(self, tx: Tx, client_id: str | None = None) -> list[Followed]: ...
     def unfollow(self, tx: Tx, sub_id: str) -> None: ...
+
+
+class ActionLogRows(Protocol):
+    """adv_action_log."""
+
+    def add(self, tx: Tx, entry: LogEntry) -> None: ...
+    def get(self, tx: Tx, client_id: str, receipt_id: int) -> LogEntry | None: ...
+    def trim(self, tx: Tx, client_id: str) -> None: ...
+    def after(self, tx: Tx, client_id: str, receipt_id: int, limit: int) -> list[LogEntry]: ...
+    def newest(self, tx: Tx, client_id: str, limit: int) -> list[LogEntry]: ...
 
 
 class Control(Protocol):
@@ -47,34 +59,60 @@ class TelemetryService:
         self,
         db: Db,
         rows: TelemetryRows,
+        log_rows: ActionLogRows,
         records: RecordRows,
         clients: ClientService,
         control: Control,
         *,
         now: Callable[[], int],
     ) -> None:
-        self._db, self._rows, self._records = db, rows, records
+        self._db, self._rows, self._log, self._records = db, rows, log_rows, records
         self._clients, self._control, self._now = clients, control, now
 
     async def take(self, client: Client, body: Mapping[str, Any]) -> None:
         """Keep a push whose signature was checked. Raises InvalidParams for what is no telemetry."""
         parsed: dict[str, Any] = PUSHES["telemetry"].parse(dict(body))
-        if unknown := sorted(set(parsed["metrics"]) - set(TELEMETRY_METRICS)):
+        if unknown := sorted(set(parsed["metrics"]) - set(TELEMETRY_NAMES)):
             raise InvalidParams(f"telemetry with a metric that does not exist: {unknown[0][:40]!r}")
         sub_id, seq = str(parsed["sub_id"]), int(parsed["seq"])
+        entries: list[LogEntry] = []
+        if ACTION_LOG in parsed["metrics"]:
+            entries, up_to = log_entries(client.client_id, parsed["metrics"][ACTION_LOG])
+            # The entries have a place of their own; what is left says that the log was heard.
+            parsed["metrics"][ACTION_LOG] = {"up_to": up_to, "entries": len(entries)}
         figures = [
             Figure(client.client_id, metric, int(parsed["at"]), value, sub_id, seq)
             for metric, value in sorted(parsed["metrics"].items())
         ]
 
-        def keep(tx: Tx) -> None:
+        def keep(tx: Tx) -> str | None:
             last = self._rows.last_seq(tx, client.client_id, sub_id)
             self._rows.add(tx, figures)
+            for entry in entries:
+                if (other := self._differs(tx, entry)) is not None:
+                    return other
+                self._log.add(tx, entry)
+            if entries:
+                self._log.trim(tx, client.client_id)
             if last and seq > last + 1:
                 text = f"{seq - last - 1} before number {seq} of {sub_id}"
                 self._records.add_event(tx, "telemetry_missing", client.alias, text, self._now())
+            return None
 
-        await self._db.write(keep)
+        if (difference := await self._db.write(keep)) is not None:
+            await self._clients.suspect(client, difference)
+
+    def _differs(self, tx: Tx, entry: LogEntry) -> str | None:
+        """What the node has said otherwise of this receipt before: it keeps two records."""
+        told = self._log.get(tx, entry.client_id, entry.receipt_id)
+        kept = self._records.receipt(tx, entry.client_id, entry.receipt_id)
+        known = told.receipt_hash if told is not None else None if kept is None else kept.hash
+        if known is None or known == entry.receipt_hash:
+            return None
+        return (
+            f"receipt {entry.receipt_id} has the hash {entry.receipt_hash} in the action log and had {known}"
+            " before; 'receipt verify' and 'receipt export' show what is kept"
+        )
 
     async def subscribe(
         self, client: Client, metrics: Sequence[str], interval_s: int, span_s: int, wait_s: int
@@ -130,6 +168,20 @@ class TelemetryService:
     async def figures(self, client: Client, metric: str | None, since: int, limit: int) -> list[Figure]:
         """What came, the newest first."""
         return await self._db.read(lambda tx: self._rows.figures(tx, client.client_id, metric, since, limit))
+
+    async def log(self, client: Client, after: int | None, limit: int) -> list[LogEntry]:
+        """The action log: after a receipt, or the newest entries; the oldest of them first."""
+        if after is None:
+            return await self._db.read(lambda tx: self._log.newest(tx, client.client_id, limit))
+        return await self._db.read(lambda tx: self._log.after(tx, client.client_id, after, limit))
+
+    async def mark(self) -> int:
+        """The place of the newest figure of all, to look from with `since`."""
+        return await self._db.read(self._rows.mark)
+
+    async def since(self, client: Client, mark: int) -> tuple[list[Figure], int]:
+        """Figures that came after a mark, in the order they came, and the next mark."""
+        return await self._db.read(lambda tx: self._rows.since(tx, client.client_id, mark))
 
     async def followed(self, client: Client) -> list[Followed]:
         """What runs at a node."""

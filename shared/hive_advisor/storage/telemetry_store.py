@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from sqlite3 import Row
 
 from hive_shared.store import Tx
 
@@ -42,17 +43,20 @@ class TelemetryStore:
             " ORDER BY ts DESC, metric LIMIT ?4",
             (client_id, metric, since, limit),
         ).fetchall()
-        return [
-            Figure(
-                row["client_id"],
-                row["metric"],
-                row["ts"],
-                json.loads(row["value_json"]),
-                row["sub_id"],
-                row["seq"],
-            )
-            for row in rows
-        ]
+        return [_figure(row) for row in rows]
+
+    def mark(self, tx: Tx) -> int:
+        """The place of the newest row; 0 without any."""
+        row = tx.execute("SELECT coalesce(max(rowid), 0) AS mark FROM adv_telemetry").fetchone()
+        return int(row["mark"])
+
+    def since(self, tx: Tx, client_id: str, mark: int) -> tuple[list[Figure], int]:
+        """A client's figures after a place, in the order they came, and the newest place."""
+        rows = tx.execute(
+            "SELECT * FROM adv_telemetry WHERE rowid > ? AND client_id = ? ORDER BY rowid",
+            (mark, client_id),
+        ).fetchall()
+        return [_figure(row) for row in rows], self.mark(tx)
 
     def follow(self, tx: Tx, row: Followed) -> None:
         """Note a subscription, or its new end."""
@@ -92,3 +96,14 @@ class TelemetryStore:
     def unfollow(self, tx: Tx, sub_id: str) -> None:
         """Forget a subscription that ended."""
         tx.execute("DELETE FROM adv_telemetry_subs WHERE sub_id = ?", (sub_id,))
+
+
+def _figure(row: Row) -> Figure:
+    return Figure(
+        row["client_id"],
+        row["metric"],
+        row["ts"],
+        json.loads(row["value_json"]),
+        row["sub_id"],
+        row["seq"],
+    )

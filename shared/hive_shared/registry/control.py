@@ -48,6 +48,10 @@ TELEMETRY_METRICS: Final = (
     "receipt_head",
 )
 """What telemetry can be asked for (02 §10)."""
+ACTION_LOG: Final = "action_log"
+TELEMETRY_STREAMS: Final = (ACTION_LOG,)
+"""What comes when there is something to tell, each by a subscription of its own (02 §10)."""
+TELEMETRY_NAMES: Final = (*TELEMETRY_METRICS, *TELEMETRY_STREAMS)
 
 
 def _control() -> SchemaSpec:
@@ -97,7 +101,7 @@ def _control() -> SchemaSpec:
 def _telemetry(table: SchemaTable) -> None:
     """Figures that the node sends by itself at an interval (02 §10)."""
     subscribe = (
-        Param("metrics", ListOf(OneOf(TELEMETRY_METRICS), 1, len(TELEMETRY_METRICS)), required=True),
+        Param("metrics", ListOf(OneOf(TELEMETRY_NAMES), 1, len(TELEMETRY_METRICS)), required=True),
         Param("interval_s", Int(300, 86_400), default=3_600),
         Param("until", Int(1), required=True),
     )
@@ -139,11 +143,30 @@ def _answers(table: SchemaTable) -> None:
 SCHEMA: Final = _control()
 
 
-def _required(*params: tuple[str, Text | Hex | Int | Uuid | Opaque | OneOf | ListOf]) -> tuple[Param, ...]:
+_Kind = Text | Hex | Int | Bool | Uuid | Opaque | OneOf | ListOf
+
+
+def _required(*params: tuple[str, _Kind]) -> tuple[Param, ...]:
     return tuple(Param(name, kind, required=True) for name, kind in params)
 
 
 _TIME: Final = Int(0)
+
+ACTION_LOG_PAGE: Final = ParamSchema(
+    _required(("after", Int()), ("up_to", Int()), ("entries", ListOf(Opaque(2_048), 0, 50)), ("more", Bool()))
+)
+"""What a push of the action log says: receipts of the agent after one id, up to another."""
+ACTION_LOG_ENTRY: Final = ParamSchema(
+    (
+        *_required(("receipt_id", Int(1)), ("receipt_hash", Hex(32)), ("at", _TIME)),
+        *_required(("schema", Text(64, 1)), ("action", Text(64, 1)), ("status", Text(32, 1))),
+        Param("command_id", _ID),
+        Param("credential_id", _ID),
+        Param("danger", Int(1, 10)),
+        Param("slug", Text(64, 1)),
+        Param("count", Int(0)),
+    )
+)
 
 PUSHES: Final[Mapping[str, ParamSchema]] = MappingProxyType(
     {

@@ -9,10 +9,14 @@ from hive_devnet.embedded.registry import COMMANDS, Command
 
 # Subcommands take the rest by themselves; `parsefeerate` is documented under another name than the code has.
 _OTHERWISE = {"plugin", "check", "parsefeerate"}
+# In CLN since v24.11 and without a schema; held to it by test_cln_conformance_splice.
+_UNDOCUMENTED = {"abort_channels"}
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
 def test_parameters_are_clns(command: Command, need_schemas: SchemaBook) -> None:
+    if command.name in _UNDOCUMENTED:
+        return
     assert need_schemas.knows(command.name), f"CLN has no command {command.name}"
     if command.name in _OTHERWISE:
         return

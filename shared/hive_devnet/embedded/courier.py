@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hive_devnet.embedded.bell import Bell
 from hive_devnet.embedded.errors import PAY_DESTINATION_PERM_FAIL, PAY_TRY_OTHER_ROUTE, RpcError
-from hive_devnet.embedded.ledger.channel import NORMAL
+from hive_devnet.embedded.ledger.channel import LIVE
 from hive_devnet.embedded.ledger.payments import (
     FAILED,
     LOCAL_FAILED,
@@ -150,7 +150,7 @@ class Courier:
         def failure(code: int) -> Failure:
             return Failure(code, REASONS[code], hop.source, hop.channel)
 
-        if forwarder is None or channel.state != NORMAL or forwarder.peers.link(hop.target) is None:
+        if forwarder is None or channel.state not in LIVE or forwarder.peers.link(hop.target) is None:
             return failure(TEMPORARY_CHANNEL_FAILURE)
         if channel.spendable_msat(hop.source) < hop.amount_msat:
             return failure(TEMPORARY_CHANNEL_FAILURE)

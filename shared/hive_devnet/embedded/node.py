@@ -32,6 +32,7 @@ from hive_devnet.embedded.plugin_host import PluginHost
 from hive_devnet.embedded.registry import COMMANDS, Call, Command
 from hive_devnet.embedded.rpc_command_hook import apply_rpc_command_hook
 from hive_devnet.embedded.rpc_server import Connection, RpcServer
+from hive_devnet.embedded.splicing import Negotiation
 
 if TYPE_CHECKING:
     from hive_devnet.embedded.world import World
@@ -90,6 +91,7 @@ class EmbeddedNode:
         self.stopping = False
         self.unreleased: dict[str, Payment] = {}
         self.layers = Layers(world.database, self.node_id)
+        self.splicing: dict[str, Negotiation] = {}
         self.finished = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rpc = RpcServer(self.rpc_path, self._dispatch)

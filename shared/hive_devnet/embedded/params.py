@@ -148,6 +148,14 @@ u32 = _unsigned(32, "should be an unsigned 32 bit integer")
 u64 = _unsigned(64, "should be an unsigned 64 bit integer")
 
 
+def s64(name: str, value: Any) -> int:
+    """An integer of either sign."""
+    text = token_text(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not re.fullmatch("-?[0-9]{1,19}", text) or not -(1 << 63) <= int(text) < 1 << 63:
+        raise bad_param(name, "should be an sign 64 bit integer", value)
+    return int(text)
+
+
 def parse_msat(text: str) -> int | None:
     """Millisatoshi of "1000", "1000msat", "1sat", "0.00000001btc"; None if it is none of these."""
     match = _MSAT.match(text)

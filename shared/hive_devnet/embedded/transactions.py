@@ -119,11 +119,15 @@ def funding_script(key_a: bytes, key_b: bytes) -> bytes:
     return b"\x52\x21" + first + b"\x21" + second + b"\x52\xae"
 
 
-def sign_funding(tx: Transaction, script: bytes, keys: Sequence[coincurve.PrivateKey]) -> Transaction:
-    """`tx`, whose only input spends a channel's funding output, with both signatures."""
+def sign_funding(
+    tx: Transaction, script: bytes, keys: Sequence[coincurve.PrivateKey], index: int = 0
+) -> Transaction:
+    """`tx`, whose input `index` spends a channel's funding output, with both signatures on it; what else
+    is signed stays."""
     ordered = sorted(keys, key=lambda key: key.public_key.format())
-    signatures = tuple(tx.signature(0, script, key) for key in ordered)
-    return Transaction(tx.inputs, tx.outputs, ((b"", *signatures, script),), tx.locktime)
+    stacks = list(tx.witnesses or ((),) * len(tx.inputs))
+    stacks[index] = (b"", *(tx.signature(index, script, key) for key in ordered), script)
+    return Transaction(tx.inputs, tx.outputs, tuple(stacks), tx.locktime)
 
 
 class _Reader:
@@ -149,11 +153,12 @@ class _Reader:
         return self.take(self.size())
 
 
-def parse_transaction(raw: bytes) -> Transaction:
-    """A transaction written by `serialize`; input amounts are not on the wire and come out 0."""
+def parse_transaction(raw: bytes, *, unsigned: bool = False) -> Transaction:
+    """A transaction written by `serialize`; input amounts are not on the wire and come out 0. `unsigned`
+    when it cannot have witnesses, so that no inputs and one output are not taken for their marker."""
     reader = _Reader(raw)
     reader.take(4)
-    segwit = raw[4:6] == b"\x00\x01"
+    segwit = not unsigned and raw[4:6] == b"\x00\x01"
     if segwit:
         reader.take(2)
     inputs = []

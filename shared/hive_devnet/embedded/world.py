@@ -17,10 +17,11 @@ from hive_devnet.embedded.errors import NodeStartError, RpcError
 from hive_devnet.embedded.keys import NodeKeys
 from hive_devnet.embedded.ledger import invoices, layers, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
-from hive_devnet.embedded.ledger.channel import NORMAL, Change
+from hive_devnet.embedded.ledger.channel import AWAITING, LIVE, Change
 from hive_devnet.embedded.ledger.channels import Channels
 from hive_devnet.embedded.ledger.database import Database
 from hive_devnet.embedded.ledger.payments import Payments
+from hive_devnet.embedded.ledger.splices import Splices
 from hive_devnet.embedded.ledger.wallet import Wallet
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode
@@ -38,6 +39,7 @@ class World:
             self.database.extend(schema)
         self.chain = Chain(self.database)
         self.channels = Channels(self.database, self.chain)
+        self.splices = Splices(self.database, self.chain, self.channels)
         self.nodes: dict[str, EmbeddedNode] = {}
         self.block_arrived = Bell()
         self.invoice_paid = Bell()
@@ -141,8 +143,10 @@ class World:
 
     def in_graph(self, node_id: str) -> bool:
         """Whether the gossip graph has that node: it has a usable, announced channel."""
-        query = "SELECT 1 FROM channel WHERE state = ? AND announce = 1 AND (opener = ? OR acceptor = ?)"
-        return self.database.find(query, (NORMAL, node_id, node_id)) is not None
+        query = (
+            "SELECT 1 FROM channel WHERE state IN (?, ?) AND announce = 1 AND (opener = ? OR acceptor = ?)"
+        )
+        return self.database.find(query, (*LIVE, node_id, node_id)) is not None
 
     async def close(self, keep_running_flags: bool = True) -> None:
         """Stops all nodes; with the flags kept, `resume` brings the same ones back."""
@@ -191,6 +195,7 @@ class World:
             opener = self.running(channel.opener)
             if opener is not None and opener.peers.link(channel.acceptor) is not None:
                 self.announce(self.channels.lock_in(channel))
+                self.announce(self.splices.lock(channel))
 
     def announce(self, changes: Iterable[Change]) -> None:
         """Tells the plugins of both sides about channel state changes."""
@@ -211,7 +216,7 @@ class World:
                 "message": change.message,
             }
             node.notify("channel_state_changed", payload)
-            if change.new_state == NORMAL and change.node_id == channel.acceptor:
+            if change.old_state == AWAITING and change.node_id == channel.acceptor:
                 self._notify_opened(node, channel.opener, channel.capacity_sat, channel.funding_txid)
 
     @staticmethod

@@ -18,11 +18,13 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     peers,
     plugins,
     prepared,
+    psbts,
     reservations,
     runes,
     secrets,
     sendpay,
     setchannel,
+    splice,
     wait,
     wallet,
 )

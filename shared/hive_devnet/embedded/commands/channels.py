@@ -16,7 +16,7 @@ from hive_devnet.embedded.errors import (
 )
 from hive_devnet.embedded.feerates import feerate
 from hive_devnet.embedded.ledger import channel as ledger
-from hive_devnet.embedded.ledger.channel import Channel, Policy, Side
+from hive_devnet.embedded.ledger.channel import Channel, Policy, Side, Splice
 from hive_devnet.embedded.ledger.wallet import DUST_SAT, FEERATE_PERKW
 from hive_devnet.embedded.logbook import iso_time
 from hive_devnet.embedded.node import EmbeddedNode
@@ -235,11 +235,28 @@ def describe_channel(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
         entry["short_channel_id"] = channel.scid
         entry["updates"]["remote"] = _update(theirs)
         entry["alias"]["remote"] = theirs.alias
+    if channel.splice is not None:
+        rate = channel.splice.feerate_perkw
+        entry["inflight"] = [_inflight(channel, channel.splice, us)]
+        entry |= {"initial_feerate": f"{rate}perkw", "last_feerate": f"{rate}perkw"}
+        entry["next_feerate"] = f"{rate * 25 // 24}perkw"
     if channel.closer is not None:
         entry["closer"] = "local" if channel.closer == us else "remote"
     if side.close_to is not None:
         entry["close_to"] = side.close_to
     return entry | _money(node, channel) | _record(node, channel)
+
+
+def _inflight(channel: Channel, splice: Splice, us: str) -> dict[str, Any]:
+    return {
+        "funding_txid": splice.txid,
+        "funding_outnum": splice.outnum,
+        "feerate": f"{splice.feerate_perkw}perkw",
+        "total_funding_msat": (channel.capacity_sat + splice.amount_sat) * 1000,
+        "our_funding_msat": channel.capacity_sat * 1000 if channel.opener == us else 0,
+        "splice_amount": splice.amount_sat if splice.initiator == us else 0,
+        "scratch_txid": hashlib.sha256(f"{splice.txid} {us}".encode()).hexdigest(),
+    }
 
 
 def _money(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
@@ -253,7 +270,7 @@ def _money(node: EmbeddedNode, channel: Channel) -> dict[str, Any]:
     }
     if channel.pushed_msat:
         funding["pushed_msat"] = channel.pushed_msat
-    usable = channel.state == ledger.NORMAL
+    usable = channel.state in ledger.LIVE
     return {
         "funding": funding,
         "to_us_msat": channel.balance_msat(us),

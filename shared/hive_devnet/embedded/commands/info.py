@@ -6,7 +6,7 @@ import asyncio
 
 from hive_devnet.embedded import CLN_VERSION, NETWORK_NAME
 from hive_devnet.embedded.errors import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
-from hive_devnet.embedded.ledger.channel import AWAITING, NORMAL
+from hive_devnet.embedded.ledger.channel import AWAITING, LIVE
 from hive_devnet.embedded.logbook import LEVELS, level_name
 from hive_devnet.embedded.node import FEATURES, EmbeddedNode
 from hive_devnet.embedded.params import boolean, opt, req, string
@@ -27,8 +27,8 @@ async def getinfo(call: Call) -> Result:
         "color": node.color,
         "num_peers": len(peers),
         "num_pending_channels": states.count(AWAITING),
-        "num_active_channels": states.count(NORMAL),
-        "num_inactive_channels": len(states) - states.count(AWAITING) - states.count(NORMAL),
+        "num_active_channels": sum(state in LIVE for state in states),
+        "num_inactive_channels": sum(state not in (AWAITING, *LIVE) for state in states),
         "address": [],
         "binding": [address],
         "version": node.options.get("dev-claim-version") or CLN_VERSION,

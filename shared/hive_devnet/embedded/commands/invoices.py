@@ -19,7 +19,7 @@ from hive_devnet.embedded.errors import (
     LIGHTNINGD,
     RpcError,
 )
-from hive_devnet.embedded.ledger.channel import NORMAL
+from hive_devnet.embedded.ledger.channel import LIVE
 from hive_devnet.embedded.ledger.invoices import EXPIRED, PAID, UNPAID, InvoiceBook, InvoiceRow
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
@@ -137,7 +137,7 @@ def _record(node: EmbeddedNode, terms: Invoice, preimage: str, label: str, descr
 
 
 def _capacity_warning(node: EmbeddedNode, amount_msat: int | None) -> dict[str, Any]:
-    channels = [c for c in node.world.channels.of_node(node.node_id) if c.state == NORMAL]
+    channels = [c for c in node.world.channels.of_node(node.node_id) if c.state in LIVE]
     receivable = [c.spendable_msat(c.peer_of(node.node_id)) for c in channels]
     if sum(receivable) < (amount_msat or 1):
         return {"warning_capacity": "Insufficient incoming channel capacity to pay invoice"}

@@ -48,7 +48,8 @@ def _psbt(name: str, value: Any) -> Transaction:
         raise bad_param(name, "Expected a PSBT", value) from error
 
 
-def _reserved(wallet: Wallet, row: sqlite3.Row, blocks: int) -> dict[str, Any]:
+def reserved(wallet: Wallet, row: sqlite3.Row, blocks: int) -> dict[str, Any]:
+    """Reserve an output for so many blocks more (fewer when negative); the entry that tells of it."""
     was = wallet.reserved_to(row) is not None
     until = wallet.reserve(row["txid"], row["vout"], blocks)
     entry = {"txid": row["txid"], "vout": row["vout"], "was_reserved": was, "reserved": until is not None}
@@ -90,7 +91,7 @@ async def utxopsbt(call: Call) -> Result:
         "excess_msat": (total - wanted - fee) * 1000,
     }
     if call["reserve"]:
-        result["reservations"] = [_reserved(wallet, row, call["reserve"]) for row in rows]
+        result["reservations"] = [reserved(wallet, row, call["reserve"]) for row in rows]
     return result
 
 
@@ -110,7 +111,7 @@ async def reserveinputs(call: Call) -> Result:
         if call["exclusive"] and wallet.reserved_to(row) is not None:
             raise RpcError(INVALID_PARAMS, f"{item.txid}:{item.vout} already reserved")
         rows.append(row)
-    return {"reservations": [_reserved(wallet, row, call["reserve"]) for row in rows]}
+    return {"reservations": [reserved(wallet, row, call["reserve"]) for row in rows]}
 
 
 @command("unreserveinputs", req("psbt", _psbt), opt("reserve", u32, DEFAULT_BLOCKS))
@@ -119,4 +120,4 @@ async def unreserveinputs(call: Call) -> Result:
     wallet = call.node.wallet
     found = [wallet.unspent(item.txid, item.vout) for item in call["psbt"].inputs]
     rows = [row for row in found if row is not None and wallet.reserved_to(row) is not None]
-    return {"reservations": [_reserved(wallet, row, -call["reserve"]) for row in rows]}
+    return {"reservations": [reserved(wallet, row, -call["reserve"]) for row in rows]}

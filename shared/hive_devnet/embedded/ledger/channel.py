@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 AWAITING = "CHANNELD_AWAITING_LOCKIN"
 NORMAL = "CHANNELD_NORMAL"
+AWAITING_SPLICE = "CHANNELD_AWAITING_SPLICE"
 SHUTTING_DOWN = "CHANNELD_SHUTTING_DOWN"
 COMPLETE = "CLOSINGD_COMPLETE"
 UNILATERAL = "AWAITING_UNILATERAL"
@@ -13,7 +14,8 @@ SIGEXCHANGE = "CLOSINGD_SIGEXCHANGE"
 SPENT = "FUNDING_SPEND_SEEN"
 ONCHAIN = "ONCHAIN"
 CLOSED = "CLOSED"
-SETTABLE = (AWAITING, NORMAL)
+LIVE = (NORMAL, AWAITING_SPLICE)
+SETTABLE = (AWAITING, *LIVE)
 CHANNEL_TYPE_BITS = (12, 22)
 CHANNEL_TYPE_NAMES = ("static_remotekey/even", "anchors/even")
 DUST_LIMIT_SAT = 546
@@ -57,6 +59,20 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Splice:
+    """A splice that both ends hold commitments for. `amount_sat` is what its initiator puts in, negative for
+    what it takes out; the channel has it from the lock-in on. `sent` once the transaction is published."""
+
+    channel: int
+    initiator: str
+    amount_sat: int
+    txid: str
+    outnum: int
+    feerate_perkw: int
+    sent: bool
+
+
+@dataclass(frozen=True)
 class Channel:
     """A channel with both sides. Balances exclude what is in flight."""
 
@@ -80,6 +96,7 @@ class Channel:
     mindepth: int
     funding_key: int
     sides: tuple[Side, Side]
+    splice: Splice | None = None
 
     def peer_of(self, node_id: str) -> str:
         """The other end."""
@@ -99,7 +116,10 @@ class Channel:
 
     def spendable_msat(self, node_id: str) -> int:
         """What that node could send now: its balance above the reserve its peer demands."""
-        return max(0, self.balance_msat(node_id) - self.side(node_id).reserve_msat)
+        leaving = 0
+        if self.splice is not None and self.splice.initiator == node_id:
+            leaving = max(0, -self.splice.amount_sat * 1000)
+        return max(0, self.balance_msat(node_id) - self.side(node_id).reserve_msat - leaving)
 
     def htlc_max_possible_msat(self, node_id: str) -> int:
         """The largest HTLC that node could ever send here."""

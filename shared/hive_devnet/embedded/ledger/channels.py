@@ -12,6 +12,7 @@ from hive_devnet.embedded.ledger.channel import (
     CLOSED,
     COMPLETE,
     DUST_LIMIT_SAT,
+    LIVE,
     NORMAL,
     ONCHAIN,
     ONCHAIN_FORGET_BLOCKS,
@@ -21,6 +22,7 @@ from hive_devnet.embedded.ledger.channel import (
     Channel,
     Policy,
     Side,
+    Splice,
 )
 from hive_devnet.embedded.ledger.database import Database
 
@@ -74,13 +76,17 @@ class Channels:
 
     def _load(self, rows: list[sqlite3.Row]) -> list[Channel]:
         channels = []
+        splices = {row["channel"]: row for row in self._db.rows("SELECT * FROM splice")} if rows else {}
         for row in rows:
             sides = {
                 side["node_id"]: _side(side)
                 for side in self._db.rows("SELECT * FROM channel_side WHERE channel = ?", (row["id"],))
             }
             values = dict(row) | {"announce": bool(row["announce"])}
-            channels.append(Channel(**values, sides=(sides[row["opener"]], sides[row["acceptor"]])))
+            found = splices.get(row["id"])
+            splice = None if found is None else Splice(**(dict(found) | {"sent": bool(found["sent"])}))
+            ends = (sides[row["opener"]], sides[row["acceptor"]])
+            channels.append(Channel(**values, sides=ends, splice=splice))
         return channels
 
     def get(self, number: int) -> Channel:
@@ -121,7 +127,7 @@ class Channels:
 
     def usable(self) -> list[Channel]:
         """Every channel that can carry payments."""
-        return self._load(self._db.rows("SELECT * FROM channel WHERE state = ? ORDER BY id", (NORMAL,)))
+        return self._load(self._db.rows("SELECT * FROM channel WHERE state IN (?, ?) ORDER BY id", LIVE))
 
     def create(
         self,

@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS channel_side (
     offered INTEGER NOT NULL DEFAULT 0, offered_msat INTEGER NOT NULL DEFAULT 0,
     fulfilled INTEGER NOT NULL DEFAULT 0, fulfilled_msat INTEGER NOT NULL DEFAULT 0,
     last_stable INTEGER, final_msat INTEGER, PRIMARY KEY (channel, node_id));
+CREATE TABLE IF NOT EXISTS splice (
+    channel INTEGER PRIMARY KEY REFERENCES channel (id), initiator TEXT NOT NULL, amount_sat INTEGER NOT NULL,
+    txid TEXT NOT NULL, outnum INTEGER NOT NULL, feerate_perkw INTEGER NOT NULL, sent INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS channel_change (
     channel INTEGER NOT NULL REFERENCES channel (id), node_id TEXT NOT NULL, time REAL NOT NULL,
     old_state TEXT NOT NULL, new_state TEXT NOT NULL, cause TEXT NOT NULL, message TEXT NOT NULL);
@@ -119,12 +122,13 @@ class Database:
             raise ConservationError(f"{issued} msat were issued, but {present} msat are in the ledger")
 
     def totals_msat(self) -> tuple[int, int]:
-        """(issued by the faucet, found in outputs, channels, HTLCs and paid fees)."""
+        """(issued by the faucet, found in outputs, channels, splices under way, HTLCs and paid fees)."""
         row = self.one(
             "SELECT (SELECT COALESCE(SUM(value), 0) FROM network WHERE key = 'issued_sat') * 1000,"
             " (SELECT COALESCE(SUM(amount_sat), 0) FROM utxo WHERE spent_by IS NULL) * 1000"
             " + (SELECT COALESCE(SUM(fee_sat), 0) FROM tx) * 1000"
             " + (SELECT COALESCE(SUM(opener_msat + acceptor_msat), 0) FROM channel)"
+            " + (SELECT COALESCE(SUM(amount_sat), 0) FROM splice WHERE sent = 1) * 1000"
             " + (SELECT COALESCE(SUM(amount_msat), 0) FROM htlc WHERE state = 'open')"
         )
         return row[0], row[1]

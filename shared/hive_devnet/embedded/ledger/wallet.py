@@ -17,7 +17,7 @@ FEERATE_PERKW = 253
 DUST_SAT = 546
 _BASE_WEIGHT = 42 + 2
 INPUT_WEIGHT = 164 + 108
-_OUTPUT_WEIGHT = 43 * 4
+OUTPUT_WEIGHT = 43 * 4
 
 
 @dataclass(frozen=True)
@@ -197,5 +197,5 @@ class Wallet:
 
 
 def _fee(inputs: int, outputs: int, feerate_perkw: int) -> int:
-    weight = _BASE_WEIGHT + inputs * INPUT_WEIGHT + outputs * _OUTPUT_WEIGHT
+    weight = _BASE_WEIGHT + inputs * INPUT_WEIGHT + outputs * OUTPUT_WEIGHT
     return -(-weight * feerate_perkw // 1000)

@@ -16,7 +16,7 @@ from hive_devnet.embedded.errors import (
     PAY_TRY_OTHER_ROUTE,
     RpcError,
 )
-from hive_devnet.embedded.ledger.channel import NORMAL
+from hive_devnet.embedded.ledger.channel import LIVE
 from hive_devnet.embedded.ledger.payments import COMPLETE, FAILED, PENDING, NewPart, Part
 from hive_devnet.embedded.ledger.routing import NO_CHANNEL, Hop
 from hive_devnet.embedded.node import EmbeddedNode
@@ -178,7 +178,7 @@ def _amount(call: Call) -> int:
 
 
 def _check_first(node: EmbeddedNode, hop: Hop) -> None:
-    ready = hop.channel != NO_CHANNEL and node.world.channels.get(hop.channel).state == NORMAL
+    ready = hop.channel != NO_CHANNEL and node.world.channels.get(hop.channel).state in LIVE
     if ready and node.peers.link(hop.target) is not None:
         return
     data = {"erring_index": 0, "failcode": UNKNOWN_NEXT_PEER, "failcodename": REASONS[UNKNOWN_NEXT_PEER]}

@@ -60,7 +60,9 @@ class Stage:
             "allow_private_hosts": True,
             "allow_push": True,
             "max_danger": 10,
-            "approval_overrides": {"wallet_sweep": "multi_sig_2_of_2"},
+            "approval_overrides": dict.fromkeys(
+                ("wallet_sweep", "channel_close_all", "emergency_force_close_all"), "multi_sig_2_of_2"
+            ),
         }
         await self.call("hive-client-policy", action="set-preset", preset="aggressive")
         await self.call("hive-client-policy", action="set", overrides=overrides)

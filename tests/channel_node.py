@@ -24,7 +24,8 @@ COINS = {f"{n:064x}:0": sat for n, sat in ((201, 300_000), (202, 700_000), (203,
 
 class ChannelNode(NodeFake):
     """`hold`, when set, keeps `fundchannel` and `close` waiting after they were taken; `away` makes a close
-    wait for the peer: the channel is shutting down and the call does not return."""
+    wait for the peer: the channel is shutting down and the call does not return. `absent` are the ids of
+    channels whose peers are away, `refused` those the node does not close, each with its code."""
 
     def __init__(self, channels: int = 2) -> None:
         super().__init__(channels)
@@ -36,6 +37,8 @@ class ChannelNode(NodeFake):
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.hold: asyncio.Event | None = None
         self.away = False
+        self.absent: set[str] = set()
+        self.refused: dict[str, int] = {}
 
     async def call(
         self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
@@ -49,6 +52,13 @@ class ChannelNode(NodeFake):
             return dict(known(asked))
         self._note(method)
         self.asked.append((method, asked))
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._act(method, asked)
+        except TimeoutError:
+            raise ClnTimeout(method, timeout) from None
+
+    async def _act(self, method: str, asked: dict[str, Any]) -> dict[str, Any]:
         if self.hold is not None:
             await self.hold.wait()
         act: dict[str, Any] = {
@@ -57,10 +67,10 @@ class ChannelNode(NodeFake):
             "close": self._close,
         }
         answer: dict[str, Any] = act[method](asked)
-        if method == "close" and self.away:
+        if method == "close" and not answer:
             await asyncio.Event().wait()
         if method in self.lose:
-            raise ClnTimeout(method, timeout)
+            raise ClnTimeout(method, 30)
         return answer
 
     def _listfunds(self, _asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +123,9 @@ class ChannelNode(NodeFake):
 
     def _close(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         row = next(row for row in self.rows if row["channel_id"] == asked["id"])
-        if self.away:
+        if asked["id"] in self.refused:
+            raise ClnError("close", self.refused[asked["id"]], "not now")
+        if self.away or asked["id"] in self.absent:
             row["state"] = "CHANNELD_SHUTTING_DOWN"
             return {}
         row |= {"state": "CLOSINGD_COMPLETE", "closer": "local", "scratch_txid": "cc" * 32}

@@ -17,6 +17,7 @@ import actions_payment
 import actions_peer
 import actions_plugin
 import actions_wallet
+import actions_whole_node
 import pytest
 import pytest_asyncio
 from action_table import Stage, Way, carry_out
@@ -36,6 +37,8 @@ ENTRIES = (
     *actions_peer.ENTRIES,
     *actions_plugin.ENTRIES,
     *actions_wallet.ENTRIES,
+    # Last: what they leave of the world is made anew for the next round.
+    *actions_whole_node.ENTRIES,
 )
 
 

@@ -27,10 +27,12 @@ CHANNELS_OPENED = {
     *(("hive:channel/v1", name) for name in ("open", "close_cooperative", "close_unilateral")),
     *(("hive:channel/v1", name) for name in ("close_punitive", "open_batch")),
     *(("hive:expansion/v1", name) for name in ("propose_channel_open", "propose_open_batch")),
-    (EMERGENCY, "force_close"),
+    *((EMERGENCY, name) for name in ("force_close", "force_close_all")),
+    ("hive:channel/v1", "close_all"),
     ("hive:htlc-mgmt/v1", "force_resolve_expired"),
 }
-"""Actions on a node that opens and closes channels (tests/integration/test_channel_crash.py)."""
+"""Actions on a node that opens and closes channels (tests/integration/test_channel_crash.py,
+test_close_all.py)."""
 ELSEWHERE = {(BACKUP, name) for name in ("trigger_backup", "export_scb")}
 """Actions that are killed in the test of their own schema (tests/integration/test_backup_actions.py)."""
 

@@ -190,7 +190,6 @@ async def test_wrong_parameters_change_nothing(
 async def test_what_is_not_served_says_so(world: World) -> None:
     for schema, action in (
         (FORWARDING, "set_routing_hints"),
-        (EMERGENCY, "force_close_all"),
         (EMERGENCY, "stop_node"),
     ):
         assert slug(await world.ask(schema, action, {})) == "unsupported_action"

@@ -96,7 +96,7 @@ async def test_one_violation_or_too_many_failures_leave_the_credentials_trust(wo
     await successes(world, 28)
     raised = trust(world)
     assert raised > Fraction(3, 2)
-    assert slug(await world.ask("hive:channel/v1", "close_all", {})) == "unsupported_action"
+    assert slug(await world.ask("hive:splice/v1", "splice_open", {})) == "unsupported_action"
     assert trust(world) == raised
     assert slug(await world.set_fee(1_000, "150x1x0")) == "constraint_violated"
     assert trust(world) == 1

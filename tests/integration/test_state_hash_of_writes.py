@@ -52,10 +52,11 @@ MOVED: dict[Key, set[str]] = {
 BY_ANOTHER = {
     *((CHANNEL, name) for name in ("close_unilateral", "close_punitive", "open_batch")),
     *(("hive:expansion/v1", name) for name in ("propose_channel_open", "propose_open_batch")),
-    (EMERGENCY, "force_close"),
+    (CHANNEL, "close_all"),
+    *((EMERGENCY, name) for name in ("force_close", "force_close_all")),
     ("hive:htlc-mgmt/v1", "force_resolve_expired"),
 }
-"""Actions whose plan is that of open or close_cooperative."""
+"""Actions whose plan is that of open or close_cooperative, or says as little about what it moves."""
 BACKUPS = {"trigger_backup": {"backup_type": "full", "include_scb": True}, "export_scb": {}}
 OPENING = {
     "open": {"peer_id": OPENED, "amount_sats": 250_000},

@@ -33,6 +33,7 @@ SHEET = {
     (State.EXECUTING, State.INDETERMINATE),
     (State.PENDING_EXTERNAL, State.SUCCESS),
     (State.PENDING_EXTERNAL, State.ERROR),
+    (State.PENDING_EXTERNAL, State.PARTIAL),
     (State.PENDING_EXTERNAL, State.INDETERMINATE),
     *((waiting, end) for waiting in WAITING for end in (State.REJECTED, State.EXPIRED, State.CANCELLED)),
 }

@@ -89,6 +89,7 @@ COMMANDS: Final[Mapping[tuple[State, Event], Step[State, Effect]]] = MappingProx
         (S.EXECUTING, E.ON_UNPROVABLE): Step(S.INDETERMINATE),
         (S.PENDING_EXTERNAL, E.ON_SUCCEEDED): Step(S.SUCCESS),
         (S.PENDING_EXTERNAL, E.ON_FAILED): Step(S.ERROR),
+        (S.PENDING_EXTERNAL, E.ON_PARTLY): Step(S.PARTIAL),
         (S.PENDING_EXTERNAL, E.ON_UNPROVABLE): Step(S.INDETERMINATE),
     }
 )
@@ -103,7 +104,7 @@ UNFINISHED: Final[frozenset[State]] = frozenset(State) - FINAL
 OUTCOMES: Final[Mapping[Effect, Collection[Event]]] = MappingProxyType(
     {
         Fx.EXECUTE: (E.ON_SUCCEEDED, E.ON_FAILED, E.ON_PARTLY, E.ON_UNRESOLVED, E.ON_UNPROVABLE),
-        Fx.WATCH: (E.ON_SUCCEEDED, E.ON_FAILED, E.ON_UNPROVABLE),
+        Fx.WATCH: (E.ON_SUCCEEDED, E.ON_FAILED, E.ON_PARTLY, E.ON_UNPROVABLE),
     }
 )
 MAX_EXTERNAL_S: Final = 30 * 86_400

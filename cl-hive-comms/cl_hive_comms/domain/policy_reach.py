@@ -23,7 +23,7 @@ _OPENS: Final = ("hive:channel/v1#open", "hive:channel/v1#open_batch", "hive:exp
 # Who opened a channel pays for its close; a close may also pay to an address of somebody else.
 _CLOSES: Final = (
     "hive:channel/v1#close_*",
-    "hive:emergency/v1#force_close",
+    "hive:emergency/v1#force_close*",
     "hive:htlc-mgmt/v1#force_resolve_expired",
 )
 _SPENDS: Final = (

@@ -59,7 +59,7 @@ def past_write(write: FeeWrite) -> PastWrite:
 def channels_of(row: CommandRow) -> frozenset[str]:
     """The channels a command under way changes."""
     undo = json.loads(row.undo_json or "{}")
-    targets = (*undo.get("fees", ()), *undo.get("limits", ()))
+    targets = (*undo.get("fees", ()), *undo.get("limits", ()), *undo.get("closes_all", ()))
     closes = undo.get("closes")
     return frozenset(str(item["channel"]) for item in (*targets, *([closes] if closes else ())))
 

@@ -69,7 +69,8 @@ def perkw_of(feerate: str) -> int | None:
 
 
 _OUTPOINT: Final = Text(70, 66, pattern=r"[0-9a-f]{64}:(0|[1-9][0-9]{0,4})", what="txid:output")
-_ADDRESS: Final = Text(100, 14, pattern=r"[A-Za-z0-9]+", what="an on-chain address")
+ADDRESS: Final = Text(100, 14, pattern=r"[A-Za-z0-9]+", what="an on-chain address")
+"""An on-chain address; whether it is one of the node's network the node says."""
 _DESTINATIONS: Final = Param(
     "destinations",
     ListOf(
@@ -135,7 +136,7 @@ def channel() -> SchemaSpec:
                 Param("announce", Bool(), default=True),
                 Param("mindepth", Int(0, 144)),
                 Param("utxos", ListOf(_OUTPOINT, 1, 50)),
-                Param("close_to", _ADDRESS),
+                Param("close_to", ADDRESS),
             )
         ),
     )
@@ -149,7 +150,7 @@ def channel() -> SchemaSpec:
             (
                 _CHANNEL,
                 _REASON,
-                Param("destination", _ADDRESS),
+                Param("destination", ADDRESS),
                 Param("feerange", ListOf(Feerate(), 2, 2)),
                 Param("wait_s", Int(30, 3_600), default=300),
             )
@@ -169,7 +170,12 @@ def channel() -> SchemaSpec:
         permissions=closing,
         params=ParamSchema((_CHANNEL, Param("evidence", Text(minimum=1), required=True))),
     )
-    table.write("close_all", "10/10/9/10/9", permissions=closing)
+    table.write(
+        "close_all",
+        "10/10/9/10/9",
+        permissions=closing,
+        params=ParamSchema((_REASON, Param("destination", ADDRESS))),
+    )
     return table.done()
 
 

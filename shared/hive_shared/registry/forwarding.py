@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from .channel import ADDRESS
 from .danger import Tier
 from .params import Bool, Channel, Int, Param, ParamSchema, Text
 from .spec import SchemaSpec, SchemaTable
@@ -51,7 +52,12 @@ def emergency() -> SchemaSpec:
         ),
     )
     table.write("force_close", "8/8/8/3/7", params=ParamSchema((_CHANNEL, _REASON)))
-    table.write("force_close_all", "10/10/9/10/9", "emergency_close_all")
+    table.write(
+        "force_close_all",
+        "10/10/9/10/9",
+        "emergency_close_all",
+        params=ParamSchema((_REASON, Param("destination", ADDRESS))),
+    )
     table.write("revoke_all_credentials", "2/1/3/3/2", tier=Tier.ADMIN, params=ParamSchema((_REASON,)))
     table.write("stop_node", "8/6/7/3/6")
     return table.done()

@@ -38,6 +38,7 @@ from .channel_close import ForceClose, ResolveExpired, channel_writes
 from .channel_open import expansion_writes
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
+from .close_all import CloseAll, ForceCloseAll
 from .config import Configure, GetConfig, config_writes
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
@@ -172,8 +173,14 @@ class Executors:
             PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
             CONFIG: config_writes(node),
-            CHANNEL: channel_writes(node, calls, engaged),
-            EMERGENCY: {"force_close": ForceClose(node, calls)},
+            CHANNEL: {
+                **channel_writes(node, calls, engaged),
+                "close_all": CloseAll(node, engaged, self._keep),
+            },
+            EMERGENCY: {
+                "force_close": ForceClose(node, calls),
+                "force_close_all": ForceCloseAll(node, engaged, self._keep),
+            },
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls, engaged),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),

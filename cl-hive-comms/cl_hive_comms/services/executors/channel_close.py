@@ -34,9 +34,9 @@ AWAY_S: Final = 2.0
 """The same while the peer is not connected: it will not be quick."""
 SETTLED_S: Final = 60
 """After so long a channel that shows no trace of closing was not told to."""
-_OPEN: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
-_CLOSING: Final = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")
-_CLOSED: Final = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")
+OPEN: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN")
+CLOSING: Final = ("CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE")
+CLOSED: Final = ("CLOSINGD_COMPLETE", "AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED")
 _CLOSE_WEIGHT: Final = 724
 BLOCKS_LEFT: Final = 6
 """How many blocks before its expiry an HTLC may be resolved by closing its channel."""
@@ -47,7 +47,7 @@ Row = Mapping[str, Any]
 class _Close(ABC):
     """One channel, closed once."""
 
-    STATES: tuple[str, ...] = _OPEN
+    STATES: tuple[str, ...] = OPEN
 
     def __init__(self, node: Node, calls: LongCalls) -> None:
         self._node, self._calls = node, calls
@@ -85,7 +85,6 @@ class _Close(ABC):
             "peer_away": row.get("peer_connected") is False,
             "started": caller.now,
         }
-        fee_sat = -(-rate * _CLOSE_WEIGHT // 1_000) if row.get("opener") == "local" else 0
         return Plan(
             undo=undo,
             # What an approval is for: this channel, as long as it can still be closed so.
@@ -93,7 +92,7 @@ class _Close(ABC):
             channels=(fact_of(row),),
             locks=frozenset({f"channel:{row['channel_id']}"}),
             amount_sat=ours_sat,
-            spend=Spend(ONCHAIN, ours_sat if foreign else 0, fee_sat),
+            spend=Spend(ONCHAIN, ours_sat if foreign else 0, closing_fee(row, rate)),
             foreign=foreign,
             feerate_perkw=rate if chosen else 0,
         )
@@ -117,7 +116,7 @@ class _Close(ABC):
             return await self._after_refusal(undo, error)
         if answer is None:
             return await self.probe(undo, caller) or _left(undo)
-        return _done(undo, {**_txids(answer), "type": str(answer["type"])})
+        return _done(undo, {**txids_of(answer), "type": str(answer["type"])})
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """How far the channel is."""
@@ -129,9 +128,9 @@ class _Close(ABC):
             self._calls.forget(caller.command_id)
             unclear = from_symbol("indeterminate", "the node does not know the channel any more; check it")
             return Outcome("indeterminate", _result(undo), unclear)
-        if row["state"] in _CLOSED:
+        if row["state"] in CLOSED:
             self._calls.forget(caller.command_id)
-            return _done(undo, _how(row))
+            return _done(undo, how_closed(row))
         was, age = _of(undo)["state"], caller.now - whole(undo["started"])
         if self._calls.running(caller.command_id):
             return _left(undo, row)
@@ -142,9 +141,9 @@ class _Close(ABC):
         if refusal is not None:
             self._calls.forget(caller.command_id)
             return Outcome("error", _result(undo), node_error(refusal), acted=False)
-        if age < SETTLED_S + whole(undo["held_s"]) * (was in _CLOSING):
+        if age < SETTLED_S + whole(undo["held_s"]) * (was in CLOSING):
             return _left(undo, row)
-        if was in _CLOSING:
+        if was in CLOSING:
             unclear = from_symbol("indeterminate", "the channel is closing as it was before; check it")
             return Outcome("indeterminate", _result(undo), unclear)
         stopped = from_symbol("shutting_down", "the plugin stopped before the channel was told to close")
@@ -156,8 +155,8 @@ class _Close(ABC):
         except ClnError:
             lost = from_symbol("indeterminate", "the channel could not be read after the refusal; check it")
             return Outcome("indeterminate", _result(undo), lost)
-        if row is not None and row["state"] in _CLOSED:
-            return _done(undo, _how(row))
+        if row is not None and row["state"] in CLOSED:
+            return _done(undo, how_closed(row))
         if row is not None and row["state"] != _of(undo)["state"]:
             return _left(undo, row)
         return Outcome("error", _result(undo), node_error(error), acted=False)
@@ -211,7 +210,7 @@ class CloseCooperative(_Close):
 class CloseUnilateral(_Close):
     """`close_unilateral`: without the peer if it does not agree within `grace_s`."""
 
-    STATES = (*_OPEN, *_CLOSING)
+    STATES = (*OPEN, *CLOSING)
 
     async def _terms(self, params: Params) -> dict[str, JsonValue]:
         grace_s = whole(params["grace_s"])
@@ -290,12 +289,18 @@ def _done(undo: Mapping[str, JsonValue], how: Mapping[str, JsonValue]) -> Outcom
     return Outcome("success", {**_result(undo), "to_us_msat": _of(undo)["to_us_msat"], **how})
 
 
-def _txids(answer: Row) -> dict[str, JsonValue]:
+def closing_fee(row: Row, perkw: int) -> int:
+    """What closing costs us at a feerate, in sat: who opened a channel pays for its end."""
+    return -(-perkw * _CLOSE_WEIGHT // 1_000) if row.get("opener") == "local" else 0
+
+
+def txids_of(answer: Row) -> dict[str, JsonValue]:
+    """The transactions an answer of `close` names; older nodes name one."""
     found = answer.get("txids") or [answer[name] for name in ("txid",) if name in answer]
     return {"txids": [str(each) for each in found]}
 
 
-def _how(row: Row) -> dict[str, JsonValue]:
+def how_closed(row: Row) -> dict[str, JsonValue]:
     """Type and transaction of a closed channel, as far as its row tells."""
     passed = {str(each.get("new_state")) for each in row.get("state_changes", ())} | {str(row["state"])}
     told: dict[str, JsonValue] = {"type": "unknown"}

@@ -87,6 +87,10 @@ async def test_xpay_over_two_hops_earns_the_middle_a_fee(trio: Any) -> None:
     rows = await _settled(trio.bob, settled + 1)
     assert (rows[-1]["in_channel"], rows[-1]["out_channel"]) == (trio.scid, trio.far_scid)
     assert rows[-1]["fee_msat"] == 11_000
+    asked = {"subsystem": "forwards", "indexname": "created", "nextvalue": 0}
+    top = (await trio.bob.call("wait", asked))["created"]
+    page = await trio.bob.call("listforwards", {"index": "created", "start": top, "limit": 1})
+    assert [row["created_index"] for row in page["forwards"]] == [top] == [rows[-1]["created_index"]]
     assert (await trio.bob.call("getinfo"))["fees_collected_msat"] >= 11_000
 
 

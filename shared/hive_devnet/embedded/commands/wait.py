@@ -1,4 +1,4 @@
-"""wait: the indexes of payment parts and invoices."""
+"""wait: the indexes of payment parts, invoices and forwards."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _COUNTERS: Final = {
     ("sendpays", "created"): "sendpays",
     ("sendpays", "updated"): "sendpay updates",
     ("invoices", "created"): "invoices",
+    ("forwards", "created"): "forwards",
+    ("forwards", "updated"): "forward updates",
 }
 """The ledger's names of what is counted here; another subsystem or index is refused."""
 

@@ -58,10 +58,11 @@ def allow(shell: AdvisorShell, text: str, mode: int = 0o600) -> None:
 
 
 @asynccontextmanager
-async def mcp_program(shell: AdvisorShell) -> AsyncIterator[McpProgram]:
-    """Start a server and connect to it."""
+async def mcp_program(shell: AdvisorShell, *options: str) -> AsyncIterator[McpProgram]:
+    """Start a server with these options of ``mcp serve`` (without any: every set of tools) and connect."""
+    given = options or ("--toolsets", "core,hive,archon")
     server = StdioServerParameters(
-        command=sys.executable, args=["-m", "hive_advisor", "mcp", "serve"], env=shell.env
+        command=sys.executable, args=["-m", "hive_advisor", "mcp", "serve", *given], env=shell.env
     )
     errors = shell.directory / "mcp-stderr.txt"
     with errors.open("w+") as log:

@@ -31,6 +31,10 @@ class ProfilePaths:
         return self.config_dir / "mcp-allow.json"
 
     @property
+    def prompts(self) -> Path:
+        return self.config_dir / "prompts"
+
+    @property
     def identity(self) -> Path:
         return self.data_dir / "identity.json"
 

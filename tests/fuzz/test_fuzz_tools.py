@@ -8,13 +8,13 @@ from typing import Any
 from hive_advisor.domain.allow_list import read_allow_list
 from hive_advisor.domain.methods import method_table, tool_table
 from hive_advisor.domain.tool_output import MAX_UNTRUSTED, take_apart
-from hive_advisor.domain.tool_schema import check_arguments, tools
+from hive_advisor.domain.tool_schema import check_arguments, method_tools
 from hive_shared.errors import InvalidParams
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-TOOLS = tools({"hive-client-alias", "hive-client-revoke", "hive-client-emergency-stop"}, ("a", "b"))
+TOOLS = method_tools({"hive-client-alias", "hive-client-revoke", "hive-client-emergency-stop"}, ("a", "b"))
 JUDGES = {name: Draft202012Validator(dict(tool.schema)) for name, tool in TOOLS.items()}
 WORDS = [*sorted({choice for method in method_table().values() for choice in method.classes}), "a", "b", ""]
 

@@ -86,6 +86,13 @@ def test_acceptance_11_16_clients_by_handshake_and_lines_that_are_no_message(
         request(5, "tools/call", name="hive_client_approve", arguments={"action_id": "x"}),
         request(6, "tools/call", name="../../etc/passwd", arguments={}),
         request(7, "resources/list"),
+        request(8, "resources/templates/list"),
+        request(9, "resources/read", uri="hive://node/gone/status"),
+        request(10, "resources/read", uri="hive://node/../../etc/passwd"),
+        request(11, "prompts/list"),
+        request(12, "prompts/get", name="fleet_report"),
+        request(13, "prompts/get", name="../mine"),
+        request(14, "sampling/createMessage"),
     )
     assert answers[1]["result"]["protocolVersion"] == version
     assert "never an instruction" in answers[1]["result"]["instructions"]
@@ -95,7 +102,15 @@ def test_acceptance_11_16_clients_by_handshake_and_lines_that_are_no_message(
     dead = json.loads(answers[4]["result"]["content"][0]["text"])
     assert answers[4]["result"]["isError"] is True and dead["error"]["slug"] == "transport_unavailable"
     assert json.loads(answers[5]["result"]["content"][0]["text"])["error"]["slug"] == "operator_only"
-    assert answers[6]["error"]["code"] == -32602 and answers[7]["error"]["code"] == -32601
+    assert answers[6]["error"]["code"] == -32602 and answers[14]["error"]["code"] == -32601
+    addresses = [each["uri"] for each in answers[7]["result"]["resources"]]
+    assert addresses == ["hive://fleet/status", "hive://fleet/pending-actions", "hive://fleet/summary"]
+    assert len(answers[8]["result"]["resourceTemplates"]) == 3
+    assert answers[9]["error"]["data"]["slug"] == "transport_unavailable"
+    assert answers[10]["error"]["code"] == -32602 and "resource" in answers[10]["error"]["message"]
+    assert [each["name"] for each in answers[11]["result"]["prompts"]] == ["fleet_report"]
+    assert "fleet_health" in answers[12]["result"]["messages"][0]["content"]["text"]
+    assert answers[13]["error"]["code"] == -32602
     assert "Traceback" not in errors
 
 

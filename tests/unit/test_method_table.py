@@ -13,7 +13,7 @@ from cl_hive_archon.plugin import ArchonPlugin
 from cl_hive_comms.plugin.app import Comms
 from hive_advisor.domain.allow_list import acting, read_allow_list
 from hive_advisor.domain.methods import method_table
-from hive_advisor.domain.tool_schema import check_arguments, tools
+from hive_advisor.domain.tool_schema import check_arguments, method_tools
 from hive_shared.errors import InvalidParams
 from hive_shared.rune_template import restrictions
 from hive_shared.runtime_spec import MethodSpec
@@ -138,7 +138,7 @@ def test_acceptance_08_21_the_rune_opens_what_the_server_opens_and_nothing_else(
 
 
 def test_tools_are_one_to_one_with_methods_and_their_names_do_not_collide() -> None:
-    found = tools({"hive-client-alias"}, ("a", "b"))
+    found = method_tools({"hive-client-alias"}, ("a", "b"))
     assert {tool.method.name for tool in found.values()} == {
         method.name for method in TABLE.values() if "R" in method.present_classes
     }
@@ -150,7 +150,7 @@ def test_tools_are_one_to_one_with_methods_and_their_names_do_not_collide() -> N
     for tool in found.values():
         Draft202012Validator.check_schema(tool.schema)
         assert tool.schema["additionalProperties"] is False and "node" in tool.schema["required"]
-    assert "node" not in tools((), ("a",))["hive_client_status"].schema["required"]
+    assert "node" not in method_tools((), ("a",))["hive_client_status"].schema["required"]
 
 
 ODD: tuple[Any, ...] = (
@@ -160,7 +160,7 @@ ODD: tuple[Any, ...] = (
 
 
 def test_arguments_are_held_to_the_schema_that_the_program_was_shown() -> None:
-    for tool in tools({"hive-client-alias"}, ("a", "b")).values():
+    for tool in method_tools({"hive-client-alias"}, ("a", "b")).values():
         judge = Draft202012Validator(dict(tool.schema))
         right: dict[str, Any] = {"node": "a"}
         for name in tool.schema["required"]:
@@ -183,7 +183,7 @@ def test_arguments_are_held_to_the_schema_that_the_program_was_shown() -> None:
 
 
 def test_arguments_beyond_64_kib_or_no_json_are_refused() -> None:
-    schema = tools((), ("a",))["hive_schema_validate"].schema
+    schema = method_tools((), ("a",))["hive_schema_validate"].schema
     whole = {"schema_id": "x", "action": "y"}
     for params in ({"x": "y" * 70_000}, {"x": float("nan")}):
         with pytest.raises(InvalidParams, match=r"bytes|strict JSON"):

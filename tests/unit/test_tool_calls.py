@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from hive_advisor.advisor import MIGRATIONS
 from hive_advisor.domain.allow_list import AllowList
+from hive_advisor.services.node_tools import NodeTools
 from hive_advisor.services.ports import NodeRefused
 from hive_advisor.services.tool_calls import MAX_OUTPUT, ToolCallService
 from hive_advisor.storage.audit_store import AuditStore, read_audit
@@ -43,9 +44,8 @@ class Desk:
 
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
-        self.service = ToolCallService(
-            self.db, AuditStore(), self.node, ("own",), lambda: self.listed, now=lambda: self.clock
-        )
+        toolbox = NodeTools(self.node, ("own",), lambda: self.listed, now=lambda: self.clock)
+        self.service = ToolCallService(self.db, AuditStore(), toolbox, now=lambda: self.clock)
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         return (await self.service.call(tool, arguments, "a program")).body

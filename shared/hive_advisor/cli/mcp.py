@@ -7,12 +7,22 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 from hive_shared.errors import Conflict, Internal, InvalidParams
 
 from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+
+if TYPE_CHECKING:
+    from hive_shared.store import Db
+
+    from hive_advisor.domain.allow_list import AllowList
+    from hive_advisor.domain.tool_prompts import Prompt
+    from hive_advisor.domain.tool_resources import Resource
+    from hive_advisor.services.tool_calls import Toolbox
 
 
 @click.group()
@@ -22,24 +32,34 @@ def mcp() -> None:
 
 @mcp.command()
 @click.option("--role", type=click.Choice(["operator"]), default="operator", show_default=True)
+@click.option("--toolsets", default="core", show_default=True, help="comma list: core, hive, archon")
 @pass_settings
 @answered
-async def serve(settings: Settings, role: str) -> None:
+async def serve(settings: Settings, role: str, toolsets: str) -> None:
     """Serve MCP on standard input and output until the program closes them."""
+    from hive_advisor.mcp_server import require_library
+
+    require_library()
+    # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
+    # SIGTERM does. What was begun stands in the audit.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    await _serve_operator(settings, toolsets)
+    sys.exit(output.OK)
+
+
+async def _serve_operator(settings: Settings, toolsets: str) -> None:
     from hive_shared.store import Db, StoreError, StoreLocked
 
     from hive_advisor.advisor import MIGRATIONS
-    from hive_advisor.mcp_server import require_library
-    from hive_advisor.mcp_server import serve as serve_mcp
+    from hive_advisor.domain import tool_prompts, tool_resources
+    from hive_advisor.mcp_server import OPERATOR_INSTRUCTIONS
     from hive_advisor.nodes import load_nodes
-    from hive_advisor.operator_files import read_allow_file
-    from hive_advisor.services.tool_calls import ToolCallService
-    from hive_advisor.storage.audit_store import AuditStore
+    from hive_advisor.services.node_tools import NodeTools
     from hive_advisor.transport.own_node import OwnNodes
 
-    require_library()
     paths = settings.paths
     nodes = load_nodes(paths.nodes)
+    toolbox = NodeTools(OwnNodes(nodes), tuple(nodes), _allow_list(settings), now=_now, sets=_sets(toolsets))
     paths.make()
     try:
         db = await asyncio.to_thread(Db.open, paths.database, MIGRATIONS)
@@ -51,43 +71,81 @@ async def serve(settings: Settings, role: str) -> None:
     except StoreError as error:
         raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
     try:
-        service = ToolCallService(
-            db,
-            AuditStore(),
-            OwnNodes(nodes),
-            tuple(nodes),
-            lambda: read_allow_file(paths.mcp_allow),
-            now=lambda: int(time.time()),
+        await _serve(
+            settings, db, toolbox, OPERATOR_INSTRUCTIONS, tool_resources.OPERATOR, tool_prompts.OPERATOR
         )
-        for warning in service.warnings:
-            settings.terminal.progress(f"{paths.mcp_allow}: {warning}")
-        # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
-        # SIGTERM does. What was begun stands in the audit.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        await serve_mcp(service)
     finally:
         await asyncio.to_thread(db.close)
-    sys.exit(output.OK)
+
+
+async def _serve(
+    settings: Settings,
+    db: Db,
+    toolbox: Toolbox,
+    instructions: str,
+    resources: Sequence[Resource],
+    prompts: Mapping[str, Prompt],
+) -> None:
+    from hive_advisor.mcp_server import Face
+    from hive_advisor.mcp_server import serve as serve_mcp
+    from hive_advisor.operator_files import read_prompts
+    from hive_advisor.services.tool_calls import ToolCallService
+    from hive_advisor.storage.audit_store import AuditStore
+
+    own, warnings = read_prompts(settings.paths.prompts, prompts)
+    for warning in (*_allow_list(settings)().warnings, *warnings):
+        settings.terminal.progress(warning)
+    service = ToolCallService(db, AuditStore(), toolbox, now=_now)
+    await serve_mcp(service, Face(instructions, resources, {**prompts, **own}))
+
+
+def _allow_list(settings: Settings) -> Callable[[], AllowList]:
+    from dataclasses import replace
+
+    from hive_advisor.operator_files import read_allow_file
+
+    path = settings.paths.mcp_allow
+
+    def read() -> AllowList:
+        found = read_allow_file(path)
+        return replace(found, warnings=tuple(f"{path}: {warning}" for warning in found.warnings))
+
+    return read
+
+
+def _sets(text: str) -> tuple[str, ...]:
+    from hive_advisor.domain.node_tool_sets import check_sets
+
+    return check_sets([name.strip() for name in text.split(",") if name.strip()])
+
+
+def _now() -> int:
+    return int(time.time())
 
 
 @mcp.command("tools")
+@click.option("--role", type=click.Choice(["operator"]), default="operator", show_default=True)
+@click.option("--toolsets", default="core", show_default=True, help="comma list: core, hive, archon")
 @pass_settings
 @answered
-async def tools_(settings: Settings) -> None:
+async def tools_(settings: Settings, role: str, toolsets: str) -> None:
     """The tools a program gets now, and which of them act."""
-    from hive_advisor.domain.tool_schema import tools
-    from hive_advisor.operator_files import read_allow_file
+    from hive_advisor.domain.node_tool_sets import listed_tools, own_tools
+    from hive_advisor.domain.tool_schema import MethodTool, method_tools
 
-    found = read_allow_file(settings.paths.mcp_allow)
+    found = _allow_list(settings)()
+    listed = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets), found.names)
     items = [
         {
             "tool": name,
             "class": "A" if tool.acts else "R",
-            "open": f"{tool.method.selector}={'|'.join(tool.values)}" if tool.values else None,
+            "open": f"{tool.method.selector}={'|'.join(tool.values)}"
+            if isinstance(tool, MethodTool) and tool.values
+            else None,
         }
-        for name, tool in tools(found.names, ("node",)).items()
+        for name, tool in {**own_tools(("node",)), **listed}.items()
     ]
-    note = "\n".join(f"{settings.paths.mcp_allow}: {warning}" for warning in found.warnings)
+    note = "\n".join(found.warnings)
     settings.terminal.show({"items": items, "count": len(items), **({"note": note} if note else {})})
 
 
@@ -108,7 +166,7 @@ async def allow(settings: Settings, methods: tuple[str, ...], none: bool) -> Non
     if methods and none:
         raise InvalidParams("name methods or give --none, not both")
     if methods or none:
-        write_allow_file(settings.paths.mcp_allow, {acting(name).name for name in methods})
+        write_allow_file(settings.paths.mcp_allow, {acting(name) for name in methods})
     found = read_allow_file(settings.paths.mcp_allow)
     settings.terminal.show({"allowed": sorted(found.names), "warnings": list(found.warnings)})
 
@@ -132,6 +190,7 @@ async def log(settings: Settings, limit: int) -> None:
             "class": row.klass,
             "decision": row.decision,
             "slug": row.slug,
+            "plan": row.plan or None,
             "args": row.args_hash[:16],
             "answer": row.out_hash[:16],
         }

@@ -76,18 +76,20 @@ async def rune(settings: Settings, name: str | None, allow: tuple[str, ...], out
     from hive_shared.rune_template import restrictions
 
     from hive_advisor.domain.allow_list import acting
+    from hive_advisor.domain.figure_tools import rune_reads
     from hive_advisor.domain.methods import method_table
     from hive_advisor.operator_files import read_allow_file
 
     if (out is None) != (name is None):
         raise InvalidParams("give both NAME and --out to make the rune, or neither to see what it may do")
-    listed = frozenset(acting(each).name for each in allow)
+    listed = frozenset(acting(each) for each in allow)
     if not allow:
         found = read_allow_file(settings.paths.mcp_allow)
         for warning in found.warnings:
             settings.terminal.progress(f"{settings.paths.mcp_allow}: {warning}")
-        listed = found.names
-    rows = restrictions([method.spec for method in method_table().values()], listed)
+        # What is listed for the role advisor is no method of a node.
+        listed = found.names & method_table().keys()
+    rows = restrictions([*(method.spec for method in method_table().values()), *rune_reads()], listed)
     data = {"methods": len(rows[0]), "acting": sorted(listed), "restrictions": rows}
     if name is not None and out is not None:
         await _make(settings, name, out, data)

@@ -56,7 +56,8 @@ _CHANNEL: Final = {
 }
 
 
-def _channel(row: Result) -> dict[str, Any]:
+def channel_row(row: Result) -> dict[str, Any]:
+    """A channel of ``listpeerchannels`` as programs see it."""
     shown = {ours: row[theirs] for theirs, ours in _CHANNEL.items() if theirs in row}
     remote = row.get("updates", {}).get("remote")
     if remote:
@@ -67,7 +68,7 @@ def _channel(row: Result) -> dict[str, Any]:
 
 def _channels(said: Result, given: Result) -> dict[str, Any]:
     rows, start = said["channels"], int(given.get("offset", 0))
-    items = [_channel(row) for row in rows[start : start + int(given.get("limit", 50))]]
+    items = [channel_row(row) for row in rows[start : start + int(given.get("limit", 50))]]
     after = start + len(items)
     page = {"count": len(items), "total": len(rows), "items": items}
     return {**page, "next_offset": after} if after < len(rows) else page

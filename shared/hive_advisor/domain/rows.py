@@ -154,3 +154,4 @@ class AuditRow:
     decision: str
     slug: str = ""
     out_hash: str = ""
+    plan: str = ""

@@ -75,6 +75,30 @@ percent
 """
 
 
+class Own(str):
+    """A text that is ours or the human's here (an alias, an id, a sentence of the kit), so no words of
+    others: it stays in `data`. Whatever is not marked so is judged."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A part of an answer that came from ``origin``."""
+
+    origin: str
+    value: object
+
+
+def own(value: object) -> Any:
+    """``value`` with every text in it marked as ours: for constants of the registry and the kit."""
+    if isinstance(value, str):
+        return Own(value)
+    if isinstance(value, Mapping):
+        return {Own(name): own(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [own(item) for item in value]
+    return value
+
+
 @dataclass
 class Answer:
     """A node's answer taken apart. ``untrusted`` maps a path in the answer to cleaned text."""
@@ -85,8 +109,8 @@ class Answer:
 
 
 def take_apart(value: object, origin: str, *, own_words: bool = False) -> Answer:
-    """``value`` as ``data`` and ``untrusted``; ``origin`` names the node it came from. With ``own_words``
-    texts stay where they are, cleaned."""
+    """``value`` as ``data`` and ``untrusted``; ``origin`` names where it came from, unless a part says
+    otherwise (``Outside``). With ``own_words`` texts stay where they are, cleaned."""
     split = _Split(origin, own_words)
     split.answer.data = split.part(value, "", "")
     return split.answer
@@ -108,20 +132,31 @@ class _Split:
     def part(self, value: object, path: str, key: str, secret: bool = False) -> Any:
         """``value`` as it may be shown; ``key`` is the name it stands under, ``secret`` whether that hides
         it."""
+        if isinstance(value, Outside):
+            return self._from_elsewhere(value, path, key, secret)
         if isinstance(value, Mapping):
             return dict(
-                self._member(str(name), item, path, number, secret)
+                self._member(name if isinstance(name, str) else str(name), item, path, number, secret)
                 for number, (name, item) in enumerate(value.items())
             )
         if isinstance(value, list | tuple):
             return [self.part(item, f"{path}/{at}", key, secret) for at, item in enumerate(value)]
         return self._text(value, path, key, secret) if isinstance(value, str) else value
 
+    def _from_elsewhere(self, given: Outside, path: str, key: str, secret: bool) -> Any:
+        before, self._origin = self._origin, given.origin
+        try:
+            return self.part(given.value, path, key, secret)
+        finally:
+            self._origin = before
+
     def _member(self, name: str, item: object, path: str, number: int, secret: bool) -> tuple[str, Any]:
         shown = name
         if self._own_words:
             shown = clean_text(_SECRET_TEXT.sub(WITHHELD, name), 200)
-        elif not (_KEY.fullmatch(name) or _TYPED.fullmatch(name) or name in _vocabulary()):
+        elif not (
+            isinstance(name, Own) or _KEY.fullmatch(name) or _TYPED.fullmatch(name) or name in _vocabulary()
+        ):
             self._aside(name, f"{path}/{number}/name")
             shown = str(number)
         hidden = secret or _SECRET_KEY.search(name.lower()) is not None
@@ -130,6 +165,8 @@ class _Split:
     def _text(self, text: str, path: str, key: str, secret: bool) -> str:
         if secret:
             return WITHHELD
+        if isinstance(text, Own):
+            return str(_SECRET_TEXT.sub(WITHHELD, text))
         if _TYPED.fullmatch(text) or text in _vocabulary():
             return text
         if key in _WORD_KEYS and _WORD.fullmatch(text) and _SECRET_TEXT.search(text) is None:

@@ -1,5 +1,5 @@
-"""Tools made from the method table: names, strict input schemas, and the check of arguments
-(docs/protocol/11-advisor-kit.md §11). Texts are ours; nothing of a node gets into a tool's description.
+"""Tools: names, strict input schemas, and the check of arguments (docs/protocol/11-advisor-kit.md §11). Texts
+are ours; nothing of a node gets into a tool's description.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hive_shared.errors import InvalidParams
@@ -36,24 +36,25 @@ _HIDDEN: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool: the method behind it, and the values of its deciding parameter that are open."""
+    """One tool as programs see it. ``within_s`` is how long a call of it may take."""
 
-    method: Method
-    values: tuple[str, ...]
+    description: str
     acts: bool
     schema: Mapping[str, Any]
-
-    @property
-    def description(self) -> str:
-        """Static text; says what is open here."""
-        text = self.method.spec.description
-        if self.values:
-            text += f" Open here: {self.method.selector}={'|'.join(self.values)}."
-        return text + (" Acts only with dry_run=false." if self.acts else " Reads only.")
+    within_s: int = 30
 
 
-def tools(allowed: Iterable[str], nodes: Sequence[str]) -> dict[str, Tool]:
-    """The tools that are open under the operator's list, by name."""
+@dataclass(frozen=True)
+class MethodTool(Tool):
+    """A tool that is one method of a node: the method, and the values of its deciding parameter that are
+    open."""
+
+    method: Method = field(kw_only=True)
+    values: tuple[str, ...] = field(kw_only=True)
+
+
+def method_tools(allowed: Iterable[str], nodes: Sequence[str]) -> dict[str, MethodTool]:
+    """The methods that are open under the operator's list as tools, by name."""
     acting = frozenset(allowed)
     return {
         method.tool: _tool(method, method.open_classes(acting), nodes)
@@ -62,7 +63,7 @@ def tools(allowed: Iterable[str], nodes: Sequence[str]) -> dict[str, Tool]:
     }
 
 
-def _tool(method: Method, classes: frozenset[Klass], nodes: Sequence[str]) -> Tool:
+def _tool(method: Method, classes: frozenset[Klass], nodes: Sequence[str]) -> MethodTool:
     values = tuple(value for value, klass in method.classes.items() if klass in classes)
     acts = "A" in classes
     properties: dict[str, Any] = {"node": {"type": "string", "enum": list(nodes)}}
@@ -79,13 +80,34 @@ def _tool(method: Method, classes: frozenset[Klass], nodes: Sequence[str]) -> To
     if values and word(method.selected({})) not in values:
         # What is meant when it is left out is not open.
         required.append(str(method.selector))
-    schema = {
+    text = method.spec.description
+    if values:
+        text += f" Open here: {method.selector}={'|'.join(values)}."
+    text += " Acts only with dry_run=false." if acts else " Reads only."
+    return MethodTool(
+        text,
+        acts,
+        _object(properties, required if len(nodes) == 1 else ["node", *required]),
+        method=method,
+        values=values,
+    )
+
+
+def schema_of(params: Sequence[Param], nodes: Sequence[str] = (), *, node_required: bool = False) -> Any:
+    """The input schema of a tool of the kit's own; with ``nodes`` it also takes the name of one."""
+    properties: dict[str, Any] = {"node": {"type": "string", "enum": list(nodes)}} if nodes else {}
+    properties |= {param.name: _property(param, param.choices) for param in params}
+    required = [param.name for param in params if param.required]
+    return _object(properties, ["node", *required] if node_required and len(nodes) > 1 else required)
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    return {
         "type": "object",
         "properties": properties,
-        "required": required if len(nodes) == 1 else ["node", *required],
+        "required": list(required),
         "additionalProperties": False,
     }
-    return Tool(method, values, acts, schema)
 
 
 def _property(param: Param, choices: Sequence[str]) -> dict[str, Any]:

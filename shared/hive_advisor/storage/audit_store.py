@@ -11,7 +11,7 @@ from hive_shared.store import Tx
 from hive_advisor.domain.rows import AuditRow
 
 _KEPT = 100_000
-_COLUMNS = "audit_id, at, client, tool, node, klass, args_hash, decision, slug, out_hash"
+_COLUMNS = "audit_id, at, client, tool, node, klass, args_hash, decision, slug, out_hash, coalesce(plan, '')"
 
 
 class AuditStore:
@@ -28,10 +28,11 @@ class AuditStore:
         tx.execute("DELETE FROM adv_audit WHERE audit_id <= ?", (number - _KEPT,))
         return number
 
-    def end(self, tx: Tx, number: int, decision: str, slug: str, out_hash: str) -> None:
+    def end(self, tx: Tx, row: AuditRow) -> None:
+        """What became of the call, and the plan it was about."""
         tx.execute(
-            "UPDATE adv_audit SET decision = ?, slug = ?, out_hash = ? WHERE audit_id = ?",
-            (decision, slug, out_hash, number),
+            "UPDATE adv_audit SET decision = ?, slug = ?, out_hash = ?, plan = ? WHERE audit_id = ?",
+            (row.decision, row.slug, row.out_hash, row.plan or None, row.audit_id),
         )
 
     def count(self, tx: Tx, since: int, tool: str | None = None, klass: str | None = None) -> int:

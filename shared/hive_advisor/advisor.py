@@ -28,6 +28,7 @@ from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService, Plan
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.journal import JournalService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
@@ -37,6 +38,7 @@ from hive_advisor.storage.action_log_store import ActionLogStore
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
+from hive_advisor.storage.journal_store import JournalStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
 from hive_advisor.storage.telemetry_store import TelemetryStore
@@ -102,7 +104,7 @@ class Advisor:
         self._compose_rounds()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def _compose_rounds(self) -> None:
+    def _compose_asking(self) -> AskService:
         asks = AskService(
             self._db, self._rows, self.clients, self.commands, self.keyring, now=self._now, say=self._say
         )
@@ -119,6 +121,13 @@ class Advisor:
             asks.control,
             now=self._now,
         )
+        self.journal = JournalService(
+            self._db, JournalStore(), self._command_rows, self.clients, asks.read, now=self._now
+        )
+        return asks
+
+    def _compose_rounds(self) -> None:
+        asks = self._compose_asking()
         self._mail = MailService(
             self._db,
             self._records,
@@ -146,6 +155,7 @@ class Advisor:
             self.shared_key,
             asks,
             self.telemetry,
+            self.journal,
             catch_up=self._link.catch_up,
             now=self._now,
         )
@@ -156,6 +166,7 @@ class Advisor:
             self.clients,
             self.commands,
             self.shared_key,
+            self.journal,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
             now=self._now,

@@ -91,6 +91,13 @@ async def test_the_kit_subscribes_and_keeps_what_comes_over_a_killed_plugin(worl
         return found
 
     items = await until(came, "the first figures", 60)
+    # The same rounds measure for the journal.
+    measured = await world.advisor.run("journal", "goal", alias, "channels", "3")
+    (goal,) = (await world.advisor.run("journal", "goals", alias))["items"]
+    assert goal["goal_id"] == measured["goal_id"] and goal["first"] == 1 and goal["target"] == 3
+    said = ("--target", "node", "--reasoning", "\x1b[31mtoo few")
+    noted = await world.advisor.run("journal", "add", alias, "--kind", "open", *said)
+    assert noted["reasoning"] == "too few" and noted["outcome"] is None
     assert {item["metric"] for item in items} == {"health", "pending"}
     assert {item["seq"] for item in items} == {1}
     await plugin_again(world)

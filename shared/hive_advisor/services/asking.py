@@ -12,6 +12,7 @@ from hive_shared import credential as credentials
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign
 from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable, from_symbol
+from hive_shared.registry import MONITOR
 from hive_shared.store import Db
 
 from hive_advisor.domain.answer import Answer, read_answer
@@ -117,6 +118,16 @@ class AskService:
             "message": answer.sentence if answer else "no answer yet",
             "node_time": answer.timestamp if answer else 0,
         }
+
+    async def read(
+        self, client: Client, action: str, params: Mapping[str, Any], wait_s: int
+    ) -> Mapping[str, Any] | None:
+        """A reading action of ``hive:monitor/v1``; None when it was refused or not answered in time."""
+        credential = await self._clients.usable_credential(client)
+        plan = self._commands.plan(client, credential, MONITOR, action, params)
+        done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+        answer = read_answer(done.response) if done.response else None
+        return answer.result if answer is not None and isinstance(answer.result, dict) else None
 
     async def acknowledge(
         self, client: Client, credential: StoredCredential, *, accepted: bool, wait_s: int

@@ -13,6 +13,7 @@ from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.journal import JournalService
 from hive_advisor.services.ports import RecordRows
 from hive_advisor.services.shared_key import SharedKeyService
 
@@ -27,13 +28,14 @@ class CheckupService:
         clients: ClientService,
         commands: CommandService,
         shared_key: SharedKeyService,
+        journal: JournalService,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
-        self._shared = shared_key
+        self._shared, self._journal = shared_key, journal
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
 
     async def brief(self) -> dict[str, Any]:
@@ -56,6 +58,7 @@ class CheckupService:
                 for c in await self._commands.open()
                 if c.schema != CONTROL or c.state == CommandState.PENDING
             ],
+            **await self._journal.brief(),
             "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
         }
 

@@ -41,6 +41,12 @@ class Renewing(Protocol):
     async def renew(self) -> int: ...
 
 
+class Measuring(Protocol):
+    """What is measured once an hour (services.journal.JournalService)."""
+
+    async def measure_due(self) -> int: ...
+
+
 class RoundService:
     """Rounds over all clients, and the receipts of one. `catch_up` asks the relays for what waits."""
 
@@ -56,6 +62,7 @@ class RoundService:
         shared_key: SharedKeyService,
         ask: Ask,
         telemetry: Renewing,
+        journal: Measuring,
         *,
         catch_up: Callable[[float], Awaitable[int]],
         now: Callable[[], int],
@@ -63,7 +70,7 @@ class RoundService:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._receipts, self._mail, self._ask = receipts, mail, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
-        self._shared, self._telemetry = shared_key, telemetry
+        self._shared, self._telemetry, self._journal = shared_key, telemetry, journal
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
@@ -81,6 +88,7 @@ class RoundService:
         if shared is None:
             await self._ask_stopped(by_id.values())
             await self._telemetry.renew()
+            await self._journal.measure_due()
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
             if command.schema == CONTROL:

@@ -82,6 +82,15 @@ class CommandStore:
         ).fetchall()
         return [_command(row) for row in rows]
 
+    def writes_since(self, tx: Tx, client_id: str, since: int) -> list[StoredCommand]:
+        """What was asked of a node since then, reads and the kit's own questions apart."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE client_id = ? AND created >= ?"
+            " AND schema NOT IN ('hive:control/v1', 'hive:monitor/v1')",
+            (client_id, since),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
     def open(self, tx: Tx) -> list[StoredCommand]:
         """Every command that is not final, oldest nonce first."""
         rows = tx.execute(

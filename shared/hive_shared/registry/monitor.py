@@ -53,7 +53,7 @@ def _monitor() -> SchemaSpec:
             (forward_status, Param("in_channel", Channel()), Param("out_channel", Channel()), *PAGE)
         ),
     )
-    table.read("earnings", params=ParamSchema((Param("hours", Int(1, 8760), default=168),)))
+    table.read("earnings", params=ParamSchema((Param("hours", Int(1, 8760), default=168), *PAGE)))
     table.read("peer_list", "list_peers", params=ParamSchema((peer, *PAGE)))
     invoice_status = Param("status", OneOf(("unpaid", "paid", "expired")))
     table.read("invoice_list", params=ParamSchema((invoice_status, *PAGE)))

@@ -242,6 +242,10 @@ def _channel(row: Mapping[str, Any]) -> dict[str, JsonValue]:
             "fee_proportional_millionths",
             "minimum_htlc_out_msat",
             "maximum_htlc_out_msat",
+            "in_payments_fulfilled",
+            "in_fulfilled_msat",
+            "out_payments_fulfilled",
+            "out_fulfilled_msat",
         ),
     )
     item["htlcs"] = len(row.get("htlcs", ()))

@@ -127,6 +127,9 @@ def _action(name: str, doc: Any) -> str:
     for word, words in _GROUPS.items():
         if word in shape:
             lines.append(f"  - {words} {', '.join(f'`{key}`' for key in shape[word])}")
+    if "values" in shape:
+        each = (f"`{key}` {_meaning(rule)}" for key, rule in shape["values"].items())
+        lines.append(f"  - values: {'; '.join(each)}")
     return "\n".join(lines)
 
 
@@ -300,6 +303,8 @@ def _meaning(rule: Any) -> str:
     if "format" in rule:
         return _FORMATS.get(rule["format"], str(rule["format"]))
     kind = rule["type"]
+    if kind == "number" and "minimum" not in rule:
+        return "number"
     if kind == "number":
         return f"number, {rule['minimum']} to {rule['maximum']}"
     if kind == "integer":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import fee_tool
 from action_table import Answer, Entry, Params, Stage, given
+from hive_devnet.world import until
 from hive_shared.registry import CONFIG
 
 
@@ -33,7 +37,37 @@ async def _proposed(stage: Stage, params: Params, result: Answer) -> None:
         assert each["proposed"] not in map(str, shown.values())
 
 
+async def _with_tool(stage: Stage) -> Params:
+    """A fee tool on the node; each time another value of the same parameter."""
+    if "tool" not in stage.kept:
+        await stage.call("plugin", subcommand="start", plugin=str(Path(fee_tool.__file__).resolve()))
+        stage.kept["tool"] = fee_tool.DEFAULTS["min_fee_ppm"]
+    stage.kept["tool"] += 5
+    reason = {"trigger_reason": "profitability_low", "confidence": 0.8}
+    return {"parameter": "min_fee_ppm", "value": stage.kept["tool"], **reason}
+
+
+async def _adjusted(stage: Stage, params: Params, result: Answer) -> None:
+    shown = await stage.call("revenue-config", action="get", key="min_fee_ppm")
+    assert shown["value"] == params["value"] == result["new"] != result["old"]
+
+    async def known() -> bool:
+        told = (await stage.call("hive-client-capabilities"))["unsupported_actions"]
+        missing = [row.get("parameters", ()) for row in told if row["action"] == "adjust"]
+        return bool(missing) and "vegas_decay_rate" in missing[0] and "min_fee_ppm" not in missing[0]
+
+    # The plugin looks anew when another one has started.
+    await until(known, "the parameters that nothing here reads")
+
+
 ENTRIES = (
+    Entry(
+        CONFIG,
+        "adjust",
+        _with_tool,
+        _adjusted,
+        given(parameter="max_fee_ppm", value=4, trigger_reason="stagnation"),
+    ),
     Entry(CONFIG, "get_config", given(key="min-capacity-sat"), _listed, given(key="no-such-option")),
     Entry(CONFIG, "set_min_channel_size", _another_size, _is_set, given(sats=-1)),
     Entry(CONFIG, "set_config", _allowed, _is_set, given(key="cltv-delta", value=50), slug="policy_blocked"),

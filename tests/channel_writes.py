@@ -46,6 +46,9 @@ CASES = {
     (FORWARDING, "enable_all"): Case({}, ((FORWARDING, "disable_all", ALL),)),
     (CONFIG, "set_config"): Case({"key": "askrene-timeout", "value": 20, "transient": True}),
     (PLUGIN, "configure"): Case({"option": "askrene-timeout", "value": 20}),
+    (CONFIG, "adjust"): Case(
+        {"parameter": "sling_max_hops", "value": 7, "trigger_reason": "rebalance_inefficiency"}
+    ),
     (CONFIG, "set_min_channel_size"): Case({"sats": 50_000}),
     (CONFIG, "disable_forwarding"): Case({}),
     (CONFIG, "enable_forwarding"): Case({}, ((FORWARDING, "disable_all", ALL),)),
@@ -70,7 +73,7 @@ def trusted(directory: Path) -> World:
     world.policies.override(
         "aggressive",
         max_fee_change_per_24h_pct=100,
-        allowed_config=["askrene-timeout"],
+        allowed_config=["askrene-timeout", "sling-max-hops"],
         approval_overrides=dict.fromkeys(
             ("fee_policy_*", "htlc_policy_*", "forwarding_*", "config_*", "plugin_*", "emergency_*"),
             "auto_execute",

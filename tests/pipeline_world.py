@@ -23,6 +23,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
@@ -85,6 +86,12 @@ class NodeFake:
                 "value_int": 10,
                 "source": "default",
                 "plugin": "/usr/x/cln-askrene",
+                "dynamic": True,
+            },
+            "sling-max-hops": {
+                "value_int": 6,
+                "source": "default",
+                "plugin": "/usr/x/sling",
                 "dynamic": True,
             },
             "bitcoin-rpcpassword": {"value_str": "hunter2", "source": "cmdline"},
@@ -440,6 +447,7 @@ class World:
                 commands=CommandStore(),
                 fees=FeeStore(),
                 saved=SavedChannelStore(),
+                settings=ConfigStore(),
                 htlcs=HtlcSeenStore(),
                 spends=SpendStore(),
                 telemetry_rows=TelemetryStore(),

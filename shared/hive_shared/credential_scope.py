@@ -26,7 +26,7 @@ from .registry import (
     find,
     glob_names,
 )
-from .registry.config import ADJUST_GROUP
+from .registry.adjust import ADJUST_GROUP
 from .registry.danger import tier_for
 from .registry.params import Bool, Int, ListedChannel, ListOf, NodeKey, ParamType, Text
 

@@ -39,6 +39,7 @@ LEFT_OUT = {
     "comms_approvals": "votes on waiting commands",
     "comms_responses": "answers for repeats within seven days; the nonce refuses the repeat",
     "comms_fee_history": "24 hours of fee changes: the node's own fees are the reference again",
+    "comms_config_history": "a day of changes: the settings themselves are with the node and its plugins",
     "comms_action_counters": "counters of at most a day; they begin anew",
     "comms_htlc_seen": "of HTLCs in flight, which no restored channel has",
     "comms_telemetry": "an agent subscribes again; its figures would go on under numbers it has seen",

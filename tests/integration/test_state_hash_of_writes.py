@@ -32,7 +32,7 @@ MOVED: dict[Key, set[str]] = {
     (EMERGENCY, "disable_forwarding"): {"policy", "config"},
     (EMERGENCY, "fee_spike"): {"policy"},
     (EMERGENCY, "revoke_all_credentials"): set(),
-    **{(CONFIG, name): {"config"} for name in ("set_config", "set_min_channel_size")},
+    **{(CONFIG, name): {"config"} for name in ("set_config", "set_min_channel_size", "adjust")},
     (PLUGIN, "configure"): {"config"},
     (PEER, "ban"): {"config"},
     (PEER, "unban"): {"config"},

@@ -132,7 +132,7 @@ def test_what_the_node_said_it_does_not_do_is_not_asked_for() -> None:
     spec = registry.find(*SINGLE[:2])
     row = {"schema": SINGLE[0], "action": SINGLE[1], "reason": "this node lacks the calls for it"}
     with pytest.raises(Unsupported, match="lacks the calls") as refused:
-        check_served(spec, {"unsupported_actions": [row]})
+        check_served(spec, {}, {"unsupported_actions": [row]})
     assert refused.value.symbol == "unsupported_action"
     for word in (
         None,
@@ -140,4 +140,13 @@ def test_what_the_node_said_it_does_not_do_is_not_asked_for() -> None:
         {"unsupported_actions": "x"},
         {"unsupported_actions": [1, {**row, "action": "y"}]},
     ):
-        check_served(spec, word)
+        check_served(spec, {}, word)
+
+
+def test_a_parameter_that_nothing_reads_there_is_not_asked_for() -> None:
+    spec = registry.find("hive:config/v1", "adjust")
+    row = {"schema": spec.schema, "action": "adjust", "parameters": ["kelly_fraction"], "reason": "no tool"}
+    told = {"unsupported_actions": [row]}
+    check_served(spec, {"parameter": "min_fee_ppm"}, told)
+    with pytest.raises(Unsupported, match="kelly_fraction in adjust of hive:config/v1: no tool"):
+        check_served(spec, {"parameter": "kelly_fraction"}, told)

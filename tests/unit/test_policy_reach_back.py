@@ -122,6 +122,8 @@ def request(world: World, spec: ActionSpec) -> ActionRequest:
         shown["new_fees"] = {SCID: (None, 10_000)}
     if "amount_sat=" in text:
         shown["amount_sat"] = 10**6
+    if "option=" in text:
+        shown["option"] = "rescan"
     if "spend=" in text:
         shown["spend"] = Spend(ONCHAIN, 10**6, 10)
     # Of a close only a rate that its command chose.

@@ -65,6 +65,7 @@ def test_kinds_values_and_rules_are_words() -> None:
     assert health["include_channels"].values == ("true", "false")
     single = found("fee-policy/set_single")
     assert rules_of(single) == ["at least one of base_msat, fee_ppm"]
+    assert "vegas_decay_rate: number 0.7 to 0.95" in rules_of(found("config/adjust"))
     assert usage(single).startswith("hive-advisor send CLIENT hive:fee-policy/set_single channel_id=CHANNEL ")
     assert "fee_delta_pct (integer -50 to 50)" in next(
         field.kind for field in fields_of(found("fee-policy/set_bulk")) if field.name == "policy"

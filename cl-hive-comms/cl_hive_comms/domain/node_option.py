@@ -38,11 +38,20 @@ def same(shown: JsonValue, wanted: JsonValue) -> bool:
     return any(_text(item) == _text(wanted) for item in items)
 
 
+def text_of(value: JsonValue) -> str:
+    """A value as one writes it for an option; "" for none."""
+    if isinstance(value, list):
+        return ", ".join(map(text_of, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _text(value: JsonValue) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = text_of(value)
     amount = re.fullmatch(r"(\d+)(msat|sat)?", text)
     if amount is None:
-        return text
+        # 0.50 is 0.5, and 3.0 is 3.
+        fraction = re.fullmatch(r"\d+\.\d+", text)
+        return text if fraction is None else text.rstrip("0").rstrip(".")
     return str(int(amount[1]) * (1_000 if amount[2] == "sat" else 1))
 
 

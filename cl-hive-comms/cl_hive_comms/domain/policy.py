@@ -97,7 +97,8 @@ class ActionRequest:
     `channels` are all channels the action changes, also those an `all` or peer-wide action reaches.
     `new_fees` maps each scid to its new (base msat, ppm), None for what stays. `also_actions` are further
     names in its schema (aliases, `registry.scored_as`); `counts` the policy counters used so far; `spend` is
-    what leaves the node's hands, `feerate_perkw` the on-chain rate of the plan.
+    what leaves the node's hands, `feerate_perkw` the on-chain rate of the plan, `option` the node's option
+    that it sets without naming it.
     """
 
     schema: str
@@ -116,6 +117,7 @@ class ActionRequest:
     spend: Spend | None = None
     feerate_perkw: int = 0
     peers: frozenset[str] = frozenset()
+    option: str = ""
 
     @cached_property
     def names(self) -> tuple[str, ...]:

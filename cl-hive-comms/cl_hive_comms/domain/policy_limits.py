@@ -255,6 +255,10 @@ def _operations(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
         key = params.get("key", params.get("option"))
         if key not in settings.allowed_config:
             yield _blocked("allowed_config", f"option {str(key)[:60]!a} is not in allowed_config")
+    if request.option.startswith(_OWN_OPTIONS):
+        yield _blocked("floor", f"option {request.option[:60]!a} is the operator's alone")
+    if request.option and request.option not in settings.allowed_config:
+        yield _blocked("allowed_config", f"option {request.option[:60]!a} is not in allowed_config")
     if request.override_keys[0] == "plugin_start_approved":
         name = str(params.get("plugin_name"))
         if not any(path.rpartition("/")[2] == name or path == name for path in settings.approved_plugins):

@@ -39,7 +39,7 @@ _SPENDS: Final = (
     "hive:splice/v1#*",
     "hive:liquidity/v1#*",
 )
-_OPTIONS: Final = ("hive:config/v1#set_config", "hive:plugin/v1#configure")
+_OPTIONS: Final = ("hive:config/v1#set_config", "hive:config/v1#adjust", "hive:plugin/v1#configure")
 _PEERS: Final = (
     "hive:peer/v1#connect",
     *_OPENS,

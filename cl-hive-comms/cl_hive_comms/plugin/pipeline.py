@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from hive_shared.cln import ClnClient
 from hive_shared.store import Db
@@ -29,6 +30,7 @@ from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
@@ -40,6 +42,19 @@ from cl_hive_comms.storage.telemetry_store import TelemetryStore
 def unix_now() -> int:
     """The clock of this plugin, Unix seconds."""
     return int(time.time())
+
+
+_STORED = partial(
+    PipelineParts,
+    commands=CommandStore(),
+    fees=FeeStore(),
+    saved=SavedChannelStore(),
+    settings=ConfigStore(),
+    htlcs=HtlcSeenStore(),
+    spends=SpendStore(),
+    telemetry_rows=TelemetryStore(),
+    receipt_rows=ReceiptStore(),
+)
 
 
 def pipeline_parts(
@@ -68,17 +83,10 @@ def pipeline_parts(
     log: Log,
 ) -> PipelineParts:
     """What the pipeline takes from this plugin. `registered` names the transports of siblings in use."""
-    return PipelineParts(
+    return _STORED(
         db=db,
-        commands=CommandStore(),
-        fees=FeeStore(),
-        saved=SavedChannelStore(),
-        htlcs=HtlcSeenStore(),
-        spends=SpendStore(),
-        telemetry_rows=TelemetryStore(),
         revoking=advisors,
         backups=backups,
-        receipt_rows=ReceiptStore(),
         receipts=receipts,
         push=push,
         identity=identity,

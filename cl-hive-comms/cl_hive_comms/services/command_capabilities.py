@@ -37,7 +37,8 @@ class About:
 
 
 class CommandCapabilities:
-    """Answers `capabilities` and `quote`. `served` says whether an action runs on this node now."""
+    """Answers `capabilities` and `quote`. `served` says whether an action runs on this node now, `partly`
+    gives the rows of those of which only some parameters do."""
 
     def __init__(
         self,
@@ -48,11 +49,13 @@ class CommandCapabilities:
         decision: DecisionService,
         about: Callable[[], About],
         served: Callable[[str, str], bool],
+        partly: Callable[[], Sequence[JsonValue]],
         random_bytes: Callable[[int], bytes],
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._credentials, self._decision = db, commands, credentials, decision
         self._about, self._served, self._random, self._now = about, served, random_bytes, now
+        self._partly = partly
 
     def of_node(self) -> dict[str, JsonValue]:
         """`hive-client-capabilities`: implementation, version, schemas, what is not served and why."""
@@ -68,7 +71,7 @@ class CommandCapabilities:
             "version": about.version,
             "protocol": PROTOCOL,
             "supported_schemas": [*dict.fromkeys(spec.schema for spec in served)],
-            "unsupported_actions": [*unsupported(), *missing],
+            "unsupported_actions": [*unsupported(), *missing, *self._partly()],
             "transports": [*about.transports],
             "payment": {"methods": [], "mints": []},
         }

@@ -22,6 +22,7 @@ from ..domain.command_record import CommandRow, StoredResponse
 from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED
 from .command_case import Case, Judged, walk
 from .executors.action import Outcome
+from .executors.config_adjust import ConfigRows
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
 from .receipt_service import ReceiptFields, ReceiptService
 from .spend_limits import SpendRows, tell_hit
@@ -68,6 +69,7 @@ class CommandOutcomes:
         commands: CommandRows,
         fees: FeeRows,
         saved: SavedRows,
+        settings: ConfigRows,
         spends: SpendRows,
         receipts: ReceiptService,
         identity: Identity,
@@ -78,7 +80,7 @@ class CommandOutcomes:
         on_receipt: Callable[[int, str], None] | None = None,
     ) -> None:
         self._commands, self._fees, self._receipts = commands, fees, receipts
-        self._saved, self._spends = saved, spends
+        self._saved, self._settings, self._spends = saved, settings, spends
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
         self._trust, self._on_receipt = trust, on_receipt
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
@@ -304,6 +306,7 @@ class CommandOutcomes:
             self._trust.executed(tx, case.advisor_id, outcome.state)
             self._alert(tx, case, judged, outcome.state, outcome.alert)
         self._fees.add(tx, outcome.fee_writes)
+        self._settings.add(tx, outcome.config_changes, case.command_id, self._now())
         self._count(tx, case, outcome)
         for kind, subject in outcome.disarm:
             self._commands.disarm(tx, kind, subject)

@@ -22,6 +22,7 @@ from .decision import DecisionService
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.catalogue import Executors
+from .executors.config_adjust import ConfigRows
 from .executors.emergency import SPIKE
 from .executors.fee_policy import ANCHOR
 from .executors.wallet_freeze import FREEZE
@@ -78,6 +79,7 @@ class PipelineParts:
     commands: CommandRows
     fees: FeeRows
     saved: SavedRows
+    settings: ConfigRows
     htlcs: HtlcRows
     spends: SpendRows
     telemetry_rows: TelemetryRows
@@ -166,29 +168,13 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         decision=core.decision,
         about=parts.about,
         served=core.executors.served,
+        partly=core.executors.parameters.missing,
         random_bytes=parts.random_bytes,
         now=parts.now,
     )
     telemetry = _telemetry(parts, core)
     commands = _commands(parts, core, approvals, capabilities, telemetry)
-    timers = TimerService(
-        db=parts.db,
-        commands=parts.commands,
-        fees=parts.fees,
-        receipts=parts.receipts,
-        approvals=approvals,
-        execution=core.execution,
-        credentials=parts.credentials,
-        reconcile=commands.reconcile,
-        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due, _freezes(parts).end_due),
-        spends=parts.spends,
-        writer=core.executors.channel_writer,
-        present_fees=core.executors.present_fees,
-        spikes=_spikes(parts, core),
-        locks=core.locks,
-        now=parts.now,
-        log=parts.log,
-    )
+    timers = _timers(parts, core, approvals, commands)
     return Pipeline(
         commands,
         approvals,
@@ -199,6 +185,30 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         core.execution,
         core.bans,
         telemetry,
+    )
+
+
+def _timers(
+    parts: PipelineParts, core: _Core, approvals: ApprovalService, commands: CommandService
+) -> TimerService:
+    return TimerService(
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        receipts=parts.receipts,
+        approvals=approvals,
+        execution=core.execution,
+        credentials=parts.credentials,
+        reconcile=commands.reconcile,
+        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due, _freezes(parts).end_due),
+        spends=parts.spends,
+        settings=parts.settings,
+        writer=core.executors.channel_writer,
+        present_fees=core.executors.present_fees,
+        spikes=_spikes(parts, core),
+        locks=core.locks,
+        now=parts.now,
+        log=parts.log,
     )
 
 
@@ -240,6 +250,7 @@ def _core(parts: PipelineParts) -> _Core:
         commands=parts.commands,
         fees=parts.fees,
         saved=parts.saved,
+        history=parts.settings,
         revoking=parts.revoking,
         backups=parts.backups,
         node_id=parts.node_id,
@@ -285,6 +296,7 @@ def _outcomes(parts: PipelineParts) -> CommandOutcomes:
         commands=parts.commands,
         fees=parts.fees,
         saved=parts.saved,
+        settings=parts.settings,
         spends=parts.spends,
         receipts=parts.receipts,
         identity=parts.identity,

@@ -290,6 +290,8 @@ class DecisionService:
             raise from_symbol(
                 "busy", "an earlier change of this channel is not resolved yet; try again in a minute"
             )
+        if rated.plan.held_back is not None:
+            raise rated.plan.held_back
         other = self._check_others(who, rated, past)
         judged = _judged(rated, decision)
         caps, spend = self._caps(who, rated.spec, snapshot), self._spend_cap(who, rated, snapshot)
@@ -472,6 +474,7 @@ class DecisionService:
             spend=plan.spend,
             feerate_perkw=plan.feerate_perkw,
             peers=plan.peers,
+            option=plan.option,
         )
 
     def _caps(self, who: Who, spec: ActionSpec, snapshot: PolicySnapshot) -> tuple[Cap, ...]:

@@ -19,6 +19,7 @@ from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller
 from .executors.channel_write import ChannelWriter, FeeTarget, undo_of
+from .executors.config_adjust import ConfigRows
 from .executors.fee_policy import ANCHOR
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
 from .receipt_service import ReceiptFields, ReceiptService
@@ -54,6 +55,7 @@ class TimerService:
         reconcile: Callable[[], Awaitable[bool]],
         by_clock: Sequence[Callable[[], Awaitable[object]]],
         spends: SpendRows,
+        settings: ConfigRows,
         writer: ChannelWriter,
         present_fees: Callable[[str], Awaitable[tuple[int, int] | None]],
         spikes: SpikeEnd,
@@ -65,7 +67,7 @@ class TimerService:
         self._approvals, self._execution, self._credentials = approvals, execution, credentials
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
         self._by_clock, self._spend_rows = tuple(by_clock), spends
-        self._spikes = spikes
+        self._spikes, self._settings = spikes, settings
         self._locks, self._now, self._log = locks, now, log
 
     async def tick(self) -> None:
@@ -107,6 +109,7 @@ class TimerService:
             self._fees.prune_counters(tx, now - _COUNTERS_KEPT_S)
             self._spend_rows.prune(tx, now - _COUNTERS_KEPT_S)
             self._commands.prune_timers(tx, now - COMMANDS_KEPT_S)
+            self._settings.prune(tx, now - COMMANDS_KEPT_S)
 
         await self._db.write(prune)
         # One agent may send 86,400 commands a day, so one batch an hour would never catch up; batches, so

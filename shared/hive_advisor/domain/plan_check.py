@@ -54,13 +54,22 @@ def check_scope(spec: ActionSpec, params: Mapping[str, JsonValue], credential: C
         raise from_symbol("constraint_violated", f"{name}: {sentence}", constraint=name)
 
 
-def check_served(spec: ActionSpec, capabilities: Mapping[str, Any] | None) -> None:
-    """Raises Unsupported for what the node said it does not do; without its word, everything may be asked."""
+def check_served(
+    spec: ActionSpec, params: Mapping[str, JsonValue], capabilities: Mapping[str, Any] | None
+) -> None:
+    """Raises Unsupported for what the node said it does not do; without its word, everything may be asked.
+
+    A row with `parameters` speaks of these values of `parameter` only (config adjust).
+    """
     told = (capabilities or {}).get("unsupported_actions")
     for row in told if isinstance(told, list) else ():
         if isinstance(row, dict) and (row.get("schema"), row.get("action")) == (spec.schema, spec.name):
+            only = row.get("parameters")
+            if isinstance(only, list) and params.get("parameter") not in only:
+                continue
+            what = f"{params['parameter']} in {spec.name}" if isinstance(only, list) else spec.name
             raise Unsupported(
-                f"the node said that it does not do {spec.name} of {spec.schema}:"
+                f"the node said that it does not do {what} of {spec.schema}:"
                 f" {str(row.get('reason'))[:200]}; 'hive-advisor client capabilities' asks again",
                 reason="unsupported_action",
             )

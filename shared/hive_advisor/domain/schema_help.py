@@ -84,7 +84,8 @@ def rules_of(spec: ActionSpec) -> list[str]:
         "exactly_one": "exactly one of {}",
         "exclusive": "only one of {}",
     }
-    return [text.format(", ".join(document[key])) for key, text in words.items() if key in document]
+    found = [text.format(", ".join(document[key])) for key, text in words.items() if key in document]
+    return found + [f"{name}: {_kind(kind)}" for name, kind in document.get("values", _NONE).items()]
 
 
 def usage(spec: ActionSpec) -> str:

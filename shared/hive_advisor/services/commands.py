@@ -148,7 +148,7 @@ class CommandService:
             plan_check.check_scope(spec, parsed, credentials.parse(credential.document))
             heard = client.capabilities_at
             fresh = heard is not None and self._now() - heard < plan_check.FRESH_S
-            plan_check.check_served(spec, client.capabilities if fresh else None)
+            plan_check.check_served(spec, parsed, client.capabilities if fresh else None)
         danger = spec.danger(parsed, facts)
         return Plan(client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root)
 

@@ -3,6 +3,7 @@
 docs/protocol/02-fleet-management.md §3, §4 and §8; control and push bodies: 11-advisor-kit.md §15.
 """
 
+from .adjust import ADJUST_GROUP, ADJUST_LOWER_OF
 from .backup import BACKUP
 from .channel import CHANNEL, EXPANSION, perkw_of
 from .config import CONFIG
@@ -32,6 +33,8 @@ from .spec import ActionSpec, SchemaSpec
 from .wallet import DUST_SAT, WALLET
 
 __all__ = [
+    "ADJUST_GROUP",
+    "ADJUST_LOWER_OF",
     "BACKUP",
     "BASE_PRICE_SATS",
     "CHANNEL",

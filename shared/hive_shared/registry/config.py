@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..canonical import MAX_INTEGER, JsonValue
-from .danger import Danger, DangerFacts, DangerRule, Params, Tier
+from .adjust import ADJUST_PARAMS, adjust_danger
+from .danger import Tier
 from .params import (
     MAX_MSAT,
     MAX_SAT,
@@ -71,42 +72,11 @@ class Alias:
         return {"type": "string", "minLength": 1, "maxLength": MAX_ALIAS_BYTES, "format": "utf8-bytes"}
 
 
-_HEAVY_GROUPS: Final = frozenset({"budget", "aimd", "thompson", "algorithm", "sling_targets", "sling_params"})
-
-
-def _adjust() -> DangerRule:
-    light, heavy = Danger.of("3/3/3/3/3"), Danger.of("3/4/4/4/3")
-
-    def pick(params: Params, _facts: DangerFacts) -> Danger:
-        group = ADJUST_GROUP.get(str(params.get("parameter")))
-        return heavy if group in _HEAVY_GROUPS else light
-
-    return DangerRule((light, heavy), pick)
-
-
-_GROUPS: Final = {
-    "fee": "min_fee_ppm max_fee_ppm",
-    "budget": "daily_budget_sats rebalance_max_amount rebalance_min_amount proportional_budget_pct",
-    "aimd": (
-        "aimd_additive_increase_ppm aimd_multiplicative_decrease aimd_failure_threshold"
-        " aimd_success_threshold"
-    ),
-    "thompson": "thompson_observation_decay_hours thompson_prior_std_fee thompson_max_observations",
-    "liquidity": "low_liquidity_threshold high_liquidity_threshold scarcity_threshold",
-    "sling_targets": "sling_target_source sling_target_sink sling_target_balanced",
-    "sling_params": "sling_chunk_size_sats sling_max_hops sling_parallel_jobs",
-    "algorithm": "vegas_decay_rate ema_smoothing_alpha kelly_fraction hive_prior_weight",
-    "": "rebalance_min_profit_ppm new_channel_grace_days rebalance_cooldown_hours",
-}
-ADJUST_GROUP: Final = {parameter: group for group, names in _GROUPS.items() for parameter in names.split()}
-"""Parameter of config `adjust` -> its isolation group, "" for the ungrouped ones (02 §5.4)."""
-
-
 def config() -> SchemaSpec:
     """What agents may read and set of the node's options."""
     table = SchemaTable(CONFIG, "config_tune")
     table.read("get_config", params=ParamSchema((Param("key", OPTION), *PAGE)))
-    table.write("adjust", _adjust())
+    table.write("adjust", adjust_danger(), params=ADJUST_PARAMS)
     table.write(
         "set_config",
         "5/3/5/5/5",

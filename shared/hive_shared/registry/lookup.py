@@ -8,7 +8,8 @@ from typing import Final
 
 from ..canonical import JsonValue
 from ..errors import from_symbol
-from . import catalogue, config, control, monitor
+from . import catalogue, control, monitor
+from .adjust import ADJUST_GROUP
 from .contained import AMOUNTS_TO
 from .danger import DangerFacts, Params, tier_for
 from .spec import ActionSpec, SchemaSpec
@@ -131,7 +132,7 @@ def glob_names(spec: ActionSpec, params: Params) -> tuple[str, ...]:
     """
     if (spec.schema, spec.name) == ("hive:config/v1", "adjust") and "parameter" in params:
         parameter = str(params["parameter"])
-        group = config.ADJUST_GROUP.get(parameter, "")
+        group = ADJUST_GROUP.get(parameter, "")
         return (f"{group}_{parameter}" if group else parameter, spec.name)
     return (spec.name, *spec.aliases)
 

@@ -78,17 +78,22 @@ class Int:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A JSON number from 0 to 1, whole or fractional; never an amount."""
+    """A JSON number between 0 and 1, whole or fractional, within bounds, both inclusive; never an amount."""
+
+    minimum: float = 0
+    maximum: float = 1
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
         """The number."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            refuse(path, "a number from 0 to 1", value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            refuse(path, f"a number from {self.minimum} to {self.maximum}", value)
+        if not self.minimum <= value <= self.maximum:
+            refuse(path, f"a number from {self.minimum} to {self.maximum}", value)
         return value
 
     def describe(self) -> dict[str, JsonValue]:
         """Type and bounds."""
-        return {"type": "number", "minimum": 0, "maximum": 1}
+        return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
 
 
 @dataclass(frozen=True, slots=True)

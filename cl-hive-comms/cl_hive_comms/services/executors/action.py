@@ -16,6 +16,7 @@ from hive_shared.errors import HiveError
 
 from ...domain.alert import Level
 from ...domain.command_record import FeeWrite, TimerRow
+from ...domain.config_history import ConfigChange
 from ...domain.forwarding import Hold
 from ...domain.policy import ChannelFact
 from ...domain.spend import Spend
@@ -53,8 +54,10 @@ class Plan:
     `feerate_perkw` the on-chain rate it would pay, also where the node chose it, 0 where the peer has a say;
     `peers` whom it concerns beside the channels' peers and those the parameters name. `proposal`
     says that the run only tells the operator what they could do themselves, so that it needs no approval
-    before (docs/decisions/0370). `moves` are the NODE_ROOTS that the run can move, read afresh for its two
-    state hashes; a plan that does not say so may move each (docs/decisions/0395).
+    before (docs/decisions/0370). `option` is the node's option that the run sets without naming it, for
+    `allowed_config`; `held_back` is a waiting time of the action's own, told at step 14. `moves` are the
+    NODE_ROOTS that the run can move, read afresh for its two state hashes; a plan that does not say so may
+    move each (docs/decisions/0395).
     """
 
     undo: dict[str, JsonValue]
@@ -71,6 +74,8 @@ class Plan:
     feerate_perkw: int = 0
     peers: frozenset[str] = frozenset()
     proposal: bool = False
+    option: str = ""
+    held_back: HiveError | None = None
     moves: frozenset[str] = NODE_ROOTS
 
 
@@ -83,7 +88,7 @@ class Outcome:
     `alert` raises the operator's alert at least to that level. `spent` is what the reserved spend came to,
     None for as much as was reserved. `pending_external`: the node has begun and is not done; the same
     action's `probe` is asked again by the clock until it knows. `proposal` is what the operator is told they
-    could do; it takes the place of the alert about the command.
+    could do; it takes the place of the alert about the command. `config_changes` are settings it changed.
     """
 
     state: Literal["success", "error", "partial", "indeterminate", "pending_external"]
@@ -99,6 +104,7 @@ class Outcome:
     alert: Level | None = None
     spent: Spend | None = None
     proposal: str = ""
+    config_changes: tuple[ConfigChange, ...] = ()
 
 
 class ReadAction(Protocol):

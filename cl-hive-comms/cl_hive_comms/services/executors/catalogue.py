@@ -39,7 +39,8 @@ from .channel_open import expansion_writes
 from .channel_write import ChannelWriter, FeeTarget
 from .channels import fees_of
 from .close_all import CloseAll, ForceCloseAll
-from .config import Configure, GetConfig, config_writes
+from .config import Configure, config_writes
+from .config_adjust import Adjust, ConfigRows, GetConfig, Parameters
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
@@ -103,6 +104,7 @@ class Executors:
         commands: CommandRows,
         fees: FeeRows,
         saved: SavedRows,
+        history: ConfigRows,
         revoking: Revoking,
         backups: NodeBackups,
         node_id: str,
@@ -114,6 +116,7 @@ class Executors:
     ) -> None:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
         self._saved, self._backups, self._node_id = saved, backups, node_id
+        self._changes, self.parameters = history, Parameters(node, self.offers)
         self._state_hash, self._now = state_hash, now
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
@@ -161,7 +164,7 @@ class Executors:
         found[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
         found[PLUGIN, "list"] = _Reading(now.plugin_status)
         found[BACKUP, "verify_backup"] = VerifyBackup(node, self._backups)
-        found[CONFIG, "get_config"] = GetConfig(node)
+        found[CONFIG, "get_config"] = GetConfig(node, self.parameters, self._db, self._changes)
         return found | self._htlc_reads(HtlcReads(node, seen))
 
     def _by_schema(
@@ -172,7 +175,7 @@ class Executors:
         schemas: dict[str, dict[str, WriteAction]] = {
             PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
-            CONFIG: config_writes(node),
+            CONFIG: {**config_writes(node), "adjust": self._adjust(node)},
             CHANNEL: {
                 **channel_writes(node, calls, engaged),
                 "close_all": CloseAll(node, engaged, self._keep),
@@ -188,6 +191,9 @@ class Executors:
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
+
+    def _adjust(self, node: Node) -> WriteAction:
+        return Adjust(node, self.parameters, self._db, self._changes, self._commands)
 
     @staticmethod
     def _htlc_reads(htlcs: HtlcReads) -> dict[tuple[str, str], ReadAction]:
@@ -231,6 +237,7 @@ class Executors:
         Takes the state hash along: the first command must not pay for reading the whole node.
         """
         self._offered = await self._node.help_names()
+        await self.parameters.probe()
         await self._state_hash()
 
     def served(self, schema: str, action: str) -> bool:

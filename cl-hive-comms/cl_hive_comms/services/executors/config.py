@@ -11,17 +11,19 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
-from ...domain.node_option import is_secret, same, shown, to_doc, value_of
+from ...domain.config_history import ConfigChange
+from ...domain.node_option import is_secret, same, shown, text_of, value_of
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
-from .monitor import limit_of
 from .node_errors import node_error
-from .pages import page_of_list
 from .proposal import SetAlias, SetDustLimit, SetNetworkAddress, SetTor, proposed
 
 LOCK: Final = "config"
 """The lock of whoever sets an option (02 §7.1: one writer)."""
 _UNKNOWN: Final = -32602
+
+Change = Mapping[str, JsonValue]
+"""A value that shall be changed, as the undo row has it."""
 
 
 async def option_row(node: Node, name: str, param: str) -> Mapping[str, Any]:
@@ -44,27 +46,77 @@ async def option_row(node: Node, name: str, param: str) -> Mapping[str, Any]:
     return row
 
 
-class GetConfig:
-    """`get_config`: one option or all, secrets, logins and paths left out."""
+class Setting(ABC):
+    """Sets one value of the node or of a plugin by one call, and reads it again.
+
+    The undo row holds the change in `options`: {option or parameter, now, proposed}; it is empty when the
+    value stands already.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
-        """A page of options. Raises InvalidParams for one the node does not know."""
-        if key := params.get("key"):
-            rows = {str(key): await option_row(self._node, str(key), "key")}
+    @abstractmethod
+    async def set(self, undo: Mapping[str, JsonValue], change: Change) -> JsonValue:
+        """Ask for the new value; what the answer says it is. Raises ClnError."""
+
+    @abstractmethod
+    async def present(self, undo: Mapping[str, JsonValue], change: Change) -> JsonValue:
+        """The value now. Raises ClnError, HiveError."""
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """The call, once; then what is shown decides."""
+        change = _change(plan.undo)
+        if change is None or plan.undo["static"]:
+            return proposed(plan.undo)
+        answered: JsonValue = None
+        refused: ClnError | None = None
+        try:
+            answered = await self.set(plan.undo, change)
+        except ClnError as error:
+            refused = error
+        try:
+            present = await self.present(plan.undo, change)
+        except (ClnError, HiveError):
+            lost = from_symbol(
+                "indeterminate", "the option could not be read again; whether it is set is unknown"
+            )
+            return Outcome("indeterminate", {}, lost, config_changes=(_row(change, change["proposed"]),))
+        if refused is not None and refused.outcome_unknown and not same(present, change["proposed"]):
+            # The call may still act after we looked.
+            lost = from_symbol("indeterminate", "the node did not answer; the option may still change")
+            result = _result(change, present, "unknown")
+            return Outcome("indeterminate", result, lost, config_changes=(_row(change, change["proposed"]),))
+        if refused is not None:
+            why = node_error(refused)
         else:
-            rows = (await self._node.listconfigs()).get("configs", {})
-        items = [to_doc(name, row) for name, row in sorted(rows.items())]
-        return page_of_list(items, limit_of(params), params.get("cursor"))
+            why = from_symbol(
+                "node_error", "the node shows another value than was set", rpc="setconfig", code=0
+            )
+        return _compared(change, present, answered, why)
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """Compare the value with what it was and what it should be."""
+        change = _change(undo)
+        if change is None or undo["static"]:
+            return proposed(undo)
+        try:
+            present = await self.present(undo, change)
+        except (ClnError, HiveError):
+            return None
+        return _compared(change, present, None, _stopped())
 
 
-class _SetOption(ABC):
-    """Sets one dynamic option and reads it again."""
+async def set_option(node: Node, name: str, value: JsonValue, *, transient: bool = False) -> JsonValue:
+    """`setconfig`, once; the value it answers with. Raises ClnError."""
+    asked: dict[str, object] = {"config": name, "val": value}
+    if transient:
+        asked["transient"] = True
+    return value_of((await node.call("setconfig", asked)).get("config", {}))
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+
+class _SetOption(Setting):
+    """Sets one dynamic option of the node."""
 
     @abstractmethod
     def _wanted(self, params: Params) -> tuple[str, str, JsonValue]:
@@ -82,58 +134,18 @@ class _SetOption(ABC):
         undo["static"] = static
         return Plan(undo=undo, basis=[name, present], proposal=static, locks=frozenset({LOCK}))
 
-    async def run(self, plan: Plan, caller: Caller) -> Outcome:
-        """`setconfig`, once; then what the node shows decides."""
-        change = _change(plan.undo)
-        if change is None or plan.undo["static"]:
-            return proposed(plan.undo)
-        name, wanted = str(change["option"]), change["proposed"]
-        asked: dict[str, object] = {"config": name, "val": wanted}
-        if plan.undo["transient"]:
-            asked["transient"] = True
-        answered: JsonValue = None
-        refused: ClnError | None = None
-        try:
-            answered = value_of((await self._node.call("setconfig", asked)).get("config", {}))
-        except ClnError as error:
-            refused = error
-        return await self._verdict(change, answered, refused)
+    async def set(self, undo: Mapping[str, JsonValue], change: Change) -> JsonValue:
+        """`setconfig`."""
+        return await set_option(
+            self._node, str(change["option"]), change["proposed"], transient=undo["transient"] is True
+        )
 
-    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
-        """Compare the option with what it was and what it should be."""
-        change = _change(undo)
-        if change is None or undo["static"]:
-            return proposed(undo)
-        try:
-            row = await option_row(self._node, str(change["option"]), "key")
-        except (ClnError, HiveError):
-            return None
-        return _compared(change, value_of(row), None, _stopped())
-
-    async def _verdict(
-        self, change: Mapping[str, JsonValue], answered: JsonValue, refused: ClnError | None
-    ) -> Outcome:
-        try:
-            row = await option_row(self._node, str(change["option"]), "key")
-        except (ClnError, HiveError):
-            lost = from_symbol(
-                "indeterminate", "the option could not be read again; whether it is set is unknown"
-            )
-            return Outcome("indeterminate", {}, lost)
-        if refused is not None and refused.outcome_unknown and not same(value_of(row), change["proposed"]):
-            # The call may still act after we looked.
-            lost = from_symbol("indeterminate", "the node did not answer; the option may still change")
-            return Outcome("indeterminate", _result(change, value_of(row), "unknown"), lost)
-        if refused is not None:
-            why = node_error(refused)
-        else:
-            why = from_symbol(
-                "node_error", "the node shows another value than was set", rpc="setconfig", code=0
-            )
-        return _compared(change, value_of(row), answered, why)
+    async def present(self, undo: Mapping[str, JsonValue], change: Change) -> JsonValue:
+        """As `listconfigs` shows it."""
+        return value_of(await option_row(self._node, str(change["option"]), "key"))
 
 
-def _change(undo: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None:
+def _change(undo: Mapping[str, JsonValue]) -> Change | None:
     options = undo["options"]
     assert isinstance(options, list)
     return options[0] if options and isinstance(options[0], dict) else None
@@ -143,20 +155,27 @@ def _stopped() -> HiveError:
     return from_symbol("shutting_down", "the plugin stopped before this change was made; nothing was changed")
 
 
-def _result(change: Mapping[str, JsonValue], present: JsonValue, state: str) -> dict[str, JsonValue]:
-    return {"option": change["option"], "old": shown(change["now"]), "new": shown(present), "state": state}
+def _result(change: Change, present: JsonValue, state: str) -> dict[str, JsonValue]:
+    named = {name: change[name] for name in ("parameter", "group", "option") if name in change}
+    return {**named, "old": shown(change["now"]), "new": shown(present), "state": state}
 
 
-def _compared(
-    change: Mapping[str, JsonValue], present: JsonValue, answered: JsonValue, why: HiveError
-) -> Outcome:
+def _row(change: Change, new: JsonValue) -> ConfigChange:
+    name = change.get("parameter", change.get("option"))
+    old, after = (text_of(shown(value)) for value in (change["now"], new))
+    return ConfigChange(str(name), str(change.get("group", "")), old, after, str(change.get("reason", "")))
+
+
+def _compared(change: Change, present: JsonValue, answered: JsonValue, why: HiveError) -> Outcome:
     # The node may write a value in its own way: what it answered to the change counts as well.
     if same(present, change["proposed"]) or (answered is not None and present == answered):
-        return Outcome("success", _result(change, present, "applied"))
+        result = _result(change, present, "applied")
+        return Outcome("success", result, config_changes=(_row(change, present),))
     if present == change["now"]:
         return Outcome("error", _result(change, present, "unchanged"), why, acted=False)
     unclear = from_symbol("indeterminate", "the option shows neither the old nor the new value; check it")
-    return Outcome("indeterminate", _result(change, present, "different"), unclear)
+    result = _result(change, present, "different")
+    return Outcome("indeterminate", result, unclear, config_changes=(_row(change, present),))
 
 
 class SetConfig(_SetOption):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.errors import Conflict, InvalidParams, NotFound
 
 from hive_advisor.domain.route import RestRoute, check_fingerprint, check_rest_url
-from hive_advisor.private_files import read_private
+from hive_advisor.private_files import read_private, replace_file
 
 MAX_NODES: Final = 64
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -53,6 +54,23 @@ def load_nodes(path: Path) -> Mapping[str, OwnNode]:
     if not 0 < len(rows) <= MAX_NODES:
         raise NotFound(f"{path} names {len(rows)} nodes; 1 to {MAX_NODES} are taken")
     return {name: _node(path, name, row) for name, row in rows.items()}
+
+
+def add_node(path: Path, name: str, row: Mapping[str, str]) -> OwnNode:
+    """Write one more node into the file; what is there stays as it is, byte by byte.
+
+    Raises Conflict for a name that is there, InvalidParams for a bad value or a file that is bad already.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text.strip() and name in (known := load_nodes(path)):
+        raise Conflict(f"{path} has a node {name!r} already ({known[name].way})")
+    made = _node(path, name, dict(row))
+    if made.rune_file is not None:
+        read_rune(made)
+    lines = [f"[nodes.{json.dumps(name)}]", *(f"{key} = {json.dumps(value)}" for key, value in row.items())]
+    gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    replace_file(path, (text + gap + "\n".join(lines) + "\n").encode())
+    return load_nodes(path)[name]
 
 
 def _node(path: Path, name: str, row: object) -> OwnNode:

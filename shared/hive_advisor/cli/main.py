@@ -44,7 +44,7 @@ _SUMMARIES = {
     "telemetry": "figures that nodes send by themselves: subscribe, unsubscribe, show, log, follow, export",
     "journal": "what was measured and decided: trend, add, list, outcome, goals",
     "approvals": "commands at other nodes that wait for your vote: list, show, approve, reject",
-    "node": "your own nodes: list, status, a rune for an MCP server",
+    "node": "your own nodes: add, list, check, report, watch, call, pending, approve, reject, rune",
     "mcp": "tools for a program (AI) on your own nodes: serve, tools, allow, log",
     "run": "fetch messages, answer, resend what is open",
     "status": "a brief of everything open",

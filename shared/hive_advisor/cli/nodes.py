@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from hive_shared.errors import HiveError, Internal, InvalidParams, NotFound
 
-from hive_advisor.cli import output
+from hive_advisor.cli import node_watch, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 
@@ -125,3 +125,16 @@ async def _make(settings: Settings, name: str, out: Path, data: dict[str, object
         if not made:
             out.unlink(missing_ok=True)
     data |= {"rune_file": str(out), "rune_id": str(said.get("unique_id", ""))}
+
+
+for _command in (
+    node_watch.add,
+    node_watch.check,
+    node_watch.report,
+    node_watch.watch,
+    node_watch.call,
+    node_watch.pending,
+    node_watch.approve,
+    node_watch.reject,
+):
+    node.add_command(_command)

@@ -59,6 +59,11 @@ def shipped() -> tuple[Source, ...]:
     return of_plugins() + of_shared("hive_shared") + of_shared("hive_advisor")
 
 
+def of_tests() -> tuple[Source, ...]:
+    """Every file of the tests, with the suite as its layer."""
+    return _read(ROOT, "tests")
+
+
 def imports(source: Source) -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of everything a file imports, wherever in the file it does."""
     package = source.module.split(".") if source.path.stem == "__init__" else source.module.split(".")[:-1]

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 from architecture.sources import (
-    ROOT,
     Source,
     called,
     dotted,
     of_plugins,
     of_shared,
+    of_tests,
     shipped,
 )
 
@@ -154,24 +154,25 @@ def test_nothing_is_left_to_do() -> None:
 @pytest.mark.parametrize("kind", ["skip", "skipif", "xfail"])
 def test_a_test_that_is_not_run_says_why(kind: str) -> None:
     found = []
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for source in of_tests():
+        if f".{kind}" not in source.text:
+            continue
         explained = {
             id(node.func)
-            for node in ast.walk(tree)
+            for node in ast.walk(source.tree)
             if isinstance(node, ast.Call)
             and (
                 any(word.arg in ("reason", "msg") for word in node.keywords)
                 or (node.args and called(node) == f"pytest.{kind}")
             )
         }
-        for node in ast.walk(tree):
+        for node in ast.walk(source.tree):
             marks = isinstance(node, ast.Attribute) and dotted(node) in (
                 f"pytest.mark.{kind}",
                 f"pytest.{kind}",
             )
             if marks and id(node) not in explained:
-                found.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
+                found.append(place(source, node))
     assert not found, "\n".join(found)
 
 

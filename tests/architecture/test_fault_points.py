@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from architecture.sources import ROOT, of_plugins
+from architecture.sources import of_plugins, of_tests
 
 
 def fault_points() -> set[str]:
@@ -39,7 +39,7 @@ def test_every_fault_point_is_met_by_a_crash_test() -> None:
     points = fault_points()
     assert {"after_received", "after_executing", "after_cln", "after_outcome", "channel_set"} <= points
     met: set[str] = set()
-    for suite in ("integration", "e2e"):
-        for path in (ROOT / "tests" / suite).glob("test_*.py"):
-            met |= _texts(ast.parse(path.read_text()))
+    for source in of_tests():
+        if source.layer in ("integration", "e2e"):
+            met |= _texts(source.tree)
     assert points <= met, f"no test kills a plugin at {sorted(points - met)}"

@@ -25,6 +25,7 @@ from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.identity_store import IdentityStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
+from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
@@ -179,6 +180,7 @@ class HiringWorld:
             self.db,
             MarketplaceStore(),
             AdvisorRecordStore(),
+            PresenceStore(),
             measure=TrialMeasure(self.books),  # type: ignore[arg-type]
             credentials=credentials,
             receipts=receipts,

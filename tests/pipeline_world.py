@@ -26,7 +26,9 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
+from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.report_store import ReportStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
@@ -451,6 +453,8 @@ class World:
                 htlcs=HtlcSeenStore(),
                 spends=SpendStore(),
                 telemetry_rows=TelemetryStore(),
+                presence_rows=PresenceStore(),
+                report_rows=ReportStore(),
                 revoking=self.revoking,
                 backups=self.backups,
                 receipt_rows=ReceiptStore(),

@@ -30,6 +30,7 @@ from hive_advisor.services.commands import CommandService, Plan
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.mail import MailService
+from hive_advisor.services.pings import PingService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
@@ -50,6 +51,7 @@ from hive_advisor.transport.rest import RestLink
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 _ANNOUNCED = "announced"
 _WEEK = 604_800
+_DRAIN_S = 5
 
 
 class Advisor:
@@ -128,6 +130,7 @@ class Advisor:
 
     def _compose_rounds(self) -> None:
         asks = self._compose_asking()
+        self._pings = PingService(asks.control, self._now)
         self._mail = MailService(
             self._db,
             self._records,
@@ -138,6 +141,7 @@ class Advisor:
             self.delivery,
             self.approvals,
             self.telemetry,
+            self._pings,
             keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
@@ -264,6 +268,7 @@ class Advisor:
         return await self._link.relays_answering(timeout), len(self._config.relays)
 
     async def _disconnect(self) -> None:
+        await self._pings.settled(_DRAIN_S)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

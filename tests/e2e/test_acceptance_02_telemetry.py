@@ -72,6 +72,20 @@ async def test_acceptance_02_11_telemetry_is_pushed_and_ends_with_the_credential
     assert (await agent.rest(agent.signed("telemetry_unsubscribe", gone, CONTROL)))["status"] == 1
     assert len(await told(world)) == 1
 
+    # Who asks for reports is pinged at once; the operator sees the day so far.
+    daily = {"metrics": ["report_daily"], "until": until}
+    assert (await agent.rest(agent.signed("telemetry_subscribe", daily, CONTROL)))["status"] == 0
+    ping = await agent.pushed("ping")
+    answered = await agent.rest(agent.signed("ping_ack", ping, CONTROL))
+    assert answered["result"] == {"noted": True, "counted": True}
+    report = await world.alice.call("hive-client-report", {"advisor": agent.npub})
+    so_far = report["so_far"]
+    assert (so_far["pings"], so_far["pings_answered"], so_far["uptime_pct"]) == (1, 1, 100)
+    assert so_far["response_time_s"]["p95"] <= 120 and report["items"] == []
+    assert so_far["not_measured"] == {
+        "revenue_delta_pct": "the node could not tell what it earned in the seven days before the hire"
+    }, so_far
+
     await world.alice.call("hive-client-revoke", {"advisor": agent.npub, "reason": "enough"})
     with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=30)) as db:
         assert db.execute("SELECT COUNT(*) FROM comms_telemetry").fetchone() == (0,)

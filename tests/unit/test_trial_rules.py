@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cl_hive_comms.domain import trial as trials
+from cl_hive_comms.domain.presence import Presence
 from cl_hive_comms.domain.trial import Baseline, Income, Outcome, Trial, Work
 from hive_shared.credential_scope import custom_template, patterns_allow, resolve_access
 from hive_shared.errors import Conflict, InvalidParams
@@ -173,13 +174,18 @@ def test_less_than_a_day_is_no_trend() -> None:
     assert trials.compared(income(7_000), short)[1] == "it has run for less than a day"
 
 
+def heard(hours: int) -> Presence:
+    """Commands in so many hours, and no ping."""
+    return Presence(heard=frozenset(range(hours)))
+
+
 def review(work: Work, after: Income | None = None) -> dict[str, Any]:
     made = trial("a", NOW - 14 * DAY)
     return trials.evaluated(made, work, after or income(7_000), NOW)
 
 
 def test_acceptance_04_12_part_of_the_criteria_is_a_review_and_no_failure() -> None:
-    found = review(Work(12, 1, 4, 3))
+    found = review(Work(12, 1, heard(4), 3))
     results = {row["metric"]: row["result"] for row in found["criteria"]}
     assert results == {
         "actions_taken": "pass",
@@ -194,9 +200,9 @@ def test_acceptance_04_12_part_of_the_criteria_is_a_review_and_no_failure() -> N
 
 
 def test_hours_that_were_heard_are_uptime_once_they_are_half_of_all() -> None:
-    assert review(Work(0, 0, 167, None))["uptime_pct"] is None
-    assert review(Work(0, 0, 168, None))["uptime_pct"] == 50
-    assert review(Work(0, 0, 336, None))["uptime_pct"] == 100
+    assert review(Work(0, 0, heard(167), None))["uptime_pct"] is None
+    assert review(Work(0, 0, heard(168), None))["uptime_pct"] == 50
+    assert review(Work(0, 0, heard(336), None))["uptime_pct"] == 100
 
 
 def test_all_or_nothing_is_a_pass_or_a_fail() -> None:
@@ -216,7 +222,7 @@ def test_all_or_nothing_is_a_pass_or_a_fail() -> None:
         Work,
         st.integers(0, 10**6),
         st.integers(0, 10**6),
-        st.integers(0, 336),
+        st.builds(heard, st.integers(0, 336)),
         st.none() | st.integers(0, 10**6),
     ),
 )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
-from hive_shared.registry.control import ACTION_LOG, TELEMETRY_STREAMS
+from hive_shared.registry.control import ACTION_LOG, REPORT_DAILY, REPORT_WEEKLY, TELEMETRY_STREAMS
 
 DAY_S: Final = 86_400
 WEEK_S: Final = 7 * DAY_S
@@ -32,6 +32,8 @@ READ_OF: Final[Mapping[str, str]] = MappingProxyType(
         "pending": "health_summary",
         "receipt_head": "health_summary",
         ACTION_LOG: "health_summary",
+        REPORT_DAILY: "forward_history",
+        REPORT_WEEKLY: "forward_history",
     }
 )
 """The read of hive:monitor/v1 that a credential must have for each metric: telemetry shows nothing more."""

@@ -18,6 +18,7 @@ from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.registry import Tier
 
 from .advisor import DAY_S
+from .presence import Presence, hours_of
 
 MIN_DAYS: Final = 7
 MAX_DAYS: Final = 30
@@ -260,12 +261,12 @@ def _day(at: int) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What an advisor's commands were in a span: writes done, commands refused, hours with an answered
-    command, and the seconds it took to take its credential (None: it never said)."""
+    """What an advisor's commands were in a span: writes done, commands refused, whether it was there, and the
+    seconds it took to take its credential (None: it never said)."""
 
     taken: int
     rejected: int
-    hours_heard: int
+    presence: Presence
     credential_taken_after_s: int | None
 
 
@@ -296,34 +297,31 @@ def compared(before: Income, after: Income | None) -> tuple[dict[str, JsonValue]
 def evaluated(trial: Trial, work: Work, income: Income | None, until: int) -> dict[str, JsonValue]:
     """The review of a trial up to `until`: figures, criteria, and what was not measured and why."""
     revenue, why_not = compared(trial.baseline.income, income)
-    hours = max(1, -(-(until - trial.start_at) // 3_600))
-    heard = min(work.hours_heard, hours)
-    missing: dict[str, JsonValue] = {
-        "response_time_p95_minutes": "nothing in a trial asks the advisor for an answer in this version",
+    hours = hours_of(trial.start_at, until)
+    uptime, no_uptime = work.presence.uptime(hours)
+    response, no_response = work.presence.response()
+    reasons = {
+        "uptime_pct": no_uptime,
+        "response_time_p95_minutes": no_response,
+        "revenue_delta_pct": why_not,
     }
-    uptime: int | None = None
-    # Fewer samples than half of the hours say nothing about the others (04 §10 "SLA").
-    if heard * 2 >= hours:
-        uptime = heard * 100 // hours
-    else:
-        missing["uptime_pct"] = (
-            f"commands came in {heard} of {hours} hours; fewer than half of them say nothing about the rest"
-        )
-    if why_not:
-        missing["revenue_delta_pct"] = why_not
+    missing: dict[str, JsonValue] = {name: why for name, why in reasons.items() if why}
     figures: dict[str, JsonValue] = {
         "actions_taken": work.taken,
         "actions_refused": work.rejected,
         "revenue_delta_pct": revenue["delta_pct"],
         "uptime_pct": uptime,
-        "response_time_p95_minutes": None,
+        "response_time_p95_minutes": _minutes(response),
     }
     return {
         "from": trial.start_at,
         "to": until,
         **figures,
-        "hours_heard": heard,
+        "hours_heard": len([hour for hour in work.presence.heard if hour < hours]),
         "hours": hours,
+        "pings": work.presence.sent,
+        "pings_answered": len(work.presence.seconds),
+        "response_time_s": response,
         "credential_taken_after_s": work.credential_taken_after_s,
         "revenue": revenue,
         "not_measured": missing,
@@ -336,6 +334,15 @@ def evaluated(trial: Trial, work: Work, income: Income | None, until: int) -> di
             for each in trial.criteria
         ],
     }
+
+
+def _minutes(response: Mapping[str, JsonValue] | None) -> int | None:
+    """The 95th percentile in whole minutes, rounded up."""
+    if response is None:
+        return None
+    seconds = response["p95"]
+    assert isinstance(seconds, int)
+    return -(-seconds // 60)
 
 
 def judged(evaluation: Mapping[str, JsonValue]) -> Outcome:

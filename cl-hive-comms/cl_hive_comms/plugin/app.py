@@ -33,6 +33,7 @@ from cl_hive_comms.commands.migration import MigrationCommands
 from cl_hive_comms.commands.policy import PolicyCommands
 from cl_hive_comms.commands.receipt_files import ReceiptFileCommands
 from cl_hive_comms.commands.receipts import ReceiptCommands
+from cl_hive_comms.commands.reports import ReportCommands
 from cl_hive_comms.commands.schemas import SchemaCommands
 from cl_hive_comms.commands.selfcheck import SelfcheckCommands
 from cl_hive_comms.commands.setup import SetupCommands
@@ -148,6 +149,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
+            *ReportCommands(lambda: self.reports, lambda: self.aliases, lambda: self.credentials).specs(),
             *TransportCommands(self._transport_rows, self._handler_rows).specs(),
         ]
 
@@ -223,6 +225,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("capabilities", self.pipeline.executors.probe)
         spawn("commands", self.pipeline.timers.tick, every=30.0)
         spawn("telemetry", self.pipeline.telemetry.run)
+        spawn("pings", self.pipeline.presence.run)
+        spawn("reports", self.reports.tick, every=60.0, first=60.0)
         spawn("receipts", self.pipeline.timers.hourly, every=3_600.0, first=60.0)
         spawn("receipt-archive", self.receipt_archive.sweep, every=3_600.0, first=600.0)
 
@@ -331,7 +335,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     def receipt_written(self, receipt_id: int, status: str) -> None:
         """Tell the node's other plugins."""
         self.app.notify("hive_receipt", {"receipt_id": receipt_id, "status": status})
-        self.pipeline.telemetry.receipt_written()
+        self.pipeline.telemetry.something_to_tell()
 
     def _advisor_name(self, advisor_id: str) -> str:
         advisor = self.credentials.advisor(advisor_id)

@@ -1,4 +1,4 @@
-"""Trials on this node's adapters; part of the composition root."""
+"""Trials and reports on this node's adapters; part of the composition root."""
 
 import os
 from collections.abc import Callable
@@ -13,11 +13,16 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.report_service import ReportService
 from cl_hive_comms.services.trial_measure import TrialMeasure
 from cl_hive_comms.storage.advisor_record_store import AdvisorRecordStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
+from cl_hive_comms.storage.presence_store import PresenceStore
+from cl_hive_comms.storage.report_store import ReportStore
 
 
 def compose_contracts(
@@ -38,6 +43,7 @@ def compose_contracts(
         db,
         MarketplaceStore(),
         AdvisorRecordStore(),
+        PresenceStore(),
         measure=TrialMeasure(cln),
         credentials=credentials,
         receipts=receipts,
@@ -56,3 +62,31 @@ def compose_contracts(
     contracts.drop_rune = lambda tx, credential_id: advisors().drop_rune_in(tx, credential_id)
     offers.trial_of = contracts.trial_of
     return contracts
+
+
+def compose_reports(
+    *,
+    db: Db,
+    cln: ClnClient,
+    node: dict[str, str],
+    credentials: CredentialService,
+    identity: IdentityService,
+    kill_switch: KillSwitch,
+    told: Callable[[], None],
+    log: Log,
+) -> ReportService:
+    """Reports by the day and the week; `told` hears of new ones."""
+    return ReportService(
+        db=db,
+        rows=ReportStore(),
+        work=AdvisorRecordStore(),
+        presence=PresenceStore(),
+        measure=TrialMeasure(cln),
+        credentials=credentials,
+        identity=identity,
+        kill_switch=kill_switch,
+        node_id=node["node_id"],
+        told=told,
+        now=unix_now,
+        log=log,
+    )

@@ -49,6 +49,7 @@ from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.receipt_archive import ReceiptArchive
 from cl_hive_comms.services.receipt_export import ReceiptExport
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.report_service import ReportService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.setup_service import SetupService
@@ -125,6 +126,7 @@ class Parts(ABC):
     pipeline: Pipeline
     sections: StatusSections
     selfcheck: SelfcheckService
+    reports: ReportService
 
     def log(self, level: str, event: str, /, **fields: object) -> None:
         """One structured line in the node's log."""

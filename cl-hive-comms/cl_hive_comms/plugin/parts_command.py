@@ -5,7 +5,7 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
-from cl_hive_comms.plugin.contracts import compose_contracts
+from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
@@ -171,6 +171,16 @@ class CommandParts(Parts):
             log=self.log,
         )
         self.pipeline = build_pipeline(parts)
+        self.reports = compose_reports(
+            db=self.db,
+            cln=self.cln,
+            node=self.node,
+            credentials=self.credentials,
+            identity=self.identity,
+            kill_switch=self.kill_switch,
+            told=self.pipeline.telemetry.something_to_tell,
+            log=self.log,
+        )
 
     def build_status(self) -> None:
         spending = compose_spending(self.db, self.policy)

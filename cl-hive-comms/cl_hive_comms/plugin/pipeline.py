@@ -33,7 +33,9 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
+from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from cl_hive_comms.storage.report_store import ReportStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
@@ -53,6 +55,8 @@ _STORED = partial(
     htlcs=HtlcSeenStore(),
     spends=SpendStore(),
     telemetry_rows=TelemetryStore(),
+    presence_rows=PresenceStore(),
+    report_rows=ReportStore(),
     receipt_rows=ReceiptStore(),
 )
 

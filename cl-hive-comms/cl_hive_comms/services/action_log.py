@@ -16,8 +16,8 @@ PAGE: Final = 50
 """Entries of a push."""
 
 
-class LogPage(NamedTuple):
-    """What a push says, the last receipt it tells of, and whether there is more to tell."""
+class StreamPage(NamedTuple):
+    """What a push of a stream says, how far it tells, and whether there is more to tell."""
 
     value: dict[str, JsonValue]
     told_to: int
@@ -30,7 +30,7 @@ class ActionLog:
     def __init__(self, receipts: ReceiptRows) -> None:
         self._receipts = receipts
 
-    def head(self, tx: Tx) -> int:
+    def head(self, tx: Tx, row: Subscription) -> int:
         """The newest receipt, 0 before the first: a log begins after it."""
         head = self._receipts.head(tx)
         return 0 if head is None else head.receipt_id
@@ -39,14 +39,14 @@ class ActionLog:
         """Whether there is something to tell."""
         return bool(self._receipts.of_advisor(tx, row.advisor_id, row.told_to, 1))
 
-    def page(self, tx: Tx, row: Subscription) -> LogPage:
+    def page(self, tx: Tx, row: Subscription) -> StreamPage:
         """The next entries, the oldest first; without any it says so."""
         found = self._receipts.of_advisor(tx, row.advisor_id, row.told_to, PAGE + 1)
         shown = found[:PAGE]
         told_to = shown[-1].receipt_id if shown else row.told_to
         entries: list[JsonValue] = [entry(each) for each in shown]
         more = len(found) > PAGE
-        return LogPage(
+        return StreamPage(
             {"after": row.told_to, "up_to": told_to, "entries": entries, "more": more}, told_to, more
         )
 

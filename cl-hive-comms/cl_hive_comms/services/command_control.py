@@ -84,7 +84,6 @@ class ControlActions:
             "receipts_list": self._receipts_list,
             "receipt_ack": self._receipt_ack,
             "ping": self._ping,
-            "ping_ack": self._noted,
             "alert_ack": self._noted,
             "push_poll": self._push_poll,
         }

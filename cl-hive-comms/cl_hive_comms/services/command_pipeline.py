@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from hive_shared.store import Tx
 
 from ..domain.forwarding import BY_ADVISORS
 from ..domain.rate_limit import SlidingWindows
+from ..domain.report import PERIODS
 from .action_caps import ActionCaps
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
-from .command_control import Acknowledgements, ControlActions
+from .command_control import Acknowledgements, ControlActions, Word
 from .command_outcome import CommandOutcomes
 from .command_push import CommandPush
 from .command_service import CommandService
@@ -52,7 +53,9 @@ from .ports_commands import (
     VerifyCredential,
     no_fault,
 )
+from .presence_service import PresenceRows, PresenceService
 from .receipt_service import ReceiptService
+from .report_service import ReportStream, SentRows
 from .spend_limits import SpendLimits, SpendRows
 from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
@@ -83,6 +86,8 @@ class PipelineParts:
     htlcs: HtlcRows
     spends: SpendRows
     telemetry_rows: TelemetryRows
+    presence_rows: PresenceRows
+    report_rows: SentRows
     revoking: Revoking
     backups: NodeBackups
     receipt_rows: ReceiptRows
@@ -126,6 +131,7 @@ class Pipeline:
     execution: ExecutionService
     bans: PeerBans
     telemetry: TelemetryService
+    presence: PresenceService
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,14 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         random_bytes=parts.random_bytes,
         now=parts.now,
     )
-    telemetry = _telemetry(parts, core)
-    commands = _commands(parts, core, approvals, capabilities, telemetry)
+    presence = _presence(parts)
+    telemetry = _telemetry(parts, core, presence)
+    further: Mapping[str, Word] = {
+        "telemetry_subscribe": telemetry.subscribe,
+        "telemetry_unsubscribe": telemetry.unsubscribe,
+        "ping_ack": presence.ping_ack,
+    }
+    commands = _commands(parts, core, approvals, capabilities, further)
     timers = _timers(parts, core, approvals, commands)
     return Pipeline(
         commands,
@@ -185,6 +197,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         core.execution,
         core.bans,
         telemetry,
+        presence,
     )
 
 
@@ -212,7 +225,20 @@ def _timers(
     )
 
 
-def _telemetry(parts: PipelineParts, core: _Core) -> TelemetryService:
+def _presence(parts: PipelineParts) -> PresenceService:
+    return PresenceService(
+        db=parts.db,
+        rows=parts.presence_rows,
+        credentials=parts.credentials,
+        kill_switch=parts.kill_switch,
+        push=parts.push,
+        messages=parts.messages,
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+    )
+
+
+def _telemetry(parts: PipelineParts, core: _Core, presence: PresenceService) -> TelemetryService:
     return TelemetryService(
         db=parts.db,
         rows=parts.telemetry_rows,
@@ -225,6 +251,8 @@ def _telemetry(parts: PipelineParts, core: _Core) -> TelemetryService:
         measure=TelemetryMeasure(parts.node),
         push=parts.push,
         messages=parts.messages,
+        reports={stream: ReportStream(parts.report_rows, kind) for kind, stream in PERIODS.items()},
+        measured=presence.somebody_new,
         now=parts.now,
     )
 
@@ -328,7 +356,7 @@ def _commands(
     core: _Core,
     approvals: ApprovalService,
     capabilities: CommandCapabilities,
-    telemetry: TelemetryService,
+    further: Mapping[str, Word],
 ) -> CommandService:
     async def last_nonce(sender_key: str) -> int:
         return await parts.db.read(lambda tx: parts.commands.last_nonce(tx, sender_key))
@@ -343,10 +371,7 @@ def _commands(
         acknowledgements=parts.acknowledgements,
         capabilities=capabilities.of_case,
         quote=capabilities.quote,
-        further={
-            "telemetry_subscribe": telemetry.subscribe,
-            "telemetry_unsubscribe": telemetry.unsubscribe,
-        },
+        further=further,
         now=parts.now,
     )
     return CommandService(

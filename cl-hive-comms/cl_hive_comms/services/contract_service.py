@@ -36,7 +36,7 @@ from cl_hive_comms.domain.trial import (
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.ports_identity import Clock, Log, RandomBytes
-from cl_hive_comms.services.ports_trials import Tally, TrialRows, WorkRows
+from cl_hive_comms.services.ports_trials import PresenceOf, Tally, TrialRows, WorkRows
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 from cl_hive_comms.services.trial_measure import TrialMeasure
 
@@ -62,6 +62,7 @@ class ContractService:
         db: Db,
         store: TrialRows,
         work: WorkRows,
+        presence: PresenceOf,
         *,
         measure: TrialMeasure,
         credentials: CredentialService,
@@ -73,6 +74,7 @@ class ContractService:
         log: Log,
     ) -> None:
         self._db, self._store, self._work, self._measure = db, store, work, measure
+        self._presence = presence
         self._credentials, self._receipts, self._alerts = credentials, receipts, alerts
         self._node_id, self._now, self._random_bytes, self._log = node_id, now, random_bytes, log
         self._lock = asyncio.Lock()
@@ -216,7 +218,7 @@ class ContractService:
             done = self._work.tally(tx, *span)
             row = self._credentials.row(trial.credential_id)
             acked = None if row is None or row.acked_at is None else max(0, row.acked_at - row.created_at)
-            return Work(done.taken, done.rejected, self._work.hours_heard(tx, *span), acked)
+            return Work(done.taken, done.rejected, self._presence.presence(tx, *span), acked)
 
         return await self._db.read(body)
 

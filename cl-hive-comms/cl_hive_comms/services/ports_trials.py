@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 from hive_shared.store import Tx
 
+from cl_hive_comms.domain.presence import Presence
 from cl_hive_comms.domain.trial import Outcome, Trial
 
 
@@ -34,4 +35,9 @@ class WorkRows(Protocol):
 
     def tallies(self, tx: Tx) -> dict[str, Tally]: ...
     def tally(self, tx: Tx, credential_id: str, since: int, until: int) -> Tally: ...
-    def hours_heard(self, tx: Tx, credential_id: str, since: int, until: int) -> int: ...
+
+
+class PresenceOf(Protocol):
+    """Whether agents were there (storage.presence_store.PresenceStore)."""
+
+    def presence(self, tx: Tx, credential_id: str, since: int, until: int) -> Presence: ...

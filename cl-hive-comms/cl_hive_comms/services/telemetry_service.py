@@ -15,12 +15,12 @@ from typing import Final, Protocol
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import find, parse_params
-from hive_shared.registry.control import ACTION_LOG, TELEMETRY_NAMES, TELEMETRY_STREAMS
+from hive_shared.registry.control import ACTION_LOG, REPORTS, TELEMETRY_NAMES, TELEMETRY_STREAMS
 from hive_shared.store import Tx
 
 from ..domain.spend import CLASSES
 from ..domain.telemetry import DAY_S, MAX_PER_CREDENTIAL, OF_NODE, READ_OF, Subscription
-from .action_log import ActionLog
+from .action_log import ActionLog, StreamPage
 from .command_case import Case
 from .command_push import CommandPush
 from .decision import DecisionService, Who
@@ -60,6 +60,14 @@ class Measure(Protocol):
     async def take(self, wanted: Collection[str], now: int) -> dict[str, JsonValue]: ...
 
 
+class Stream(Protocol):
+    """What is told when there is something to tell; `told_to` of a subscription is how far it was."""
+
+    def head(self, tx: Tx, row: Subscription) -> int: ...
+    def waiting(self, tx: Tx, row: Subscription) -> bool: ...
+    def page(self, tx: Tx, row: Subscription) -> StreamPage | None: ...
+
+
 class TelemetryService:
     """Answers telemetry_subscribe and telemetry_unsubscribe, and pushes."""
 
@@ -77,15 +85,18 @@ class TelemetryService:
         measure: Measure,
         push: CommandPush,
         messages: Messages,
+        reports: Mapping[str, Stream],
+        measured: Callable[[], None],
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._commands, self._spends = db, rows, commands, spends
         self._receipt_rows, self._credentials, self._decision = receipt_rows, credentials, decision
         self._kill_switch, self._measure, self._push = kill_switch, measure, push
         self._messages, self._now = messages, now
-        self._log = ActionLog(receipt_rows)
+        self._streams: Mapping[str, Stream] = {ACTION_LOG: ActionLog(receipt_rows), **reports}
+        self._measured = measured
         self._changed = asyncio.Event()
-        self._logged = False
+        self._streaming = False
 
     # -- commands ---------------------------------------------------------------------------------------
 
@@ -126,6 +137,8 @@ class TelemetryService:
         )
         kept = await self._db.write(lambda tx: self._keep(tx, wanted, now))
         self._changed.set()
+        if kept.stream in REPORTS:
+            self._measured()
         return {
             "sub_id": kept.sub_id,
             "metrics": [*kept.metrics],
@@ -157,8 +170,8 @@ class TelemetryService:
                 f" be; end one with telemetry_unsubscribe: {', '.join(row.sub_id for row in figures)}",
                 running=ids,
             )
-        if wanted.stream == ACTION_LOG:
-            wanted = replace(wanted, told_to=self._log.head(tx))
+        if wanted.stream is not None:
+            wanted = replace(wanted, told_to=self._streams[wanted.stream].head(tx, wanted))
         self._rows.add(tx, wanted)
         return wanted
 
@@ -215,15 +228,15 @@ class TelemetryService:
             except TimeoutError:
                 pass
 
-    def receipt_written(self) -> None:
-        """Somebody's command ended: an action log may have something to tell."""
-        if self._logged:
+    def something_to_tell(self) -> None:
+        """A command ended or a report was made: a stream may have something to tell."""
+        if self._streaming:
             self._changed.set()
 
     async def tick(self) -> int | None:
         """Push what is due; seconds until it is time to look again, None: when there is a subscription."""
         rows, now = await self._db.read(self._rows.all), self._now()
-        self._logged = any(row.stream == ACTION_LOG for row in rows)
+        self._streaming = any(row.stream is not None for row in rows)
         if not rows:
             self._measure.forget()
             return None
@@ -246,7 +259,7 @@ class TelemetryService:
     def _is_due(self, tx: Tx, row: Subscription, now: int) -> bool:
         if row.until <= now or row.due(now):
             return True
-        return row.stream == ACTION_LOG and self._log.waiting(tx, row)
+        return row.stream is not None and self._streams[row.stream].waiting(tx, row)
 
     async def _allowed(self, row: Subscription) -> bool:
         """Whether credential and policy of this moment let the agent read these figures."""
@@ -275,8 +288,8 @@ class TelemetryService:
             # Figures of a moment are dropped, a log waits: nothing is missing in it.
             self._rows.advance(tx, row.sub_id, row.seq, following, dropped=False)
             return False
-        if row.stream == ACTION_LOG:
-            return self._tell(tx, row, now)
+        if row.stream is not None:
+            return self._tell(tx, row, row.stream, following, now)
         seq = row.seq + 1
         if not dropped:
             own = {name: self._own(tx, row, name, now) for name in row.metrics if name not in OF_NODE}
@@ -288,9 +301,12 @@ class TelemetryService:
         self._rows.advance(tx, row.sub_id, seq, following, dropped=dropped)
         return False
 
-    def _tell(self, tx: Tx, row: Subscription, now: int) -> bool:
-        page = self._log.page(tx, row)
-        metrics: dict[str, JsonValue] = {ACTION_LOG: page.value}
+    def _tell(self, tx: Tx, row: Subscription, stream: str, following: int, now: int) -> bool:
+        page = self._streams[stream].page(tx, row)
+        if page is None:
+            self._rows.advance(tx, row.sub_id, row.seq, following, dropped=False)
+            return False
+        metrics: dict[str, JsonValue] = {stream: page.value}
         body: dict[str, JsonValue] = {"sub_id": row.sub_id, "seq": row.seq + 1, "at": now, "metrics": metrics}
         self._push.push(tx, row.recipient, "telemetry", body)
         # An interval without anything to tell is told as well: the agent sees that it hears everything.

@@ -30,12 +30,3 @@ class AdvisorRecordStore:
             (credential_id, since, until),
         ).fetchone()
         return Tally(row["taken"], row["rejected"])
-
-    def hours_heard(self, tx: Tx, credential_id: str, since: int, until: int) -> int:
-        """Hours, counted from `since`, in which at least one command of a credential was answered."""
-        (count,) = tx.execute(
-            "SELECT count(DISTINCT (received_at - ?) / 3600) FROM comms_commands"
-            " WHERE credential_id = ? AND received_at BETWEEN ? AND ? AND state <> 'received'",
-            (since, credential_id, since, until),
-        ).fetchone()
-        return int(count)

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 from hive_shared.errors import Conflict
-from hive_shared.registry.control import ACTION_LOG, TELEMETRY_METRICS, TELEMETRY_NAMES
+from hive_shared.registry.control import ACTION_LOG, REPORTS, TELEMETRY_METRICS, TELEMETRY_NAMES
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.domain.telemetry import Figure, LogEntry
 
-_METRIC = click.Choice(TELEMETRY_METRICS)
+_METRIC = click.Choice([*TELEMETRY_METRICS, *REPORTS])
 _NAME = click.Choice(TELEMETRY_NAMES)
 _ALL = 5_000_000
 _ROUND_S, _LOOK_S = 15, 0.5
@@ -38,8 +38,9 @@ async def subscribe(
 ) -> None:
     """Have a node send these metrics every --interval seconds; `run` renews it until you unsubscribe.
 
-    action_log stands alone: the node tells what became of your commands as they end, and after --interval
-    seconds without any that there was none.
+    action_log, report_daily and report_weekly each stand alone. action_log: the node tells what became of
+    your commands as they end, and after --interval seconds without any that there was none. The reports on
+    your work come when a day or a week (UTC) is over; the node pings for them, `run` answers.
     """
     async with settings.kit(online=True) as kit:
         found = await kit.clients.named(alias)

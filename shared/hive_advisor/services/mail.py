@@ -21,6 +21,7 @@ from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CONTROL, CommandService
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.pings import PingService
 from hive_advisor.services.ports import ClientRows, RecordRows
 from hive_advisor.services.receipts import Fork, ReceiptService
 from hive_advisor.services.telemetry import TelemetryService
@@ -42,6 +43,7 @@ class MailService:
         delivery: DeliveryService,
         approvals: ApprovalService,
         telemetry: TelemetryService,
+        pings: PingService,
         *,
         keyring: Keyring,
         accept_offers: bool,
@@ -52,6 +54,7 @@ class MailService:
         self._db, self._records, self._rows = db, records, rows
         self._clients, self._commands, self._receipts = clients, commands, receipts
         self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
+        self._pings = pings
         self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -164,7 +167,10 @@ class MailService:
             return
         if client is None:
             raise InvalidParams(f"a {action[:40]} push from a key that is none of our clients'")
-        await self._client_push(client, action, params)
+        if action == "ping":
+            self._pings.take(client, params, push.timestamp)
+        else:
+            await self._client_push(client, action, params)
         await self._note_seq(client, push.seq)
 
     async def _offer(self, message: Message, params: dict[str, Any], agent_key: str) -> None:
@@ -208,4 +214,4 @@ class MailService:
 
 # The node could not tell just now, which says nothing about the credential.
 _PASSING = {"credential_unverifiable"}
-_NOTED_PUSHES = {"ping", "alert", "conflict_held", "payment_notice"}
+_NOTED_PUSHES = {"alert", "conflict_held", "payment_notice"}

@@ -49,7 +49,10 @@ TELEMETRY_METRICS: Final = (
 )
 """What telemetry can be asked for (02 §10)."""
 ACTION_LOG: Final = "action_log"
-TELEMETRY_STREAMS: Final = (ACTION_LOG,)
+REPORT_DAILY: Final = "report_daily"
+REPORT_WEEKLY: Final = "report_weekly"
+REPORTS: Final = (REPORT_DAILY, REPORT_WEEKLY)
+TELEMETRY_STREAMS: Final = (ACTION_LOG, *REPORTS)
 """What comes when there is something to tell, each by a subscription of its own (02 §10)."""
 TELEMETRY_NAMES: Final = (*TELEMETRY_METRICS, *TELEMETRY_STREAMS)
 

@@ -73,6 +73,13 @@ async def test_acceptance_02_22_a_local_agent_uses_the_socket_with_the_same_enve
     await world.relay.kill()
     answer = await world.advisor.run("client", "read", "alice", "health")
     assert answer["state"] == "done", answer
+    every = await world.advisor.run("client", "read", "--all", "channels")
+    (one,) = every["items"]
+    assert (one["client"], one["state"], one["result"]["count"]) == ("alice", "done", 1)
+    for wrong in (("health",), ("--all", "alice", "health"), ("alice", "wealth")):
+        with pytest.raises(AdvisorFailed) as refused:
+            await world.advisor.run("client", "read", *wrong)
+        assert refused.value.code == 2
 
 
 async def test_acceptance_02_11_08_12_a_revoked_advisors_rune_is_blacklisted(rest_world: World) -> None:

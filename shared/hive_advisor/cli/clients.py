@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import HiveError, InvalidParams
 
 from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
-from hive_advisor.cli.output import PENDING, moment
+from hive_advisor.cli.output import OK, PARTIAL, PENDING, TRANSPORT, moment
 from hive_advisor.nodes import rune_in
 
 if TYPE_CHECKING:
+    from hive_advisor.advisor import Advisor
     from hive_advisor.domain.route import Routes
     from hive_advisor.domain.rows import Client
 
@@ -243,17 +245,49 @@ _READS = {
 
 
 @client.command()
-@click.argument("alias", shell_complete=completing.clients)
-@click.argument("what", type=click.Choice(sorted(_READS)))
+@click.argument("words", nargs=-1, required=True, metavar="[ALIAS] WHAT", shell_complete=completing.clients)
+@click.option("--all", "every", is_flag=True, help="every active client at once")
 @pass_settings
 @answered
-async def read(settings: Settings, alias: str, what: str) -> None:
-    """A quick look at the node: health, channels, forwards, fees or funds."""
+async def read(settings: Settings, words: tuple[str, ...], every: bool) -> None:
+    """A quick look at a node, or with --all at every one: health, channels, forwards, fees or funds."""
     from hive_advisor.cli.commands import finish
 
+    *aliases, what = words
+    if what not in _READS:
+        raise InvalidParams(f"{what[:40]!r} is not one of {', '.join(_READS)}")
+    if len(aliases) != (not every):
+        raise InvalidParams("give one client and what to read, or --all and what to read")
     async with settings.kit(online=True) as kit:
-        found = await kit.clients.named(alias)
-        if what not in _READS:
-            raise InvalidParams(f"{what!r} is not one of {sorted(_READS)}")
+        if every:
+            await _read_all(settings, kit, _READS[what])
+        found = await kit.clients.named(aliases[0])
         plan = await kit.plan(found, "hive:monitor/v1", _READS[what], {})
         finish(settings, await kit.execute(plan, wait_s=settings.wait, origin="cli"), found.alias)
+
+
+async def _read_all(settings: Settings, kit: Advisor, action: str) -> NoReturn:
+    """Eight at once; a client that does not answer holds up nobody else."""
+    from hive_advisor.cli.commands import describe
+
+    turns = asyncio.Semaphore(8)
+
+    async def one(found: Client) -> dict[str, Any]:
+        async with turns:
+            try:
+                plan = await kit.plan(found, "hive:monitor/v1", action, {})
+                done = await kit.execute(plan, wait_s=settings.wait, origin="cli")
+            except HiveError as error:
+                return {
+                    "client": found.alias,
+                    "state": "error",
+                    "slug": error.symbol,
+                    "message": error.detail,
+                }
+            return describe(done, found.alias)
+
+    active = [each for each in await kit.clients.all() if each.state == "active"]
+    items = list(await asyncio.gather(*map(one, active)))
+    answered = sum(item["state"] == "done" for item in items)
+    code = OK if answered == len(items) else PARTIAL if answered else TRANSPORT
+    settings.terminal.show({"items": items, "count": len(items)}, code)

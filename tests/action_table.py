@@ -28,7 +28,7 @@ _MOVES_STATE = {
     *(("hive:wallet/v1", name) for name in ("freeze_utxos", "unfreeze_utxos")),
     *(("hive:config/v1", name) for name in ("set_config", "set_min_channel_size")),
     *(("hive:peer/v1", name) for name in ("ban", "unban")),
-    ("hive:plugin/v1", "configure"),
+    *(("hive:plugin/v1", name) for name in ("configure", "start_approved", "stop")),
     ("hive:forwarding/v1", "disable_channel"),
     ("hive:channel/v1", "open"),
 }
@@ -160,11 +160,12 @@ class Stage:
 
     async def shown(self) -> dict[str, Any]:
         """What the node shows of everything that actions change."""
-        channels, funds, peers, bans = await asyncio.gather(
+        channels, funds, peers, bans, plugins = await asyncio.gather(
             self.call("listpeerchannels"),
             self.call("listfunds"),
             self.call("listpeers"),
             self.call("hive-client-policy"),
+            self.call("plugin", subcommand="list"),
         )
         return {
             "channels": sorted(
@@ -187,6 +188,7 @@ class Stage:
             ),
             "peers": sorted((row["id"], row["connected"]) for row in peers["peers"]),
             "policy": bans["version"],
+            "plugins": sorted(row["name"] for row in plugins["plugins"]),
         }
 
 

@@ -11,7 +11,7 @@ from pipeline_world import Crash, World
 
 MOST_POINTS = 80
 """A command that touches disk and node more often than this is more than a command."""
-NODE_CALLS = ("listpeerchannels", "setchannel", "call", "plugin_list", "listconfigs")
+NODE_CALLS = ("listpeerchannels", "setchannel", "call", "plugin_list", "plugin_start", "listconfigs")
 
 
 class Killer:

@@ -72,6 +72,9 @@ class NodeFake:
 
     def __init__(self, channels: int = 4) -> None:
         self.rows: list[dict[str, Any]] = [self._row(n) for n in range(1, channels + 1)]
+        self.plugins: list[dict[str, Any]] = [
+            {"name": "/usr/libexec/c-lightning/plugins/autoclean", "active": True, "dynamic": False}
+        ]
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.lose: set[str] = set()
@@ -145,6 +148,8 @@ class NodeFake:
             return self.answers[method](params or {})
         if method == "setconfig":
             return self._setconfig(params or {})
+        if method == "plugin":
+            return self._plugin(params or {})
         answers: dict[str, dict[str, Any]] = {
             "listfunds": {
                 "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
@@ -213,7 +218,25 @@ class NodeFake:
         return [dict(row)]
 
     async def plugin_list(self) -> list[dict[str, Any]]:
-        return [{"name": "/usr/libexec/c-lightning/plugins/autoclean", "active": True, "dynamic": False}]
+        self._note("plugin_list")
+        return [dict(row) for row in self.plugins]
+
+    async def plugin_start(self, path: str, *, timeout: float) -> dict[str, Any]:
+        self._note("plugin_start")
+        self.plugins.append({"name": path, "active": True, "dynamic": True})
+        if "plugin_start" in self.lose:
+            raise ClnTimeout("plugin", timeout)
+        return {"command": "start", "plugins": self.plugins}
+
+    def _plugin(self, params: Mapping[str, object]) -> dict[str, Any]:
+        """`plugin stop` of a path."""
+        left = [row for row in self.plugins if row["name"] != params["plugin"]]
+        if params["subcommand"] != "stop" or len(left) == len(self.plugins):
+            raise ClnError("plugin", -32602, f"Could not find plugin {params['plugin']}")
+        self.plugins = left
+        if "plugin" in self.lose:
+            raise ClnTimeout("plugin", 30)
+        return {"command": "stop", "result": "Successfully stopped it."}
 
     async def listconfigs(self, config: str | None = None) -> dict[str, Any]:
         if config is not None and config not in self.configs:

@@ -1,4 +1,4 @@
-"""hive:plugin/v1 as far as it is served: plugins listed, their options set (02 §4 item 11)."""
+"""hive:plugin/v1: plugins listed, and their options set (02 §4 item 11)."""
 
 from __future__ import annotations
 
@@ -69,14 +69,3 @@ async def test_what_is_not_the_agents_is_refused_and_nothing_is_set(
     assert slug(answer) == reason, answer
     assert words in answer["error"]["message"], answer
     assert world.node.configs == before and "setconfig" not in world.node.calls
-
-
-@pytest.mark.parametrize(
-    ("action", "params"),
-    [("start_approved", {"plugin_name": "x.py"}), ("stop", {"plugin_name": "autoclean"})],
-)
-async def test_starting_and_stopping_come_later(
-    world: World, action: str, params: dict[str, JsonValue]
-) -> None:
-    assert slug(await world.ask(PLUGIN, action, params)) == "unsupported_action"
-    assert "plugin" not in world.node.calls

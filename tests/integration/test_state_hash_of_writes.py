@@ -9,6 +9,7 @@ from typing import Any
 
 import channel_writes as channels
 import payment_world
+import plugin_world
 import pytest
 import wallet_world
 from channel_node import PEER as OPENED
@@ -34,6 +35,7 @@ MOVED: dict[Key, set[str]] = {
     (EMERGENCY, "revoke_all_credentials"): set(),
     **{(CONFIG, name): {"config"} for name in ("set_config", "set_min_channel_size", "adjust")},
     (PLUGIN, "configure"): {"config"},
+    **{(PLUGIN, name): {"plugins"} for name in plugin_world.CASES},
     (PEER, "ban"): {"config"},
     (PEER, "unban"): {"config"},
     (PEER, "connect"): set(),
@@ -72,6 +74,8 @@ def staged(key: Key, directory: Path) -> tuple[World, Any]:
         return wallet_world.trusted(directory), wallet_world.CASES[key]
     if key in channels.CASES:
         return channels.trusted(directory), channels.CASES[key]
+    if key[0] == PLUGIN:
+        return plugin_world.plugin_world(directory), channels.Case(plugin_world.CASES[key[1]])
     if key[0] == CHANNEL:
         return channel_world(directory), channels.Case(OPENING[key[1]])
     world = channels.trusted(directory)

@@ -272,22 +272,7 @@ def _core(parts: PipelineParts) -> _Core:
         now=parts.now,
     )
     htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
-    executors = Executors(
-        node=parts.node,
-        db=parts.db,
-        commands=parts.commands,
-        fees=parts.fees,
-        saved=parts.saved,
-        history=parts.settings,
-        revoking=parts.revoking,
-        backups=parts.backups,
-        node_id=parts.node_id,
-        engaged=parts.kill_switch.engaged,
-        state_hash=state_hash.describe,
-        seen=htlcs.seen,
-        now=parts.now,
-        fault=parts.fault,
-    )
+    executors = _executors(parts, state_hash, htlcs)
     outcomes = _outcomes(parts)
     decision = DecisionService(
         db=parts.db,
@@ -317,6 +302,26 @@ def _core(parts: PipelineParts) -> _Core:
         fault=parts.fault,
     )
     return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs)
+
+
+def _executors(parts: PipelineParts, state_hash: StateHashService, htlcs: HtlcWatch) -> Executors:
+    return Executors(
+        node=parts.node,
+        db=parts.db,
+        commands=parts.commands,
+        fees=parts.fees,
+        saved=parts.saved,
+        history=parts.settings,
+        revoking=parts.revoking,
+        backups=parts.backups,
+        node_id=parts.node_id,
+        engaged=parts.kill_switch.engaged,
+        state_hash=state_hash.describe,
+        seen=htlcs.seen,
+        approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
+        now=parts.now,
+        fault=parts.fault,
+    )
 
 
 def _outcomes(parts: PipelineParts) -> CommandOutcomes:

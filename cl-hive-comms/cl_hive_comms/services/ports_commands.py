@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -376,6 +376,10 @@ class Node(FeeNode, Protocol):
 
     async def plugin_list(self) -> list[dict[str, Any]]:
         """Plugins."""
+        ...
+
+    def plugin_start(self, path: str, *, timeout: float) -> Coroutine[Any, Any, dict[str, Any]]:
+        """Start a plugin by its path, with no options of its own."""
         ...
 
     async def listconfigs(self, config: str | None = None) -> dict[str, Any]:

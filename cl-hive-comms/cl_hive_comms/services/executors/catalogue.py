@@ -51,6 +51,7 @@ from .monitor import Monitor
 from .monitor_history import History
 from .payment import payment_writes
 from .peer import BAN, peer_writes
+from .plugin_run import Approved, plugin_writes
 from .proposal import SetCltvDelta
 from .wallet import ListFunds, wallet_writes
 from .wallet_freeze import FREEZE
@@ -111,6 +112,7 @@ class Executors:
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         seen: Seen,
+        approved: Approved,
         now: Callable[[], int],
         fault: Fault,
     ) -> None:
@@ -132,7 +134,7 @@ class Executors:
             ),
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
-        self._writes |= self._by_schema(node, engaged, fault)
+        self._writes |= self._by_schema(node, engaged, fault, approved)
         self._reads = self._all_reads(node, state_hash, seen)
 
     def _all_reads(
@@ -168,7 +170,7 @@ class Executors:
         return found | self._htlc_reads(HtlcReads(node, seen))
 
     def _by_schema(
-        self, node: Node, engaged: Callable[[], bool], fault: Fault
+        self, node: Node, engaged: Callable[[], bool], fault: Fault, approved: Approved
     ) -> dict[tuple[str, str], WriteAction]:
         """The schemas whose modules name their own actions."""
         calls = LongCalls(node)
@@ -187,7 +189,7 @@ class Executors:
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls, engaged),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),
-            PLUGIN: {"configure": Configure(node)},
+            PLUGIN: {"configure": Configure(node), **plugin_writes(node, calls, engaged, approved)},
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}

@@ -7,7 +7,7 @@ the node shows afterwards decides. Nothing here is stored: after a restart only 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from hive_shared.cln import ClnError
@@ -29,7 +29,13 @@ class LongCalls:
 
         Raises ClnError, ClnTimeout when the connection was given up.
         """
-        task = asyncio.create_task(self._node.call(method, params, timeout=held_s))
+        return await self.result(command_id, self._node.call(method, params, timeout=held_s), wait_s=wait_s)
+
+    async def result(
+        self, command_id: str, call: Coroutine[Any, Any, dict[str, Any]], *, wait_s: float
+    ) -> dict[str, Any] | None:
+        """As `answer` for a call that says by itself how long it is held on to."""
+        task = asyncio.create_task(call)
         # Nobody may come back for its failure.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._tasks[command_id] = task

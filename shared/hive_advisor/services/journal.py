@@ -46,7 +46,7 @@ class JournalRows(Protocol):
     """adv_snapshots, adv_decisions, adv_goals, adv_checkpoints."""
 
     def add_samples(self, tx: Tx, samples: Sequence[Sample]) -> None: ...
-    def drop_old(self, tx: Tx, now: int) -> None: ...
+    def drop_old(self, tx: Tx, client_id: str, now: int) -> None: ...
     def channels(self, tx: Tx, client_id: str, since: int) -> dict[str, list[Sample]]: ...
     def totals(self, tx: Tx, client_id: str, since: int) -> list[Sample]: ...
     def last(self, tx: Tx, client_id: str, with_fees: bool = False) -> int: ...
@@ -113,8 +113,9 @@ class JournalService:
 
         due = [client for client in await self._clients.all() if await self._due(client)]
         measured = sum(await asyncio.gather(*(one(client) for client in due)))
+        for client in due:
+            await self._db.write(partial(self._rows.drop_old, client_id=client.client_id, now=self._now()))
         if due:
-            await self._db.write(lambda tx: self._rows.drop_old(tx, self._now()))
             await self.judge_due()
         return measured
 

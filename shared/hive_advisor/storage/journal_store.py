@@ -38,10 +38,12 @@ class JournalStore:
             ],
         )
 
-    def drop_old(self, tx: Tx, now: int) -> None:
-        """Forget channels after 45 days, sums after a year."""
-        tx.execute("DELETE FROM adv_snapshots WHERE at < ? AND channel_id <> ''", (now - _CHANNELS_KEPT_S,))
-        tx.execute("DELETE FROM adv_snapshots WHERE at < ?", (now - _TOTALS_KEPT_S,))
+    def drop_old(self, tx: Tx, client_id: str, now: int) -> None:
+        """Forget a client's channels after 45 days, its sums after a year."""
+        tx.execute(
+            "DELETE FROM adv_snapshots WHERE client_id = ? AND at < ? AND (channel_id <> '' OR at < ?)",
+            (client_id, now - _CHANNELS_KEPT_S, now - _TOTALS_KEPT_S),
+        )
 
     def channels(self, tx: Tx, client_id: str, since: int) -> dict[str, list[Sample]]:
         """Samples by channel id, the oldest first."""

@@ -12,7 +12,7 @@ CREATE TABLE adv_snapshots (
     fees_day_msat INTEGER,                      -- earned in the 24 hours before; once a day
     PRIMARY KEY (client_id, channel_id, at)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX adv_snapshots_at ON adv_snapshots (at, channel_id);
+CREATE INDEX adv_snapshots_at ON adv_snapshots (client_id, at);
 
 CREATE TABLE adv_decisions (
     decision_id  INTEGER PRIMARY KEY,

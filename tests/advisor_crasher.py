@@ -24,6 +24,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_shared.crypto import Secret
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.store import Db
+from open_guard import open_guard
 
 DIRECTORY, RELAY, ROOT = Path(sys.argv[1]), sys.argv[2], Secret(bytes.fromhex(sys.argv[3]))
 
@@ -72,6 +73,7 @@ async def kit(steps: Steps, kind: str, params: dict[str, Any]) -> None:
     """One run of the kit: a command sent and waited for, or a round over what is open a minute later."""
     ahead = {"send": 0, "pump": 60, "late": 1_000}[kind]
     paths = ProfilePaths("test", DIRECTORY / "config", DIRECTORY / "data")
+    open_guard(paths.config_dir)
     config = AdvisorConfig(relays=(RELAY,), accept_offers=True)
     async with Advisor.open(
         paths, Identity(ROOT), config, online=True, now=lambda: int(time.time()) + ahead

@@ -19,19 +19,25 @@ from hive_shared.store import Db, StoreError, StoreLocked
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain.keyring import Keyring
+from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, Event
+from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.asking import AskService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CommandService, Plan
+from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.guard import GuardService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.pings import PingService
+from hive_advisor.services.plans import PlanService
+from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.receipts import ReceiptService
+from hive_advisor.services.retries import RetryService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
 from hive_advisor.services.telemetry import TelemetryService
@@ -39,7 +45,9 @@ from hive_advisor.storage.action_log_store import ActionLogStore
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
+from hive_advisor.storage.counter_store import CounterStore
 from hive_advisor.storage.journal_store import JournalStore
+from hive_advisor.storage.question_store import QuestionStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
 from hive_advisor.storage.telemetry_store import TelemetryStore
@@ -54,6 +62,10 @@ _WEEK = 604_800
 _DRAIN_S = 5
 
 
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
 class Advisor:
     """One profile, opened: its clients, commands and receipts, and the relays when online.
 
@@ -63,6 +75,7 @@ class Advisor:
     def __init__(
         self,
         db: Db,
+        paths: ProfilePaths,
         identity: Identity,
         config: AdvisorConfig,
         *,
@@ -89,6 +102,15 @@ class Advisor:
         self.shared_key = SharedKeyService(db, self._rows, self._records, now)
         self.clients = ClientService(db, self._rows, self._records, self.keyring, now)
         self.receipts = ReceiptService(db, self._records, self._rows)
+        self.guard = GuardService(
+            db,
+            self._command_rows,
+            self._rows,
+            CounterStore(),
+            rules=lambda: read_rules(paths.guard),
+            halt=HaltFile(paths.halt),
+            now=now,
+        )
         self.commands = CommandService(
             db,
             self._command_rows,
@@ -97,19 +119,49 @@ class Advisor:
             self.delivery,
             self.keyring,
             self.shared_key,
+            self.guard,
             now=now,
             now_us=now_us,
             relays=config.relays,
         )
+        self._compose_plans(now_us)
         self.approvals = self._voting(now_us)
         self.pin_verifier = identity.pin_verifier
         self._compose_rounds()
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def _compose_plans(self, now_us: Callable[[], int]) -> None:
+        questions = QuestionStore()
+        self.questions = QuestionService(self._db, questions, self._records, self._now, _new_id)
+        self.plans = PlanService(
+            self._db,
+            self._command_rows,
+            self._rows,
+            self._records,
+            questions,
+            self.guard,
+            self.keyring,
+            self.shared_key,
+            now=self._now,
+            now_us=now_us,
+            new_id=_new_id,
+            relays=self._config.relays,
+        )
+        self.retries = RetryService(self._db, self._command_rows, self.clients, self.plans, now=self._now)
+
     def _compose_asking(self) -> AskService:
         asks = AskService(
-            self._db, self._rows, self.clients, self.commands, self.keyring, now=self._now, say=self._say
+            self._db,
+            self._rows,
+            self.clients,
+            self.commands,
+            self.plans,
+            self.retries,
+            self.keyring,
+            now=self._now,
+            say=self._say,
         )
+        self.follow = asks.follow
         self.execute, self.quote, self.control = asks.execute, asks.quote, asks.control
         self.acknowledge, self.capabilities = asks.acknowledge, asks.capabilities
         self.ask_status, self.confirm, self.cancel = asks.ask_status, asks.confirm, asks.cancel
@@ -160,6 +212,9 @@ class Advisor:
             asks,
             self.telemetry,
             self.journal,
+            self.plans,
+            self.retries,
+            self.guard,
             catch_up=self._link.catch_up,
             now=self._now,
         )
@@ -190,7 +245,7 @@ class Advisor:
             relays=self._config.relays,
             now=self._now,
             now_us=now_us,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=_new_id,
         )
 
     def _ways(self, identity: Identity) -> DeliveryService:
@@ -229,7 +284,7 @@ class Advisor:
             raise Conflict(f"profile {paths.profile!r} is in use by another hive-advisor process") from error
         except StoreError as error:
             raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
-        advisor = cls(db, identity, config, now=now, now_us=now_us, rng=rng, say=say)
+        advisor = cls(db, paths, identity, config, now=now, now_us=now_us, rng=rng, say=say)
         try:
             if online:
                 await advisor._connect()
@@ -308,7 +363,7 @@ class Advisor:
         ``expected_policy_root``: the node's root the decision was made by; from another it does not run.
         """
         credential = await self.clients.usable_credential(client)
-        return self.commands.plan(
+        return self.plans.plan(
             client,
             credential,
             schema_id,

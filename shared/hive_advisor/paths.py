@@ -23,6 +23,10 @@ class ProfilePaths:
         return self.config_dir / "config.toml"
 
     @property
+    def guard(self) -> Path:
+        return self.config_dir / "guard.toml"
+
+    @property
     def nodes(self) -> Path:
         return self.config_dir / "nodes.toml"
 

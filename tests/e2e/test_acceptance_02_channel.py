@@ -206,7 +206,14 @@ async def test_acceptance_02_07_two_steps_of_thirty_percent_in_a_day_are_too_muc
 async def test_a_fee_is_changed_only_from_the_root_the_agent_saw(world: World) -> None:
     await world.hire("fees")
     await set_fees(world, 1_000)
-    change = ("send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=1100")
+    change = (
+        "--yes",
+        "send",
+        "alice",
+        "hive:fee-policy/set_single",
+        f"channel_id={world.scid}",
+        "fee_ppm=1100",
+    )
 
     async def seen() -> str:
         answer = await world.advisor.run("send", "alice", "hive:monitor/state_hash")

@@ -37,7 +37,7 @@ async def test_acceptance_02_22_with_every_relay_down_the_same_command_goes_by_r
 
     await world.relay.kill()
     done = await world.advisor.run(
-        "send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=550"
+        "--yes", "send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=550"
     )
     assert done["state"] == "done", done
     assert (await world.channel_fees())[1] == 550

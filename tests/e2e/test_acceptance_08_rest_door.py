@@ -123,7 +123,7 @@ async def test_acceptance_02_11_the_kit_gives_the_rune_where_the_node_demands_it
     )
     await world.relay.kill()
     done = await world.advisor.run(
-        "send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=540"
+        "--yes", "send", "alice", "hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=540"
     )
     assert done["state"] == "done", done
     await world.advisor.run("client", "set", "alice", "--rest", "off", "--socket", str(world.alice.rpc_path))

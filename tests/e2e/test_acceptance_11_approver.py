@@ -22,7 +22,7 @@ async def start(world: World) -> None:
 async def sent(world: World) -> str:
     """A fee change that waits at the node; its command id."""
     with pytest.raises(AdvisorFailed) as waits:
-        await world.advisor.run("send", "alice", FEE, f"channel_id={world.scid}", "fee_ppm=1050")
+        await world.advisor.run("--yes", "send", "alice", FEE, f"channel_id={world.scid}", "fee_ppm=1050")
     assert waits.value.code == PENDING, waits.value
     return str(waits.value.error["command_id"])
 

@@ -21,6 +21,7 @@ from hive_advisor.identity import Identity, create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.world import World, until
 from hive_shared.errors import Conflict, HiveError
+from open_guard import open_guard
 
 FEE = ("hive:fee-policy/v1", "set_single")
 LOOK = ("hive:monitor/v1", "health_summary", dict[str, Any]())
@@ -52,6 +53,7 @@ class Machine:
     def open(self) -> AbstractAsyncContextManager[Advisor]:
         config = AdvisorConfig((self.world.relay.url,), None, True, self.order)
         paths = ProfilePaths("test", self.directory / "config", self.directory / "data")
+        open_guard(paths.config_dir)
         return Advisor.open(
             paths,
             self.identity,

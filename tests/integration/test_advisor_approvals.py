@@ -21,6 +21,7 @@ from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.crypto import Secret, schnorr_verify, xonly_pubkey
 from hive_shared.errors import Conflict, PolicyDenied
+from open_guard import open_guard
 from scripted_node import ScriptedNode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,6 +59,7 @@ def clock() -> Clock:
 @pytest_asyncio.fixture(loop_scope="module")
 async def kit(relay: RelayProcess, tmp_path: Path, clock: Clock) -> AsyncIterator[Advisor]:
     paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+    open_guard(paths.config_dir)
     config = AdvisorConfig(relays=(relay.url,), accept_offers=True)
     async with Advisor.open(paths, create_identity(), config, online=True, now=clock) as made:
         yield made

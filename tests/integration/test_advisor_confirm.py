@@ -77,7 +77,7 @@ async def shell(relay: RelayProcess, node: Approving, tmp_path: Path) -> Advisor
 
 async def sent(shell: AdvisorShell, *more: str) -> str:
     with pytest.raises(AdvisorFailed) as waits:
-        await shell.run("send", "alice", *FEE, *more)
+        await shell.run("--yes", "send", "alice", *FEE, *more)
     assert waits.value.code == PENDING, waits.value
     return str(waits.value.error["command_id"])
 

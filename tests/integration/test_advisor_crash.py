@@ -20,10 +20,11 @@ from hive_advisor.identity import Identity, create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
+from open_guard import open_guard
 from scripted_node import ScriptedNode
 
 CRASHER = Path(__file__).resolve().parents[1] / "advisor_crasher.py"
-FINAL = {"done", "lost"}
+FINAL = {"done", "lost", "draft"}
 
 
 @dataclass
@@ -67,6 +68,7 @@ class World:
 
     def open(self, ahead: int = 0) -> AbstractAsyncContextManager[Advisor]:
         paths = ProfilePaths("test", self.directory / "config", self.directory / "data")
+        open_guard(paths.config_dir)
         config = AdvisorConfig(relays=(self.relay.url,), accept_offers=True)
         return Advisor.open(paths, self.identity, config, online=True, now=lambda: int(time.time()) + ahead)
 

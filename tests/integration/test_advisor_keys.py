@@ -20,6 +20,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.errors import Conflict, CredentialInvalid, from_symbol
+from open_guard import open_guard
 from scripted_node import ScriptedNode
 
 FEE = ("hive:fee-policy/v1", "set_single")
@@ -50,6 +51,7 @@ class Profile:
         self.ahead = 0
         self._config = AdvisorConfig(relays=(relay,), accept_offers=True)
         self._paths = ProfilePaths("test", directory / "config", directory / "data")
+        open_guard(self._paths.config_dir)
 
     def now(self) -> int:
         return int(time.time()) + self.ahead
@@ -382,7 +384,7 @@ async def test_a_command_signed_anew_before_a_crash_goes_out_after_it(
         )
 
         plan = await kit.plan((await kit.clients.all())[0], *FEE, {"channel_id": "103x1x0", "fee_ppm": 150})
-        command = await kit.commands.issue(plan)
+        command = await kit.plans.issue(plan, origin="lib")
         await kit.send_again(command, plan.client)
 
         async def anew() -> bool:

@@ -28,6 +28,7 @@ from hive_shared.errors import (
     envelope_status,
     from_symbol,
 )
+from open_guard import open_guard
 from scripted_node import ScriptedNode
 
 PARAMS = {"channel_id": "103x1x0", "fee_ppm": 150}
@@ -70,6 +71,7 @@ def clock() -> Clock:
 def opener(relay: RelayProcess, tmp_path: Path, clock: Clock) -> Opener:
     identity = create_identity()
     paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+    open_guard(paths.config_dir)
 
     def open_(accept: bool = True) -> AbstractAsyncContextManager[Advisor]:
         config = AdvisorConfig(relays=(relay.url,), accept_offers=accept)

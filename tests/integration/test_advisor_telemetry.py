@@ -16,6 +16,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.errors import from_symbol
+from open_guard import open_guard
 from scripted_node import ScriptedNode
 
 SUB = "00000000-0000-4000-8000-0000000000aa"
@@ -75,6 +76,7 @@ async def push(kit: Advisor, node: ScriptedNode, number: int, **changes: Any) ->
 async def test_telemetry_is_checked_kept_renewed_and_ended(node: ScriptedNode, tmp_path: Path) -> None:
     clock = Clock()
     paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+    open_guard(paths.config_dir)
     config = AdvisorConfig(relays=(node.relay,), accept_offers=True)
     async with Advisor.open(paths, create_identity(), config, online=True, now=clock) as kit:
         await node.send(kit.pubkey, node.offer(kit.pubkey))

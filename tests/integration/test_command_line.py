@@ -219,6 +219,8 @@ def test_acceptance_11_12_each_refusal_has_its_exit_code_and_json(
 
 
 ENDS = {
+    "draft": 6,
+    "held": 5,
     "ready": 6,
     "sent": 11,
     "pending": 5,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,11 +15,12 @@ from hive_shared.errors import ConfirmationRequired, InvalidParams
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+from hive_advisor.domain.guard_rules import HUMAN_DANGER
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.domain.plan import Judged
     from hive_advisor.domain.rows import StoredCommand
-    from hive_advisor.services.commands import Plan
 
 _EXIT = {
     "done": output.OK,
@@ -31,11 +34,15 @@ _EXIT = {
     "lost": output.TRANSPORT,
     "sent": output.UNKNOWN,
     "ready": output.TRANSPORT,
+    "draft": output.TRANSPORT,
+    "held": output.PENDING,
 }
 
 _MEANING = {
     "sent": "no answer yet; the same bytes go out again with 'hive-advisor run', nothing runs twice",
-    "ready": "no relay took it yet; 'hive-advisor run' sends it",
+    "ready": "waits for its turn; 'hive-advisor run' sends it",
+    "draft": "could not leave in time, so nothing ran; 'hive-advisor command commit' signs it anew",
+    "held": "the guard wants a human's word: 'hive-advisor approvals approve', with the PIN",
     "lost": "proven not to have run",
     "indeterminate": "the node could not prove whether it ran; its operator was alerted",
     "pending": "waits at the node; see 'hive-advisor command wait'",
@@ -97,29 +104,42 @@ def parse_pairs(
     return params
 
 
-def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
-    """d >= 5 asks, d >= 7 wants client and action typed; without a terminal only options answer.
+def ask_human(settings: Settings, judged: Judged, given: int | None) -> tuple[bool, int | None]:
+    """What the guard holds asks, and so does d >= 5; d >= 7 wants client and action typed. Without a terminal
+    only options answer.
 
-    Returns the danger that a human confirmed for this very plan; ``--yes`` confirms nothing in particular.
-    Raises ConfirmationRequired.
+    Returns whether a human said yes, and the danger they confirmed for this very plan; ``--yes`` confirms no
+    danger in particular. Raises ConfirmationRequired.
     """
-    total = plan.danger.total
-    if given == total:
-        return total
-    if given is not None:
+    from hive_advisor.domain.guard import Verdict
+
+    plan, total = judged.plan, judged.plan.danger.total
+    if given is not None and given != total:
         raise ConfirmationRequired(f"--confirm-danger {given} is not this command's danger, which is {total}")
-    if total < 5 or (settings.yes and total <= 6):
-        return None
+    holds = judged.judgement.verdict is Verdict.HOLD
+    if given == total:
+        return True, total
+    if plan.spec.read_only or not (holds or total >= 5):
+        return False, None
+    if settings.yes:
+        if total >= HUMAN_DANGER:
+            raise ConfirmationRequired(
+                f"--yes answers for danger up to 6; this is {total}: add --confirm-danger {total}"
+            )
+        return True, None
     if not sys.stdin.isatty():
-        how = "--yes" if total <= 6 else f"--confirm-danger {total}"
-        raise ConfirmationRequired(f"this command has danger {total}: add {how}, or run it at a terminal")
-    if total >= 7:
+        if holds:
+            return False, None
+        raise ConfirmationRequired(f"this command has danger {total}: add --yes, or run it at a terminal")
+    for reason in judged.judgement.reasons:
+        click.echo(f"guard: {reason.text} ({reason.level})", err=True)
+    if total >= HUMAN_DANGER:
         wanted = f"{plan.client.alias} {plan.spec.name}"
         if click.prompt(f"Danger {total}. Type '{wanted}' to go on", err=True) != wanted:
             raise ConfirmationRequired("the typed text differs; nothing was sent")
     elif not click.confirm(f"Danger {total}: {plan.spec.name} on {plan.client.alias}?", err=True):
         raise ConfirmationRequired("not confirmed; nothing was sent")
-    return total
+    return True, total
 
 
 @click.command()
@@ -131,6 +151,7 @@ def ask_danger(settings: Settings, plan: Plan, given: int | None) -> int | None:
 @click.option("--quote", is_flag=True, help="with --dry-run: also ask the node what it would say")
 @click.option("--note", default="", help="your own note, kept locally")
 @click.option("--again", is_flag=True, help="send although the same command is open")
+@click.option("--retry-until", help="plan it anew while the node answers cooldown, this long: 90s, 30m, 4h")
 @click.option("--confirm-danger", type=int, help="the computed danger, to confirm it without a terminal")
 @click.option("--if-root", help="run only while the node's policy root (see state_hash) is this")
 @pass_settings
@@ -145,34 +166,63 @@ async def send(
     quote: bool,
     note: str,
     again: bool,
+    retry_until: str | None,
     confirm_danger: int | None,
     if_root: str | None,
 ) -> None:
     """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
     from hive_advisor.domain.schema_help import split_target, texts_of
+    from hive_advisor.services.guard import refuse
 
     schema_id, action = split_target(target)
     if quote and not dry_run:
         raise InvalidParams("--quote goes with --dry-run; a command is judged by the node anyway")
     params = parse_pairs(pairs, params_file, texts_of(schema_id, action))
+    until = None if retry_until is None else int(time.time()) + span_s(retry_until)
     async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
         plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)
+        judged = await kit.guard.judged(plan, "cli")
         if dry_run:
-            await _show_plan(settings, kit, plan, ask_node=quote)
-        confirmed = ask_danger(settings, plan, confirm_danger)
+            await _show_plan(settings, kit, judged, ask_node=quote)
+        refuse(judged.judgement)
+        human, confirmed = ask_human(settings, judged, confirm_danger)
         done = await kit.execute(
-            plan, wait_s=settings.wait, again=again, origin="cli", confirmed_danger=confirmed
+            plan,
+            wait_s=settings.wait,
+            again=again,
+            origin="cli",
+            human=human,
+            confirmed_danger=confirmed,
+            retry_until=until,
         )
-        finish(settings, done, found.alias)
+        await finish_one(settings, kit, done)
 
 
-async def _show_plan(settings: Settings, kit: Advisor, plan: Plan, *, ask_node: bool) -> NoReturn:
+def span_s(text: str) -> int:
+    """Seconds of ``90s``, ``30m``, ``4h``; at most a day. Raises InvalidParams."""
+    match = re.fullmatch(r"([1-9]\d{0,5})([smh])", text)
+    seconds = int(match[1]) * {"s": 1, "m": 60, "h": 3_600}[match[2]] if match else 0
+    if not 0 < seconds <= 86_400:
+        raise InvalidParams(f"--retry-until {text[:20]!r}: give a time like 90s, 30m or 4h, at most a day")
+    return seconds
+
+
+async def finish_one(settings: Settings, kit: Advisor, command: StoredCommand) -> NoReturn:
+    """Show a command, what it waits for if it is held, and leave with the exit code of its state."""
+    data = describe(command, await kit.alias_of(command.client_id))
+    if command.state == "held":
+        question = await kit.questions.of_command(command.command_id)
+        data |= {"approval_id": question.approval_id, "reason": question.reason}
+    settings.terminal.show(data, _EXIT[str(command.state)])
+
+
+async def _show_plan(settings: Settings, kit: Advisor, judged: Judged, *, ask_node: bool) -> NoReturn:
     """The plan and, if asked for, the node's word on it: exit 4 when it would refuse, 5 without an answer."""
-    data = {**plan.summary(), "sent": False}
+    data = {**judged.summary(), "sent": False}
     if not ask_node:
         settings.terminal.show(data)
-    said = await kit.quote(plan, settings.wait)
+    said = await kit.quote(judged.plan, settings.wait)
     result = said["result"]
     if not isinstance(result, dict):
         data["node_says"] = {key: said[key] for key in ("state", "slug", "message")}
@@ -231,6 +281,19 @@ async def show(settings: Settings, command_id: str) -> None:
 
 @command.command()
 @click.argument("command_id", shell_complete=completing.commands)
+@click.option("--again", is_flag=True, help="send although the same command is open")
+@pass_settings
+@answered
+async def commit(settings: Settings, command_id: str, again: bool) -> None:
+    """Sign and send a draft of yours: one whose bytes could not leave in time."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.commands.get(command_id)
+        done = await kit.plans.commit(found.command_id, "cli", again=again)
+        await finish_one(settings, kit, await kit.follow(done, settings.wait))
+
+
+@command.command()
+@click.argument("command_id", shell_complete=completing.commands)
 @pass_settings
 @answered
 async def wait(settings: Settings, command_id: str) -> None:
@@ -261,9 +324,13 @@ async def status(settings: Settings, command_id: str) -> None:
 @pass_settings
 @answered
 async def cancel(settings: Settings, command_id: str) -> None:
-    """Withdraw a command that waits at the node."""
+    """Withdraw a command that waits here or at the node."""
     async with settings.kit(online=True) as kit:
         found = await kit.commands.get(command_id)
+        if not found.envelope:
+            await kit.plans.withdraw(found)
+            found = await kit.commands.get(found.command_id)
+            settings.terminal.show(describe(found, await kit.alias_of(found.client_id)))
         answer = await kit.cancel(found, settings.wait)
         found = await kit.commands.settled(found.command_id, 5, pending_counts=False)
         body = describe(found, await kit.alias_of(found.client_id))

@@ -8,8 +8,11 @@ from types import MappingProxyType
 
 
 class CommandState(StrEnum):
-    """Where a command stands. Everything from DONE on is final."""
+    """Where a command stands. Before READY nothing is signed, before SENT nothing left; everything from DONE
+    on is final."""
 
+    DRAFT = "draft"
+    HELD = "held"
     READY = "ready"
     SENT = "sent"
     PENDING = "pending"
@@ -24,8 +27,12 @@ class CommandState(StrEnum):
 
 
 class CommandEvent(StrEnum):
-    """What moves a command: our own send, a verified answer, or proof that it never ran."""
+    """What moves a command: the guard and a human, our own send, a verified answer, or proof that it never
+    ran."""
 
+    ON_HELD = "on_held"
+    ON_COMMITTED = "on_committed"
+    ON_UNSENT = "on_unsent"
     ON_SENT = "on_sent"
     ON_PENDING = "on_pending"
     ON_SUCCESS = "on_success"
@@ -38,6 +45,12 @@ class CommandEvent(StrEnum):
     ON_PROVEN_NOT_RUN = "on_proven_not_run"
     ON_SIGNED_ANEW = "on_signed_anew"
 
+
+UNSIGNED = frozenset({CommandState.DRAFT, CommandState.HELD})
+"""Planned, and nothing signed."""
+
+NOT_RUN = frozenset({CommandState.REJECTED, CommandState.CANCELLED, CommandState.EXPIRED, CommandState.LOST})
+"""Ended, and nothing happened at the node."""
 
 FINAL = frozenset(
     {
@@ -64,6 +77,16 @@ _ANSWERS: Mapping[CommandEvent, CommandState] = {
 
 TABLE: Mapping[tuple[CommandState, CommandEvent], CommandState] = MappingProxyType(
     {
+        (CommandState.DRAFT, CommandEvent.ON_HELD): CommandState.HELD,
+        (CommandState.DRAFT, CommandEvent.ON_COMMITTED): CommandState.READY,
+        (CommandState.DRAFT, CommandEvent.ON_EXPIRED): CommandState.EXPIRED,
+        (CommandState.DRAFT, CommandEvent.ON_CANCELLED): CommandState.CANCELLED,
+        (CommandState.HELD, CommandEvent.ON_COMMITTED): CommandState.READY,
+        (CommandState.HELD, CommandEvent.ON_EXPIRED): CommandState.EXPIRED,
+        (CommandState.HELD, CommandEvent.ON_REJECTED): CommandState.REJECTED,
+        (CommandState.HELD, CommandEvent.ON_CANCELLED): CommandState.CANCELLED,
+        # Its bytes never left, and what they say grows old: to be planned anew.
+        (CommandState.READY, CommandEvent.ON_UNSENT): CommandState.DRAFT,
         (CommandState.READY, CommandEvent.ON_SENT): CommandState.SENT,
         # A send that we crashed out of may have left: its answer counts in READY too.
         **{(CommandState.READY, event): state for event, state in _ANSWERS.items()},

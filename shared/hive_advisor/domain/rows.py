@@ -11,6 +11,7 @@ EMERGENCY_STOP: Final = "emergency_stop"
 """Why a client is paused that nobody here paused."""
 ClientState = Literal["offered", "active", "paused", "suspect", "ended"]
 CredentialState = Literal["offered", "active", "superseded", "revoked", "declined"]
+Passed = Literal["", "guard", "human", "pin"]
 ReceiptLevel = Literal["stub", "signed", "chained", "anchored"]
 
 
@@ -63,7 +64,11 @@ class StoredCredential:
 
 @dataclass(frozen=True)
 class StoredCommand:
-    """One command and the only envelope it will ever have alive."""
+    """One command and the only envelope it will ever have alive.
+
+    A draft or held one has none yet: nonce and timestamp are 0, the envelope is empty, and until `deadline`
+    it can be sent. `passed` is who let it pass the guard. `sent_at` is when its bytes left first.
+    """
 
     command_id: str
     client_id: str
@@ -91,11 +96,16 @@ class StoredCommand:
     deadline: int | None = None
     confirmed_danger: int | None = None
     resigned: int = 0
+    plan_hash: str = ""
+    expected_root: str | None = None
+    passed: Passed = ""
+    retry_until: int | None = None
+    sent_at: int | None = None
 
     @property
     def sender(self) -> str:
         """The key of ours that signed it."""
-        return str(self.envelope["sender"])
+        return str(self.envelope.get("sender", ""))
 
     @property
     def total_danger(self) -> int:

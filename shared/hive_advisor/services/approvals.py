@@ -14,13 +14,14 @@ from typing import Any, Final
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign, xonly_pubkey
 from hive_shared.errors import Ambiguous, Conflict, InvalidParams, NotFound, from_symbol
+from hive_shared.registry import CONTROL
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.approval_request import ApprovalRequest, Decision, check_request
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client
-from hive_advisor.services.commands import CONTROL, DEATH_MARGIN_S
+from hive_advisor.services.commands import DEATH_MARGIN_S
 from hive_advisor.services.ports import ApprovalRows, ClientRows, Link, RecordRows
 from hive_advisor.services.shared_key import SharedKeyService
 

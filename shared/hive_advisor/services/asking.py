@@ -12,16 +12,21 @@ from hive_shared import credential as credentials
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign
 from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable, from_symbol
-from hive_shared.registry import MONITOR
-from hive_shared.store import Db
+from hive_shared.registry import CONTROL, MONITOR
+from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.answer import Answer, read_answer
+from hive_advisor.domain.clock import median, with_sample
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.keyring import Keyring
+from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, SKEW_WARN_S, CommandService, Plan
+from hive_advisor.services.commands import SKEW_WARN_S, CommandService
+from hive_advisor.services.guard import KIT
+from hive_advisor.services.plans import PlanService
 from hive_advisor.services.ports import ClientRows
+from hive_advisor.services.retries import RetryService
 
 
 class AskService:
@@ -33,12 +38,15 @@ class AskService:
         rows: ClientRows,
         clients: ClientService,
         commands: CommandService,
+        plans: PlanService,
+        retries: RetryService,
         keyring: Keyring,
         *,
         now: Callable[[], int],
         say: Callable[[str], None],
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
+        self._plans, self._retries = plans, retries
         self._keyring, self._now, self._say = keyring, now, say
 
     async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]:
@@ -54,17 +62,42 @@ class AskService:
         wait_s: int,
         again: bool = False,
         origin: str = "lib",
+        human: bool = False,
         confirmed_danger: int | None = None,
+        retry_until: int | None = None,
     ) -> StoredCommand:
         """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled.
 
-        ``confirmed_danger``: a human confirmed this plan and its danger, see ``confirm``.
+        What the guard holds is kept as ``held`` and waits for a human, unless one said yes already
+        (``human``); ``confirmed_danger``: they confirmed this plan and its danger, see ``confirm``.
+        ``retry_until`` (unix seconds): until then it is planned anew while the node answers ``cooldown``.
+        Raises PolicyDenied when the guard refuses.
         """
-        command = await self._commands.issue(
-            plan, again=again, origin=origin, confirmed_danger=confirmed_danger
+        command = await self._plans.issue(
+            plan,
+            again=again,
+            origin=origin,
+            human=human,
+            confirmed_danger=confirmed_danger,
+            retry_until=retry_until,
         )
-        await self.send_again(command, plan.client)
-        return await self._followed(command, plan.client, wait_s)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_s
+        while True:
+            done = await self.follow(command, max(0, round(deadline - clock())))
+            at = await self._retries.when(done)
+            if at is None or clock() + at - self._now() >= deadline:
+                return done
+            await asyncio.sleep(max(0, at - self._now()))
+            command = await self._retries.again(done)
+
+    async def follow(self, command: StoredCommand, wait_s: int) -> StoredCommand:
+        """Send what is ready, and wait for its answer; what is held stays held."""
+        if command.state != CommandState.READY:
+            return command
+        client = next(c for c in await self._clients.all() if c.client_id == command.client_id)
+        await self.send_again(command, client)
+        return await self._followed(command, client, wait_s)
 
     async def _followed(self, command: StoredCommand, client: Client, wait_s: int) -> StoredCommand:
         """Wait for an answer; without one in time the same bytes go out again, over another way first."""
@@ -83,7 +116,10 @@ class AskService:
                 await self.send_again(sent, client)
 
     async def send_again(self, command: StoredCommand, client: Client) -> None:
-        """Send the bytes of an open command, the same as ever."""
+        """Send the bytes of an open command, the same as ever, after those that have to leave before it."""
+        if command.state == CommandState.READY and command.schema != CONTROL:
+            for earlier in await self._commands.before(command):
+                await self._commands.transmit(earlier, client)
         if await self._commands.transmit(command, client) is None:
             self._say("nothing took the command yet; it is kept and sent again")
 
@@ -108,8 +144,8 @@ class AskService:
             credential = await self._clients.usable_credential(client, though_stopped=asking)
         else:
             credential = await self._clients.credential_about(client, about)
-        plan = self._commands.plan(client, credential, CONTROL, action, params)
-        done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+        plan = self._plans.plan(client, credential, CONTROL, action, params)
+        done = await self.execute(plan, wait_s=wait_s, again=True, origin=KIT)
         answer: Answer | None = read_answer(done.response) if done.response else None
         return {
             "state": str(done.state),
@@ -124,8 +160,8 @@ class AskService:
     ) -> Mapping[str, Any] | None:
         """A reading action of ``hive:monitor/v1``; None when it was refused or not answered in time."""
         credential = await self._clients.usable_credential(client)
-        plan = self._commands.plan(client, credential, MONITOR, action, params)
-        done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+        plan = self._plans.plan(client, credential, MONITOR, action, params)
+        done = await self.execute(plan, wait_s=wait_s, again=True, origin="auto")
         answer = read_answer(done.response) if done.response else None
         return answer.result if answer is not None and isinstance(answer.result, dict) else None
 
@@ -139,9 +175,9 @@ class AskService:
             "doc_hash": credentials.doc_hash(parsed),
             "accepted": accepted,
         }
-        plan = self._commands.plan(client, credential, CONTROL, "credential_ack", params)
+        plan = self._plans.plan(client, credential, CONTROL, "credential_ack", params)
         try:
-            done = await self.execute(plan, wait_s=wait_s, again=True, origin="kit")
+            done = await self.execute(plan, wait_s=wait_s, again=True, origin=KIT)
         except TransportUnavailable:
             return "not sent yet"
         return str(done.state)
@@ -153,11 +189,16 @@ class AskService:
         if not isinstance(result, dict):
             return None
         server_time = result.get("server_time")
-        offset = server_time - self._now() if isinstance(server_time, int) else 0
-        offset = offset if abs(offset) > SKEW_WARN_S else 0
-        await self._db.write(
-            lambda tx: self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
-        )
+        sample = server_time - self._now() if isinstance(server_time, int) else 0
+
+        def body(tx: Tx) -> None:
+            samples = with_sample(self._rows.offsets(tx, client.client_id), sample)
+            offset = median(samples)
+            offset = offset if abs(offset) > SKEW_WARN_S else 0
+            self._rows.set_capabilities(tx, client.client_id, result, offset, self._now())
+            self._rows.set_offsets(tx, client.client_id, samples)
+
+        await self._db.write(body)
         await self._clients.answered_again(client)
         return result
 

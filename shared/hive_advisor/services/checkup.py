@@ -7,12 +7,13 @@ from typing import Any
 
 from hive_shared.errors import HiveError
 from hive_shared.nostr.keys import npub_encode
+from hive_shared.registry import CONTROL
 from hive_shared.store import Db
 
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.commands import CommandService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.ports import RecordRows
 from hive_advisor.services.shared_key import SharedKeyService

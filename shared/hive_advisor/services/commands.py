@@ -4,94 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from hive_shared import credential as credentials
-from hive_shared import envelope, registry
-from hive_shared.canonical import JsonValue, encode
-from hive_shared.crypto import sha256
-from hive_shared.errors import Ambiguous, Conflict, InvalidParams, NotFound
-from hive_shared.registry import ActionSpec, Danger, DangerFacts
+from hive_shared import envelope
+from hive_shared.canonical import JsonValue
+from hive_shared.errors import Ambiguous, InvalidParams, NotFound
+from hive_shared.registry import CONTROL
 from hive_shared.store import Db, Tx
 
-from hive_advisor.domain import plan_check
+from hive_advisor.domain import pace
 from hive_advisor.domain.answer import Answer
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
 from hive_advisor.domain.keyring import Keyring
-from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
+from hive_advisor.domain.rows import Client, StoredCommand
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.guard import GuardService
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 from hive_advisor.services.shared_key import SharedKeyService
 
-CONTROL = "hive:control/v1"
 DEATH_MARGIN_S = 30
 SKEW_WARN_S = 60
 """Seconds of travel are not skew; only a clock that is really off is corrected for."""
 _MAX_SIGNED_ANEW = 3
 _PROMPT_S = 30
+_LOOK_AGAIN_S = 30
 _NONCE_AHEAD_US = 7 * 86_400 * 1_000_000
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would be sent: checked against registry and credential, nothing signed yet."""
-
-    client: Client
-    credential: StoredCredential
-    spec: ActionSpec
-    params: dict[str, Any]
-    danger: Danger
-    note: str = ""
-    retry_of: str | None = None
-    expected_policy_root: str | None = None
-
-    @property
-    def hash(self) -> str:
-        """What the plan would do, as 64 hex digits (11 §6)."""
-        return sha256(
-            encode(
-                {
-                    "client": self.client.client_id,
-                    "credential_id": self.credential.credential_id,
-                    "schema": self.spec.schema,
-                    "action": self.spec.name,
-                    "params": self.params,
-                    "payment": {"method": "none"},
-                }
-            )
-        ).hex()
-
-    def summary(self) -> dict[str, Any]:
-        """The plan as people and ``--dry-run`` see it."""
-        root = self.expected_policy_root
-        return {
-            "client": self.client.alias,
-            "schema": self.spec.schema,
-            "action": self.spec.name,
-            "params": self.params,
-            "danger": {**self.danger._asdict(), "total": self.danger.total},
-            "danger_at_least": plan_check.least_danger(self.spec, self.params).total,
-            "tier": str(self.credential.document.get("tier", "")),
-            "constraints": self.credential.document.get("constraints", {}),
-            "credential_id": self.credential.credential_id,
-            "plan_hash": self.hash,
-            "price_sats": 0,
-            **({} if root is None else {"expected_policy_root": root}),
-        }
-
-
-def _check_root(spec: ActionSpec, root: str) -> None:
-    if spec.read_only or spec.schema == CONTROL:
-        raise InvalidParams(f"{spec.name} changes nothing, so it takes no policy root")
-    if not re.fullmatch("[0-9a-f]{64}", root):
-        raise InvalidParams(
-            f"{root[:80]!r} is no policy root: give the 64 hex characters that"
-            " hive:monitor/state_hash shows under roots.policy"
-        )
 
 
 def _death_s(command: StoredCommand, client: Client) -> int:
@@ -111,136 +49,39 @@ class CommandService:
         delivery: DeliveryService,
         keyring: Keyring,
         shared_key: SharedKeyService,
+        guard: GuardService,
         *,
         now: Callable[[], int],
         now_us: Callable[[], int],
         relays: tuple[str, ...],
     ) -> None:
         self._db, self._commands, self._clients, self._records = db, commands, clients, records
-        self._delivery, self._keyring, self._shared = delivery, keyring, shared_key
+        self._delivery, self._keyring, self._shared, self._guard = delivery, keyring, shared_key, guard
         self._now, self._now_us, self._relays = now, now_us, relays
         self._moved = asyncio.Condition()
 
-    def plan(
-        self,
-        client: Client,
-        credential: StoredCredential,
-        schema_id: str,
-        action: str,
-        params: Mapping[str, Any],
-        *,
-        note: str = "",
-        retry_of: str | None = None,
-        expected_policy_root: str | None = None,
-    ) -> Plan:
-        """Check a command against registry and credential; what they forbid is never sent.
-
-        With ``expected_policy_root`` the node refuses it once the settings of its channels are others.
-
-        Raises InvalidParams, Unsupported, CredentialInvalid.
-        """
-        spec = registry.find(schema_id, action)
-        parsed = registry.parse_params(spec, dict(params))
-        facts = DangerFacts()
-        if expected_policy_root is not None:
-            _check_root(spec, expected_policy_root)
-        if spec.schema != CONTROL:
-            plan_check.check_scope(spec, parsed, credentials.parse(credential.document))
-            heard = client.capabilities_at
-            fresh = heard is not None and self._now() - heard < plan_check.FRESH_S
-            plan_check.check_served(spec, parsed, client.capabilities if fresh else None)
-        danger = spec.danger(parsed, facts)
-        return Plan(client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root)
-
-    async def issue(
-        self,
-        plan: Plan,
-        *,
-        origin: str = "cli",
-        again: bool = False,
-        confirmed_danger: int | None = None,
-    ) -> StoredCommand:
-        """Nonce, signature, envelope and row in one transaction; bytes leave after the commit.
-
-        ``confirmed_danger`` is the danger a human confirmed for exactly this plan, None when nobody did.
-        Raises Conflict when the same command is open already (``again`` overrides) or the key is shared.
-        """
-
-        def body(tx: Tx) -> StoredCommand:
-            self._shared.check(tx)
-            params_json = json.dumps(plan.params)
-            if not again and not plan.spec.read_only:
-                same = self._commands.same_open(
-                    tx, plan.client.client_id, plan.spec.schema, plan.spec.name, params_json
-                )
-                if same is not None:
-                    raise Conflict(
-                        f"the same command is open: {same.command_id} ({same.state}); --again sends it anyway"
-                    )
-            now = self._now()
-            nonce = self._clients.take_nonce(tx, plan.client.client_id, self._now_us())
-            signed: dict[str, Any] = self._envelope(plan, nonce, now + self._offset(tx, plan.client))
-            command = StoredCommand(
-                command_id=signed["command_id"],
-                client_id=plan.client.client_id,
-                credential_id=plan.credential.credential_id,
-                schema=plan.spec.schema,
-                action=plan.spec.name,
-                params=plan.params,
-                danger=tuple(plan.danger),
-                origin=origin,
-                nonce=nonce,
-                timestamp=signed["timestamp"],
-                command_hash=envelope.command_digest(signed).hex(),
-                envelope=signed,
-                state=CommandState.READY,
-                created=now,
-                updated=now,
-                note=plan.note,
-                retry_of=plan.retry_of,
-                next_send=now,
-                confirmed_danger=confirmed_danger,
-            )
-            self._commands.add(tx, command)
-            return command
-
-        return await self._db.write(body)
-
-    def _envelope(self, plan: Plan, nonce: int, timestamp: int) -> dict[str, JsonValue]:
-        secret = self._keyring.secret(plan.credential.agent_key)
-        document: dict[str, JsonValue] = {
-            "v": 1,
-            "command_id": str(uuid.uuid4()),
-            "schema_type": plan.spec.schema,
-            "schema_payload": {"action": plan.spec.name, "params": plan.params},
-            "credential": {"credential_id": plan.credential.credential_id},
-            "payment_proof": {"method": "none"},
-            "nonce": nonce,
-            "timestamp": timestamp,
-            "node": plan.client.node_key,
-            "sender": plan.credential.agent_key,
-        }
-        if plan.expected_policy_root is not None:
-            document["expected_policy_root"] = plan.expected_policy_root
-        if self._relays:
-            document["reply_relays"] = list(self._relays[:3])
-        return envelope.sign_command(secret, document)
-
     async def transmit(self, command: StoredCommand, client: Client) -> str | None:
-        """Send the command's bytes (always the same); returns the transport that took them, None if none.
+        """Send the command's bytes (always the same); returns the transport that took them, None if none, or
+        if they have to wait: for the guard, for a client that takes none, for our own pace.
 
         Raises Conflict when no transport is set up, or the key is shared.
         """
         now = self._now()
         ways = await self._delivery.ways(client, command)
 
-        def body(tx: Tx) -> None:
+        def body(tx: Tx) -> bool:
             self._shared.check(tx)
+            until = self._waits(tx, command, now)
+            if until is not None:
+                self._commands.postpone(tx, command.command_id, until)
+                return False
             self._commands.note_send(tx, command.command_id, now + ways.resend_s, now)
             if command.state == CommandState.READY:
                 self._commands.move(tx, command, CommandState.SENT, now)
+            return True
 
-        await self._db.write(body)
+        if not await self._db.write(body):
+            return None
         content = json.dumps(command.envelope, separators=(",", ":"), ensure_ascii=False)
         relays = tuple(dict.fromkeys((*client.relays, *self._relays)))
         return await self._delivery.deliver(
@@ -252,6 +93,39 @@ class CommandService:
             expires_at=max(command.timestamp, now) + 3_600,
             sender=command.sender,
         )
+
+    def _waits(self, tx: Tx, command: StoredCommand, now: int) -> int | None:
+        """Until when the bytes of a command must not leave, None when they may."""
+        if self._guard.stops(command):
+            return now + _LOOK_AGAIN_S
+        if command.schema == CONTROL:
+            return None
+        client = self._clients.by_id(tx, command.client_id)
+        credential = self._clients.credential(tx, command.credential_id)
+        live = credential is not None and credential.state == "active" and now < credential.valid_until
+        if client is None or client.state != "active" or not live:
+            return now + _LOOK_AGAIN_S
+        if command.state != CommandState.READY:
+            return None
+        since = now - pace.DAY_S
+        return pace.wait_until(
+            command,
+            now + client.offset_s - client.max_skew_s,
+            self._commands.lately(tx, command.client_id, now),
+            self._commands.first_sent(tx, command.client_id, since),
+            now,
+        )
+
+    async def before(self, command: StoredCommand) -> list[StoredCommand]:
+        """Signed commands to the same client that have to leave before this one, in order."""
+        return [
+            other
+            for other in await self.open()
+            if other.client_id == command.client_id
+            and other.state == CommandState.READY
+            and other.schema != CONTROL
+            and other.nonce < command.nonce
+        ]
 
     async def apply_answer(
         self, client: Client, answer: Answer, receipt_id: int | None
@@ -279,6 +153,7 @@ class CommandService:
             ):
                 return self._commands.get(tx, command.command_id)
             self._commands.move(tx, command, to, self._now())
+            self._guard.ended(tx, command, to, answer.result)
             self._commands.record_answer(
                 tx,
                 command.command_id,
@@ -346,6 +221,8 @@ class CommandService:
             used = current.offset_s if command.resigned else command.timestamp - command.created
             if abs(offset - used) > SKEW_WARN_S:
                 self._clients.set_offset(tx, client.client_id, offset, now)
+                # What was measured before this is another clock's.
+                self._clients.set_offsets(tx, client.client_id, (offset,))
                 return True
         if answer.slug != "nonce_too_low" or not wanted or wanted > self._now_us() + _NONCE_AHEAD_US:
             return False
@@ -451,7 +328,10 @@ class CommandService:
         """Sent commands without an answer whose envelope the node must refuse by now."""
         result = []
         for command in await self.open():
-            if command.state not in (CommandState.READY, CommandState.SENT):
+            # What is ready has not left: it becomes a draft again, or the kit asks anew.
+            if command.state != CommandState.SENT and (
+                command.state != CommandState.READY or command.schema != CONTROL
+            ):
                 continue
             client = await self._client(command.client_id)
             if client is not None and self._now() + client.offset_s >= _death_s(command, client):
@@ -469,6 +349,7 @@ class CommandService:
             to = None if current is None else next_state(current.state, CommandEvent.ON_EXPIRED)
             if current is not None and to is not None:
                 self._commands.move(tx, current, to, self._now())
+                self._guard.ended(tx, current, to)
 
         await self._db.write(body)
 
@@ -486,7 +367,8 @@ class CommandService:
                 current = self._commands.get(tx, command.command_id) or current
             to = next_state(current.state, CommandEvent.ON_PROVEN_NOT_RUN)
             moved = to is not None and self._commands.move(tx, current, to, self._now())
-            if moved:
+            if moved and to is not None:
+                self._guard.ended(tx, current, to)
                 self._records.add_event(tx, "command_lost", command.command_id, "", self._now())
             return moved
 

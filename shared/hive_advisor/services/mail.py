@@ -11,6 +11,7 @@ from hive_shared import envelope
 from hive_shared.canonical import decode_object
 from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.nostr.giftwrap import Message
+from hive_shared.registry import CONTROL
 from hive_shared.store import Db
 
 from hive_advisor.domain.answer import read_answer
@@ -19,7 +20,7 @@ from hive_advisor.domain.offer import check_offer
 from hive_advisor.domain.rows import Client, Quarantined
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.ports import ClientRows, RecordRows

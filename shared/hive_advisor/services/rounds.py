@@ -7,16 +7,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.registry import CONTROL
 from hive_shared.store import Db
 
+from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client, StoredCommand
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.commands import CONTROL, CommandService
+from hive_advisor.services.commands import CommandService
+from hive_advisor.services.guard import GuardService
 from hive_advisor.services.mail import MailService
+from hive_advisor.services.plans import PlanService
 from hive_advisor.services.ports import ClientRows
 from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
+from hive_advisor.services.retries import RetryService
 from hive_advisor.services.shared_key import SharedKeyService
 
 STOP_ASKED_S = 300
@@ -63,6 +68,9 @@ class RoundService:
         ask: Ask,
         telemetry: Renewing,
         journal: Measuring,
+        plans: PlanService,
+        retries: RetryService,
+        guard: GuardService,
         *,
         catch_up: Callable[[float], Awaitable[int]],
         now: Callable[[], int],
@@ -71,11 +79,13 @@ class RoundService:
         self._receipts, self._mail, self._ask = receipts, mail, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
         self._shared, self._telemetry, self._journal = shared_key, telemetry, journal
+        self._plans, self._retries, self._guard = plans, retries, guard
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
         started = self._now()
         await self._catch_up(5)
+        await self._plans.expire()
         sent = 0
         shared = await self._shared.found()
         by_id = {client.client_id: client for client in await self._clients.all()}
@@ -84,9 +94,11 @@ class RoundService:
             if client is not None and client.state in ("active", "offered"):
                 await self._ask.send_again(command, client)
                 sent += 1
-        sent += await self._approvals.send_unanswered()
+        sent += 0 if self._guard.halted else await self._approvals.send_unanswered()
         if shared is None:
             await self._ask_stopped(by_id.values())
+        if shared is None and not self._guard.halted:
+            sent += await self._send_anew(by_id)
             await self._telemetry.renew()
             await self._journal.measure_due()
         lost = 0
@@ -105,6 +117,19 @@ class RoundService:
             "open": len([c for c in await self._commands.open() if c.schema != CONTROL]),
             **({} if shared is None else {"identity_shared": shared}),
         }
+
+    async def _send_anew(self, clients: Mapping[str, Client]) -> int:
+        """What the node was too busy for, planned anew; what the guard or a human has to decide waits."""
+        sent = 0
+        for command in await self._retries.due():
+            try:
+                anew = await self._retries.again(command)
+            except HiveError:
+                continue  # the client takes none now, or the guard refuses; its time runs out by itself
+            if anew.state == CommandState.READY:
+                await self._ask.send_again(anew, clients[anew.client_id])
+                sent += 1
+        return sent
 
     async def _ask_stopped(self, clients: Iterable[Client]) -> None:
         """Whether an emergency stop is over, every few minutes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from hive_shared.store import Tx
@@ -81,6 +82,17 @@ class ClientStore:
     def forget_capabilities(self, tx: Tx, client_id: str) -> None:
         """What the node said it does is not believed any more."""
         tx.execute("UPDATE adv_clients SET caps_at = NULL WHERE client_id = ?", (client_id,))
+
+    def offsets(self, tx: Tx, client_id: str) -> tuple[int, ...]:
+        """The last differences of the node's clock from ours, oldest first."""
+        row = tx.execute("SELECT offsets_json FROM adv_clients WHERE client_id = ?", (client_id,)).fetchone()
+        return tuple(json.loads(row["offsets_json"])) if row else ()
+
+    def set_offsets(self, tx: Tx, client_id: str, samples: Sequence[int]) -> None:
+        tx.execute(
+            "UPDATE adv_clients SET offsets_json = ? WHERE client_id = ?",
+            (json.dumps(list(samples)), client_id),
+        )
 
     def set_offset(self, tx: Tx, client_id: str, offset_s: int, now: int) -> None:
         """How far the node's clock is ahead of ours."""

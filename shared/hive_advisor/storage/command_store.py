@@ -12,7 +12,8 @@ from hive_shared.store import Tx
 from hive_advisor.domain.command_machine import FINAL, CommandState
 from hive_advisor.domain.rows import StoredCommand
 
-_OPEN = tuple(str(state) for state in CommandState if state not in FINAL)
+# A draft asks for nothing yet.
+_OPEN = tuple(str(state) for state in CommandState if state not in FINAL and state != CommandState.DRAFT)
 _OPEN_MARKS = ",".join("?" * len(_OPEN))
 
 
@@ -20,11 +21,12 @@ class CommandStore:
     """Commands with the one envelope each has. Methods join the caller's transaction."""
 
     def add(self, tx: Tx, command: StoredCommand) -> None:
+        unsigned = not command.envelope
         tx.execute(
             "INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,"
             " danger_json, origin, note, nonce, timestamp, command_hash, envelope_json, state, retry_of,"
-            " next_send, deadline, created, updated, confirmed_danger)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " next_send, deadline, created, updated, confirmed_danger, plan_hash, expected_root, passed,"
+            " retry_until) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 command.command_id,
                 command.client_id,
@@ -35,10 +37,10 @@ class CommandStore:
                 json.dumps(command.danger),
                 command.origin,
                 command.note,
-                command.nonce,
-                command.timestamp,
+                None if unsigned else command.nonce,
+                None if unsigned else command.timestamp,
                 command.command_hash,
-                json.dumps(command.envelope),
+                None if unsigned else json.dumps(command.envelope),
                 str(command.state),
                 command.retry_of,
                 command.next_send,
@@ -46,6 +48,34 @@ class CommandStore:
                 command.created,
                 command.updated,
                 command.confirmed_danger,
+                command.plan_hash,
+                command.expected_root,
+                command.passed,
+                command.retry_until,
+            ),
+        )
+
+    def commit(self, tx: Tx, command: StoredCommand) -> None:
+        """Keep what a draft or held command became: its envelope, or the state it waits in."""
+        signed = bool(command.envelope)
+        tx.execute(
+            "UPDATE adv_commands SET state = ?, nonce = ?, timestamp = ?, command_hash = ?,"
+            " envelope_json = ?, next_send = ?, deadline = ?, confirmed_danger = ?, passed = ?, created = ?,"
+            " updated = ?"
+            " WHERE command_id = ? AND state IN ('draft', 'held', 'ready')",
+            (
+                str(command.state),
+                command.nonce if signed else None,
+                command.timestamp if signed else None,
+                command.command_hash,
+                json.dumps(command.envelope) if signed else None,
+                command.next_send,
+                command.deadline,
+                command.confirmed_danger,
+                command.passed,
+                command.created,
+                command.updated,
+                command.command_id,
             ),
         )
 
@@ -92,7 +122,7 @@ class CommandStore:
         return [_command(row) for row in rows]
 
     def open(self, tx: Tx) -> list[StoredCommand]:
-        """Every command that is not final, oldest nonce first."""
+        """Every command that is neither a draft nor final, oldest nonce first."""
         rows = tx.execute(
             f"SELECT * FROM adv_commands WHERE state IN ({_OPEN_MARKS}) ORDER BY client_id, nonce", _OPEN
         ).fetchall()
@@ -119,9 +149,72 @@ class CommandStore:
 
     def note_send(self, tx: Tx, command_id: str, next_send: int | None, now: int) -> None:
         tx.execute(
-            "UPDATE adv_commands SET sends = sends + 1, next_send = ?, updated = ? WHERE command_id = ?",
-            (next_send, now, command_id),
+            "UPDATE adv_commands SET sends = sends + 1, next_send = ?, updated = ?,"
+            " sent_at = coalesce(sent_at, ?) WHERE command_id = ?",
+            (next_send, now, now, command_id),
         )
+
+    def postpone(self, tx: Tx, command_id: str, next_send: int) -> None:
+        """It has to wait before its bytes leave."""
+        tx.execute("UPDATE adv_commands SET next_send = ? WHERE command_id = ?", (next_send, command_id))
+
+    def lately(self, tx: Tx, client_id: str, since: int) -> list[StoredCommand]:
+        """Signed commands to a client that were made or moved since then, and all its open ones."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE client_id = ? AND nonce IS NOT NULL"
+            f" AND (created >= ? OR updated >= ? OR state IN ({_OPEN_MARKS}))",
+            (client_id, since, since, *_OPEN),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def first_sent(self, tx: Tx, client_id: str, since: int) -> list[tuple[str, str, int, int]]:
+        """What left for a client for the first time after `since`: schema, action, danger, when."""
+        rows = tx.execute(
+            "SELECT schema, action, danger_json, sent_at FROM adv_commands"
+            " WHERE client_id = ? AND sent_at > ?",
+            (client_id, since),
+        ).fetchall()
+        return [
+            (row["schema"], row["action"], max(json.loads(row["danger_json"])), int(row["sent_at"]))
+            for row in rows
+        ]
+
+    def overdue(self, tx: Tx, now: int) -> list[StoredCommand]:
+        """Drafts and held commands whose time is over."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE state IN ('draft', 'held') AND deadline <= ?", (now,)
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def unsent(self, tx: Tx, before: int) -> list[StoredCommand]:
+        """Signed commands of people and programs whose bytes have not left since `before`."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE state = 'ready' AND updated <= ? AND origin <> 'kit'", (before,)
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def refused_for_now(self, tx: Tx, since: int) -> list[StoredCommand]:
+        """Commands that ended with `busy` or `cooldown` since then and were not planned anew."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands AS c WHERE slug IN ('busy', 'cooldown') AND updated >= ?"
+            " AND origin <> 'kit' AND state IN ('rejected', 'error')"
+            " AND NOT EXISTS (SELECT 1 FROM adv_commands AS n WHERE n.retry_of = c.command_id)"
+            " ORDER BY nonce",
+            (since,),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
+    def forget_drafts(self, tx: Tx, before: int) -> None:
+        """Plans that were never sent and ran out long ago."""
+        tx.execute(
+            "DELETE FROM adv_commands WHERE state = 'expired' AND slug = 'plan_expired' AND sends = 0"
+            " AND nonce IS NULL AND updated < ?",
+            (before,),
+        )
+
+    def set_slug(self, tx: Tx, command_id: str, slug: str) -> None:
+        """Why it ended, where no answer says so."""
+        tx.execute("UPDATE adv_commands SET slug = ? WHERE command_id = ?", (slug, command_id))
 
     def sign_anew(
         self,
@@ -179,10 +272,10 @@ def _command(row: sqlite3.Row) -> StoredCommand:
         danger=tuple(json.loads(row["danger_json"])),
         origin=row["origin"],
         note=row["note"],
-        nonce=row["nonce"],
-        timestamp=row["timestamp"],
+        nonce=row["nonce"] or 0,
+        timestamp=row["timestamp"] or 0,
         command_hash=row["command_hash"],
-        envelope=json.loads(row["envelope_json"]),
+        envelope=json.loads(row["envelope_json"]) if row["envelope_json"] else {},
         state=CommandState(row["state"]),
         slug=row["slug"],
         response=json.loads(row["response_json"]) if row["response_json"] else None,
@@ -196,4 +289,9 @@ def _command(row: sqlite3.Row) -> StoredCommand:
         updated=row["updated"],
         confirmed_danger=row["confirmed_danger"],
         resigned=row["resigned"],
+        plan_hash=row["plan_hash"],
+        expected_root=row["expected_root"],
+        passed=row["passed"],
+        retry_until=row["retry_until"],
+        sent_at=row["sent_at"],
     )

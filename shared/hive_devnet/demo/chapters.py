@@ -38,7 +38,7 @@ async def raise_a_fee(story: Story, world: World) -> None:
         base, before = await world.channel_fees()
         wanted = before + max(1, before // 5)
         done = await world.advisor.run(
-            "send", "alice", SET_SINGLE, f"channel_id={world.scid}", f"fee_ppm={wanted}"
+            "--yes", "send", "alice", SET_SINGLE, f"channel_id={world.scid}", f"fee_ppm={wanted}"
         )
         step.check(done["state"] == "done", f"command {done['command_id'][:8]}… answered: done")
         after = await world.channel_fees()
@@ -77,7 +77,6 @@ async def needs_approval(story: Story, world: World) -> None:
             f'policy={{"fee_ppm": {wanted}}}',
             "--note",
             "flow moved",
-            yes=True,
         )
         step.check(pending["state"] == "pending", "the node queued it and said so")
         step.check((await world.channel_fees(channel))[1] == before, f"nothing changed yet: {before} ppm")
@@ -207,11 +206,10 @@ async def _extra_channel(world: World, name: str, step: Step | None) -> str:
     return _EXTRA[name]
 
 
-async def expect_refusal(
-    world: World, target: str, *pairs: str, yes: bool = False, wait: int = 30
-) -> dict[str, Any]:
+async def expect_refusal(world: World, target: str, *pairs: str, wait: int = 30) -> dict[str, Any]:
     """Send a command that is not expected to be simply done; returns what the kit printed."""
-    options = ["--wait", str(wait), *(["--yes"] if yes else [])]
+    # Its advisor says yes to what its own guard would hold: here the node decides.
+    options = ["--wait", str(wait), "--yes"]
     try:
         return dict(await world.advisor.run(*options, "send", "alice", target, *pairs))
     except AdvisorFailed as failed:

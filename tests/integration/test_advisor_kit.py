@@ -407,9 +407,10 @@ async def test_questions_of_the_kit_that_died_unanswered_do_not_stay_open(
         node.answer = lambda _c: None
         assert await kit.capabilities(client, 0) is None
         waiting = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=0)
-        assert len(await kit.commands.open()) == 2
+        before = {row.command_id for row in await kit.commands.open()}
+        assert len(before) == 2
         await kit.pump()
-        assert len(await kit.commands.open()) == 2
+        assert before <= {row.command_id for row in await kit.commands.open()}
         clock.ahead = 400
         # Asking after the command is a question too; it is young, the old one has ended.
         node.answer = lambda c: node.response(c, 0, result={"state": "executing"})

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from hive_shared.errors import HiveError, InvalidParams
-from hive_shared.registry import CONTROL
+from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db
 
 from hive_advisor.domain.command_machine import CommandState
@@ -103,7 +103,7 @@ class RoundService:
             await self._journal.measure_due()
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
-            if command.schema == CONTROL:
+            if command.schema == CONTROL or (command.schema == MONITOR and command.origin == "auto"):
                 await self._commands.expire(command)
             elif client.state == "active":
                 answer = await self._ask.ask_status(command, 10)

@@ -31,6 +31,7 @@ _MOVES_STATE = {
     *(("hive:plugin/v1", name) for name in ("configure", "start_approved", "stop")),
     ("hive:forwarding/v1", "disable_channel"),
     ("hive:channel/v1", "open"),
+    ("hive:rebalance/v1", "circular_rebalance"),
 }
 """Actions whose receipt has to show another state of the node afterwards (02 §9.1);
 tests/integration/test_state_hash_of_writes.py says for every action which root."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
+from .cln_release import release_of
 
 __all__ = [
     "MINIMUM_VERSION",
@@ -271,8 +272,8 @@ class ClnClient:
 
 def version_problem(version: str) -> str | None:
     """Why this CLN version cannot carry the hive plugins, or None. A version we cannot read is let pass."""
-    match = re.match(r"v?(\d+)\.(\d+)", version)
-    if match is None or (int(match[1]), int(match[2])) >= MINIMUM_VERSION:
+    release = release_of(version)
+    if release is None or release >= MINIMUM_VERSION:
         return None
     year, month = MINIMUM_VERSION
     return f"Core Lightning {version} is too old: v{year}.{month:02d} or newer is needed"

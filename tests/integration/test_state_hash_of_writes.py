@@ -11,10 +11,11 @@ import channel_writes as channels
 import payment_world
 import plugin_world
 import pytest
+import rebalance_world
 import wallet_world
 from channel_node import PEER as OPENED
 from channel_node import channel_world
-from hive_shared.registry import BACKUP, PAYMENT, PEER, PLUGIN, WALLET
+from hive_shared.registry import BACKUP, PAYMENT, PEER, PLUGIN, REBALANCE, WALLET
 from pipeline_world import Crash, World
 
 FEES, FORWARDING, CONFIG = channels.FEES, channels.FORWARDING, channels.CONFIG
@@ -47,6 +48,7 @@ MOVED: dict[Key, set[str]] = {
     (BACKUP, "trigger_backup"): set(),
     (BACKUP, "export_scb"): set(),
     (CHANNEL, "open"): {"policy", "balance", "wallet"},
+    (REBALANCE, "circular_rebalance"): {"balance"},
     (CHANNEL, "close_cooperative"): {"policy"},
     # The node in memory has no channel that a payment could leave by.
     **{(PAYMENT, name): set() for name in ("pay_invoice", "pay_multipath", "keysend")},
@@ -68,6 +70,8 @@ OPENING = {
 
 def staged(key: Key, directory: Path) -> tuple[World, Any]:
     """A world for an action, and its case there."""
+    if key in rebalance_world.CASES:
+        return rebalance_world.ring(directory), rebalance_world.CASES[key]
     if key in payment_world.CASES:
         return payment_world.trusted(directory), payment_world.CASES[key]
     if key in wallet_world.CASES:

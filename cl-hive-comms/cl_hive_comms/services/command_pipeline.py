@@ -272,13 +272,14 @@ def _core(parts: PipelineParts) -> _Core:
         now=parts.now,
     )
     htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
-    executors = _executors(parts, state_hash, htlcs)
+    policies = BanningPolicies(parts.policies, bans.banned)
+    executors = _executors(parts, policies, state_hash, htlcs)
     outcomes = _outcomes(parts)
     decision = DecisionService(
         db=parts.db,
         commands=parts.commands,
         fees=parts.fees,
-        policies=BanningPolicies(parts.policies, bans.banned),
+        policies=policies,
         handoffs=parts.handoffs,
         spends=spends,
         locks=locks,
@@ -304,7 +305,9 @@ def _core(parts: PipelineParts) -> _Core:
     return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs)
 
 
-def _executors(parts: PipelineParts, state_hash: StateHashService, htlcs: HtlcWatch) -> Executors:
+def _executors(
+    parts: PipelineParts, policies: Policies, state_hash: StateHashService, htlcs: HtlcWatch
+) -> Executors:
     return Executors(
         node=parts.node,
         db=parts.db,
@@ -319,6 +322,7 @@ def _executors(parts: PipelineParts, state_hash: StateHashService, htlcs: HtlcWa
         state_hash=state_hash.describe,
         seen=htlcs.seen,
         approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
+        forbidden=lambda: policies.snapshot().settings(parts.now()).forbidden_peers,
         now=parts.now,
         fault=parts.fault,
     )

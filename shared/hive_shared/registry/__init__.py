@@ -29,6 +29,7 @@ from .payment import DESCRIPTION_BYTES, PAYMENT
 from .peer import PEER
 from .plugin import PLUGIN
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
+from .rebalance import REBALANCE
 from .spec import ActionSpec, SchemaSpec
 from .wallet import DUST_SAT, WALLET
 
@@ -55,6 +56,7 @@ __all__ = [
     "PEER",
     "PLUGIN",
     "PUSHES",
+    "REBALANCE",
     "SCHEMAS",
     "SCHEMA_ALIASES",
     "WALLET",

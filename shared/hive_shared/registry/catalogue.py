@@ -6,24 +6,9 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from . import backup, channel, config, forwarding, htlc, payment, peer, plugin, wallet
-from .danger import (
-    by_amount,
-    plus_withdrawal,
-)
+from . import backup, channel, config, forwarding, htlc, payment, peer, plugin, rebalance, wallet
+from .danger import plus_withdrawal
 from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
-
-
-def _rebalance() -> SchemaSpec:
-    table = SchemaTable("hive:rebalance/v1", "rebalance")
-    circular = by_amount((100_000, "3/3/3/3/2"), (None, "4/5/3/3/3"))
-    table.write("circular_rebalance", circular, s5="max_rebalance_sats")
-    table.write("peer_rebalance", "3/4/3/3/2")
-    # `submarine_swap` with a direction is the older name of both; the direction decides, so it is no alias.
-    table.write("swap_out", plus_withdrawal("5/5/4/3/4", "address"), s5="max_swap_sats")
-    table.write("swap_in", "4/5/3/2/3", s5="max_swap_sats")
-    table.write("liquidity_market", "4/5/4/3/4")
-    return table.done()
 
 
 def _splice() -> SchemaSpec:
@@ -56,7 +41,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
     return (
         htlc.htlc_policy(),
         forwarding.forwarding(),
-        _rebalance(),
+        rebalance.rebalance(),
         channel.channel(),
         channel.expansion(),
         _splice(),

@@ -23,6 +23,7 @@ from hive_shared.registry import (
     PAYMENT,
     PEER,
     PLUGIN,
+    REBALANCE,
     WALLET,
 )
 from hive_shared.store import StoreError
@@ -53,6 +54,7 @@ from .payment import payment_writes
 from .peer import BAN, peer_writes
 from .plugin_run import Approved, plugin_writes
 from .proposal import SetCltvDelta
+from .rebalance import CircularRebalance
 from .wallet import ListFunds, wallet_writes
 from .wallet_freeze import FREEZE
 
@@ -74,6 +76,11 @@ _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (WALLET, "freeze_utxos"): ("utxopsbt",),
     (WALLET, "unfreeze_utxos"): ("utxopsbt", "unreserveinputs"),
     **{(PAYMENT, name): ("wait",) for name in ("pay_invoice", "pay_multipath", "keysend")},
+    (REBALANCE, "circular_rebalance"): (
+        *(f"askrene-{name}" for name in ("create-layer", "update-channel", "inform-channel")),
+        *("askrene-disable-node", "askrene-remove-layer", "getroutes"),
+        *("sendpay", "waitsendpay", "wait", "delinvoice"),
+    ),
 }
 # One of them is enough.
 _NEEDS_ONE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
@@ -95,7 +102,8 @@ class _Reading:
 
 
 class Executors:
-    """All executors over one node. `probe` learns which calls the node offers; until then all count."""
+    """All executors over one node. `probe` learns which calls the node offers; until then all count.
+    `forbidden` are the nodes that policy forbids."""
 
     def __init__(
         self,
@@ -113,9 +121,11 @@ class Executors:
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         seen: Seen,
         approved: Approved,
+        forbidden: Callable[[], frozenset[str]],
         now: Callable[[], int],
         fault: Fault,
     ) -> None:
+        self._forbidden = forbidden
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
         self._saved, self._backups, self._node_id = saved, backups, node_id
         self._changes, self.parameters = history, Parameters(node, self.offers)
@@ -190,6 +200,11 @@ class Executors:
             EXPANSION: expansion_writes(node, calls, engaged),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),
             PLUGIN: {"configure": Configure(node), **plugin_writes(node, calls, engaged, approved)},
+            REBALANCE: {
+                "circular_rebalance": CircularRebalance(
+                    node, self._node_id, self._keep, engaged, self._forbidden, self._now, fault
+                )
+            },
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}

@@ -25,6 +25,7 @@ from ...domain.spend import PAYMENT, Spend
 from ..ports_commands import Fault, Node
 from .action import Caller, Outcome, Plan
 from .node_errors import node_error
+from .sent_parts import SentParts
 from .wallet_send import Keep
 
 _GRACE_S: Final = 120
@@ -66,10 +67,11 @@ class Payer:
     ) -> None:
         self._node, self._keep, self._paying = node, keep, paying
         self._offers, self._engaged, self._now, self._fault = offers, engaged, now, fault
+        self._sent = SentParts(node)
 
     async def check_unpaid(self, payment_hash: str) -> None:
         """Raises InvalidParams when this node has paid a hash, Busy while it is at it. Raises ClnError."""
-        states = {row["status"] for row in await self._by_hash(payment_hash)}
+        states = {row["status"] for row in await self._sent.by_hash(payment_hash)}
         if "complete" in states:
             raise refused("this node has paid this invoice already", "an invoice that is not paid")
         if "pending" in states:
@@ -86,7 +88,7 @@ class Payer:
             if undo["payment_hash"] is not None:
                 # Between plan and run lie waits: another command may have paid it meanwhile.
                 await self.check_unpaid(str(undo["payment_hash"]))
-            undo["since"] = await self._count()
+            undo["since"] = await self._sent.count()
             # Not the run's beginning: an offer's payee may have taken half a minute.
             undo["started"] = self._now()
         except (HiveError, ClnError) as error:
@@ -161,9 +163,7 @@ class Payer:
         """No part of it is known and none can come: true unless rows of that time were deleted."""
         since = undo["since"]
         assert isinstance(since, int)
-        # Counted first: what is made meanwhile is on the list at least.
-        made = await self._count() - since
-        if len(await self._since(since)) >= made:
+        if await self._sent.none_missing(since):
             text = "the plugin stopped while it told the node to pay; the node never began, nothing was sent"
             return _nothing_sent(from_symbol("shutting_down", text))
         text = (
@@ -177,21 +177,9 @@ class Payer:
         assert isinstance(since, int)
         if undo["payment_hash"] is not None:
             # What failed before this command says nothing about it.
-            rows = await self._by_hash(str(undo["payment_hash"]))
+            rows = await self._sent.by_hash(str(undo["payment_hash"]))
             return [row for row in rows if row["created_index"] > since]
-        return [row for row in await self._since(since) if row.get("label") == _label(caller)]
-
-    async def _by_hash(self, payment_hash: str) -> list[dict[str, Any]]:
-        return list((await self._node.call("listsendpays", {"payment_hash": payment_hash}))["payments"])
-
-    async def _since(self, index: int) -> list[dict[str, Any]]:
-        params = {"index": "created", "start": index + 1}
-        return list((await self._node.call("listsendpays", params))["payments"])
-
-    async def _count(self) -> int:
-        """How many payment parts the node has ever made."""
-        params = {"subsystem": "sendpays", "indexname": "created", "nextvalue": 0}
-        return int((await self._node.call("wait", params)).get("created", 0))
+        return [row for row in await self._sent.since(since) if row.get("label") == _label(caller)]
 
 
 def _label(caller: Caller) -> str:

@@ -48,6 +48,7 @@ FROM adv_commands_before;
 DROP TABLE adv_commands_before;
 CREATE INDEX adv_commands_state ON adv_commands (state, deadline);
 CREATE INDEX adv_commands_client ON adv_commands (client_id, created);
+CREATE INDEX adv_commands_newest ON adv_commands (created, nonce);
 
 -- What commands use up of the guard's limits; reserved in the transaction that makes the plan.
 CREATE TABLE adv_counters (

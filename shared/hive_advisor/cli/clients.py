@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -12,7 +11,6 @@ from hive_shared.errors import HiveError, InvalidParams
 from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.output import OK, PARTIAL, PENDING, TRANSPORT, moment
-from hive_advisor.nodes import rune_in
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
@@ -165,6 +163,8 @@ async def set_(
     address: str | None,
 ) -> None:
     """Set up other ways to a client than relays; transport.order says which is tried first."""
+    from hive_advisor.nodes import rune_in
+
     if rest is None and (ca_cert or pin or allow_private):
         raise InvalidParams("--ca-cert, --pin and --allow-private go with --rest")
     if commando in (None, "off") and (rune_file or address):
@@ -268,6 +268,8 @@ async def read(settings: Settings, words: tuple[str, ...], every: bool) -> None:
 
 async def _read_all(settings: Settings, kit: Advisor, action: str) -> NoReturn:
     """Eight at once; a client that does not answer holds up nobody else."""
+    import asyncio
+
     from hive_advisor.cli.commands import describe
 
     turns = asyncio.Semaphore(8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import sys
@@ -154,6 +153,9 @@ def answered(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[...,
 
     @functools.wraps(function)
     def wrapper(settings: Settings, *args: Any, **kwargs: Any) -> Any:
+        # Not with the module: --help and completion start without an event loop.
+        import asyncio
+
         try:
             return asyncio.run(function(settings, *args, **kwargs))
         except HiveError as error:

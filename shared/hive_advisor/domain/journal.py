@@ -118,12 +118,14 @@ def velocity(samples: Sequence[Sample]) -> Velocity | None:
     near = [each for each in samples if each.at > last.at - VELOCITY_S]
     if len(near) < MIN_SAMPLES:
         return None
-    middle = Fraction(sum(each.at for each in near), len(near))
-    mean = Fraction(sum(each.local_msat for each in near), len(near))
-    spread = sum(((each.at - middle) ** 2 for each in near), Fraction(0))
+    # Integers all the way: times count from the last sample.
+    times = [each.at - last.at for each in near]
+    amounts = [each.local_msat for each in near]
+    spread = len(near) * sum(at * at for at in times) - sum(times) ** 2
     if not spread:
         return None
-    slope = sum(((each.at - middle) * (each.local_msat - mean) for each in near), Fraction(0)) / spread
+    together = sum(at * amount for at, amount in zip(times, amounts, strict=True))
+    slope = Fraction(len(near) * together - sum(times) * sum(amounts), spread)
     seconds: Fraction | None = None
     if slope < 0:
         seconds = Fraction(last.local_msat * slope.denominator, -slope.numerator)

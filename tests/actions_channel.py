@@ -29,7 +29,7 @@ async def _settled(stage: Stage, channel_id: str, *states: str) -> None:
     await until(there, f"channel {channel_id[:8]} in {states}", 90, 0.2)
 
 
-async def _enough(stage: Stage) -> str:
+async def enough(stage: Stage) -> str:
     """Coins that are free: a block or more for what earlier entries left."""
 
     async def free() -> bool:
@@ -47,7 +47,7 @@ async def _enough(stage: Stage) -> str:
 async def _to_open(stage: Stage) -> Params:
     own = await stage.call("newaddr", addresstype="p2tr")
     return {
-        "peer_id": await _enough(stage),
+        "peer_id": await enough(stage),
         "amount_sats": 60_000,
         "push_msat": 5_000_000,
         "feerate": "600perkw",
@@ -65,7 +65,7 @@ async def _opened(stage: Stage, params: Params, result: Answer) -> None:
 
 
 async def _to_propose(stage: Stage) -> Params:
-    return {"peer_id": await _enough(stage), "capacity_sats": 70_000, "reasoning": "a busy peer"}
+    return {"peer_id": await enough(stage), "capacity_sats": 70_000, "reasoning": "a busy peer"}
 
 
 async def _proposal_opened(stage: Stage, params: Params, result: Answer) -> None:
@@ -79,7 +79,7 @@ async def _two(stage: Stage) -> list[JsonValue]:
         stage.kept["dave"] = await stage.world.network.add_node("dave")
     await stage.world.network.connect(stage.world.alice, stage.kept["dave"])
     return [
-        {"peer_id": await _enough(stage), "amount_sats": 61_000},
+        {"peer_id": await enough(stage), "amount_sats": 61_000},
         {"peer_id": stage.kept["dave"].node_id, "amount_sats": 62_000},
     ]
 
@@ -121,7 +121,7 @@ async def _too_much_proposed(stage: Stage) -> Params:
 
 
 async def _to_close(stage: Stage) -> Params:
-    await _enough(stage)
+    await enough(stage)
     scid = await stage.world.network.open_channel(stage.world.alice, stage.world.bob, 80_000)
     return {"channel_id": scid, "reason": "a test"}
 

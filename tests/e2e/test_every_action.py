@@ -17,6 +17,7 @@ import actions_payment
 import actions_peer
 import actions_plugin
 import actions_rebalance
+import actions_splice
 import actions_wallet
 import actions_whole_node
 import pytest
@@ -38,6 +39,7 @@ ENTRIES = (
     *actions_peer.ENTRIES,
     *actions_plugin.ENTRIES,
     *actions_rebalance.ENTRIES,
+    *actions_splice.ENTRIES,
     *actions_wallet.ENTRIES,
     # Last: what they leave of the world is made anew for the next round.
     *actions_whole_node.ENTRIES,

@@ -14,7 +14,7 @@ from crash_points import killed_everywhere
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.envelope import approve_digest, confirm_digest
-from hive_shared.registry import BACKUP, PLUGIN, REBALANCE
+from hive_shared.registry import BACKUP, PLUGIN, REBALANCE, SPLICE
 from payment_world import CASES as PAYMENTS
 from pipeline_world import AGENT_KEY, View, World, issue
 from wallet_world import CASES as OTHERS
@@ -37,9 +37,10 @@ ELSEWHERE = {
     *((BACKUP, name) for name in ("trigger_backup", "export_scb")),
     *((PLUGIN, name) for name in ("start_approved", "stop")),
     *((REBALANCE, name) for name in ("circular_rebalance",)),
+    *((SPLICE, name) for name in ("splice_in", "splice_out")),
 }
 """Actions that are killed in the test of their own schema (tests/integration/test_backup_actions.py,
-test_plugin_runs.py, test_rebalance_actions.py)."""
+test_plugin_runs.py, test_rebalance_actions.py, test_splice_actions.py)."""
 
 
 def shown(world: World) -> list[Any]:

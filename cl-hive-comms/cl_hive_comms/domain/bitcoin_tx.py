@@ -14,22 +14,27 @@ class BitcoinTx:
     weight: int
 
 
-class _Reader:
+class Reader:
+    """Bytes read from the front, `at` so many so far. Raises ValueError where they end early."""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
 
     def take(self, size: int) -> bytes:
+        """The next bytes."""
         piece = self._data[self.at : self.at + size]
         if len(piece) != size:
-            raise ValueError("the transaction ends early")
+            raise ValueError("the data ends early")
         self.at += size
         return piece
 
     def number(self, size: int) -> int:
+        """The next bytes as a number, little-endian."""
         return int.from_bytes(self.take(size), "little")
 
     def count(self) -> int:
+        """The next CompactSize."""
         first = self.number(1)
         return first if first < 0xFD else self.number({0xFD: 2, 0xFE: 4, 0xFF: 8}[first])
 
@@ -37,7 +42,7 @@ class _Reader:
 def parse_tx(raw_hex: str) -> BitcoinTx:
     """A serialised transaction, with or without witnesses. Raises ValueError when it is none."""
     raw = bytes.fromhex(raw_hex)
-    reader = _Reader(raw)
+    reader = Reader(raw)
     reader.take(4)
     segwit = raw[4:6] == b"\x00\x01"
     if segwit:

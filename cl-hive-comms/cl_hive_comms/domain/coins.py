@@ -10,8 +10,8 @@ from hive_shared.errors import HiveError, from_symbol
 
 # Upper bounds in weight units: version, counts and locktime; a P2WPKH input with its witness; a P2TR output.
 _BASE_WEIGHT: Final = 44
-_INPUT_WEIGHT: Final = 272
-_OUTPUT_WEIGHT: Final = 172
+INPUT_WEIGHT: Final = 272
+OUTPUT_WEIGHT: Final = 172
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def most_inputs(free: Sequence[Coin], amount_sat: int) -> int:
 
 def weight_of(inputs: int, outputs: int) -> int:
     """An upper bound of a transaction's weight."""
-    return _BASE_WEIGHT + inputs * _INPUT_WEIGHT + outputs * _OUTPUT_WEIGHT
+    return _BASE_WEIGHT + inputs * INPUT_WEIGHT + outputs * OUTPUT_WEIGHT
 
 
 def fee_of(inputs: int, outputs: int, feerate_perkw: int) -> int:

@@ -12,6 +12,7 @@ from typing import Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, from_symbol
+from hive_shared.registry import SPLICE
 
 from .fee_change import exceeds
 from .json_value import whole
@@ -138,7 +139,8 @@ def _rebalance_fee(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
 
 
 def _open_sats(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
-    if not (request.action.startswith("open") or request.schema == "hive:expansion/v1"):
+    grows = (request.schema, request.action) == (SPLICE, "splice_in")
+    if not (grows or request.action.startswith("open") or request.schema == "hive:expansion/v1"):
         return
     amounts = [_amount_sat(request)]
     destinations = request.params.get("destinations")

@@ -353,7 +353,11 @@ def _ask_by_document(settings: Settings, request: ActionRequest, level: Fraction
         key.startswith("channel_close") for key in request.denial_keys
     ):
         votes.ask(Workflow.QUEUE, "required_confirmation.channel_close", "every channel close is asked")
-    sends = request.override_keys[0] in ("wallet_send_onchain", "wallet_sweep")
+    sends = request.override_keys[0] in ("wallet_send_onchain", "wallet_sweep") or (
+        request.override_keys[0] == "splice_splice_out"
+        and request.spend is not None
+        and request.spend.amount_sat > 0
+    )
     threshold = confirmation.onchain_send_gte_sats
     if sends and threshold is not None and (request.amount_sat >= threshold or request.action == "sweep"):
         votes.ask(

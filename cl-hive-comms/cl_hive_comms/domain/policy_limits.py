@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from hive_shared.canonical import JsonValue
+from hive_shared.registry import SPLICE
 
 from .fee_change import exceeds
 from .json_value import whole
@@ -216,16 +217,21 @@ def _amounts(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     ):
         yield _blocked("max_rebalance_fee_ppm", f"max_fee_ppm is above {settings.max_rebalance_fee_ppm}")
     opens = request.schema == "hive:expansion/v1" or request.override_keys[0].startswith("channel_open")
+    top = settings.max_channel_open_sats
+    # What goes into a channel counts, whether it is new or grows.
+    if (opens or _grows(request)) and top is not None and amount > top:
+        yield _blocked("max_channel_open_sats", f"{amount} sat is above {top}")
     if opens:
-        top = settings.max_channel_open_sats
-        if top is not None and amount > top:
-            yield _blocked("max_channel_open_sats", f"{amount} sat is above {top}")
         pushed = _number(request, "push_msat") or _number(request, "push_sats")
         if pushed and not settings.allow_push:
             yield _blocked("allow_push", "pushing funds at opening is not allowed")
     top = settings.max_feerate_perkw
     if top is not None and max(_number(request, "feerate_perkw"), request.feerate_perkw) > top:
         yield _blocked("max_feerate_perkw", f"the feerate is above {top} sat per kw")
+
+
+def _grows(request: ActionRequest) -> bool:
+    return (request.schema, request.action) == (SPLICE, "splice_in")
 
 
 def is_public_host(host: str) -> bool:

@@ -68,7 +68,7 @@ REACH: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "max_fee_ppm": (*_RATES, "hive:emergency/v1#fee_spike"),
         "max_rebalance_sats": _REBALANCES,
         "max_rebalance_fee_ppm": _REBALANCES,
-        "max_channel_open_sats": _OPENS,
+        "max_channel_open_sats": (*_OPENS, "hive:splice/v1#splice_in"),
         "forbidden_peers": _PEERS,
         "protected_channels": (WRITES,),
         "blocked_schemas": (ALL,),
@@ -89,6 +89,7 @@ REACH: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "required_confirmation.onchain_send_gte_sats": (
             "hive:wallet/v1#send_onchain",
             "hive:wallet/v1#sweep",
+            "hive:splice/v1#splice_out",
         ),
         "rate_limits.fee_changes_per_hour": ("hive:fee-policy/v1#*",),
         "rate_limits.rebalances_per_day": _REBALANCES,

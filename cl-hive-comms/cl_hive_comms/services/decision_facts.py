@@ -60,8 +60,8 @@ def channels_of(row: CommandRow) -> frozenset[str]:
     """The channels a command under way changes."""
     undo = json.loads(row.undo_json or "{}")
     targets = (*undo.get("fees", ()), *undo.get("limits", ()), *undo.get("closes_all", ()))
-    closes = undo.get("closes")
-    return frozenset(str(item["channel"]) for item in (*targets, *([closes] if closes else ())))
+    whole = [undo[name] for name in ("closes", "splices") if undo.get(name)]
+    return frozenset(str(item["channel"]) for item in (*targets, *whole))
 
 
 def under_way(row: CommandRow) -> PastWrite:

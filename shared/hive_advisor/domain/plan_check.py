@@ -105,7 +105,7 @@ def _amount_limits(spec: ActionSpec) -> tuple[str, ...]:
         return ("max_swap_sats",)
     if spec.category == "rebalance":
         return ("max_rebalance_sats",)
-    if spec.name.startswith("open") or spec.category == "expansion":
+    if spec.name.startswith("open") or spec.name == "splice_in" or spec.category == "expansion":
         return ("max_channel_open_sats",)
     return ("max_payment_sats_24h",) if spec.category == "payment" else ()
 

@@ -31,6 +31,7 @@ from .plugin import PLUGIN
 from .price import BASE_PRICE_SATS, access_price_sats, base_price_sats, check_price_table
 from .rebalance import REBALANCE
 from .spec import ActionSpec, SchemaSpec
+from .splice import SPLICE, TO_WALLET
 from .wallet import DUST_SAT, WALLET
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "REBALANCE",
     "SCHEMAS",
     "SCHEMA_ALIASES",
+    "SPLICE",
+    "TO_WALLET",
     "WALLET",
     "ActionSpec",
     "Danger",

@@ -6,17 +6,8 @@ them. Asking a node of this version to run one gets `unsupported_action`.
 
 from __future__ import annotations
 
-from . import backup, channel, config, forwarding, htlc, payment, peer, plugin, rebalance, wallet
-from .danger import plus_withdrawal
-from .spec import NO_CALL, NOT_SERVED, SchemaSpec, SchemaTable
-
-
-def _splice() -> SchemaSpec:
-    table = SchemaTable("hive:splice/v1", "splice")
-    table.write("splice_in", "5/5/4/3/4")
-    table.write("splice_out", plus_withdrawal("6/6/4/3/5", "destination"))
-    table.write("splice_open", "7/7/5/5/6", why=NO_CALL)
-    return table.done()
+from . import backup, channel, config, forwarding, htlc, payment, peer, plugin, rebalance, splice, wallet
+from .spec import NOT_SERVED, SchemaSpec, SchemaTable
 
 
 def _liquidity() -> SchemaSpec:
@@ -44,7 +35,7 @@ def schemas() -> tuple[SchemaSpec, ...]:
         rebalance.rebalance(),
         channel.channel(),
         channel.expansion(),
-        _splice(),
+        splice.splice(),
         peer.peer(),
         payment.payments(),
         wallet.wallet(),

@@ -44,6 +44,8 @@ AMOUNTS_TO: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "hive:peer/v1#ban": ("hive:peer/v1#disconnect",),
         "hive:payment/v1#pay_multipath": ("hive:payment/v1#pay_invoice",),
         "hive:wallet/v1#sweep": ("hive:wallet/v1#send_onchain",),
+        # What leaves a channel by a splice is sent on-chain.
+        "hive:splice/v1#splice_out": ("hive:wallet/v1#send_onchain",),
         "hive:plugin/v1#start_arbitrary": ("hive:plugin/v1#start_approved",),
         # Reads that show what another one shows.
         "hive:plugin/v1#list": ("hive:monitor/v1#plugin_status",),

@@ -24,6 +24,7 @@ from hive_shared.registry import (
     PEER,
     PLUGIN,
     REBALANCE,
+    SPLICE,
     WALLET,
 )
 from hive_shared.store import StoreError
@@ -55,14 +56,17 @@ from .peer import BAN, peer_writes
 from .plugin_run import Approved, plugin_writes
 from .proposal import SetCltvDelta
 from .rebalance import CircularRebalance
+from .splice import splice_writes
 from .wallet import ListFunds, wallet_writes
 from .wallet_freeze import FREEZE
+from .wallet_send import Wallet
 
 # Whose fee history is looked up without leaving the event loop.
 _FEW_CHANNELS: Final = 8
 _Read = Callable[[Params, Caller], Awaitable[dict[str, JsonValue]]]
 
-# Reads that need more of the node than every supported CLN offers (02 §5.1).
+_SPLICE_STEPS: Final = ("splice_init", "splice_update", "splice_signed", "abort_channels")
+# Actions that need more of the node than every supported CLN offers (02 §5.1).
 _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (MONITOR, "earnings"): ("bkpr-listincome", "bkpr-channelsapy"),
     **{(BACKUP, name): ("staticbackup", "makesecret") for name in ("trigger_backup", "verify_backup")},
@@ -73,6 +77,8 @@ _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
         (WALLET, name): ("txprepare", "txsend", "txdiscard")
         for name in ("send_onchain", "sweep", "consolidate_utxos", "bump_fee")
     },
+    (SPLICE, "splice_in"): ("fundpsbt", "signpsbt", "unreserveinputs", *_SPLICE_STEPS),
+    (SPLICE, "splice_out"): ("addpsbtoutput", "setpsbtversion", *_SPLICE_STEPS),
     (WALLET, "freeze_utxos"): ("utxopsbt",),
     (WALLET, "unfreeze_utxos"): ("utxopsbt", "unreserveinputs"),
     **{(PAYMENT, name): ("wait",) for name in ("pay_invoice", "pay_multipath", "keysend")},
@@ -187,6 +193,7 @@ class Executors:
         schemas: dict[str, dict[str, WriteAction]] = {
             PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
+            SPLICE: splice_writes(Wallet(node), self._keep, engaged, fault),
             CONFIG: {**config_writes(node), "adjust": self._adjust(node)},
             CHANNEL: {
                 **channel_writes(node, calls, engaged),

@@ -12,15 +12,7 @@ SHEETS = {
     "08": ("docs/protocol/08-client-and-plugins.md", "## 13. Acceptance"),
 }
 LATER = {
-    "02": {
-        **{8: "payments", 13: "Cashu"},
-        **{
-            14: "L402",
-            15: "escrow",
-            18: "rebalancing",
-            19: "config tuning",
-        },
-    },
+    "02": {13: "Cashu", 14: "L402", 15: "escrow"},
     "08": {
         **{9: "payments", 10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
     },
@@ -48,6 +40,7 @@ HALVES = {
         "strangers_credential_for_our_node",
     ),
     "02.06": ("tier_cannot|may_not_set", "refused_at_issue", "patterns"),
+    "02.08": ("payments_escalate", "foreign_destination", "pushing_is_a_payment"),
     "02.09": ("depth_13_and_70_kb", "a_thousand_fuzzed", "hostile_parameters"),
     "02.10": (
         "an_edit_may_only_reduce",
@@ -66,6 +59,8 @@ HALVES = {
         "under_a_seal",
     ),
     "02.17": ("61st|sixty_first", "flood_of_five_thousand_keys", "loses_no_command"),
+    "02.18": ("moves_balance_within_its_cap", "without_a_route"),
+    "02.19": ("cannot_be_failed_or_settled", "static_option_is_proposed"),
     "02.20": ("waits_300_s_and_an_hour", "quiet_hours_over_midnight_and_dst"),
     "02.21": ("exact_limits_also_after_a_restart", "a_fee_spike_ends_on_time"),
     "02.22": ("disk_full", "relays_down_rest_serves"),

@@ -158,7 +158,7 @@ CORE = (
     _bool("supervised", False, "The node is restarted by a supervisor when it stops."),
     _text("swap-out-rpc", "", "Method that swaps Lightning funds to the chain."),
     _text("swap-in-rpc", "", "Method that swaps chain funds to Lightning."),
-    _bool("private-relationships", False, "Say nothing in public about who manages this node."),
+    _bool("private-relationships", False, "Say nothing in public about who manages this node.", served=True),
     _text(
         "publish-kinds", "", "Further event kinds that sibling plugins may publish.", read.kinds, served=True
     ),

@@ -15,7 +15,6 @@ AWAITED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "supervised": "the action that restarts the node",
         "swap-": "swaps between Lightning and the chain",
-        "private-relationships": "ratings and contract confirmations, which it keeps unpublished",
         "directory-urls": "the search for advisors",
         "payment-methods": _PAYMENTS,
         "escrow-": _ESCROW,

@@ -85,6 +85,17 @@ async def test_a_trial_from_start_to_stop(world: World) -> None:
         (shown,) = (await world.alice.call("hive-client-status"))["advisors"]
         assert (shown["access"], shown["taken"], shown["spent_24h_sats"]) == ("trial", 1, 0)
 
+        decide = {"advisor": "advisor-1", "action": "decide"}
+        for wrong, code, why in (
+            (decide, -32602, "needs outcome="),
+            ({**decide, "outcome": "good"}, -32602, "renew"),
+            ({**decide, "outcome": "renew", "reason": "x" * 501}, -32602, "at most 500"),
+            ({**decide, "outcome": "renew"}, 4015, "trial_running"),
+            ({**decide, "outcome": "renew", "advisor": somebody()}, 4001, "no advisor"),
+            ({"outcome": "renew"}, -32602, "belong to action=decide"),
+        ):
+            error = await refused(world, "hive-client-trial", **wrong)
+            assert error.code == code and why in error.message, error
         stopped = await world.alice.call("hive-client-trial", {"advisor": "advisor-1", "action": "stop"})
         assert (stopped["state"], stopped["stored"], stopped["revoked"]) == ("stopped", True, True)
         after = await agent.rest(agent.signed("health_summary", {}, "hive:monitor/v1"))
@@ -93,6 +104,19 @@ async def test_a_trial_from_start_to_stop(world: World) -> None:
         assert error.code == 4001 and "no trial" in error.message
         again = await world.alice.call("hive-client-trial", {"advisor": "advisor-1", "action": "review"})
         assert again["stored"] is True and again["review"]["actions_taken"] == 1
+        assert again["suggestion"]["outcome"] == "neutral" and again["decision"] is None
+        word = {**decide, "outcome": "revoke"}
+        assert (await refused(world, "hive-client-trial", **word)).code == 4005
+        await world.alice.call("setconfig", {"config": "hive-comms-private-relationships", "val": "true"})
+        decided = await world.alice.call(
+            "hive-client-trial", {**word, "outcome": "neutral", "reason": "moved"}
+        )
+        assert (decided["outcome"], decided["by"], decided["published"]) == ("neutral", "operator", "private")
+        assert decided["summary"]["metrics"]["actions_taken"] == 1
+        again = await world.alice.call("hive-client-trial", {"advisor": "advisor-1", "action": "review"})
+        assert again["decision"]["outcome"] == "neutral"
+        error = await refused(world, "hive-client-trial", **word, confirm=True)
+        assert error.code == 4015 and "already_decided" in error.message, error
         assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
 
 

@@ -43,6 +43,7 @@ LEFT_OUT = {
     "comms_action_counters": "counters of at most a day; they begin anew",
     "comms_htlc_seen": "of HTLCs in flight, which no restored channel has",
     "comms_telemetry": "an agent subscribes again; its figures would go on under numbers it has seen",
+    "marketplace_trial_verdicts": "each is a receipt with its summary",
     "comms_pings": "of the hours that the lost node ran",
     "comms_reports": "sent to those who asked for them; the receipts say what was done",
     "comms_baselines": "measured again from the node's forwards; those of trials come back with the trials",

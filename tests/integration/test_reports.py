@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cl_hive_comms.domain.report import baseline_digest
 from cl_hive_comms.domain.telemetry import Subscription
 from cl_hive_comms.services.advisor_requests import Hire, Hired
+from cl_hive_comms.services.executors.monitor import ReadNode
 from cl_hive_comms.services.report_service import ReportService
 from cl_hive_comms.services.trial_measure import TrialMeasure
 from cl_hive_comms.storage.advisor_record_store import AdvisorRecordStore
@@ -46,7 +47,7 @@ def service(world: HiringWorld, told: list[int] | None = None) -> ReportService:
         rows=ReportStore(),
         work=AdvisorRecordStore(),
         presence=PresenceStore(),
-        measure=TrialMeasure(world.books),  # type: ignore[arg-type]
+        measure=TrialMeasure(cast(ReadNode, world.books)),
         credentials=world.credentials,
         identity=world.identity,
         kill_switch=world.kill_switch,

@@ -22,7 +22,7 @@ MIXED = {
     "hive-client-policy": {"get": "R", "explain": "R"}
     | dict.fromkeys(["set-preset", "set", "override", "clear", "add-rule", "remove-rule"], "X")
     | dict.fromkeys(["protect", "unprotect", "forbid", "unforbid", "reset"], "X"),
-    "hive-client-trial": {"list": "R", "start": "X", "stop": "X", "review": "R"},
+    "hive-client-trial": {"list": "R", "start": "X", "stop": "X", "review": "R", "decide": "X"},
     "hive-client-alias": {"list": "R", "set": "A", "get": "R", "remove": "A"},
     "hive-client-emergency-stop": {"engage": "A", "status": "R", "release": "X"},
     "hive-client-alerts": {"list": "R", "test": "A", "ack": "A"},

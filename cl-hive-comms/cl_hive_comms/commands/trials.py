@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hive_shared.canonical import JsonValue
-from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.errors import ConfirmationRequired, InvalidParams, NotFound
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.commands.advisors import shown_hire
@@ -12,26 +12,31 @@ from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
 from cl_hive_comms.domain.advisor import days_left
 from cl_hive_comms.domain.trial import DEFAULT_DAYS, MAX_DAYS, MIN_DAYS, Trial, multiplier, trial_days
+from cl_hive_comms.domain.trial_verdict import VERDICTS, Verdict
 from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.services.advisor_service import AdvisorService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.contract_service import ContractService
+from cl_hive_comms.services.trial_verdicts import TrialVerdicts
 
-_ACTIONS = ("list", "start", "stop", "review")
+_ACTIONS = ("list", "start", "stop", "review", "decide")
 _STOPPED = "trial stopped"
+_MAX_REASON = 500
 
 
 class TrialCommands:
-    """list, start, stop, review."""
+    """list, start, stop, review, decide."""
 
     def __init__(
         self,
         trials: Callable[[], ContractService],
+        verdicts: Callable[[], TrialVerdicts],
         advisors: Callable[[], AdvisorService],
         aliases: Callable[[], AliasService],
         now: Callable[[], int],
     ) -> None:
         self._trials, self._advisors, self._aliases, self._now = trials, advisors, aliases, now
+        self._verdicts = verdicts
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
@@ -43,11 +48,15 @@ class TrialCommands:
                     Param("advisor", "str", default=""),
                     Param("action", "str", default="list", choices=_ACTIONS),
                     Param("days", "any"),
+                    Param("outcome", "str", default="", choices=("", *VERDICTS)),
+                    Param("reason", "str", default=""),
+                    Param("confirm", "bool", default=False),
                     FORMAT,
                 ),
                 self._trial,
-                f"A first engagement of {MIN_DAYS} to {MAX_DAYS} days: list, start, stop, review.",
-                by=ClassBy("action", {"list": "R", "start": "X", "stop": "X", "review": "R"}),
+                f"A first engagement of {MIN_DAYS} to {MAX_DAYS} days: list, start, stop, review, decide"
+                " (outcome=renew, revoke or neutral once it is over).",
+                by=ClassBy("action", {"list": "R", "start": "X", "stop": "X", "review": "R", "decide": "X"}),
             )
         ]
 
@@ -57,8 +66,12 @@ class TrialCommands:
             raise InvalidParams(f"days belongs to action=start, not to {action}")
         if action != "list" and not advisor:
             raise InvalidParams(f"action={action} needs advisor=: a name or a key")
+        if action != "decide" and (params["outcome"] or params["reason"] or params["confirm"]):
+            raise InvalidParams(f"outcome, reason and confirm belong to action=decide, not to {action}")
         if action == "start":
             result = await self._start(advisor, params["days"])
+        elif action == "decide":
+            result = await self._decide(advisor, params)
         elif action == "stop":
             result = await self._stop(advisor)
         elif action == "review":
@@ -89,8 +102,31 @@ class TrialCommands:
 
     async def _review(self, did: str) -> dict[str, Any]:
         trial, evaluation = await self._trials().review(did)
+        decided = await self._verdicts().of(trial.trial_id)
         # Who stops or reviews asks for the figures, so they stand before the criteria they were judged by.
-        return {**self._row(trial), "stored": trial.evaluation is not None, "review": evaluation}
+        return {
+            **self._row(trial),
+            "stored": trial.evaluation is not None,
+            "suggestion": self._verdicts().suggestion(trial, evaluation),
+            "decision": None if decided is None else shown_verdict(decided),
+            "review": evaluation,
+        }
+
+    async def _decide(self, advisor: str, params: dict[str, Any]) -> dict[str, Any]:
+        outcome, reason = params["outcome"], params["reason"].strip()
+        if not outcome:
+            raise InvalidParams(f"action=decide needs outcome=: {', '.join(VERDICTS)}")
+        if len(reason) > _MAX_REASON or any(ord(char) < 32 for char in reason):
+            raise InvalidParams(f"reason is at most {_MAX_REASON} characters on one line")
+        did = self._did(advisor)
+        name = self._trials().name_of(did)
+        if outcome == "revoke" and not params["confirm"]:
+            raise ConfirmationRequired(
+                f"outcome=revoke warns others of {name!a}, for good, where summaries are published; add"
+                " confirm=true, or say neutral"
+            )
+        await self._trials().settle()
+        return {"name": name, **shown_verdict(await self._verdicts().decide(did, name, outcome, reason))}
 
     def _did(self, text: str) -> str:
         advisor = self._aliases().resolve(text)
@@ -115,3 +151,16 @@ class TrialCommands:
             "price_multiplier": multiplier(trial.sequence_number),
             "trial_id": trial.trial_id,
         }
+
+
+def shown_verdict(row: Verdict) -> dict[str, JsonValue]:
+    """A verdict for people: what was said, by whom, and what became of its summary."""
+    return {
+        "outcome": row.verdict,
+        "by": row.by,
+        "reason": row.reason,
+        "decided_at": row.decided_at,
+        "published": row.published,
+        "event_id": row.event_id,
+        "summary": dict(row.summary),
+    }

@@ -115,10 +115,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 lambda: self.advisors,
                 lambda: (self.siblings.present("hive"), self.siblings.has("hive", "did-gossip")),
             ).specs(),
-            *TrialCommands(
-                lambda: self.contracts, lambda: self.advisors, lambda: self.aliases, unix_now
-            ).specs(),
-            *HandoffCommands(lambda: self.handoffs, lambda: self.aliases).specs(),
+            *self._engagement_methods(),
             *AliasCommands(lambda: self.aliases, lambda: self.credentials).specs(),
             *PolicyCommands(lambda: self.policy, unix_now, self._advisor_id, self._advisor_name).specs(),
             *CommsRpcCommands(
@@ -149,8 +146,21 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
-            *ReportCommands(lambda: self.reports, lambda: self.aliases, lambda: self.credentials).specs(),
             *TransportCommands(self._transport_rows, self._handler_rows).specs(),
+        ]
+
+    def _engagement_methods(self) -> list[MethodSpec]:
+        """How an advisor's engagement goes."""
+        return [
+            *TrialCommands(
+                lambda: self.contracts,
+                lambda: self.verdicts,
+                lambda: self.advisors,
+                lambda: self.aliases,
+                unix_now,
+            ).specs(),
+            *ReportCommands(lambda: self.reports, lambda: self.aliases, lambda: self.credentials).specs(),
+            *HandoffCommands(lambda: self.handoffs, lambda: self.aliases).specs(),
         ]
 
     # -- start ---------------------------------------------------------------------------------------
@@ -217,6 +227,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("runes", self.advisor_runes.settle, every=60.0)
         spawn("rest-path", self.rest_door.offer_path, every=60.0)
         spawn("trials", self.contracts.settle, every=30.0)
+        spawn("trial-verdicts", self.verdicts.settle, every=30.0)
         spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)

@@ -13,15 +13,18 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.event_publisher import EventPublisher
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.report_service import ReportService
 from cl_hive_comms.services.trial_measure import TrialMeasure
+from cl_hive_comms.services.trial_verdicts import TrialVerdicts
 from cl_hive_comms.storage.advisor_record_store import AdvisorRecordStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.presence_store import PresenceStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.report_store import ReportStore
 
 
@@ -87,6 +90,31 @@ def compose_reports(
         kill_switch=kill_switch,
         node_id=node["node_id"],
         told=told,
+        now=unix_now,
+        log=log,
+    )
+
+
+def compose_verdicts(
+    *,
+    db: Db,
+    credentials: CredentialService,
+    receipts: ReceiptService,
+    identity: IdentityService,
+    publisher: Callable[[], EventPublisher],
+    private: Callable[[], bool],
+    log: Log,
+) -> TrialVerdicts:
+    """What is said at the end of trials; `publisher` is asked when there is something to publish."""
+    return TrialVerdicts(
+        db=db,
+        rows=MarketplaceStore(),
+        receipt_rows=ReceiptStore(),
+        receipts=receipts,
+        credentials=credentials,
+        identity=identity,
+        publish=lambda event: publisher().publish(dict(event)),
+        private=private,
         now=unix_now,
         log=log,
     )

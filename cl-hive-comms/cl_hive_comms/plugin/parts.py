@@ -57,6 +57,7 @@ from cl_hive_comms.services.sibling_registry import SiblingRegistry
 from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.status_service import StatusService
+from cl_hive_comms.services.trial_verdicts import TrialVerdicts
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
@@ -127,6 +128,7 @@ class Parts(ABC):
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService
+    verdicts: TrialVerdicts
 
     def log(self, level: str, event: str, /, **fields: object) -> None:
         """One structured line in the node's log."""

@@ -5,7 +5,7 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
-from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports
+from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
@@ -133,6 +133,15 @@ class CommandParts(Parts):
         )
 
     def _build_handoffs(self) -> None:
+        self.verdicts = compose_verdicts(
+            db=self.db,
+            credentials=self.credentials,
+            receipts=self.receipts,
+            identity=self.identity,
+            publisher=lambda: self.for_siblings.publisher,
+            private=lambda: bool(self.config.get("private-relationships")),
+            log=self.log,
+        )
         self.handoffs = HandoffService(
             self.db,
             StateStore(),

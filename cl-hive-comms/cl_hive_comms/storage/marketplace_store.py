@@ -11,6 +11,7 @@ from hive_shared.canonical import encode
 from hive_shared.store import Tx
 
 from cl_hive_comms.domain.trial import Baseline, Criterion, Outcome, Trial
+from cl_hive_comms.domain.trial_verdict import Verdict
 
 
 class MarketplaceStore:
@@ -141,6 +142,57 @@ class MarketplaceStore:
             == 1
         )
 
+    # -- verdicts ------------------------------------------------------------------------------------
+
+    def verdict(self, tx: Tx, trial_id: str) -> Verdict | None:
+        """What was said at the end of a trial."""
+        row = tx.execute(
+            "SELECT * FROM marketplace_trial_verdicts WHERE trial_id = ?", (trial_id,)
+        ).fetchone()
+        return None if row is None else _verdict(row)
+
+    def add_verdict(self, tx: Tx, row: Verdict) -> bool:
+        """Keep a verdict; False when there is one, which stays."""
+        done = tx.execute(
+            "INSERT OR IGNORE INTO marketplace_trial_verdicts (trial_id, verdict, decided_by, reason,"
+            " summary_json, decided_at, published, event_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                row.trial_id,
+                row.verdict,
+                row.by,
+                row.reason,
+                encode(dict(row.summary)).decode(),
+                row.decided_at,
+                row.published,
+                row.event_id,
+            ),
+        )
+        return done.rowcount == 1
+
+    def set_published(self, tx: Tx, trial_id: str, published: str, event_id: str | None) -> None:
+        """Note what became of a summary."""
+        tx.execute(
+            "UPDATE marketplace_trial_verdicts SET published = ?, event_id = ? WHERE trial_id = ?",
+            (published, event_id, trial_id),
+        )
+
+    def to_publish(self, tx: Tx, limit: int) -> list[Verdict]:
+        """Verdicts whose summary is still to be published."""
+        rows = tx.execute(
+            "SELECT * FROM marketplace_trial_verdicts WHERE published = 'due' ORDER BY decided_at LIMIT ?",
+            (limit,),
+        )
+        return [_verdict(row) for row in rows]
+
+    def undecided(self, tx: Tx, ended_before: int, limit: int) -> list[Trial]:
+        """Reviewed trials that ended by a time and have no verdict."""
+        rows = tx.execute(
+            f"{_SELECT} WHERE evaluation_json IS NOT NULL AND ended_at <= ? AND trial_id NOT IN"
+            " (SELECT trial_id FROM marketplace_trial_verdicts) ORDER BY ended_at LIMIT ?",
+            (ended_before, limit),
+        )
+        return _trials(tx, rows)
+
 
 _COLUMNS = (
     *("trial_id", "contract_id", "advisor_did", "node_id", "scope", "sequence_number", "flat_fee_sats"),
@@ -176,4 +228,17 @@ def _trial(tx: Tx, row: sqlite3.Row) -> Trial:
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
         ended_at=row["ended_at"],
         evaluation=None if row["evaluation_json"] is None else json.loads(row["evaluation_json"]),
+    )
+
+
+def _verdict(row: sqlite3.Row) -> Verdict:
+    return Verdict(
+        trial_id=row["trial_id"],
+        verdict=row["verdict"],
+        by=row["decided_by"],
+        reason=row["reason"],
+        summary=json.loads(row["summary_json"]),
+        decided_at=row["decided_at"],
+        published=row["published"],
+        event_id=row["event_id"],
     )

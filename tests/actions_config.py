@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fee_tool
@@ -37,6 +38,31 @@ async def _proposed(stage: Stage, params: Params, result: Answer) -> None:
         assert each["proposed"] not in map(str, shown.values())
 
 
+async def _rules(stage: Stage) -> Params:
+    """A rate for a day that never comes while the test runs, and one for a share the channel never has."""
+    day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.now(UTC).weekday() + 3) % 7]
+    time = {"from": "22:00", "to": "06:00", "days": [day], "timezone": "Europe/Berlin"}
+    share = {"local_permille_above": 999}
+    channels = [stage.world.scid]
+    return {
+        "rules": [
+            {"channels": channels, "fee_ppm": 300, "time": time},
+            {"channels": channels, "fee_ppm": 200, "threshold": share},
+        ]
+    }
+
+
+async def _rules_of_no_channel(stage: Stage) -> Params:
+    params = await _rules(stage)
+    first = params["rules"][0]  # type: ignore[index, call-overload]
+    return {"rules": [{**first, "channels": ["1x1x1"]}]}  # type: ignore[dict-item]
+
+
+async def _stored(stage: Stage, params: Params, result: Answer) -> None:
+    assert result == {"state": "set", "rules": 2}
+    assert (await stage.world.channel_fees())[1] not in (200, 300)
+
+
 async def _with_tool(stage: Stage) -> Params:
     """A fee tool on the node; each time another value of the same parameter."""
     if "tool" not in stage.kept:
@@ -69,6 +95,7 @@ ENTRIES = (
         given(parameter="max_fee_ppm", value=4, trigger_reason="stagnation"),
     ),
     Entry(CONFIG, "get_config", given(key="min-capacity-sat"), _listed, given(key="no-such-option")),
+    Entry(CONFIG, "fee_schedule", _rules, _stored, _rules_of_no_channel),
     Entry(CONFIG, "set_min_channel_size", _another_size, _is_set, given(sats=-1)),
     Entry(CONFIG, "set_config", _allowed, _is_set, given(key="cltv-delta", value=50), slug="policy_blocked"),
     *(

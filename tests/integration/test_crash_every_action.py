@@ -38,9 +38,10 @@ ELSEWHERE = {
     *((PLUGIN, name) for name in ("start_approved", "stop")),
     *((REBALANCE, name) for name in ("circular_rebalance",)),
     *((SPLICE, name) for name in ("splice_in", "splice_out")),
+    ("hive:config/v1", "fee_schedule"),
 }
 """Actions that are killed in the test of their own schema (tests/integration/test_backup_actions.py,
-test_plugin_runs.py, test_rebalance_actions.py, test_splice_actions.py)."""
+test_plugin_runs.py, test_rebalance_actions.py, test_splice_actions.py, test_fee_schedule.py)."""
 
 
 def shown(world: World) -> list[Any]:

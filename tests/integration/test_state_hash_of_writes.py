@@ -35,6 +35,7 @@ MOVED: dict[Key, set[str]] = {
     (EMERGENCY, "fee_spike"): {"policy"},
     (EMERGENCY, "revoke_all_credentials"): set(),
     **{(CONFIG, name): {"config"} for name in ("set_config", "set_min_channel_size", "adjust")},
+    (CONFIG, "fee_schedule"): set(),
     (PLUGIN, "configure"): {"config"},
     **{(PLUGIN, name): {"plugins"} for name in plugin_world.CASES},
     (PEER, "ban"): {"config"},
@@ -62,6 +63,11 @@ BY_ANOTHER = {
 }
 """Actions whose plan is that of open or close_cooperative, or says as little about what it moves."""
 BACKUPS = {"trigger_backup": {"backup_type": "full", "include_scb": True}, "export_scb": {}}
+RULE: dict[str, Any] = {
+    "channels": ["101x1x0"],
+    "fee_ppm": 120,
+    "time": {"from": "22:00", "to": "23:00"},
+}
 OPENING = {
     "open": {"peer_id": OPENED, "amount_sats": 250_000},
     "close_cooperative": {"channel_id": "101x1x0", "reason": "idle"},
@@ -82,6 +88,8 @@ def staged(key: Key, directory: Path) -> tuple[World, Any]:
         return plugin_world.plugin_world(directory), channels.Case(plugin_world.CASES[key[1]])
     if key[0] == CHANNEL:
         return channel_world(directory), channels.Case(OPENING[key[1]])
+    if key[0] == CONFIG:
+        return channels.trusted(directory), channels.Case({"rules": [RULE]})
     world = channels.trusted(directory)
     world.policies.override("aggressive", approval_overrides={"backup_*": "auto_execute"})
     return world, channels.Case(BACKUPS[key[1]])

@@ -13,7 +13,9 @@ from .sibling_names import Owner, owner_of
 
 BUILT_IN: Final = ("nostr_dm", "rest", "local")
 """Transports of comms itself; a sibling can neither replace nor switch them."""
-CALLER_ANSWERED: Final = ("rest", "local")
+BY_CLOCK: Final = "timer"
+"""Where the commands come from that the node gives itself."""
+CALLER_ANSWERED: Final = ("rest", "local", BY_CLOCK)
 """Transports whose caller waits for the answer: nothing can be sent over them later."""
 MAX_TRANSPORTS: Final = 16
 MAX_HANDLERS: Final = 64

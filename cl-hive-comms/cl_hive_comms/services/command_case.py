@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hive_shared.canonical import JsonValue
+from hive_shared.canonical import JsonValue, encode
 from hive_shared.envelope import Command, decode_command
 from hive_shared.errors import HiveError
 from hive_shared.machine import EventRejected
@@ -14,6 +14,7 @@ from hive_shared.registry import Danger
 
 from ..domain.command_machine import Event, State, after
 from ..domain.command_record import CommandRow
+from ..domain.sibling_routes import BY_CLOCK
 from .executors.action import Caller, Plan
 from .ports_commands import CredentialView
 
@@ -61,6 +62,11 @@ class Case:
     def sender(self) -> str:
         """The agent's key, x-only hex."""
         return self.command.sender
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether the node gave it itself, by a rule that the agent had set."""
+        return self.transport == BY_CLOCK
 
     @property
     def agent_id(self) -> str:
@@ -154,4 +160,27 @@ def judged_from(doc: Mapping[str, Any], undo: dict[str, JsonValue]) -> Judged:
         approvers=tuple(doc["approvers"]),
         confirm_signature=doc["confirm_signature"],
         original_params_hash=doc["original_params_hash"],
+    )
+
+
+def received_row(case: Case, now: int, *, read_only: bool) -> CommandRow:
+    """The row of a command whose nonce is burned now."""
+    command = case.command
+    return CommandRow(
+        command_id=case.command_id,
+        sender_key=command.sender,
+        nonce=command.nonce,
+        body_hash=command.body_hash,
+        payload_hash=command.payload_hash,
+        credential_id=case.credential_id,
+        advisor_id=case.advisor_id,
+        transport=case.transport,
+        envelope=encode(command.raw).decode(),
+        schema_id=command.schema_type,
+        action=command.action,
+        danger=0,
+        read_only=read_only,
+        state=State.RECEIVED,
+        received_at=now,
+        updated_at=now,
     )

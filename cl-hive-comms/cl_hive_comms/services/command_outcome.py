@@ -303,7 +303,9 @@ class CommandOutcomes:
         if outcome.proposal:
             self._propose(tx, case, judged, outcome.proposal)
         else:
-            self._trust.executed(tx, case.advisor_id, outcome.state)
+            # Trust grows by what an agent does, not by what goes on without it.
+            if not case.by_clock:
+                self._trust.executed(tx, case.advisor_id, outcome.state)
             self._alert(tx, case, judged, outcome.state, outcome.alert)
         self._fees.add(tx, outcome.fee_writes)
         self._settings.add(tx, outcome.config_changes, case.command_id, self._now())
@@ -409,8 +411,9 @@ class CommandOutcomes:
             agent_id=case.agent_id,
             credential_id=case.credential_id or None,
             command_id=case.command_id,
-            command_hash=command.hash,
-            nonce=command.nonce,
+            # What the node gave itself bears no signature of the agent.
+            command_hash=None if case.by_clock else command.hash,
+            nonce=None if case.by_clock else command.nonce,
             params=params,
             danger=None if danger is None else danger.to_doc(),
             approval=judged.approval_doc() if judged else None,
@@ -419,7 +422,7 @@ class CommandOutcomes:
             result=result,
             state_hash_before=hashes[0],
             state_hash_after=hashes[1],
-            agent_signature=command.signature,
+            agent_signature=None if case.by_clock else command.signature,
             confirm_signature=judged.confirm_signature if judged else None,
         )
         receipt = self._receipts.append(tx, fields)

@@ -27,11 +27,13 @@ from .executors.config_adjust import ConfigRows
 from .executors.emergency import SPIKE
 from .executors.fee_policy import ANCHOR
 from .executors.wallet_freeze import FREEZE
+from .fee_rules import FeeRules
 from .freeze_end import FreezeEnd
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
 from .node_backups import NodeBackups
+from .node_command import NodeCommands
 from .peer_bans import BanningPolicies, PeerBans
 from .ports_commands import (
     Alerts,
@@ -204,6 +206,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
 def _timers(
     parts: PipelineParts, core: _Core, approvals: ApprovalService, commands: CommandService
 ) -> TimerService:
+    spikes = _spikes(parts, core)
     return TimerService(
         db=parts.db,
         commands=parts.commands,
@@ -218,7 +221,8 @@ def _timers(
         settings=parts.settings,
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
-        spikes=_spikes(parts, core),
+        spikes=spikes,
+        fee_rules=_fee_rules(parts, core, spikes),
         locks=core.locks,
         now=parts.now,
         log=parts.log,
@@ -418,6 +422,25 @@ def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:
         writer=core.executors.channel_writer,
         engaged=parts.kill_switch.engaged,
         locks=core.locks,
+        now=parts.now,
+        log=parts.log,
+    )
+
+
+def _fee_rules(parts: PipelineParts, core: _Core, spikes: SpikeEnd) -> FeeRules:
+    return FeeRules(
+        db=parts.db,
+        commands=parts.commands,
+        credentials=parts.credentials,
+        intake=core.intake,
+        decision=core.decision,
+        execution=core.execution,
+        outcomes=core.outcomes,
+        receipts=parts.receipts,
+        node_commands=NodeCommands(parts.db, parts.commands, parts.identity, parts.random_bytes, parts.now),
+        spikes=spikes,
+        kill_switch=parts.kill_switch,
+        node=parts.node,
         now=parts.now,
         log=parts.log,
     )

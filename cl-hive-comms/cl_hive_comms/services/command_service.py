@@ -9,13 +9,14 @@ write three (nonce; intent; outcome).
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from hive_shared.canonical import JsonValue, decode_object, encode
+from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError
 from hive_shared.envelope import Command
 from hive_shared.errors import Busy, HiveError, Internal, from_symbol
@@ -27,7 +28,7 @@ from ..domain.command_machine import State
 from ..domain.command_record import CommandRow
 from ..domain.sibling_routes import CALLER_ANSWERED
 from .approval_service import ApprovalService
-from .command_case import WAITING, Case, Judged, RuleRefusal
+from .command_case import WAITING, Case, Judged, RuleRefusal, received_row
 from .command_control import ControlActions
 from .command_outcome import CommandOutcomes, Response, StateMoved
 from .decision import DecisionService, Preparation, check_no_root
@@ -222,7 +223,7 @@ class CommandService:
                 "nonce_too_low", f"the nonce must be {expected} or more", expected_min=expected
             )
             return _Late(error)
-        row = _row(case, self._now())
+        row = received_row(case, self._now(), read_only=_read_only(command))
         if row.read_only:
             used = self._commands.reads_since(tx, case.credential_id, row.received_at - _DAY, READS_PER_DAY)
             if used >= READS_PER_DAY:
@@ -248,7 +249,7 @@ class CommandService:
         return _Late(from_symbol("nonce_reuse", f"this {what} was used for another command"))
 
     def _case(self, admitted: Admitted, ingress: Ingress) -> Case:
-        command_id = admitted.command.command_id or _uuid(self._random(16))
+        command_id = admitted.command.command_id or str(uuid.UUID(bytes=self._random(16), version=4))
         view = admitted.view
         return Case(
             command=admitted.command,
@@ -460,37 +461,3 @@ def _read_only(command: Command) -> bool:
         return find(command.schema_type, command.action).read_only
     except HiveError:
         return False
-
-
-def _row(case: Case, now: int) -> CommandRow:
-    command = case.command
-    return CommandRow(
-        command_id=case.command_id,
-        sender_key=command.sender,
-        nonce=command.nonce,
-        body_hash=command.body_hash,
-        payload_hash=command.payload_hash,
-        credential_id=case.credential_id,
-        advisor_id=case.advisor_id,
-        transport=case.transport,
-        envelope=encode(command.raw).decode(),
-        schema_id=command.schema_type,
-        action=command.action,
-        danger=0,
-        read_only=_read_only(command),
-        state=State.RECEIVED,
-        received_at=now,
-        updated_at=now,
-    )
-
-
-def _uuid(random: bytes) -> str:
-    """A version 4 UUID of 16 random bytes."""
-    text = (
-        random[:6]
-        + bytes([random[6] & 0x0F | 0x40])
-        + random[7:8]
-        + bytes([random[8] & 0x3F | 0x80])
-        + random[9:16]
-    ).hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

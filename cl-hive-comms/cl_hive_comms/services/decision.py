@@ -270,6 +270,8 @@ class DecisionService:
 
     def _verdict(self, who: Who, rated: _Rated, past: _Past, stale: bool) -> Verdict:
         self._check_scope(who, rated.spec, rated.scored, rated.params, rated.facts)
+        for schema, action in rated.plan.later:
+            self._check_scope(who, find(schema, action), find(schema, action), {}, DangerFacts())
         request = self._request(
             who, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
         )

@@ -178,10 +178,16 @@ class Intake:
         self._check_credential(view, transport)
         self._check_copy(command, view)
         # Another process is asked last: what is wrong here needs no answer from there.
-        await self._verify(view.credential.credential_id, command.schema_type, command.action)
+        await self.verify(view, command.schema_type, command.action)
         return view
 
-    def _check_credential(self, view: CredentialView, transport: str) -> None:
+    async def verify(self, view: CredentialView, schema: str, action: str) -> None:
+        """Ask the issuer's side about a credential that this node did not sign. Raises CredentialInvalid,
+        CredentialUnverifiable."""
+        await self._verify(view.credential.credential_id, schema, action)
+
+    def check_standing(self, view: CredentialView) -> None:
+        """Whether a credential is in force at this node now. Raises CredentialInvalid, Unauthorized."""
         credential, now = view.credential, self._now()
         if view.status == "revoked":
             raise from_symbol("credential_revoked", "the operator revoked this credential")
@@ -201,7 +207,10 @@ class Intake:
             raise from_symbol("issuer_untrusted", f"the issuer {credential.issuer_id} is not trusted here")
         if credential.node_id != self._node_id():
             raise from_symbol("unauthorized", "the credential is for another node")
-        allowed = credential.constraints.get("transports")
+
+    def _check_credential(self, view: CredentialView, transport: str) -> None:
+        self.check_standing(view)
+        allowed = view.credential.constraints.get("transports")
         if isinstance(allowed, list) and transport not in allowed:
             raise from_symbol(
                 "constraint_violated", f"the credential does not allow {transport}", constraint="transports"

@@ -21,6 +21,7 @@ from hive_shared.store import Tx
 from ..domain.sibling_names import check_pattern, owner_of
 from ..domain.sibling_routes import (
     BUILT_IN,
+    BY_CLOCK,
     HELD_S,
     MAX_HANDLERS,
     MAX_TRANSPORTS,
@@ -135,7 +136,7 @@ class SiblingRegistry:
         """
         if not is_transport_name(name):
             raise InvalidParams(f"name {name[:80]!a} is not 1 to 64 letters, digits and . _ -")
-        if name in BUILT_IN:
+        if name in (*BUILT_IN, BY_CLOCK):
             raise Conflict(
                 f"{name} is a transport of cl-hive-comms itself; only the operator switches it, with"
                 " hive-comms-nostr-relays and hive-comms-rest-enabled",

@@ -21,6 +21,7 @@ from .executors.action import Caller
 from .executors.channel_write import ChannelWriter, FeeTarget, undo_of
 from .executors.config_adjust import ConfigRows
 from .executors.fee_policy import ANCHOR
+from .fee_rules import FeeRules
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
 from .receipt_service import ReceiptFields, ReceiptService
 from .spend_limits import SpendRows
@@ -59,6 +60,7 @@ class TimerService:
         writer: ChannelWriter,
         present_fees: Callable[[str], Awaitable[tuple[int, int] | None]],
         spikes: SpikeEnd,
+        fee_rules: FeeRules,
         locks: ExecutionLocks,
         now: Callable[[], int],
         log: Log,
@@ -67,7 +69,7 @@ class TimerService:
         self._approvals, self._execution, self._credentials = approvals, execution, credentials
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
         self._by_clock, self._spend_rows = tuple(by_clock), spends
-        self._spikes, self._settings = spikes, settings
+        self._spikes, self._fee_rules, self._settings = spikes, fee_rules, settings
         self._locks, self._now, self._log = locks, now, log
 
     async def tick(self) -> None:
@@ -80,6 +82,8 @@ class TimerService:
             self._approvals.settle_conflicts,
             # Spikes first: a fee that an anchor held may show again only then.
             self._spikes.end_due,
+            # Rules before anchors: one that takes over from another spares the channel a change.
+            self._fee_rules.act,
             self._end_anchors,
             *self._by_clock,
             self._roll_up_refusals,

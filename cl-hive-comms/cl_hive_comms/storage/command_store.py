@@ -396,6 +396,14 @@ class CommandStore:
         )
         return done.rowcount == 1
 
+    def change_timer(self, tx: Tx, timer: TimerRow) -> bool:
+        """Give an armed timer another time or other content; False when it is not armed."""
+        done = tx.execute(
+            "UPDATE comms_timers SET due = ?, payload_json = ? WHERE timer_id = ? AND done_at IS NULL",
+            (timer.due, timer.payload_json, timer.timer_id),
+        )
+        return done.rowcount == 1
+
     def put_raw_timer(self, tx: Tx, timer: TimerRow) -> bool:
         """Arm a timer from a backup; False when it, or one of its kind and subject, stands here."""
         done = tx.execute(

@@ -21,6 +21,7 @@ from .params import (
     Text,
     refuse,
 )
+from .schedule import FEE_SCHEDULE_PARAMS
 from .spec import SchemaSpec, SchemaTable
 
 CONFIG: Final = "hive:config/v1"
@@ -115,7 +116,7 @@ def config() -> SchemaSpec:
         tier=Tier.ADVANCED,
         params=ParamSchema((Param("max_dust_exposure_msat", Int(0, MAX_MSAT), required=True),)),
     )
-    table.write("fee_schedule", "3/4/4/4/3")
+    table.write("fee_schedule", "3/4/4/4/3", tier=Tier.STANDARD, params=FEE_SCHEDULE_PARAMS)
     table.write("auto_rebalance_rules", "4/6/5/5/4")
     table.write("disable_forwarding", "4/4/6/6/3", params=NO_PARAMS)
     table.write("enable_forwarding", "2/2/3/3/2", params=NO_PARAMS)

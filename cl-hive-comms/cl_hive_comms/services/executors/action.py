@@ -55,7 +55,8 @@ class Plan:
     `peers` whom it concerns beside the channels' peers and those the parameters name. `proposal`
     says that the run only tells the operator what they could do themselves, so that it needs no approval
     before (docs/decisions/0370). `option` is the node's option that the run sets without naming it, for
-    `allowed_config`; `held_back` is a waiting time of the action's own, told at step 14. `moves` are the
+    `allowed_config`; `held_back` is a waiting time of the action's own, told at step 14; `later` are the
+    actions that the run has the node do by itself, which the credential has to allow as well. `moves` are the
     NODE_ROOTS that the run can move, read afresh for its two state hashes; a plan that does not say so may
     move each (docs/decisions/0395).
     """
@@ -74,6 +75,7 @@ class Plan:
     feerate_perkw: int = 0
     peers: frozenset[str] = frozenset()
     proposal: bool = False
+    later: tuple[tuple[str, str], ...] = ()
     option: str = ""
     held_back: HiveError | None = None
     moves: frozenset[str] = NODE_ROOTS

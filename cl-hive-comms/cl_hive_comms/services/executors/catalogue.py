@@ -45,6 +45,7 @@ from .config import Configure, config_writes
 from .config_adjust import Adjust, ConfigRows, GetConfig, Parameters
 from .emergency import SPIKE, FeeSpike, RevokeAll, spiked
 from .fee_policy import ANCHOR, ClearAnchor, ListAnchors, SetAnchor, SetBulk, SetSingle, SetZeroFee
+from .fee_schedule import SCHEDULE, FeeSchedule
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
 from .htlc_mgmt import HtlcReads, Seen
 from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
@@ -182,7 +183,9 @@ class Executors:
         found[FEE_POLICY, "list_anchors"] = ListAnchors(self._anchors)
         found[PLUGIN, "list"] = _Reading(now.plugin_status)
         found[BACKUP, "verify_backup"] = VerifyBackup(node, self._backups)
-        found[CONFIG, "get_config"] = GetConfig(node, self.parameters, self._db, self._changes)
+        found[CONFIG, "get_config"] = GetConfig(
+            node, self.parameters, self._db, self._changes, self._commands
+        )
         return found | self._htlc_reads(HtlcReads(node, seen))
 
     def _by_schema(
@@ -194,7 +197,7 @@ class Executors:
             PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
             SPLICE: splice_writes(Wallet(node), self._keep, engaged, fault),
-            CONFIG: {**config_writes(node), "adjust": self._adjust(node)},
+            CONFIG: {**config_writes(node), "adjust": self._adjust(node), SCHEDULE: FeeSchedule(node)},
             CHANNEL: {
                 **channel_writes(node, calls, engaged),
                 "close_all": CloseAll(node, engaged, self._keep),

@@ -32,6 +32,7 @@ from ...domain.node_option import same, text_of, to_doc, value_of
 from ..ports_commands import CommandRows, Database, Node
 from .action import Caller, Params, Plan
 from .config import LOCK, Change, Setting, option_row, set_option
+from .fee_schedule import SCHEDULE
 from .monitor import limit_of
 from .monitor_history import History
 from .pages import page_of_list
@@ -253,18 +254,34 @@ class GetConfig:
     """`get_config`: one option or all, and what the fee tool has of the parameters of `adjust`; secrets,
     logins and paths left out."""
 
-    def __init__(self, node: Node, parameters: Parameters, db: Database, history: ConfigRows) -> None:
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        db: Database,
+        history: ConfigRows,
+        commands: CommandRows,
+    ) -> None:
         self._node, self._parameters, self._db, self._history = node, parameters, db, history
+        self._commands = commands
 
     async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """A page of options. Raises InvalidParams for one the node does not know."""
-        items = await self._items(str(params.get("key") or ""))
+        key = str(params.get("key") or "")
+        items = [await self._schedule(caller)] if key == SCHEDULE else await self._items(key)
         changed = await self._db.read(self._history.last)
         for item in items:
             if row := changed.get(str(item["option"])):
                 item["changed"] = _changed_doc(row)
         listed = sorted(items, key=lambda item: str(item["option"]))
         return page_of_list(listed, limit_of(params), params.get("cursor"))
+
+    async def _schedule(self, caller: Caller) -> dict[str, JsonValue]:
+        """The rules that the caller's credential has set."""
+        timers = await self._db.read(lambda tx: self._commands.timers(tx, SCHEDULE))
+        mine = (json.loads(row.payload_json) for row in timers if row.subject == caller.credential_id)
+        rules: JsonValue = next((payload["rules"] for payload in mine), [])
+        return {"option": SCHEDULE, "value": rules, "source": "schedule", "dynamic": True}
 
     async def _items(self, key: str) -> list[dict[str, JsonValue]]:
         if key in ADJUST_GROUP and (found := await self._parameters.find(key)) is not None:

@@ -205,6 +205,10 @@ class SetAnchor(FeeAction):
                 plan.undo["former_ppm"] = first.old[1]
         hours = _integer(params, "ttl_hours") or 24
         plan.undo["anchor_until"] = caller.now + hours * 3600
+        if "rule" in params:
+            # Of a fee schedule (services.fee_rules); no agent can give these two.
+            plan.undo["anchor_until"] = params["until"]
+            plan.undo["rule"] = {"index": params["rule"], "since": caller.now}
         return plan
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:
@@ -236,6 +240,7 @@ def _armed(outcome: Outcome, undo: Mapping[str, JsonValue], caller: Caller) -> O
                 "target": target.to_json(),
                 "credential_id": caller.credential_id,
                 "advisor_id": caller.advisor_id,
+                **({"rule": undo["rule"]} if "rule" in undo else {}),
             }
         ),
     )

@@ -13,10 +13,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from figures import Figure, percentile
+from figures import Figure, cpu_s, percentile, rss_mb
 from hive_advisor.advisor import MIGRATIONS
 from hive_advisor.domain.journal import DAY_S, HOUR_S, Sample, trend, velocity
 from hive_advisor.storage.journal_store import JournalStore
+from hive_devnet.relay import RelayProcess
 from hive_devnet.world import AdvisorShell
 from hive_shared.store import Db, Tx
 
@@ -25,6 +26,8 @@ _T0 = 1_770_000_000
 _CLIENT = """INSERT INTO adv_clients (client_id, alias, alias_key, node_key, node_id, network, relays_json,
  max_skew_s, state, created, updated)
  VALUES ('c1', 'alice', 'alice', ?, ?, 'regtest', '[]', 300, 'active', 0, 0)"""
+_ONE_CLIENT = """INSERT INTO adv_clients (client_id, alias, alias_key, node_key, node_id, network,
+ relays_json, max_skew_s, state, created, updated) VALUES (?, ?, ?, ?, ?, 'regtest', '[]', 300, 'paused', 0, 0)"""
 _CREDENTIAL = """INSERT INTO adv_credentials (credential_id, client_id, doc_json, state, valid_until, created)
  VALUES ('cred', 'c1', '{}', 'active', 4000000000, 0)"""
 _COMMAND = """INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,
@@ -58,7 +61,45 @@ def main(smoke: bool) -> list[Figure]:
         took = [_timed(completing, _words()) for _ in range(times)]
         figures.append(Figure("completion of a client's name, p50", percentile(took, 0.5), "ms", 100))
         figures += asyncio.run(_lists(Path(directory), times))
+        figures += asyncio.run(_idle(Path(directory) / "idle", 2 if smoke else 30))
     return figures
+
+
+async def _idle(directory: Path, seconds: int) -> list[Figure]:
+    """The agent process with 200 clients that are paused, so that nothing is due: what waiting costs."""
+    relay = await RelayProcess.start()
+    shell = AdvisorShell(directory, [relay.url])
+    try:
+        _run(shell.env, "identity", "create")
+        db = _open(directory)
+        try:
+            await db.write(_clients)
+        finally:
+            db.close()
+        agent = await asyncio.create_subprocess_exec(
+            *_words("run"), env=shell.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            # Unlocking, connecting and the first round.
+            await asyncio.sleep(5 + seconds / 5)
+            before, began = cpu_s(agent.pid), time.perf_counter()
+            await asyncio.sleep(seconds)
+            share = (cpu_s(agent.pid) - before) / (time.perf_counter() - began)
+            return [
+                Figure("agent with 200 clients, idle: processor", share * 100, "%", 1),
+                Figure("agent with 200 clients: memory", rss_mb(agent.pid), "MB", 120),
+            ]
+        finally:
+            agent.terminate()
+            await agent.wait()
+    finally:
+        await relay.stop()
+
+
+def _clients(tx: Tx) -> None:
+    for n in range(200):
+        name = f"c{n}"
+        tx.execute(_ONE_CLIENT, (name, name, name, f"{n + 1:064x}", f"02{n:064x}"))
 
 
 def _words(*words: str) -> list[str]:

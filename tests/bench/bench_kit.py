@@ -27,7 +27,8 @@ _CLIENT = """INSERT INTO adv_clients (client_id, alias, alias_key, node_key, nod
  max_skew_s, state, created, updated)
  VALUES ('c1', 'alice', 'alice', ?, ?, 'regtest', '[]', 300, 'active', 0, 0)"""
 _ONE_CLIENT = """INSERT INTO adv_clients (client_id, alias, alias_key, node_key, node_id, network,
- relays_json, max_skew_s, state, created, updated) VALUES (?, ?, ?, ?, ?, 'regtest', '[]', 300, 'paused', 0, 0)"""
+ relays_json, max_skew_s, state, created, updated)
+ VALUES (?, ?, ?, ?, ?, 'regtest', '[]', 300, 'paused', 0, 0)"""
 _CREDENTIAL = """INSERT INTO adv_credentials (credential_id, client_id, doc_json, state, valid_until, created)
  VALUES ('cred', 'c1', '{}', 'active', 4000000000, 0)"""
 _COMMAND = """INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from agent import Agent
@@ -29,10 +30,15 @@ async def trusted_agent(world: World, approvals: Mapping[str, str]) -> AsyncIter
 
 
 async def killed_at(
-    world: World, agent: Agent, point: str, command: tuple[str, str], params: Mapping[str, JsonValue]
+    world: World,
+    agent: Agent,
+    point: str,
+    command: tuple[str, str],
+    params: Mapping[str, JsonValue],
+    while_down: Callable[[Path], None] | None = None,
 ) -> str:
     """Send a command (schema, action) whose plugin is killed at a fault point; it is up again. The command's
-    id."""
+    id. `while_down` gets the path of the plugin's database in between."""
     schema, action = command
     reached = world.arm_fault(point)
     document = agent.signed(action, dict(params), schema)
@@ -42,7 +48,7 @@ async def killed_at(
         return reached.exists()
 
     await until(there, f"the plugin to reach {point}", 60)
-    await plugin_again(world)
+    await plugin_again(world, while_down)
     await asyncio.gather(sending, return_exceptions=True)
     return str(document["command_id"])
 

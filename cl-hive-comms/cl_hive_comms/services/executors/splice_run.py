@@ -3,7 +3,7 @@ docs/decisions/0415).
 
 CLN's steps one by one: both ends agree on a transaction, its txid is put on our disk, they exchange
 commitments for it, and only then our signatures go out. Until they do, `abort_channels` takes everything
-back; from then on the node carries the splice on by itself. Crash point: `splice_noted`.
+back; from then on the node carries the splice on by itself. Crash points: `splice_noted`, `splice_secured`.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ class Splicing(ABC):
             return await self._given_up(undo, _refusal(error), psbt)
         except (HiveError, StoreError, ValueError) as error:
             return await self._given_up(undo, _ours(error), psbt)
+        await self._fault("splice_secured")
         if self._engaged():
             return await self._given_up(undo, _stopped(), psbt)
         asked = {"channel_id": _of(undo)["channel_id"], "psbt": secured}

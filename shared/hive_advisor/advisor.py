@@ -18,6 +18,7 @@ from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked
 
 from hive_advisor.config import AdvisorConfig
+from hive_advisor.domain.guard_rules import ToolRate
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, Event
@@ -41,8 +42,10 @@ from hive_advisor.services.retries import RetryService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
 from hive_advisor.services.telemetry import TelemetryService
+from hive_advisor.services.tool_calls import Toolbox, ToolCallService
 from hive_advisor.storage.action_log_store import ActionLogStore
 from hive_advisor.storage.approval_store import ApprovalStore
+from hive_advisor.storage.audit_store import AuditStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
@@ -381,6 +384,10 @@ class Advisor:
 
     async def alias_of(self, client_id: str) -> str:
         return next((c.alias for c in await self.clients.all() if c.client_id == client_id), "?")
+
+    def tool_calls(self, toolbox: Toolbox, rates: Callable[[], Mapping[str, ToolRate]]) -> ToolCallService:
+        """The calls of a program, recorded in this profile."""
+        return ToolCallService(self._db, AuditStore(), toolbox, now=self._now, rates=rates)
 
     async def events(self, since: int, limit: int) -> list[Event]:
         return list(await self._db.read(lambda tx: self._records.events(tx, since, limit)))

@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from approver_shell import PIN
 from hive_advisor.domain.figure_tools import FIGURE_TOOLS
 from hive_devnet.certificates import make_certificates
-from hive_devnet.world import AdvisorShell, World
-from mcp_client import McpProgram, config_dir, mcp_program
+from hive_devnet.world import AdvisorFailed, AdvisorShell, World
+from mcp_client import McpProgram, allow, config_dir, mcp_program
 from rest_calls import post_in_turn
+from terminal import at_terminal
 
 
 @asynccontextmanager
@@ -123,3 +126,86 @@ async def a_rune_holds(world: World, rune: str) -> None:
     ):
         response = await post_in_turn(world, f"/v1/{method}", rune, body)
         assert response.status_code == status, (method, response.text)
+
+
+async def test_acceptance_11_15_a_program_manages_a_node_and_the_human_keeps_the_last_word(
+    world: World,
+) -> None:
+    shell = world.advisor
+    await world.hire("fees")
+    await at_terminal(shell, "identity", "pin", answers={"New PIN": PIN, "Repeat for confirmation": PIN})
+    allow(shell, json.dumps(["adv_commit", "adv_approve", "adv_release"]))
+    fee = {"client": "alice", "action": "hive:fee-policy/set_single"}
+    async with mcp_program(shell, "--role", "advisor") as program:
+        told = program.errors.read_text()
+        assert "adv_approve is of class X" in told and "adv_release is of class X" in told
+        tools = await program.tools()
+        assert "adv_commit" in tools and "adv_cancel" not in tools and "adv_approve" not in tools
+        assert {name for name, tool in tools.items() if tool.annotations.destructive_hint} == {"adv_commit"}
+        channels = await program.call("adv_read", client="alice", action="hive:monitor/channel_list")
+        assert (channels["source"], channels["verified"]) == ("alice", True)
+        (row,) = channels["data"]["result"]["items"]
+        assert row["channel"] == world.scid
+        # Within the guard: it goes out, once.
+        limits = {"channel_id": world.scid, "htlc_minimum_msat": 2_000}
+        plan = await program.call(
+            "adv_plan", client="alice", action="hive:htlc-policy/set_htlc_limits", params=limits
+        )
+        assert plan["data"]["guard"]["verdict"] == "allow", plan
+        done = await program.call("adv_commit", plan_id=plan["data"]["plan_id"])
+        assert done["data"]["state"] == "done" and await htlc_minimum(world) == 2_000, done
+        error = await program.refused("adv_commit", plan_id=plan["data"]["plan_id"])
+        assert error["slug"] == "plan_used"
+        # From 500 to 650 ppm in one step: the guard leaves that to the human.
+        bold = await program.call("adv_plan", **fee, params={"channel_id": world.scid, "fee_ppm": 650})
+        held = await program.call("adv_commit", plan_id=bold["data"]["plan_id"])
+        assert held["data"]["held"] is True and (await world.channel_fees())[1] == 500
+        for tool in ("adv_approve", "adv_release", "adv_confirm"):
+            error = await program.refused(tool, approval_id=held["data"]["approval_id"], pin=PIN)
+            assert error["slug"] == "operator_only"
+        receipts = await program.call("adv_receipts", client="alice")
+        assert receipts["data"]["items"][-1]["status"] == "success"
+        await addresses_and_prompts(program)
+        assert "Traceback" not in program.errors.read_text()
+    await decided_at_a_terminal(world, held["data"]["approval_id"])
+    rows = (await shell.run("mcp", "log", "--limit", "500"))["items"]
+    commits = [row for row in reversed(rows) if row["tool"] == "adv_commit"]
+    assert [(row["decision"], row["slug"]) for row in commits] == [
+        ("done", ""),
+        ("failed", "plan_used"),
+        ("done", ""),
+    ]
+    assert commits[0]["plan"] == plan["data"]["plan_id"] and commits[2]["plan"] == bold["data"]["plan_id"]
+
+
+async def htlc_minimum(world: World) -> int:
+    """Of alice's side of the channel."""
+    (channel,) = (await world.alice.call("listpeerchannels"))["channels"]
+    return int(channel["updates"]["local"]["htlc_minimum_msat"])
+
+
+async def addresses_and_prompts(program: McpProgram) -> None:
+    listed = [str(each.uri) for each in (await program.session.list_resources()).resources]
+    assert listed == ["hive://advisor/status"]
+    client = await program.session.read_resource("hive://client/alice/status")
+    assert json.loads(client.contents[0].text)["data"]["credentials"][0]["state"] == "active"
+    receipts = await program.session.read_resource("hive://client/alice/receipts")
+    assert json.loads(receipts.contents[0].text)["data"]["count"] >= 1
+    prompts = {prompt.name for prompt in (await program.session.list_prompts()).prompts}
+    assert prompts == {"cycle", "review_client", "fleet_report"}
+    review = await program.session.get_prompt("review_client", {"client": "alice"})
+    assert 'my client "alice"' in review.messages[0].content.text
+
+
+async def decided_at_a_terminal(world: World, approval_id: str) -> None:
+    """Without the PIN nothing moves; with it the command runs once."""
+    shell = world.advisor
+    with pytest.raises(AdvisorFailed):
+        await shell.run("approvals", "approve", approval_id)
+    with pytest.raises(AdvisorFailed):
+        await at_terminal(shell, "approvals", "approve", approval_id, answers={"PIN to": "000000"})
+    assert (await world.channel_fees())[1] == 500
+    done = await at_terminal(shell, "approvals", "approve", approval_id, answers={"PIN to": PIN})
+    assert done["state"] == "done" and (await world.channel_fees())[1] == 650
+    with pytest.raises(AdvisorFailed):
+        await at_terminal(shell, "approvals", "approve", approval_id, answers={"PIN to": PIN})

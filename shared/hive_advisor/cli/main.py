@@ -47,7 +47,7 @@ _SUMMARIES = {
     "approvals": "commands that wait for your word, your own and other nodes': list, show, approve, reject",
     "guard": "your own limits: show, check, halt, release",
     "node": "your own nodes: add, list, check, report, watch, call, pending, approve, reject, rune",
-    "mcp": "tools for a program (AI) on your own nodes: serve, tools, allow, log",
+    "mcp": "tools for a program (AI), on your own nodes or for clients: serve, tools, allow, log",
     "run": "fetch messages, answer, resend what is open",
     "status": "a brief of everything open",
     "follow": "events since a cursor",

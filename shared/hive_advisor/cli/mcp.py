@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import click
 from hive_shared.errors import Conflict, Internal, InvalidParams
@@ -17,34 +18,71 @@ from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
-    from hive_shared.store import Db
-
+    from hive_advisor.advisor import Advisor
     from hive_advisor.domain.allow_list import AllowList
+    from hive_advisor.domain.guard_rules import ToolRate
     from hive_advisor.domain.tool_prompts import Prompt
     from hive_advisor.domain.tool_resources import Resource
-    from hive_advisor.services.tool_calls import Toolbox
+    from hive_advisor.services.tool_calls import ToolCallService
+
+_ROUND_S: Final = 15
 
 
 @click.group()
 def mcp() -> None:
-    """Tools for a program on your own nodes: it reads; it acts where you listed a method."""
+    """Tools for a program, on your own nodes or for your clients: it reads; it acts where you listed it."""
 
 
 @mcp.command()
-@click.option("--role", type=click.Choice(["operator"]), default="operator", show_default=True)
-@click.option("--toolsets", default="core", show_default=True, help="comma list: core, hive, archon")
+@click.option("--role", type=click.Choice(["operator", "advisor"]), default="operator", show_default=True)
+@click.option("--toolsets", default="core", show_default=True, help="of own nodes: core, hive, archon")
 @pass_settings
 @answered
 async def serve(settings: Settings, role: str, toolsets: str) -> None:
-    """Serve MCP on standard input and output until the program closes them."""
+    """Serve MCP on standard input and output until the program closes them.
+
+    The role operator reads your own nodes; the role advisor works for your clients, under your guard.
+    """
     from hive_advisor.mcp_server import require_library
 
     require_library()
     # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
     # SIGTERM does. What was begun stands in the audit.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    await _serve_operator(settings, toolsets)
+    await (_serve_operator(settings, toolsets) if role == "operator" else _serve_advisor(settings))
     sys.exit(output.OK)
+
+
+async def _serve_advisor(settings: Settings) -> None:
+    from hive_advisor.domain import tool_prompts, tool_resources
+    from hive_advisor.guard_files import HaltFile
+    from hive_advisor.mcp_server import ADVISOR_INSTRUCTIONS
+    from hive_advisor.services.advisor_acts import advisor_toolbox
+
+    async with settings.kit(online=True) as kit:
+        toolbox = advisor_toolbox(kit, HaltFile(settings.paths.halt), _allow_list(settings), now=_now)
+        rounds = asyncio.create_task(_rounds(settings, kit))
+        try:
+            await _serve(
+                settings,
+                kit.tool_calls(toolbox, _rates(settings)),
+                Role(ADVISOR_INSTRUCTIONS, tool_resources.ADVISOR, tool_prompts.ADVISOR),
+            )
+        finally:
+            rounds.cancel()
+            await asyncio.gather(rounds, return_exceptions=True)
+
+
+async def _rounds(settings: Settings, kit: Advisor) -> None:
+    """What `run` does, as long as the server has the profile."""
+    from hive_shared.errors import HiveError
+
+    while True:
+        try:
+            await kit.pump()
+        except HiveError as error:
+            settings.terminal.progress(f"the round ended early: {error.detail}")
+        await asyncio.sleep(_ROUND_S)
 
 
 async def _serve_operator(settings: Settings, toolsets: str) -> None:
@@ -55,6 +93,8 @@ async def _serve_operator(settings: Settings, toolsets: str) -> None:
     from hive_advisor.mcp_server import OPERATOR_INSTRUCTIONS
     from hive_advisor.nodes import load_nodes
     from hive_advisor.services.node_tools import NodeTools
+    from hive_advisor.services.tool_calls import ToolCallService
+    from hive_advisor.storage.audit_store import AuditStore
     from hive_advisor.transport.own_node import OwnNodes
 
     paths = settings.paths
@@ -72,31 +112,38 @@ async def _serve_operator(settings: Settings, toolsets: str) -> None:
         raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
     try:
         await _serve(
-            settings, db, toolbox, OPERATOR_INSTRUCTIONS, tool_resources.OPERATOR, tool_prompts.OPERATOR
+            settings,
+            ToolCallService(db, AuditStore(), toolbox, now=_now, rates=_rates(settings)),
+            Role(OPERATOR_INSTRUCTIONS, tool_resources.OPERATOR, tool_prompts.OPERATOR),
         )
     finally:
         await asyncio.to_thread(db.close)
 
 
-async def _serve(
-    settings: Settings,
-    db: Db,
-    toolbox: Toolbox,
-    instructions: str,
-    resources: Sequence[Resource],
-    prompts: Mapping[str, Prompt],
-) -> None:
+@dataclass(frozen=True)
+class Role:
+    """What a role shows beside its tools."""
+
+    instructions: str
+    resources: Sequence[Resource]
+    prompts: Mapping[str, Prompt]
+
+
+async def _serve(settings: Settings, service: ToolCallService, role: Role) -> None:
     from hive_advisor.mcp_server import Face
     from hive_advisor.mcp_server import serve as serve_mcp
     from hive_advisor.operator_files import read_prompts
-    from hive_advisor.services.tool_calls import ToolCallService
-    from hive_advisor.storage.audit_store import AuditStore
 
-    own, warnings = read_prompts(settings.paths.prompts, prompts)
+    own, warnings = read_prompts(settings.paths.prompts, role.prompts)
     for warning in (*_allow_list(settings)().warnings, *warnings):
         settings.terminal.progress(warning)
-    service = ToolCallService(db, AuditStore(), toolbox, now=_now)
-    await serve_mcp(service, Face(instructions, resources, {**prompts, **own}))
+    await serve_mcp(service, Face(role.instructions, role.resources, {**role.prompts, **own}))
+
+
+def _rates(settings: Settings) -> Callable[[], Mapping[str, ToolRate]]:
+    from hive_advisor.guard_files import read_rules
+
+    return lambda: read_rules(settings.paths.guard).tools
 
 
 def _allow_list(settings: Settings) -> Callable[[], AllowList]:
@@ -124,17 +171,20 @@ def _now() -> int:
 
 
 @mcp.command("tools")
-@click.option("--role", type=click.Choice(["operator"]), default="operator", show_default=True)
-@click.option("--toolsets", default="core", show_default=True, help="comma list: core, hive, archon")
+@click.option("--role", type=click.Choice(["operator", "advisor"]), default="operator", show_default=True)
+@click.option("--toolsets", default="core", show_default=True, help="of own nodes: core, hive, archon")
 @pass_settings
 @answered
 async def tools_(settings: Settings, role: str, toolsets: str) -> None:
     """The tools a program gets now, and which of them act."""
+    from hive_advisor.domain.advisor_tools import listed_tools as advisor_tools
     from hive_advisor.domain.node_tool_sets import listed_tools, own_tools
-    from hive_advisor.domain.tool_schema import MethodTool, method_tools
+    from hive_advisor.domain.tool_schema import MethodTool, Tool, method_tools
 
     found = _allow_list(settings)()
-    listed = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets), found.names)
+    methods = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets), found.names)
+    operator: dict[str, Tool] = {**own_tools(("node",)), **methods}
+    shown = operator if role == "operator" else advisor_tools(found.names)
     items = [
         {
             "tool": name,
@@ -143,7 +193,7 @@ async def tools_(settings: Settings, role: str, toolsets: str) -> None:
             if isinstance(tool, MethodTool) and tool.values
             else None,
         }
-        for name, tool in {**own_tools(("node",)), **listed}.items()
+        for name, tool in shown.items()
     ]
     note = "\n".join(found.warnings)
     settings.terminal.show({"items": items, "count": len(items), **({"note": note} if note else {})})

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
-if TYPE_CHECKING:
-    from hive_shared.registry import ActionSpec
-
 
 @click.group()
 def schema() -> None:
     """What can be asked of a node."""
-
-
-def _row(spec: ActionSpec) -> dict[str, Any]:
-    from hive_shared import registry
-
-    schemas: Any = registry.export(spec.schema)["schemas"]
-    entry = schemas[spec.schema]["actions"][spec.name]
-    least, most = entry["danger"]["total"], entry["danger_max"]
-    return {
-        "schema": spec.schema,
-        "action": spec.name,
-        "served": spec.served,
-        "tier": entry["required_tier"],
-        "danger": least,
-        "danger_max": most,
-        "changes": not spec.read_only,
-    }
 
 
 @schema.command("list")
@@ -43,7 +21,9 @@ async def list_(settings: Settings, served: bool) -> None:
     """Every schema and its actions."""
     from hive_shared import registry
 
-    items = [_row(spec) for spec in registry.actions() if spec.served or not served]
+    from hive_advisor.domain.schema_help import row_of
+
+    items = [row_of(spec) for spec in registry.actions() if spec.served or not served]
     settings.terminal.show({"items": items, "count": len(items)})
 
 
@@ -53,9 +33,10 @@ async def list_(settings: Settings, served: bool) -> None:
 @answered
 async def search(settings: Settings, words: tuple[str, ...]) -> None:
     """Actions whose name, permission or parameters hold all words, e.g. 'fee zero' or 'scid'."""
+    from hive_advisor.domain.schema_help import row_of
     from hive_advisor.domain.schema_help import search as found_by
 
-    items = [_row(spec) for spec in found_by(words)]
+    items = [row_of(spec) for spec in found_by(words)]
     settings.terminal.show({"items": items, "count": len(items)})
 
 
@@ -75,17 +56,7 @@ async def show(settings: Settings, target: str) -> None:
         found = registry.find(schema_id, action)
     except Unsupported as error:
         raise NotFound(f"{error.detail}; see 'hive-advisor schema search'", reason=error.symbol) from error
-    schemas: Any = registry.export(found.schema)["schemas"]
-    entry = dict(schemas[found.schema]["actions"][found.name])
-    rules, by_size = schema_help.rules_of(found), schema_help.danger_by_size(found)
-    data = {
-        "schema": found.schema,
-        "action": found.name,
-        "usage": schema_help.usage(found),
-        **({"rules": rules} if rules else {}),
-        **({"danger_by_size": by_size} if by_size else {}),
-        **entry,
-    }
+    data = schema_help.whole_of(found)
     if not settings.terminal.as_json and data.pop("params", None) is not None:
         # For people the same as lines; programs get the schema of the parameters.
         data["parameters"] = {

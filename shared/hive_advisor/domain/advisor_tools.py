@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from hive_shared.registry.control import TELEMETRY_METRICS
 from hive_shared.runtime_spec import Param
 
+from hive_advisor.domain.journal import DECISION_KINDS
 from hive_advisor.domain.tool_schema import Tool, schema_of
 
 CONTROL: Final = "hive:control/v1"
@@ -109,6 +110,19 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
             "Figures that a node sent by itself, the newest first; since is Unix seconds.",
             (_CLIENT, Param("metric", "str", choices=TELEMETRY_METRICS), _SINCE, _limit(50, 500)),
         ),
+        AdvisorTool("adv_trend", "R", "How a client's sums went over 7 and 30 days.", (_CLIENT,)),
+        AdvisorTool(
+            "adv_velocity",
+            "R",
+            "How fast a client's channels drain and fill, the most urgent first.",
+            (_CLIENT, _limit(50, 200)),
+        ),
+        AdvisorTool(
+            "adv_journal",
+            "R",
+            "Decisions noted so far and what came of them, the newest first.",
+            (_SOME_CLIENT, Param("open", "bool", default=False), _limit(20, 100)),
+        ),
         AdvisorTool(
             "adv_events",
             "R",
@@ -147,6 +161,20 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
             ),
         ),
         AdvisorTool(
+            "adv_journal_add",
+            "A",
+            "Note a decision and why; what came of it is measured later.",
+            (
+                _CLIENT,
+                Param("kind", "str", required=True, choices=DECISION_KINDS),
+                Param("target", "str", required=True, maximum=200),
+                Param("reasoning", "str", required=True, maximum=2_000),
+                Param("confidence", "int", minimum=0, maximum=100),
+                Param("predicted", "str", default="", maximum=500),
+                Param("command_id", "str", maximum=36),
+            ),
+        ),
+        AdvisorTool(
             "adv_ask_human",
             "A",
             "Put a question to the human who runs this advisor; it waits with the approvals.",
@@ -163,6 +191,17 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
         ),
     )
 }
+
+
+def listed_tools(allowed: Collection[str]) -> dict[str, Tool]:
+    """What a program is shown: what reads, and what the human listed."""
+    return {
+        name: declared.tool
+        for name, declared in ADVISOR_TOOLS.items()
+        if declared.klass == "R" or name in allowed
+    }
+
+
 HUMANS_OWN: Final = frozenset(
     f"adv_{name}"
     for name in (

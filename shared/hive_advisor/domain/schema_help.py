@@ -88,6 +88,38 @@ def rules_of(spec: ActionSpec) -> list[str]:
     return found + [f"{name}: {_kind(kind)}" for name, kind in document.get("values", _NONE).items()]
 
 
+def row_of(spec: ActionSpec) -> dict[str, Any]:
+    """The action in a list: whether it is served here, its tier, its least and most danger."""
+    entry = _exported(spec)
+    return {
+        "schema": spec.schema,
+        "action": spec.name,
+        "served": spec.served,
+        "tier": entry["required_tier"],
+        "danger": entry["danger"]["total"],
+        "danger_max": entry["danger_max"],
+        "changes": not spec.read_only,
+    }
+
+
+def whole_of(spec: ActionSpec) -> dict[str, Any]:
+    """Everything the registry says of an action."""
+    rules, by_size = rules_of(spec), danger_by_size(spec)
+    return {
+        "schema": spec.schema,
+        "action": spec.name,
+        "usage": usage(spec),
+        **({"rules": rules} if rules else {}),
+        **({"danger_by_size": by_size} if by_size else {}),
+        **_exported(spec),
+    }
+
+
+def _exported(spec: ActionSpec) -> dict[str, Any]:
+    schemas: Any = registry.export(spec.schema)["schemas"]
+    return dict(schemas[spec.schema]["actions"][spec.name])
+
+
 def usage(spec: ActionSpec) -> str:
     """How it is sent, for the command line."""
     words = [f"{f.name}={_short(f)}" if f.required else f"[{f.name}={_short(f)}]" for f in fields_of(spec)]

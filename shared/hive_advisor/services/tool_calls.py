@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -21,6 +23,7 @@ from hive_shared.errors import (
 from hive_shared.store import Db, StoreError, Tx
 
 from hive_advisor.domain.cleaning import clean_text
+from hive_advisor.domain.guard_rules import ToolRate
 from hive_advisor.domain.rows import AuditRow
 from hive_advisor.domain.tool_output import take_apart
 from hive_advisor.domain.tool_schema import Tool
@@ -87,7 +90,8 @@ class Toolbox(Protocol):
 
 
 class ToolCallService:
-    """Answers calls: a row in the audit before anything is done, and its end after."""
+    """Answers calls: a row in the audit before anything is done, and its end after. ``rates`` reads the
+    human's own rates of tools anew for every call; where they cannot be read (InvalidParams) nothing acts."""
 
     def __init__(
         self,
@@ -96,10 +100,11 @@ class ToolCallService:
         toolbox: Toolbox,
         *,
         now: Callable[[], int],
+        rates: Callable[[], Mapping[str, ToolRate]] = dict,
         limits: Limits = Limits(),
     ) -> None:
         self._db, self._rows, self._toolbox = db, rows, toolbox
-        self._now, self._limits = now, limits
+        self._now, self._rates, self._limits = now, rates, limits
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -154,13 +159,24 @@ class ToolCallService:
             unsure = "; whether it was done is not known" if asked.klass == "A" else ""
             error = TransportUnavailable(f"{name[:64]} did not end within {limit} s{unsure}")
             return Outcome(refusal(error), "failed")
+        except Exception as fault:
+            # Its text may be anybody's: it is for the human at the server's end.
+            traceback.print_exception(fault, file=sys.stderr)
+            told_so = Internal(f"{name[:64]} ended by a fault of this server, which its stderr describes")
+            return Outcome(refusal(told_so), "failed")
         return replace(outcome, answer=_measured(outcome.answer))
 
     async def _begin(self, row: AuditRow) -> int:
-        """Count the call and keep its row. Raises RateLimited; that is kept too."""
+        """Count the call and keep its row. Raises RateLimited, which is kept too; InvalidParams."""
+        try:
+            rate = self._rates().get(row.tool, ToolRate())
+        except InvalidParams:
+            if row.klass == "A":
+                raise
+            rate = ToolRate()
 
         def body(tx: Tx) -> tuple[int, str]:
-            full = self._full(tx, row)
+            full = self._full(tx, row, rate)
             kept = row if not full else replace(row, decision="limited", slug="rate_limited")
             return self._rows.add(tx, kept), full
 
@@ -169,18 +185,24 @@ class ToolCallService:
             raise RateLimited(full, data={"retry_after": _MINUTE})
         return number
 
-    def _full(self, tx: Tx, row: AuditRow) -> str:
+    def _full(self, tx: Tx, row: AuditRow, rate: ToolRate) -> str:
         limits, minute = self._limits, row.at - _MINUTE
         if self._rows.count(tx, minute) >= limits.all_minute:
             return f"{limits.all_minute} calls a minute are reached; wait a minute"
-        if row.klass == "A":
-            if self._rows.count(tx, minute, row.tool, "A") >= limits.act_minute:
-                return f"{limits.act_minute} acting calls of {row.tool} a minute are reached; wait a minute"
-            if self._rows.count(tx, row.at - _DAY, row.tool, "A") >= limits.act_day:
-                return f"{limits.act_day} acting calls of {row.tool} a day are reached; ask the operator"
-        elif self._rows.count(tx, minute, row.tool) >= limits.read_minute:
-            return f"{limits.read_minute} calls of {row.tool} a minute are reached; wait a minute"
+        acts = row.klass == "A"
+        # A tool's reading calls leave its acting ones alone.
+        klass, what = ("A", "acting calls") if acts else (None, "calls")
+        most = _or(rate.per_minute, limits.act_minute if acts else limits.read_minute)
+        if self._rows.count(tx, minute, row.tool, klass) >= most:
+            return f"{most} {what} of {row.tool} a minute are reached; wait a minute"
+        day = _or(rate.per_day, limits.act_day) if acts else rate.per_day
+        if day is not None and self._rows.count(tx, row.at - _DAY, row.tool, klass) >= day:
+            return f"{day} {what} of {row.tool} a day are reached; ask the human"
         return ""
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else given
 
 
 def told(

@@ -1,0 +1,50 @@
+"""What the tools of the role advisor need of the kit (docs/protocol/11-advisor-kit.md §11.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from hive_advisor.domain.plan import Plan
+from hive_advisor.domain.rows import Client, Event, StoredCommand
+from hive_advisor.services.approvals import ApprovalService
+from hive_advisor.services.clients import ClientService
+from hive_advisor.services.commands import CommandService
+from hive_advisor.services.guard import GuardService
+from hive_advisor.services.journal import JournalService
+from hive_advisor.services.plans import PlanService
+from hive_advisor.services.questions import QuestionService
+from hive_advisor.services.receipts import ReceiptService
+from hive_advisor.services.telemetry import TelemetryService
+
+
+class AdvisorKit(Protocol):
+    """The open kit (advisor.Advisor): its services, and what it does with them."""
+
+    clients: ClientService
+    commands: CommandService
+    plans: PlanService
+    guard: GuardService
+    questions: QuestionService
+    receipts: ReceiptService
+    telemetry: TelemetryService
+    journal: JournalService
+    approvals: ApprovalService
+
+    async def brief(self) -> dict[str, Any]: ...
+
+    async def plan(
+        self, client: Client, schema_id: str, action: str, params: Mapping[str, Any], *, note: str = ""
+    ) -> Plan: ...
+
+    async def execute(self, plan: Plan, *, wait_s: int, origin: str) -> StoredCommand: ...
+
+    async def follow(self, command: StoredCommand, wait_s: int) -> StoredCommand: ...
+
+    async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]: ...
+
+    async def cancel(self, command: StoredCommand, wait_s: int) -> dict[str, Any]: ...
+
+    async def alias_of(self, client_id: str) -> str: ...
+
+    async def events(self, since: int, limit: int) -> list[Event]: ...

@@ -48,7 +48,7 @@ class TrialCommands:
                     Param("advisor", "str", default=""),
                     Param("action", "str", default="list", choices=_ACTIONS),
                     Param("days", "any"),
-                    Param("outcome", "str", default="", choices=("", *VERDICTS)),
+                    Param("outcome", "str", choices=VERDICTS),
                     Param("reason", "str", default=""),
                     Param("confirm", "bool", default=False),
                     FORMAT,

@@ -105,6 +105,14 @@ TABLE: Mapping[tuple[CommandState, CommandEvent], CommandState] = MappingProxyTy
 )
 
 
+_REFUSED_AT_ONCE = frozenset({"busy", "unsupported_schema", "unsupported_action", "requires_restart"})
+
+
+def did_nothing(state: CommandState, slug: str | None) -> bool:
+    """Whether a command that ended so changed nothing at the node."""
+    return state in NOT_RUN or (state == CommandState.ERROR and slug in _REFUSED_AT_ONCE)
+
+
 def next_state(state: CommandState, event: CommandEvent) -> CommandState | None:
     """The state after ``event``, or None when the event changes nothing (a final command)."""
     return TABLE.get((state, event))

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from hive_shared.registry import FEE_POLICY, MONITOR
+from hive_shared.registry import CONTROL, FEE_POLICY, MONITOR
 
-from hive_advisor.domain.command_machine import FINAL, NOT_RUN, UNSIGNED, CommandState
+from hive_advisor.domain.command_machine import FINAL, UNSIGNED, CommandState, did_nothing
 from hive_advisor.domain.rows import StoredCommand
 
 FRESH_S: Final = 600
@@ -70,7 +70,9 @@ def observe(commands: Iterable[StoredCommand]) -> Observed:
             elif command.action == "onchain_balance" and (found := _confirmed(result)) is not None:
                 sats, at = found, command.created
             continue
-        if command.state in NOT_RUN | UNSIGNED or command.schema.startswith("hive:control/"):
+        if command.schema == CONTROL or command.state in UNSIGNED:
+            continue
+        if did_nothing(command.state, command.slug):
             continue
         if command.schema != FEE_POLICY or command.action == "list_anchors":
             # Whatever else wrote may have spent; a splice, an opening, a send.

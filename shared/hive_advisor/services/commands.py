@@ -153,7 +153,7 @@ class CommandService:
             ):
                 return self._commands.get(tx, command.command_id)
             self._commands.move(tx, command, to, self._now())
-            self._guard.ended(tx, command, to, answer.result)
+            self._guard.ended(tx, command, to, answer.slug, answer.result)
             self._commands.record_answer(
                 tx,
                 command.command_id,

@@ -10,7 +10,7 @@ from hive_shared.registry import CONTROL
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain import guard
-from hive_advisor.domain.command_machine import NOT_RUN, CommandState
+from hive_advisor.domain.command_machine import CommandState, did_nothing
 from hive_advisor.domain.guard import Counters, Judgement, Situation, Verdict
 from hive_advisor.domain.guard_rules import ORIGINS, GuardRules, Origin
 from hive_advisor.domain.names import check_alias
@@ -123,9 +123,11 @@ class GuardService:
         """Book what a plan uses, in its own transaction."""
         self._counters.reserve(tx, command_id, client_id, judgement.uses, self._now())
 
-    def ended(self, tx: Tx, command: StoredCommand, to: CommandState, result: Any = None) -> None:
+    def ended(
+        self, tx: Tx, command: StoredCommand, to: CommandState, slug: str | None = None, result: Any = None
+    ) -> None:
         """A command moved: what it did not use is free again, what it really used is booked."""
-        if to in NOT_RUN:
+        if did_nothing(to, slug):
             self._counters.release(tx, command.command_id)
         elif to == CommandState.DONE and isinstance(result, dict):
             fee = result.get("fee_msat")

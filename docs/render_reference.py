@@ -1,7 +1,9 @@
 """Writes docs/reference: every method of the three plugins, every key of the policy and every action of the
-management schemas, from the code; and the methods once more as the table that the advisor kit ships.
+management schemas, every tool of the kit's MCP server, from the code; and the methods once more as the table
+that the advisor kit ships.
 
-Run `make reference` after changing a method, policy key or action; a test compares the pages with the code.
+Run `make reference` after changing a method, policy key, action or tool; a test compares the pages with the
+code.
 """
 
 from __future__ import annotations
@@ -88,9 +90,62 @@ How to add one: [three files](../how-to-add-an-action.md).
 """
 
 
+_TOOLS = """# Tools of the MCP server
+
+Written by `make reference` from what the advisor kit declares: edit that, not this page.
+
+`hive-advisor mcp serve --role advisor` works for an advisor's clients, `--role operator` reads an operator's
+own nodes. R reads; A acts, and is open only where the human listed its exact name (`hive-advisor mcp allow`).
+An unknown, missing or misplaced argument is refused by name, and nothing happens. How to set it up:
+[advisor guide](../advisor-guide.md#an-ai-that-advises-mcp),
+[operator guide](../operator-guide.md#an-ai-on-your-own-node-mcp).
+"""
+
+_OPERATOR_TOOLS = """## Own nodes
+
+Besides these, every method of [the plugins](methods.md) that reads, and those that act and were listed, as
+`hive_x_y` for `hive-x-y`: shown where `--toolsets` has their set, called by `hive_call` where not. All
+take `node`, which may be left out where nodes.toml names one node, and for figures of the whole fleet.
+"""
+
+
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    return {"methods.md": methods_page(), "policy.md": policy_page(), "actions.md": actions_page()}
+    return {
+        "methods.md": methods_page(),
+        "policy.md": policy_page(),
+        "actions.md": actions_page(),
+        "tools.md": tools_page(),
+    }
+
+
+def tools_page() -> str:
+    """The tools of both roles."""
+    advisor = importlib.import_module("hive_advisor.domain.advisor_tools")
+    sets = importlib.import_module("hive_advisor.domain.node_tool_sets")
+    figures = importlib.import_module("hive_advisor.domain.figure_tools").FIGURE_TOOLS
+    reads = importlib.import_module("hive_advisor.domain.node_reads").NODE_READS
+    parts = [_TOOLS, "## Clients\n"]
+    parts += [
+        _tool(each.name, each.klass, each.description, each.params) for each in advisor.ADVISOR_TOOLS.values()
+    ]
+    closed = ", ".join(f"`{name}`" for name in sorted(advisor.HUMANS_OWN))
+    parts += [f"No list opens {closed}: they are the human's.\n", _OPERATOR_TOOLS]
+    parts += [_tool(each.name, "R", each.description, each.params) for each in figures.values()]
+    parts += [_tool(each.tool, "R", each.spec.description, each.spec.params) for each in reads.values()]
+    for name, tool in sets.own_tools(()).items():
+        if name not in figures:
+            parts.append(_tool(name, "R", tool.description, sets.PARAMS[name]))
+    return "\n".join(parts)
+
+
+def _tool(name: str, klass: str, description: str, params: Sequence[Any]) -> str:
+    lines = [f"### {name}", "", f"{klass}. {description}", ""]
+    if params:
+        lines += ["| argument | type | default |", "|---|---|---|"]
+        lines += [f"| `{param.name}` | {_type(param)} | {_default(param)} |" for param in params]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def actions_page() -> str:

@@ -75,17 +75,15 @@ def require_library() -> None:
 
 
 async def serve(service: ToolCallService, face: Face) -> None:
-    """Serve until the program closes our standard input."""
+    """Serve until the program closes our standard input. From then on, to the end of the process, whatever is
+    printed goes to stderr."""
     from mcp.server.stdio import stdio_server
 
     server = _server(service, face)
     async with stdio_server() as (read, write):
-        # The library leaves buffered text of a stray print on the wire at exit.
-        wire, sys.stdout = sys.stdout, sys.stderr
-        try:
-            await server.run(read, write, server.create_initialization_options())
-        finally:
-            sys.stdout = wire
+        # The library would leave the buffered text of a stray print on the wire at exit.
+        sys.stdout = sys.stderr
+        await server.run(read, write, server.create_initialization_options())
 
 
 def _server(service: ToolCallService, face: Face) -> Server[dict[str, Any]]:

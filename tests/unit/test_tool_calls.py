@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from hive_advisor.advisor import MIGRATIONS
 from hive_advisor.domain.allow_list import AllowList
+from hive_advisor.domain.guard_rules import parse_rules
 from hive_advisor.services.node_tools import NodeTools
 from hive_advisor.services.ports import NodeRefused
 from hive_advisor.services.tool_calls import MAX_OUTPUT, ToolCallService
@@ -44,13 +45,20 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.path, self.node, self.clock = path, Node(), 1_000_000
+        self.rules: dict[str, Any] = {}
         self.listed = AllowList(frozenset({"hive-client-revoke", "hive-client-alias"}))
         self.open()
 
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
         toolbox = NodeTools(self.node, ("own",), lambda: self.listed, now=lambda: self.clock)
-        self.service = ToolCallService(self.db, AuditStore(), toolbox, now=lambda: self.clock)
+        self.service = ToolCallService(
+            self.db,
+            AuditStore(),
+            toolbox,
+            now=lambda: self.clock,
+            rates=lambda: parse_rules(self.rules).tools,
+        )
 
     async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
         return (await self.service.call(tool, arguments, "a program")).body
@@ -108,6 +116,23 @@ async def test_a_reading_tool_has_thirty_a_minute_and_an_acting_one_five_and_fif
     desk.clock += 86_400
     assert await desk.slug(REVOKE, all=True, dry_run=False) == ""
     assert len([each for each in desk.node.asked if each[1] == "hive-client-revoke"]) == 51
+
+
+async def test_the_human_sets_other_rates_and_a_broken_file_lets_nothing_act(desk: Desk) -> None:
+    desk.rules = {"tool": {"hive_client_revoke": {"per_minute": 1, "per_day": 2}, STATUS: {"per_day": 3}}}
+    assert await desk.slug(REVOKE, all=True, dry_run=False) == ""
+    assert await desk.slug(REVOKE, all=True, dry_run=False) == "rate_limited"
+    desk.clock += 61
+    assert await desk.slug(REVOKE, all=True, dry_run=False) == ""
+    desk.clock += 61
+    assert await desk.slug(REVOKE, all=True, dry_run=False) == "rate_limited"
+    assert [await desk.slug(STATUS) for _ in range(4)] == ["", "", "", "rate_limited"]
+    desk.clock += 86_401
+    desk.rules = {"tol": {}}
+    asked = len(desk.node.asked)
+    body = await desk.call(REVOKE, all=True, dry_run=False)
+    assert body["error"]["slug"] == "invalid_params" and "guard.toml" in body["error"]["message"]
+    assert len(desk.node.asked) == asked and await desk.slug(STATUS) == ""
 
 
 async def test_the_deciding_value_is_always_sent_and_nothing_acts_by_default(desk: Desk) -> None:

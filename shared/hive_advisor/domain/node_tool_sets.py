@@ -29,6 +29,16 @@ DEFAULT_SETS: Final = ("core",)
 _MAX_FOUND: Final = 40
 
 
+PARAMS: Final[Mapping[str, tuple[Param, ...]]] = {
+    SEARCH: (Param("words", "str", required=True, maximum=200),),
+    CALL: (
+        Param("method", "str", required=True, maximum=80),
+        Param("params", "json", default=None),
+        Param("dry_run", "bool", default=True),
+    ),
+}
+
+
 def check_sets(names: Sequence[str]) -> tuple[str, ...]:
     """Raises InvalidParams for a set that does not exist."""
     for name in names:
@@ -50,20 +60,13 @@ def own_tools(nodes: Sequence[str]) -> dict[str, Tool]:
     found[SEARCH] = Tool(
         "Methods whose name, description or parameters hold all the words; hive_call makes them. Reads only.",
         False,
-        schema_of((Param("words", "str", required=True, maximum=200),)),
+        schema_of(PARAMS[SEARCH]),
     )
     found[CALL] = Tool(
         "Call any method that is open, by its name and parameters. One that acts does so only with"
         " dry_run=false, and only if the operator listed it.",
         False,
-        schema_of(
-            (
-                Param("method", "str", required=True, maximum=80),
-                Param("params", "json", default=None),
-                Param("dry_run", "bool", default=True),
-            ),
-            nodes,
-        ),
+        schema_of(PARAMS[CALL], nodes),
     )
     return found
 

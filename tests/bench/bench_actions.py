@@ -6,15 +6,13 @@ lightningd takes is not in these figures.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from figures import Figure, percentile
+from figures import Figure, cpu_ms, percentile
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import nip44
 from hive_shared.nostr.giftwrap import unwrap, wrap
@@ -88,16 +86,6 @@ def _wraps(times: int) -> list[Figure]:
         unwrap(recipient, event, keys=keys)
 
     return [
-        Figure("NIP-44 and gift wrap of 28 kB, p50", _cpu_ms(made, times), "ms", 8),
-        Figure("unwrapping it, signatures checked, p50", _cpu_ms(opened, times), "ms", 8),
+        Figure("NIP-44 and gift wrap of 28 kB, p50", percentile(cpu_ms(made, times), 0.5), "ms", 8),
+        Figure("unwrapping it, signatures checked, p50", percentile(cpu_ms(opened, times), 0.5), "ms", 8),
     ]
-
-
-def _cpu_ms(call: Callable[[], object], times: int) -> float:
-    samples = []
-    gc.collect()
-    for _ in range(times):
-        began = time.thread_time_ns()
-        call()
-        samples.append((time.thread_time_ns() - began) / 1e6)
-    return percentile(samples, 0.5)

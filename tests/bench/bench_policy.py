@@ -27,7 +27,7 @@ from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.storage.advisor_store import AdvisorStore
-from figures import Figure, percentile
+from figures import Figure, cpu_ms, percentile
 from hive_shared.crypto import Secret
 from pipeline_world import NOW, World, issue
 
@@ -51,7 +51,7 @@ def main(smoke: bool) -> list[Figure]:
         for what, channels in (("one channel", 1), ("200 channels", 200)):
             request = _request(channels)
             assert decide(snapshot, request).decision == "confirm"
-            took = _cpu_ms(lambda s=snapshot, r=request: decide(s, r), times if channels == 1 else times // 4)
+            took = cpu_ms(lambda s=snapshot, r=request: decide(s, r), times if channels == 1 else times // 4)
             title = f"decision, {_RULES} rules, {_IDS:,} ids{name}, {what}"
             goal = GOAL_DECISION_MS if channels == 1 else None
             figures.append(Figure(f"{title}, p50", percentile(took, 0.5), "ms", goal))
@@ -66,16 +66,6 @@ def _figures(name: str, samples: list[float], goal: float | None) -> list[Figure
         Figure(f"{name}, p50", percentile(samples, 0.5), "ms"),
         Figure(f"{name}, p99", percentile(samples, 0.99), "ms", goal),
     ]
-
-
-def _cpu_ms(call: Callable[[], object], times: int) -> list[float]:
-    samples = []
-    gc.collect()
-    for _ in range(times):
-        began = time.thread_time_ns()
-        call()
-        samples.append((time.thread_time_ns() - began) / 1e6)
-    return samples
 
 
 def _snapshots() -> dict[str, PolicySnapshot]:

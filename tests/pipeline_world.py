@@ -509,8 +509,13 @@ class World:
                 log=lambda level, event, **fields: self.log.append((level, event, fields)),
                 fault=self._fault,
                 window_ms=50,
+                swap_rpcs=self.swap_rpcs,
             )
         )
+
+    def swap_rpcs(self) -> tuple[str, str]:
+        """The methods configured for swaps out and in."""
+        return "", ""
 
     @staticmethod
     async def _own_backup(path: Path, passphrase: Secret) -> None:

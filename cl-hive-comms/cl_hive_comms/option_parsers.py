@@ -18,6 +18,7 @@ Parser = Callable[[Any], Any]
 
 MAX_RELAYS = 8
 PAYMENT_METHODS = ("bolt11", "bolt12", "l402", "cashu")
+_METHOD = re.compile(r"[a-z][a-z0-9_-]{1,79}")
 _NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 _RUNE = re.compile(r"[A-Za-z0-9_=-]{40,4096}")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -159,6 +160,16 @@ def node_ids(value: Any) -> tuple[str, ...]:
         if not _NODE_ID.fullmatch(entry):
             raise ValueError(f"{entry!r} is not a node id of 66 lowercase hex digits")
     return found
+
+
+def foreign_method(value: Any) -> str:
+    """A method of another plugin; empty for none."""
+    name = text(value)
+    if name and not _METHOD.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a method: lower-case letters, digits, - and _")
+    if name.startswith("hive-"):
+        raise ValueError(f"{name!r} is a method of the hive plugins; name one of a swap service")
+    return name
 
 
 def kinds(value: Any) -> tuple[int, ...]:

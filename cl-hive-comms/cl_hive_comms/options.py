@@ -156,8 +156,14 @@ CORE = (
         served=True,
     ),
     _bool("supervised", False, "The node is restarted by a supervisor when it stops."),
-    _text("swap-out-rpc", "", "Method that swaps Lightning funds to the chain."),
-    _text("swap-in-rpc", "", "Method that swaps chain funds to Lightning."),
+    _text(
+        "swap-out-rpc",
+        "",
+        "Method that swaps Lightning funds to the chain.",
+        read.foreign_method,
+        served=True,
+    ),
+    _text("swap-in-rpc", "", "Method that swaps chain funds to Lightning.", read.foreign_method, served=True),
     _bool("private-relationships", False, "Say nothing in public about who manages this node.", served=True),
     _text(
         "publish-kinds", "", "Further event kinds that sibling plugins may publish.", read.kinds, served=True

@@ -14,7 +14,6 @@ _LIQUIDITY: Final = "the liquidity market"
 AWAITED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "supervised": "the action that restarts the node",
-        "swap-": "swaps between Lightning and the chain",
         "directory-urls": "the search for advisors",
         "payment-methods": _PAYMENTS,
         "escrow-": _ESCROW,

@@ -3,6 +3,7 @@ with a wrong parameter, which changes nothing (02 §4)."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -50,6 +51,7 @@ ENTRIES = (
 async def stage() -> AsyncIterator[Stage]:
     """One world for all of them."""
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    os.environ["HIVE_SWAP_FILE"] = str(directory / "swaps.jsonl")
     operator = npub_encode(xonly_pubkey(actions_backup.OPERATOR))
     world = await World.start(directory, options={"hive-comms-alert-nostr-dm": operator})
     yield await Stage(world).open()

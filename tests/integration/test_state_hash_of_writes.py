@@ -12,6 +12,7 @@ import payment_world
 import plugin_world
 import pytest
 import rebalance_world
+import swap_world
 import wallet_world
 from channel_node import PEER as OPENED
 from channel_node import channel_world
@@ -50,6 +51,8 @@ MOVED: dict[Key, set[str]] = {
     (BACKUP, "export_scb"): set(),
     (CHANNEL, "open"): {"policy", "balance", "wallet"},
     (REBALANCE, "circular_rebalance"): {"balance"},
+    # What the service moves it moves later, and the peer's help too.
+    **{(REBALANCE, name): set() for name in ("swap_out", "swap_in", "peer_rebalance")},
     (CHANNEL, "close_cooperative"): {"policy"},
     # The node in memory has no channel that a payment could leave by.
     **{(PAYMENT, name): set() for name in ("pay_invoice", "pay_multipath", "keysend")},
@@ -76,6 +79,8 @@ OPENING = {
 
 def staged(key: Key, directory: Path) -> tuple[World, Any]:
     """A world for an action, and its case there."""
+    if key in swap_world.CASES:
+        return swap_world.swapping(directory), swap_world.CASES[key]
     if key in rebalance_world.CASES:
         return rebalance_world.ring(directory), rebalance_world.CASES[key]
     if key in payment_world.CASES:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, Unsupported, from_symbol
-from hive_shared.registry import MONITOR, contained, find
+from hive_shared.registry import MONITOR, REBALANCE, WALLET, contained, find
 
 from . import approval
 from .approval import Workflow
@@ -25,7 +25,7 @@ from .policy_document import PolicyDocument, preset_document
 from .policy_limits import READ_LIMITS, WRITE_LIMITS, Denial
 from .policy_rules import Conflict, Override, Rule, conflicts
 from .policy_settings import Settings
-from .spend import Spend
+from .spend import ONCHAIN, Spend
 
 _MULTI: Final = re.compile(r"multi_sig_([1-9])_of_([1-9])")
 _PEER_PARAMS: Final = ("peer_id", "node_id", "destination", "provider_id")
@@ -144,7 +144,14 @@ class ActionRequest:
             for name in self.names
             for spec in contained(self.schema, name)
         }
+        if self.sends_out:
+            others[WALLET, "send_onchain"] = (WALLET, ("send_onchain", "withdraw"))
         return ((self.schema, self.names), *others.values())
+
+    @cached_property
+    def sends_out(self) -> bool:
+        """Whether it pays a foreign address on the chain by a name that does not say so: a swap."""
+        return self.schema == REBALANCE and self.spend is not None and self.spend.kind == ONCHAIN
 
     @cached_property
     def denial_keys(self) -> tuple[str, ...]:
@@ -353,11 +360,13 @@ def _ask_by_document(settings: Settings, request: ActionRequest, level: Fraction
         key.startswith("channel_close") for key in request.denial_keys
     ):
         votes.ask(Workflow.QUEUE, "required_confirmation.channel_close", "every channel close is asked")
-    sends = request.override_keys[0] in ("wallet_send_onchain", "wallet_sweep") or (
+    named = request.override_keys[0] in ("wallet_send_onchain", "wallet_sweep")
+    splices = (
         request.override_keys[0] == "splice_splice_out"
         and request.spend is not None
         and request.spend.amount_sat > 0
     )
+    sends = named or splices or request.sends_out
     threshold = confirmation.onchain_send_gte_sats
     if sends and threshold is not None and (request.amount_sat >= threshold or request.action == "sweep"):
         votes.ask(

@@ -111,6 +111,7 @@ def pipeline_parts(
         max_skew_s=lambda: config().max_skew_s,
         now=unix_now,
         on_receipt=on_receipt,
+        swap_rpcs=lambda: (str(config().get("swap-out-rpc")), str(config().get("swap-in-rpc"))),
         log=log,
         fault=fault_point(node["network"]),
     )

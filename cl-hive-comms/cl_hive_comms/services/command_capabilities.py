@@ -37,7 +37,8 @@ class About:
 
 
 class CommandCapabilities:
-    """Answers `capabilities` and `quote`. `served` says whether an action runs on this node now, `partly`
+    """Answers `capabilities` and `quote`. `served` says whether an action runs on this node now, `why_not`
+    what it lacks, `partly`
     gives the rows of those of which only some parameters do."""
 
     def __init__(
@@ -49,12 +50,14 @@ class CommandCapabilities:
         decision: DecisionService,
         about: Callable[[], About],
         served: Callable[[str, str], bool],
+        why_not: Callable[[str, str], str],
         partly: Callable[[], Sequence[JsonValue]],
         random_bytes: Callable[[int], bytes],
         now: Callable[[], int],
     ) -> None:
         self._db, self._commands, self._credentials, self._decision = db, commands, credentials, decision
         self._about, self._served, self._random, self._now = about, served, random_bytes, now
+        self._why_not = why_not
         self._partly = partly
 
     def of_node(self) -> dict[str, JsonValue]:
@@ -62,7 +65,7 @@ class CommandCapabilities:
         about = self._about()
         served = [spec for spec in actions() if spec.served and self._served(spec.schema, spec.name)]
         missing: list[JsonValue] = [
-            {"schema": spec.schema, "action": spec.name, "reason": "this node lacks the calls for it"}
+            {"schema": spec.schema, "action": spec.name, "reason": self._why_not(spec.schema, spec.name)}
             for spec in actions()
             if spec.served and not self._served(spec.schema, spec.name)
         ]

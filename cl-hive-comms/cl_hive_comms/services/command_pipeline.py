@@ -26,6 +26,7 @@ from .executors.catalogue import Executors
 from .executors.config_adjust import ConfigRows
 from .executors.emergency import SPIKE
 from .executors.fee_policy import ANCHOR
+from .executors.swap import Configured
 from .executors.wallet_freeze import FREEZE
 from .fee_rules import FeeRules
 from .freeze_end import FreezeEnd
@@ -118,6 +119,7 @@ class PipelineParts:
     fault: Fault = no_fault
     window_ms: int = WINDOW_MS
     on_receipt: Callable[[int, str], None] | None = None
+    swap_rpcs: Configured = lambda: ("", "")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         decision=core.decision,
         about=parts.about,
         served=core.executors.served,
+        why_not=core.executors.why_not,
         partly=core.executors.parameters.missing,
         random_bytes=parts.random_bytes,
         now=parts.now,
@@ -287,7 +290,7 @@ def _core(parts: PipelineParts) -> _Core:
         handoffs=parts.handoffs,
         spends=spends,
         locks=locks,
-        find_write=executors.write,
+        find_write=executors.to_run,
         policy_root=state_hash.policy_root,
         trust_of=parts.trust.of,
         now=parts.now,
@@ -326,6 +329,7 @@ def _executors(
         state_hash=state_hash.describe,
         seen=htlcs.seen,
         approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
+        swap_rpcs=parts.swap_rpcs,
         forbidden=lambda: policies.snapshot().settings(parts.now()).forbidden_peers,
         now=parts.now,
         fault=parts.fault,

@@ -54,10 +54,12 @@ from .monitor import Monitor
 from .monitor_history import History
 from .payment import payment_writes
 from .peer import BAN, peer_writes
+from .peer_rebalance import TASKS, PeerRebalance
 from .plugin_run import Approved, plugin_writes
 from .proposal import SetCltvDelta
 from .rebalance import CircularRebalance
 from .splice import splice_writes
+from .swap import Configured, SwapIn, SwapOut
 from .wallet import ListFunds, wallet_writes
 from .wallet_freeze import FREEZE
 from .wallet_send import Wallet
@@ -83,6 +85,7 @@ _NEEDS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     (WALLET, "freeze_utxos"): ("utxopsbt",),
     (WALLET, "unfreeze_utxos"): ("utxopsbt", "unreserveinputs"),
     **{(PAYMENT, name): ("wait",) for name in ("pay_invoice", "pay_multipath", "keysend")},
+    (REBALANCE, "peer_rebalance"): (TASKS,),
     (REBALANCE, "circular_rebalance"): (
         *(f"askrene-{name}" for name in ("create-layer", "update-channel", "inform-channel")),
         *("askrene-disable-node", "askrene-remove-layer", "getroutes"),
@@ -110,7 +113,7 @@ class _Reading:
 
 class Executors:
     """All executors over one node. `probe` learns which calls the node offers; until then all count.
-    `forbidden` are the nodes that policy forbids."""
+    `forbidden` are the nodes that policy forbids, `swap_rpcs` the methods configured for swaps."""
 
     def __init__(
         self,
@@ -129,10 +132,12 @@ class Executors:
         seen: Seen,
         approved: Approved,
         forbidden: Callable[[], frozenset[str]],
+        swap_rpcs: Configured,
         now: Callable[[], int],
         fault: Fault,
     ) -> None:
-        self._forbidden = forbidden
+        self._forbidden, self._swap_rpcs = forbidden, swap_rpcs
+        self._lacking: dict[tuple[str, str], Callable[[], str]] = {}
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
         self._saved, self._backups, self._node_id = saved, backups, node_id
         self._changes, self.parameters = history, Parameters(node, self.offers)
@@ -210,14 +215,23 @@ class Executors:
             EXPANSION: expansion_writes(node, calls, engaged),
             PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),
             PLUGIN: {"configure": Configure(node), **plugin_writes(node, calls, engaged, approved)},
-            REBALANCE: {
-                "circular_rebalance": CircularRebalance(
-                    node, self._node_id, self._keep, engaged, self._forbidden, self._now, fault
-                )
-            },
+            REBALANCE: self._rebalance(node, engaged, fault),
             BACKUP: backup_writes(node, self._backups, self._node_id),
         }
         return {(schema, name): action for schema, made in schemas.items() for name, action in made.items()}
+
+    def _rebalance(self, node: Node, engaged: Callable[[], bool], fault: Fault) -> dict[str, WriteAction]:
+        asked = (node, self._swap_rpcs, self.offers, self._keep, engaged, self._now, fault)
+        out, back = SwapOut(*asked), SwapIn(*asked)
+        self._lacking = {(REBALANCE, "swap_out"): out.lacking, (REBALANCE, "swap_in"): back.lacking}
+        return {
+            "circular_rebalance": CircularRebalance(
+                node, self._node_id, self._keep, engaged, self._forbidden, self._now, fault
+            ),
+            "peer_rebalance": PeerRebalance(node, self._keep, engaged, self._now),
+            "swap_out": out,
+            "swap_in": back,
+        }
 
     def _adjust(self, node: Node) -> WriteAction:
         return Adjust(node, self.parameters, self._db, self._changes, self._commands)
@@ -274,8 +288,18 @@ class Executors:
             return True
         if key not in self._writes and key not in self._reads:
             return False
+        return not self.why_not(schema, action)
+
+    def why_not(self, schema: str, action: str) -> str:
+        """What an action of this version lacks on this node; empty when it can run."""
+        key = (schema, action)
+        missing = [name for name in _NEEDS.get(key, ()) if not self.offers(name)]
         one = _NEEDS_ONE.get(key, ())
-        return all(map(self.offers, _NEEDS.get(key, ()))) and (not one or any(map(self.offers, one)))
+        if one and not any(map(self.offers, one)):
+            missing.append(" or ".join(one))
+        if missing:
+            return f"this node lacks the calls for it: {', '.join(missing)}"
+        return self._lacking[key]() if key in self._lacking else ""
 
     def offers(self, method: str) -> bool:
         """Whether the node has a call."""
@@ -288,6 +312,13 @@ class Executors:
     def write(self, schema: str, action: str) -> WriteAction | None:
         """The executor of a write; None when this node does not serve it."""
         return self._writes.get((schema, action)) if self.served(schema, action) else None
+
+    def to_run(self, schema: str, action: str) -> WriteAction | None:
+        """As `write`; raises Unsupported, with what the node lacks, for an action that this version has."""
+        key = (schema, action)
+        if key in self._writes and (why := self.why_not(schema, action)):
+            raise from_symbol("unsupported_action", f"{action} cannot run here: {why}")
+        return self._writes.get(key)
 
     def must_write(self, schema: str, action: str) -> WriteAction:
         """The executor of a write that was judged. Raises Unsupported when it is gone."""

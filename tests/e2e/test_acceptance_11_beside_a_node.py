@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import AdvisorConfig
+from hive_advisor.domain.observed import observe
 from hive_advisor.identity import Identity, create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.world import World, until
@@ -90,10 +91,12 @@ async def asked(kit: Advisor, what: tuple[str, str, dict[str, Any]] = LOOK) -> A
 
 
 async def test_a_plan_and_the_nodes_word_on_it_change_nothing(world: World, tmp_path: Path) -> None:
-    async with Machine(world, tmp_path / "a").open() as kit:
+    machine = Machine(world, tmp_path / "a")
+    async with machine.open() as kit:
         await hired(world, kit)
         client = (await kit.clients.all())[0]
         before = await world.channel_fees()
+        await _guarded(kit, machine, world.scid, before)
         plan = await kit.plan(client, *FEE, {"channel_id": world.scid, "fee_ppm": 510})
         said = (await kit.quote(plan, 60))["result"]
         assert (said["valid"], said["workflow"], said["price_sats"]) == (True, "auto", 0), said
@@ -112,6 +115,31 @@ async def test_a_plan_and_the_nodes_word_on_it_change_nothing(world: World, tmp_
             # What the node says it does not do is refused here, before it is asked.
             with pytest.raises(HiveError):
                 await kit.plan((await kit.clients.all())[0], row["schema"], row["action"], {})
+
+
+async def _guarded(kit: Advisor, machine: Machine, scid: str, fees: tuple[int, int]) -> None:
+    """The kit's own guard measures by what the node's reads say."""
+    (machine.directory / "config" / "guard.toml").unlink()
+    client, most = (await kit.clients.all())[0], fees[1] + fees[1] * 15 // 100
+
+    async def held_for(ppm: int) -> set[str]:
+        judged = await kit.guard.judged(
+            await kit.plan(client, *FEE, {"channel_id": scid, "fee_ppm": ppm}), "lib"
+        )
+        return {reason.rule for reason in judged.judgement.reasons} - {"fee_range"}
+
+    assert await held_for(most) == {"fee_value"}
+    for action in ("fee_report", "channel_list"):
+        assert str((await asked(kit, ("hive:monitor/v1", action, {}))).state) == "done"
+        assert (await held_for(most), await held_for(most + 1)) == (set(), {"fee_step"})
+    plan = await kit.plan(client, *FEE, {"channel_id": scid, "fee_ppm": most})
+    seen = (await kit.guard.judged(plan, "lib")).before[scid]
+    assert (seen["base_msat"], seen["fee_ppm"]) == fees
+    # Its answer about funds is one the guard can read.
+    await asked(kit, ("hive:monitor/v1", "onchain_balance", {}))
+    (balance,) = [c for c in await kit.commands.listed(client, "done", 10) if c.action == "onchain_balance"]
+    assert (observe([balance]).onchain(balance.created) or 0) > 0
+    open_guard(machine.directory / "config")
 
 
 @pytest.mark.parametrize("clock_s", [-1_000, 600])

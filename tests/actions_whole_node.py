@@ -3,10 +3,13 @@ and 14)."""
 
 from __future__ import annotations
 
-from action_table import Answer, Entry, Params, Stage
+import asyncio
+
+from action_table import Answer, Entry, Params, Stage, given
 from actions_channel import CLOSED
+from hive_devnet.node import NodeHandle
 from hive_devnet.world import START_PPM, until
-from hive_shared.registry import CHANNEL, EMERGENCY
+from hive_shared.registry import CHANNEL, CONFIG, EMERGENCY
 
 
 async def _all(stage: Stage) -> Params:
@@ -42,7 +45,45 @@ async def _channel_again(stage: Stage) -> None:
     await stage.call("setchannel", id=world.scid, feebase=1_000, feeppm=START_PPM)
 
 
+async def _supervised(stage: Stage) -> Params:
+    """A supervisor that starts the node once it is down, and the run that it is in now."""
+    stage.kept["run"] = await _run_of(stage)
+    stage.kept["supervisor"] = asyncio.create_task(_started_once(stage.world.alice))
+    return {"reason": "an update of the kernel", "graceful_timeout_s": 5}
+
+
+async def _started_once(node: NodeHandle) -> None:
+    await node.ended()
+    await node.start()
+
+
+async def _run_of(stage: Stage) -> str:
+    return str((await stage.call("getlog", level="broken"))["created_at"])
+
+
+async def _in_another_run(stage: Stage, params: Params, result: Answer) -> None:
+    await stage.kept.pop("supervisor")
+    now = await _run_of(stage)
+    assert now != stage.kept["run"] and result["node_state"] == "up_again"
+    assert result["up_since"] == int(now.partition(".")[0])
+    statuses = [
+        item["status"]
+        for item in (await stage.call("hive-client-receipts", limit=20))["items"]
+        if item["action"] in ("stop_node", "restart_node")
+    ]
+    assert {"pending_external", "success"} <= set(statuses)
+
+    async def connected() -> bool:
+        rows = (await stage.call("listpeerchannels"))["channels"]
+        up = [row for row in rows if row["state"] == "CHANNELD_NORMAL"]
+        return bool(up) and all(row["peer_connected"] and row.get("reestablished", True) for row in up)
+
+    await until(connected, "the peers to be back", 60, 0.2)
+
+
 ENTRIES = (
     Entry(CHANNEL, "close_all", _all, _none_left, _to_a_stranger, critical=True),
+    Entry(CONFIG, "restart_node", _supervised, _in_another_run, given(reason="x", graceful_timeout_s=3_601)),
+    Entry(EMERGENCY, "stop_node", _supervised, _in_another_run, given(reason="")),
     Entry(EMERGENCY, "force_close_all", _all, _none_left, _to_a_stranger, critical=True),
 )

@@ -75,6 +75,8 @@ class NodeFake:
         self.plugins: list[dict[str, Any]] = [
             {"name": "/usr/libexec/c-lightning/plugins/autoclean", "active": True, "dynamic": False}
         ]
+        self.runs = 1
+        """How often the node was started; `stop` is followed by a start at once."""
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.lose: set[str] = set()
@@ -150,6 +152,11 @@ class NodeFake:
             return self._setconfig(params or {})
         if method == "plugin":
             return self._plugin(params or {})
+        if method == "graceful":
+            return {}
+        if method == "stop":
+            self.runs += 1
+            raise ClnLost(method, "the node closed the connection before it answered")
         answers: dict[str, dict[str, Any]] = {
             "listfunds": {
                 "outputs": [{"txid": "aa" * 32, "output": 0, "amount_msat": 5_000, "status": "confirmed"}]
@@ -164,7 +171,8 @@ class NodeFake:
                 "backed_up_channel_ids": [row["channel_id"] for row in self.rows],
             },
             "getlog": {
-                "log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}]
+                "created_at": f"{NOW + self.runs}.000000001",
+                "log": [{"type": "INFO", "time": "1.5", "source": "lightningd", "log": "nsec=abc ok"}],
             },
         }
         if method not in answers:
@@ -438,6 +446,7 @@ class World:
         self.revoking = Revoking(self.credentials)
         self.policies = Policies(preset)
         self.handoffs = HandoffsFake(self)
+        self.supervised = True
         self.switch = Switch()
         self.archon = Archon()
         self.out = Outside()
@@ -503,6 +512,7 @@ class World:
                 ),
                 trusted_issuers=lambda: (),
                 max_skew_s=lambda: 300,
+                supervised=lambda: self.supervised,
                 now=lambda: self.now,
                 now_ms=lambda: self.ms,
                 random_bytes=lambda n: next(self.random).to_bytes(n, "big"),

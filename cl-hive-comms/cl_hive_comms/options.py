@@ -155,7 +155,12 @@ CORE = (
         read.node_ids,
         served=True,
     ),
-    _bool("supervised", False, "The node is restarted by a supervisor when it stops."),
+    _bool(
+        "supervised",
+        False,
+        "The node is restarted by a supervisor when it stops; without it advisors cannot restart it.",
+        served=True,
+    ),
     _text(
         "swap-out-rpc",
         "",

@@ -13,7 +13,6 @@ _LIQUIDITY: Final = "the liquidity market"
 
 AWAITED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "supervised": "the action that restarts the node",
         "directory-urls": "the search for advisors",
         "payment-methods": _PAYMENTS,
         "escrow-": _ESCROW,

@@ -69,6 +69,10 @@ class EmbeddedNodeHandle:
         """Starts the node again."""
         await self._network.control("start_node", {"name": self.name})
 
+    async def ended(self) -> None:
+        """Returns when the node is down, however that came."""
+        await self._network.control("node_ended", {"name": self.name}, timeout=3_600)
+
     async def plugin_pid(self, name: str) -> int:
         """Process id of a plugin. Raises LookupError."""
         result = await self._plugin_operation("plugin_pid", name)

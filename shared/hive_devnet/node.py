@@ -51,6 +51,10 @@ class NodeHandle(Protocol):
         """Starts a stopped or killed node again: same directory, same options."""
         ...
 
+    async def ended(self) -> None:
+        """Returns when the node is down, whoever stopped it; at once when it is."""
+        ...
+
     async def plugin_pid(self, name: str) -> int:
         """Process id of the running plugin whose executable's basename is `name`. Raises LookupError."""
         ...

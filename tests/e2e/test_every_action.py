@@ -53,7 +53,9 @@ async def stage() -> AsyncIterator[Stage]:
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
     os.environ["HIVE_SWAP_FILE"] = str(directory / "swaps.jsonl")
     operator = npub_encode(xonly_pubkey(actions_backup.OPERATOR))
-    world = await World.start(directory, options={"hive-comms-alert-nostr-dm": operator})
+    world = await World.start(
+        directory, options={"hive-comms-alert-nostr-dm": operator, "hive-comms-supervised": True}
+    )
     yield await Stage(world).open()
     await world.close()
     shutil.rmtree(directory, ignore_errors=True)

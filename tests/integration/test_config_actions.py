@@ -87,7 +87,6 @@ async def test_a_dynamic_option_that_the_operator_listed_is_set_and_read_again(w
         ("set_network_address", {"address": "/run/socket"}, "invalid_params", "host"),
         ("set_tor", {"enabled": 1}, "invalid_params", "true or false"),
         ("set_dust_limit", {"max_dust_exposure_msat": -1}, "invalid_params", "integer"),
-        ("restart_node", {"reason": "x"}, "unsupported_action", "not served"),
     ],
 )
 async def test_what_is_wrong_is_said_and_nothing_is_set(

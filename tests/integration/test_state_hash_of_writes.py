@@ -61,7 +61,8 @@ BY_ANOTHER = {
     *((CHANNEL, name) for name in ("close_unilateral", "close_punitive", "open_batch")),
     *(("hive:expansion/v1", name) for name in ("propose_channel_open", "propose_open_batch")),
     (CHANNEL, "close_all"),
-    *((EMERGENCY, name) for name in ("force_close", "force_close_all")),
+    *((EMERGENCY, name) for name in ("force_close", "force_close_all", "stop_node")),
+    (CONFIG, "restart_node"),
     ("hive:htlc-mgmt/v1", "force_resolve_expired"),
 }
 """Actions whose plan is that of open or close_cooperative, or says as little about what it moves."""

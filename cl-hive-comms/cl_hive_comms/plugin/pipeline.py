@@ -109,6 +109,7 @@ def pipeline_parts(
         about=lambda: _about(identity, node, config(), registered()),
         trusted_issuers=lambda: config().trusted_issuers,
         max_skew_s=lambda: config().max_skew_s,
+        supervised=lambda: bool(config().get("supervised")),
         now=unix_now,
         on_receipt=on_receipt,
         swap_rpcs=lambda: (str(config().get("swap-out-rpc")), str(config().get("swap-in-rpc"))),

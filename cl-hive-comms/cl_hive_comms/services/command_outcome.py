@@ -287,7 +287,7 @@ class CommandOutcomes:
         """End an execution: what happened is receipted whether or not the credential still stands. One whose
         end the node has yet to bring about is answered with status 3 and gets its receipt at that end."""
         if outcome.state == "pending_external":
-            return self._left_to_node(tx, case, judged, outcome, deferred=deferred)
+            return self._left_to_node(tx, case, judged, outcome, state_before, deferred=deferred)
         receipt = self._receipt(
             tx,
             case,
@@ -330,12 +330,34 @@ class CommandOutcomes:
         )
 
     def _left_to_node(
-        self, tx: Tx, case: Case, judged: Judged, outcome: Outcome, *, deferred: bool
+        self,
+        tx: Tx,
+        case: Case,
+        judged: Judged,
+        outcome: Outcome,
+        state_before: str | None,
+        *,
+        deferred: bool,
     ) -> Response:
         self._move(tx, case, State.EXECUTING, Event.ON_UNRESOLVED)
         self._alert(tx, case, judged, State.PENDING_EXTERNAL, outcome.alert)
         result: dict[str, JsonValue] = {**outcome.result, "state": State.PENDING_EXTERNAL}
-        return self.respond(tx, case, envelope.STATUS_PENDING, result=result, deferred=deferred)
+        receipt: JsonValue = None
+        if outcome.recorded:
+            begun = self._receipt(
+                tx,
+                case,
+                State.PENDING_EXTERNAL,
+                error=None,
+                danger=judged.danger,
+                judged=judged,
+                result=outcome.result,
+                hashes=(state_before, None),
+            )
+            receipt = to_doc(begun)
+        return self.respond(
+            tx, case, envelope.STATUS_PENDING, result=result, receipt=receipt, deferred=deferred
+        )
 
     def _count(self, tx: Tx, case: Case, outcome: Outcome) -> None:
         """Uses and spends: given back when nothing was done; what nobody could prove stays counted."""

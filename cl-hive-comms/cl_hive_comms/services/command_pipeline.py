@@ -112,6 +112,7 @@ class PipelineParts:
     about: Callable[[], About]
     trusted_issuers: Callable[[], Collection[str]]
     max_skew_s: Callable[[], int]
+    supervised: Callable[[], bool]
     now: Callable[[], int]
     now_ms: Callable[[], int] = unix_now_ms
     random_bytes: Callable[[int], bytes] = os.urandom
@@ -331,6 +332,7 @@ def _executors(
         approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
         swap_rpcs=parts.swap_rpcs,
         forbidden=lambda: policies.snapshot().settings(parts.now()).forbidden_peers,
+        supervised=parts.supervised,
         now=parts.now,
         fault=parts.fault,
     )

@@ -12,10 +12,12 @@ A receipt that cannot be written pauses further writes until it can: what ran mu
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
+from hive_shared import envelope
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
@@ -75,6 +77,8 @@ class ExecutionService:
         self._spends = spends
         self._live: set[str] = set()
         self._unwritten: list[_Unwritten] = []
+        self.going_on: set[asyncio.Future[None]] = set()
+        """What was begun after its outcome was stored (`Outcome.then`)."""
 
     @property
     def paused(self) -> bool:
@@ -112,7 +116,14 @@ class ExecutionService:
             self._live.discard(case.command_id)
         await self._fault("after_outcome")
         self._outcomes.kick(messages=by_message(case, deferred=deferred))
+        if outcome.then is not None and response["status"] == envelope.STATUS_PENDING:
+            self._go_on(outcome.then)
         return response
+
+    def _go_on(self, then: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.ensure_future(then())
+        self.going_on.add(task)
+        task.add_done_callback(self.going_on.discard)
 
     async def _begin(
         self,

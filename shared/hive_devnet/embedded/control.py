@@ -28,6 +28,7 @@ class Control:
             "start_node": self._start_node,
             "stop_node": self._stop_node,
             "kill_node": self._kill_node,
+            "node_ended": self._node_ended,
             "nodes": self._nodes,
             "mine": self._mine,
             "faucet": self._faucet,
@@ -72,6 +73,10 @@ class Control:
     async def _kill_node(self, params: dict[str, Any]) -> dict[str, Any]:
         if params["name"] in self._world.nodes:
             await self._node(params).kill()
+        return {}
+
+    async def _node_ended(self, params: dict[str, Any]) -> dict[str, Any]:
+        await self._world.ended(str(params["name"]))
         return {}
 
     async def _nodes(self, _params: dict[str, Any]) -> dict[str, Any]:

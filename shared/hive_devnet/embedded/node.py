@@ -89,6 +89,7 @@ class EmbeddedNode:
         self.commando = Commando(self)
         self.faults = FaultBoard()
         self.stopping = False
+        self.in_grace = False
         self.unreleased: dict[str, Payment] = {}
         self.layers = Layers(world.database, self.node_id)
         self.splicing: dict[str, Negotiation] = {}

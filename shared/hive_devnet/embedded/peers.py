@@ -57,6 +57,8 @@ class Peers:
             where = f"{host or '127.0.0.1'}:{port or 9735}"
             text = f"All addresses failed: {where}: Connection establishment: Connection refused. "
             raise RpcError(CONNECT_ALL_ADDRESSES_FAILED, text)
+        if self._node.in_grace or target.in_grace:
+            raise RpcError(CONNECT_DISCONNECTED_DURING, "disconnected during connection")
         return await self._establish(target)
 
     async def _establish(self, target: EmbeddedNode) -> Link:

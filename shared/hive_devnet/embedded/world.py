@@ -41,6 +41,7 @@ class World:
         self.channels = Channels(self.database, self.chain)
         self.splices = Splices(self.database, self.chain, self.channels)
         self.nodes: dict[str, EmbeddedNode] = {}
+        self.last_runs: dict[str, EmbeddedNode] = {}
         self.block_arrived = Bell()
         self.invoice_paid = Bell()
         self.nodes_changed = Bell()
@@ -82,6 +83,7 @@ class World:
         row = self.database.find("SELECT * FROM node WHERE name = ?", (name,))
         if row is None:
             raise NodeStartError(f"there is no node {name}")
+        await self.ended(name)
         plugins = [Path(item) for item in json.loads(row["plugins"])]
         options = json.loads(row["options"])
         node = self._make(name, row["port"], options, plugins)
@@ -111,7 +113,14 @@ class World:
         """A node that ends leaves the table of running nodes."""
         if self.nodes.get(node.name) is node:
             del self.nodes[node.name]
+            self.last_runs[node.name] = node
             self.database.run("UPDATE node SET running = 0 WHERE name = ?", (node.name,))
+
+    async def ended(self, name: str) -> None:
+        """Returns when the node is down, its plugins and its socket too."""
+        last = self.nodes.get(name) or self.last_runs.get(name)
+        if last is not None:
+            await last.finished.wait()
 
     def running(self, node_id: str) -> EmbeddedNode | None:
         """The running node with that id."""

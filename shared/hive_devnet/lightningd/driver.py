@@ -172,6 +172,11 @@ class LightningdNode:
         # The kernel ends the others in its own time; a restart must not meet them.
         await wait_until(f"all processes of {self.name} ended", 10, gone)
 
+    async def ended(self) -> None:
+        """Return when the process has ended, whoever stopped it."""
+        if self._process is not None:
+            await self._process.wait()
+
     async def plugin_pid(self, name: str) -> int:
         """Return the pid of the plugin whose executable's basename is `name`; `LookupError` if none runs."""
         pid = child_running(self.process_id, name)

@@ -33,6 +33,13 @@ OPTION: Final = Text(100, 1, pattern=r"[a-z0-9][a-z0-9._-]*", what="the name of 
 _ADDRESS: Final = Text(
     255, 4, pattern=r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", what="host or host:port"
 )
+GOING_DOWN: Final = ParamSchema(
+    (
+        Param("reason", Text(minimum=1), required=True),
+        Param("graceful_timeout_s", Int(0, 3_600), default=120),
+    )
+)
+"""Why the node is stopped, and how long its payments have to end."""
 _HOOK: Final = "this version has no hook for the size of channels that others open"
 
 
@@ -120,5 +127,5 @@ def config() -> SchemaSpec:
     table.write("auto_rebalance_rules", "4/6/5/5/4")
     table.write("disable_forwarding", "4/4/6/6/3", params=NO_PARAMS)
     table.write("enable_forwarding", "2/2/3/3/2", params=NO_PARAMS)
-    table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN)
+    table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN, params=GOING_DOWN)
     return table.done()

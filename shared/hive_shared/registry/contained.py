@@ -42,6 +42,8 @@ AMOUNTS_TO: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "hive:channel/v1#close_all",
         ),
         "hive:htlc-mgmt/v1#force_resolve_expired": ("hive:channel/v1#close_unilateral",),
+        # A restart is a stop that a supervisor ends.
+        "hive:config/v1#restart_node": ("hive:emergency/v1#stop_node",),
         # Peers, money, plugins.
         "hive:peer/v1#ban": ("hive:peer/v1#disconnect",),
         "hive:payment/v1#pay_multipath": ("hive:payment/v1#pay_invoice",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .channel import ADDRESS
+from .config import GOING_DOWN
 from .danger import Tier
 from .params import Bool, Channel, Int, Param, ParamSchema, Text
 from .spec import SchemaSpec, SchemaTable
@@ -59,5 +60,5 @@ def emergency() -> SchemaSpec:
         params=ParamSchema((_REASON, Param("destination", ADDRESS))),
     )
     table.write("revoke_all_credentials", "2/1/3/3/2", tier=Tier.ADMIN, params=ParamSchema((_REASON,)))
-    table.write("stop_node", "8/6/7/3/6")
+    table.write("stop_node", "8/6/7/3/6", params=GOING_DOWN)
     return table.done()

@@ -7,7 +7,7 @@ without changing anything; policy, conflict and approval judge that plan. Then i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -91,6 +91,8 @@ class Outcome:
     None for as much as was reserved. `pending_external`: the node has begun and is not done; the same
     action's `probe` is asked again by the clock until it knows. `proposal` is what the operator is told they
     could do; it takes the place of the alert about the command. `config_changes` are settings it changed.
+    `recorded` gives what is left to the node (`pending_external`) a receipt of its own before its end;
+    `then` is what is done once the outcome is on disk, by an action that nothing could be recorded after.
     """
 
     state: Literal["success", "error", "partial", "indeterminate", "pending_external"]
@@ -107,6 +109,8 @@ class Outcome:
     spent: Spend | None = None
     proposal: str = ""
     config_changes: tuple[ConfigChange, ...] = ()
+    recorded: bool = False
+    then: Callable[[], Awaitable[None]] | None = None
 
 
 class ReadAction(Protocol):

@@ -52,6 +52,7 @@ from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
 from .long_call import LongCalls
 from .monitor import Monitor
 from .monitor_history import History
+from .node_down import NOT_SUPERVISED, StopNode
 from .payment import payment_writes
 from .peer import BAN, peer_writes
 from .peer_rebalance import TASKS, PeerRebalance
@@ -133,6 +134,7 @@ class Executors:
         approved: Approved,
         forbidden: Callable[[], frozenset[str]],
         swap_rpcs: Configured,
+        supervised: Callable[[], bool],
         now: Callable[[], int],
         fault: Fault,
     ) -> None:
@@ -157,6 +159,9 @@ class Executors:
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         self._writes |= self._by_schema(node, engaged, fault, approved)
+        down = StopNode(node, engaged, self.offers)
+        self._writes |= {(EMERGENCY, "stop_node"): down, (CONFIG, "restart_node"): down}
+        self._lacking[CONFIG, "restart_node"] = lambda: "" if supervised() else NOT_SUPERVISED
         self._reads = self._all_reads(node, state_hash, seen)
 
     def _all_reads(

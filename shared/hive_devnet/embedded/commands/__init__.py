@@ -9,6 +9,7 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     commando,
     config,
     datastore,
+    graceful,
     info,
     invoices,
     multifund,

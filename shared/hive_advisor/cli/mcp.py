@@ -45,7 +45,8 @@ async def serve(settings: Settings, role: str, toolsets: str) -> None:
     """
     from hive_advisor.mcp_server import require_library
 
-    require_library()
+    if role == "operator":
+        require_library()
     # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
     # SIGTERM does. What was begun stands in the audit.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -56,10 +57,12 @@ async def serve(settings: Settings, role: str, toolsets: str) -> None:
 async def _serve_advisor(settings: Settings) -> None:
     from hive_advisor.domain import tool_prompts, tool_resources
     from hive_advisor.guard_files import HaltFile
-    from hive_advisor.mcp_server import ADVISOR_INSTRUCTIONS
+    from hive_advisor.mcp_server import ADVISOR_INSTRUCTIONS, require_library
     from hive_advisor.services.advisor_acts import advisor_toolbox
 
-    async with settings.kit(online=True) as kit:
+    # Half a second each, on a core of its own.
+    identity, _ = await asyncio.gather(asyncio.to_thread(settings.unlock), asyncio.to_thread(require_library))
+    async with settings.kit_of(identity, online=True) as kit:
         toolbox = advisor_toolbox(kit, HaltFile(settings.paths.halt), _allow_list(settings), now=_now)
         rounds = asyncio.create_task(_rounds(settings, kit))
         try:

@@ -20,12 +20,14 @@ from hive_advisor.domain.allow_list import AllowList, read_allow_list
 from hive_advisor.guard_files import HaltFile
 from hive_advisor.identity import create_identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.services import advisor_acts
 from hive_advisor.services.advisor_acts import advisor_toolbox
 from hive_advisor.services.tool_calls import ToolCallService
 from hive_advisor.storage.audit_store import read_audit
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import until
 from hive_shared import envelope
+from hive_shared.store import Db
 from injections import HIDDEN, INJECTIONS
 from open_guard import open_guard
 from scripted_node import ScriptedNode
@@ -273,6 +275,74 @@ async def test_a_halt_stops_what_acts_and_only_the_human_ends_it(desk: Desk) -> 
     assert (await desk.data("adv_halt"))["before"] is True
     assert (await desk.data("adv_status"))["halted"] is True
     assert await desk.slug("adv_release") == "operator_only" and desk.sent() == []
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+class Steps:
+    """Ends the process around its n-th write."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+        self.count, write = 0, Db.write
+
+        def step() -> None:
+            self.count += 1
+            if self.count >= last:
+                raise Killed
+
+        async def watched(db: Db, body: Any, **options: Any) -> Any:
+            step()
+            result = await write(db, body, **options)
+            step()
+            return result
+
+        monkeypatch.setattr(Db, "write", watched)
+
+
+async def test_a_commit_killed_at_any_write_is_sent_once_or_not_at_all(
+    relay: RelayProcess, tmp_path: Path
+) -> None:
+    paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
+    open_guard(paths.config_dir)
+    async with ScriptedNode(relay.url) as node:
+        node.answer = answered(node)
+        desk = Desk(paths, node, relay.url)
+        ended = False
+        for last in range(1, 60):
+            before = len({command.command_id for command in desk.sent()})
+            async with desk.opened():
+                plan_id = await desk.plan(150 + last)
+                with pytest.MonkeyPatch.context() as patched:
+                    # Nobody waits for an answer that came to a dead process.
+                    patched.setattr(advisor_acts, "WAIT_S", 1)
+                    steps = Steps(patched, last)
+                    try:
+                        await desk.call("adv_commit", plan_id=plan_id)
+                    except Killed:
+                        pass
+                    ended = steps.count < last
+            # Another process, later.
+            desk.ahead += 61
+            async with desk.opened():
+                again = await desk.call("adv_commit", plan_id=plan_id)
+                if again["ok"]:
+                    assert again["data"]["state"] == "done", again
+                else:
+                    assert again["error"]["slug"] == "plan_used", again
+                await desk.kit.pump()
+                said = await desk.data("adv_wait", command_id=plan_id, seconds=20)
+                assert said["state"] == "done", said
+            # The same bytes may have gone out twice; the node runs an id once.
+            sent = [command for command in desk.sent() if command.command_id == plan_id]
+            assert len({command.hash for command in sent}) == 1
+            assert len({command.command_id for command in desk.sent()}) == before + 1
+            if ended:
+                break
+        assert ended and last > 5
+        begun = [row for row in read_audit(paths.database, 500) if row.decision == "begun"]
+        assert {row.tool for row in begun} == {"adv_commit"}
 
 
 async def test_acceptance_11_14_two_hundred_strings_end_beside_the_data(desk: Desk) -> None:

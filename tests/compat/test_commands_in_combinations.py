@@ -18,6 +18,7 @@ from agent import Agent
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import PLUGINS, World, until
 from hive_shared import envelope, receipts
+from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
 from hive_shared.nostr import nip44
 from hive_shared.nostr.event import build, event_id, to_text
@@ -63,9 +64,10 @@ async def test_acceptance_02_24_checks_1_to_4_pass_in_every_combination(plugins:
         await any_flipped_byte(agent)
         await a_seal_by_another_key(world, agent)
         # What needs cl-hive's rebalancing is refused by name, not ignored.
-        params = {"channel_id": world.scid}
+        peer: dict[str, JsonValue] = {"peer_id": world.bob.node_id, "direction": "in"}
+        params = {**peer, "amount_sats": 100_000, "max_fee_ppm": 100}
         refused = await agent.rest(agent.signed("peer_rebalance", params, "hive:rebalance/v1"))
-        assert slug(refused) == "unsupported_action", refused
+        assert slug(refused) == "unsupported_action" and "hive-tasks" in refused["error"]["message"], refused
         assert len(world.witnessed("setchannel")) == before
         assert (await world.alice.call("hive-client-receipts-verify"))["ok"]
 

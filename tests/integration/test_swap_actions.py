@@ -15,7 +15,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.registry import REBALANCE
 from node_with_wallet import FOREIGN, OWN
 from pipeline_world import Crash, View, World, issue, slug
-from swap_world import CASES, OUT, OUT_RPC, PEER, QUOTED_SAT, TASK, Swapping, swapping
+from swap_world import OUT, OUT_RPC, PEER, QUOTED_SAT, TASK, Swapping, swapping
 
 OWN_RPC = (OUT_RPC, "")
 
@@ -253,7 +253,7 @@ async def test_acceptance_02_12_nothing_is_called_unbegun_while_the_call_may_sti
     assert acme.node.calls.count(OUT_RPC) == 0 and spent(acme) == (350 if late else 0)
 
 
-RUNS = [*((action, ("", "")) for _, action in CASES), ("swap_out", OWN_RPC)]
+RUNS = [("swap_in", ("", "")), ("swap_out", OWN_RPC), ("peer_rebalance", ("", ""))]
 
 
 @pytest.mark.parametrize(("action", "rpcs"), RUNS)

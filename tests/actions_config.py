@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import fee_tool
+import pytest
 from action_table import Answer, Entry, Params, Stage, given
+from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import until
 from hive_shared.registry import CONFIG
 
@@ -86,6 +88,18 @@ async def _adjusted(stage: Stage, params: Params, result: Answer) -> None:
     await until(known, "the parameters that nothing here reads")
 
 
+async def _others_open_less(stage: Stage, params: Params, result: Answer) -> None:
+    """Bob opens no larger channel."""
+    assert result["new"] == params["sats"] == 150_000
+    bob, alice = stage.world.bob, stage.world.alice
+    if "bob has coins" not in stage.kept:
+        await stage.world.network.fund(bob, 1_000_000)
+        stage.kept["bob has coins"] = True
+    with pytest.raises(DevnetRpcError) as caught:
+        await bob.call("fundchannel", {"id": alice.node_id, "amount": 150_001})
+    assert "channels of more than 150000 sat are not taken" in caught.value.message
+
+
 ENTRIES = (
     Entry(
         CONFIG,
@@ -96,6 +110,7 @@ ENTRIES = (
     ),
     Entry(CONFIG, "get_config", given(key="min-capacity-sat"), _listed, given(key="no-such-option")),
     Entry(CONFIG, "fee_schedule", _rules, _stored, _rules_of_no_channel),
+    Entry(CONFIG, "set_max_channel_size", given(sats=150_000), _others_open_less, given(sats=1)),
     Entry(CONFIG, "set_min_channel_size", _another_size, _is_set, given(sats=-1)),
     Entry(CONFIG, "set_config", _allowed, _is_set, given(key="cltv-delta", value=50), slug="policy_blocked"),
     *(

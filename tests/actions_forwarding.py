@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from action_table import Answer, Entry, Params, Stage, given
 from channel_world import channels
-from hive_shared.registry import FORWARDING
+from hive_shared.registry import FORWARDING, PAYMENT
 
 
 async def _channel(stage: Stage) -> Params:
@@ -20,7 +20,26 @@ async def _disabled(stage: Stage, params: Params, result: Answer) -> None:
     await stage.call("setchannel", id=stage.world.scid, htlcmin=old_low, htlcmax=old_high)
 
 
+async def _named(stage: Stage, params: Params, result: Answer) -> None:
+    """Invoices that agents have made name the channel; [] leaves it to the node again."""
+    assert result["new"] == [stage.world.scid]
+    agent = await stage.agent()
+    asked = {"amount_msat": 1_000, "description": "hinted"}
+    made = (await agent.rest(agent.signed("create_invoice", asked, PAYMENT)))["result"]
+    routes = (await stage.call("decode", string=made["bolt11"]))["routes"]
+    assert [[hop["short_channel_id"] for hop in route] for route in routes] == [[stage.world.scid]]
+    cleared = await agent.rest(agent.signed("set_routing_hints", {"hints": []}, FORWARDING))
+    assert cleared["result"] == {"old": [stage.world.scid], "new": []}, cleared
+    made = (await agent.rest(agent.signed("create_invoice", asked, PAYMENT)))["result"]
+    assert "routes" not in await stage.call("decode", string=made["bolt11"])
+
+
+async def _hint(stage: Stage) -> Params:
+    return {"hints": [stage.world.scid]}
+
+
 ENTRIES = (
+    Entry(FORWARDING, "set_routing_hints", _hint, _named, given(hints=["9x9x9"])),
     Entry(
         FORWARDING,
         "disable_channel",

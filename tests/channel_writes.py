@@ -42,6 +42,9 @@ CASES = {
     (FORWARDING, "enable_channel"): Case(
         {"channel_id": "101x1x0"}, ((FORWARDING, "disable_channel", {"channel_id": "101x1x0", **ALL}),)
     ),
+    (FORWARDING, "set_routing_hints"): Case(
+        {"hints": CHANNELS}, ((FORWARDING, "set_routing_hints", {"hints": CHANNELS[:1]}),)
+    ),
     (FORWARDING, "disable_all"): Case(ALL),
     (FORWARDING, "enable_all"): Case({}, ((FORWARDING, "disable_all", ALL),)),
     (CONFIG, "set_config"): Case({"key": "askrene-timeout", "value": 20, "transient": True}),
@@ -50,6 +53,7 @@ CASES = {
         {"parameter": "sling_max_hops", "value": 7, "trigger_reason": "rebalance_inefficiency"}
     ),
     (CONFIG, "set_min_channel_size"): Case({"sats": 50_000}),
+    (CONFIG, "set_max_channel_size"): Case({"sats": 2_000_000}),
     (CONFIG, "disable_forwarding"): Case({}),
     (CONFIG, "enable_forwarding"): Case({}, ((FORWARDING, "disable_all", ALL),)),
     (EMERGENCY, "disable_forwarding"): Case(ALL),

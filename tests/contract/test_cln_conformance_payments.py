@@ -38,6 +38,23 @@ async def test_an_invoice_says_what_it_was_made_of(trio: Any) -> None:
     assert (listed["status"], listed["bolt11"]) == ("unpaid", made["bolt11"])
 
 
+async def test_an_invoice_names_the_channels_it_shall(trio: Any) -> None:
+    none = await _invoice(trio.carol, "none", exposeprivatechannels=False)
+    assert "routes" not in await trio.alice.call("decode", {"string": none["bolt11"]})
+    for label, hints in (("listed", [trio.far_scid]), ("one", trio.far_scid)):
+        made = await _invoice(trio.carol, label, exposeprivatechannels=hints)
+        ((hop,),) = (await trio.alice.call("decode", {"string": made["bolt11"]}))["routes"]
+        assert (hop["pubkey"], hop["short_channel_id"]) == (trio.bob.id, trio.far_scid)
+        assert set(hop) == {
+            *("pubkey", "short_channel_id", "fee_base_msat", "fee_proportional_millionths"),
+            "cltv_expiry_delta",
+        }
+    elsewhere = await _invoice(trio.carol, "elsewhere", exposeprivatechannels=["9x9x9"])
+    assert "routes" not in await trio.alice.call("decode", {"string": elsewhere["bolt11"]})
+    wrong = {"amount_msat": 1, "label": "w", "description": "d", "exposeprivatechannels": ["nowhere"]}
+    assert (await trio.carol.error("invoice", wrong)).code == -32602
+
+
 @pytest.mark.parametrize(
     ("method", "params", "code", "message"),
     [

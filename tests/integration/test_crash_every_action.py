@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from channel_writes import CASES, CHANNELS, EMERGENCY, FEES, PROPOSALS, trusted
+from cl_hive_comms.services.executors.kept_setting import HINTS, LARGEST
+from cl_hive_comms.storage.command_store import CommandStore
 from crash_points import killed_everywhere
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue, decode_object
@@ -47,10 +49,11 @@ test_splice_actions.py, test_fee_schedule.py)."""
 
 
 def shown(world: World) -> list[Any]:
-    """Fees and limits of every channel, and the options."""
+    """Fees and limits of every channel, the options, and what the plugin itself keeps."""
     rows = (row["short_channel_id"] for row in world.node.rows)
     options = [row.get("value_int") for row in world.node.configs.values()]
-    return [*((world.node.fees(scid), world.node.limits(scid)) for scid in rows), *options]
+    kept = [world.db.peek(lambda tx, k=kind: CommandStore().armed(tx, k)) for kind in (HINTS, LARGEST)]
+    return [*((world.node.fees(scid), world.node.limits(scid)) for scid in rows), *options, *kept]
 
 
 def effects(world: World) -> int:

@@ -187,10 +187,6 @@ async def test_wrong_parameters_change_nothing(
     assert world.setchannels == 0
 
 
-async def test_what_is_not_served_says_so(world: World) -> None:
-    assert slug(await world.ask(FORWARDING, "set_routing_hints", {})) == "unsupported_action"
-
-
 async def test_the_other_names_mean_the_same(world: World) -> None:
     await ok(world, "disable_forwarding", CONFIG)
     assert limits(world) == FROZEN

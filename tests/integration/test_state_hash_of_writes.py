@@ -37,6 +37,9 @@ MOVED: dict[Key, set[str]] = {
     (EMERGENCY, "revoke_all_credentials"): set(),
     **{(CONFIG, name): {"config"} for name in ("set_config", "set_min_channel_size", "adjust")},
     (CONFIG, "fee_schedule"): set(),
+    # Kept by the plugin itself and seen by nobody but who asks for an invoice or a channel.
+    (FORWARDING, "set_routing_hints"): set(),
+    (CONFIG, "set_max_channel_size"): set(),
     (PLUGIN, "configure"): {"config"},
     **{(PLUGIN, name): {"plugins"} for name in plugin_world.CASES},
     (PEER, "ban"): {"config"},

@@ -126,3 +126,41 @@ async def test_enforcing_puts_out_only_connected_forbidden_peers_without_channel
     node.asked.clear()
     await gate(node).enforce()
     assert node.asked == [], "without forbidden peers nothing is asked"
+
+
+def limited(node: Node, sats: int | None) -> PeerGate:
+    return PeerGate(node, lambda: frozenset({FORBIDDEN}), largest=lambda: sats, log=quiet)
+
+
+@pytest.mark.parametrize(
+    ("sats", "msat", "taken"),
+    [
+        (None, 10**15, True),
+        (100_000, 100_000_000, True),
+        (100_000, 100_000_001, False),
+        (100_000, "100001000msat", False),
+        # The limit is no wall: what a node does not tell in a known way is let through.
+        (100_000, None, True),
+        (100_000, "much", True),
+        (100_000, {}, True),
+    ],
+)
+async def test_channels_of_others_are_no_larger_than_the_limit(
+    node: Node, sats: int | None, msat: object, taken: bool
+) -> None:
+    gate = limited(node, sats)
+    one = await gate.openchannel({"openchannel": {"id": OTHER, "funding_msat": msat}})
+    # With two funders it is what the other one puts in.
+    two = await gate.openchannel2(
+        {"openchannel2": {"id": OTHER, "their_funding_msat": msat, "channel_max_msat": 10**15}}
+    )
+    for answer in (one, two):
+        assert (answer == CONTINUE) == taken
+        assert taken or answer["error_message"] == "channels of more than 100000 sat are not taken"
+    assert node.asked == []
+
+
+async def test_a_forbidden_peer_hears_nothing_of_the_limit(node: Node) -> None:
+    answer = await limited(node, 5).openchannel({"openchannel": {"id": FORBIDDEN, "funding_msat": 10**9}})
+    assert answer["result"] == "reject" and "5" not in answer["error_message"]
+    assert await limited(node, 5).openchannel({"openchannel": "odd"}) == CONTINUE

@@ -118,6 +118,7 @@ class LedgerParts(Parts):
         self.peer_gate = PeerGate(
             self.cln,
             lambda: self.policy.snapshot().settings(unix_now()).forbidden_peers | self.pipeline.bans.banned(),
+            largest=self._largest_channel,
             log=self.log,
         )
         self.policy.on_change(self.policy_changed)
@@ -141,6 +142,10 @@ class LedgerParts(Parts):
             os.urandom,
         )
         self.credentials.also_known(self.policy.approver_keys)
+
+    def _largest_channel(self) -> int | None:
+        # The gate stands before the pipeline is built.
+        return self.pipeline.settings.largest_channel_sat()
 
     def build_emergency(self) -> None:
         """The emergency stop with its effects."""

@@ -33,6 +33,7 @@ from .freeze_end import FreezeEnd
 from .htlc_watch import HtlcRows, HtlcWatch
 from .intake import Intake
 from .intake_order import WINDOW_MS, IntakeOrder
+from .kept_settings import KeptSettings
 from .node_backups import NodeBackups
 from .node_command import NodeCommands
 from .peer_bans import BanningPolicies, PeerBans
@@ -137,6 +138,7 @@ class Pipeline:
     bans: PeerBans
     telemetry: TelemetryService
     presence: PresenceService
+    settings: KeptSettings
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class _Core:
     execution: ExecutionService
     intake: Intake
     htlcs: HtlcWatch
+    settings: KeptSettings
 
 
 def build_pipeline(parts: PipelineParts) -> Pipeline:
@@ -204,6 +207,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         core.bans,
         telemetry,
         presence,
+        core.settings,
     )
 
 
@@ -280,8 +284,9 @@ def _core(parts: PipelineParts) -> _Core:
         now=parts.now,
     )
     htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
+    settings = KeptSettings(parts.db, parts.commands)
     policies = BanningPolicies(parts.policies, bans.banned)
-    executors = _executors(parts, policies, state_hash, htlcs)
+    executors = _executors(parts, policies, state_hash, htlcs, settings)
     outcomes = _outcomes(parts)
     decision = DecisionService(
         db=parts.db,
@@ -310,11 +315,15 @@ def _core(parts: PipelineParts) -> _Core:
         log=parts.log,
         fault=parts.fault,
     )
-    return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs)
+    return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs, settings)
 
 
 def _executors(
-    parts: PipelineParts, policies: Policies, state_hash: StateHashService, htlcs: HtlcWatch
+    parts: PipelineParts,
+    policies: Policies,
+    state_hash: StateHashService,
+    htlcs: HtlcWatch,
+    settings: KeptSettings,
 ) -> Executors:
     return Executors(
         node=parts.node,
@@ -329,6 +338,7 @@ def _executors(
         engaged=parts.kill_switch.engaged,
         state_hash=state_hash.describe,
         seen=htlcs.seen,
+        setting=settings.value,
         approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
         swap_rpcs=parts.swap_rpcs,
         forbidden=lambda: policies.snapshot().settings(parts.now()).forbidden_peers,

@@ -18,10 +18,18 @@ _TEXT: Final = "this node does not take you as a peer"
 
 
 class PeerGate:
-    """Answers the node's hooks. `forbidden()` gives the node ids that the policy in force forbids."""
+    """Answers the node's hooks. `forbidden()` gives the node ids that the policy in force forbids,
+    `largest()` the sats of the largest channel that others may open (None: no limit)."""
 
-    def __init__(self, node: PeerNode, forbidden: Callable[[], frozenset[str]], *, log: Log) -> None:
-        self._node, self._forbidden, self._log = node, forbidden, log
+    def __init__(
+        self,
+        node: PeerNode,
+        forbidden: Callable[[], frozenset[str]],
+        *,
+        largest: Callable[[], int | None] = lambda: None,
+        log: Log,
+    ) -> None:
+        self._node, self._forbidden, self._largest, self._log = node, forbidden, largest, log
 
     async def peer_connected(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Hook: disconnect a forbidden peer that has no channel with us."""
@@ -32,18 +40,30 @@ class PeerGate:
         return {"result": "disconnect", "error_message": _TEXT}
 
     async def openchannel(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Hook: reject a single-funded channel of a forbidden peer."""
-        return self._opening(_id_in(payload, "openchannel"))
+        """Hook: reject a single-funded channel of a forbidden peer, or one that is too large."""
+        return self._opening(payload, "openchannel", "funding_msat")
 
     async def openchannel2(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Hook: reject a dual-funded channel of a forbidden peer."""
-        return self._opening(_id_in(payload, "openchannel2"))
+        """Hook: reject a dual-funded channel of a forbidden peer, or one into which it puts too much."""
+        return self._opening(payload, "openchannel2", "their_funding_msat")
 
-    def _opening(self, peer_id: str) -> dict[str, Any]:
-        if peer_id not in self._forbidden():
+    def _opening(self, payload: Mapping[str, Any], part: str, funding: str) -> dict[str, Any]:
+        peer_id = _id_in(payload, part)
+        if peer_id in self._forbidden():
+            self._log("info", "forbidden_peer_channel_rejected", peer=peer_id)
+            return {"result": "reject", "error_message": _TEXT}
+        largest = self._largest()
+        if largest is None:
             return dict(_CONTINUE)
-        self._log("info", "forbidden_peer_channel_rejected", peer=peer_id)
-        return {"result": "reject", "error_message": _TEXT}
+        msat = _msat_in(payload, part, funding)
+        if msat is None:
+            # The limit is a wish about liquidity, not about safety: nobody is kept out for a node that
+            # tells the size in another way.
+            self._log("warning", "channel_size_not_told", hook=part)
+        elif msat > largest * 1_000:
+            self._log("info", "too_large_channel_rejected", peer=peer_id, sats=msat // 1_000, limit=largest)
+            return {"result": "reject", "error_message": f"channels of more than {largest} sat are not taken"}
+        return dict(_CONTINUE)
 
     async def enforce(self) -> None:
         """Disconnect forbidden peers that are connected already; run when the policy changed."""
@@ -80,3 +100,11 @@ class PeerGate:
 def _id_in(payload: Mapping[str, Any], part: str) -> str:
     inner = payload.get(part)
     return str(inner.get("id", "")) if isinstance(inner, Mapping) else ""
+
+
+def _msat_in(payload: Mapping[str, Any], part: str, name: str) -> int | None:
+    inner = payload.get(part)
+    value = inner.get(name) if isinstance(inner, Mapping) else None
+    # Core Lightning before v23.05 wrote amounts as "123msat".
+    text = str(value).removesuffix("msat")
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import coincurve
@@ -15,6 +16,7 @@ PREFIX = "lnbcrt"
 DEFAULT_EXPIRY = 3600
 DEFAULT_CLTV = 18
 _CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_HINT_BYTES = 51
 _MSAT_PER_BTC = 100_000_000_000
 _UNITS = {"": Fraction(1), "m": Fraction(1, 10**3), "u": Fraction(1, 10**6), "n": Fraction(1, 10**9)}
 _UNITS["p"] = Fraction(1, 10**12)
@@ -22,6 +24,42 @@ _UNITS["p"] = Fraction(1, 10**12)
 
 class Bolt11Error(ValueError):
     """The text is no valid invoice of this network."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A last hop to the payee over a channel that the payer may not know."""
+
+    pubkey: str
+    scid: str
+    fee_base_msat: int
+    fee_ppm: int
+    cltv_delta: int
+
+    def to_bytes(self) -> bytes:
+        """As BOLT 11 writes it: 51 bytes."""
+        block, tx, out = map(int, self.scid.split("x"))
+        number = block << 40 | tx << 16 | out
+        return bytes.fromhex(self.pubkey) + struct.pack(
+            ">QIIH", number, self.fee_base_msat, self.fee_ppm, self.cltv_delta
+        )
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Hint:
+        """What `to_bytes` wrote."""
+        number, base, ppm, delta = struct.unpack(">QIIH", data[33:_HINT_BYTES])
+        scid = f"{number >> 40}x{number >> 16 & 0xFFFFFF}x{number & 0xFFFF}"
+        return cls(data[:33].hex(), scid, base, ppm, delta)
+
+    def describe(self) -> dict[str, object]:
+        """As `decode` shows it."""
+        return {
+            "pubkey": self.pubkey,
+            "short_channel_id": self.scid,
+            "fee_base_msat": self.fee_base_msat,
+            "fee_proportional_millionths": self.fee_ppm,
+            "cltv_expiry_delta": self.cltv_delta,
+        }
 
 
 @dataclass(frozen=True)
@@ -41,6 +79,7 @@ class Invoice:
     metadata: str | None = None
     signature: bytes = b""
     extra: tuple[tuple[str, str], ...] = field(default=())
+    routes: tuple[Hint, ...] = ()
 
     @property
     def expires_at(self) -> int:
@@ -69,6 +108,8 @@ def encode_invoice(invoice: Invoice, sign: Callable[[bytes], bytes]) -> str:
         groups += _field("9", _feature_groups(invoice.features))
     if invoice.metadata is not None:
         groups += _field("m", bech32.to_five_bits(bytes.fromhex(invoice.metadata)))
+    for hint in invoice.routes:
+        groups += _field("r", bech32.to_five_bits(hint.to_bytes()))
     signature = sign(_digest(hrp, groups))
     return bech32.encode(hrp, groups + bech32.to_five_bits(signature))
 
@@ -92,7 +133,7 @@ def decode_invoice(text: str) -> Invoice:
     body, signature = groups[:-104], bech32.to_bytes(groups[-104:])
     fields = _fields(body[7:])
     payee = _verify(_digest(hrp, body), signature, fields)
-    return _build(fields, payee, _number(body[:7]), amount, signature)
+    return replace(_build(fields, payee, _number(body[:7]), amount, signature), routes=_hints_in(body[7:]))
 
 
 def _build(
@@ -110,7 +151,7 @@ def _build(
             description = bech32.to_bytes(fields["d"], strict=False).decode()
         except UnicodeDecodeError as error:
             raise Bolt11Error("d: invalid utf8") from error
-    known = "psdhxc9mn"
+    known = "psdhxc9mnr"
     return Invoice(
         payee=payee,
         payment_hash=_hex(fields["p"]),
@@ -136,6 +177,18 @@ def _verify(digest: bytes, signature: bytes, fields: dict[str, list[int]]) -> st
     if "n" in fields and _hex(fields["n"]) != key.format().hex():
         raise Bolt11Error("invalid signature")
     return str(key.format().hex())
+
+
+def _hints_in(groups: Sequence[int]) -> tuple[Hint, ...]:
+    """Every field of hints, each of one hop: the only one that repeats."""
+    found, position = [], 0
+    while position < len(groups):
+        size = groups[position + 1] * 32 + groups[position + 2]
+        data = bytes.fromhex(_hex(groups[position + 3 : position + 3 + size]))
+        if _CHARSET[groups[position]] == "r" and len(data) == _HINT_BYTES:
+            found.append(Hint.of_bytes(data))
+        position += 3 + size
+    return tuple(found)
 
 
 def _fields(groups: Sequence[int]) -> dict[str, list[int]]:

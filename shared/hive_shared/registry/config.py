@@ -40,7 +40,6 @@ GOING_DOWN: Final = ParamSchema(
     )
 )
 """Why the node is stopped, and how long its payments have to end."""
-_HOOK: Final = "this version has no hook for the size of channels that others open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,11 @@ def config() -> SchemaSpec:
         params=ParamSchema((Param("address", _ADDRESS, required=True),)),
     )
     table.write("set_tor", "3/3/5/5/3", params=ParamSchema((Param("enabled", Bool(), required=True),)))
-    table.write("set_max_channel_size", "3/3/2/3/2", why=_HOOK)
+    table.write(
+        "set_max_channel_size",
+        "3/3/2/3/2",
+        params=ParamSchema((Param("sats", Int(1, MAX_SAT), required=True),)),
+    )
     table.write(
         "set_min_channel_size",
         "3/3/2/3/2",

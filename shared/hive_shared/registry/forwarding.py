@@ -7,7 +7,7 @@ from typing import Final
 from .channel import ADDRESS
 from .config import GOING_DOWN
 from .danger import Tier
-from .params import Bool, Channel, Int, Param, ParamSchema, Text
+from .params import Bool, Channel, Int, ListOf, Param, ParamSchema, Text
 from .spec import SchemaSpec, SchemaTable
 
 FORWARDING: Final = "hive:forwarding/v1"
@@ -15,7 +15,6 @@ EMERGENCY: Final = "hive:emergency/v1"
 
 _CHANNEL: Final = Param("channel_id", Channel(), required=True)
 _REASON: Final = Param("reason", Text(minimum=1), required=True)
-_HINTS: Final = "this version keeps no list of routing hints: create_invoice leaves their choice to the node"
 
 
 def forwarding() -> SchemaSpec:
@@ -29,7 +28,12 @@ def forwarding() -> SchemaSpec:
         "2/2/3/3/2",
         params=ParamSchema((Param("respect_individual", Bool(), default=True),)),
     )
-    table.write("set_routing_hints", "3/2/3/3/2", tier=Tier.ADVANCED, why=_HINTS)
+    table.write(
+        "set_routing_hints",
+        "3/2/3/3/2",
+        tier=Tier.ADVANCED,
+        params=ParamSchema((Param("hints", ListOf(Channel(), 0, 20), required=True),)),
+    )
     return table.done()
 
 

@@ -49,6 +49,7 @@ from .fee_schedule import SCHEDULE, FeeSchedule
 from .forwarding import DisableAll, DisableChannel, EnableAll, EnableChannel
 from .htlc_mgmt import HtlcReads, Seen
 from .htlc_policy import SetHtlcLimits, SetHtlcLimitsBulk
+from .kept_setting import HINTS, Kept, SetMaxChannelSize, SetRoutingHints, hints_of
 from .long_call import LongCalls
 from .monitor import Monitor
 from .monitor_history import History
@@ -135,6 +136,7 @@ class Executors:
         forbidden: Callable[[], frozenset[str]],
         swap_rpcs: Configured,
         supervised: Callable[[], bool],
+        setting: Kept,
         now: Callable[[], int],
         fault: Fault,
     ) -> None:
@@ -143,7 +145,7 @@ class Executors:
         self._node, self._db, self._commands, self._fees = node, db, commands, fees
         self._saved, self._backups, self._node_id = saved, backups, node_id
         self._changes, self.parameters = history, Parameters(node, self.offers)
-        self._state_hash, self._now = state_hash, now
+        self._state_hash, self._now, self._setting = state_hash, now, setting
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
         self._writes: dict[tuple[str, str], WriteAction] = {
@@ -207,7 +209,12 @@ class Executors:
             PEER: peer_writes(node, self._bans, engaged),
             WALLET: wallet_writes(node, self._keep, engaged, fault, self._frozen),
             SPLICE: splice_writes(Wallet(node), self._keep, engaged, fault),
-            CONFIG: {**config_writes(node), "adjust": self._adjust(node), SCHEDULE: FeeSchedule(node)},
+            CONFIG: {
+                **config_writes(node),
+                "adjust": self._adjust(node),
+                SCHEDULE: FeeSchedule(node),
+                "set_max_channel_size": SetMaxChannelSize(node, self._setting),
+            },
             CHANNEL: {
                 **channel_writes(node, calls, engaged),
                 "close_all": CloseAll(node, engaged, self._keep),
@@ -218,7 +225,9 @@ class Executors:
             },
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls, engaged),
-            PAYMENT: payment_writes(node, self._keep, self._paying, self.offers, engaged, self._now, fault),
+            PAYMENT: payment_writes(
+                node, self._keep, self._paying, self._hints, self.offers, engaged, self._now, fault
+            ),
             PLUGIN: {"configure": Configure(node), **plugin_writes(node, calls, engaged, approved)},
             REBALANCE: self._rebalance(node, engaged, fault),
             BACKUP: backup_writes(node, self._backups, self._node_id),
@@ -258,6 +267,7 @@ class Executors:
             (FORWARDING, "enable_channel"): EnableChannel(*parts),
             (FORWARDING, "disable_all"): disable_all,
             (FORWARDING, "enable_all"): enable_all,
+            (FORWARDING, "set_routing_hints"): SetRoutingHints(node, self._setting),
             (CONFIG, "disable_forwarding"): disable_all,
             (CONFIG, "enable_forwarding"): enable_all,
             (EMERGENCY, "disable_forwarding"): disable_all,
@@ -358,6 +368,9 @@ class Executors:
 
     async def _frozen(self) -> tuple[TimerRow, ...]:
         return await self._db.read(lambda tx: self._commands.timers(tx, FREEZE))
+
+    async def _hints(self) -> tuple[str, ...]:
+        return hints_of(await self._setting(HINTS))
 
     async def _keep(self, caller: Caller, undo: Mapping[str, JsonValue]) -> None:
         """Put the undo row of a running command on disk again."""

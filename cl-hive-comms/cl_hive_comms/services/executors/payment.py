@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -24,6 +24,7 @@ from ...domain.lightning_invoice import (
 from ...domain.spend import PAYMENT, Spend
 from ..ports_commands import Fault, Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
+from .channels import FEE_STATES
 from .node_errors import node_error
 from .payment_send import Offers, Payer, Paying
 from .wallet_send import Keep
@@ -35,6 +36,10 @@ _KEYSEND_S: Final = 60
 """How long the node tries a keysend again; the sheet has no parameter for it."""
 _LATE_S: Final = 60
 """How long after its asker is gone a node may still make an invoice."""
+
+
+Hints = Callable[[], Awaitable[tuple[str, ...]]]
+"""Short channel ids that invoices shall name."""
 
 
 def _plan(asked: Mapping[str, JsonValue], payee: str | None, max_fee_ppm: JsonValue, retry_for: int) -> Plan:
@@ -133,8 +138,8 @@ class Keysend(Payer):
 class CreateInvoice:
     """`create_invoice`: an invoice of this node under a label of its own."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, hints: Hints) -> None:
+        self._node, self._hints = node, hints
 
     async def prepare(self, params: Params, caller: Caller) -> Plan:
         """Choose the label. Raises InvalidParams when it is taken or the description is too long."""
@@ -146,12 +151,27 @@ class CreateInvoice:
         if await self._labelled(label) is not None:
             raise refused(f"an invoice labelled {label} exists already", "another label", "label")
         asked = {each: params[each] for each in ("amount_msat", "description", "expiry")}
-        return Plan(undo={**asked, "label": label, "started": caller.now}, basis=[label])
+        hints: list[JsonValue] = [*await self._open_hints()]
+        undo = {**asked, "label": label, "started": caller.now, "hints": hints}
+        return Plan(undo=undo, basis=[label])
+
+    async def _open_hints(self) -> list[str]:
+        """The kept routing hints whose channels are still open."""
+        if not (hints := await self._hints()):
+            return []
+        rows = await self._node.listpeerchannels()
+        usable = {row.get("short_channel_id") for row in rows if row.get("state") in FEE_STATES}
+        return [scid for scid in hints if scid in usable]
 
     async def run(self, plan: Plan, caller: Caller) -> Outcome:
         """Ask for it."""
         undo = dict(plan.undo)
-        asked = {name: undo[name] for name in ("amount_msat", "label", "description", "expiry")}
+        asked: dict[str, object] = {
+            name: undo[name] for name in ("amount_msat", "label", "description", "expiry")
+        }
+        # Without one that is open the choice is the node's.
+        if undo.get("hints"):
+            asked["exposeprivatechannels"] = undo["hints"]
         try:
             answer = await self._node.call("invoice", asked)
         except ClnError as error:
@@ -193,6 +213,7 @@ def payment_writes(
     node: Node,
     keep: Keep,
     paying: Paying,
+    hints: Hints,
     offers: Offers,
     engaged: Callable[[], bool],
     now: Callable[[], int],
@@ -202,7 +223,7 @@ def payment_writes(
     parts = (node, keep, paying, offers, engaged, now, fault)
     pay = PayInvoice(*parts)
     return {
-        "create_invoice": CreateInvoice(node),
+        "create_invoice": CreateInvoice(node, hints),
         "pay_invoice": pay,
         "pay_multipath": pay,
         "keysend": Keysend(*parts),

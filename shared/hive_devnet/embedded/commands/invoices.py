@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any
 
-from hive_devnet.embedded.bolt11 import Bolt11Error, Invoice, decode_invoice, encode_invoice
+from hive_devnet.embedded.bolt11 import Bolt11Error, Hint, Invoice, decode_invoice, encode_invoice
 from hive_devnet.embedded.errors import (
     INVALID_PARAMS,
     INVOICE_EXPIRED_DURING_WAIT,
@@ -23,14 +23,15 @@ from hive_devnet.embedded.ledger.channel import LIVE
 from hive_devnet.embedded.ledger.invoices import EXPIRED, PAID, UNPAID, InvoiceBook, InvoiceRow
 from hive_devnet.embedded.node import EmbeddedNode
 from hive_devnet.embedded.params import (
-    anything,
     array,
     bad_param,
     boolean,
     escaped_string,
+    is_scid,
     opt,
     parse_msat,
     req,
+    scid,
     sha256,
     string,
     token_text,
@@ -64,6 +65,34 @@ def _label(name: str, value: Any) -> str:
     return token_text(value)
 
 
+def _hints(name: str, value: Any) -> bool | tuple[str, ...]:
+    """True, false, one short channel id or a list of them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list):
+        if not all(map(is_scid, value)):
+            raise bad_param(name, "should be a short channel id", value)
+        return tuple(map(str, value))
+    return (scid(name, value),)
+
+
+def _routes(node: EmbeddedNode, hints: bool | tuple[str, ...] | None, amount_msat: int) -> tuple[Hint, ...]:
+    """The first listed channel that the amount can come in by, or all of them if it takes that many."""
+    if not isinstance(hints, tuple):
+        return ()
+    live = [c for c in node.world.channels.of_node(node.node_id) if c.state in LIVE and c.scid in hints]
+    live.sort(key=lambda channel: hints.index(str(channel.scid)))
+    room = [channel.spendable_msat(channel.peer_of(node.node_id)) for channel in live]
+    enough = [channel for channel, msat in zip(live, room, strict=True) if msat >= amount_msat]
+    chosen = enough[:1] or (live if sum(room) >= amount_msat else [])
+    found = []
+    for channel in chosen:
+        peer = channel.peer_of(node.node_id)
+        policy = channel.side(peer).policy
+        found.append(Hint(peer, str(channel.scid), policy.fee_base_msat, policy.fee_ppm, policy.cltv_delta))
+    return tuple(found)
+
+
 @command(
     "invoice",
     req("amount_msat", _amount_or_any),
@@ -72,7 +101,7 @@ def _label(name: str, value: Any) -> str:
     opt("expiry", u64, _WEEK),
     opt("fallbacks", array),
     opt("preimage", sha256),
-    opt("exposeprivatechannels", anything),
+    opt("exposeprivatechannels", _hints),
     opt("cltv", u32),
     opt("deschashonly", boolean, False),
     checks=True,
@@ -100,6 +129,7 @@ async def invoice(call: Call) -> Result:
         expiry=call["expiry"],
         min_final_cltv=call["cltv"] if call["cltv"] is not None else int(node.options.get("cltv-final")),
         features=_FEATURES,
+        routes=_routes(node, call["exposeprivatechannels"], call["amount_msat"] or 1),
     )
     row = _record(node, terms, preimage, call["label"], text)
     created_payload: dict[str, Any] = {"preimage": preimage, "label": row.label}
@@ -317,6 +347,8 @@ def _describe_bolt11(terms: Invoice) -> Result:
         "features": terms.features or None,
         "payment_metadata": terms.metadata,
     }
+    if terms.routes:
+        optional["routes"] = [[hint.describe()] for hint in terms.routes]
     if terms.extra:
         optional["extra"] = [{"tag": tag, "data": data} for tag, data in terms.extra]
     return result | {name: value for name, value in optional.items() if value is not None}

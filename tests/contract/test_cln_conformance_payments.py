@@ -39,8 +39,7 @@ async def test_an_invoice_says_what_it_was_made_of(trio: Any) -> None:
 
 
 async def test_an_invoice_names_the_channels_it_shall(trio: Any) -> None:
-    none = await _invoice(trio.carol, "none", exposeprivatechannels=False)
-    assert "routes" not in await trio.alice.call("decode", {"string": none["bolt11"]})
+    """Also public ones."""
     for label, hints in (("listed", [trio.far_scid]), ("one", trio.far_scid)):
         made = await _invoice(trio.carol, label, exposeprivatechannels=hints)
         ((hop,),) = (await trio.alice.call("decode", {"string": made["bolt11"]}))["routes"]
@@ -49,8 +48,10 @@ async def test_an_invoice_names_the_channels_it_shall(trio: Any) -> None:
             *("pubkey", "short_channel_id", "fee_base_msat", "fee_proportional_millionths"),
             "cltv_expiry_delta",
         }
-    elsewhere = await _invoice(trio.carol, "elsewhere", exposeprivatechannels=["9x9x9"])
-    assert "routes" not in await trio.alice.call("decode", {"string": elsewhere["bolt11"]})
+    elsewhere = {"amount_msat": 1, "label": "e", "description": "d", "exposeprivatechannels": ["9x9x9"]}
+    error = await trio.carol.error("invoice", elsewhere)
+    assert (error.code, error.message) == (902, "None of those hints were suitable local channels")
+    assert (await trio.carol.call("listinvoices", {"label": "e"}))["invoices"] == []
     wrong = {"amount_msat": 1, "label": "w", "description": "d", "exposeprivatechannels": ["nowhere"]}
     assert (await trio.carol.error("invoice", wrong)).code == -32602
 

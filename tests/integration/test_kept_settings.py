@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hive_shared.cln import ClnError
 from hive_shared.registry import CONFIG, FORWARDING, PAYMENT, Tier
 from payment_world import trusted as paying
 from pipeline_world import OTHER_KEY, NodeFake, View, World, issue, slug
@@ -88,6 +89,21 @@ async def test_what_is_no_open_channel_is_no_hint(world: World, hints: object, p
     answer = await world.ask(*HINTS, {"hints": hints})
     assert slug(answer) == "invalid_params" and answer["error"]["data"]["param"] == param, answer
     assert await invoice(world) == ["102x1x0"]
+
+
+async def test_hints_that_the_node_finds_unsuitable_cost_no_invoice(world: World) -> None:
+    await ok(world, HINTS, {"hints": ["102x1x0"]})
+    call = world.node.call
+
+    async def unsuitable(method: str, params: Any = None, **more: Any) -> Any:
+        if method == "invoice" and "exposeprivatechannels" in params:
+            raise ClnError("invoice", 902, "None of those hints were suitable local channels")
+        return await call(method, params, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.node, "call", unsuitable)
+        made = await ok(world, (PAYMENT, "create_invoice"), {"amount_msat": 1_000, "description": "tea"})
+    assert made["bolt11"].startswith("lnbcrt")
 
 
 async def test_the_limit_is_asked_by_the_hooks_and_survives_a_restart(world: World) -> None:

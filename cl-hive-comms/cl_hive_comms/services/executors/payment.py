@@ -30,6 +30,7 @@ from .payment_send import Offers, Payer, Paying
 from .wallet_send import Keep
 
 _DUPLICATE_LABEL: Final = 900
+_UNSUITABLE_HINTS: Final = 902
 _FETCH_S: Final = 30
 """How long the payee of an offer has for its invoice."""
 _KEYSEND_S: Final = 60
@@ -173,7 +174,7 @@ class CreateInvoice:
         if undo.get("hints"):
             asked["exposeprivatechannels"] = undo["hints"]
         try:
-            answer = await self._node.call("invoice", asked)
+            answer = await self._invoice(asked)
         except ClnError as error:
             if error.outcome_unknown:
                 found = await self.probe({**undo, "started": caller.now}, caller)
@@ -183,6 +184,17 @@ class CreateInvoice:
                 return Outcome("error", {}, why, acted=False)
             return Outcome("error", {}, node_error(error), acted=False)
         return _made({**answer, "label": undo["label"], "amount_msat": undo["amount_msat"]})
+
+    async def _invoice(self, asked: dict[str, object]) -> dict[str, Any]:
+        try:
+            return await self._node.call("invoice", asked)
+        except ClnError as error:
+            if error.code != _UNSUITABLE_HINTS or "exposeprivatechannels" not in asked:
+                raise
+            # No invoice was made: the node knows no way in by these channels now, and chooses itself.
+            return await self._node.call(
+                "invoice", {name: asked[name] for name in asked if name != "exposeprivatechannels"}
+            )
 
     async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """Look for its label."""

@@ -65,6 +65,9 @@ def _label(name: str, value: Any) -> str:
     return token_text(value)
 
 
+_NO_HINTS = 902
+
+
 def _hints(name: str, value: Any) -> bool | tuple[str, ...]:
     """True, false, one short channel id or a list of them."""
     if isinstance(value, bool):
@@ -81,6 +84,8 @@ def _routes(node: EmbeddedNode, hints: bool | tuple[str, ...] | None, amount_msa
     if not isinstance(hints, tuple):
         return ()
     live = [c for c in node.world.channels.of_node(node.node_id) if c.state in LIVE and c.scid in hints]
+    if hints and not live:
+        raise RpcError(_NO_HINTS, "None of those hints were suitable local channels")
     live.sort(key=lambda channel: hints.index(str(channel.scid)))
     room = [channel.spendable_msat(channel.peer_of(node.node_id)) for channel in live]
     enough = [channel for channel, msat in zip(live, room, strict=True) if msat >= amount_msat]

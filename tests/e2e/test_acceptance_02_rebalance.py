@@ -1,7 +1,10 @@
-"""Sheet 02 §15, check 18: a circular rebalance on nodes that route, and its end after a kill -9."""
+"""Sheet 02 §15, checks 12 and 18: a circular rebalance on nodes that route, a swap by another plugin's
+service, and their ends after a kill -9."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from actions_rebalance import SERVICE
 from agent import Agent
 from hive_devnet.world import World, until
 from hive_shared.canonical import JsonValue
@@ -26,7 +30,8 @@ BETWEEN_SAT = 300_000
 async def ring() -> AsyncIterator[tuple[World, str]]:
     """alice - bob - carol - alice, and the channel by which carol can pay alice."""
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
-    world = await World.start(directory)
+    os.environ["HIVE_SWAP_FILE"] = str(directory / "swaps.jsonl")
+    world = await World.start(directory, options={"hive-comms-swap-out-rpc": "acme-swap"})
     carol = await world.network.add_node("carol")
     for node in (world.bob, carol):
         await world.network.fund(node, 2_000_000)
@@ -144,3 +149,34 @@ async def test_acceptance_02_12_a_rebalance_that_was_killed_is_found_and_not_rep
     else:
         assert mine == [] and await balances(world, home) == before
     assert await left(world) == ([], [])
+
+
+async def test_acceptance_02_12_a_swap_that_was_killed_is_found_where_its_service_is_back(
+    ring: tuple[World, str], trusted: Agent
+) -> None:
+    world, _ = ring
+
+    async def missing() -> str:
+        rows = (await world.alice.call("hive-client-capabilities"))["unsupported_actions"]
+        found = [row["reason"] for row in rows if row["action"] == "swap_out"]
+        return str(found[0]) if found else ""
+
+    async def there() -> bool:
+        return not await missing()
+
+    why = "the node has no method acme-swap, which hive-comms-swap-out-rpc names"
+    assert await missing() == why
+    asked: dict[str, JsonValue] = {"amount_sats": 50_000, "max_fee_sats": 260}
+    refused = await trusted.rest(trusted.signed("swap_out", asked, REBALANCE))
+    assert refused["error"]["slug"] == "unsupported_action" and why in refused["error"]["message"], refused
+    await world.alice.call("plugin", {"subcommand": "start", "plugin": str(SERVICE)})
+    await until(there, "comms to know the service", 60)
+    command = await killed_at(world, trusted, "after_cln", (REBALANCE, "swap_out"), asked)
+    if await missing():
+        # The node was started anew, and the service with it is gone.
+        await world.alice.call("plugin", {"subcommand": "start", "plugin": str(SERVICE)})
+    receipt = await receipt_of(world, command)
+    assert (receipt["status"], receipt["result"]["fee_sats"]) == ("success", 250), receipt
+    (swap,) = map(json.loads, Path(os.environ["HIVE_SWAP_FILE"]).read_text().splitlines())
+    assert (swap["label"], swap["amount_sats"]) == (f"hive:{command}", 50_000)
+    assert swap["address"] == receipt["result"]["address"]

@@ -321,3 +321,13 @@ def test_a_danger_vector_is_read_from_the_sheet_notation() -> None:
     for text in ("1/2/3/4", "0/1/1/1/1", "11/1/1/1/1", "a/b/c/d/e"):
         with pytest.raises(ValueError):
             Danger.of(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1, "1"), (0, "0"), (True, "true"), (None, "null"), (1.5, "1.5"), ("1", "'1'"), ([1], "a list of 1")],
+)
+def test_a_refusal_shows_the_value_that_was_given(value: object, shown: str) -> None:
+    params = {"from_channel": "1x1x1", "to_channel": "2x1x1", "amount_sats": value, "max_fee_ppm": 5}
+    error = refused("hive:rebalance/v1", "circular_rebalance", params)
+    assert error.detail.endswith(f"not {shown}"), error.detail

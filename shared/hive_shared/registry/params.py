@@ -8,6 +8,7 @@ data for `hive-schema-list` and for the advisor kit.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,8 +45,10 @@ def _shown(value: JsonValue) -> str:
         return "an object"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    text = value if isinstance(value, str) else {True: "true", False: "false", None: "null"}.get(value, value)  # type: ignore[arg-type]
-    return ascii(text if not isinstance(text, str) or len(text) <= 40 else text[:40] + "…")
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 40 else value[:40] + "…")
+    # Numbers and words as they stand in JSON; in Python 1 is True.
+    return json.dumps(value)
 
 
 class ParamType(Protocol):

@@ -387,7 +387,8 @@ class Advisor:
 
     def tool_calls(self, toolbox: Toolbox, rates: Callable[[], Mapping[str, ToolRate]]) -> ToolCallService:
         """The calls of a program, recorded in this profile."""
-        return ToolCallService(self._db, AuditStore(), toolbox, now=self._now, rates=rates)
+        size = self._config.mcp.max_output
+        return ToolCallService(self._db, AuditStore(), toolbox, now=self._now, rates=rates, max_output=size)
 
     async def events(self, since: int, limit: int) -> list[Event]:
         return list(await self._db.read(lambda tx: self._records.events(tx, since, limit)))

@@ -9,11 +9,24 @@ from pathlib import Path
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay import normalise_relay_url
 
+from hive_advisor.domain.node_tool_sets import DEFAULT_SETS, check_sets
 from hive_advisor.domain.route import TRANSPORTS
 
 DEFAULT_ORDER = TRANSPORTS
 DEFAULT_RELAYS = ("wss://nos.lol", "wss://relay.damus.io")
 _MAX_RELAYS = 8
+MCP_ROLES = ("operator", "advisor")
+_MCP = ("role", "toolsets", "max_output")
+_MOST_OUTPUT = 1_048_576
+
+
+@dataclass(frozen=True)
+class McpConfig:
+    """What `mcp serve` does when it is not told otherwise. ``max_output``: bytes of one answer."""
+
+    role: str = "operator"
+    toolsets: tuple[str, ...] = DEFAULT_SETS
+    max_output: int = 65_536
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class AdvisorConfig:
     proxy: str | None = None
     accept_offers: bool = False
     transport_order: tuple[str, ...] = DEFAULT_ORDER
+    mcp: McpConfig = McpConfig()
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -38,7 +52,7 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
             document = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidParams(f"{path} is not valid TOML: {error}") from error
-    known = {"relays": {"primary", "proxy"}, "auto": {"enabled"}, "transport": {"order"}}
+    known = {"relays": {"primary", "proxy"}, "auto": {"enabled"}, "transport": {"order"}, "mcp": set(_MCP)}
     for section, keys in document.items():
         if section not in known or not isinstance(keys, dict):
             raise InvalidParams(f"{path}: unknown key {section!r}; known sections are {sorted(known)}")
@@ -63,7 +77,24 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     if not isinstance(accept, bool):
         raise InvalidParams("auto.enabled takes true or false")
     order = _order(_section(document, "transport").get("order", list(DEFAULT_ORDER)))
-    return AdvisorConfig(normalised, proxy or None, accept, order)
+    return AdvisorConfig(normalised, proxy or None, accept, order, _mcp(_section(document, "mcp")))
+
+
+def _mcp(section: dict[str, object]) -> McpConfig:
+    default = McpConfig()
+    role = section.get("role", default.role)
+    if role not in MCP_ROLES:
+        raise InvalidParams(f"mcp.role takes {' or '.join(MCP_ROLES)}")
+    sets = section.get("toolsets", list(default.toolsets))
+    if not isinstance(sets, list) or not all(isinstance(name, str) for name in sets):
+        raise InvalidParams("mcp.toolsets takes a list of names")
+    size = section.get("max_output", default.max_output)
+    if not isinstance(size, int) or isinstance(size, bool) or not 4_096 <= size <= _MOST_OUTPUT:
+        raise InvalidParams(f"mcp.max_output takes a number of bytes from 4096 to {_MOST_OUTPUT}")
+    try:
+        return McpConfig(str(role), check_sets(sets), size)
+    except InvalidParams as error:
+        raise InvalidParams(f"mcp.toolsets: {error.detail}") from error
 
 
 def _order(value: object) -> tuple[str, ...]:

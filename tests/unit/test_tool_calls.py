@@ -194,6 +194,14 @@ async def test_without_its_row_nothing_is_called(desk: Desk) -> None:
     assert desk.node.asked == []
 
 
+async def test_the_human_sets_how_long_an_answer_may_be(desk: Desk) -> None:
+    desk.node.answer = {"numbers": list(range(2_000))}
+    assert await desk.slug(STATUS) == ""
+    toolbox = NodeTools(desk.node, ("own",), lambda: desk.listed, now=lambda: desk.clock)
+    desk.service = ToolCallService(desk.db, AuditStore(), toolbox, now=lambda: desk.clock, max_output=4_096)
+    assert await desk.slug(STATUS) == "too_large"
+
+
 async def test_what_a_node_does_not_answer_is_said_as_it_is(desk: Desk) -> None:
     desk.node.answer = TransportUnavailable("node own: no answer within 30 s")
     acting = (await desk.call(REVOKE, all=True, dry_run=False))["error"]

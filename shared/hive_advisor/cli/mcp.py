@@ -19,6 +19,7 @@ from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.config import AdvisorConfig
     from hive_advisor.domain.allow_list import AllowList
     from hive_advisor.domain.guard_rules import ToolRate
     from hive_advisor.domain.tool_prompts import Prompt
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from hive_advisor.services.tool_calls import ToolCallService
 
 _ROUND_S: Final = 15
+_ROLE: Final = click.option(
+    "--role", type=click.Choice(["operator", "advisor"]), help="instead of mcp.role of config.toml: operator"
+)
+_SETS: Final = click.option(
+    "--toolsets", help="of own nodes: comma list of core, hive, archon; instead of mcp.toolsets: core"
+)
 
 
 @click.group()
@@ -34,23 +41,29 @@ def mcp() -> None:
 
 
 @mcp.command()
-@click.option("--role", type=click.Choice(["operator", "advisor"]), default="operator", show_default=True)
-@click.option("--toolsets", default="core", show_default=True, help="of own nodes: core, hive, archon")
+@_ROLE
+@_SETS
 @pass_settings
 @answered
-async def serve(settings: Settings, role: str, toolsets: str) -> None:
+async def serve(settings: Settings, role: str | None, toolsets: str | None) -> None:
     """Serve MCP on standard input and output until the program closes them.
 
     The role operator reads your own nodes; the role advisor works for your clients, under your guard.
     """
+    from hive_advisor.config import load_config
     from hive_advisor.mcp_server import require_library
 
-    if role == "operator":
+    config = load_config(settings.paths.config, settings.relays)
+    advises = (role or config.mcp.role) == "advisor"
+    if not advises:
         require_library()
     # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
     # SIGTERM does. What was begun stands in the audit.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    await (_serve_operator(settings, toolsets) if role == "operator" else _serve_advisor(settings))
+    if advises:
+        await _serve_advisor(settings)
+    else:
+        await _serve_operator(settings, _sets(toolsets, config), config.mcp.max_output)
     sys.exit(output.OK)
 
 
@@ -88,7 +101,7 @@ async def _rounds(settings: Settings, kit: Advisor) -> None:
         await asyncio.sleep(_ROUND_S)
 
 
-async def _serve_operator(settings: Settings, toolsets: str) -> None:
+async def _serve_operator(settings: Settings, sets: tuple[str, ...], max_output: int) -> None:
     from hive_shared.store import Db, StoreError, StoreLocked
 
     from hive_advisor.advisor import MIGRATIONS
@@ -102,7 +115,7 @@ async def _serve_operator(settings: Settings, toolsets: str) -> None:
 
     paths = settings.paths
     nodes = load_nodes(paths.nodes)
-    toolbox = NodeTools(OwnNodes(nodes), tuple(nodes), _allow_list(settings), now=_now, sets=_sets(toolsets))
+    toolbox = NodeTools(OwnNodes(nodes), tuple(nodes), _allow_list(settings), now=_now, sets=sets)
     paths.make()
     try:
         db = await asyncio.to_thread(Db.open, paths.database, MIGRATIONS)
@@ -116,7 +129,9 @@ async def _serve_operator(settings: Settings, toolsets: str) -> None:
     try:
         await _serve(
             settings,
-            ToolCallService(db, AuditStore(), toolbox, now=_now, rates=_rates(settings)),
+            ToolCallService(
+                db, AuditStore(), toolbox, now=_now, rates=_rates(settings), max_output=max_output
+            ),
             Role(OPERATOR_INSTRUCTIONS, tool_resources.OPERATOR, tool_prompts.OPERATOR),
         )
     finally:
@@ -163,9 +178,11 @@ def _allow_list(settings: Settings) -> Callable[[], AllowList]:
     return read
 
 
-def _sets(text: str) -> tuple[str, ...]:
+def _sets(text: str | None, config: AdvisorConfig) -> tuple[str, ...]:
     from hive_advisor.domain.node_tool_sets import check_sets
 
+    if text is None:
+        return config.mcp.toolsets
     return check_sets([name.strip() for name in text.split(",") if name.strip()])
 
 
@@ -174,20 +191,21 @@ def _now() -> int:
 
 
 @mcp.command("tools")
-@click.option("--role", type=click.Choice(["operator", "advisor"]), default="operator", show_default=True)
-@click.option("--toolsets", default="core", show_default=True, help="of own nodes: core, hive, archon")
+@_ROLE
+@_SETS
 @pass_settings
 @answered
-async def tools_(settings: Settings, role: str, toolsets: str) -> None:
+async def tools_(settings: Settings, role: str | None, toolsets: str | None) -> None:
     """The tools a program gets now, and which of them act."""
+    from hive_advisor.config import load_config
     from hive_advisor.domain.advisor_tools import listed_tools as advisor_tools
     from hive_advisor.domain.node_tool_sets import listed_tools, own_tools
     from hive_advisor.domain.tool_schema import MethodTool, Tool, method_tools
 
-    found = _allow_list(settings)()
-    methods = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets), found.names)
+    found, config = _allow_list(settings)(), load_config(settings.paths.config, settings.relays)
+    methods = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets, config), found.names)
     operator: dict[str, Tool] = {**own_tools(("node",)), **methods}
-    shown = operator if role == "operator" else advisor_tools(found.names)
+    shown = operator if (role or config.mcp.role) == "operator" else advisor_tools(found.names)
     items = [
         {
             "tool": name,

@@ -30,7 +30,7 @@ from hive_advisor.domain.tool_schema import Tool
 from hive_advisor.services.ports import AuditRows
 
 MAX_OUTPUT: Final = 65_536
-"""Bytes of one answer."""
+"""Bytes of one answer, unless the human set another bound."""
 UNKNOWN_TOOL: Final = "unknown_tool"
 LONGEST_S: Final = 30
 """For calls of what is not listed as a tool."""
@@ -102,9 +102,10 @@ class ToolCallService:
         now: Callable[[], int],
         rates: Callable[[], Mapping[str, ToolRate]] = dict,
         limits: Limits = Limits(),
+        max_output: int = MAX_OUTPUT,
     ) -> None:
         self._db, self._rows, self._toolbox = db, rows, toolbox
-        self._now, self._rates, self._limits = now, rates, limits
+        self._now, self._rates, self._limits, self._max_output = now, rates, limits, max_output
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -164,7 +165,7 @@ class ToolCallService:
             traceback.print_exception(fault, file=sys.stderr)
             told_so = Internal(f"{name[:64]} ended by a fault of this server, which its stderr describes")
             return Outcome(refusal(told_so), "failed")
-        return replace(outcome, answer=_measured(outcome.answer))
+        return replace(outcome, answer=_measured(outcome.answer, self._max_output))
 
     async def _begin(self, row: AuditRow) -> int:
         """Count the call and keep its row. Raises RateLimited, which is kept too; InvalidParams."""
@@ -236,13 +237,13 @@ def refusal(error: HiveError) -> ToolAnswer:
     return ToolAnswer({"ok": False, "error": body}, failed=True)
 
 
-def _measured(answer: ToolAnswer) -> ToolAnswer:
+def _measured(answer: ToolAnswer, most: int) -> ToolAnswer:
     size = len(answer.text.encode("utf-8", "replace"))
-    if size <= MAX_OUTPUT:
+    if size <= most:
         return answer
     return refusal(
         InvalidParams(
-            f"the answer has {size} bytes, and {MAX_OUTPUT} are passed on: ask for less with limit,"
+            f"the answer has {size} bytes, and {most} are passed on: ask for less with limit,"
             " since or cursor",
             reason="too_large",
         )

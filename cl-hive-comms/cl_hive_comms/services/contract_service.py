@@ -193,7 +193,8 @@ class ContractService:
             Level.WARNING,
             "trial_ended",
             f"the trial of {name!a} is over: {outcome.value}. Its credential has ended and was not extended;"
-            " see hive-client-trial action=review, and authorize again if you want to go on",
+            " see hive-client-trial action=review, say renew, neutral or revoke with action=decide within 7"
+            " days, and authorize again if you want to go on",
         )
 
     def _receipt(

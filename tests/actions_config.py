@@ -8,6 +8,7 @@ from pathlib import Path
 import fee_tool
 import pytest
 from action_table import Answer, Entry, Params, Stage, given
+from actions_rebalance import ring_of
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import until
 from hive_shared.registry import CONFIG
@@ -65,6 +66,22 @@ async def _stored(stage: Stage, params: Params, result: Answer) -> None:
     assert (await stage.world.channel_fees())[1] not in (200, 300)
 
 
+_MOVE: Params = {"amount_sats": 5_000, "max_fee_ppm": 500, "to_permille_below": 1}
+"""Of a rule that is never in force."""
+
+
+async def _moves(stage: Stage) -> Params:
+    out, home = await ring_of(stage)
+    return {
+        "rules": [{"from_channel": out, "to_channel": home, **_MOVE}],
+        "daily_budget_sats": 100,
+    }
+
+
+async def _kept(stage: Stage, params: Params, result: Answer) -> None:
+    assert result == {"state": "set", "rules": 1}
+
+
 async def _with_tool(stage: Stage) -> Params:
     """A fee tool on the node; each time another value of the same parameter."""
     if "tool" not in stage.kept:
@@ -110,6 +127,13 @@ ENTRIES = (
     ),
     Entry(CONFIG, "get_config", given(key="min-capacity-sat"), _listed, given(key="no-such-option")),
     Entry(CONFIG, "fee_schedule", _rules, _stored, _rules_of_no_channel),
+    Entry(
+        CONFIG,
+        "auto_rebalance_rules",
+        _moves,
+        _kept,
+        given(rules=[{"from_channel": "1x1x1", "to_channel": "2x1x1", **_MOVE}], daily_budget_sats=10),
+    ),
     Entry(CONFIG, "set_max_channel_size", given(sats=150_000), _others_open_less, given(sats=1)),
     Entry(CONFIG, "set_min_channel_size", _another_size, _is_set, given(sats=-1)),
     Entry(CONFIG, "set_config", _allowed, _is_set, given(key="cltv-delta", value=50), slug="policy_blocked"),

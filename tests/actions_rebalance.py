@@ -25,7 +25,7 @@ async def _row_of(stage: Stage, scid: object) -> dict[str, Any]:
     return next((row for row in live if row.get("short_channel_id") == scid), {})
 
 
-async def _ring(stage: Stage) -> tuple[str, str]:
+async def ring_of(stage: Stage) -> tuple[str, str]:
     """A channel of alice's with bob, and one by which somebody whom bob can pay can pay her."""
     world, network = stage.world, stage.world.network
     if "erin" not in stage.kept:
@@ -52,7 +52,7 @@ async def _ring(stage: Stage) -> tuple[str, str]:
 
 
 async def _around(stage: Stage) -> Params:
-    out, home = await _ring(stage)
+    out, home = await ring_of(stage)
     stage.kept["held"] = [(await _row(stage, scid))["to_us_msat"] for scid in (out, home)]
     return {
         "from_channel": out,

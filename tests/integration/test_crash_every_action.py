@@ -40,12 +40,12 @@ ELSEWHERE = {
     *((PLUGIN, name) for name in ("start_approved", "stop")),
     *((REBALANCE, name) for name in ("circular_rebalance", "peer_rebalance", "swap_out", "swap_in")),
     *((SPLICE, name) for name in ("splice_in", "splice_out")),
-    *(("hive:config/v1", name) for name in ("fee_schedule", "restart_node")),
+    *(("hive:config/v1", name) for name in ("fee_schedule", "auto_rebalance_rules", "restart_node")),
     (EMERGENCY, "stop_node"),
 }
 """Actions that are killed in the test of their own schema (tests/integration/test_backup_actions.py,
 test_plugin_runs.py, test_node_down.py, test_rebalance_actions.py, test_swap_actions.py,
-test_splice_actions.py, test_fee_schedule.py)."""
+test_splice_actions.py, test_fee_schedule.py, test_auto_rebalance.py)."""
 
 
 def shown(world: World) -> list[Any]:

@@ -233,7 +233,7 @@ async def test_a_schedule_set_without_people_stops_where_the_policy_now_asks_the
     world.policies.override("moderate", approval_overrides={"fee_policy_*": "always_confirm"})
     await until(world, "03:00")
     told = (await world.docs())[-1]["result"]["refused"][0]
-    assert (told["error"], ppm(world)) == ("policy_blocked", 100) and "set it again" in told["message"]
+    assert (told["error"], ppm(world)) == ("policy_blocked", 100) and "set them again" in told["message"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "superseded", "expired"])

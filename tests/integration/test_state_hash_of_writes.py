@@ -40,6 +40,7 @@ MOVED: dict[Key, set[str]] = {
     # Kept by the plugin itself and seen by nobody but who asks for an invoice or a channel.
     (FORWARDING, "set_routing_hints"): set(),
     (CONFIG, "set_max_channel_size"): set(),
+    (CONFIG, "auto_rebalance_rules"): set(),
     (PLUGIN, "configure"): {"config"},
     **{(PLUGIN, name): {"plugins"} for name in plugin_world.CASES},
     (PEER, "ban"): {"config"},
@@ -70,10 +71,11 @@ BY_ANOTHER = {
 }
 """Actions whose plan is that of open or close_cooperative, or says as little about what it moves."""
 BACKUPS = {"trigger_backup": {"backup_type": "full", "include_scb": True}, "export_scb": {}}
-RULE: dict[str, Any] = {
-    "channels": ["101x1x0"],
-    "fee_ppm": 120,
-    "time": {"from": "22:00", "to": "23:00"},
+RATE = {"channels": ["101x1x0"], "fee_ppm": 120, "time": {"from": "22:00", "to": "23:00"}}
+MOVE = {"from_channel": "101x1x0", "to_channel": "102x1x0", "amount_sats": 9_000, "max_fee_ppm": 500}
+RULES: dict[str, Any] = {
+    "fee_schedule": {"rules": [RATE]},
+    "auto_rebalance_rules": {"rules": [{**MOVE, "to_permille_below": 1}], "daily_budget_sats": 50},
 }
 OPENING = {
     "open": {"peer_id": OPENED, "amount_sats": 250_000},
@@ -98,7 +100,7 @@ def staged(key: Key, directory: Path) -> tuple[World, Any]:
     if key[0] == CHANNEL:
         return channel_world(directory), channels.Case(OPENING[key[1]])
     if key[0] == CONFIG:
-        return channels.trusted(directory), channels.Case({"rules": [RULE]})
+        return channels.trusted(directory), channels.Case(RULES[key[1]])
     world = channels.trusted(directory)
     world.policies.override("aggressive", approval_overrides={"backup_*": "auto_execute"})
     return world, channels.Case(BACKUPS[key[1]])

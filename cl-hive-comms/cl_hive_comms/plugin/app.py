@@ -411,6 +411,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             await self.inbound.stop()
             await self.legacy_peers.save()
             await self.pipeline.commands.drain()
+            await self.pipeline.timers.drain()
             await self.nostr.stop()
         if hasattr(self, "db"):
             await asyncio.to_thread(self.db.close)

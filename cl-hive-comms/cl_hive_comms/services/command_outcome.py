@@ -53,7 +53,8 @@ Response = dict[str, JsonValue]
 
 def by_message(case: Case, *, deferred: bool = False) -> bool:
     """Whether the response to a command goes out as a message, and not only to who waits for it."""
-    return deferred or case.transport not in CALLER_ANSWERED
+    # Nobody waits for the answer to what the node gave itself.
+    return not case.by_clock and (deferred or case.transport not in CALLER_ANSWERED)
 
 
 class StateMoved(Exception):

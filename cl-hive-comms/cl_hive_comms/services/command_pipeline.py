@@ -58,8 +58,10 @@ from .ports_commands import (
     no_fault,
 )
 from .presence_service import PresenceRows, PresenceService
+from .rebalance_rules import RebalanceRules
 from .receipt_service import ReceiptService
 from .report_service import ReportStream, SentRows
+from .rule_runs import RuleRuns
 from .spend_limits import SpendLimits, SpendRows
 from .spike_end import SpikeEnd
 from .state_hash_service import StateHashService
@@ -214,7 +216,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
 def _timers(
     parts: PipelineParts, core: _Core, approvals: ApprovalService, commands: CommandService
 ) -> TimerService:
-    spikes = _spikes(parts, core)
+    spikes, runs = _spikes(parts, core), _rule_runs(parts, core)
     return TimerService(
         db=parts.db,
         commands=parts.commands,
@@ -230,7 +232,8 @@ def _timers(
         writer=core.executors.channel_writer,
         present_fees=core.executors.present_fees,
         spikes=spikes,
-        fee_rules=_fee_rules(parts, core, spikes),
+        fee_rules=_fee_rules(parts, runs, spikes),
+        rebalance_rules=_rebalance_rules(parts, core, runs),
         locks=core.locks,
         now=parts.now,
         log=parts.log,
@@ -443,8 +446,8 @@ def _spikes(parts: PipelineParts, core: _Core) -> SpikeEnd:
     )
 
 
-def _fee_rules(parts: PipelineParts, core: _Core, spikes: SpikeEnd) -> FeeRules:
-    return FeeRules(
+def _rule_runs(parts: PipelineParts, core: _Core) -> RuleRuns:
+    return RuleRuns(
         db=parts.db,
         commands=parts.commands,
         credentials=parts.credentials,
@@ -454,7 +457,30 @@ def _fee_rules(parts: PipelineParts, core: _Core, spikes: SpikeEnd) -> FeeRules:
         outcomes=core.outcomes,
         receipts=parts.receipts,
         node_commands=NodeCommands(parts.db, parts.commands, parts.identity, parts.random_bytes, parts.now),
+        now=parts.now,
+        log=parts.log,
+    )
+
+
+def _fee_rules(parts: PipelineParts, runs: RuleRuns, spikes: SpikeEnd) -> FeeRules:
+    return FeeRules(
+        db=parts.db,
+        commands=parts.commands,
+        runs=runs,
         spikes=spikes,
+        kill_switch=parts.kill_switch,
+        node=parts.node,
+        now=parts.now,
+        log=parts.log,
+    )
+
+
+def _rebalance_rules(parts: PipelineParts, core: _Core, runs: RuleRuns) -> RebalanceRules:
+    return RebalanceRules(
+        db=parts.db,
+        commands=parts.commands,
+        runs=runs,
+        spends=SpendLimits(parts.spends, parts.alerts),
         kill_switch=parts.kill_switch,
         node=parts.node,
         now=parts.now,

@@ -396,6 +396,12 @@ class CommandService:
         rows = await self._db.read(lambda tx: self._commands.in_states(tx, (State.RECEIVED, State.EXECUTING)))
         left = 0
         self._passed_by = {row.command_id for row in rows if row.command_id in self._live}
+        # What the node gave itself and is about to run.
+        self._passed_by |= {
+            row.command_id
+            for row in rows
+            if row.state == State.RECEIVED and self._execution.claimed(row.command_id)
+        }
         for row in rows:
             if row.command_id in self._passed_by:
                 continue

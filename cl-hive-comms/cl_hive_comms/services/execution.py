@@ -85,6 +85,18 @@ class ExecutionService:
         """Whether outcomes wait for the disk; no further write runs before they are stored."""
         return bool(self._unwritten)
 
+    def claim(self, command_id: str) -> None:
+        """A stored command is about to run: nobody may end it meanwhile, until `disclaim`."""
+        self._live.add(command_id)
+
+    def disclaim(self, command_id: str) -> None:
+        """It ran, or will not."""
+        self._live.discard(command_id)
+
+    def claimed(self, command_id: str) -> bool:
+        """Whether a command runs or is about to."""
+        return command_id in self._live
+
     async def run(
         self,
         case: Case,

@@ -23,6 +23,7 @@ from .executors.config_adjust import ConfigRows
 from .executors.fee_policy import ANCHOR
 from .fee_rules import FeeRules
 from .ports_commands import CommandRows, Credentials, Database, FeeRows, Log
+from .rebalance_rules import RebalanceRules
 from .receipt_service import ReceiptFields, ReceiptService
 from .spend_limits import SpendRows
 from .spike_end import SpikeEnd
@@ -61,6 +62,7 @@ class TimerService:
         present_fees: Callable[[str], Awaitable[tuple[int, int] | None]],
         spikes: SpikeEnd,
         fee_rules: FeeRules,
+        rebalance_rules: RebalanceRules,
         locks: ExecutionLocks,
         now: Callable[[], int],
         log: Log,
@@ -70,6 +72,7 @@ class TimerService:
         self._reconcile, self._writer, self._present_fees = reconcile, writer, present_fees
         self._by_clock, self._spend_rows = tuple(by_clock), spends
         self._spikes, self._fee_rules, self._settings = spikes, fee_rules, settings
+        self._rebalance_rules = rebalance_rules
         self._locks, self._now, self._log = locks, now, log
 
     async def tick(self) -> None:
@@ -85,10 +88,15 @@ class TimerService:
             # Rules before anchors: one that takes over from another spares the channel a change.
             self._fee_rules.act,
             self._end_anchors,
+            self._rebalance_rules.act,
             *self._by_clock,
             self._roll_up_refusals,
         ):
             await self._attempt(step)
+
+    async def drain(self) -> None:
+        """Wait for what rules began and has not ended; the runtime bounds this by its stop deadline."""
+        await self._rebalance_rules.drain()
 
     async def _attempt(self, step: Callable[[], Awaitable[object]]) -> None:
         try:

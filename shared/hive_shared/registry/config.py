@@ -21,7 +21,7 @@ from .params import (
     Text,
     refuse,
 )
-from .schedule import FEE_SCHEDULE_PARAMS
+from .schedule import AUTO_REBALANCE_PARAMS, FEE_SCHEDULE_PARAMS
 from .spec import SchemaSpec, SchemaTable
 
 CONFIG: Final = "hive:config/v1"
@@ -127,7 +127,7 @@ def config() -> SchemaSpec:
         params=ParamSchema((Param("max_dust_exposure_msat", Int(0, MAX_MSAT), required=True),)),
     )
     table.write("fee_schedule", "3/4/4/4/3", tier=Tier.STANDARD, params=FEE_SCHEDULE_PARAMS)
-    table.write("auto_rebalance_rules", "4/6/5/5/4")
+    table.write("auto_rebalance_rules", "4/6/5/5/4", params=AUTO_REBALANCE_PARAMS)
     table.write("disable_forwarding", "4/4/6/6/3", params=NO_PARAMS)
     table.write("enable_forwarding", "2/2/3/3/2", params=NO_PARAMS)
     table.write("restart_node", "5/5/7/7/4", tier=Tier.ADMIN, params=GOING_DOWN)

@@ -19,6 +19,7 @@ AMOUNTS_TO: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "hive:fee-policy/v1#set_bulk": ("hive:fee-policy/v1#set_single",),
         # What its rules do.
         "hive:config/v1#fee_schedule": ("hive:fee-policy/v1#set_anchor",),
+        "hive:config/v1#auto_rebalance_rules": ("hive:rebalance/v1#circular_rebalance",),
         "hive:emergency/v1#fee_spike": ("hive:fee-policy/v1#set_bulk",),
         "hive:htlc-policy/v1#set_htlc_limits_bulk": ("hive:htlc-policy/v1#set_htlc_limits",),
         # Forwarding.

@@ -1,10 +1,11 @@
-"""Rules that a node follows by itself: config `fee_schedule` (02 §4 item 12; docs/decisions/0426)."""
+"""Rules that a node follows by itself: config `fee_schedule`, `auto_rebalance_rules`
+(02 §4 item 12; docs/decisions/0426, 0427)."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .params import Int, ListedChannel, ListOf, OneOf, Param, ParamSchema, Text
+from .params import MAX_SAT, Int, ListedChannel, ListOf, OneOf, Param, ParamSchema, Text
 
 MAX_RULES: Final = 20
 MAX_RULE_CHANNELS: Final = 20
@@ -41,3 +42,20 @@ _FEE_RULE: Final = ParamSchema(
     exactly_one=("time", "threshold"),
 )
 FEE_SCHEDULE_PARAMS: Final = ParamSchema((Param("rules", ListOf(_FEE_RULE, 0, MAX_RULES), required=True),))
+_REBALANCE_RULE: Final = ParamSchema(
+    (
+        Param("from_channel", ListedChannel(), required=True),
+        Param("to_channel", ListedChannel(), required=True),
+        Param("amount_sats", Int(1_000, MAX_SAT), required=True),
+        Param("max_fee_ppm", Int(0, 1_000), required=True),
+        Param("to_permille_below", _SHARE, required=True),
+        Param("from_permille_above", _SHARE, default=500),
+        Param("time", TIME),
+    )
+)
+AUTO_REBALANCE_PARAMS: Final = ParamSchema(
+    (
+        Param("rules", ListOf(_REBALANCE_RULE, 0, MAX_RULES), required=True),
+        Param("daily_budget_sats", Int(1, MAX_SAT)),
+    )
+)

@@ -60,6 +60,7 @@ from .peer_rebalance import TASKS, PeerRebalance
 from .plugin_run import Approved, plugin_writes
 from .proposal import SetCltvDelta
 from .rebalance import CircularRebalance
+from .rebalance_rules import RULES, AutoRebalanceRules
 from .splice import splice_writes
 from .swap import Configured, SwapIn, SwapOut
 from .wallet import ListFunds, wallet_writes
@@ -214,6 +215,7 @@ class Executors:
                 "adjust": self._adjust(node),
                 SCHEDULE: FeeSchedule(node),
                 "set_max_channel_size": SetMaxChannelSize(node, self._setting),
+                RULES: AutoRebalanceRules(node),
             },
             CHANNEL: {
                 **channel_writes(node, calls, engaged),

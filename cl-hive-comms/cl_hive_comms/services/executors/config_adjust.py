@@ -36,6 +36,7 @@ from .fee_schedule import SCHEDULE
 from .monitor import limit_of
 from .monitor_history import History
 from .pages import page_of_list
+from .rebalance_rules import RULES
 
 TOOL: Final = "revenue-config"
 """The call of cl-revenue-ops that reads and sets its parameters."""
@@ -268,7 +269,8 @@ class GetConfig:
     async def read(self, params: Params, caller: Caller) -> dict[str, JsonValue]:
         """A page of options. Raises InvalidParams for one the node does not know."""
         key = str(params.get("key") or "")
-        items = [await self._schedule(caller)] if key == SCHEDULE else await self._items(key)
+        ruled = key in (SCHEDULE, RULES)
+        items = [await self._rules(key, caller)] if ruled else await self._items(key)
         changed = await self._db.read(self._history.last)
         for item in items:
             if row := changed.get(str(item["option"])):
@@ -276,12 +278,12 @@ class GetConfig:
         listed = sorted(items, key=lambda item: str(item["option"]))
         return page_of_list(listed, limit_of(params), params.get("cursor"))
 
-    async def _schedule(self, caller: Caller) -> dict[str, JsonValue]:
+    async def _rules(self, kind: str, caller: Caller) -> dict[str, JsonValue]:
         """The rules that the caller's credential has set."""
-        timers = await self._db.read(lambda tx: self._commands.timers(tx, SCHEDULE))
+        timers = await self._db.read(lambda tx: self._commands.timers(tx, kind))
         mine = (json.loads(row.payload_json) for row in timers if row.subject == caller.credential_id)
         rules: JsonValue = next((payload["rules"] for payload in mine), [])
-        return {"option": SCHEDULE, "value": rules, "source": "schedule", "dynamic": True}
+        return {"option": kind, "value": rules, "source": "rules", "dynamic": True}
 
     async def _items(self, key: str) -> list[dict[str, JsonValue]]:
         if key in ADJUST_GROUP and (found := await self._parameters.find(key)) is not None:

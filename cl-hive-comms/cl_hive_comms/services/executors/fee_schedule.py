@@ -40,7 +40,7 @@ def rules_of(stored: Sequence[Mapping[str, Any]]) -> tuple[FeeRule, ...]:
                 index=index,
                 channels=tuple(rule["channels"]),
                 fee_ppm=int(rule["fee_ppm"]),
-                hours=None if hours is None else _hours(hours, f"rules[{index}].time"),
+                hours=None if hours is None else hours_of(hours, f"rules[{index}].time"),
                 share=None
                 if share is None
                 else Share(share.get("local_permille_below"), share.get("local_permille_above")),
@@ -49,12 +49,13 @@ def rules_of(stored: Sequence[Mapping[str, Any]]) -> tuple[FeeRule, ...]:
     return tuple(found)
 
 
-def _hours(time: Mapping[str, Any], path: str) -> Hours:
+def hours_of(time: Mapping[str, Any], path: str) -> Hours:
+    """Hours as the parameters have them. Raises InvalidParams for a zone that is none, and for no hours."""
     start, end = clock_minutes(time["from"]), clock_minutes(time["to"])
     if start == end:
         raise from_symbol(
             "invalid_params",
-            f"{path}: from and to are the same; a rate for the whole day is set by set_single",
+            f"{path}: from and to are the same, which is no time of the day",
             param=f"{path}.to",
             expected="another time than from",
         )

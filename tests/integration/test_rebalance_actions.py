@@ -98,12 +98,15 @@ async def test_only_to_channel_leads_home_and_no_forbidden_node_lies_on_the_way(
         return look(params)
 
     world.node._askrene_remove_layer = removed  # type: ignore[method-assign]
+    # A channel that is not confirmed yet carries payments under its alias.
+    third = world.node.row(THIRD)
+    third |= {"alias": {"local": "7000x1x0"}, "short_channel_id": None}
     done = await ask(world)
     assert (done["status"], done["result"]["attempts"]) == (0, 2), done
     ((layer),) = closed
-    peers = [world.node.row(scid)["peer_id"] for scid in (OUT, THIRD)]
+    peers = [world.node.row(OUT)["peer_id"], third["peer_id"]]
     home = [0 if peer < NODE_ID else 1 for peer in peers]
-    assert layer["closed"] == [f"{OUT}/{home[0]}", f"{THIRD}/{home[1]}"] and layer["nodes"] == [bad]
+    assert layer["closed"] == [f"{OUT}/{home[0]}", f"7000x1x0/{home[1]}"] and layer["nodes"] == [bad]
     ((hop, amount),) = layer["informed"]
     assert hop.startswith(FAR) and amount == 50_000_500
     world.close()

@@ -114,6 +114,13 @@ async def test_siblings_ask_the_policy_and_may_only_tighten_it(tmp_path: Path) -
         await call(node, "hive-client-policy", action="set", overrides={"daily_budget_sats": 50_000})
         told = await sibling.call("hive-comms-policy-check", **send)
         assert told["decision"] == "deny" and "daily budget" in str(told["reasons"]), told
+        # What no service here can do is judged all the same.
+        for amount, rules in ((500_001, ["max_rebalance_sats"]), (500_000, [])):
+            swap = {"amount_sats": amount, "max_fee_sats": 900}
+            told = await sibling.call(
+                "hive-comms-policy-check", schema="hive:rebalance/v1", action="swap_in", params=swap
+            )
+            assert [each for each in told["rule_ids"] if each == "max_rebalance_sats"] == rules, told
         read = await sibling.call("hive-comms-policy-check", schema="hive:monitor/v1", action="get_info")
         assert read["decision"] == "allow" and read["danger"] == 1
         for unknown in (

@@ -55,10 +55,14 @@ class End:
         return cls(str(doc["scid"]), str(doc["channel_id"]), str(doc["peer_id"]), direction)
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any], own_id: str) -> End:
-        """The end for a row of listpeerchannels."""
+    def of_row(cls, row: Mapping[str, Any], own_id: str) -> End | None:
+        """The end for a row of listpeerchannels; None for a channel that no route can name yet."""
+        # A channel that carries payments before it confirms goes by its alias.
+        scid = row.get("short_channel_id") or (row.get("alias") or {}).get("local")
+        if scid is None:
+            return None
         peer = str(row["peer_id"])
-        return cls(str(row["short_channel_id"]), str(row["channel_id"]), peer, 0 if own_id < peer else 1)
+        return cls(str(scid), str(row["channel_id"]), peer, 0 if own_id < peer else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,11 @@ class CircularRebalance:
             # Forwarding is not strict (BOLT 4): the peer would give it back by whichever of them it likes.
             why = "both channels are with the same peer, who chooses by which one a payment comes back"
             raise refused(why, "a channel with another peer", "to_channel")
+        ends = [end for row in (out, home) if (end := End.of_row(row, self._own_id)) is not None]
         release = release_of(str((await self._node.getinfo())["version"]))
         undo: dict[str, JsonValue] = {
-            "from": End.of_row(out, self._own_id).to_json(),
-            "to": End.of_row(home, self._own_id).to_json(),
+            "from": ends[0].to_json(),
+            "to": ends[1].to_json(),
             "amount_msat": amount * 1_000,
             "maxfee_msat": maxfee,
             "retry_for": params["retry_for"],
@@ -170,9 +171,10 @@ class CircularRebalance:
         layer, home = _layer(caller), End.from_json(undo["to"])
         await self._node.call("askrene-create-layer", {"layer": layer})
         for row in await self._node.listpeerchannels():
-            if row["channel_id"] == home.channel_id or row.get("short_channel_id") is None:
+            other = End.of_row(row, self._own_id)
+            if other is None or other.channel_id == home.channel_id:
                 continue
-            closed = {"layer": layer, "short_channel_id_dir": End.of_row(row, self._own_id).homewards}
+            closed = {"layer": layer, "short_channel_id_dir": other.homewards}
             await self._node.call("askrene-update-channel", {**closed, "enabled": False})
         for peer in sorted(self._forbidden()):
             await self._node.call("askrene-disable-node", {"layer": layer, "node": peer})

@@ -229,6 +229,8 @@ class Advisor:
             self.commands,
             self.shared_key,
             self.journal,
+            self.guard,
+            self.questions,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
             now=self._now,

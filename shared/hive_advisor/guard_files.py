@@ -53,11 +53,16 @@ class HaltFile:
         return True
 
     def release(self) -> bool:
-        """End the halt; the caller has asked for the PIN. False when there was none."""
+        """End the halt; the caller has asked for the PIN. False when there was none.
+
+        Raises InvalidParams when the file cannot be removed.
+        """
         try:
             self.path.unlink()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise InvalidParams(f"{self.path} cannot be removed: {error.strerror}") from error
         return True
 
     def reason(self) -> str:

@@ -44,6 +44,7 @@ async def test_acceptance_11_11_what_a_script_may_and_what_is_held(world: PlanWo
         stale = await kit.execute(await world.plan(kit, 265), wait_s=1)
         assert str(stale.state) == "held"
         waiting = await kit.questions.listed(expired=False, limit=10)
+        assert (await kit.brief())["waiting_for_you"] == [item.approval_id for item in waiting]
         assert {item.command_id for item in waiting} == {row.command_id for row in (blind, far, stale)}
         assert "were not read in the last 10 minutes" in waiting[-1].reason
         spike = await kit.plan(await world.alice(kit), "hive:emergency/v1", "fee_spike", {"reason": "x"})
@@ -140,7 +141,10 @@ async def test_any_file_of_that_name_halts_and_what_cannot_be_read_denies(world:
             with pytest.raises(PolicyDenied, match=said) as denied:
                 await kit.execute(await world.plan(kit), wait_s=1, human=True)
             assert denied.value.symbol == "guard_denied"
+        detail = next(row["detail"] for row in await kit.doctor(0) if row["id"] == "guard")
+        assert detail.startswith("everything is refused") and "names no client" in detail
         world.guard("[client.Alice]\nmax_danger = 2")
+        assert next(row["status"] for row in await kit.doctor(0) if row["id"] == "guard") == "ok"
         assert str((await kit.execute(await world.plan(kit), wait_s=1)).state) == "held"
         world.paths.guard.chmod(0o666)
         with pytest.raises(PolicyDenied, match="written by others"):

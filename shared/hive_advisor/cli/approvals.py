@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
+from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams, PolicyDenied
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.commands import describe, finish_one
@@ -158,6 +158,10 @@ async def _vote(settings: Settings, approval_id: str, decision: Decision, node: 
         own = await kit.questions.find(approval_id)
         if own is not None:
             await _decide(settings, kit, own, decision)
+        if decision == "approve" and kit.guard.halted:
+            raise PolicyDenied(
+                "the guard is halted; 'hive-advisor guard release' ends that", reason="guard_denied"
+            )
         item = await kit.approvals.get(approval_id)
         name, known = await kit.approvals.node_of(item)
         _check_node(item, name, known, node)

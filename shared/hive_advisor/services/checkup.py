@@ -14,8 +14,10 @@ from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
+from hive_advisor.services.guard import GuardService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.ports import RecordRows
+from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.shared_key import SharedKeyService
 
 
@@ -30,6 +32,8 @@ class CheckupService:
         commands: CommandService,
         shared_key: SharedKeyService,
         journal: JournalService,
+        guard: GuardService,
+        questions: QuestionService,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
@@ -37,6 +41,7 @@ class CheckupService:
     ) -> None:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
         self._shared, self._journal = shared_key, journal
+        self._guard, self._questions = guard, questions
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
 
     async def brief(self) -> dict[str, Any]:
@@ -45,9 +50,12 @@ class CheckupService:
         names = {client.client_id: client.alias for client in clients}
         quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
         shared = await self._shared.found()
+        waiting = await self._questions.listed(expired=False, limit=100)
         return {
             "npub": self._npub,
             **({} if shared is None else {"identity_shared": shared}),
+            **({"halted": True} if self._guard.halted else {}),
+            "waiting_for_you": [question.approval_id for question in waiting],
             "clients": {client.alias: client.state for client in clients},
             "open_commands": [
                 {
@@ -63,6 +71,15 @@ class CheckupService:
             "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
         }
 
+    async def _guard_check(self) -> dict[str, str]:
+        try:
+            await self._guard.check()
+        except HiveError as error:
+            return {"id": "guard", "status": "fail", "detail": f"everything is refused: {error.detail}"}
+        halted = self._guard.halted
+        detail = "halted; 'hive-advisor guard release' ends that" if halted else "guard.toml is read"
+        return {"id": "guard", "status": "warn" if halted else "ok", "detail": detail}
+
     async def doctor(self, timeout: int) -> list[dict[str, str]]:
         """Checks {id, status ok|warn|fail, detail}."""
         checks = [await self._key_check()]
@@ -70,6 +87,7 @@ class CheckupService:
         checks.append(
             {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
         )
+        checks.append(await self._guard_check())
         answering, known = await self._relays_answering(timeout)
         detail = f"{answering} of {known} relays answer"
         checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})

@@ -70,6 +70,16 @@ class GuardService:
         """guard.toml as it stands now. Raises InvalidParams."""
         return self._rules()
 
+    async def check(self) -> GuardRules:
+        """guard.toml as it would count now. Raises InvalidParams for what makes it deny everything."""
+
+        def body(tx: Tx) -> GuardRules:
+            rules = self._rules()
+            self._check_names(tx, rules)
+            return rules
+
+        return await self._db.read(body)
+
     async def judged(self, plan: Plan, origin: str) -> Judged:
         """A plan with the guard's word on it as of now; nothing is reserved."""
 

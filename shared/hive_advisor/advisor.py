@@ -185,7 +185,7 @@ class Advisor:
 
     def _compose_rounds(self) -> None:
         asks = self._compose_asking()
-        self._pings = PingService(asks.control, self._now)
+        self._pings = PingService(self._db, self._command_rows, asks.control, self._now)
         self._mail = MailService(
             self._db,
             self._records,

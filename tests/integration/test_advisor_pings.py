@@ -14,7 +14,16 @@ from hive_advisor.identity import create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
+from hive_shared.errors import NotFound
 from scripted_node import ScriptedNode
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def __call__(self) -> int:
+        return int(time.time()) + self.ahead
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -44,9 +53,10 @@ def answered(node: ScriptedNode) -> list[str]:
 async def test_pings_are_answered_at_once_and_old_ones_not(tmp_path: Path) -> None:
     relay = await RelayProcess.start()
     paths = ProfilePaths("test", tmp_path / "config", tmp_path / "data")
-    identity, config = create_identity(), AdvisorConfig(relays=(relay.url,), accept_offers=True)
+    clock, identity = Clock(), create_identity()
+    config = AdvisorConfig(relays=(relay.url,), accept_offers=True)
     async with ScriptedNode(relay.url) as node:
-        async with Advisor.open(paths, identity, config, online=True) as kit:
+        async with Advisor.open(paths, identity, config, online=True, now=clock) as kit:
             await node.send(kit.pubkey, node.offer(kit.pubkey))
             client = await until(lambda: kit.clients.with_node_key(node.key))
             await node.heard(1)
@@ -58,6 +68,22 @@ async def test_pings_are_answered_at_once_and_old_ones_not(tmp_path: Path) -> No
                 return answered(node) == ["p-1"]
 
             await until(came)
+            # Hundreds a day: they stand in no list, and are kept for a day only.
+            assert "ping_ack" not in {each.action for each in await kit.commands.listed(client, None, 50)}
+            first = next(each.command_id for each in node.commands if each.action == "ping_ack")
+            assert (await kit.commands.get(first or "")).action == "ping_ack"
+            clock.ahead = 2 * 86_400
+            await ping(kit, node, {"ping_id": "p-late"}, ago=-clock.ahead)
+
+            async def forgotten() -> bool:
+                try:
+                    await kit.commands.get(first or "")
+                except NotFound:
+                    return True
+                return False
+
+            await until(forgotten)
+            clock.ahead = 0
             assert [event.kind for event in await kit.events(0, 100) if "ping" in event.kind] == []
             # What may not be answered holds nothing up: a paused client is not written to.
             await kit.clients.pause(client)

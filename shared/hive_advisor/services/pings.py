@@ -8,11 +8,20 @@ from typing import Any, Final, Protocol
 
 from hive_shared.errors import HiveError
 from hive_shared.registry.control import PUSHES
+from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
 
 ANSWER_S: Final = 120
 """A node counts no later answer."""
+_KEPT_S: Final = 86_400
+_FORGET_EVERY_S: Final = 3_600
+
+
+class AnswerRows(Protocol):
+    """adv_commands."""
+
+    def forget_ping_answers(self, tx: Tx, before: int) -> None: ...
 
 
 class Control(Protocol):
@@ -26,9 +35,10 @@ class Control(Protocol):
 class PingService:
     """Lets no ping wait: its answer goes out beside the mail that comes in."""
 
-    def __init__(self, control: Control, now: Callable[[], int]) -> None:
-        self._control, self._now = control, now
+    def __init__(self, db: Db, rows: AnswerRows, control: Control, now: Callable[[], int]) -> None:
+        self._db, self._rows, self._control, self._now = db, rows, control, now
         self._answers: set[asyncio.Task[None]] = set()
+        self._forgotten = 0
 
     async def settled(self, wait_s: float) -> None:
         """Give answers that are on their way so many seconds."""
@@ -52,3 +62,7 @@ class PingService:
         except HiveError:
             # No credential or no way to the node now: there is nobody to be told, and the next ping comes.
             return
+        now = self._now()
+        if not 0 <= now - self._forgotten < _FORGET_EVERY_S:
+            self._forgotten = now
+            await self._db.write(lambda tx: self._rows.forget_ping_answers(tx, now - _KEPT_S))

@@ -98,7 +98,8 @@ class CommandStore:
         return [_command(row) for row in rows]
 
     def listed(self, tx: Tx, client_id: str | None, state: str | None, limit: int) -> list[StoredCommand]:
-        where, args = ["1"], []
+        """The newest first; answers to pings, hundreds a day, are not among them."""
+        where, args = ["action <> 'ping_ack'"], []
         if client_id is not None:
             where.append("client_id = ?")
             args.append(client_id)
@@ -211,6 +212,10 @@ class CommandStore:
             " AND nonce IS NULL AND updated < ?",
             (before,),
         )
+
+    def forget_ping_answers(self, tx: Tx, before: int) -> None:
+        """Answers to pings sent before a time: nobody asks after them."""
+        tx.execute("DELETE FROM adv_commands WHERE action = 'ping_ack' AND created < ?", (before,))
 
     def set_slug(self, tx: Tx, command_id: str, slug: str) -> None:
         """Why it ended, where no answer says so."""

@@ -120,6 +120,17 @@ async def test_a_restart_needs_a_supervisor_and_says_so_in_the_capabilities(worl
     assert told(world) == []
 
 
+async def test_a_node_that_would_not_start_again_is_not_restarted(world: World) -> None:
+    world.node.configs["tidy-pace"] = {
+        "value_int": 3,
+        "source": "/srv/cln/config.setconfig:2",
+        "plugin": "/srv/op/tidy.py",
+    }
+    answer = await ask(world, "restart_node")
+    assert slug(answer) == "unsupported_action" and "tidy-pace" in answer["error"]["message"], answer
+    assert "/srv" not in answer["error"]["message"] and told(world) == []
+
+
 @pytest.mark.parametrize(
     ("params", "says"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -69,3 +70,20 @@ async def test_what_is_not_the_agents_is_refused_and_nothing_is_set(
     assert slug(answer) == reason, answer
     assert words in answer["error"]["message"], answer
     assert world.node.configs == before and "setconfig" not in world.node.calls
+
+
+async def test_an_option_of_a_plugin_that_the_configuration_does_not_start_is_not_written_there(
+    world: World,
+) -> None:
+    """lightningd does not start with an option that it does not know."""
+    asked: list[Any] = []
+    answers = world.node._setconfig
+    world.node.answers["setconfig"] = lambda params: asked.append(dict(params)) or answers(params)
+    owner = "/srv/op/tidy.py"
+    world.node.configs["askrene-timeout"] |= {"plugin": owner}
+    answer = await world.ask(PLUGIN, "configure", {"option": "askrene-timeout", "value": 20})
+    assert answer["status"] == 0 and answer["result"]["transient"] is True, answer
+    world.node.configs["plugin"] = {"values_str": [owner], "sources": ["cmdline"]}
+    answer = await world.ask(PLUGIN, "configure", {"option": "askrene-timeout", "value": 30})
+    assert answer["status"] == 0 and "transient" not in answer["result"], answer
+    assert [params.get("transient") for params in asked] == [True, None]

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.plugin_rules import crashes_on_stale_options, untouchable
+from cl_hive_comms.domain.plugin_rules import (
+    crashes_on_stale_options,
+    not_startable,
+    starts_with_node,
+    untouchable,
+)
 
 CORE = "/usr/libexec/c-lightning/plugins"
 OWN = "/srv/op/plugins/other.py"
@@ -74,3 +79,39 @@ def test_others_may_be_stopped(configs: dict[str, Any]) -> None:
 )
 def test_the_crash_of_older_nodes(version: str, crashes: bool) -> None:
     assert crashes_on_stale_options(version) is crashes
+
+
+BASE = {"lightning-dir": {"value_str": "/srv/cln", "source": "cmdline"}}
+BESIDE = {"x": {"plugin": f"{CORE}/chanbackup", "source": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "configs", "starts"),
+    [
+        (OWN, {}, False),
+        (OWN, BASE, False),
+        (OWN, {"plugin": {"values_str": [OWN]}}, True),
+        (OWN, {"plugin": {"values_str": ["/elsewhere/other.py"]}}, False),
+        (OWN, {"important-plugin": {"values_str": [OWN]}}, True),
+        (OWN, {"plugin-dir": {"values_str": ["/srv/op/plugins"]}}, True),
+        ("/srv/cln/plugins/a.py", BASE, True),
+        ("/srv/cln/plugins/tidy/a.py", BASE, True),
+        ("/srv/cln/plugins/tidy/deep/a.py", BASE, False),
+        (f"{CORE}/funder", BESIDE, True),
+    ],
+)
+def test_which_plugins_the_configuration_starts(path: str, configs: dict[str, Any], starts: bool) -> None:
+    assert starts_with_node(path, configs) is starts
+
+
+def test_options_that_keep_the_node_from_starting_are_named() -> None:
+    kept = {**OPTION, "source": "/srv/cln/regtest/config.setconfig:2"}
+    configs = {
+        "x-pace": kept,
+        "x-more": {**OPTION, "sources": ["default", "/srv/cln/config:4"]},
+        "x-transient": {**OPTION, "source": "setconfig transient"},
+        "x-default": {**OPTION, "source": "default"},
+        "alias": {"value_str": "x", "source": "/srv/cln/config:1"},
+    }
+    assert not_startable(configs) == ["x-more", "x-pace"]
+    assert not_startable({**configs, "plugin": {"values_str": [OWN]}}) == []

@@ -82,6 +82,43 @@ def untouchable(
     return None
 
 
+def starts_with_node(path: str, configs: Mapping[str, Row]) -> bool:
+    """Whether the node's configuration starts the plugin, as far as `listconfigs` tells: by name, by a
+    directory of plugins, or because it is CLN's own.
+
+    An option of any other must not be written to the configuration: lightningd does not start with one that
+    it does not know.
+    """
+    named_in = [*_values(configs, "plugin"), *_values(configs, "important-plugin")]
+    place = path.rpartition("/")[0]
+    base = str(configs.get("lightning-dir", {}).get("value_str", ""))
+    directories = [*_values(configs, "plugin-dir"), *([f"{base}/plugins"] if base else [])]
+    owners = {str(each["plugin"]) for each in configs.values() if "plugin" in each}
+    core = {owner.rpartition("/")[0] for owner in owners if base_name(owner) in CORE}
+    return (
+        path in named_in
+        or place in core
+        or place in directories
+        or (bool(base) and place.rpartition("/")[0] == f"{base}/plugins")
+    )
+
+
+def _values(configs: Mapping[str, Row], name: str) -> list[str]:
+    return [str(each) for each in configs.get(name, {}).get("values_str", ())]
+
+
+def not_startable(configs: Mapping[str, Row]) -> list[str]:
+    """Options in the configuration's files whose plugin the configuration does not start: with them the node
+    does not start again."""
+    return sorted(
+        name
+        for name, each in configs.items()
+        if "plugin" in each
+        and any(":" in source for source in each.get("sources", [str(each.get("source", ""))]))
+        and not starts_with_node(str(each["plugin"]), configs)
+    )
+
+
 def crashes_on_stale_options(version: str) -> bool:
     """Whether this CLN follows the options of a plugin that is gone; one we cannot read counts as such."""
     match = re.match(r"v?(\d+)\.(\d+)", version)

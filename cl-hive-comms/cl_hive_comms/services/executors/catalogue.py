@@ -53,7 +53,7 @@ from .kept_setting import HINTS, Kept, SetMaxChannelSize, SetRoutingHints, hints
 from .long_call import LongCalls
 from .monitor import Monitor
 from .monitor_history import History
-from .node_down import NOT_SUPERVISED, StopNode
+from .node_down import NOT_SUPERVISED, RestartNode, StopNode
 from .payment import payment_writes
 from .peer import BAN, peer_writes
 from .peer_rebalance import TASKS, PeerRebalance
@@ -162,8 +162,10 @@ class Executors:
         }
         self._writes |= self._forwarding(node) | self._emergency(node, revoking) | self._htlc_policy(node)
         self._writes |= self._by_schema(node, engaged, fault, approved)
-        down = StopNode(node, engaged, self.offers)
-        self._writes |= {(EMERGENCY, "stop_node"): down, (CONFIG, "restart_node"): down}
+        self._writes |= {
+            (EMERGENCY, "stop_node"): StopNode(node, engaged, self.offers),
+            (CONFIG, "restart_node"): RestartNode(node, engaged, self.offers),
+        }
         self._lacking[CONFIG, "restart_node"] = lambda: "" if supervised() else NOT_SUPERVISED
         self._reads = self._all_reads(node, state_hash, seen)
 

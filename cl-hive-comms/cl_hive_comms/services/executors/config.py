@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -13,6 +14,7 @@ from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.config_history import ConfigChange
 from ...domain.node_option import is_secret, same, shown, text_of, value_of
+from ...domain.plugin_rules import starts_with_node
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
 from .node_errors import node_error
@@ -201,7 +203,26 @@ class Configure(_SetOption):
                 param="option",
                 expected="an option of a plugin",
             )
+        configs = (await self._node.listconfigs()).get("configs", {})
+        if not starts_with_node(str(configs.get(name, {}).get("plugin", "")), configs):
+            # Written down, it would keep the node from starting again (docs/decisions/0423).
+            params = {**params, "transient": True}
         return await super().prepare(params, caller)
+
+    async def run(self, plan: Plan, caller: Caller) -> Outcome:
+        """As for any option; says when the value does not outlive the node's run."""
+        return _until_the_end(await super().run(plan, caller), plan.undo)
+
+    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
+        """As for any option."""
+        outcome = await super().probe(undo, caller)
+        return None if outcome is None else _until_the_end(outcome, undo)
+
+
+def _until_the_end(outcome: Outcome, undo: Mapping[str, JsonValue]) -> Outcome:
+    if not undo["transient"] or outcome.state != "success":
+        return outcome
+    return replace(outcome, result={**outcome.result, "transient": True})
 
 
 def _open_name(value: JsonValue) -> str:

@@ -17,6 +17,7 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
 from ...domain.json_value import whole
+from ...domain.plugin_rules import not_startable
 from ..ports_commands import Node
 from .action import Caller, Outcome, Params, Plan
 from .node_errors import node_error
@@ -35,8 +36,7 @@ async def node_start(node: Node) -> str:
 
 
 class StopNode:
-    """`stop_node`, and `restart_node` where a supervisor starts the node again: the node ends its payments as
-    far as it gets in the time given, and stops."""
+    """`stop_node`: the node ends its payments as far as it gets in the time given, and stops."""
 
     def __init__(self, node: Node, engaged: Callable[[], bool], offers: Callable[[str], bool]) -> None:
         self._node, self._engaged, self._offers = node, engaged, offers
@@ -109,6 +109,22 @@ class StopNode:
         why = f"the plugin stopped before the node was told to{_grace(undo)}"
         stopped = from_symbol("shutting_down", why)
         return Outcome("error", {"node_state": "up"}, refused or stopped, acted=bool(undo["graceful_s"]))
+
+
+class RestartNode(StopNode):
+    """`restart_node`: the same where a supervisor starts the node again, if it would start."""
+
+    async def prepare(self, params: Params, caller: Caller) -> Plan:
+        """As `stop_node`. Raises Unsupported when the configuration holds options that would keep the node
+        from starting."""
+        names = not_startable((await self._node.listconfigs()).get("configs", {}))
+        if names:
+            raise from_symbol(
+                "unsupported_action",
+                f"the node would not start again: {', '.join(names[:5])} stand in its configuration, which"
+                " does not start the plugin they belong to; the operator has to take them out of it",
+            )
+        return await super().prepare(params, caller)
 
 
 NOT_SUPERVISED: Final = (

@@ -119,7 +119,7 @@ async def test_the_kit_subscribes_and_keeps_what_comes_over_a_killed_plugin(worl
     assert shown["sent"] == 1, "not sent again by the start"
     await world.advisor.run("telemetry", "subscribe", alias, "action_log", "--days", "2")
     fee = ("hive:fee-policy/set_single", f"channel_id={world.scid}", "fee_ppm=520")
-    done = await world.advisor.run("send", alias, *fee)
+    done = await world.advisor.run("--yes", "send", alias, *fee)
     line = await followed(world, alias)
     assert (line["action"], line["status"]) == ("set_single", "success"), line
     assert line["command_id"] == done["command_id"]

@@ -21,7 +21,7 @@ def test_the_walkthrough_installs_first_and_then_does_what_it_promises() -> None
         "hive-client-setup",
         "hive-client-authorize",
         "hive-mgmt-credential-issue",
-        "hive-advisor send",
+        "hive-advisor --yes send",
         "hive-client-approve",
         "hive-client-receipts ",
         "hive-client-receipts-verify",

@@ -16,8 +16,9 @@ import swap_world
 import wallet_world
 from channel_node import PEER as OPENED
 from channel_node import channel_world
-from hive_shared.registry import BACKUP, PAYMENT, PEER, PLUGIN, REBALANCE, WALLET
+from hive_shared.registry import BACKUP, PAYMENT, PEER, PLUGIN, REBALANCE, SPLICE, WALLET
 from pipeline_world import Crash, World
+from splice_node import splice_world
 
 FEES, FORWARDING, CONFIG = channels.FEES, channels.FORWARDING, channels.CONFIG
 EMERGENCY, HTLC_POLICY = channels.EMERGENCY, channels.HTLC_POLICY
@@ -58,6 +59,9 @@ MOVED: dict[Key, set[str]] = {
     # What the service moves it moves later, and the peer's help too.
     **{(REBALANCE, name): set() for name in ("swap_out", "swap_in", "peer_rebalance")},
     (CHANNEL, "close_cooperative"): {"policy"},
+    # Balances change when the splice is buried.
+    (SPLICE, "splice_in"): {"policy", "wallet"},
+    (SPLICE, "splice_out"): {"policy"},
     # The node in memory has no channel that a payment could leave by.
     **{(PAYMENT, name): set() for name in ("pay_invoice", "pay_multipath", "keysend")},
 }
@@ -99,6 +103,8 @@ def staged(key: Key, directory: Path) -> tuple[World, Any]:
         return plugin_world.plugin_world(directory), channels.Case(plugin_world.CASES[key[1]])
     if key[0] == CHANNEL:
         return channel_world(directory), channels.Case(OPENING[key[1]])
+    if key[0] == SPLICE:
+        return splice_world(directory), channels.Case({"channel_id": "101x1x0", "amount_sats": 100_000})
     if key[0] == CONFIG:
         return channels.trusted(directory), channels.Case(RULES[key[1]])
     world = channels.trusted(directory)

@@ -253,6 +253,7 @@ async def test_what_the_guard_holds_waits_for_the_human_and_goes_out_once(desk: 
     held = await desk.data("adv_commit", plan_id=plan_id)
     assert held["held"] is True and desk.sent() == []
     assert await desk.slug("adv_commit", plan_id=plan_id) == "plan_used"
+    assert (await desk.data("adv_status"))["waits_for_the_human"] == [held["approval_id"]]
     (waiting,) = (await desk.data("adv_approvals"))["items"]
     assert (waiting["approval_id"], waiting["client"]) == (held["approval_id"], "alice")
     assert await desk.slug("adv_approve", approval_id=held["approval_id"]) == "operator_only"

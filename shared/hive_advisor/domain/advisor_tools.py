@@ -49,7 +49,9 @@ def _limit(default: int, most: int) -> Param:
 ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
     tool.name: tool
     for tool in (
-        AdvisorTool("adv_status", "R", "What a session needs to know first: clients, open commands, alerts."),
+        AdvisorTool(
+            "adv_status", "R", "What a session needs to know first: clients, open commands, what waits."
+        ),
         AdvisorTool("adv_clients", "R", "Every client by alias: state, network, receipts."),
         AdvisorTool("adv_client", "R", "One client: credential, limits, what its node serves.", (_CLIENT,)),
         AdvisorTool(

@@ -59,6 +59,7 @@ class AdvisorReads:
     async def _status(self, given: Given) -> Said:
         brief = await self._kit.brief()
         rows = [{"client": alias, "state": state} for alias, state in brief.pop("clients").items()]
+        brief["waits_for_the_human"] = brief.pop("waiting_for_you")
         return Said(_aliased({**brief, "clients": rows, "halted": self._kit.guard.halted}))
 
     async def _clients(self, given: Given) -> Said:

@@ -13,7 +13,8 @@ from hive_shared.registry import CHANNEL, CONFIG, EMERGENCY
 
 
 async def _all(stage: Stage) -> Params:
-    """Two channels at least, all of them usable."""
+    """Two channels at least, all of them usable, also where earlier entries left no coins."""
+    await stage.world.network.fund(stage.world.alice, 3_000_000)
     await stage.world.network.open_channel(stage.world.alice, stage.world.bob, 90_000)
     own = await stage.call("newaddr", addresstype="p2tr")
     return {"reason": "the machine is sold", "destination": own["p2tr"]}

@@ -378,6 +378,13 @@ class Advisor:
             expected_policy_root=expected_policy_root,
         )
 
+    async def note_restored(self, made_at: int) -> None:
+        """Record that this is a copy of the profile as it was at ``made_at``."""
+        at = str(made_at)
+        await self._db.write(
+            lambda tx: self._records.add_event(tx, "restored", at, "from a backup", self._now())
+        )
+
     async def note_rotation(self, replaced: str, npub: str) -> None:
         """Record that the next key is in use from the next start on."""
         await self._db.write(

@@ -21,7 +21,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +253,36 @@ def _run(body: Callable[[Tx], T], tx: Tx) -> T:
         result.close()
         raise TypeError("a store body must be a plain function, not a coroutine function")
     return result
+
+
+@contextlib.contextmanager
+def held_closed(path: Path) -> Iterator[None]:
+    """Nobody opens the database at `path` while the block runs, so that its file can be exchanged. Raises
+    StoreLocked when a process has it open."""
+    lock = _acquire(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def copy_of(path: Path, target: Path) -> None:
+    """Write a consistent copy of a database to a new file 0600, also while a process has it open. Blocking.
+    Raises StoreError."""
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        source = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            copy = sqlite3.connect(target)
+            try:
+                source.backup(copy)
+            finally:
+                copy.close()
+        finally:
+            source.close()
+    except (OSError, sqlite3.Error) as err:
+        target.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be copied: {err}") from err
 
 
 def _acquire(path: Path) -> int:

@@ -16,6 +16,7 @@ from hive_advisor.cli.output import Terminal
 
 _COMMANDS = {
     "identity": "hive_advisor.cli.identities:identity",
+    "backup": "hive_advisor.cli.backup:backup",
     "client": "hive_advisor.cli.clients:client",
     "schema": "hive_advisor.cli.schemas:schema",
     "send": "hive_advisor.cli.commands:send",
@@ -37,6 +38,7 @@ _COMMANDS = {
 
 _SUMMARIES = {
     "identity": "create, import and show the advisor's identity, set its PIN",
+    "backup": "the whole profile in one file: create, verify, restore",
     "client": "nodes that offered or granted a credential",
     "schema": "what can be asked of a node: parameters, ranges, danger",
     "send": "send one command to a client and wait for its answer",

@@ -34,6 +34,8 @@ FEE_WRITES: Final = "fee_writes"
 REBALANCES: Final = "rebalances"
 REBALANCE_FEES: Final = "rebalance_fees_sats"
 OUT: Final = "out_sats"
+USED_UP: Final = 10**12
+"""More than any limit: what counts for a counter whose real state was lost."""
 
 WHILE_HALTED: Final = frozenset(
     {

@@ -125,6 +125,22 @@ class GuardService:
             return guard.denied("error", error.detail)
         return guard.judge(plan.asked, situation)
 
+    async def lose_count(self) -> int:
+        """What was used up lately is not known (an old copy of the profile goes on): all that is limited
+        counts as used up, so a human is asked for as long as the windows last. How many clients."""
+        full = dict.fromkeys(
+            (guard.FEE_WRITES, guard.REBALANCES, guard.REBALANCE_FEES, guard.OUT), guard.USED_UP
+        )
+
+        def body(tx: Tx) -> int:
+            clients = self._clients.all(tx)
+            for client in clients:
+                name = f"restored:{client.client_id}"
+                self._counters.reserve(tx, name, client.client_id, full, self._now())
+            return len(clients)
+
+        return await self._db.write(body)
+
     def stops(self, command: StoredCommand) -> bool:
         """Whether a halt keeps these bytes from leaving."""
         return self.halted and guard.halts(command.schema, command.action)

@@ -95,7 +95,7 @@ class PlanService:
         """
 
         def body(tx: Tx) -> StoredCommand:
-            self._expire(tx)
+            self._expire(tx, UNSENT_S)
             command = self._row(plan, origin)
             judgement = self._guard.judge_in(tx, plan, origin)
             refuse(judgement)
@@ -124,7 +124,7 @@ class PlanService:
         """
 
         def body(tx: Tx) -> StoredCommand:
-            self._expire(tx)
+            self._expire(tx, UNSENT_S)
             command = replace(
                 self._row(plan, origin), confirmed_danger=confirmed_danger, retry_until=retry_until
             )
@@ -195,12 +195,10 @@ class PlanService:
 
         return await self._db.write(body)
 
-    async def expire(self) -> int:
-        """Signed bytes that could not leave for 240 s become drafts again, drafts and held commands run out.
-
-        Returns how many became drafts.
-        """
-        return await self._db.write(self._expire)
+    async def expire(self, unsent_s: int = UNSENT_S) -> int:
+        """Signed bytes that could not leave for so long become drafts again, drafts and held commands run
+        out. How many became drafts."""
+        return await self._db.write(lambda tx: self._expire(tx, unsent_s))
 
     # -- within a transaction ------------------------------------------------------------------------
 
@@ -360,9 +358,9 @@ class PlanService:
         self._records.add_event(tx, f"command_{to}", command.command_id, slug, self._now())
         return self._commands.get(tx, command.command_id) or command
 
-    def _expire(self, tx: Tx) -> int:
+    def _expire(self, tx: Tx, unsent_s: int) -> int:
         now, back = self._now(), 0
-        for command in self._commands.unsent(tx, now - UNSENT_S):
+        for command in self._commands.unsent(tx, now - unsent_s):
             to = next_state(command.state, CommandEvent.ON_UNSENT)
             if to is None:
                 continue

@@ -22,6 +22,7 @@ from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
+from cl_hive_comms.storage.channel_name_store import ChannelNameStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
@@ -483,6 +484,7 @@ class World:
                 saved=SavedChannelStore(),
                 settings=ConfigStore(),
                 htlcs=HtlcSeenStore(),
+                names=ChannelNameStore(),
                 spends=SpendStore(),
                 telemetry_rows=TelemetryStore(),
                 presence_rows=PresenceStore(),

@@ -41,6 +41,7 @@ LEFT_OUT = {
     "comms_fee_history": "24 hours of fee changes: the node's own fees are the reference again",
     "comms_config_history": "a day of changes: the settings themselves are with the node and its plugins",
     "comms_action_counters": "counters of at most a day; they begin anew",
+    "comms_channel_names": "noted again; a channel that comes back with another name is named by its id",
     "comms_htlc_seen": "of HTLCs in flight, which no restored channel has",
     "comms_telemetry": "an agent subscribes again; its figures would go on under numbers it has seen",
     "marketplace_trial_verdicts": "each is a receipt with its summary",

@@ -168,14 +168,14 @@ def _channels_per_call(limit: JsonValue, request: ActionRequest) -> Iterator[str
 def _allowed_channels(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     allowed = _names(limit)
     for channel in request.channels:
-        if allowed.isdisjoint((channel.scid, channel.channel_id)):
+        if allowed.isdisjoint(channel.names):
             yield f"channel {channel.scid} is not on the credential's list"
 
 
 def _denied_channels(limit: JsonValue, request: ActionRequest) -> Iterator[str]:
     denied = _names(limit)
     for channel in request.channels:
-        if not denied.isdisjoint((channel.scid, channel.channel_id)):
+        if not denied.isdisjoint(channel.names):
             yield f"channel {channel.scid} is excluded by the credential"
 
 

@@ -88,6 +88,12 @@ class ChannelFact:
     state: str
     ppm_24h_ago: int | None = None
     base_24h_ago: int | None = None
+    former: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Whatever a list may name it by, also the short ids it had before splices (docs/decisions/0417)."""
+        return self.former | {self.scid, self.channel_id}
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _protected(settings: Settings, request: ActionRequest) -> Iterator[Denial]:
     touched = [
         channel.scid
         for channel in request.channels
-        if not settings.protected_channels.isdisjoint((channel.scid, channel.channel_id))
+        if not settings.protected_channels.isdisjoint(channel.names)
     ]
     # Also what is only named, in whatever parameter: nothing may rest on an executor listing its channels.
     named = () if touched else settings.protected_channels.intersection(_texts(dict(request.params)))

@@ -29,6 +29,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.at_rest import AtRest
+from cl_hive_comms.storage.channel_name_store import ChannelNameStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
@@ -53,6 +54,7 @@ _STORED = partial(
     saved=SavedChannelStore(),
     settings=ConfigStore(),
     htlcs=HtlcSeenStore(),
+    names=ChannelNameStore(),
     spends=SpendStore(),
     telemetry_rows=TelemetryStore(),
     presence_rows=PresenceStore(),

@@ -49,6 +49,7 @@ from .ports_commands import (
     KillSwitch,
     Log,
     Messages,
+    NameRows,
     Node,
     Policies,
     ReceiptRows,
@@ -90,6 +91,7 @@ class PipelineParts:
     saved: SavedRows
     settings: ConfigRows
     htlcs: HtlcRows
+    names: NameRows
     spends: SpendRows
     telemetry_rows: TelemetryRows
     presence_rows: PresenceRows
@@ -286,7 +288,7 @@ def _core(parts: PipelineParts) -> _Core:
         ),
         now=parts.now,
     )
-    htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.now)
+    htlcs = HtlcWatch(parts.node, parts.db, parts.htlcs, parts.names, parts.now)
     settings = KeptSettings(parts.db, parts.commands)
     policies = BanningPolicies(parts.policies, bans.banned)
     executors = _executors(parts, policies, state_hash, htlcs, settings)
@@ -295,6 +297,7 @@ def _core(parts: PipelineParts) -> _Core:
         db=parts.db,
         commands=parts.commands,
         fees=parts.fees,
+        names=parts.names,
         policies=policies,
         handoffs=parts.handoffs,
         spends=spends,
@@ -342,6 +345,8 @@ def _executors(
         state_hash=state_hash.describe,
         seen=htlcs.seen,
         setting=settings.value,
+        names=parts.names,
+        look_at_names=htlcs.look_at_names,
         approved=lambda: parts.policies.snapshot().settings(parts.now()).approved_plugins,
         swap_rpcs=parts.swap_rpcs,
         forbidden=lambda: policies.snapshot().settings(parts.now()).forbidden_peers,

@@ -34,14 +34,14 @@ from ..domain.approval import Workflow, expires_in, rank
 from ..domain.command_machine import State
 from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
 from ..domain.constraints import DAILY_ACTIONS
-from ..domain.policy import ActionRequest, Decision, PolicySnapshot, decide
+from ..domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
 from .action_caps import PER_DAY, Cap
 from .command_case import Case, Judged, RuleRefusal
 from .decision_facts import amounts_to, changed_fees, channels_of, facts_of_plan, past_write, under_way
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
-from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Handoffs, Policies
+from .ports_commands import CommandRows, CredentialView, Database, FeeRows, Handoffs, NameRows, Policies
 from .spend_limits import SpendCap, SpendLimits
 
 Rate = Callable[[str, int], None]
@@ -137,6 +137,7 @@ class _Past:
     writes: tuple[FeeWrite, ...]
     under_way: tuple[CommandRow, ...]
     unresolved: bool
+    channels: tuple[ChannelFact, ...]
 
 
 class DecisionService:
@@ -149,6 +150,7 @@ class DecisionService:
         db: Database,
         commands: CommandRows,
         fees: FeeRows,
+        names: NameRows,
         policies: Policies,
         handoffs: Handoffs,
         spends: SpendLimits,
@@ -161,7 +163,7 @@ class DecisionService:
         self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
         self._handoffs, self._spends = handoffs, spends
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
-        self._policy_root = policy_root
+        self._policy_root, self._names = policy_root, names
 
     # -- reads ------------------------------------------------------------------------------------------
 
@@ -272,8 +274,9 @@ class DecisionService:
         self._check_scope(who, rated.spec, rated.scored, rated.params, rated.facts)
         for schema, action in rated.plan.later:
             self._check_scope(who, find(schema, action), find(schema, action), {}, DangerFacts())
+        plan = replace(rated.plan, channels=past.channels)
         request = self._request(
-            who, rated.spec, rated.scored, rated.params, rated.plan, rated.danger.total, past.counts
+            who, rated.spec, rated.scored, rated.params, plan, rated.danger.total, past.counts
         )
         if who.view is not None:
             self._handoffs.check_write(who.advisor_id)
@@ -446,7 +449,10 @@ class DecisionService:
         others = tuple(
             row for row in under_way if row.advisor_id != who.advisor_id and not gone(row.advisor_id)
         )
-        return _Past(counts, writes, others, unresolved)
+        touched = rated.plan.channels
+        named = self._names.of(tx, [fact.channel_id for fact in touched])
+        channels = tuple(replace(fact, former=named.get(fact.channel_id, frozenset())) for fact in touched)
+        return _Past(counts, writes, others, unresolved, channels)
 
     def _request(
         self,

@@ -34,17 +34,28 @@ class FeeStore:
         )
 
     def since(self, tx: Tx, scids: Sequence[str], ts: int) -> tuple[FeeWrite, ...]:
-        """Changes of the channels at or after a time, oldest first, all agents together."""
+        """Changes of the channels at or after a time, oldest first, all agents together. What was written
+        under a short id that the channel had before a splice is told under the one that is asked for."""
         found: list[FeeWrite] = []
         for start in range(0, len(scids), 500):
             part = scids[start : start + 500]
             marks = ",".join("?" * len(part))
-            rows = tx.execute(
-                f"SELECT * FROM comms_fee_history WHERE scid IN ({marks}) AND ts >= ?"
-                " ORDER BY ts, command_id",
-                (*part, ts),
+            former = tx.execute(
+                "SELECT old.scid AS old, new.scid AS new FROM comms_channel_names AS new"
+                " JOIN comms_channel_names AS old ON old.channel_id = new.channel_id AND old.scid <> new.scid"
+                f" WHERE new.scid IN ({marks})",
+                tuple(part),
             )
-            found += [FeeWrite(**dict(row)) for row in rows]
+            now_named = {row["old"]: row["new"] for row in former}
+            names = (*part, *(name for name in now_named if name not in part))
+            rows = tx.execute(
+                f"SELECT * FROM comms_fee_history WHERE scid IN ({','.join('?' * len(names))}) AND ts >= ?"
+                " ORDER BY ts, command_id",
+                (*names, ts),
+            )
+            for row in rows:
+                scid = row["scid"] if row["scid"] in part else now_named[row["scid"]]
+                found.append(FeeWrite(**{**dict(row), "scid": scid}))
         return tuple(found)
 
     def prune(self, tx: Tx, before: int) -> int:

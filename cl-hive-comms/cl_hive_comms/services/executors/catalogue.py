@@ -33,7 +33,7 @@ from ...domain.command_machine import State
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.forwarding import Hold
 from ..node_backups import NodeBackups
-from ..ports_commands import CommandRows, Database, Fault, FeeRows, Node, Revoking, SavedRows
+from ..ports_commands import CommandRows, Database, Fault, FeeRows, NameRows, Node, Revoking, SavedRows
 from .action import Caller, Params, ReadAction, WriteAction
 from .backup import VerifyBackup, backup_writes
 from .channel_close import ForceClose, ResolveExpired, channel_writes
@@ -133,6 +133,8 @@ class Executors:
         engaged: Callable[[], bool],
         state_hash: Callable[[], Awaitable[dict[str, JsonValue]]],
         seen: Seen,
+        names: NameRows,
+        look_at_names: Callable[[], Awaitable[None]],
         approved: Approved,
         forbidden: Callable[[], frozenset[str]],
         swap_rpcs: Configured,
@@ -147,6 +149,7 @@ class Executors:
         self._saved, self._backups, self._node_id = saved, backups, node_id
         self._changes, self.parameters = history, Parameters(node, self.offers)
         self._state_hash, self._now, self._setting = state_hash, now, setting
+        self._names, self._look_at_names = names, look_at_names
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
         self._writes: dict[tuple[str, str], WriteAction] = {
@@ -354,6 +357,9 @@ class Executors:
         return None
 
     async def _history(self, scids: Sequence[str], since: int) -> tuple[FeeWrite, ...]:
+        if self._db.peek(lambda tx: self._names.strangers(tx, scids)):
+            # A new channel, or one with another name since a splice.
+            await self._look_at_names()
         if len(scids) > _FEW_CHANNELS:
             return await self._db.read(lambda tx: self._fees.since(tx, scids, since))
         return self._db.peek(lambda tx: self._fees.since(tx, scids, since))

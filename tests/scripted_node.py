@@ -16,6 +16,7 @@ from hive_shared import credential as credentials
 from hive_shared import credential_scope, envelope, receipts
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, cln_sign_message, xonly_pubkey
+from hive_shared.hidden import hidden
 from hive_shared.nostr import giftwrap
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.relay import RelayPool
@@ -38,6 +39,7 @@ class ScriptedNode:
         self.wraps: list[str] = []
         self.seq = 0
         self.head = (0, receipts.GENESIS)
+        self.chain: list[dict[str, Any]] = []
         self.answer: Answer = lambda command: self.response(command, 0, result={"ok": True})
         self._pool = RelayPool(on_event=self._event, secret_provider=lambda: self.secret)
 
@@ -88,11 +90,72 @@ class ScriptedNode:
             "command_id": command.command_id,
             "command_hash": command.hash,
             "nonce": envelope.nonce_json(command.nonce),
+            "params": hidden(command.params),
+            "agent_signature": command.signature,
             **changes,
         }
         sealed = receipts.seal(receipts.Receipt(**fields), self.secret)
         self.head = (number, sealed.receipt_hash)
-        return receipts.to_doc(sealed)
+        made = receipts.to_doc(sealed)
+        self.chain.append(made)
+        return made
+
+    def stub(self) -> dict[str, Any]:
+        """The chain goes on with a receipt of another agent, of which ours sees its place only."""
+        number, previous = self.head[0] + 1, self.head[1]
+        sealed = receipts.seal(
+            receipts.Receipt(
+                receipt_id=number,
+                v=1,
+                prev_hash=previous,
+                node_id=self.node_id,
+                created_at=int(time.time()),
+                schema="hive:peer/v1",
+                action="connect",
+                status="success",
+            ),
+            self.secret,
+        )
+        self.head = (number, sealed.receipt_hash)
+        made = {
+            "receipt_id": number,
+            "prev_hash": previous,
+            "receipt_hash": sealed.receipt_hash,
+            "node_signature": sealed.node_signature,
+            "schema": "hive:peer/v1",
+            "time": int(time.time()),
+            "result": "success",
+        }
+        self.chain.append(made)
+        return made
+
+    def listed(self, command: envelope.Command, **changes: Any) -> dict[str, Any]:
+        """The honest result of `receipts_list`; ``changes`` replace parts of it."""
+        params = command.params
+        assert isinstance(params, dict)
+        since, limit = int(str(params.get("since_id", 0))), int(str(params.get("limit", 100)))
+        items = [item for item in self.chain if int(str(item["receipt_id"])) > since][:limit]
+        head = {"receipt_id": self.head[0], "receipt_hash": self.head[1]}
+        result = {"count": len(items), "items": items, "roots": [], **({"head": head} if self.chain else {})}
+        return {**result, **changes}
+
+    def honest(self, command: envelope.Command) -> dict[str, Any]:
+        """What a node answers that does what it is told and keeps the record."""
+        if command.action == "receipts_list":
+            return self.response(command, 0, result=self.listed(command))
+        if command.schema_type == "hive:control/v1":
+            return self.response(command, 0, result={"ok": True})
+        if command.schema_type == "hive:monitor/v1":
+            return self.response(command, 0, result={"channels": []})
+        return self.response(command, 0, receipt=self.receipt(command))
+
+    def push(self, agent_key: str, action: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A signed push."""
+        self.seq += 1
+        made = envelope.build_push(
+            action, body, node_key=self.key, agent_key=agent_key, seq=self.seq, timestamp=int(time.time())
+        )
+        return envelope.sign_push(self.secret, made)
 
     def credential(self, agent_key: str, access: str = "fees") -> dict[str, Any]:
         """A management credential, signed by this node's Lightning key."""

@@ -25,6 +25,7 @@ from hive_advisor.domain.rows import Client, Event
 from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.record import Record
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.asking import AskService
 from hive_advisor.services.checkup import CheckupService
@@ -37,7 +38,6 @@ from hive_advisor.services.mail import MailService
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.plans import PlanService
 from hive_advisor.services.questions import QuestionService
-from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
@@ -104,7 +104,9 @@ class Advisor:
         self.delivery = self._ways(identity)
         self.shared_key = SharedKeyService(db, self._rows, self._records, now)
         self.clients = ClientService(db, self._rows, self._records, self.keyring, now)
-        self.receipts = ReceiptService(db, self._records, self._rows)
+        self._record = Record(db, self._rows, self._records, self._command_rows, now)
+        self.receipts, self.alerts = self._record.receipts, self._record.alerts
+        self.forks = self._record.forks
         self.guard = GuardService(
             db,
             self._command_rows,
@@ -153,6 +155,7 @@ class Advisor:
         self.retries = RetryService(self._db, self._command_rows, self.clients, self.plans, now=self._now)
 
     def _compose_asking(self) -> AskService:
+        self._answers = self._record.answers(self.clients, self.commands)
         asks = AskService(
             self._db,
             self._rows,
@@ -160,6 +163,7 @@ class Advisor:
             self.commands,
             self.plans,
             self.retries,
+            self._answers,
             self.keyring,
             now=self._now,
             say=self._say,
@@ -189,10 +193,10 @@ class Advisor:
         self._mail = MailService(
             self._db,
             self._records,
-            self._rows,
             self.clients,
             self.commands,
-            self.receipts,
+            self._answers,
+            self.alerts,
             self.delivery,
             self.approvals,
             self.telemetry,
@@ -203,12 +207,13 @@ class Advisor:
             now=self._now,
             on_accepted=self._ack_automatically,
         )
+        self.standing = self._record.standing(self.keyring, asks.control)
+        sync = self._record.sync(self.clients, self.standing, asks.control)
         rounds = RoundService(
             self._db,
             self._rows,
             self.clients,
             self.commands,
-            self.receipts,
             self._mail,
             self.approvals,
             self.shared_key,
@@ -218,10 +223,14 @@ class Advisor:
             self.plans,
             self.retries,
             self.guard,
+            sync,
+            self.standing,
+            self._record.gaps(self.clients, asks.control, self._mail.receive_polled),
+            self.alerts,
             catch_up=self._link.catch_up,
             now=self._now,
         )
-        self.pump, self.sync_receipts = rounds.pump, rounds.sync_receipts
+        self.pump, self.sync_receipts = rounds.pump, sync.sync
         checkup = CheckupService(
             self._db,
             self._records,

@@ -111,7 +111,8 @@ async def test_an_offer_is_checked_accepted_and_acknowledged(opener: Opener, nod
 async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, node: ScriptedNode) -> None:
     async with opener() as kit:
         client = await hired(kit, node)
-        node.answer = lambda c: node.response(c, 0, result={"new": 150}, receipt=node.receipt(c))
+        new = {"new": 150}
+        node.answer = lambda c: node.response(c, 0, result=new, receipt=node.receipt(c, result=new))
         done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=10)
         assert (str(done.state), done.receipt_id) == ("done", 1)
         stored = await kit.receipts.get(client, 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from cl_hive_comms.domain.hidden import NAMES, hidden, hidden_text
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import Secret
+from hive_shared.hidden import NAMES, hidden, hidden_text
 from hive_shared.nostr.keys import nsec_encode
 
 NSEC = nsec_encode(Secret(b"\x07" * 32))

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
-
-from .hidden import hidden_text
+from hive_shared.hidden import hidden_text
 
 REDACTED: Final = "[redacted]"
 # Of the sheet; webhook, smtp and wallet hold tokens, passwords and database logins in their values.

@@ -6,6 +6,7 @@ An alert says with its row where it has to go; services.alert_delivery takes it 
 import asyncio
 from collections.abc import Callable, Collection
 
+from hive_shared.hidden import hidden_text
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.alert import (
@@ -17,7 +18,6 @@ from cl_hive_comms.domain.alert import (
     channels_of,
     with_repeats,
 )
-from cl_hive_comms.domain.hidden import hidden_text
 from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
 
 _LOG_LEVEL = {Level.INFO: "info", Level.NOTICE: "info", Level.WARNING: "warning", Level.CRITICAL: "error"}

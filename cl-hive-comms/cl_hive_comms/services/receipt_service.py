@@ -12,10 +12,10 @@ from hive_shared import crypto, receipts
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.envelope import nonce_json
 from hive_shared.errors import InvalidParams
+from hive_shared.hidden import hidden
 from hive_shared.receipts import MAX_RESULT_BYTES, ChainReport, Receipt
 from hive_shared.store import Tx
 
-from ..domain.hidden import hidden
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, signed_text
 from ..domain.receipt_checkpoint import fault as checkpoint_fault
 from ..domain.receipt_record import ReceiptQuery, ReceiptRow, RootRow, SealRow

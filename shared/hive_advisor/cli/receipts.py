@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import click
-from hive_shared.errors import Conflict, NotFound
+from hive_shared.errors import Conflict, InvalidParams, NotFound
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+
+_EVIDENCE_LIMIT = 16_777_216
 
 
 @click.group()
@@ -34,6 +37,8 @@ async def list_(settings: Settings, alias: str, since: int, limit: int) -> None:
                 "action": item.document.get("action"),
                 "status": item.document.get("status"),
                 "level": item.level,
+                "agrees": item.standing,
+                "acked": item.acked,
                 "hash": item.hash,
             }
             for item in await kit.receipts.listed(found, since, limit)
@@ -54,7 +59,16 @@ async def show(settings: Settings, alias: str, receipt_id: int) -> None:
             raise NotFound(
                 f"receipt {receipt_id} of {alias!r} is not here; try 'hive-advisor receipt sync {alias}'"
             )
-        settings.terminal.show({"level": found.level, "receipt": found.document})
+        edits = await kit.standing.edits(await kit.clients.named(alias), receipt_id)
+        settings.terminal.show(
+            {
+                "level": found.level,
+                "agrees": found.standing,
+                "acked": found.acked,
+                **({"changed_by_operator": edits} if edits else {}),
+                "receipt": found.document,
+            }
+        )
 
 
 @receipt.command()
@@ -76,6 +90,69 @@ async def verify(settings: Settings, alias: str) -> None:
     async with settings.kit(online=False) as kit:
         report = await kit.receipts.verify(await kit.clients.named(alias))
         settings.terminal.show(report, output.OK if report["ok"] else output.VERIFICATION)
+
+
+@receipt.command()
+@click.argument("alias", shell_complete=completing.clients)
+@click.argument("receipt_id", type=click.IntRange(min=1))
+@pass_settings
+@answered
+async def ack(settings: Settings, alias: str, receipt_id: int) -> None:
+    """Acknowledge a receipt now. Those that agree with their answers are acknowledged by `run`."""
+    async with settings.kit(online=True) as kit:
+        found = await kit.clients.named(alias)
+        told = await kit.standing.acknowledge(found, receipt_id, settings.wait)
+        settings.terminal.show(
+            {"client": found.alias, "receipt_id": receipt_id, "acknowledged": told},
+            output.OK if told else output.PENDING,
+        )
+
+
+@receipt.command("evidence")
+@click.argument("alias", required=False, shell_complete=completing.clients)
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--check", "checked", type=click.Path(path_type=Path), help="check a file; needs nothing else")
+@pass_settings
+@answered
+async def evidence_(settings: Settings, alias: str | None, path: Path | None, checked: Path | None) -> None:
+    """What a client signed that contradicts itself: list it, write the newest to PATH, or --check a file."""
+    if (alias is None) == (checked is None) or (checked is not None and path is not None):
+        raise InvalidParams("give a client, a client and a new file, or --check and a file")
+    if checked is not None:
+        _check(settings, checked)
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(str(alias))
+        kept = await kit.forks.kept(found)
+        if path is None:
+            items = [{"at": output.moment(item.at), "why": item.why} for item in kept]
+            settings.terminal.show({"items": items, "count": len(items)})
+        if not kept:
+            raise NotFound(f"{found.alias!r} has not contradicted itself; there is no evidence")
+        if path.exists():
+            raise Conflict(f"{path} exists; name a new file")
+        path.write_text(json.dumps(kept[0].document, indent=1))
+        settings.terminal.show({"path": str(path), "why": kept[0].why, "at": output.moment(kept[0].at)})
+
+
+def _check(settings: Settings, path: Path) -> NoReturn:
+    """Exit 0 when the file proves a contradiction, 7 when it does not."""
+    from hive_shared.canonical import decode_object
+
+    from hive_advisor.domain.evidence import contradictions
+
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidParams(f"cannot read {path}: {error.strerror}") from error
+    document = decode_object(raw, max_bytes=_EVIDENCE_LIMIT, max_nodes=500_000, floats=True)
+    try:
+        found = contradictions(document)
+    except InvalidParams as error:
+        settings.terminal.show({"path": str(path), "proves": [], "reason": error.detail}, output.VERIFICATION)
+    settings.terminal.show(
+        {"path": str(path), "node_key": document.get("node_key"), "proves": found},
+        output.OK if found else output.VERIFICATION,
+    )
 
 
 @receipt.command()

@@ -13,6 +13,9 @@ ClientState = Literal["offered", "active", "paused", "suspect", "ended"]
 CredentialState = Literal["offered", "active", "superseded", "revoked", "declined"]
 Passed = Literal["", "guard", "human", "pin"]
 ReceiptLevel = Literal["stub", "signed", "chained", "anchored"]
+Standing = Literal["agrees", "differs", "unknown"]
+"""Whether a receipt says what the node answered; `unknown` when we know of no such command of ours."""
+AlertState = Literal["open", "acking", "acked", "resolved"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,48 @@ class StoredReceipt:
     document: dict[str, Any]
     level: ReceiptLevel
     acked: bool = False
+    standing: Standing | None = None
+    ack_next: int | None = None
+    carried_by: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadWord:
+    """What a node last said its newest receipt is: its id, the node's time and number of that answer, and the
+    question of ours that was answered."""
+
+    receipt_id: int
+    at: int
+    seq: int
+    asked_by: str
+
+
+@dataclass(frozen=True)
+class StoredEvidence:
+    """Something a node signed that contradicts what it signed before."""
+
+    evidence_id: int
+    client_id: str
+    why: str
+    document: dict[str, Any]
+    at: int
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What a node (`origin` node) or the kit itself found worth a human's look."""
+
+    number: int
+    client_id: str
+    origin: Literal["node", "kit"]
+    alert_id: str
+    level: str
+    code: str
+    text: str
+    subject: str
+    state: AlertState
+    at: int
+    updated: int
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ from typing import Any
 from hive_shared import credential as credentials
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign
-from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable, from_symbol
+from hive_shared.errors import Conflict, HiveError, InvalidParams, TransportUnavailable, from_symbol
 from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.answer import Answer, read_answer
 from hive_advisor.domain.clock import median, with_sample
 from hive_advisor.domain.command_machine import CommandState
+from hive_advisor.domain.evidence import Fork
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
+from hive_advisor.services.answers import AnswerService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import SKEW_WARN_S, CommandService
 from hive_advisor.services.guard import KIT
@@ -40,6 +42,7 @@ class AskService:
         commands: CommandService,
         plans: PlanService,
         retries: RetryService,
+        answers: AnswerService,
         keyring: Keyring,
         *,
         now: Callable[[], int],
@@ -47,7 +50,7 @@ class AskService:
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._plans, self._retries = plans, retries
-        self._keyring, self._now, self._say = keyring, now, say
+        self._answers, self._keyring, self._now, self._say = answers, keyring, now, say
 
     async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]:
         """What the node says to a plan, without doing it: danger with what it knows, workflow, and whether
@@ -153,6 +156,7 @@ class AskService:
             "slug": answer.slug if answer else None,
             "message": answer.sentence if answer else "no answer yet",
             "node_time": answer.timestamp if answer else 0,
+            "command_id": done.command_id,
         }
 
     async def read(
@@ -215,7 +219,11 @@ class AskService:
         result = answer["result"] if isinstance(answer["result"], dict) else {}
         stored = result.get("response")
         if isinstance(stored, dict) and envelope.verify_response(stored, client.node_key):
-            await self._commands.apply_answer(client, read_answer(stored), None)
+            try:
+                await self._answers.take(client, stored)
+            except (HiveError, Fork):
+                # Not about this command, or a contradiction, which is on record now.
+                return {"state": "refused", "meaning": "what the node says of it cannot be believed"}
         unknown = result.get("state") == "not_found" or answer["slug"] == "not_found"
         if unknown and await self._commands.prove_lost(command, client, int(answer["node_time"])):
             return {"state": "not_found", "meaning": "proven not to have run"}

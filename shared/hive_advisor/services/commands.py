@@ -254,6 +254,10 @@ class CommandService:
         async with self._moved:
             self._moved.notify_all()
 
+    async def asked(self, client: Client, answer: Answer) -> StoredCommand | None:
+        """The command of ours that this is the answer to, as it is now; None when it is none."""
+        return await self._db.read(lambda tx: self._answered(tx, client, answer))
+
     def _answered(self, tx: Tx, client: Client, answer: Answer) -> StoredCommand | None:
         command_id = answer.document.get("command_id")
         nonce = answer.document.get("request_nonce")

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hive_shared import envelope
-from hive_shared.canonical import decode_object
+from hive_shared.canonical import decode_object, encode
 from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.registry import CONTROL
 from hive_shared.store import Db
 
 from hive_advisor.domain.answer import read_answer
+from hive_advisor.domain.evidence import Fork
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.offer import check_offer
 from hive_advisor.domain.rows import Client, Quarantined
+from hive_advisor.services.alerts import AlertService
+from hive_advisor.services.answers import AnswerService
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.pings import PingService
-from hive_advisor.services.ports import ClientRows, RecordRows
-from hive_advisor.services.receipts import Fork, ReceiptService
+from hive_advisor.services.ports import RecordRows
 from hive_advisor.services.telemetry import TelemetryService
 
 _MAX_MESSAGE = 1_048_576
@@ -37,10 +40,10 @@ class MailService:
         self,
         db: Db,
         records: RecordRows,
-        rows: ClientRows,
         clients: ClientService,
         commands: CommandService,
-        receipts: ReceiptService,
+        answers: AnswerService,
+        alerts: AlertService,
         delivery: DeliveryService,
         approvals: ApprovalService,
         telemetry: TelemetryService,
@@ -52,8 +55,8 @@ class MailService:
         now: Callable[[], int],
         on_accepted: Callable[[Client, str], Awaitable[None]],
     ) -> None:
-        self._db, self._records, self._rows = db, records, rows
-        self._clients, self._commands, self._receipts = clients, commands, receipts
+        self._db, self._records = db, records
+        self._clients, self._commands, self._answers, self._alerts = clients, commands, answers, alerts
         self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
         self._pings = pings
         self._keyring, self._accept, self._now = keyring, accept_offers, now
@@ -77,6 +80,13 @@ class MailService:
                 self._keyring.current,
                 answer_only=True,
             )
+
+    async def receive_polled(self, client: Client, document: dict[str, Any], agent_key: str) -> None:
+        """A push that the node kept for us, asked for because its number was missing."""
+        content = json.dumps(document, ensure_ascii=False)
+        number = "poll:" + hashlib.sha256(content.encode()).hexdigest()
+        async with self._one_at_a_time:
+            await self._receive(Message(client.node_key, number, content, self._now(), (), ""), agent_key)
 
     async def _receive(self, message: Message, agent_key: str, *, answer_only: bool = False) -> None:
         if await self._db.read(lambda tx: self._records.seen(tx, message.rumor_id)):
@@ -112,44 +122,12 @@ class MailService:
         answer = read_answer(document)
         if await self._approvals.answered(message.sender, answer):
             if client is not None:
-                await self._note_seq(client, answer.seq)
+                await self._answers.note_seq(client, answer.seq)
             return
         if client is None:
             raise InvalidParams("an answer from a key that is none of our clients'")
-        receipt_id = None
-        if answer.receipt is not None:
-            receipt_id = await self._receipt(client, answer.receipt)
-        command = await self._commands.apply_answer(client, answer, receipt_id)
-        if command is None:
-            raise InvalidParams("the answer is to no command of ours")
-        if answer.receipt is not None:
-            difference = self._receipts.agrees(answer.receipt, command, answer)
-            if difference is not None:
-                await self._clients.suspect(client, f"receipt {receipt_id}: {difference}")
-        await self._note_seq(client, answer.seq)
-        used = await self._db.read(lambda tx: self._rows.credential(tx, command.credential_id))
-        # One that was replaced here first may well be refused there.
-        live = used is not None and used.state == "active"
-        if answer.slug is not None and answer.status != 0 and live:
-            await self._refused(client, answer.slug)
-
-    async def _refused(self, client: Client, slug: str) -> None:
-        """What a refusal says about the client beyond the one command (11 §4, §5.2)."""
-        if slug == "issuer_untrusted" or (slug.startswith("credential_") and slug not in _PASSING):
-            await self._clients.suspect(client, f"the node answered {slug}")
-        elif slug == "emergency_stop":
-            await self._clients.stopped(client)
-        elif slug.startswith("unsupported_"):
-            await self._db.write(lambda tx: self._rows.forget_capabilities(tx, client.client_id))
-
-    async def _receipt(self, client: Client, document: dict[str, Any]) -> int:
-        checked = self._receipts.check(client, document)
-        try:
-            await self._receipts.take(client, checked)
-        except Fork as fork:
-            await self._clients.suspect(client, str(fork))
-            raise
-        return checked.receipt_id
+        await self._answers.take(client, document)
+        await self._answers.note_seq(client, answer.seq)
 
     async def _push(self, client: Client | None, message: Message, agent_key: str) -> None:
         push = envelope.decode_push(message.content)
@@ -157,6 +135,18 @@ class MailService:
             raise InvalidParams("the push was sealed by another key than the one that signed it")
         if push.agent_key != agent_key:
             raise InvalidParams("the push is addressed to another key")
+        # The same push may come by a relay and by asking for it.
+        number = "push:" + hashlib.sha256(encode(dict(push.raw))).hexdigest()
+        if await self._db.read(lambda tx: self._records.seen(tx, number)):
+            return
+        await self._take_push(client, message, push, agent_key)
+        await self._db.write(
+            lambda tx: self._records.add_message(tx, number, message.sender, {}, self._now())
+        )
+
+    async def _take_push(
+        self, client: Client | None, message: Message, push: envelope.Push, agent_key: str
+    ) -> None:
         action, params = push.action, dict(push.params)
         if action == "credential_offer":
             await self._offer(message, params, agent_key)
@@ -164,7 +154,7 @@ class MailService:
         if action == "approval_request":
             await self._approvals.take(push.node_key, params, agent_key)
             if client is not None:
-                await self._note_seq(client, push.seq)
+                await self._answers.note_seq(client, push.seq)
             return
         if client is None:
             raise InvalidParams(f"a {action[:40]} push from a key that is none of our clients'")
@@ -172,7 +162,7 @@ class MailService:
             self._pings.take(client, params, push.timestamp)
         else:
             await self._client_push(client, action, params)
-        await self._note_seq(client, push.seq)
+        await self._answers.note_seq(client, push.seq)
 
     async def _offer(self, message: Message, params: dict[str, Any], agent_key: str) -> None:
         offer = check_offer(
@@ -196,6 +186,8 @@ class MailService:
             await self._commands.challenged(client, params)
         elif action == "telemetry":
             await self._telemetry.take(client, params)
+        elif action == "alert":
+            await self._alerts.take(client, params)
         elif action in _NOTED_PUSHES:
             await self._db.write(
                 lambda tx: self._records.add_event(tx, action, client.alias, text, self._now())
@@ -203,16 +195,5 @@ class MailService:
         else:
             raise InvalidParams(f"push {action[:40]!r} is not known to this version")
 
-    async def _note_seq(self, client: Client, sequence: int) -> None:
-        missing = await self._db.write(lambda tx: self._rows.note_seq(tx, client.client_id, sequence))
-        if missing:
-            await self._db.write(
-                lambda tx: self._records.add_event(
-                    tx, "answers_missing", client.alias, f"{missing} before seq {sequence}", self._now()
-                )
-            )
 
-
-# The node could not tell just now, which says nothing about the credential.
-_PASSING = {"credential_unverifiable"}
-_NOTED_PUSHES = {"alert", "conflict_held", "payment_notice"}
+_NOTED_PUSHES = {"conflict_held", "payment_notice"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hive_shared import receipts
@@ -10,16 +10,13 @@ from hive_shared.crypto import cln_recover_message
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.store import Db, Tx
 
-from hive_advisor.domain.answer import Answer
-from hive_advisor.domain.command_machine import CommandEvent
-from hive_advisor.domain.rows import Client, ReceiptLevel, StoredCommand, StoredReceipt
+from hive_advisor.domain import evidence
+from hive_advisor.domain.evidence import Fork
+from hive_advisor.domain.rows import Client, ReceiptLevel, StoredReceipt
+from hive_advisor.services.forks import ForkService
 from hive_advisor.services.ports import ClientRows, RecordRows
 
 _ROOT_SPAN = 100_000
-
-
-class Fork(Exception):
-    """Two contents for one receipt id, or a link that does not fit: evidence against the node."""
 
 
 class VerificationFailed(Conflict):
@@ -29,8 +26,8 @@ class VerificationFailed(Conflict):
 class ReceiptService:
     """Every receipt that reaches us is checked before it is believed."""
 
-    def __init__(self, db: Db, records: RecordRows, clients: ClientRows) -> None:
-        self._db, self._records, self._clients = db, records, clients
+    def __init__(self, db: Db, records: RecordRows, clients: ClientRows, forks: ForkService) -> None:
+        self._db, self._records, self._clients, self._forks = db, records, clients, forks
 
     def check(self, client: Client, document: Mapping[str, Any]) -> StoredReceipt:
         """Shape, hash and node signature of a full receipt. Raises InvalidParams naming the failed check."""
@@ -52,49 +49,45 @@ class ReceiptService:
             raise InvalidParams(f"receipt {receipt_id} is of another node")
         return StoredReceipt(client.client_id, receipt_id, computed, prev, True, dict(document), "signed")
 
-    @staticmethod
-    def agrees(document: Mapping[str, Any], command: StoredCommand, answer: Answer) -> str | None:
-        """Why the receipt does not fit our command, or None: hash and nonce have to be ours.
-
-        Refusals of one kind within a minute share a receipt (docs/protocol/02-fleet-management.md §7.1),
-        so the receipt of a refusal may name an earlier command of ours, refused for the same reason.
-        """
-        if document.get("command_hash") == command.command_hash:
-            return None if str(document.get("nonce")) == str(command.nonce) else "it names another nonce"
-        error = document.get("error")
-        refused = isinstance(error, dict) and error.get("slug") == answer.slug
-        if answer.event is CommandEvent.ON_REJECTED and refused and document.get("status") == "rejected":
-            return None
-        return "it names another command hash"
-
     async def take(self, client: Client, checked: StoredReceipt) -> ReceiptLevel:
         """Store a checked receipt; returns how far it could be linked. Raises Fork."""
+        claims = [evidence.receipt_claim(checked.document)]
+        return await self._db.write(lambda tx: self._take(tx, client, checked, claims))
 
-        def body(tx: Tx) -> ReceiptLevel:
-            known = self._records.receipt(tx, client.client_id, checked.receipt_id)
-            if known is not None and known.hash != checked.hash:
-                raise Fork(
-                    f"receipt {checked.receipt_id} had hash {known.hash[:16]}… and now {checked.hash[:16]}…"
-                )
-            self._records.add_receipt(tx, checked)
-            return self._relink(tx, client)
-
-        return await self._db.write(body)
-
-    async def take_stub(self, client: Client, stub: Mapping[str, Any]) -> None:
-        """Another agent's receipt: only its place in the chain is known, on the node's word. Raises Fork."""
+    async def take_stub(
+        self, client: Client, stub: Mapping[str, Any], carried_by: str, claims: Sequence[dict[str, Any]]
+    ) -> None:
+        """Another agent's receipt: only its place in the chain is known, on the node's word, which is in the
+        answer to our question `carried_by` and in `claims`. Raises Fork."""
         receipt_id, digest, prev = stub.get("receipt_id"), stub.get("receipt_hash"), stub.get("prev_hash")
         if not isinstance(receipt_id, int) or not isinstance(digest, str) or not isinstance(prev, str):
             raise InvalidParams("a receipt stub is not well formed")
+        made = StoredReceipt(
+            client.client_id, receipt_id, digest, prev, False, dict(stub), "stub", carried_by=carried_by
+        )
+        await self._db.write(lambda tx: self._take(tx, client, made, claims))
+
+    def _take(
+        self, tx: Tx, client: Client, receipt: StoredReceipt, claims: Sequence[dict[str, Any]]
+    ) -> ReceiptLevel:
+        known = self._records.receipt(tx, client.client_id, receipt.receipt_id)
+        if known is not None and known.hash != receipt.hash:
+            raise Fork(
+                f"receipt {receipt.receipt_id} had hash {known.hash[:16]}… and now {receipt.hash[:16]}…",
+                [*self._forks.claim(tx, known), *claims],
+            )
+        self._records.add_receipt(tx, receipt)
+        return self._relink(tx, client)
+
+    async def begin_behind(self, client: Client, archived_to: int, prev: str) -> None:
+        """What the node archived behind a signed checkpoint is not listed any more: the chain goes on after
+        it, from the hash that its next receipt names."""
 
         def body(tx: Tx) -> None:
-            known = self._records.receipt(tx, client.client_id, receipt_id)
-            if known is not None and known.hash != digest:
-                raise Fork(f"receipt {receipt_id} had hash {known.hash[:16]}… and now {digest[:16]}…")
-            self._records.add_receipt(
-                tx, StoredReceipt(client.client_id, receipt_id, digest, prev, False, dict(stub), "stub")
-            )
-            self._relink(tx, client)
+            current = self._clients.by_id(tx, client.client_id) or client
+            if current.head_id < archived_to:
+                self._clients.set_head(tx, client.client_id, archived_to, prev)
+                self._relink(tx, client)
 
         await self._db.write(body)
 
@@ -146,7 +139,11 @@ class ReceiptService:
             if item.receipt_id != head_id + 1:
                 break
             if item.prev != head_hash:
-                raise Fork(f"receipt {item.receipt_id} does not continue receipt {head_id}")
+                before = self._records.receipt(tx, client.client_id, head_id)
+                raise Fork(
+                    f"receipt {item.receipt_id} does not continue receipt {head_id}",
+                    [*(self._forks.claim(tx, before) if before else []), *self._forks.claim(tx, item)],
+                )
             if item.level == "signed":
                 self._records.set_level(tx, client.client_id, item.receipt_id, "chained")
             head_id, head_hash, level = item.receipt_id, item.hash, "chained"

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.errors import HiveError
 from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db
 
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
@@ -20,11 +22,14 @@ from hive_advisor.services.guard import GuardService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.plans import PlanService
 from hive_advisor.services.ports import ClientRows
-from hive_advisor.services.receipts import Fork, ReceiptService, VerificationFailed
+from hive_advisor.services.push_gaps import PushGaps
+from hive_advisor.services.receipt_standing import StandingService
+from hive_advisor.services.receipt_sync import ReceiptSync
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.shared_key import SharedKeyService
 
 STOP_ASKED_S = 300
+_AT_ONCE = 8
 LAST_SEEN = "last_seen"
 """Key of the time of the last full round."""
 
@@ -53,7 +58,7 @@ class Measuring(Protocol):
 
 
 class RoundService:
-    """Rounds over all clients, and the receipts of one. `catch_up` asks the relays for what waits."""
+    """Rounds over all clients. `catch_up` asks the relays for what waits."""
 
     def __init__(
         self,
@@ -61,7 +66,6 @@ class RoundService:
         rows: ClientRows,
         clients: ClientService,
         commands: CommandService,
-        receipts: ReceiptService,
         mail: MailService,
         approvals: ApprovalService,
         shared_key: SharedKeyService,
@@ -71,15 +75,21 @@ class RoundService:
         plans: PlanService,
         retries: RetryService,
         guard: GuardService,
+        sync: ReceiptSync,
+        standing: StandingService,
+        gaps: PushGaps,
+        alerts: AlertService,
         *,
         catch_up: Callable[[float], Awaitable[int]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
-        self._receipts, self._mail, self._ask = receipts, mail, ask
+        self._mail, self._ask = mail, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
         self._shared, self._telemetry, self._journal = shared_key, telemetry, journal
         self._plans, self._retries, self._guard = plans, retries, guard
+        self._sync, self._standing, self._gaps, self._alerts = sync, standing, gaps, alerts
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def pump(self) -> dict[str, Any]:
         """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
@@ -97,10 +107,12 @@ class RoundService:
         sent += 0 if self._guard.halted else await self._approvals.send_unanswered()
         if shared is None:
             await self._ask_stopped(by_id.values())
+            await asyncio.gather(*(self._record(client) for client in by_id.values()))
         if shared is None and not self._guard.halted:
             sent += await self._send_anew(by_id)
             await self._telemetry.renew()
             await self._journal.measure_due()
+            await self._alerts.tell(self._ask.control)
         lost = 0
         for command, client in await self._commands.dead() if shared is None else ():
             if command.schema == CONTROL or (command.schema == MONITOR and command.origin == "auto"):
@@ -108,6 +120,7 @@ class RoundService:
             elif client.state == "active":
                 answer = await self._ask.ask_status(command, 10)
                 lost += answer["state"] == "not_found"
+        await self._standing.missing()
         await self._db.write(lambda tx: self._rows.set_meta(tx, LAST_SEEN, str(started)))
         return {
             "messages": self._mail.taken,
@@ -117,6 +130,13 @@ class RoundService:
             "open": len([c for c in await self._commands.open() if c.schema != CONTROL]),
             **({} if shared is None else {"identity_shared": shared}),
         }
+
+    async def _record(self, client: Client) -> None:
+        """What is missing of a client's record: pushes, receipts, acknowledgements."""
+        async with self._at_once:
+            if client.state == "active":
+                await self._gaps.close(client)
+            await self._sync.when_due(client)
 
     async def _send_anew(self, clients: Mapping[str, Client]) -> int:
         """What the node was too busy for, planned anew; what the guard or a human has to decide waits."""
@@ -137,57 +157,3 @@ class RoundService:
             if client.stopped and self._now() - client.updated >= STOP_ASKED_S:
                 await self._clients.asked(client)
                 await self._ask.capabilities(client, 10)
-
-    async def sync_receipts(self, client: Client, wait_s: int) -> dict[str, Any]:
-        """Fetch receipts after our head, page by page; check, link and anchor them."""
-        taken = 0
-        while True:
-            head = (await self._clients.named(client.alias)).head_id
-            wanted = {"since_id": head, "limit": 50}
-            answer = await self._ask.control(client.client_id, "receipts_list", wanted, wait_s)
-            result = answer["result"]
-            if not isinstance(result, dict):
-                return {"state": answer["state"], "slug": answer["slug"], "taken": taken, "head": head}
-            taken += await self._take_page(client, result)
-            current = await self._clients.named(client.alias)
-            node_head = result.get("head")
-            last = node_head.get("receipt_id") if isinstance(node_head, dict) else 0
-            if current.head_id == head or not isinstance(last, int) or current.head_id >= last:
-                break
-        return {
-            "state": "done",
-            "taken": taken,
-            "anchored": await self._anchor(client, wait_s),
-            "head": current.head_id,
-            "client_state": current.state,
-        }
-
-    async def _anchor(self, client: Client, wait_s: int) -> int:
-        """Ask for the signed roots over what is not anchored yet, until they bring nothing new."""
-        total = 0
-        while True:
-            first = await self._receipts.first_unanchored(client)
-            answer = await self._ask.control(
-                client.client_id, "receipts_list", {"since_id": first - 1, "limit": 1}, wait_s
-            )
-            result = answer["result"]
-            done = await self._receipts.anchor(client, result.get("roots")) if isinstance(result, dict) else 0
-            if not done:
-                return total
-            total += done
-
-    async def _take_page(self, client: Client, result: Mapping[str, Any]) -> int:
-        taken = 0
-        for document in result.get("items", []):
-            if not isinstance(document, dict):
-                raise InvalidParams("receipts_list answered something that is no receipt")
-            try:
-                if "action" in document or "command_hash" in document or "agent_id" in document:
-                    await self._receipts.take(client, self._receipts.check(client, document))
-                else:
-                    await self._receipts.take_stub(client, document)
-            except Fork as fork:
-                await self._clients.suspect(client, str(fork))
-                raise VerificationFailed(str(fork)) from fork
-            taken += 1
-        return taken

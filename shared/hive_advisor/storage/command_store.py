@@ -265,6 +265,22 @@ class CommandStore:
             (json.dumps(response), slug, challenge, deadline, challenge, receipt_id, command_id),
         )
 
+    def set_receipt(self, tx: Tx, command_id: str, receipt_id: int) -> None:
+        """The receipt that a sync brought for a command whose answer had none."""
+        tx.execute(
+            "UPDATE adv_commands SET receipt_id = ? WHERE command_id = ? AND receipt_id IS NULL",
+            (receipt_id, command_id),
+        )
+
+    def ended_between(self, tx: Tx, after: int, to: int, limit: int) -> list[StoredCommand]:
+        """Commands without a receipt that last changed after `after` and not after `to`; oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM adv_commands WHERE updated > ? AND updated <= ? AND receipt_id IS NULL"
+            " ORDER BY updated LIMIT ?",
+            (after, to, limit),
+        ).fetchall()
+        return [_command(row) for row in rows]
+
 
 def _command(row: sqlite3.Row) -> StoredCommand:
     return StoredCommand(

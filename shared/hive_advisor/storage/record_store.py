@@ -8,7 +8,7 @@ from typing import Any
 
 from hive_shared.store import Tx
 
-from hive_advisor.domain.rows import Event, Quarantined, ReceiptLevel, StoredReceipt
+from hive_advisor.domain.rows import Event, Quarantined, ReceiptLevel, Standing, StoredReceipt
 
 _MAX_INBOX = 50_000
 _MAX_QUARANTINE = 1_000
@@ -27,9 +27,11 @@ class RecordStore:
     def add_receipt(self, tx: Tx, receipt: StoredReceipt) -> None:
         """Keep a receipt; a stub may be replaced by the full document, never the reverse."""
         tx.execute(
-            "INSERT INTO adv_receipts VALUES (?,?,?,?,?,?,?,?)"
+            "INSERT INTO adv_receipts (client_id, receipt_id, hash, prev, mine, doc_json, level, acked,"
+            " carried_by) VALUES (?,?,?,?,?,?,?,?,?)"
             " ON CONFLICT (client_id, receipt_id) DO UPDATE SET doc_json = excluded.doc_json,"
-            " mine = excluded.mine, level = excluded.level WHERE adv_receipts.level = 'stub'",
+            " mine = excluded.mine, level = excluded.level WHERE adv_receipts.level = 'stub'"
+            " AND excluded.level <> 'stub'",
             (
                 receipt.client_id,
                 receipt.receipt_id,
@@ -39,6 +41,7 @@ class RecordStore:
                 json.dumps(receipt.document),
                 receipt.level,
                 int(receipt.acked),
+                receipt.carried_by,
             ),
         )
 
@@ -64,6 +67,45 @@ class RecordStore:
             (level, client_id),
         ).fetchone()
         return int(row["first"])
+
+    def newest(self, tx: Tx, client_id: str) -> StoredReceipt | None:
+        """The receipt with the highest id that was ever seen."""
+        row = tx.execute(
+            "SELECT * FROM adv_receipts WHERE client_id = ? ORDER BY receipt_id DESC LIMIT 1", (client_id,)
+        ).fetchone()
+        return _receipt(row) if row else None
+
+    def uncompared(self, tx: Tx, client_id: str, limit: int) -> list[StoredReceipt]:
+        """Receipts of our own commands that were not compared with them yet, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM adv_receipts WHERE client_id = ? AND mine = 1 AND standing IS NULL"
+            " ORDER BY receipt_id LIMIT ?",
+            (client_id, limit),
+        ).fetchall()
+        return [_receipt(row) for row in rows]
+
+    def set_standing(
+        self, tx: Tx, client_id: str, receipt_id: int, standing: Standing, ack_next: int | None
+    ) -> None:
+        tx.execute(
+            "UPDATE adv_receipts SET standing = ?, ack_next = ? WHERE client_id = ? AND receipt_id = ?",
+            (standing, ack_next, client_id, receipt_id),
+        )
+
+    def ack_due(self, tx: Tx, client_id: str, now: int, limit: int) -> list[StoredReceipt]:
+        """Receipts whose acknowledgement is due, oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM adv_receipts WHERE ack_next <= ? AND client_id = ? ORDER BY receipt_id LIMIT ?",
+            (now, client_id, limit),
+        ).fetchall()
+        return [_receipt(row) for row in rows]
+
+    def note_ack(self, tx: Tx, client_id: str, receipt_id: int, *, acked: bool, ack_next: int | None) -> None:
+        """Acknowledged, or when the node is told again."""
+        tx.execute(
+            "UPDATE adv_receipts SET acked = ?, ack_next = ? WHERE client_id = ? AND receipt_id = ?",
+            (int(acked), ack_next, client_id, receipt_id),
+        )
 
     def seen(self, tx: Tx, rumor_id: str) -> bool:
         return tx.execute("SELECT 1 FROM adv_inbox WHERE rumor_id = ?", (rumor_id,)).fetchone() is not None
@@ -122,4 +164,7 @@ def _receipt(row: sqlite3.Row) -> StoredReceipt:
         document=json.loads(row["doc_json"]),
         level=row["level"],
         acked=bool(row["acked"]),
+        standing=row["standing"],
+        ack_next=row["ack_next"],
+        carried_by=row["carried_by"],
     )

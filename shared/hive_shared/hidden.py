@@ -7,7 +7,7 @@ import hashlib
 import re
 from typing import Final
 
-from hive_shared.canonical import JsonValue
+from .canonical import JsonValue
 
 NAMES: Final = frozenset(
     {

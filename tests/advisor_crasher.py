@@ -19,9 +19,9 @@ from typing import Any
 
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import AdvisorConfig
-from hive_advisor.domain.rows import Client
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.services.journal import JournalService
 from hive_advisor.services.rounds import RoundService
 from hive_shared.crypto import Secret
 from hive_shared.nostr.relay import RelayPool
@@ -94,12 +94,14 @@ async def kit(steps: Steps, kind: str, params: dict[str, Any]) -> None:
         steps.counting = False
 
 
-async def nothing(_rounds: RoundService, _client: Client) -> None:
-    """The record has crash tests of its own, which need no relay."""
+async def nothing(_service: object, _client: object = None) -> int:
+    """Record and journal have crash tests of their own, which need no relay."""
+    return 0
 
 
 def main() -> None:
-    RoundService._record = nothing
+    for owner, name in ((RoundService, "_record"), (JournalService, "measure_due")):
+        setattr(owner, name, nothing)
     for line in sys.stdin:
         last, kind, params = line.split(" ", 2)
         read, write = os.pipe()

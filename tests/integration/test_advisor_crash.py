@@ -39,7 +39,8 @@ class Ledger:
     _answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def answer(self, command: envelope.Command) -> dict[str, Any] | None:
-        if command.schema_type != "hive:control/v1" and not self.hears:
+        asked_by_itself = command.schema_type in ("hive:control/v1", "hive:monitor/v1")
+        if not asked_by_itself and not self.hears:
             return None
         if command.action == "command_status":
             asked = str(command.params["command_id"])  # type: ignore[index,call-overload]
@@ -48,7 +49,7 @@ class Ledger:
             later = {**said, "timestamp": said["timestamp"] + self.ahead}
             return envelope.sign_response(self.node.secret, later)
         name = str(command.command_id)
-        if command.schema_type in ("hive:control/v1", "hive:monitor/v1"):
+        if asked_by_itself:
             return self.node.response(command, 0, result={})
         if name not in self._answers:
             self.runs[name] += 1

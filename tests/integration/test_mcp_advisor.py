@@ -348,6 +348,39 @@ async def test_a_commit_killed_at_any_write_is_sent_once_or_not_at_all(
         assert {row.tool for row in begun} == {"adv_commit"}
 
 
+async def test_alerts_are_shown_apart_and_acknowledged_to_their_node(desk: Desk) -> None:
+    text, alert_id = INJECTIONS[0], "ab" * 8
+    desk.node.seq += 1
+    push = envelope.build_push(
+        "alert",
+        {"alert_id": alert_id, "level": "critical", "code": "budget", "text": text},
+        node_key=desk.node.key,
+        agent_key=desk.kit.pubkey,
+        seq=desk.node.seq,
+        timestamp=int(time.time()),
+    )
+    await desk.node.send(desk.kit.pubkey, envelope.sign_push(desk.node.secret, push))
+
+    async def came() -> Any:
+        return (await desk.call("adv_alerts"))["untrusted"]
+
+    texts = await until(came, "the alert", pause=0.2)
+    assert [part["text"] for part in texts.values()].count(text) == 1
+    (row,) = (await desk.data("adv_alerts"))["items"]
+    assert (row["client"], row["level"], row["state"], row["text"]) == (
+        "alice",
+        "critical",
+        "open",
+        "[untrusted]",
+    )
+    assert (await desk.data("adv_alert_ack", alert=row["alert"]))["state"] == "acking"
+    assert await desk.slug("adv_alert_ack", alert=row["alert"]) == "conflict"
+    await desk.kit.pump()
+    (told,) = [command for command in desk.node.commands if command.action == "alert_ack"]
+    assert told.params == {"alert_id": alert_id}
+    assert (await desk.data("adv_alerts"))["items"] == []
+
+
 async def test_acceptance_11_14_two_hundred_strings_end_beside_the_data(desk: Desk) -> None:
     before = json.dumps({name: tool.description for name, tool in desk.service.tools.items()})
     places = ("alias", "reason", "text", "log", "message", "name", "schema", "action", "description", "error")

@@ -126,6 +126,12 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
             (_SOME_CLIENT, Param("open", "bool", default=False), _limit(20, 100)),
         ),
         AdvisorTool(
+            "adv_alerts",
+            "R",
+            "What nodes and this advisor found worth a look, the newest first.",
+            (Param("closed", "bool", default=False), _limit(50, 200)),
+        ),
+        AdvisorTool(
             "adv_events",
             "R",
             "What happened, in order; more with since=next_since.",
@@ -161,6 +167,12 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
                 Param("interval_s", "int", default=3_600, minimum=300, maximum=86_400),
                 Param("days", "int", default=30, minimum=1, maximum=365),
             ),
+        ),
+        AdvisorTool(
+            "adv_alert_ack",
+            "A",
+            "Say that an alert was seen; its node is told.",
+            (Param("alert", "int", required=True, minimum=1, maximum=(1 << 53)),),
         ),
         AdvisorTool(
             "adv_journal_add",

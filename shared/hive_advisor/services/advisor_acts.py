@@ -39,6 +39,7 @@ class AdvisorActs:
             "adv_commit": self._commit,
             "adv_cancel": self._cancel,
             "adv_telemetry_subscribe": self._subscribe,
+            "adv_alert_ack": self._acknowledge,
             "adv_journal_add": self._note,
             "adv_ask_human": self._ask,
         }
@@ -102,6 +103,10 @@ class AdvisorActs:
             client, wanted, given["interval_s"], given["days"] * _DAY, WAIT_S
         )
         return Said(said, client.alias)
+
+    async def _acknowledge(self, given: Given) -> Said:
+        alert = await self._kit.alerts.acknowledge(given["alert"])
+        return Said({"alert": alert.number, "state": Own(alert.state)})
 
     async def _note(self, given: Given) -> Said:
         client = await self._kit.clients.named(given["client"])

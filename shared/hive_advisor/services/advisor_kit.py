@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, Event, StoredCommand
+from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
@@ -29,6 +30,7 @@ class AdvisorKit(Protocol):
     receipts: ReceiptService
     telemetry: TelemetryService
     journal: JournalService
+    alerts: AlertService
     approvals: ApprovalService
 
     async def brief(self) -> dict[str, Any]: ...

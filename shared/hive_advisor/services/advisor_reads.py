@@ -51,6 +51,7 @@ class AdvisorReads:
             "adv_trend": self._trend,
             "adv_velocity": self._velocity,
             "adv_journal": self._journal,
+            "adv_alerts": self._alerts,
             "adv_events": self._events,
             "adv_approvals": self._approvals,
             "adv_tools_search": self._search,
@@ -238,6 +239,24 @@ class AdvisorReads:
             }
             for each in await self._kit.journal.decisions(client, given["open"], given["limit"])
         ]
+        return Said({"items": items, "count": len(items)})
+
+    async def _alerts(self, given: Given) -> Said:
+        items = []
+        for each in await self._kit.alerts.listed(closed=given["closed"], limit=given["limit"]):
+            alias = await self._kit.alias_of(each.client_id)
+            row = {
+                "alert": each.number,
+                "client": Own(alias),
+                "from": Own(each.origin),
+                "level": each.level,
+                "code": each.code,
+                "text": each.text,
+                "subject": each.subject,
+                "state": Own(each.state),
+                "at": each.at,
+            }
+            items.append(Outside(f"client {alias}", row))
         return Said({"items": items, "count": len(items)})
 
     async def _events(self, given: Given) -> Said:

@@ -32,6 +32,7 @@ from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.forgetting import ForgetService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.mail import MailService
@@ -49,6 +50,7 @@ from hive_advisor.storage.audit_store import AuditStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
+from hive_advisor.storage.forget_store import ForgetStore
 from hive_advisor.storage.journal_store import JournalStore
 from hive_advisor.storage.question_store import QuestionStore
 from hive_advisor.storage.record_store import RecordStore
@@ -181,6 +183,9 @@ class Advisor:
             self.clients,
             asks.control,
             now=self._now,
+        )
+        self.forgetting = ForgetService(
+            self._db, ForgetStore(), self._rows, self._command_rows, self._records, self._now
         )
         self.journal = JournalService(
             self._db, JournalStore(), self._command_rows, self.clients, asks.read, now=self._now

@@ -225,6 +225,18 @@ async def resume(settings: Settings, alias: str) -> None:
 @click.argument("alias", shell_complete=completing.clients)
 @pass_settings
 @answered
+async def forget(settings: Settings, alias: str) -> None:
+    """Erase what is kept of a client whose credential has ended; receipts and evidence stay."""
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(alias)
+        settings.ask_yes(f"Erase commands, figures and journal of {found.alias!r}?")
+        settings.terminal.show({"alias": found.alias, "erased_rows": await kit.forgetting.forget(found)})
+
+
+@client.command()
+@click.argument("alias", shell_complete=completing.clients)
+@pass_settings
+@answered
 async def capabilities(settings: Settings, alias: str) -> None:
     """Ask what the node serves and what our credential allows."""
     async with settings.kit(online=True) as kit:

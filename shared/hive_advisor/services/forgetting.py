@@ -1,0 +1,65 @@
+"""Forgetting a client once nothing binds us to it any more (docs/protocol/11-advisor-kit.md §14)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from hive_shared.errors import Conflict
+from hive_shared.registry import CONTROL
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.command_machine import UNSIGNED
+from hive_advisor.domain.rows import Client
+from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+
+
+class ForgetRows(Protocol):
+    """Everything that is kept of a client (storage.forget_store.ForgetStore)."""
+
+    def forget(self, tx: Tx, client_id: str) -> int: ...
+
+
+class ForgetService:
+    """Erases what is kept of a client but its receipts and evidence."""
+
+    def __init__(
+        self,
+        db: Db,
+        rows: ForgetRows,
+        clients: ClientRows,
+        commands: CommandRows,
+        records: RecordRows,
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
+        self._records, self._now = records, now
+
+    async def forget(self, client: Client) -> int:
+        """How many rows went. Raises Conflict while a credential of the client is valid or a command open."""
+
+        def body(tx: Tx) -> int:
+            now = self._now()
+            for credential in self._clients.credentials(tx, client.client_id):
+                if credential.state == "active" and now < credential.valid_until:
+                    raise Conflict(
+                        f"{client.alias!r} still has a valid credential for us: its operator revokes it, or"
+                        f" it runs out in {(credential.valid_until - now) // 86_400 + 1} days"
+                    )
+            waiting = [
+                command
+                for command in self._commands.open(tx)
+                if command.client_id == client.client_id
+                and command.schema != CONTROL
+                and command.state not in UNSIGNED
+            ]
+            if waiting:
+                raise Conflict(
+                    f"{len(waiting)} commands to {client.alias!r} have no end yet; see"
+                    " 'hive-advisor command list'"
+                )
+            gone = self._rows.forget(tx, client.client_id)
+            self._records.add_event(tx, "forgotten", client.alias, f"{gone} rows", now)
+            return gone
+
+        return await self._db.write(body)

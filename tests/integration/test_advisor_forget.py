@@ -1,0 +1,80 @@
+"""Forgetting a client: what is kept of it goes, receipts and evidence stay and verify
+(docs/protocol/11-advisor-kit.md §14). No relay, one process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hive_advisor.advisor import MIGRATIONS
+from hive_advisor.storage.command_store import CommandStore
+from hive_advisor.storage.forget_store import ERASED, KEPT
+from hive_shared.errors import Conflict
+from hive_shared.store import Tx
+from kit_world import KitWorld, run_fee
+
+# Of every client, or found by something else than the client's id.
+OF_ALL = {
+    *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions"),
+    *("adv_inbox", "adv_runes", "adv_checkpoints", "adv_ping_answers"),
+}
+
+
+def tables() -> dict[str, set[str]]:
+    """Columns by table, as the migrations leave them."""
+    connection = sqlite3.connect(":memory:")
+    for file in sorted(MIGRATIONS.glob("*.sql")):
+        connection.executescript(file.read_text(encoding="utf-8"))
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {
+        name: {row[1] for row in connection.execute(f"PRAGMA table_info({name})")}
+        for name in names
+        if name.startswith("adv_")
+    }
+
+
+def test_every_table_of_a_client_is_erased_or_kept_on_purpose() -> None:
+    found = tables()
+    assert {name for name, columns in found.items() if "client_id" in columns} == KEPT | set(ERASED)
+    assert found.keys() - KEPT - set(ERASED) <= OF_ALL
+
+
+async def test_a_client_is_forgotten_once_its_credential_has_ended(tmp_path: Path) -> None:
+    world = KitWorld(tmp_path)
+    async with world.open() as kit:
+        client = await world.hired(kit)
+        await run_fee(kit)
+        await kit.journal.decide(client, "fee", "103x1x0", "to try")
+        await kit.pump()
+        with pytest.raises(Conflict, match="still has a valid credential"):
+            await kit.forgetting.forget(client)
+        assert len(await kit.commands.listed(client, None, 50)) > 0
+        (credential,) = await kit.clients.credentials(client)
+        world.ahead = credential.valid_until - world.now() + 5
+
+        def under_way(tx: Tx, state: str) -> None:
+            tx.execute("UPDATE adv_commands SET state = ? WHERE schema = 'hive:fee-policy/v1'", (state,))
+
+        await kit._db.write(lambda tx: under_way(tx, "pending"))
+        with pytest.raises(Conflict, match="1 commands to 'alice' have no end yet"):
+            await kit.forgetting.forget(client)
+        await kit._db.write(lambda tx: under_way(tx, "done"))
+        assert await kit.forgetting.forget(client) >= 3
+        left = await kit.clients.named("alice")
+        assert (left.state, left.remote_name, left.relays) == ("ended", "", ())
+        assert await kit.commands.listed(client, None, 50) == []
+        assert await kit.journal.decisions(client, False, 10) == []
+        (receipt,) = await kit.receipts.every(left)
+        assert json.loads(json.dumps(receipt.document))["action"] == "set_single"
+        assert (await kit.receipts.verify(left))["ok"]
+        assert (await kit.delivery.routes(left)).socket_path is None
+        assert "forgotten" in [event.kind for event in await kit.events(0, 500)]
+        assert await kit._db.read(lambda tx: CommandStore().open(tx)) == []
+    world.ahead = 0
+    async with world.open() as kit:
+        await kit.pump()
+        # It may offer itself again.
+        again = await world.hired(kit)
+        assert again.client_id == client.client_id

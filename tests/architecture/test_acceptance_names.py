@@ -1,4 +1,4 @@
-"""Every numbered check of sheets 02 §15, 08 §13 and 11 §18 that this version must pass has tests of its number."""
+"""Every numbered check of sheets 02 §15, 08 §13 and 11 §18 that this version must pass has a test."""
 
 from __future__ import annotations
 

@@ -65,6 +65,9 @@ class Standing:
         """Note a refusal. Each reason is told once for a key and `since`."""
         told, after = self.told.get(key), error.data.get("retry_after")
         wait = after if isinstance(after, int) and after > 0 else RETRY_S
+        if error.symbol == "invalid_params":
+            # What a channel cannot do at this moment, its peer being away, it may at the next look.
+            wait = 0
         self.told[key] = (since, error.symbol, now + wait)
         if told is None or told[:2] != (since, error.symbol):
             self.refused.append({**about, "error": error.symbol, "message": error.detail})

@@ -19,6 +19,7 @@ from typing import Any
 
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import AdvisorConfig
+from hive_advisor.domain import pace
 from hive_advisor.identity import Identity
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.services.journal import JournalService
@@ -99,9 +100,14 @@ async def nothing(_service: object, _client: object = None) -> int:
     return 0
 
 
+def at_once(*_: object) -> None:
+    """The kit's own pace has tests of its own; here more goes out in a minute than it allows."""
+
+
 def main() -> None:
     for owner, name in ((RoundService, "_record"), (JournalService, "measure_due")):
         setattr(owner, name, nothing)
+    pace.wait_until = at_once
     for line in sys.stdin:
         last, kind, params = line.split(" ", 2)
         read, write = os.pipe()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import AdvisorConfig
+from hive_advisor.domain import pace
 from hive_advisor.identity import Identity, create_identity
 from hive_advisor.paths import ProfilePaths
 from hive_devnet.relay import RelayProcess
@@ -88,7 +89,7 @@ class World:
     async def true_state(self, ahead: int = 120) -> str:
         """Open again, let it do its rounds: the state of the newest command, which has to be the truth."""
         async with self.open(ahead=ahead) as kit:
-            rows = await kit.commands.listed(None, None, 100)
+            rows = await kit.commands.listed(None, None, 1_000)
             row = next((row for row in rows if row.params.get("fee_ppm") == self.fee), None)
             if row is None:
                 return "never"
@@ -125,6 +126,12 @@ async def hired(directory: Path) -> AsyncIterator[World]:
             crasher.terminate()
             await crasher.wait()
             await relay.stop()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit's own pace has tests of its own; here more goes out in a minute than it allows."""
+    monkeypatch.setattr(pace, "wait_until", lambda *_: None)
 
 
 async def test_acceptance_11_03_killed_at_every_step_of_send_a_command_runs_once_or_never(

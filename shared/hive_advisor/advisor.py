@@ -45,16 +45,17 @@ from hive_advisor.services.shared_key import SharedKeyService
 from hive_advisor.services.telemetry import TelemetryService
 from hive_advisor.services.tool_calls import Toolbox, ToolCallService
 from hive_advisor.storage.action_log_store import ActionLogStore
+from hive_advisor.storage.alert_store import AlertStore
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.audit_store import AuditStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
-from hive_advisor.storage.forget_store import ForgetStore
 from hive_advisor.storage.journal_store import JournalStore
 from hive_advisor.storage.question_store import QuestionStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
+from hive_advisor.storage.sync_store import SyncStore
 from hive_advisor.storage.telemetry_store import TelemetryStore
 from hive_advisor.transport.commando import CommandoLink
 from hive_advisor.transport.local import LocalLink
@@ -184,8 +185,12 @@ class Advisor:
             asks.control,
             now=self._now,
         )
+        kept_of_clients = (
+            *(QuestionStore(), self._route_rows, self._records, TelemetryStore(), ActionLogStore()),
+            *(JournalStore(), CounterStore(), SyncStore(), AlertStore(), self._command_rows, self._rows),
+        )
         self.forgetting = ForgetService(
-            self._db, ForgetStore(), self._rows, self._command_rows, self._records, self._now
+            self._db, kept_of_clients, self._rows, self._command_rows, self._records, self._now
         )
         self.journal = JournalService(
             self._db, JournalStore(), self._command_rows, self.clients, asks.read, now=self._now
@@ -269,9 +274,10 @@ class Advisor:
 
     def _ways(self, identity: Identity) -> DeliveryService:
         proxy = self._config.proxy
+        self._route_rows = RouteStore(Sealer({1: identity.store_secret()}, 1))
         return DeliveryService(
             self._db,
-            RouteStore(Sealer({1: identity.store_secret()}, 1)),
+            self._route_rows,
             order=self._config.transport_order,
             nostr=self._link,
             rest=RestLink(proxy=parse_proxy(proxy) if proxy else None),

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hive_advisor.advisor import MIGRATIONS
 from hive_advisor.storage.command_store import CommandStore
-from hive_advisor.storage.forget_store import ERASED, KEPT
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 from kit_world import KitWorld, run_fee
 
+KEPT = {"adv_clients", "adv_credentials", "adv_receipts", "adv_evidence"}
 # Of every client, or found by something else than the client's id.
 OF_ALL = {
     *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions"),
@@ -35,10 +35,19 @@ def tables() -> dict[str, set[str]]:
     }
 
 
-def test_every_table_of_a_client_is_erased_or_kept_on_purpose() -> None:
+async def test_every_table_of_a_client_is_erased_or_kept_on_purpose(tmp_path: Path) -> None:
+    world, told = KitWorld(tmp_path), []
+    async with world.open() as kit:
+        client = await world.hired(kit)
+        world.ahead = 400 * 86_400
+        kit._db._connection.set_trace_callback(told.append)
+        await kit.forgetting.forget(client)
+        kit._db._connection.set_trace_callback(None)
+    erased = {line.split()[2] for line in told if line.startswith("DELETE FROM adv_")}
     found = tables()
-    assert {name for name, columns in found.items() if "client_id" in columns} == KEPT | set(ERASED)
-    assert found.keys() - KEPT - set(ERASED) <= OF_ALL
+    assert {name for name, columns in found.items() if "client_id" in columns} == KEPT | (erased - OF_ALL)
+    assert found.keys() - KEPT - erased <= OF_ALL
+    assert {"adv_questions", "adv_inbox", "adv_runes"} <= erased
 
 
 async def test_a_client_is_forgotten_once_its_credential_has_ended(tmp_path: Path) -> None:

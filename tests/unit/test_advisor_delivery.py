@@ -31,6 +31,7 @@ class World:
         self.tried: list[tuple[str, str]] = []
         self.answers: list[str] = []
         self.said: list[str] = []
+        self.patience: list[float] = []
         self.rest, self.local, self.commando = _Rest(self), _Local(self), _Commando(self)
 
     def service(self, *order: str) -> DeliveryService:
@@ -57,8 +58,16 @@ class World:
         return f"answer by {way}"
 
     async def deliver(
-        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int, sender: str
+        self,
+        recipient: str,
+        content: str,
+        relays: Sequence[str],
+        *,
+        expires_at: int,
+        sender: str,
+        patience_s: float = 15.0,
     ) -> int:
+        self.patience.append(patience_s)
         assert (recipient, sender) == (CLIENT.node_key, SENDER)
         self.tried.append(("nostr", content))
         return 1 if "nostr" in self.open else 0
@@ -157,6 +166,8 @@ async def test_acceptance_02_22_with_relays_down_the_next_way_carries_the_same_b
     assert await world.send(world.service()) == "rest"
     assert world.tried == [("nostr", CONTENT), ("rest", CONTENT)]
     assert world.answers == ["answer by rest"] and world.said == ["no relay took the command"]
+    # Relays that are down hold up a command for seconds only, where it can go another way.
+    assert world.patience == [4.0]
     world.open = {"local"}
     world.tried.clear()
     assert await world.send(world.service()) == "local"
@@ -167,6 +178,9 @@ async def test_the_users_order_counts_and_only_ways_that_are_set_up(world: World
     await world.set_up("local")
     assert await world.send(world.service("rest", "local", "nostr")) == "local"
     assert world.tried == [("local", CONTENT)]
+    world.open = {"nostr"}
+    assert await world.send(world.service("local", "nostr")) == "nostr"
+    assert world.patience == [15.0]
     with pytest.raises(Conflict, match=r"transport\.order names none that is set up"):
         await world.send(world.service("rest"))
 

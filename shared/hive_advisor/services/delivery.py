@@ -20,10 +20,20 @@ from hive_advisor.domain.route import (
     check_rest_url,
 )
 from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
-from hive_advisor.services.ports import CommandoCalls, Link, LocalCalls, RestCalls, RouteRows
+from hive_advisor.services.ports import (
+    RELAY_PATIENCE_S,
+    CommandoCalls,
+    Link,
+    LocalCalls,
+    RestCalls,
+    RouteRows,
+)
 
 RESEND_S = {"nostr": 45, "rest": 20, "local": 20, "commando": 20}
 """How long each way has for an answer before the same bytes go out again."""
+
+_BEFORE_OTHERS_S = 4.0
+"""How long relays have for taking a command that can also go another way."""
 
 Answered = Callable[[Client, str], Awaitable[None]]
 
@@ -105,8 +115,14 @@ class DeliveryService:
         """
         for name in ways.order:
             if name == "nostr":
+                others_follow = name != ways.order[-1]
                 if await self._nostr.deliver(
-                    client.node_key, content, relays, expires_at=expires_at, sender=sender
+                    client.node_key,
+                    content,
+                    relays,
+                    expires_at=expires_at,
+                    sender=sender,
+                    patience_s=_BEFORE_OTHERS_S if others_follow else RELAY_PATIENCE_S,
                 ):
                     return name
                 self._say("no relay took the command")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hive_shared.errors import Conflict
@@ -15,24 +15,25 @@ from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 
 
 class ForgetRows(Protocol):
-    """Everything that is kept of a client (storage.forget_store.ForgetStore)."""
+    """A store with rows of clients."""
 
     def forget(self, tx: Tx, client_id: str) -> int: ...
 
 
 class ForgetService:
-    """Erases what is kept of a client but its receipts and evidence."""
+    """Erases what is kept of a client but its receipts and evidence. ``stores`` come in the order in which
+    they are emptied: what is found by a command's rows goes before those."""
 
     def __init__(
         self,
         db: Db,
-        rows: ForgetRows,
+        stores: Sequence[ForgetRows],
         clients: ClientRows,
         commands: CommandRows,
         records: RecordRows,
         now: Callable[[], int],
     ) -> None:
-        self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
+        self._db, self._stores, self._clients, self._commands = db, stores, clients, commands
         self._records, self._now = records, now
 
     async def forget(self, client: Client) -> int:
@@ -58,7 +59,7 @@ class ForgetService:
                     f"{len(waiting)} commands to {client.alias!r} have no end yet; see"
                     " 'hive-advisor command list'"
                 )
-            gone = self._rows.forget(tx, client.client_id)
+            gone = sum(store.forget(tx, client.client_id) for store in self._stores)
             self._records.add_event(tx, "forgotten", client.alias, f"{gone} rows", now)
             return gone
 

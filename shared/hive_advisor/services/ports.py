@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hive_shared.store import Tx
 
@@ -223,11 +223,22 @@ class CommandoCalls(Protocol):
     ) -> str: ...
 
 
+RELAY_PATIENCE_S: Final = 15.0
+"""How long a relay has for taking an event."""
+
+
 class Link(Protocol):
     """How bytes reach a client over relays; ``sender`` is the key of ours that sends them."""
 
     async def deliver(
-        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int, sender: str
+        self,
+        recipient: str,
+        content: str,
+        relays: Sequence[str],
+        *,
+        expires_at: int,
+        sender: str,
+        patience_s: float = RELAY_PATIENCE_S,
     ) -> int: ...
 
 

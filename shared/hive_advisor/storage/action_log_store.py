@@ -62,6 +62,10 @@ class ActionLogStore:
         ).fetchall()
         return [_entry(row) for row in reversed(rows)]
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        return int(tx.execute("DELETE FROM adv_action_log WHERE client_id = ?", (client_id,)).rowcount)
+
 
 def _entry(row: Row) -> LogEntry:
     return LogEntry(

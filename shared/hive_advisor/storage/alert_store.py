@@ -78,6 +78,10 @@ class AlertStore:
         ).fetchall()
         return [_alert(row) for row in rows]
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        return int(tx.execute("DELETE FROM adv_alerts WHERE client_id = ?", (client_id,)).rowcount)
+
 
 def _alert(row: sqlite3.Row) -> Alert:
     return Alert(**dict(row))

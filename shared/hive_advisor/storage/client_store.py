@@ -176,6 +176,15 @@ class ClientStore:
             (key, value),
         )
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Leave of a client its pinned keys, which its receipts are checked by; 0: no row goes."""
+        tx.execute(
+            "UPDATE adv_clients SET remote_name = '', relays_json = '[]', caps_json = NULL, caps_at = NULL,"
+            " offsets_json = '[]', state = 'ended' WHERE client_id = ?",
+            (client_id,),
+        )
+        return 0
+
 
 def _client(row: sqlite3.Row | None) -> Client | None:
     if row is None:

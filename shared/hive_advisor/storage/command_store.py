@@ -281,6 +281,10 @@ class CommandStore:
         ).fetchall()
         return [_command(row) for row in rows]
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        return int(tx.execute("DELETE FROM adv_commands WHERE client_id = ?", (client_id,)).rowcount)
+
 
 def _command(row: sqlite3.Row) -> StoredCommand:
     return StoredCommand(

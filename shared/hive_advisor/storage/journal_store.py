@@ -195,6 +195,12 @@ class JournalStore:
         rows = tx.execute("SELECT day, value FROM adv_checkpoints WHERE goal_id = ? ORDER BY day", (goal_id,))
         return [(row["day"], row["value"]) for row in rows]
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        gone = tx.execute("DELETE FROM adv_snapshots WHERE client_id = ?", (client_id,)).rowcount
+        gone += tx.execute("DELETE FROM adv_decisions WHERE client_id = ?", (client_id,)).rowcount
+        return int(gone + tx.execute("DELETE FROM adv_goals WHERE client_id = ?", (client_id,)).rowcount)
+
 
 def _sample(row: sqlite3.Row) -> Sample:
     return Sample(

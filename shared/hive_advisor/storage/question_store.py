@@ -82,6 +82,16 @@ class QuestionStore:
             (now, now),
         )
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase the questions about a client's commands, while those are there; how many rows."""
+        return int(
+            tx.execute(
+                "DELETE FROM adv_questions WHERE command_id IN"
+                " (SELECT command_id FROM adv_commands WHERE client_id = ?)",
+                (client_id,),
+            ).rowcount
+        )
+
 
 def _question(row: sqlite3.Row) -> Question:
     return Question(

@@ -153,6 +153,15 @@ class RecordStore:
         ).fetchall()
         return [Event(row["cursor"], row["kind"], row["ref"], row["text"], row["at"]) for row in rows]
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase the messages of a client; its receipts stay; how many rows."""
+        return int(
+            tx.execute(
+                "DELETE FROM adv_inbox WHERE peer = (SELECT node_key FROM adv_clients WHERE client_id = ?)",
+                (client_id,),
+            ).rowcount
+        )
+
 
 def _receipt(row: sqlite3.Row) -> StoredReceipt:
     return StoredReceipt(

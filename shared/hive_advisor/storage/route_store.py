@@ -71,3 +71,12 @@ class RouteStore:
         tx.execute(
             "INSERT OR IGNORE INTO adv_runes (credential_id, rune_enc) VALUES (?, ?)", (credential_id, sealed)
         )
+
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        gone = tx.execute(
+            "DELETE FROM adv_runes WHERE credential_id IN"
+            " (SELECT credential_id FROM adv_credentials WHERE client_id = ?)",
+            (client_id,),
+        ).rowcount
+        return int(gone + tx.execute("DELETE FROM adv_routes WHERE client_id = ?", (client_id,)).rowcount)

@@ -81,6 +81,10 @@ class SyncStore:
     def _row(tx: Tx, client_id: str) -> None:
         tx.execute("INSERT OR IGNORE INTO adv_sync (client_id) VALUES (?)", (client_id,))
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        return int(tx.execute("DELETE FROM adv_sync WHERE client_id = ?", (client_id,)).rowcount)
+
 
 def _evidence(row: sqlite3.Row) -> StoredEvidence:
     return StoredEvidence(

@@ -97,6 +97,13 @@ class TelemetryStore:
         """Forget a subscription that ended."""
         tx.execute("DELETE FROM adv_telemetry_subs WHERE sub_id = ?", (sub_id,))
 
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """Erase what is kept of a client; how many rows."""
+        gone = tx.execute("DELETE FROM adv_telemetry WHERE client_id = ?", (client_id,)).rowcount
+        return int(
+            gone + tx.execute("DELETE FROM adv_telemetry_subs WHERE client_id = ?", (client_id,)).rowcount
+        )
+
 
 def _figure(row: Row) -> Figure:
     return Figure(

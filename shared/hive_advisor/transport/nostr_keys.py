@@ -14,6 +14,7 @@ from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay import RelayPool
 
 from hive_advisor.domain.keyring import Keyring
+from hive_advisor.services.ports import RELAY_PATIENCE_S
 from hive_advisor.transport.nostr_link import NostrLink
 
 Received = Callable[[Message, str], Awaitable[None]]
@@ -103,7 +104,15 @@ class NostrKeys:
         return await self._links[self._current].inbox_relays(key)
 
     async def deliver(
-        self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int, sender: str
+        self,
+        recipient: str,
+        content: str,
+        relays: Sequence[str],
+        *,
+        expires_at: int,
+        sender: str,
+        patience_s: float = RELAY_PATIENCE_S,
     ) -> int:
-        """Send as `sender`, one of our keys; returns how many relays took all of it."""
-        return await self._links[sender].deliver(recipient, content, relays, expires_at=expires_at)
+        """Send as `sender`, one of our keys; returns how many relays took all of it within `patience_s`."""
+        link = self._links[sender]
+        return await link.deliver(recipient, content, relays, expires_at=expires_at, patience_s=patience_s)

@@ -24,6 +24,7 @@ from hive_shared.nostr.nip44 import ConversationKeys
 from hive_shared.nostr.reasons import ChunkInvalid
 from hive_shared.nostr.relay import RelayPool, normalise_relay_url
 
+from hive_advisor.services.ports import RELAY_PATIENCE_S
 from hive_advisor.transport.sent_parts import SentMessage, SentParts
 
 _INBOX = "dm"
@@ -117,13 +118,24 @@ class NostrLink:
         except ValueError:
             return None
 
-    async def deliver(self, recipient: str, content: str, relays: Sequence[str], *, expires_at: int) -> int:
-        """Send ``content`` (chunked if it must be); returns how many relays took all of it."""
+    async def deliver(
+        self,
+        recipient: str,
+        content: str,
+        relays: Sequence[str],
+        *,
+        expires_at: int,
+        patience_s: float = RELAY_PATIENCE_S,
+    ) -> int:
+        """Send ``content`` (chunked if it must be); returns how many relays took all of it, each part within
+        ``patience_s``."""
         message = SentMessage(recipient, content, tuple(relays), self._now(), expires_at)
         self._sent.keep(message)
-        return await self._publish(message, giftwrap.split_chunks(content))
+        return await self._publish(message, giftwrap.split_chunks(content), patience_s)
 
-    async def _publish(self, message: SentMessage, parts: Sequence[str]) -> int:
+    async def _publish(
+        self, message: SentMessage, parts: Sequence[str], patience_s: float = RELAY_PATIENCE_S
+    ) -> int:
         accepted: int | None = None
         for part in parts:
             event, _ = giftwrap.wrap(
@@ -137,7 +149,7 @@ class NostrLink:
                 expiration=message.expires_at,
                 keys=self._keys,
             )
-            results = await self._pool.publish(event, message.relays)
+            results = await self._pool.publish(event, message.relays, timeout=patience_s)
             took = sum(1 for result in results.values() if result.accepted)
             accepted = took if accepted is None else min(accepted, took)
         return accepted or 0

@@ -80,6 +80,14 @@ async def _in_another_run(stage: Stage, params: Params, result: Answer) -> None:
         return bool(up) and all(row["peer_connected"] and row.get("reestablished", True) for row in up)
 
     await until(connected, "the peers to be back", 60, 0.2)
+    seen = [await stage.shown()]
+
+    async def at_rest() -> bool:
+        # Peers of channels that are closing, and coins, come back one by one after a start.
+        seen.append(await stage.shown())
+        return seen[-1] == seen[-2]
+
+    await until(at_rest, "the node to be at rest after its start", 60, 3)
 
 
 ENTRIES = (

@@ -192,6 +192,17 @@ class Stage:
             "plugins": sorted(row["name"] for row in plugins["plugins"]),
         }
 
+    async def at_rest(self) -> dict[str, Any]:
+        """What it shows once what went before has settled: the same at two looks."""
+        seen = [await self.shown()]
+
+        async def twice() -> bool:
+            seen.append(await self.shown())
+            return seen[-1] == seen[-2]
+
+        await until(twice, "the node to be at rest", 60, 0.1)
+        return seen[-1]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -231,7 +242,7 @@ async def carry_out(stage: Stage, entry: Entry, way: Way) -> None:
             if (entry.schema, entry.action) in _MOVES_STATE:
                 assert receipt["state_hash_before"] != receipt["state_hash_after"], answer
         stage.pass_cooldowns()
-        wrong, before = await entry.wrong(stage), await stage.shown()
+        wrong, before = await entry.wrong(stage), await stage.at_rest()
         refused = await stage.ask(agent, way, entry, wrong)
         assert refused.get("error", {}).get("slug") == entry.slug, (entry.action, wrong, refused)
         assert refused["error"]["message"]

@@ -14,21 +14,13 @@ MOST_POINTS = 80
 NODE_CALLS = ("listpeerchannels", "setchannel", "call", "plugin_list", "plugin_start", "listconfigs")
 
 
-class Killer:
-    """Ends the process at the n-th point: points lie before and after each database and node call."""
+class Countdown:
+    """Ends the process at the n-th point: points lie before and after each call that is watched."""
 
-    def __init__(self, world: World, at: int) -> None:
+    def __init__(self, at: int) -> None:
         self.left = at
-        for owner, names in (
-            (world.db, ("write", "read")),
-            (world.revoking, ("revoke_all",)),
-            (world.backups, ("make", "_write_own")),
-            (world.node, NODE_CALLS),
-        ):
-            for name in names:
-                setattr(owner, name, self._watched(getattr(owner, name)))
 
-    def _watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def watched(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:
             self.point()
             answer = await call(*args, **named)
@@ -37,10 +29,29 @@ class Killer:
 
         return watched
 
+    def watch(self, owner: object, *names: str) -> None:
+        """Watch these methods of an object."""
+        for name in names:
+            setattr(owner, name, self.watched(getattr(owner, name)))
+
     def point(self) -> None:
         if self.left == 0:
             raise Crash
         self.left -= 1
+
+
+class Killer(Countdown):
+    """Watches every database and node call of a pipeline."""
+
+    def __init__(self, world: World, at: int) -> None:
+        super().__init__(at)
+        for owner, names in (
+            (world.db, ("write", "read")),
+            (world.revoking, ("revoke_all",)),
+            (world.backups, ("make", "_write_own")),
+            (world.node, NODE_CALLS),
+        ):
+            self.watch(owner, *names)
 
 
 async def killed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,13 @@ def load_nodes(path: Path) -> Mapping[str, OwnNode]:
     if not 0 < len(rows) <= MAX_NODES:
         raise NotFound(f"{path} names {len(rows)} nodes; 1 to {MAX_NODES} are taken")
     return {name: _node(path, name, row) for name, row in rows.items()}
+
+
+def check_named(nodes: Collection[str], name: str) -> str:
+    """The name, if a node is called so. Raises NotFound."""
+    if name not in nodes:
+        raise NotFound(f"no node is called {name[:64]!a}; nodes.toml has {', '.join(nodes)}")
+    return name
 
 
 def add_node(path: Path, name: str, row: Mapping[str, str]) -> OwnNode:

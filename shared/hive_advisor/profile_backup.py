@@ -16,8 +16,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from typing import Any, Final
 from hive_shared.canonical import decode_object
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, Internal, InvalidParams
-from hive_shared.sealed_file import SealedFileError, SealedReader, written
+from hive_shared.sealed_file import SealedFileError, SealedReader, new_file, written
 from hive_shared.store import StoreError, StoreLocked, copy_of, held_closed
 
 from hive_advisor.advisor import Advisor
@@ -167,24 +167,22 @@ def _read(source: Path, passphrase: str, place: Callable[[str], Path | None]) ->
     digests: dict[str, Any] = {}
     sizes: dict[str, int] = {}
     try:
-        with SealedReader(source, Secret(passphrase.encode())) as reader:
+        with SealedReader(source, Secret(passphrase.encode())) as reader, ExitStack() as stack:
             lines = reader.lines()
             found = _manifest(decode_object(next(lines, b""), max_bytes=_LINE))
-            for name, (_, size) in found.parts.items():
-                # An empty file has no piece.
-                if not size and (target := place(name)) is not None:
-                    target.touch(0o600)
+            files = {
+                name: stack.enter_context(new_file(target))
+                for name in found.parts
+                if (target := place(name)) is not None
+            }
             for line in lines:
                 name, piece = _piece(line)
                 if name not in found.parts or sizes.get(name, 0) + len(piece) > found.parts[name][1]:
                     raise SealedFileError(f"{source.name}: part {name[:40]!a} is not as its manifest says")
                 digests.setdefault(name, hashlib.sha256()).update(piece)
                 sizes[name] = sizes.get(name, 0) + len(piece)
-                if (target := place(name)) is not None:
-                    with os.fdopen(
-                        os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb"
-                    ) as file:
-                        file.write(piece)
+                if name in files:
+                    files[name].write(piece)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidParams(f"{source.name} is no backup of an advisor's profile: {error}") from error
     for name, (digest, size) in found.parts.items():
@@ -217,18 +215,14 @@ def _digest(file: Path) -> tuple[str, int]:
         return hashlib.file_digest(source, "sha256").hexdigest(), file.stat().st_size
 
 
-class _workplace:
+@contextmanager
+def _workplace(paths: ProfilePaths, name: str) -> Iterator[Path]:
     """A directory of mode 0700 inside the profile's, gone afterwards."""
-
-    def __init__(self, paths: ProfilePaths, name: str) -> None:
-        self._path = paths.data_dir / f".{name}-{os.getpid()}"
-        self._parent = paths
-
-    def __enter__(self) -> Path:
-        self._parent.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.mkdir(mode=0o700)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
+    path = paths.data_dir.absolute() / f".{name}-{os.getpid()}"
+    paths.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
         with suppress(OSError):
-            shutil.rmtree(self._path)
+            shutil.rmtree(path)

@@ -16,9 +16,9 @@ from hive_advisor.services.answers import AnswerService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.forks import ForkService
-from hive_advisor.services.ports import ClientRows, ReceiptedRows, RecordRows
-from hive_advisor.services.push_gaps import Control, PushGaps
-from hive_advisor.services.receipt_standing import Ask, StandingService
+from hive_advisor.services.ports import ClientRows, Control, ReceiptedRows, RecordRows
+from hive_advisor.services.push_gaps import PushGaps
+from hive_advisor.services.receipt_standing import StandingService
 from hive_advisor.services.receipt_sync import ReceiptSync
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.storage.alert_store import AlertStore
@@ -56,7 +56,7 @@ class Record:
             self._now,
         )
 
-    def standing(self, keyring: Keyring, ask: Ask) -> StandingService:
+    def standing(self, keyring: Keyring, ask: Control) -> StandingService:
         """What compares and acknowledges receipts; `ask` sends to nodes."""
         return StandingService(
             self._db,
@@ -70,7 +70,7 @@ class Record:
             self._now,
         )
 
-    def sync(self, clients: ClientService, standing: StandingService, ask: Ask) -> ReceiptSync:
+    def sync(self, clients: ClientService, standing: StandingService, ask: Control) -> ReceiptSync:
         """What fetches receipts."""
         return ReceiptSync(
             self._db,

@@ -21,7 +21,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.report_store import ReportStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
-from crash_points import killed
+from crash_points import Countdown, killed
 from hiring_world import NOW, HiringWorld
 from hive_shared import crypto, envelope
 from hive_shared.crypto import Secret, xonly_pubkey
@@ -217,22 +217,9 @@ async def test_reports_killed_anywhere_are_made_once(tmp_path: Path) -> None:
         world = await HiringWorld(tmp_path / str(at)).start()
         hired = await hire(world)
         world.now = MIDNIGHT + DAY
-        left, died = [at], False
-
-        def watched(call: Any, left: list[int] = left) -> Any:
-            async def run(*args: Any, **named: Any) -> Any:
-                for again in (True, False):
-                    if left[0] == 0:
-                        raise Crash
-                    left[0] -= 1
-                    if again:
-                        answer = await call(*args, **named)
-                return answer
-
-            return run
-
-        for owner, name in ((world.db, "write"), (world.db, "read"), (world.books, "call")):
-            setattr(owner, name, watched(getattr(owner, name)))
+        killer, died = Countdown(at), False
+        killer.watch(world.db, "write", "read")
+        killer.watch(world.books, "call")
         try:
             await service(world).tick()
         except Crash:

@@ -17,6 +17,7 @@ from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.trial_verdicts import TrialVerdicts
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
+from crash_points import Countdown
 from hiring_world import NOW, HiringWorld
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret, xonly_pubkey
@@ -174,25 +175,10 @@ async def test_a_decision_killed_anywhere_is_one_receipt_and_one_event(tmp_path:
     for at in range(40):
         (tmp_path / str(at)).mkdir()
         ending = await Ending(tmp_path / str(at)).start()
-        left, died = [at], False
-
-        def watched(call: Any, left: list[int] = left) -> Any:
-            async def run(*args: Any, **named: Any) -> Any:
-                for again in (True, False):
-                    if left[0] == 0:
-                        raise Crash
-                    left[0] -= 1
-                    if again:
-                        answer = await call(*args, **named)
-                return answer
-
-            return run
-
-        db = ending.world.db
-        for name in ("write", "read"):
-            setattr(db, name, watched(getattr(db, name)))
+        killer, died = Countdown(at), False
+        killer.watch(ending.world.db, "write", "read")
         try:
-            await ending.verdicts(watched(ending.relays.publish)).decide(DID, "doc", "renew", "")
+            await ending.verdicts(killer.watched(ending.relays.publish)).decide(DID, "doc", "renew", "")
         except Crash:
             died = True
         await ending.world.restart()

@@ -16,6 +16,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hive_shared import envelope
 from hive_shared.canonical import JsonValue
@@ -255,7 +256,7 @@ class ExecutionService:
         while self._unwritten:
             ended = self._unwritten[0]
             try:
-                await self._db.write(lambda tx, e=ended: self._finish(tx, e))  # type: ignore[misc]
+                await self._db.write(partial(self._finish, ended=ended))
             except (StoreError, Busy) as error:
                 raise store_unavailable() from error
             except StateMoved:

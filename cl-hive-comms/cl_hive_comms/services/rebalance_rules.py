@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -70,7 +71,7 @@ class RebalanceRules:
         for rules in standing:
             task = asyncio.create_task(self._follow(rules, listing))
             self._running[rules.timer.subject] = task
-            task.add_done_callback(lambda done, name=rules.timer.subject: self._ended(name, done))  # type: ignore[misc]
+            task.add_done_callback(partial(self._ended, rules.timer.subject))
 
     async def drain(self) -> None:
         """Wait for the rebalances under way; the runtime bounds this by its stop deadline."""
@@ -84,9 +85,12 @@ class RebalanceRules:
 
     def _stored(self, tx: Tx) -> list[TimerRow]:
         """The rules whose credential has no rebalance of theirs under way."""
+        timers = self._commands.timers(tx, RULES)
+        if not timers:
+            return []
         rows = self._commands.in_states(tx, _UNENDED)
         busy = {row.credential_id for row in rows if (row.schema_id, row.action) == DONE_BY}
-        return [timer for timer in self._commands.timers(tx, RULES) if timer.subject not in busy]
+        return [timer for timer in timers if timer.subject not in busy]
 
     async def _follow(self, this: Standing, listing: Sequence[Mapping[str, Any]]) -> None:
         for rule in rebalance_rules_of(this.payload["rules"]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -230,8 +231,7 @@ class ReceiptService:
             seal_row = await self._db.read(self._next_seal)
             if seal_row is None:
                 break
-            row = seal_row
-            await self._db.write(lambda tx, r=row: self._rows.add_seal(tx, r), durable=False)  # type: ignore[misc]
+            await self._db.write(partial(self._rows.add_seal, seal=seal_row), durable=False)
             made += 1
         return made
 
@@ -254,7 +254,7 @@ class ReceiptService:
         made = 0
         for kind, length in _PERIODS.items():
             while made < _MAX_ROOTS_PER_SWEEP:
-                draft = await self._db.read(lambda tx, k=kind, n=length: self._draft(tx, k, n))  # type: ignore[misc]
+                draft = await self._db.read(partial(self._draft, kind=kind, length=length))
                 if draft is None:
                     break
                 await self._store_root(draft)

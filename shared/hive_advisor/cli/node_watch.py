@@ -20,7 +20,7 @@ from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.domain.cleaning import clean_value
 from hive_advisor.domain.methods import Method, method_table
 from hive_advisor.domain.tool_output import Outside
-from hive_advisor.nodes import add_node, load_nodes
+from hive_advisor.nodes import add_node, check_named, load_nodes
 from hive_advisor.services.figures import FigureService
 from hive_advisor.services.ports import NodeRefused
 from hive_advisor.transport.own_node import OwnNodes
@@ -204,18 +204,13 @@ class _Own:
         self._calls = OwnNodes(nodes)
         self._figures = FigureService(self._calls, self._names, now=lambda: int(time.time()))
 
-    def _known(self, name: str) -> str:
-        if name not in self._names:
-            raise NotFound(f"no node is called {name[:64]!a}; nodes.toml has {', '.join(self._names)}")
-        return name
-
     async def figures(self, tool: str, name: str | None, **given: Any) -> dict[str, Any]:
         """{nodes: parts, errors: slug by node}, of one node or of all."""
         if name is None:
             found: dict[str, Any] = _plain(await self._figures.answer(tool, {**given, "node": None}))
             return found
         try:
-            part = await self._figures.answer(tool, {**given, "node": self._known(name)})
+            part = await self._figures.answer(tool, {**given, "node": check_named(self._names, name)})
         except InvalidParams:
             raise
         except HiveError as error:
@@ -240,7 +235,7 @@ class _Own:
     async def call(self, name: str, method: Method, params: Mapping[str, Any]) -> dict[str, Any]:
         """Raises the node's refusal as the error of the same code."""
         try:
-            return await self._calls.call(self._known(name), method.name, params)
+            return await self._calls.call(check_named(self._names, name), method.name, params)
         except NodeRefused as refused:
             raise _as_error(refused) from refused
 

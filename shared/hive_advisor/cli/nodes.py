@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import click
-from hive_shared.errors import HiveError, Internal, InvalidParams, NotFound
+from hive_shared.errors import HiveError, Internal, InvalidParams
 
 from hive_advisor.cli import node_watch, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
@@ -97,13 +97,12 @@ async def rune(settings: Settings, name: str | None, allow: tuple[str, ...], out
 
 
 async def _make(settings: Settings, name: str, out: Path, data: dict[str, object]) -> None:
-    from hive_advisor.nodes import load_nodes
+    from hive_advisor.nodes import check_named, load_nodes
     from hive_advisor.services.ports import NodeRefused
     from hive_advisor.transport.own_node import OwnNodes
 
     nodes = load_nodes(settings.paths.nodes)
-    if name not in nodes:
-        raise NotFound(f"no node is called {name[:64]!a}; nodes.toml has {', '.join(nodes)}")
+    check_named(nodes, name)
     try:
         # The file first: a rune that could not be kept would be valid and in nobody's hands.
         handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -13,7 +13,7 @@ from hive_shared.errors import Conflict, HiveError, NotFound
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Alert, AlertState, Client
-from hive_advisor.services.ports import ClientRows, RecordRows
+from hive_advisor.services.ports import ClientRows, Control, RecordRows
 
 _RETRY_S = 600
 _PER_ROUND = 20
@@ -29,14 +29,6 @@ class AlertRows(Protocol):
     def listed(self, tx: Tx, *, closed: bool, limit: int) -> list[Alert]: ...
     def move(self, tx: Tx, alert: Alert, to: AlertState, now: int, ack_next: int | None = None) -> bool: ...
     def ack_due(self, tx: Tx, now: int, limit: int) -> list[Alert]: ...
-
-
-class Control(Protocol):
-    """Asks a node something of the control schema (services.asking.AskService.control)."""
-
-    async def __call__(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
-    ) -> dict[str, Any]: ...
 
 
 class AlertService:

@@ -113,8 +113,6 @@ class JournalService:
 
         due = [client for client in await self._clients.all() if await self._due(client)]
         measured = sum(await asyncio.gather(*(one(client) for client in due)))
-        for client in due:
-            await self._db.write(partial(self._rows.drop_old, client_id=client.client_id, now=self._now()))
         if due:
             await self.judge_due()
         return measured
@@ -122,8 +120,11 @@ class JournalService:
     async def _due(self, client: Client) -> bool:
         if client.state != "active":
             return False
-        last = await self._db.read(lambda tx: self._rows.last(tx, client.client_id))
-        return self._now() - max(last, self._tried.get(client.client_id, 0)) >= HOUR_S
+        if client.client_id not in self._tried:
+            # Asked of the disk once a start, not once a round.
+            last = await self._db.read(lambda tx: self._rows.last(tx, client.client_id))
+            self._tried[client.client_id] = last
+        return self._now() - self._tried[client.client_id] >= HOUR_S
 
     async def measure(self, client: Client, wait_s: int) -> int:
         """Read a client's channels, once a day what they earned, and keep that; how many channels.
@@ -142,6 +143,7 @@ class JournalService:
 
         def keep(tx: Tx) -> None:
             self._rows.add_samples(tx, [*samples, total])
+            self._rows.drop_old(tx, client_id, now)
             for goal in self._rows.goals(tx, client_id, open_only=True):
                 value = GOAL_METRICS[goal.metric](total)
                 if value is not None:

@@ -11,6 +11,7 @@ from hive_shared.registry.control import PUSHES
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
+from hive_advisor.services.ports import Control
 
 ANSWER_S: Final = 120
 """A node counts no later answer."""
@@ -22,14 +23,6 @@ class AnswerRows(Protocol):
     """adv_commands."""
 
     def forget_ping_answers(self, tx: Tx, before: int) -> None: ...
-
-
-class Control(Protocol):
-    """Asks a node something of the control schema (services.asking.AskService.control)."""
-
-    async def __call__(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
-    ) -> dict[str, Any]: ...
 
 
 class PingService:

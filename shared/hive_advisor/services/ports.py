@@ -223,6 +223,20 @@ class CommandoCalls(Protocol):
     ) -> str: ...
 
 
+class Control(Protocol):
+    """Asks a node something of the control schema (services.asking.AskService.control)."""
+
+    async def __call__(
+        self,
+        client_id: str,
+        action: str,
+        params: Mapping[str, Any],
+        wait_s: int,
+        *,
+        about: StoredCommand | None = None,
+    ) -> dict[str, Any]: ...
+
+
 RELAY_PATIENCE_S: Final = 15.0
 """How long a relay has for taking an event."""
 

@@ -4,27 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from hive_shared.errors import HiveError
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.ports import SyncRows
+from hive_advisor.services.ports import Control, SyncRows
 
 _RETRY_S = 900
 _WAIT_S = 10
 _PAGE = 100
-
-
-class Control(Protocol):
-    """Asks a node something of the control schema (services.asking.AskService.control)."""
-
-    async def __call__(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
-    ) -> dict[str, Any]: ...
 
 
 class PushGaps:

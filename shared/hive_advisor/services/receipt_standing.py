@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign
@@ -21,7 +21,7 @@ from hive_advisor.domain.receipt_agreement import changes_something, difference,
 from hive_advisor.domain.rows import Client, Standing, StoredCommand, StoredReceipt
 from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.forks import ForkService
-from hive_advisor.services.ports import ClientRows, ReceiptedRows, RecordRows
+from hive_advisor.services.ports import ClientRows, Control, ReceiptedRows, RecordRows
 
 MISSING_S = 600
 """How long after a final answer its receipt may take."""
@@ -39,20 +39,6 @@ _RECEIPTED = {
 _RAN_AND_FAILED = {"node_error", "timeout"}
 
 
-class Ask(Protocol):
-    """Asks a node something of the control schema (services.asking.AskService.control)."""
-
-    async def __call__(
-        self,
-        client_id: str,
-        action: str,
-        params: Mapping[str, Any],
-        wait_s: int,
-        *,
-        about: StoredCommand | None = None,
-    ) -> dict[str, Any]: ...
-
-
 class StandingService:
     """Whether receipts say what was answered, and what follows from it."""
 
@@ -65,7 +51,7 @@ class StandingService:
         forks: ForkService,
         alerts: AlertService,
         keyring: Keyring,
-        ask: Ask,
+        ask: Control,
         now: Callable[[], int],
     ) -> None:
         self._db, self._records, self._commands, self._clients = db, records, commands, clients

@@ -15,8 +15,8 @@ from hive_advisor.domain.evidence import Fork
 from hive_advisor.domain.rows import Client, HeadWord, StoredCommand
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.forks import ForkService, proven
-from hive_advisor.services.ports import CommandRows, RecordRows, SyncRows
-from hive_advisor.services.receipt_standing import Ask, StandingService
+from hive_advisor.services.ports import CommandRows, Control, RecordRows, SyncRows
+from hive_advisor.services.receipt_standing import StandingService
 from hive_advisor.services.receipts import ReceiptService, VerificationFailed
 
 SYNC_S = 3_600
@@ -38,7 +38,7 @@ class ReceiptSync:
         receipts: ReceiptService,
         standing: StandingService,
         forks: ForkService,
-        ask: Ask,
+        ask: Control,
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._clients = db, rows, clients

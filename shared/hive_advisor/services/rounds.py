@@ -21,7 +21,7 @@ from hive_advisor.services.commands import CommandService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.plans import PlanService
-from hive_advisor.services.ports import ClientRows
+from hive_advisor.services.ports import ClientRows, Control
 from hive_advisor.services.push_gaps import PushGaps
 from hive_advisor.services.receipt_standing import StandingService
 from hive_advisor.services.receipt_sync import ReceiptSync
@@ -37,9 +37,8 @@ LAST_SEEN = "last_seen"
 class Ask(Protocol):
     """Sends commands and waits for their answers."""
 
-    async def control(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
-    ) -> dict[str, Any]: ...
+    @property
+    def control(self) -> Control: ...
     async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None: ...
     async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]: ...
     async def send_again(self, command: StoredCommand, client: Client) -> None: ...

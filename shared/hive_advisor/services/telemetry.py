@@ -14,7 +14,7 @@ from hive_shared.store import Db, Tx
 from hive_advisor.domain.rows import Client
 from hive_advisor.domain.telemetry import Figure, Followed, LogEntry, log_entries, renewal
 from hive_advisor.services.clients import ClientService
-from hive_advisor.services.ports import RecordRows
+from hive_advisor.services.ports import Control, RecordRows
 
 _RETRY_S = 3_600
 _RENEW_WAIT_S = 10
@@ -42,14 +42,6 @@ class ActionLogRows(Protocol):
     def trim(self, tx: Tx, client_id: str) -> None: ...
     def after(self, tx: Tx, client_id: str, receipt_id: int, limit: int) -> list[LogEntry]: ...
     def newest(self, tx: Tx, client_id: str, limit: int) -> list[LogEntry]: ...
-
-
-class Control(Protocol):
-    """Asks a node something of the control schema (services.asking.AskService.control)."""
-
-    async def __call__(
-        self, client_id: str, action: str, params: Mapping[str, Any], wait_s: int
-    ) -> dict[str, Any]: ...
 
 
 class TelemetryService:

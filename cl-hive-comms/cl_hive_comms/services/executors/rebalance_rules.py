@@ -7,7 +7,6 @@ services.rebalance_rules as `circular_rebalance` of that credential, each time w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,13 +14,9 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 from hive_shared.registry import REBALANCE
 
-from ...domain.command_record import TimerRow
 from ...domain.rebalance_rules import RebalanceRule
-from ..ports_commands import FeeNode
-from .action import CHANNELS_ONLY, Caller, Outcome, Params, Plan
-from .channels import channel_key, fact_of, find_channel, require_settable
-from .config import LOCK
-from .fee_schedule import hours_of
+from .action import Params
+from .stored_rules import Rows, StoredRules, hours_of, usable_channel
 
 RULES: Final = "auto_rebalance_rules"
 """Kind of the timer that keeps the rules of one credential."""
@@ -46,17 +41,13 @@ def rebalance_rules_of(stored: Sequence[Mapping[str, Any]]) -> tuple[RebalanceRu
     )
 
 
-class AutoRebalanceRules:
-    """`auto_rebalance_rules`: the rules of a credential; none ends them."""
+class AutoRebalanceRules(StoredRules):
+    """`auto_rebalance_rules`: the rules of a credential."""
 
-    def __init__(self, node: FeeNode) -> None:
-        self._node = node
+    _kind = RULES
+    _amounts_to = DONE_BY
 
-    async def prepare(self, params: Params, caller: Caller) -> Plan:
-        """Read the rules against the node's channels. Raises InvalidParams, ClnError."""
-        given = params["rules"]
-        assert isinstance(given, list)
-        stored = [rule for rule in given if isinstance(rule, dict)]
+    def _beside(self, params: Params, stored: Sequence[Mapping[str, Any]]) -> Mapping[str, JsonValue]:
         budget = params.get("daily_budget_sats")
         if stored and budget is None:
             raise from_symbol(
@@ -65,14 +56,15 @@ class AutoRebalanceRules:
                 param="daily_budget_sats",
                 expected="present",
             )
-        listing = await self._node.listpeerchannels()
+        return {"daily_budget_sats": budget}
+
+    def _named(self, stored: Sequence[Mapping[str, Any]], listing: Sequence[Mapping[str, Any]]) -> Rows:
         rows: dict[str, Mapping[str, Any]] = {}
         for rule in rebalance_rules_of(stored):
-            ends = {}
-            for name, text in (("from_channel", rule.source), ("to_channel", rule.target)):
-                row = find_channel(listing, text, f"rules[{rule.index}].{name}")
-                require_settable(row, text)
-                ends[channel_key(row)] = row
+            ends = dict(
+                usable_channel(listing, text, f"rules[{rule.index}].{name}")
+                for name, text in (("from_channel", rule.source), ("to_channel", rule.target))
+            )
             if len({row["peer_id"] for row in ends.values()}) < 2:
                 raise from_symbol(
                     "invalid_params",
@@ -82,36 +74,4 @@ class AutoRebalanceRules:
                     expected="a channel with another peer",
                 )
             rows |= ends
-        return Plan(
-            undo={"rules": [*stored], "daily_budget_sats": budget},
-            basis=[*sorted(rows)],
-            channels=tuple(map(fact_of, rows.values())),
-            locks=frozenset({LOCK}),
-            before=tuple(listing),
-            moves=CHANNELS_ONLY,
-            later=(DONE_BY,) if stored else (),
-        )
-
-    async def run(self, plan: Plan, caller: Caller) -> Outcome:
-        """Nothing is called: the rules are stored with the receipt."""
-        return _stored(plan.undo, caller)
-
-    async def probe(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
-        """The same: without a receipt nothing was stored yet."""
-        return _stored(undo, caller)
-
-
-def _stored(undo: Mapping[str, JsonValue], caller: Caller) -> Outcome:
-    rules = undo["rules"]
-    assert isinstance(rules, list)
-    if not rules:
-        return Outcome("success", {"state": "cleared"}, disarm=((RULES, caller.credential_id),))
-    payload = {**undo, "credential_id": caller.credential_id, "advisor_id": caller.advisor_id}
-    timer = TimerRow(
-        timer_id=caller.command_id,
-        kind=RULES,
-        subject=caller.credential_id,
-        due=caller.now,
-        payload_json=json.dumps(payload),
-    )
-    return Outcome("success", {"state": "set", "rules": len(rules)}, arm=(timer,))
+        return rows

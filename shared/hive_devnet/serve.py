@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from hive_devnet.mint import MintProcess, mint_installed
+from hive_devnet.mint_faults import MintFaultFront
 from hive_devnet.world import World
 
 DEFAULT_DIRECTORY = Path(".devnet")
@@ -24,11 +26,13 @@ async def serve(directory: Path) -> None:
         loop.add_signal_handler(signum, stop.set)
     plugins = tuple(os.environ.get("HIVE_PLUGINS", ",".join(_ALL)).split(","))
     world = await World.start(directory, plugins=plugins, say=print)
-    mint: MintProcess | None = None
-    try:
+    async with AsyncExitStack() as running:
+        running.push_async_callback(world.close)
         if mint_installed():
             mint = await MintProcess.start(directory / "mint")
-            print(f"mint {mint.url}")
+            running.push_async_callback(mint.stop)
+            front = await running.enter_async_context(MintFaultFront.before(mint.url))
+            print(f"mint {mint.url}, and with faults {front.url}: POST {front.url}/devnet/faults")
         advisor = world.advisor.directory
         print(
             "\nup. In another terminal, from the repository:\n"
@@ -45,10 +49,6 @@ async def serve(directory: Path) -> None:
         )
         await stop.wait()
         print("stopping", flush=True)
-    finally:
-        if mint is not None:
-            await mint.stop()
-        await world.close()
 
 
 def main() -> int:

@@ -117,28 +117,30 @@ async def test_acceptance_11_12_danger_7_wants_its_number_or_its_words(tmp_path:
         await world.read(kit)
         plan = await world.plan(kit)
         free = await kit.guard.judged(plan, "cli")
-        assert ask_human(asks, free, None) == (False, None) == ask_human(yes, free, None)
+        assert await ask_human(asks, free, None) == (False, None) == await ask_human(yes, free, None)
         for total, vector in ((5, "5/5/3/3/3"), (6, "6/5/3/3/3"), (7, "7/7/7/3/6"), (8, "8/7/7/3/6")):
             judged = await kit.guard.judged(replace(plan, danger=Danger.of(vector)), "cli")
             assert judged.judgement.verdict is Verdict.HOLD
-            assert ask_human(asks, judged, None) == (False, None), "kept as held"
-            assert ask_human(asks, judged, total) == (True, total) == ask_human(yes, judged, total)
+            assert await ask_human(asks, judged, None) == (False, None), "kept as held"
+            assert (
+                await ask_human(asks, judged, total) == (True, total) == await ask_human(yes, judged, total)
+            )
             for settings in (asks, yes):
                 with pytest.raises(
                     ConfirmationRequired, match=f"not this command's danger, which is {total}"
                 ):
-                    ask_human(settings, judged, total - 1)
+                    await ask_human(settings, judged, total - 1)
             if total < 7:
-                assert ask_human(yes, judged, None) == (True, None)
+                assert await ask_human(yes, judged, None) == (True, None)
             else:
                 with pytest.raises(ConfirmationRequired, match=f"add --confirm-danger {total}"):
-                    ask_human(yes, judged, None)
+                    await ask_human(yes, judged, None)
         # Free for a person at the command line as far as the guard goes; `send` asks all the same.
         brake = ("hive:emergency/v1", "disable_forwarding", {"reason": "x"})
         stop = await kit.guard.judged(await kit.plan(await world.alice(kit), *brake), "cli")
-        assert stop.judgement.verdict is Verdict.ALLOW and ask_human(yes, stop, None) == (True, None)
+        assert stop.judgement.verdict is Verdict.ALLOW and await ask_human(yes, stop, None) == (True, None)
         with pytest.raises(ConfirmationRequired, match="add --yes"):
-            ask_human(asks, stop, None)
+            await ask_human(asks, stop, None)
 
 
 def test_a_guard_toml_is_checked_without_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

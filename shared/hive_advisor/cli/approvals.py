@@ -3,7 +3,6 @@ other nodes that need several signatures."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -152,7 +151,7 @@ async def reject(settings: Settings, approval_id: str, node: str | None) -> None
 
 
 async def _vote(settings: Settings, approval_id: str, decision: Decision, node: str | None) -> None:
-    if not sys.stdin.isatty():
+    if not settings.terminal.console.interactive:
         raise ConfirmationRequired("a vote asks for the PIN: run it at a terminal")
     async with settings.kit(online=True) as kit:
         own = await kit.questions.find(approval_id)
@@ -165,8 +164,8 @@ async def _vote(settings: Settings, approval_id: str, decision: Decision, node: 
         item = await kit.approvals.get(approval_id)
         name, known = await kit.approvals.node_of(item)
         _check_node(item, name, known, node)
-        click.echo(output.as_text(await _whole(kit, item)), err=True)
-        settings.ask_pin(f"PIN to {decision} {item.action} at {name}", kit.pin_verifier)
+        settings.terminal.console.err(output.as_text(await _whole(kit, item)))
+        await settings.ask_pin(f"PIN to {decision} {item.action} at {name}", kit.pin_verifier)
         voted = await kit.approvals.vote(item, decision, settings.wait)
         settings.terminal.show(await _whole(kit, voted), _EXIT[voted.state])
 
@@ -176,9 +175,9 @@ async def _decide(settings: Settings, kit: Advisor, item: Question, decision: De
     if item.state != "waiting":
         raise Conflict(f"{item.approval_id} is {item.state}; nothing waits for your word")
     shown = await _own_whole(kit, item)
-    click.echo(output.as_text(shown), err=True)
+    settings.terminal.console.err(output.as_text(shown))
     what = shown.get("action") or item.kind
-    settings.ask_pin(f"PIN to {decision} {what} at {shown.get('node', '-')}", kit.pin_verifier)
+    await settings.ask_pin(f"PIN to {decision} {what} at {shown.get('node', '-')}", kit.pin_verifier)
     if item.kind != PLAN:
         said = await kit.questions.answer(item, approved=decision == "approve")
         settings.terminal.show(await _own_whole(kit, said))

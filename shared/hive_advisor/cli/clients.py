@@ -229,7 +229,7 @@ async def forget(settings: Settings, alias: str) -> None:
     """Erase what is kept of a client whose credential has ended; receipts and evidence stay."""
     async with settings.kit(online=False) as kit:
         found = await kit.clients.named(alias)
-        settings.ask_yes(f"Erase commands, figures and journal of {found.alias!r}?")
+        await settings.ask_yes(f"Erase commands, figures and journal of {found.alias!r}?")
         settings.terminal.show({"alias": found.alias, "erased_rows": await kit.forgetting.forget(found)})
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -75,20 +73,14 @@ def finish(settings: Settings, command: StoredCommand, alias: str) -> NoReturn:
     settings.terminal.show(describe(command, alias), _EXIT[str(command.state)])
 
 
-def parse_pairs(
-    pairs: tuple[str, ...], params_file: str | None, texts: Collection[str] = ()
-) -> dict[str, Any]:
-    """``k=v`` pairs (JSON where it parses, else text) over the JSON object of ``--params``; the parameters
+def parse_pairs(pairs: tuple[str, ...], document: str | None, texts: Collection[str] = ()) -> dict[str, Any]:
+    """``k=v`` pairs (JSON where it parses, else text) over the JSON object ``document``; the parameters
     named in ``texts`` are text also where theirs reads like a number."""
     from hive_shared.canonical import decode_object
 
     params: dict[str, Any] = {}
-    if params_file is not None:
-        try:
-            text = sys.stdin.read() if params_file == "-" else Path(params_file).read_text()
-        except OSError as error:
-            raise InvalidParams(f"cannot read {params_file}: {error.strerror}") from error
-        params.update(decode_object(text))
+    if document is not None:
+        params.update(decode_object(document))
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
@@ -104,7 +96,7 @@ def parse_pairs(
     return params
 
 
-def ask_human(settings: Settings, judged: Judged, given: int | None) -> tuple[bool, int | None]:
+async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tuple[bool, int | None]:
     """What the guard holds asks, and so does d >= 5; d >= 7 wants client and action typed. Without a terminal
     only options answer.
 
@@ -127,17 +119,18 @@ def ask_human(settings: Settings, judged: Judged, given: int | None) -> tuple[bo
                 f"--yes answers for danger up to 6; this is {total}: add --confirm-danger {total}"
             )
         return True, None
-    if not sys.stdin.isatty():
+    console = settings.terminal.console
+    if not console.interactive:
         if holds:
             return False, None
         raise ConfirmationRequired(f"this command has danger {total}: add --yes, or run it at a terminal")
     for reason in judged.judgement.reasons:
-        click.echo(f"guard: {reason.text} ({reason.level})", err=True)
+        console.err(f"guard: {reason.text} ({reason.level})")
     if total >= HUMAN_DANGER:
         wanted = f"{plan.client.alias} {plan.spec.name}"
-        if click.prompt(f"Danger {total}. Type '{wanted}' to go on", err=True) != wanted:
+        if await console.typed(f"Danger {total}. Type '{wanted}' to go on") != wanted:
             raise ConfirmationRequired("the typed text differs; nothing was sent")
-    elif not click.confirm(f"Danger {total}: {plan.spec.name} on {plan.client.alias}?", err=True):
+    elif not await console.agrees(f"Danger {total}: {plan.spec.name} on {plan.client.alias}?"):
         raise ConfirmationRequired("not confirmed; nothing was sent")
     return True, total
 
@@ -177,7 +170,8 @@ async def send(
     schema_id, action = split_target(target)
     if quote and not dry_run:
         raise InvalidParams("--quote goes with --dry-run; a command is judged by the node anyway")
-    params = parse_pairs(pairs, params_file, texts_of(schema_id, action))
+    document = await settings.document(params_file)
+    params = parse_pairs(pairs, document, texts_of(schema_id, action))
     until = None if retry_until is None else int(time.time()) + span_s(retry_until)
     async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
@@ -186,7 +180,7 @@ async def send(
         if dry_run:
             await _show_plan(settings, kit, judged, ask_node=quote)
         refuse(judged.judgement)
-        human, confirmed = ask_human(settings, judged, confirm_danger)
+        human, confirmed = await ask_human(settings, judged, confirm_danger)
         done = await kit.execute(
             plan,
             wait_s=settings.wait,
@@ -353,21 +347,22 @@ async def confirm(settings: Settings, command_id: str) -> None:
             found = await kit.commands.get(found.command_id)
         alias = await kit.alias_of(found.client_id)
         if found.challenge is not None:
-            _ask_again(found, alias)
+            await _ask_again(settings, found, alias)
         answer = await kit.confirm(found, settings.wait)
         found = await kit.commands.settled(found.command_id, settings.wait, pending_counts=False)
         settings.terminal.show({**describe(found, alias), "node_says": answer}, _EXIT[str(found.state)])
 
 
-def _ask_again(found: StoredCommand, alias: str) -> None:
+async def _ask_again(settings: Settings, found: StoredCommand, alias: str) -> None:
     if found.confirmed_danger == found.total_danger:
         return
-    if not sys.stdin.isatty():
+    console = settings.terminal.console
+    if not console.interactive:
         raise ConfirmationRequired(
             f"nobody confirmed danger {found.total_danger} when this was sent (--confirm-danger): confirm it"
             " at a terminal"
         )
     wanted = f"{alias} {found.action}"
-    click.echo(output.as_text(describe(found, alias)), err=True)
-    if click.prompt(f"Danger {found.total_danger}. Type '{wanted}' to confirm", err=True) != wanted:
+    console.err(output.as_text(describe(found, alias)))
+    if await console.typed(f"Danger {found.total_danger}. Type '{wanted}' to confirm") != wanted:
         raise ConfirmationRequired("the typed text differs; nothing was signed")

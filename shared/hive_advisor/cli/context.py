@@ -85,24 +85,28 @@ class Settings:
         with changing(self.paths):
             yield self.unlock_with_passphrase(question)
 
-    def ask_yes(self, question: str) -> None:
+    async def document(self, source: str | None) -> str | None:
+        """The text that ``--params`` names: a file, ``-`` for standard input. Raises InvalidParams."""
+        return None if source is None else await self.terminal.console.text_of(source)
+
+    async def ask_yes(self, question: str) -> None:
         """Go on only if a human says so, or ``--yes``. Raises ConfirmationRequired."""
         if self.yes:
             return
-        if not sys.stdin.isatty():
+        if not self.terminal.console.interactive:
             raise ConfirmationRequired(f"{question} Add --yes, or run it at a terminal")
-        if not click.confirm(question, err=True):
+        if not await self.terminal.console.agrees(question):
             raise ConfirmationRequired("not confirmed; nothing was changed")
 
-    def ask_pin(self, question: str, verifier: str | None) -> None:
+    async def ask_pin(self, question: str, verifier: str | None) -> None:
         """Ask for the approval PIN at the terminal. Raises Locked, Conflict (none set)."""
         from hive_advisor.pin import PinGuard
 
-        if not sys.stdin.isatty():
+        if not self.terminal.console.interactive:
             raise ConfirmationRequired("the PIN is asked at a terminal only")
         guard = PinGuard(self.paths.pin_misses, lambda: int(time.time()))
         guard.ready(verifier)
-        guard.check(str(click.prompt(question, hide_input=True, err=True)), verifier)
+        guard.check(await self.terminal.console.typed(question, hidden=True), verifier)
 
     @asynccontextmanager
     async def kit(self, *, online: bool) -> AsyncIterator[Advisor]:

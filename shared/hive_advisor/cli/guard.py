@@ -100,6 +100,6 @@ async def release(settings: Settings) -> None:
         settings.terminal.show({"halted": False, "before": False})
     identity = settings.unlock()
     settings.terminal.progress(f"halted: {file.reason() or 'no reason was given'}")
-    settings.ask_pin("PIN to release the halt", identity.pin_verifier)
+    await settings.ask_pin("PIN to release the halt", identity.pin_verifier)
     file.release()
     settings.terminal.show({"halted": False, "before": True})

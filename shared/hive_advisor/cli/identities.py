@@ -129,7 +129,7 @@ async def pin(settings: Settings) -> None:
         raise ConfirmationRequired("a PIN is typed by a human: run it at a terminal")
     with settings.changed_identity() as (unlocked, passphrase):
         if unlocked.pin_verifier is not None:
-            settings.ask_pin("Old PIN", unlocked.pin_verifier)
+            await settings.ask_pin("Old PIN", unlocked.pin_verifier)
         text = str(click.prompt("New PIN", hide_input=True, confirmation_prompt=True, err=True))
         changed = replace(unlocked, pin_verifier=pin_verifier(text, passphrase))
         store_change(settings.paths, changed, passphrase)

@@ -52,7 +52,7 @@ async def rotate(settings: Settings) -> None:
         now = int(time.time())
         rotated = unlocked.rotated(now)
         async with settings.kit_of(unlocked, online=False) as kit:
-            settings.ask_yes("Every operator has to authorise the new key within 30 days. Rotate?")
+            await settings.ask_yes("Every operator has to authorise the new key within 30 days. Rotate?")
             store_change(settings.paths, rotated, opened_by)
             await kit.note_rotation(unlocked.npub, rotated.npub)
             waiting = [client.alias for client in await kit.clients.all() if client.state != "ended"]
@@ -125,6 +125,6 @@ async def shared(settings: Settings, clear: bool) -> None:
         found = await kit.shared_key.found()
         if found is None or not clear:
             settings.terminal.show({"identity_shared": found is not None, **(found or {})})
-        settings.ask_yes("Does no other machine use this key any more?")
+        await settings.ask_yes("Does no other machine use this key any more?")
         await kit.shared_key.clear()
         settings.terminal.show({"identity_shared": False, "cleared": True})

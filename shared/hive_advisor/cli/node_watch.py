@@ -134,13 +134,13 @@ async def call(
     settings: Settings, name: str, method: str, pairs: tuple[str, ...], params_file: str | None
 ) -> None:
     """Call a method of the plugins on a node of yours; what does more than read asks first."""
-    params = parse_pairs(pairs, params_file)
+    params = parse_pairs(pairs, await settings.document(params_file))
     known = method_table().get(method)
     if known is None:
         raise NotFound(f"no plugin of this version has a method {method[:64]!a}")
     kind = known.class_of(params)
     if kind != "R":
-        settings.ask_yes(f"{method} on {name} does more than read. Call it?")
+        await settings.ask_yes(f"{method} on {name} does more than read. Call it?")
     settings.terminal.show(await _Own(settings).call(name, known, params))
 
 
@@ -191,7 +191,7 @@ async def _decide(settings: Settings, name: str, action_id: str, how: Mapping[st
             f"no action {action_id[:64]!a} waits at {name}; 'hive-advisor node pending {name}' lists them"
         )
     settings.terminal.progress(output.as_text(clean_value(action)))
-    settings.ask_yes(f"{'Reject' if how else 'Approve'} this at {name}?")
+    await settings.ask_yes(f"{'Reject' if how else 'Approve'} this at {name}?")
     settings.terminal.show(await own.call(name, method_table()[_DECIDE], {"action_id": action_id, **how}))
 
 

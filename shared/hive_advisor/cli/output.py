@@ -9,13 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
 from hive_shared.errors import HiveError, Internal, InvalidParams
 
+from hive_advisor.cli.console import Console, OwnStreams
 from hive_advisor.domain.cleaning import clean_value
 
 SCHEMA = "hive-advisor/1"
@@ -38,42 +39,42 @@ _BY_CODE: Mapping[int, int] = {
 
 @dataclass
 class Terminal:
-    """How this call wants its output."""
+    """How this call wants its output, and where it goes."""
 
     as_json: bool = False
     quiet: bool = False
+    console: Console = field(default_factory=OwnStreams)
 
     def progress(self, text: str) -> None:
         """A line for the human, on stderr."""
         if not self.quiet:
-            click.echo(text, err=True)
+            self.console.err(text)
 
     def show(self, data: Mapping[str, Any], exit_code: int = OK) -> NoReturn:
         """Print the result and leave with ``exit_code``."""
         cleaned = clean_value(data)
         if self.as_json:
-            click.echo(
+            self.console.out(
                 json.dumps({"schema": SCHEMA, "ok": exit_code == OK, "data": cleaned}, ensure_ascii=False)
             )
         else:
-            click.echo(as_text(cleaned))
+            self.console.out(as_text(cleaned))
         sys.exit(exit_code)
 
     def line(self, data: Mapping[str, Any]) -> None:
         """One row of a stream: a JSON object on a line of its own, at once."""
-        click.echo(json.dumps(clean_value(data), ensure_ascii=False))
-        sys.stdout.flush()
+        self.console.out(json.dumps(clean_value(data), ensure_ascii=False))
 
     def fail(self, error: HiveError, exit_code: int | None = None) -> NoReturn:
         """Print a refusal and leave with the exit code of its class."""
         code = exit_code if exit_code is not None else exit_code_of(error)
         if self.as_json:
             body = {"code": error.code, "slug": error.symbol, "message": error.detail, "data": error.data}
-            click.echo(
+            self.console.out(
                 json.dumps({"schema": SCHEMA, "ok": False, "error": clean_value(body)}, ensure_ascii=False)
             )
         else:
-            click.echo(f"error: {clean_value(str(error))}", err=True)
+            self.console.err(f"error: {clean_value(str(error))}")
         sys.exit(code)
 
 

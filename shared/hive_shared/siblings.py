@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from hive_shared.breaker import OPEN_SECONDS, Breaker
 from hive_shared.cln import READ_TIMEOUT, ClnClient, ClnError
 from hive_shared.errors import Busy, HiveError, SiblingUnavailable, VersionIncompatible, by_code
 from hive_shared.runtime_loops import Log
 from hive_shared.runtime_spec import MethodSpec, Param
 from hive_shared.siblings_auth import SiblingAuth, load_sibling_key
-from hive_shared.siblings_breaker import OPEN_SECONDS, Breaker
 
 __all__ = ["HELLO", "PLUGIN", "PROTO", "Sibling", "SiblingHub", "load_sibling_key"]
 

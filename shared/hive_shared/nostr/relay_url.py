@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
+from hive_shared.web_address import is_local, is_loopback, normal_address
+
+__all__ = ["is_local", "is_loopback", "normalise_relay_url", "split_relay_url"]
+
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
-_MAX_LENGTH = 512
-# Names that resolve inside a house or a data centre, whatever the public DNS says.
-_LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 
 def normalise_relay_url(url: str, *, foreign: bool = False) -> str:
@@ -20,58 +20,14 @@ def normalise_relay_url(url: str, *, foreign: bool = False) -> str:
     else gave us (a 10050 list, `reply_relays`): loopback, private and link-local hosts are refused there.
     Raises ValueError with a sentence.
     """
-    shown = url[:80]
-    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url or len(url) > _MAX_LENGTH:
-        raise ValueError(f"relay address {shown!r} is too long or has characters no address has")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"relay address {shown!r} cannot be read: {error}") from None
-    if parts.scheme not in _DEFAULT_PORTS or not host:
-        raise ValueError(f"relay address {shown!r} must look like wss://relay.example.com")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(f"relay address of {host} must not carry a user name or password")
-    if parts.fragment or parts.query:
-        raise ValueError(f"relay address {shown!r} must not carry a query or fragment")
-    host = host.rstrip(".")
-    if not host or port == 0:
-        raise ValueError(f"relay address {shown!r} has no usable host or port")
-    local = is_local(host)
-    if parts.scheme == "ws" and not (is_loopback(host) or host.endswith(".onion")):
-        raise ValueError(f"relay {host} must use wss://; ws:// is only for this machine and onion services")
-    if foreign and local:
+    address = normal_address(url, what="relay", secure="wss", plain="ws")
+    host = urlsplit(address).hostname or ""
+    if foreign and is_local(host):
         raise ValueError(f"relay {host} is a private address that somebody else named; it is not contacted")
-    shown_host = f"[{host}]" if ":" in host else host
-    suffix = "" if port is None or port == _DEFAULT_PORTS[parts.scheme] else f":{port}"
-    return f"{parts.scheme}://{shown_host}{suffix}{parts.path.rstrip('/')}"
+    return address
 
 
 def split_relay_url(url: str) -> tuple[bool, str, int]:
     """Return (TLS, host, port) of a normalised relay URL."""
     parts = urlsplit(url)
     return parts.scheme == "wss", parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
-
-
-def is_loopback(host: str) -> bool:
-    """True for this machine: `localhost`, names below it, 127.0.0.0/8 and ::1."""
-    address = _address(host)
-    return host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback)
-
-
-def is_local(host: str) -> bool:
-    """True for hosts that are no place on the public internet, by name or by literal address."""
-    address = _address(host)
-    if address is not None:
-        mapped = getattr(address, "ipv4_mapped", None)
-        return not (mapped or address).is_global or address.is_multicast
-    # A number that is no dotted quad (0x7f000001, 2130706433) is still an address to most resolvers.
-    last = host.rsplit(".", 1)[-1]
-    return "." not in host or last.isdigit() or last.startswith("0x") or host.endswith(_LOCAL_SUFFIXES)
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None

@@ -1,4 +1,6 @@
-"""The circuit breaker of calls to one sibling. docs/protocol/08-client-and-plugins.md section 3.4."""
+"""The circuit breaker of calls to one peer: a sibling plugin (docs/protocol/08-client-and-plugins.md §3.4), a
+mint (docs/protocol/03-escrow-and-payments.md §4.2).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,21 @@ OPEN_SECONDS: Final = 60.0
 
 
 class Breaker:
-    """Three failures in a row open it for 60 s; then one call at a time is let through; three successes close
-    it.
+    """Failures in a row (three, unless told) open it for 60 s; then one call at a time is let through; three
+    successes close it.
 
     ``monotonic`` is the clock, in seconds.
     """
 
-    def __init__(self, monotonic: Callable[[], float], *, open_seconds: float = OPEN_SECONDS) -> None:
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        *,
+        failures_to_open: int = FAILURES_TO_OPEN,
+        open_seconds: float = OPEN_SECONDS,
+    ) -> None:
         self._monotonic = monotonic
+        self._failures_to_open = failures_to_open
         self._open_seconds = open_seconds
         self._failures = 0
         self._successes = 0
@@ -58,7 +67,7 @@ class Breaker:
                 return True
 
     def succeeded(self) -> None:
-        """The sibling answered (a refusal is an answer)."""
+        """The peer answered (a refusal is an answer)."""
         self._trial = False
         self._failures = 0
         if self._opened_at is None:
@@ -68,20 +77,20 @@ class Breaker:
             self.reset()
 
     def failed(self) -> None:
-        """The sibling did not answer, or broke."""
+        """The peer did not answer, or broke."""
         self._trial = False
         self._successes = 0
         self._failures += 1
         # In half-open one failure is enough: it has not recovered.
-        if self._opened_at is not None or self._failures >= FAILURES_TO_OPEN:
+        if self._opened_at is not None or self._failures >= self._failures_to_open:
             self._opened_at = self._monotonic()
 
     def abandoned(self) -> None:
-        """The caller gave up before the outcome was known; says nothing about the sibling."""
+        """The caller gave up before the outcome was known; says nothing about the peer."""
         self._trial = False
 
     def reset(self) -> None:
-        """Closed and without memory: a new session of the sibling begins."""
+        """Closed and without memory: a new session of the peer begins."""
         self._failures = self._successes = 0
         self._opened_at = None
         self._trial = False

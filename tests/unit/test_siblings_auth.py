@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hive_shared.breaker import Breaker
 from hive_shared.cln import ClnClient
 from hive_shared.errors import Unauthorized
 from hive_shared.siblings_auth import NONCES_MAX, SiblingAuth, load_sibling_key
-from hive_shared.breaker import Breaker
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -28,6 +28,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_advisor.record import Record
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.asking import AskService
+from hive_advisor.services.batches import BatchService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
@@ -48,6 +49,7 @@ from hive_advisor.storage.action_log_store import ActionLogStore
 from hive_advisor.storage.alert_store import AlertStore
 from hive_advisor.storage.approval_store import ApprovalStore
 from hive_advisor.storage.audit_store import AuditStore
+from hive_advisor.storage.batch_store import BatchStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
@@ -241,6 +243,7 @@ class Advisor:
             now=self._now,
         )
         self.pump, self.sync_receipts = rounds.pump, sync.sync
+        self._compose_batches(asks)
         checkup = CheckupService(
             self._db,
             self._records,
@@ -255,6 +258,20 @@ class Advisor:
             now=self._now,
         )
         self.brief, self.doctor = checkup.brief, checkup.doctor
+
+    def _compose_batches(self, asks: AskService) -> None:
+        self.batches = BatchService(
+            self._db,
+            BatchStore(),
+            self._command_rows,
+            self.clients,
+            self.commands,
+            self.plans,
+            self.guard,
+            asks,
+            pump=self.pump,
+            now=self._now,
+        )
 
     def _voting(self, now_us: Callable[[], int]) -> ApprovalService:
         return ApprovalService(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hive_advisor.domain.plan import Judged
     from hive_advisor.domain.rows import StoredCommand
 
-_EXIT = {
+EXIT_OF_STATE = {
     "done": output.OK,
     "partial": output.PARTIAL,
     "pending": output.PENDING,
@@ -35,6 +35,7 @@ _EXIT = {
     "draft": output.TRANSPORT,
     "held": output.PENDING,
 }
+"""The exit code of a command in each state."""
 
 _MEANING = {
     "sent": "no answer yet; the same bytes go out again with 'hive-advisor run', nothing runs twice",
@@ -70,7 +71,7 @@ def describe(command: StoredCommand, alias: str) -> dict[str, Any]:
 
 def finish(settings: Settings, command: StoredCommand, alias: str) -> NoReturn:
     """Show the command and leave with the exit code of its state."""
-    settings.terminal.show(describe(command, alias), _EXIT[str(command.state)])
+    settings.terminal.show(describe(command, alias), EXIT_OF_STATE[str(command.state)])
 
 
 def parse_pairs(pairs: tuple[str, ...], document: str | None, texts: Collection[str] = ()) -> dict[str, Any]:
@@ -136,10 +137,12 @@ async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tu
 
 
 @click.command()
-@click.argument("client", shell_complete=completing.clients)
-@click.argument("target", metavar="SCHEMA/ACTION", shell_complete=completing.targets)
+@click.argument("client", required=False, shell_complete=completing.clients)
+@click.argument("target", required=False, metavar="SCHEMA/ACTION", shell_complete=completing.targets)
 @click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completing.parameters)
 @click.option("--params", "params_file", help="file with a JSON object of parameters, - for stdin")
+@click.option("--batch", help="file with a command a line as JSON, - for stdin; each runs once")
+@click.option("--batch-id", help="what the batch is known by; without it its content")
 @click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
 @click.option("--quote", is_flag=True, help="with --dry-run: also ask the node what it would say")
 @click.option("--note", default="", help="your own note, kept locally")
@@ -151,10 +154,12 @@ async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tu
 @answered
 async def send(
     settings: Settings,
-    client: str,
-    target: str,
+    client: str | None,
+    target: str | None,
     pairs: tuple[str, ...],
     params_file: str | None,
+    batch: str | None,
+    batch_id: str | None,
     dry_run: bool,
     quote: bool,
     note: str,
@@ -163,16 +168,30 @@ async def send(
     confirm_danger: int | None,
     if_root: str | None,
 ) -> None:
-    """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150"""
+    """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150
+
+    Or those of a file, in order, up to the first that does not run: send [CLIENT] --batch FILE, with lines
+    like {"client":"alice","schema":"hive:fee-policy/v1","action":"set_single","params":{"channel_id":
+    "103x1x0","fee_ppm":150}} (and "note", "if_root", "again"). Sent again, the same file goes on where it
+    stopped.
+    """
     from hive_advisor.domain.schema_help import split_target, texts_of
     from hive_advisor.services.guard import refuse
 
+    until = None if retry_until is None else int(time.time()) + span_s(retry_until)
+    if batch is not None:
+        from hive_advisor.cli.batch import send_batch
+
+        if target or pairs or params_file or quote or note or if_root or confirm_danger is not None:
+            raise InvalidParams("--batch takes its commands from the file: give it a client at most")
+        await send_batch(settings, batch, client, batch_id, dry_run=dry_run, again=again, retry_until=until)
+    target = _whole(client, target, batch_id)
+    assert client is not None
     schema_id, action = split_target(target)
     if quote and not dry_run:
         raise InvalidParams("--quote goes with --dry-run; a command is judged by the node anyway")
     document = await settings.document(params_file)
     params = parse_pairs(pairs, document, texts_of(schema_id, action))
-    until = None if retry_until is None else int(time.time()) + span_s(retry_until)
     async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
         plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)
@@ -193,6 +212,16 @@ async def send(
         await finish_one(settings, kit, done)
 
 
+def _whole(client: str | None, target: str | None, batch_id: str | None) -> str:
+    """The target of one command. Raises UsageError for half a command line."""
+    if client is None or target is None:
+        missing = "CLIENT" if client is None else "SCHEMA/ACTION"
+        raise click.UsageError(f"Missing argument '{missing}'.")
+    if batch_id is not None:
+        raise InvalidParams("--batch-id goes with --batch")
+    return target
+
+
 def span_s(text: str) -> int:
     """Seconds of ``90s``, ``30m``, ``4h``; at most a day. Raises InvalidParams."""
     match = re.fullmatch(r"([1-9]\d{0,5})([smh])", text)
@@ -208,7 +237,7 @@ async def finish_one(settings: Settings, kit: Advisor, command: StoredCommand) -
     if command.state == "held":
         question = await kit.questions.of_command(command.command_id)
         data |= {"approval_id": question.approval_id, "reason": question.reason}
-    settings.terminal.show(data, _EXIT[str(command.state)])
+    settings.terminal.show(data, EXIT_OF_STATE[str(command.state)])
 
 
 async def _show_plan(settings: Settings, kit: Advisor, judged: Judged, *, ask_node: bool) -> NoReturn:
@@ -310,7 +339,7 @@ async def status(settings: Settings, command_id: str) -> None:
         answer = await kit.ask_status(found, settings.wait)
         found = await kit.commands.get(found.command_id)
         body = describe(found, await kit.alias_of(found.client_id))
-        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(found.state)])
+        settings.terminal.show({**body, "node_says": answer}, EXIT_OF_STATE[str(found.state)])
 
 
 @command.command()
@@ -328,7 +357,7 @@ async def cancel(settings: Settings, command_id: str) -> None:
         answer = await kit.cancel(found, settings.wait)
         found = await kit.commands.settled(found.command_id, 5, pending_counts=False)
         body = describe(found, await kit.alias_of(found.client_id))
-        settings.terminal.show({**body, "node_says": answer}, _EXIT[str(answer["state"])])
+        settings.terminal.show({**body, "node_says": answer}, EXIT_OF_STATE[str(answer["state"])])
 
 
 @command.command()
@@ -350,7 +379,9 @@ async def confirm(settings: Settings, command_id: str) -> None:
             await _ask_again(settings, found, alias)
         answer = await kit.confirm(found, settings.wait)
         found = await kit.commands.settled(found.command_id, settings.wait, pending_counts=False)
-        settings.terminal.show({**describe(found, alias), "node_says": answer}, _EXIT[str(found.state)])
+        settings.terminal.show(
+            {**describe(found, alias), "node_says": answer}, EXIT_OF_STATE[str(found.state)]
+        )
 
 
 async def _ask_again(settings: Settings, found: StoredCommand, alias: str) -> None:

@@ -69,13 +69,21 @@ class Terminal:
         """Print a refusal and leave with the exit code of its class."""
         code = exit_code if exit_code is not None else exit_code_of(error)
         if self.as_json:
-            body = {"code": error.code, "slug": error.symbol, "message": error.detail, "data": error.data}
-            self.console.out(
-                json.dumps({"schema": SCHEMA, "ok": False, "error": clean_value(body)}, ensure_ascii=False)
-            )
+            body = clean_value(error_body(error))
+            self.console.out(json.dumps({"schema": SCHEMA, "ok": False, "error": body}, ensure_ascii=False))
         else:
             self.console.err(f"error: {clean_value(str(error))}")
         sys.exit(code)
+
+
+def error_body(error: HiveError) -> dict[str, Any]:
+    """An error as programs see it."""
+    return {"code": error.code, "slug": error.symbol, "message": error.detail, "data": error.data}
+
+
+def plain(value: object) -> str:
+    """A value of others as text for people, cleaned."""
+    return str(clean_value(str(value)))
 
 
 def exit_code_of(error: HiveError) -> int:

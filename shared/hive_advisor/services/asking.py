@@ -68,12 +68,14 @@ class AskService:
         human: bool = False,
         confirmed_danger: int | None = None,
         retry_until: int | None = None,
+        command_id: str | None = None,
     ) -> StoredCommand:
         """Sign, send, and wait for an answer; what is not answered stays recorded and is never doubled.
 
         What the guard holds is kept as ``held`` and waits for a human, unless one said yes already
         (``human``); ``confirmed_danger``: they confirmed this plan and its danger, see ``confirm``.
         ``retry_until`` (unix seconds): until then it is planned anew while the node answers ``cooldown``.
+        ``command_id`` is the caller's own id for it, a UUID; Conflict when there is such a command.
         Raises PolicyDenied when the guard refuses.
         """
         command = await self._plans.issue(
@@ -83,6 +85,7 @@ class AskService:
             human=human,
             confirmed_danger=confirmed_danger,
             retry_until=retry_until,
+            command_id=command_id,
         )
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_s

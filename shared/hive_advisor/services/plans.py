@@ -114,11 +114,13 @@ class PlanService:
         human: bool = False,
         confirmed_danger: int | None = None,
         retry_until: int | None = None,
+        command_id: str | None = None,
     ) -> StoredCommand:
         """Judge a plan and sign it, or hold it for a human; bytes leave after the commit.
 
         ``human``: a person at the command line said yes to what the guard would hold.
         ``confirmed_danger`` is the danger they confirmed for exactly this plan, None when nobody did.
+        ``command_id`` is an id that the caller made; without it there is a new one.
         Raises PolicyDenied (guard), Conflict when the same command is open already (``again`` overrides),
         the client takes none, or the key is shared; CredentialInvalid when the credential ended.
         """
@@ -128,6 +130,9 @@ class PlanService:
             command = replace(
                 self._row(plan, origin), confirmed_danger=confirmed_danger, retry_until=retry_until
             )
+            if command_id is not None:
+                command = replace(command, command_id=command_id)
+            self._check_new(tx, command)
             self._commands.add(tx, command)
             return self._go(tx, command, plan, again=again, passed="human" if human else "")
 
@@ -278,6 +283,15 @@ class PlanService:
                 f"the credential this was planned with has ended; plan it again for {plan.client.alias!r}",
                 reason="credential_superseded",
             )
+
+    def _check_new(self, tx: Tx, command: StoredCommand) -> None:
+        if self._commands.get(tx, command.command_id) is not None:
+            raise Conflict(f"command {command.command_id} was planned before")
+        if command.retry_of is None:
+            return
+        other = self._commands.retried_by(tx, command.retry_of)
+        if other is not None:
+            raise Conflict(f"{command.retry_of} was planned anew already: {other.command_id} ({other.state})")
 
     def _check_open(self, tx: Tx, command: StoredCommand) -> None:
         same = self._commands.same_open(

@@ -56,11 +56,14 @@ class RetryService:
         return await self._db.read(body)
 
     async def again(self, command: StoredCommand) -> StoredCommand:
-        """The same as a new command: ready, or held. A human's yes to the first is one to this: it is the
-        same plan.
+        """The same as a new command: ready, or held; the one that was made already, if there is. A human's
+        yes to the first is one to this: it is the same plan.
 
         Raises what planning raises: PolicyDenied (guard), Conflict, CredentialInvalid, NotFound.
         """
+        known = await self._db.read(lambda tx: self._commands.retried_by(tx, command.command_id))
+        if known is not None:
+            return known
         client = next((c for c in await self._clients.all() if c.client_id == command.client_id), None)
         if client is None:
             raise NotFound("the client of this command is gone")

@@ -83,6 +83,11 @@ class CommandStore:
         row = tx.execute("SELECT * FROM adv_commands WHERE command_id = ?", (command_id,)).fetchone()
         return _command(row) if row else None
 
+    def retried_by(self, tx: Tx, command_id: str) -> StoredCommand | None:
+        """What was planned anew instead of a command."""
+        row = tx.execute("SELECT * FROM adv_commands WHERE retry_of = ? LIMIT 1", (command_id,)).fetchone()
+        return _command(row) if row else None
+
     def by_nonce(self, tx: Tx, client_id: str, nonce: int) -> StoredCommand | None:
         row = tx.execute(
             "SELECT * FROM adv_commands WHERE client_id = ? AND nonce = ?", (client_id, nonce)

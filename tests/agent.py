@@ -10,6 +10,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from hive_devnet.node import NodeHandle
@@ -22,11 +23,22 @@ from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.nostr.relay import RelayPool
 
 
-class Agent:
-    """One agent key. ``credential_id`` is filled by ``hired``."""
+def real_time() -> int:
+    """Unix seconds."""
+    return int(time.time())
 
-    def __init__(self, node: NodeHandle, relay: str, secret: Secret | None = None) -> None:
-        self.node, self.relay = node, relay
+
+class Agent:
+    """One agent key. ``credential_id`` is filled by ``hired``; `now` is its clock, Unix seconds."""
+
+    def __init__(
+        self,
+        node: NodeHandle,
+        relay: str,
+        secret: Secret | None = None,
+        now: Callable[[], int] = real_time,
+    ) -> None:
+        self.node, self.relay, self.now = node, relay, now
         self.secret = secret or Secret(os.urandom(32))
         self.key = xonly_pubkey(self.secret)
         self.npub = npub_encode(self.key)
@@ -34,7 +46,7 @@ class Agent:
         self.credential_id = ""
         self.nonce = time.time_ns() // 1_000
         self.inbox: list[dict[str, Any]] = []
-        self._pool = RelayPool(on_event=self._event, secret_provider=lambda: self.secret)
+        self._pool = RelayPool(on_event=self._event, secret_provider=lambda: self.secret, now=now)
         self._came = asyncio.Condition()
 
     async def __aenter__(self) -> Agent:
@@ -76,7 +88,7 @@ class Agent:
             "credential": {"credential_id": self.credential_id},
             "payment_proof": {"method": "none"},
             "nonce": self.nonce,
-            "timestamp": int(time.time()),
+            "timestamp": self.now(),
             "node": self.node_key,
             "sender": self.key,
             **fields,
@@ -103,9 +115,9 @@ class Agent:
             self.node_key,
             content,
             tags=[["t", "hive-mgmt"]],
-            now=int(time.time()),
+            now=self.now(),
             rng=os.urandom,
-            expiration=int(time.time()) + 3_600,
+            expiration=self.now() + 3_600,
         )
         results = await self._pool.publish(event, relays or [self.relay])
         assert any(result.accepted for result in results.values()), results

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hive_shared.cln import ClnClient
 from hive_shared.store import Db
 
+from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_service import AdvisorService
@@ -92,6 +93,7 @@ def compose_reports(
         told=told,
         now=unix_now,
         log=log,
+        fault=fault_point(node["network"]),
     )
 
 

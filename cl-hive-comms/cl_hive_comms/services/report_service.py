@@ -19,7 +19,7 @@ from ..domain.telemetry import Subscription
 from ..domain.trial import Baseline, Income, Work
 from .action_log import StreamPage
 from .credential_service import CredentialService
-from .ports_commands import Identity, KillSwitch
+from .ports_commands import Fault, Identity, KillSwitch, no_fault
 from .ports_identity import Log
 from .ports_trials import PresenceOf, WorkRows
 from .trial_measure import TrialMeasure
@@ -96,7 +96,9 @@ class ReportService:
         told: Callable[[], None],
         now: Callable[[], int],
         log: Log,
+        fault: Fault = no_fault,
     ) -> None:
+        self._fault = fault
         self._db, self._rows, self._work, self._presence = db, rows, work, presence
         self._measure, self._credentials, self._identity = measure, credentials, identity
         self._kill_switch, self._node_id, self._told = kill_switch, node_id, told
@@ -152,7 +154,9 @@ class ReportService:
                     return False
                 incomes[wanted] = None
         write = partial(self._keep, row=row, kind=kind, span=span, income=incomes[wanted])
-        return await self._db.write(write)
+        made = await self._db.write(write)
+        await self._fault("report_made")
+        return made
 
     def _keep(self, tx: Tx, row: CredentialRow, kind: str, span: Span, income: Income | None) -> bool:
         doc = self._built(tx, row, kind, span, income)

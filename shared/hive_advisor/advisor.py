@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.events import EventService
 from hive_advisor.services.forgetting import ForgetService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.journal import JournalService
@@ -95,6 +96,7 @@ class Advisor:
         self._db, self._config, self._now, self._say = db, config, now, say
         self.keyring = Keyring(identity.readable_secrets(now()))
         self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
+        self._events = EventService(db, self._records)
         self._known: set[str] = set()
         self._link = NostrKeys(
             self.keyring,
@@ -436,5 +438,10 @@ class Advisor:
         size = self._config.mcp.max_output
         return ToolCallService(self._db, AuditStore(), toolbox, now=self._now, rates=rates, max_output=size)
 
-    async def events(self, since: int, limit: int) -> list[Event]:
-        return list(await self._db.read(lambda tx: self._records.events(tx, since, limit)))
+    def events(self, since: int = 0, *, once: bool = False) -> AsyncGenerator[Event, None]:
+        """Every event after a cursor and those that come (``once``: no more than are there), in order."""
+        return self._events.stream(since, once=once)
+
+    async def past_events(self, since: int, limit: int) -> list[Event]:
+        """Events after a cursor that are there now, the oldest first."""
+        return await self._events.past(since, limit)

@@ -111,7 +111,7 @@ async def test_acceptance_11_07_a_week_old_backup_goes_on_and_sends_nothing_old(
         assert {reason.rule for reason in judged.judgement.reasons} >= {"fee_writes"}
         again = await fee(kit, 200)
         assert again.state == "done" and again.nonce > max(later)
-        assert any(event.kind == "restored" for event in await kit.events(0, 500))
+        assert any(event.kind == "restored" for event in await kit.past_events(0, 500))
     profile.ahead += 86_401
     async with profile.open(there) as kit:
         plan = await kit.plan(

@@ -17,7 +17,7 @@ from kit_world import KitWorld, run_fee
 KEPT = {"adv_clients", "adv_credentials", "adv_receipts", "adv_evidence"}
 # Of every client, or found by something else than the client's id.
 OF_ALL = {
-    *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions"),
+    *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions", "adv_batches"),
     *("adv_inbox", "adv_runes", "adv_checkpoints", "adv_ping_answers"),
 }
 
@@ -79,7 +79,7 @@ async def test_a_client_is_forgotten_once_its_credential_has_ended(tmp_path: Pat
         assert json.loads(json.dumps(receipt.document))["action"] == "set_single"
         assert (await kit.receipts.verify(left))["ok"]
         assert (await kit.delivery.routes(left)).socket_path is None
-        assert "forgotten" in [event.kind for event in await kit.events(0, 500)]
+        assert "forgotten" in [event.kind for event in await kit.past_events(0, 500)]
         assert await kit._db.read(lambda tx: CommandStore().open(tx)) == []
     world.ahead = 0
     async with world.open() as kit:

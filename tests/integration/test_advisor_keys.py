@@ -132,7 +132,7 @@ async def test_acceptance_11_18_nonce_reuse_stops_all_sending_until_a_human_clea
             rows = await kit.commands.listed(None, None, 100)
             assert not [row for row in rows if row.params.get("fee_ppm") == 160]
             assert stopped.value.data["command_id"] == refused.command_id
-            kinds = [event.kind for event in await kit.events(0, 500)]
+            kinds = [event.kind for event in await kit.past_events(0, 500)]
             assert kinds.count("identity_shared") == 1
         heard = (len(node.commands), len(other.commands))
         # Over a restart, at every client, for every command of the kit's own, and for what waits to go again.

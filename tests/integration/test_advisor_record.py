@@ -38,7 +38,7 @@ def actions(world: KitWorld, since: int = 0) -> list[str]:
 
 
 async def kinds(kit: Advisor) -> list[str]:
-    return [event.kind for event in await kit.events(0, 500)]
+    return [event.kind for event in await kit.past_events(0, 500)]
 
 
 async def test_a_receipt_that_agrees_is_acknowledged_once_and_the_chain_kept_hourly(world: KitWorld) -> None:

@@ -100,7 +100,7 @@ async def test_telemetry_is_checked_kept_renewed_and_ended(node: ScriptedNode, t
             {"count": 4},
             {"count": 1},
         ]
-        told = [event.text for event in await kit.events(0, 100) if event.kind == "telemetry_missing"]
+        told = [event.text for event in await kit.past_events(0, 100) if event.kind == "telemetry_missing"]
         assert told == [f"2 before number 4 of {SUB}"]
         # What is no telemetry is kept apart, without effect.
         await push(kit, node, 5, metrics={"wealth": {"sat": 1}})
@@ -157,7 +157,7 @@ async def test_the_action_log_is_kept_in_order_and_a_second_record_makes_the_cli
         client = await until(lambda: kit.clients.with_node_key(node.key))
 
         async def events(kind: str) -> list[str]:
-            return [event.text for event in await kit.events(0, 100) if event.kind == kind]
+            return [event.text for event in await kit.past_events(0, 100) if event.kind == kind]
 
         async def heard(number: int) -> bool:
             return number in [figure.seq for figure in await kit.telemetry.figures(client, None, 0, 50)]
@@ -169,7 +169,7 @@ async def test_the_action_log_is_kept_in_order_and_a_second_record_makes_the_cli
         three, five = await kit.telemetry.log(client, None, 50)
         assert (three.receipt_id, three.status, three.rest) == (3, "success", {"danger": 3})
         assert five.rest["slug"] == "cooldown" and await kit.telemetry.log(client, 3, 50) == [five]
-        came, _ = await kit.telemetry.since(client, begun)
+        came = [each for _, each in await kit.telemetry.since(client, begun, 100)]
         assert [figure.value for figure in came] == [
             {"up_to": 0, "entries": 0},
             {"up_to": 5, "entries": 2},

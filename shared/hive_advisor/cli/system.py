@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import AsyncExitStack, aclosing
 
 import click
 
 from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+from hive_advisor.cli.fetching import fetching
+from hive_advisor.domain.rows import event_row
 
 
 @click.command()
@@ -44,17 +47,26 @@ async def status(settings: Settings) -> None:
 
 @click.command()
 @click.option("--since", default=0, help="cursor to start after")
-@click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@click.option("--once", is_flag=True, help="end with the newest; fetches nothing")
+@click.option("--limit", type=click.IntRange(min=1), help="end after so many")
 @pass_settings
 @answered
-async def follow(settings: Settings, since: int, limit: int) -> None:
-    """Events in order; pass the last cursor next time and miss nothing."""
-    async with settings.kit(online=False) as kit:
-        items = [
-            {"cursor": e.cursor, "kind": e.kind, "ref": e.ref, "text": e.text, "at": output.moment(e.at)}
-            for e in await kit.events(since, limit)
-        ]
-        settings.terminal.show({"items": items, "count": len(items)})
+async def follow(settings: Settings, since: int, once: bool, limit: int | None) -> None:
+    """Events as they come, one JSON object a line; start after the last cursor you took and miss nothing.
+
+    Without --once it fetches what nodes sent, and goes on until Ctrl-C.
+    """
+    async with settings.kit(online=not once) as kit, AsyncExitStack() as stack:
+        if not once:
+            await stack.enter_async_context(fetching(kit))
+        told = 0
+        async with aclosing(kit.events(since, once=once)) as events:
+            async for event in events:
+                settings.terminal.line(event_row(event))
+                told += 1
+                if told == limit:
+                    break
+    raise SystemExit(output.OK)
 
 
 @click.command()

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from hive_shared.errors import Conflict
+from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.registry.control import ACTION_LOG, REPORTS, TELEMETRY_METRICS, TELEMETRY_NAMES
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+from hive_advisor.cli.fetching import fetching
 from hive_advisor.domain.telemetry import Figure, LogEntry
 
 _METRIC = click.Choice([*TELEMETRY_METRICS, *REPORTS])
 _NAME = click.Choice(TELEMETRY_NAMES)
 _ALL = 5_000_000
-_ROUND_S, _LOOK_S = 15, 0.5
+_LOOK_S, _PAGE = 0.5, 1_000
 
 
 @click.group()
@@ -128,29 +129,35 @@ async def log(settings: Settings, alias: str, after: int | None, limit: int) -> 
 @telemetry.command()
 @click.argument("alias", shell_complete=completing.clients)
 @click.option("--for", "span", type=click.IntRange(min=1), help="seconds to follow; else until Ctrl-C")
+@click.option("--since", type=click.IntRange(min=0), help="cursor of a figure to start after; else from now")
+@click.option("--after", type=click.IntRange(min=0), help="receipt of the log to start after; else from now")
 @pass_settings
 @answered
-async def follow(settings: Settings, alias: str, span: int | None) -> None:
-    """Figures and action log as they come, one JSON object a line. Holds the profile while it runs."""
+async def follow(
+    settings: Settings, alias: str, span: int | None, since: int | None, after: int | None
+) -> None:
+    """Figures and action log as they come, one JSON object a line. Holds the profile while it runs.
+
+    Each figure has a cursor, each entry of the log its receipt: start after the last and miss nothing.
+    """
     clock = asyncio.get_running_loop().time
-    async with settings.kit(online=True) as kit:
+    async with settings.kit(online=True) as kit, fetching(kit):
         found = await kit.clients.named(alias)
         newest = await kit.telemetry.log(found, None, 1)
-        told = newest[-1].receipt_id if newest else 0
-        seen = await kit.telemetry.mark()
+        told = after if after is not None else newest[-1].receipt_id if newest else 0
+        mark = await kit.telemetry.mark()
+        if since is not None and since > mark:
+            raise InvalidParams(f"cursor {since} is ahead of the newest figure's, {mark}; go on with {mark}")
+        seen = mark if since is None else since
         until = None if span is None else clock() + span
-        next_round = clock()
         while until is None or clock() < until:
-            if clock() >= next_round:
-                await kit.pump()
-                next_round = clock() + _ROUND_S
-            for entry in await kit.telemetry.log(found, told, 1_000):
+            for entry in await kit.telemetry.log(found, told, _PAGE):
                 told = entry.receipt_id
-                settings.terminal.line({"metric": "action_log", **_logged(entry)})
-            came, seen = await kit.telemetry.since(found, seen)
-            for figure in came:
+                settings.terminal.line({"metric": ACTION_LOG, **_logged(entry)})
+            for cursor, figure in await kit.telemetry.since(found, seen, _PAGE):
+                seen = cursor
                 if figure.metric != ACTION_LOG:
-                    settings.terminal.line(_row(figure))
+                    settings.terminal.line({**_row(figure), "cursor": cursor})
             await asyncio.sleep(_LOOK_S)
         raise SystemExit(output.OK)
 

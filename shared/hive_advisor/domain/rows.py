@@ -183,6 +183,17 @@ class Event:
     at: int
 
 
+def event_row(event: Event) -> dict[str, Any]:
+    """An event as programs see it. ``at`` is Unix seconds."""
+    return {
+        "cursor": event.cursor,
+        "kind": event.kind,
+        "ref": event.ref,
+        "text": event.text,
+        "at": event.at,
+    }
+
+
 @dataclass(frozen=True)
 class Quarantined:
     """A message that failed a check. Kept as evidence, without any effect."""

@@ -260,7 +260,7 @@ class AdvisorReads:
         return Said({"items": items, "count": len(items)})
 
     async def _events(self, given: Given) -> Said:
-        rows = await self._kit.events(given["since"], given["limit"])
+        rows = await self._kit.past_events(given["since"], given["limit"])
         items = [
             {"cursor": row.cursor, "at": row.at, "kind": Own(row.kind), "ref": row.ref, "text": row.text}
             for row in rows

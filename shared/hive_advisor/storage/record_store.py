@@ -153,6 +153,13 @@ class RecordStore:
         ).fetchall()
         return [Event(row["cursor"], row["kind"], row["ref"], row["text"], row["at"]) for row in rows]
 
+    def event_span(self, tx: Tx) -> tuple[int, int]:
+        """Cursors of the oldest event that is kept and of the newest there ever was; (1, 0) without any."""
+        first = tx.execute("SELECT min(cursor) AS first FROM adv_events").fetchone()["first"]
+        last = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'adv_events'").fetchone()
+        newest = 0 if last is None else int(last["seq"])
+        return (newest + 1 if first is None else int(first)), newest
+
     def forget(self, tx: Tx, client_id: str) -> int:
         """Erase the messages of a client; its receipts stay; how many rows."""
         return int(

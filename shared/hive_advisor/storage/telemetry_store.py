@@ -50,13 +50,14 @@ class TelemetryStore:
         row = tx.execute("SELECT coalesce(max(rowid), 0) AS mark FROM adv_telemetry").fetchone()
         return int(row["mark"])
 
-    def since(self, tx: Tx, client_id: str, mark: int) -> tuple[list[Figure], int]:
-        """A client's figures after a place, in the order they came, and the newest place."""
+    def since(self, tx: Tx, client_id: str, mark: int, limit: int) -> list[tuple[int, Figure]]:
+        """A client's figures after a place, in the order they came, each with its place."""
         rows = tx.execute(
-            "SELECT * FROM adv_telemetry WHERE rowid > ? AND client_id = ? ORDER BY rowid",
-            (mark, client_id),
+            "SELECT rowid AS mark, * FROM adv_telemetry WHERE rowid > ? AND client_id = ?"
+            " ORDER BY rowid LIMIT ?",
+            (mark, client_id, limit),
         ).fetchall()
-        return [_figure(row) for row in rows], self.mark(tx)
+        return [(int(row["mark"]), _figure(row)) for row in rows]
 
     def follow(self, tx: Tx, row: Followed) -> None:
         """Note a subscription, or its new end."""

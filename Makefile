@@ -20,7 +20,7 @@ WORKERS ?= 2
 SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench fuzz slow devnet machines reference clean distclean
+.PHONY: help setup setup-mints demo test check lint types bench fuzz slow devnet machines reference clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -39,7 +39,23 @@ $(MINT)/.ready: requirements-mint.txt
 	@$(MINT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-mint.txt
 	@touch $@
 
+$(MINT)-0.16/.ready: requirements-mint-0.16.txt
+	@echo "== setting up $(MINT)-0.16: an older mint, for the tests that compare releases (about a minute)"
+	@$(PYTHON) -m venv $(MINT)-0.16
+	@$(MINT)-0.16/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-mint-0.16.txt
+	@touch $@
+
+# It pins a version of a Lightning backend that is not to be had; nothing of it is used here, so the pin is ignored.
+$(MINT)-0.21/.ready: requirements-mint.txt
+	@echo "== setting up $(MINT)-0.21: a newer mint, for the tests that compare releases (about a minute)"
+	@$(PYTHON) -m venv $(MINT)-0.21
+	@$(MINT)-0.21/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-mint.txt breez-sdk-spark==0.27.2
+	@$(MINT)-0.21/bin/python -m pip install --quiet --disable-pip-version-check --no-deps cashu==0.21.0
+	@touch $@
+
 setup: $(VENV)/.ready $(MINT)/.ready ## make both environments
+
+setup-mints: setup $(MINT)-0.16/.ready $(MINT)-0.21/.ready ## also an older and a newer release of the mint; tests that want them are skipped without
 
 demo: setup ## the story from end to end on the development network
 	@$(KEPT) $(PY) -m hive_devnet.demo
@@ -80,5 +96,5 @@ clean: ## remove caches and the development network's files
 	@rm -rf .devnet .pytest_cache .mypy_cache .ruff_cache .hypothesis build
 	@find . -name __pycache__ -type d -prune -not -path './.venv*' -exec rm -rf {} +
 
-distclean: clean ## also remove both environments
-	@rm -rf $(VENV) $(MINT)
+distclean: clean ## also remove the environments
+	@rm -rf $(VENV) $(MINT) $(MINT)-0.16 $(MINT)-0.21

@@ -7,9 +7,12 @@ and not the day."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
 
 import pytest
+from hive_devnet.mint import MintProcess, mint_environment, mint_installed
 from hypothesis import HealthCheck, settings
 
 EXAMPLES = int(os.environ.get("HIVE_FUZZ_EXAMPLES", "100"))
@@ -22,6 +25,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("hive")
+
+
+@pytest.fixture(scope="session")
+def mint_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The real mint, one per test process: 100 ppk of input fee, quotes that pay themselves. A test that
+    stops it or counts what it holds starts its own."""
+    if not mint_installed():
+        pytest.skip(f"no mint in {mint_environment()}: `make setup` puts nutshell there")
+    with asyncio.Runner() as runner:
+        mint = runner.run(MintProcess.start(tmp_path_factory.mktemp("mint")))
+        try:
+            yield mint.url
+        finally:
+            runner.run(mint.stop())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

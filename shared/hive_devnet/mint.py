@@ -20,14 +20,18 @@ class MintError(Exception):
     """The mint is not installed or did not start; the text says which, and what it wrote last."""
 
 
-def mint_environment() -> Path:
-    """The virtual environment that holds nutshell: HIVE_MINT_VENV, else `.venv-mint` of the repository."""
-    return Path(os.environ.get("HIVE_MINT_VENV") or _REPOSITORY / ".venv-mint")
+def mint_environment(release: str = "") -> Path:
+    """The virtual environment that holds nutshell: HIVE_MINT_VENV, else `.venv-mint` of the repository.
+
+    Another `release` than the usual one (`0.16`) is in `.venv-mint-<release>` beside it.
+    """
+    usual = Path(os.environ.get("HIVE_MINT_VENV") or _REPOSITORY / ".venv-mint")
+    return usual.with_name(f"{usual.name}-{release}") if release else usual
 
 
-def mint_installed() -> bool:
+def mint_installed(release: str = "") -> bool:
     """Whether that environment has the `mint` command."""
-    return (mint_environment() / "bin" / "mint").is_file()
+    return (mint_environment(release) / "bin" / "mint").is_file()
 
 
 class MintProcess:
@@ -36,21 +40,25 @@ class MintProcess:
     Its FakeWallet pays and is paid at once and holds no money, so a mint quote is paid by itself.
     """
 
-    def __init__(self, directory: Path, port: int, input_fee_ppk: int) -> None:
+    def __init__(self, directory: Path, port: int, input_fee_ppk: int, release: str = "") -> None:
         self.directory = directory
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._input_fee_ppk = input_fee_ppk
+        self._release = release
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    async def start(cls, directory: Path, port: int = 0, *, input_fee_ppk: int = 100) -> MintProcess:
+    async def start(
+        cls, directory: Path, port: int = 0, *, input_fee_ppk: int = 100, release: str = ""
+    ) -> MintProcess:
         """Starts a mint and returns when it answers `GET /v1/info`; port 0 means any free one.
 
-        `input_fee_ppk` is what it takes per thousand inputs, in sat. The seed is made once per
+        `input_fee_ppk` is what it takes per thousand inputs, in sat; `release` is another version of nutshell
+        than the usual one, see `mint_environment`. The seed is made once per
         directory, so a mint started there again has the same keysets. Raises MintError.
         """
-        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk)
+        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk, release)
         await mint._launch()
         return mint
 
@@ -88,9 +96,10 @@ class MintProcess:
         await self._launch()
 
     async def _launch(self) -> None:
-        program = mint_environment() / "bin" / "mint"
+        program = mint_environment(self._release) / "bin" / "mint"
         if not program.is_file():
-            raise MintError(f"no mint at {program}: run `make setup` or set HIVE_MINT_VENV")
+            target = "setup-mints" if self._release else "setup"
+            raise MintError(f"no mint at {program}: run `make {target}` or set HIVE_MINT_VENV")
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "mint.log").open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(

@@ -5,41 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
-from hive_devnet.mint import MintProcess, mint_environment, mint_installed
 from hive_devnet.mint_faults import HUGE_BYTES, MintFault, MintFaultFront, MintFaultKind
 
-pytestmark = [
-    pytest.mark.skipif(
-        not mint_installed(), reason=f"no mint in {mint_environment()}: `make setup` puts nutshell there"
-    ),
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 _QUOTE = "/v1/mint/quote/bolt11"
 _BODY = {"amount": 8, "unit": "sat"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[MintFaultFront, Path]]:
-    mint = await MintProcess.start(tmp_path_factory.mktemp("mint"), input_fee_ppk=0)
-    try:
-        async with MintFaultFront.before(mint.url) as front:
-            yield front, mint.directory
-    finally:
-        await mint.stop()
+async def running(mint_url: str) -> AsyncIterator[MintFaultFront]:
+    async with MintFaultFront.before(mint_url) as front:
+        yield front
 
 
 @pytest.fixture
-def front(running: tuple[MintFaultFront, Path]) -> Iterator[MintFaultFront]:
-    switches = running[0]
-    switches.clear()
-    switches.requests.clear()
-    yield switches
-    switches.clear()
+def front(running: MintFaultFront) -> Iterator[MintFaultFront]:
+    running.clear()
+    running.requests.clear()
+    yield running
+    running.clear()
 
 
 async def _call(front: MintFaultFront, method: str, path: str, body: object = None) -> httpx.Response:

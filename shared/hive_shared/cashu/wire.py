@@ -168,7 +168,8 @@ class MintQuote(Struct, frozen=True):
     amount: Amount | None = None
     unit: Name | None = None
     expiry: int | None = None
-    pubkey: PointHex | None = None
+    pubkey: Annotated[str, Meta(pattern=r"^(0[23][0-9a-f]{64})?\Z")] | None = None
+    """The key the quote is bound to (NUT-20); 0.19 says "" where there is none."""
 
     @property
     def status(self) -> QuoteState:

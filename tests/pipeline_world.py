@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from cl_hive_comms.domain.access_fee import AccessTerms
 from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.handoff import Handoff
 from cl_hive_comms.domain.policy import PolicySnapshot
@@ -22,6 +23,7 @@ from cl_hive_comms.services.node_backups import NodeBackups
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
+from cl_hive_comms.storage.access_store import AccessStore
 from cl_hive_comms.storage.channel_name_store import ChannelNameStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
@@ -414,6 +416,7 @@ def issue(
     valid: tuple[int, int] = (NOW - 1_000, NOW + 30 * 86_400),
     issuer: Secret = HSM_KEY,
     schemas: tuple[str, ...] | None = None,
+    access: Mapping[str, JsonValue] | None = None,
 ) -> Credential:
     """A credential that the node's Lightning key signed; `schemas` in place of the template's."""
     chosen = TEMPLATES[template]
@@ -426,6 +429,7 @@ def issue(
         template=chosen if tier is None else replace(chosen, tier=tier),
         constraints=constraints,
         coordination=coordination,
+        access=access,
         trust=trust,
         valid_from=valid[0],
         valid_until=valid[1],
@@ -448,6 +452,7 @@ class World:
         self.policies = Policies(preset)
         self.handoffs = HandoffsFake(self)
         self.supervised = True
+        self.access_terms = AccessTerms()
         self.switch = Switch()
         self.archon = Archon()
         self.out = Outside()
@@ -492,6 +497,7 @@ class World:
                 revoking=self.revoking,
                 backups=self.backups,
                 receipt_rows=ReceiptStore(),
+                access_rows=AccessStore(),
                 receipts=self.receipts,
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
                 identity=Keys(),
@@ -508,6 +514,8 @@ class World:
                 ),
                 node=self.node,
                 state_key=b"k" * 32,
+                access_key=Secret(b"a" * 32),
+                access_terms=lambda: self.access_terms,
                 node_id=NODE_ID,
                 about=lambda: About(
                     "0.1.0", Keys.pubkey, NODE_ID, "regtest", ("nostr_dm", "rest"), ("wss://r",), 300

@@ -261,10 +261,15 @@ MONEY = (
         "Sats per day/week that sibling plugins may spend.",
         read.sibling_limits,
     ),
-    _bool("l402-enabled", False, "Sell access to this node by L402."),
-    _int("l402-price", 1_000, "Sats per L402 credential.", 0),
-    _int("l402-days", 30, "Days an L402 credential is valid.", 1, 730),
-    _int("l402-actions", 1_000, "Actions an L402 credential is good for.", 1),
+    _bool(
+        "l402-enabled",
+        False,
+        "Sell access by L402 to agents whose credential charges for it (access_json).",
+        served=True,
+    ),
+    _int("l402-price", 1_000, "Sats per L402 token.", 1, served=True),
+    _int("l402-days", 30, "Days an L402 token is valid.", 1, 730, served=True),
+    _int("l402-actions", 1_000, "Actions an L402 token is good for.", 1, 1_000_000, served=True),
 )
 
 NOSTR = (

@@ -24,7 +24,6 @@ AWAITED: Final[Mapping[str, str]] = MappingProxyType(
         "per-action-limit": _PAYMENTS,
         "max-fee-ppm": _PAYMENTS,
         "sibling-limits": "payments on behalf of sibling plugins",
-        "l402-": "access that is sold by L402",
         "nostr-metadata": "a profile of this node's own; without one no name card is published",
         "marketplace-": "the advisor market",
         "liquidity-": _LIQUIDITY,

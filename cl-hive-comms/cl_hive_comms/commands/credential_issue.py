@@ -9,9 +9,10 @@ from hive_shared.canonical import encode
 from hive_shared.credential_scope import PERMISSIONS
 from hive_shared.errors import InvalidParams, SiblingUnavailable, Unsupported
 from hive_shared.nostr.keys import parse_pubkey
-from hive_shared.registry import Tier
+from hive_shared.registry import Tier, check_price_table
 from hive_shared.runtime_spec import MethodSpec, Param
 
+from ..domain.access_fee import SERVED
 from ..domain.advisor import MAX_DAYS
 from ..domain.conflict import CHANNEL_COOLDOWN_S, MAX_COOLDOWN_S
 from ..services.advisor_requests import Hired, Issue
@@ -41,6 +42,7 @@ class CredentialIssueCommands:
                     Param("allowed_schemas_json", "json", required=True),
                     Param("constraints_json", "json"),
                     Param("permissions_json", "json"),
+                    Param("access_json", "json"),
                     Param("valid_days", "int", default=90, minimum=1, maximum=MAX_DAYS),
                     Param("trust", "any"),
                     Param("gossip", "bool", default=False),
@@ -53,7 +55,8 @@ class CredentialIssueCommands:
                     ),
                 ),
                 self._issue,
-                "Give an agent a credential spelt out: tier, schema patterns, constraints, permissions.",
+                "Give an agent a credential spelt out: tier, schema patterns, constraints, permissions, what"
+                " it pays for access.",
             )
         ]
 
@@ -69,6 +72,7 @@ class CredentialIssueCommands:
                 days=params["valid_days"],
                 trust=_trust(params["trust"]),
                 permissions=_permissions(params["permissions_json"]),
+                charge=_charge(params["access_json"]),
                 tier=Tier.parse(params["tier"]),
                 schemas=_schemas(params["allowed_schemas_json"]),
                 limits=_constraints(params["constraints_json"]),
@@ -145,6 +149,33 @@ def _permissions(value: Any) -> Mapping[str, Any] | None:
             raise InvalidParams(f"permission {name[:40]!a} is unknown; known are {', '.join(PERMISSIONS)}")
         if not isinstance(granted, bool):
             raise InvalidParams(f"permission {name} must be true or false")
+    return value
+
+
+def _charge(value: Any) -> Mapping[str, Any] | None:
+    """What the agent pays for access; None: nothing."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.get("model") not in ("none", "per_action"):
+        raise InvalidParams(
+            'access_json must be an object such as {"model":"per_action","accepted_methods":["l402"]}; model'
+            " is none or per_action (subscription is not served by this version)"
+        )
+    methods = value.get("accepted_methods", [])
+    unknown = [name for name in methods if name not in SERVED] if isinstance(methods, list) else [methods]
+    if unknown:
+        raise InvalidParams(
+            f"access_json.accepted_methods: {str(unknown[0])[:40]!a} is not taken; the list holds"
+            f" {', '.join(SERVED)}"
+        )
+    table = value.get("price_table")
+    if table is not None:
+        if not isinstance(table, list) or not all(type(price) is int for price in table):
+            raise InvalidParams("access_json.price_table must be 10 whole numbers, sat for danger 1 to 10")
+        try:
+            check_price_table(tuple(table))
+        except ValueError as error:
+            raise InvalidParams(f"access_json.price_table: {error}") from None
     return value
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hive_shared.cln import ClnClient
+from hive_shared.crypto import Secret
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
+from cl_hive_comms.domain.access_fee import AccessTerms
 from cl_hive_comms.domain.sibling_routes import BUILT_IN
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.fault_point import fault_point
@@ -28,6 +30,7 @@ from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.services.vc_verifier import VcVerifier
+from cl_hive_comms.storage.access_store import AccessStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.channel_name_store import ChannelNameStore
 from cl_hive_comms.storage.command_store import CommandStore
@@ -60,6 +63,7 @@ _STORED = partial(
     presence_rows=PresenceStore(),
     report_rows=ReportStore(),
     receipt_rows=ReceiptStore(),
+    access_rows=AccessStore(),
 )
 
 
@@ -107,6 +111,8 @@ def pipeline_parts(
         trust=trust,
         node=cln,
         state_key=at_rest.subkey(b"state-hash"),
+        access_key=Secret(at_rest.subkey(b"l402")),
+        access_terms=lambda: access_terms(config()),
         node_id=node["node_id"],
         about=lambda: _about(identity, node, config(), registered()),
         trusted_issuers=lambda: config().trusted_issuers,
@@ -117,6 +123,17 @@ def pipeline_parts(
         swap_rpcs=lambda: (str(config().get("swap-out-rpc")), str(config().get("swap-in-rpc"))),
         log=log,
         fault=fault_point(node["network"]),
+    )
+
+
+def access_terms(config: Config) -> AccessTerms:
+    """What the options say of selling access."""
+    sold = {"bolt11": "bolt11" in config.get("payment-methods"), "l402": config.get("l402-enabled")}
+    return AccessTerms(
+        methods=tuple(method for method, on in sold.items() if on),
+        l402_price_sats=int(str(config.get("l402-price"))),
+        l402_days=int(str(config.get("l402-days"))),
+        l402_actions=int(str(config.get("l402-actions"))),
     )
 
 

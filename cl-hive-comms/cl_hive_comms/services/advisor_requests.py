@@ -36,6 +36,8 @@ class Hire:
     agent_id: str = ""
     trust: Fraction | None = None
     permissions: Mapping[str, JsonValue] | None = None
+    charge: Mapping[str, JsonValue] | None = None
+    """What the agent pays for access (the credential's `access`); None: nothing."""
 
     def template(self) -> Template:
         """The rights that are meant. Raises InvalidParams."""
@@ -106,6 +108,8 @@ class Issue(Hire):
             terms["action_cooldown_s"] = self.action_cooldown_s
         if self.trust is not None:
             terms["trust"] = str(float(self.trust))
+        if self.charge is not None:
+            terms["charge"] = dict(self.charge)
         return terms
 
 

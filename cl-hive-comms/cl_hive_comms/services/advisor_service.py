@@ -236,6 +236,7 @@ class AdvisorService:
             constraints=hire.constraints(template),
             permissions=hire.permissions,
             coordination=hire.coordination(),
+            access=hire.charge,
             agent_id=hire.agent_id or None,
             trust=Fraction(1) if hire.trust is None else hire.trust,
             valid_from=now,

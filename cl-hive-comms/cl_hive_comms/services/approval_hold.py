@@ -14,6 +14,7 @@ from hive_shared.store import Tx
 from ..domain.approval import LOCAL, MAX_PENDING, MAX_PENDING_PER_ADVISOR, Workflow, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, PendingRow
+from .access_fees import AccessFees
 from .action_caps import ActionCaps
 from .command_case import Case, Judged, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved
@@ -37,13 +38,14 @@ class ApprovalHold:
         db: Database,
         commands: CommandRows,
         caps: ActionCaps,
+        access: AccessFees,
         outcomes: CommandOutcomes,
         push: CommandPush,
         conflicts: ConflictHolds,
         approvers: Callable[[], Collection[str]],
         now: Callable[[], int],
     ) -> None:
-        self._conflicts = conflicts
+        self._conflicts, self._access = conflicts, access
         self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._push, self._approvers, self._now = push, approvers, now
 
@@ -57,6 +59,7 @@ class ApprovalHold:
         now, judged = self._now(), verdict.judged
         self._check_room(tx, case.advisor_id)
         self._caps.take(tx, verdict.caps, case.command_id, now)
+        self._access.hold(tx, case.command_id, judged.fee)
         if judged.workflow == Workflow.MULTISIG:
             self._check_voters(case, judged)
         expires = now + judged.expires_in

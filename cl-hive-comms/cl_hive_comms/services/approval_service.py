@@ -25,6 +25,7 @@ from hive_shared.store import Tx
 from ..domain.approval import CHALLENGE_S, LOCAL, Workflow, only_reduces, rank, voters
 from ..domain.command_machine import Event, State
 from ..domain.command_record import Vote
+from .access_fees import AccessFees
 from .action_caps import ActionCaps
 from .approval_ends import ApprovalEnds
 from .approval_hold import ApprovalHold
@@ -49,6 +50,7 @@ class ApprovalService:
         db: Database,
         commands: CommandRows,
         caps: ActionCaps,
+        access: AccessFees,
         credentials: Credentials,
         intake: Intake,
         decision: DecisionService,
@@ -82,6 +84,7 @@ class ApprovalService:
             db=db,
             commands=commands,
             caps=caps,
+            access=access,
             outcomes=outcomes,
             push=push,
             conflicts=conflicts,

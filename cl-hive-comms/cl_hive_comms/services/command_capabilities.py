@@ -12,6 +12,7 @@ from hive_shared.envelope import MAX_BYTES
 from hive_shared.errors import HiveError, NotFound
 from hive_shared.registry import actions, find, unsupported
 
+from .access_fees import AccessFees
 from .command_case import Case
 from .decision import DecisionService, Who
 from .executors.action import Params
@@ -48,6 +49,7 @@ class CommandCapabilities:
         commands: CommandRows,
         credentials: Credentials,
         decision: DecisionService,
+        access: AccessFees,
         about: Callable[[], About],
         served: Callable[[str, str], bool],
         why_not: Callable[[str, str], str],
@@ -58,7 +60,7 @@ class CommandCapabilities:
         self._db, self._commands, self._credentials, self._decision = db, commands, credentials, decision
         self._about, self._served, self._random, self._now = about, served, random_bytes, now
         self._why_not = why_not
-        self._partly = partly
+        self._partly, self._access = partly, access
 
     def of_node(self) -> dict[str, JsonValue]:
         """`hive-client-capabilities`: implementation, version, schemas, what is not served and why."""
@@ -76,7 +78,7 @@ class CommandCapabilities:
             "supported_schemas": [*dict.fromkeys(spec.schema for spec in served)],
             "unsupported_actions": [*unsupported(), *missing, *self._partly()],
             "transports": [*about.transports],
-            "payment": {"methods": [], "mints": []},
+            "payment": {"methods": [*self._access.node_methods()], "mints": []},
         }
 
     async def of_case(self, case: Case) -> dict[str, JsonValue]:
@@ -105,11 +107,12 @@ class CommandCapabilities:
                 "tier": credential.effective_tier.word,
                 "permissions": granted,
                 "constraints": dict(credential.constraints),
+                "payment": {"methods": [*self._access.methods(case.view)], "mints": []},
             }
         return doc
 
     async def quote(self, case: Case, params: Params) -> dict[str, JsonValue]:
-        """`quote`: price (nothing until payments are served), danger, tier and workflow of a command."""
+        """`quote`: price, danger, tier and workflow of a command."""
         return await self._quote(Who.of(case), str(params["schema"]), str(params["action"]), params["params"])
 
     async def _quote(self, who: Who, schema: str, action: str, asked: JsonValue) -> dict[str, JsonValue]:
@@ -122,7 +125,8 @@ class CommandCapabilities:
             "valid_until": self._now() + QUOTE_VALID_S,
         }
         if spec.served:
-            return {**doc, **await self._decision.preview(who, schema, action, asked)}
+            told = await self._decision.preview(who, schema, action, asked)
+            return {**doc, **self._access.quote(who.view, _total(told["danger"])), **told}
         # Known but not run by this version: its danger can still be told.
         given: Mapping[str, JsonValue] = asked if isinstance(asked, dict) else {}
         return {
@@ -147,6 +151,11 @@ class CommandCapabilities:
             return await self._quote(who, schema, action, params)
         except HiveError as error:
             return {"valid": False, "reason": error.symbol, "message": error.detail, **_data(error)}
+
+
+def _total(danger: JsonValue) -> int:
+    assert isinstance(danger, dict) and isinstance(danger["total"], int)
+    return danger["total"]
 
 
 def _data(error: HiveError) -> dict[str, JsonValue]:

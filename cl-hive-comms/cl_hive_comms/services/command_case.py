@@ -12,6 +12,7 @@ from hive_shared.errors import HiveError
 from hive_shared.machine import EventRejected
 from hive_shared.registry import Danger
 
+from ..domain.access_fee import Fee, fee_from
 from ..domain.command_machine import Event, State, after
 from ..domain.command_record import CommandRow
 from ..domain.sibling_routes import BY_CLOCK
@@ -113,6 +114,8 @@ class Judged:
     approvers: tuple[str, ...] = ()
     confirm_signature: str | None = None
     original_params_hash: str | None = None
+    fee: Fee | None = None
+    """What the agent paid for it."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, all but the plan; `judged_from` reads it."""
@@ -130,6 +133,7 @@ class Judged:
             "approvers": list(self.approvers),
             "confirm_signature": self.confirm_signature,
             "original_params_hash": self.original_params_hash,
+            "fee": None if self.fee is None else self.fee.to_json(),
         }
 
     def approval_doc(self) -> dict[str, JsonValue]:
@@ -160,6 +164,8 @@ def judged_from(doc: Mapping[str, Any], undo: dict[str, JsonValue]) -> Judged:
         approvers=tuple(doc["approvers"]),
         confirm_signature=doc["confirm_signature"],
         original_params_hash=doc["original_params_hash"],
+        # Rows of a version that took no fees have none.
+        fee=fee_from(doc.get("fee")),
     )
 
 

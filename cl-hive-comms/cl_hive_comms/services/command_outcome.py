@@ -16,10 +16,12 @@ from hive_shared.receipts import Receipt, to_doc
 from hive_shared.registry import Danger
 from hive_shared.store import Tx
 
+from ..domain.access_fee import NOTHING_PAID, REDEEMED, REFUNDED
 from ..domain.alert import PROPOSAL, Level, level_of_danger
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
 from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED
+from .access_fees import AccessFees
 from .command_case import Case, Judged, walk
 from .executors.action import Outcome
 from .executors.config_adjust import ConfigRows
@@ -72,6 +74,7 @@ class CommandOutcomes:
         saved: SavedRows,
         settings: ConfigRows,
         spends: SpendRows,
+        access: AccessFees,
         receipts: ReceiptService,
         identity: Identity,
         messages: Messages,
@@ -83,7 +86,7 @@ class CommandOutcomes:
         self._commands, self._fees, self._receipts = commands, fees, receipts
         self._saved, self._settings, self._spends = saved, settings, spends
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
-        self._trust, self._on_receipt = trust, on_receipt
+        self._trust, self._on_receipt, self._access = trust, on_receipt, access
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
         self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
@@ -223,6 +226,8 @@ class CommandOutcomes:
     ) -> Response:
         """End a read or a word of the control schema: no receipt of its own, the hour's roll-up counts it."""
         ended = Event.ON_SUCCEEDED if error is None else Event.ON_FAILED
+        if error is not None:
+            self._access.give_back(tx, case.command_id)
         self._move(tx, case, State.RECEIVED, Event.ON_ALLOWED, Event.ON_STARTED, ended)
         self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         status = envelope.STATUS_SUCCESS if error is None else envelope.status_of(error)
@@ -240,6 +245,7 @@ class CommandOutcomes:
         """End a command that a rule refused on arrival. Repeats within a minute share one receipt (0071)."""
         now = self._now()
         self._trust.refused(tx, case.advisor_id, error.symbol)
+        self._access.give_back(tx, case.command_id)
         tell_hit(self._alerts, tx, error)
         self._commands.forget_envelope(tx, case.command_id, MAX_KEPT_ENVELOPE_BYTES)
         shared = self._commands.refusal_receipt(tx, case.sender, error.symbol, now // 60)
@@ -269,6 +275,7 @@ class CommandOutcomes:
         receipt = self._receipt(tx, case, ended, error=error, danger=judged.danger, judged=judged)
         self._move(tx, case, from_state, event, slug=error.symbol, receipt_id=receipt.receipt_id)
         self._fees.release(tx, case.command_id)
+        self._access.give_back(tx, case.command_id)
         return self.respond(
             tx, case, envelope.status_of(error), error=error, receipt=to_doc(receipt), deferred=True
         )
@@ -289,10 +296,14 @@ class CommandOutcomes:
         end the node has yet to bring about is answered with status 3 and gets its receipt at that end."""
         if outcome.state == "pending_external":
             return self._left_to_node(tx, case, judged, outcome, state_before, deferred=deferred)
+        refunded = not outcome.acted or outcome.state == "error"
+        if refunded:
+            self._access.give_back(tx, case.command_id)
         receipt = self._receipt(
             tx,
             case,
             outcome.state,
+            paid=REFUNDED if refunded else REDEEMED,
             error=outcome.error,
             danger=judged.danger,
             judged=judged,
@@ -354,6 +365,7 @@ class CommandOutcomes:
                 judged=judged,
                 result=outcome.result,
                 hashes=(state_before, None),
+                paid=REDEEMED,
             )
             receipt = to_doc(begun)
         return self.respond(
@@ -420,6 +432,7 @@ class CommandOutcomes:
         spec: tuple[str, str] | None = None,
         result: JsonValue = None,
         hashes: tuple[str | None, str | None] = (None, None),
+        paid: str = REFUNDED,
     ) -> Receipt:
         command = case.command
         schema, action = (
@@ -440,7 +453,7 @@ class CommandOutcomes:
             params=params,
             danger=None if danger is None else danger.to_doc(),
             approval=judged.approval_doc() if judged else None,
-            payment={"direction": "none", "method": "none", "amount_sats": 0},
+            payment=dict(NOTHING_PAID) if judged is None or judged.fee is None else judged.fee.doc(paid),
             error=None if error is None else _error_doc(error),
             result=result,
             state_hash_before=hashes[0],

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
+from ..domain.access_fee import AccessTerms
 from ..domain.forwarding import BY_ADVISORS
 from ..domain.rate_limit import SlidingWindows
 from ..domain.report import PERIODS
+from .access_fees import AccessFees, AccessRows
 from .action_caps import ActionCaps
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
@@ -81,8 +84,9 @@ def unix_now_ms() -> int:
 class PipelineParts:
     """Everything the pipeline takes from outside. Times: `now` unix seconds, `now_ms` milliseconds.
 
-    `state_key` keys balances inside state hashes; `on_receipt` hears id and status of the receipts of
-    commands after their commit (a hint for notifications; the listener re-reads).
+    `state_key` keys balances inside state hashes, `access_key` signs what is sold for access; `on_receipt`
+    hears id and status of the receipts of commands after their commit (a hint for notifications; the
+    listener re-reads).
     """
 
     db: Database
@@ -99,6 +103,7 @@ class PipelineParts:
     revoking: Revoking
     backups: NodeBackups
     receipt_rows: ReceiptRows
+    access_rows: AccessRows
     receipts: ReceiptService
     push: CommandPush
     identity: Identity
@@ -113,6 +118,8 @@ class PipelineParts:
     trust: TrustService
     node: Node
     state_key: bytes
+    access_key: Secret
+    access_terms: Callable[[], AccessTerms]
     node_id: str
     about: Callable[[], About]
     trusted_issuers: Callable[[], Collection[str]]
@@ -143,6 +150,7 @@ class Pipeline:
     telemetry: TelemetryService
     presence: PresenceService
     settings: KeptSettings
+    access: AccessFees
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,7 @@ class _Core:
     """What the services of the pipeline share."""
 
     locks: ExecutionLocks
+    access: AccessFees
     bans: PeerBans
     executors: Executors
     outcomes: CommandOutcomes
@@ -167,6 +176,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         db=parts.db,
         commands=parts.commands,
         caps=ActionCaps(parts.fees, parts.alerts),
+        access=core.access,
         credentials=parts.credentials,
         intake=core.intake,
         decision=core.decision,
@@ -184,6 +194,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         commands=parts.commands,
         credentials=parts.credentials,
         decision=core.decision,
+        access=core.access,
         about=parts.about,
         served=core.executors.served,
         why_not=core.executors.why_not,
@@ -212,6 +223,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         telemetry,
         presence,
         core.settings,
+        core.access,
     )
 
 
@@ -228,7 +240,10 @@ def _timers(
         execution=core.execution,
         credentials=parts.credentials,
         reconcile=commands.reconcile,
-        by_clock=(commands.watch_external, core.htlcs.note, core.bans.end_due, _freezes(parts).end_due),
+        by_clock=(
+            *(commands.watch_external, core.htlcs.note, core.bans.end_due),
+            *(_freezes(parts).end_due, core.access.tidy),
+        ),
         spends=parts.spends,
         settings=parts.settings,
         writer=core.executors.channel_writer,
@@ -276,6 +291,7 @@ def _telemetry(parts: PipelineParts, core: _Core, presence: PresenceService) -> 
 
 def _core(parts: PipelineParts) -> _Core:
     locks, spends = ExecutionLocks(), SpendLimits(parts.spends, parts.alerts)
+    access = _access(parts)
     bans = PeerBans(parts.db, parts.commands, parts.receipts, parts.now)
     state_hash = StateHashService(
         parts.node,
@@ -292,7 +308,7 @@ def _core(parts: PipelineParts) -> _Core:
     settings = KeptSettings(parts.db, parts.commands)
     policies = BanningPolicies(parts.policies, bans.banned)
     executors = _executors(parts, policies, state_hash, htlcs, settings)
-    outcomes = _outcomes(parts)
+    outcomes = _outcomes(parts, access)
     decision = DecisionService(
         db=parts.db,
         commands=parts.commands,
@@ -301,6 +317,7 @@ def _core(parts: PipelineParts) -> _Core:
         policies=policies,
         handoffs=parts.handoffs,
         spends=spends,
+        access=access,
         locks=locks,
         find_write=executors.to_run,
         policy_root=state_hash.policy_root,
@@ -312,6 +329,7 @@ def _core(parts: PipelineParts) -> _Core:
         commands=parts.commands,
         caps=ActionCaps(parts.fees, parts.alerts),
         spends=spends,
+        access=access,
         outcomes=outcomes,
         credentials=parts.credentials,
         kill_switch=parts.kill_switch,
@@ -321,7 +339,9 @@ def _core(parts: PipelineParts) -> _Core:
         log=parts.log,
         fault=parts.fault,
     )
-    return _Core(locks, bans, executors, outcomes, decision, execution, _intake(parts), htlcs, settings)
+    return _Core(
+        locks, access, bans, executors, outcomes, decision, execution, _intake(parts), htlcs, settings
+    )
 
 
 def _executors(
@@ -356,8 +376,25 @@ def _executors(
     )
 
 
-def _outcomes(parts: PipelineParts) -> CommandOutcomes:
+def _access(parts: PipelineParts) -> AccessFees:
+    return AccessFees(
+        db=parts.db,
+        rows=parts.access_rows,
+        node=parts.node,
+        credentials=parts.credentials,
+        trust=parts.trust,
+        key=parts.access_key,
+        node_id=parts.node_id,
+        terms=parts.access_terms,
+        random_bytes=parts.random_bytes,
+        now=parts.now,
+        log=parts.log,
+    )
+
+
+def _outcomes(parts: PipelineParts, access: AccessFees) -> CommandOutcomes:
     return CommandOutcomes(
+        access=access,
         commands=parts.commands,
         fees=parts.fees,
         saved=parts.saved,
@@ -422,6 +459,7 @@ def _commands(
         approvals=approvals,
         control=control,
         outcomes=core.outcomes,
+        access=core.access,
         alerts=parts.alerts,
         find_read=core.executors.read,
         random_bytes=parts.random_bytes,

@@ -23,10 +23,12 @@ from hive_shared.errors import Busy, HiveError, Internal, from_symbol
 from hive_shared.registry import CONTROL, find
 from hive_shared.store import StoreError, Tx
 
+from ..domain.access_fee import Fee
 from ..domain.alert import Level
 from ..domain.command_machine import State
 from ..domain.command_record import CommandRow
 from ..domain.sibling_routes import CALLER_ANSWERED
+from .access_fees import AccessFees
 from .approval_service import ApprovalService
 from .command_case import WAITING, Case, Judged, RuleRefusal, received_row
 from .command_control import ControlActions
@@ -74,6 +76,7 @@ class CommandService:
         approvals: ApprovalService,
         control: ControlActions,
         outcomes: CommandOutcomes,
+        access: AccessFees,
         alerts: Alerts,
         find_read: Callable[[str, str], ReadAction | None],
         random_bytes: Callable[[int], bytes],
@@ -86,6 +89,7 @@ class CommandService:
         self._execution, self._approvals, self._control = execution, approvals, control
         self._outcomes, self._alerts, self._find_read = outcomes, alerts, find_read
         self._random, self._now, self._log, self._fault = random_bytes, now, log, fault
+        self._access = access
         self._running: dict[tuple[str, int, str], asyncio.Task[Response | None]] = {}
         # Commands that this process took in and has not ended; a repeat of a stored one is none of them.
         self._live: Counter[str] = Counter()
@@ -290,7 +294,12 @@ class CommandService:
         if not _read_only(command) or command.schema_type == CONTROL:
             return self._outcomes.unnumbered(command.nonce, store_unavailable(), command.command_id)
         try:
-            result, failed = await self._read(case, *await self._readable(case))
+            read, params, fee = await self._readable(case)
+            if fee is not None:
+                raise store_unavailable()
+            result, failed = await self._read(case, read, params)
+        except ClnError as error:
+            result, failed = None, node_error(error)
         except (HiveError, RuleRefusal) as refusal:
             result, failed = None, refusal.error if isinstance(refusal, RuleRefusal) else refusal
         return self._outcomes.unstored(case, result, failed)
@@ -316,8 +325,11 @@ class CommandService:
 
     async def _answer_read(self, case: Case) -> Response:
         try:
-            read, params = await self._readable(case)
-        except (HiveError, RuleRefusal) as refusal:
+            read, params, fee = await self._readable(case)
+            if fee is not None:
+                # A read has no row of its beginning: its fee is taken before it, and back if it fails.
+                await self._db.write(lambda tx: self._access.redeem(tx, case.command_id, fee))
+        except (HiveError, RuleRefusal, ClnError) as refusal:
             return await self._refuse(case, refusal, None)
         result, error = await self._read(case, read, params)
         try:
@@ -325,14 +337,14 @@ class CommandService:
         except StoreError:
             return self._outcomes.unstored(case, result, error)
 
-    async def _readable(self, case: Case) -> tuple[ReadAction, Params]:
-        spec, params = await self._decision.judge_read(case)
+    async def _readable(self, case: Case) -> tuple[ReadAction, Params, Fee | None]:
+        spec, params, fee = await self._decision.judge_read(case)
         action = self._find_read(spec.schema, spec.name)
         if action is None:
             raise from_symbol(
                 "unsupported_action", f"{spec.name} of {spec.schema} is not served by this version"
             )
-        return action, params
+        return action, params, fee
 
     async def _read(
         self, case: Case, action: ReadAction, params: Params

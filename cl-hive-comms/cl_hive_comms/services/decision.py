@@ -30,12 +30,14 @@ from hive_shared.registry import (
 from hive_shared.store import Tx
 
 from ..domain import conflict, constraints
+from ..domain.access_fee import Fee
 from ..domain.approval import Workflow, expires_in, rank
 from ..domain.command_machine import State
 from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
+from .access_fees import AccessFees, Priced
 from .action_caps import PER_DAY, Cap
 from .command_case import Case, Judged, RuleRefusal
 from .decision_facts import amounts_to, changed_fees, channels_of, facts_of_plan, past_write, under_way
@@ -154,6 +156,7 @@ class DecisionService:
         policies: Policies,
         handoffs: Handoffs,
         spends: SpendLimits,
+        access: AccessFees,
         locks: ExecutionLocks,
         find_write: Callable[[str, str], WriteAction | None],
         policy_root: Callable[[Plan], Awaitable[str]],
@@ -163,12 +166,13 @@ class DecisionService:
         self._db, self._commands, self._fees, self._policies = db, commands, fees, policies
         self._handoffs, self._spends = handoffs, spends
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
-        self._policy_root, self._names = policy_root, names
+        self._policy_root, self._names, self._access = policy_root, names, access
 
     # -- reads ------------------------------------------------------------------------------------------
 
-    async def judge_read(self, case: Case) -> tuple[ActionSpec, dict[str, JsonValue]]:
-        """Steps 10 to 15 of an action that changes nothing. Raises HiveError or RuleRefusal."""
+    async def judge_read(self, case: Case) -> tuple[ActionSpec, dict[str, JsonValue], Fee | None]:
+        """Steps 10 to 15 of an action that changes nothing, and what pays for it. Raises HiveError,
+        RuleRefusal, ClnError."""
         spec = find(case.command.schema_type, case.command.action)
         params = parse_params(spec, case.command.params)
         check_no_root(case.command)
@@ -176,10 +180,10 @@ class DecisionService:
         who = Who.of(case)
         try:
             self.check_read(who, spec, params)
-            self._check_payment(case)
+            fee = await self._paid(case, spec, params, DangerFacts(), danger)
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
-        return spec, params
+        return spec, params, fee
 
     def check_read(self, who: Who, spec: ActionSpec, params: Params) -> None:
         """Whether credential and policy let an agent read this now. Raises HiveError."""
@@ -259,9 +263,10 @@ class DecisionService:
                 rate(case.sender, danger.total)
             past = self._db.peek(lambda tx: self._past(tx, who, rated))
             verdict = self._verdict(who, rated, past, stale)
-            if case is not None:
-                self._check_payment(case)
-            return verdict
+            if case is None:
+                return verdict
+            fee = await self._paid(case, spec, params, facts, danger)
+            return replace(verdict, judged=replace(verdict.judged, fee=fee))
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
 
@@ -408,19 +413,12 @@ class DecisionService:
         if left:
             raise _cooldown(left, "another advisor changed this channel a short while ago")
 
-    def _check_payment(self, case: Case) -> None:
-        # Price 0: nothing is redeemed, so nothing may be offered. A token taken along would be lost to
-        # its owner's books though nobody keeps it.
-        access = "none" if case.view is None else case.view.credential.access.get("model", "none")
-        if access != "none":
-            raise from_symbol(
-                "payment_required", f"access model {access!s:.32} is not served by this version"
-            )
-        method = case.command.payment_proof.get("method")
-        if method != "none":
-            raise from_symbol(
-                "payment_invalid", f"nothing is to be paid; payment method {method!s:.32} was refused"
-            )
+    async def _paid(
+        self, case: Case, spec: ActionSpec, params: Params, facts: DangerFacts, danger: Danger
+    ) -> Fee | None:
+        constraints_of = () if case.view is None else tuple(case.view.credential.constraints)
+        tier = spec.required_tier(params, facts, constraints_of)
+        return await self._access.check(case, Priced(spec, params, danger, tier))
 
     # -- what the rules look at -----------------------------------------------------------------------------
 

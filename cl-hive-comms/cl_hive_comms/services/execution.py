@@ -25,6 +25,7 @@ from hive_shared.store import StoreError, Tx
 
 from ..domain.command_machine import MAX_EXTERNAL_S, Event, State
 from ..domain.command_record import CommandRow
+from .access_fees import AccessFees
 from .action_caps import ActionCaps, Cap
 from .command_case import Case, Judged, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved, by_message
@@ -63,6 +64,7 @@ class ExecutionService:
         commands: CommandRows,
         caps: ActionCaps,
         spends: SpendLimits,
+        access: AccessFees,
         outcomes: CommandOutcomes,
         credentials: Credentials,
         kill_switch: KillSwitch,
@@ -75,7 +77,7 @@ class ExecutionService:
         self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
         self._credentials, self._kill, self._fault = credentials, kill_switch, fault
-        self._spends = spends
+        self._spends, self._access = spends, access
         self._live: set[str] = set()
         self._unwritten: list[_Unwritten] = []
         self.going_on: set[asyncio.Future[None]] = set()
@@ -159,6 +161,7 @@ class ExecutionService:
             self._caps.take(tx, caps, case.command_id, now)
             if spend is not None:
                 self._spends.take(tx, spend, case.command_id, now)
+            self._access.redeem(tx, case.command_id, judged.fee)
             moved = self._commands.move(
                 tx,
                 case.command_id,

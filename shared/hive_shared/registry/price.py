@@ -30,6 +30,16 @@ def check_price_table(prices_sats: tuple[int, ...]) -> None:
             raise ValueError(f"the price of danger {danger} must be {allowed} sat, not {price_sats}")
 
 
+def access_modifier(trust: Fraction) -> Fraction:
+    """The agent's modifier of the access price by its trust (02 §7.3): under 1 a novice, then recognized,
+    trusted, senior."""
+    if trust < 1:
+        return Fraction(3, 2)
+    if trust < Fraction(3, 2):
+        return Fraction(1)
+    return Fraction(4, 5) if trust < 2 else Fraction(7, 10)
+
+
 def access_price_sats(base_sats: int, agent: Fraction, operator: Fraction) -> int:
     """What an agent pays for access: ceil(base · agent modifier · operator modifier)."""
     product = base_sats * agent * operator

@@ -36,12 +36,13 @@ async def killed_at(
     command: tuple[str, str],
     params: Mapping[str, JsonValue],
     while_down: Callable[[Path], None] | None = None,
+    **fields: Any,
 ) -> str:
     """Send a command (schema, action) whose plugin is killed at a fault point; it is up again. The command's
-    id. `while_down` gets the path of the plugin's database in between."""
+    id. `fields` replace parts of its envelope; `while_down` gets the path of the plugin's database."""
     schema, action = command
     reached = world.arm_fault(point)
-    document = agent.signed(action, dict(params), schema)
+    document = agent.signed(action, dict(params), schema, **fields)
     sending = asyncio.create_task(agent.rest(document))
 
     async def there() -> bool:

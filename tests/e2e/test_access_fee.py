@@ -1,0 +1,64 @@
+"""An agent that pays for access, on a node: the invoice of one action, a token for many, and a kill -9 where
+the fee is taken (docs/protocol/02-fleet-management.md §8, §15.14; 03 §7.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent import Agent
+from hive_devnet.world import World
+from hive_shared.canonical import JsonValue
+from killed_command import killed_at, receipt_of
+
+LIMITS = "hive:htlc-policy/v1"
+
+
+async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
+    for name, value in (("enabled", "true"), ("actions", "2")):
+        await world.alice.call("setconfig", {"config": f"hive-comms-l402-{name}", "val": value})
+    channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
+    async with Agent(world.alice, world.relay.url) as agent:
+        issued = await world.alice.call(
+            "hive-mgmt-credential-issue",
+            {
+                "agent_id": agent.npub,
+                "tier": "standard",
+                "allowed_schemas_json": ["*"],
+                "access_json": {"model": "per_action"},
+            },
+        )
+        agent.credential_id = str(issued["credential"]["credential_id"])
+
+        def write(minimum: int, proof: dict[str, JsonValue]) -> dict[str, Any]:
+            return agent.signed("set_htlc_limits", limits(minimum), LIMITS, payment_proof=proof)
+
+        def limits(minimum: int) -> dict[str, JsonValue]:
+            return {"channel_id": channel, "htlc_minimum_msat": minimum}
+
+        async def paid(invoice: str) -> str:
+            return str((await world.bob.call("xpay", {"invstring": invoice}))["payment_preimage"])
+
+        asked = (await agent.rest(write(7, {"method": "none"})))["error"]
+        assert asked["slug"] == "payment_required", asked
+        told = asked["data"]
+        unpaid: dict[str, JsonValue] = {"method": "bolt11", "preimage": "07" * 32}
+        assert (await agent.rest(write(7, unpaid)))["error"]["slug"] == "payment_invalid"
+        one: dict[str, JsonValue] = {"method": "bolt11", "preimage": await paid(told["bolt11"]["invoice"])}
+        done = await agent.rest(write(7, one))
+        assert done["status"] == 0 and done["receipt"]["payment"]["state"] == "redeemed", done
+        assert (await agent.rest(write(8, one)))["error"]["slug"] == "payment_replayed"
+
+        token: dict[str, JsonValue] = {
+            "method": "l402",
+            "macaroon": told["macaroon"],
+            "preimage": await paid(told["invoice"]),
+        }
+        command = (LIMITS, "set_htlc_limits")
+        killed = await killed_at(world, agent, "after_executing", command, limits(9), payment_proof=token)
+        receipt = await receipt_of(world, killed)
+        ran = receipt["status"] == "success"
+        assert receipt["payment"]["state"] == ("redeemed" if ran else "refunded"), receipt
+        left = 1 if ran else 2
+        for number in range(left):
+            assert (await agent.rest(write(20 + number, token)))["status"] == 0
+        assert (await agent.rest(write(30, token)))["error"]["slug"] == "payment_required"

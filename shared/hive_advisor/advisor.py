@@ -36,7 +36,9 @@ from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.events import EventService
 from hive_advisor.services.forgetting import ForgetService
 from hive_advisor.services.guard import GuardService
+from hive_advisor.services.hooks import HookService
 from hive_advisor.services.journal import JournalService
+from hive_advisor.services.later import LaterService
 from hive_advisor.services.mail import MailService
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.plans import PlanService
@@ -61,6 +63,7 @@ from hive_advisor.storage.route_store import RouteStore
 from hive_advisor.storage.sync_store import SyncStore
 from hive_advisor.storage.telemetry_store import TelemetryStore
 from hive_advisor.transport.commando import CommandoLink
+from hive_advisor.transport.hook_program import HookProgram
 from hive_advisor.transport.local import LocalLink
 from hive_advisor.transport.nostr_keys import NostrKeys
 from hive_advisor.transport.rest import RestLink
@@ -96,7 +99,7 @@ class Advisor:
         self._db, self._config, self._now, self._say = db, config, now, say
         self.keyring = Keyring(identity.readable_secrets(now()))
         self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
-        self._events = EventService(db, self._records)
+        self._compose_events(paths.profile)
         self._known: set[str] = set()
         self._link = NostrKeys(
             self.keyring,
@@ -140,7 +143,13 @@ class Advisor:
         self.approvals = self._voting(now_us)
         self.pin_verifier = identity.pin_verifier
         self._compose_rounds()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks, self._flushed = set[asyncio.Task[Any]](), False
+
+    def _compose_events(self, profile: str) -> None:
+        self._events = EventService(self._db, self._records)
+        hook = self._config.hook
+        program = HookProgram(hook, profile, os.environ) if hook else None
+        self.hooks = HookService(self._db, self._rows, self._records, self._events, program, now=self._now)
 
     def _compose_plans(self, now_us: Callable[[], int]) -> None:
         questions = QuestionStore()
@@ -246,6 +255,9 @@ class Advisor:
         )
         self.pump, self.sync_receipts = rounds.pump, sync.sync
         self._compose_batches(asks)
+        self._compose_checkup()
+
+    def _compose_checkup(self) -> None:
         checkup = CheckupService(
             self._db,
             self._records,
@@ -255,6 +267,8 @@ class Advisor:
             self.journal,
             self.guard,
             self.questions,
+            self.later,
+            self.hooks,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
             now=self._now,
@@ -272,6 +286,15 @@ class Advisor:
             self.guard,
             asks,
             pump=self.pump,
+            now=self._now,
+        )
+        self.later = LaterService(
+            self._db,
+            self._command_rows,
+            self.clients,
+            self.commands,
+            self.retries,
+            self.telemetry,
             now=self._now,
         )
 
@@ -366,8 +389,17 @@ class Advisor:
     async def _relays_answering(self, timeout: int) -> tuple[int, int]:
         return await self._link.relays_answering(timeout), len(self._config.relays)
 
+    async def flush(self, wait_s: float) -> None:
+        """Give what is on its way by itself so many seconds: announcements, acknowledgements, pings."""
+        self._flushed = True
+        clock = asyncio.get_running_loop().time
+        end = clock() + wait_s
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=wait_s)
+        await self._pings.settled(max(0.0, end - clock()))
+
     async def _disconnect(self) -> None:
-        await self._pings.settled(_DRAIN_S)
+        await self._pings.settled(0 if self._flushed else _DRAIN_S)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

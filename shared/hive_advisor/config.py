@@ -32,13 +32,14 @@ class McpConfig:
 @dataclass(frozen=True)
 class AdvisorConfig:
     """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs;
-    ``transport_order`` names the ways to a client, best first."""
+    ``transport_order`` names the ways to a client, best first; ``hook`` is the program told of events."""
 
     relays: tuple[str, ...] = DEFAULT_RELAYS
     proxy: str | None = None
     accept_offers: bool = False
     transport_order: tuple[str, ...] = DEFAULT_ORDER
     mcp: McpConfig = McpConfig()
+    hook: tuple[str, ...] = ()
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -52,7 +53,13 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
             document = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidParams(f"{path} is not valid TOML: {error}") from error
-    known = {"relays": {"primary", "proxy"}, "auto": {"enabled"}, "transport": {"order"}, "mcp": set(_MCP)}
+    known = {
+        "relays": {"primary", "proxy"},
+        "auto": {"enabled"},
+        "transport": {"order"},
+        "mcp": set(_MCP),
+        "hooks": {"exec"},
+    }
     for section, keys in document.items():
         if section not in known or not isinstance(keys, dict):
             raise InvalidParams(f"{path}: unknown key {section!r}; known sections are {sorted(known)}")
@@ -77,7 +84,26 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     if not isinstance(accept, bool):
         raise InvalidParams("auto.enabled takes true or false")
     order = _order(_section(document, "transport").get("order", list(DEFAULT_ORDER)))
-    return AdvisorConfig(normalised, proxy or None, accept, order, _mcp(_section(document, "mcp")))
+    mcp = _mcp(_section(document, "mcp"))
+    hook = _hook(_section(document, "hooks").get("exec", []), path)
+    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook)
+
+
+def _hook(value: object, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise InvalidParams('hooks.exec takes a program and its arguments: ["/usr/local/bin/tell", "--all"]')
+    if not value:
+        return ()
+    if not value[0].startswith("/"):
+        raise InvalidParams(f"hooks.exec: {value[0]!r} is no full path; no shell and no PATH looks for it")
+    if any("\0" in word for word in value):
+        raise InvalidParams("hooks.exec: an argument holds a zero byte")
+    if path.stat().st_mode & 0o022:
+        raise InvalidParams(
+            f"{path} names a program to run and can be written by others than its owner; run:"
+            f" chmod go-w {path}"
+        )
+    return tuple(value)
 
 
 def _mcp(section: dict[str, object]) -> McpConfig:

@@ -118,6 +118,7 @@ class Settings:
     async def kit_of(self, identity: Identity | None, *, online: bool) -> AsyncIterator[Advisor]:
         """The same with an identity that is unlocked already."""
         from hive_advisor.advisor import Advisor
+        from hive_advisor.cli.later import tell_later
         from hive_advisor.config import load_config
 
         config = load_config(self.paths.config, self.relays)
@@ -125,7 +126,11 @@ class Settings:
         async with Advisor.open(
             self.paths, identity, config, online=online, say=self.terminal.progress
         ) as advisor:
-            yield advisor
+            try:
+                yield advisor
+            finally:
+                if online:
+                    await tell_later(self.terminal, advisor)
 
 
 def typed_secret(

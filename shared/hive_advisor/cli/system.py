@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
 from contextlib import AsyncExitStack, aclosing
 
 import click
 
 from hive_advisor.cli import output
+from hive_advisor.cli.agent import Ending, rounds
+from hive_advisor.cli.agent import once as run_once
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.fetching import fetching
 from hive_advisor.domain.rows import event_row
@@ -21,18 +21,13 @@ from hive_advisor.domain.rows import event_row
 @pass_settings
 @answered
 async def run(settings: Settings, once: bool, interval: int) -> None:
-    """Fetch messages, take answers in, send again what is open. Holds the profile while it runs."""
+    """Fetch messages, take answers in, send again what is open. Holds the profile while it runs.
+
+    SIGTERM and Ctrl-C end it; what is under way has five seconds. A second one ends it at once.
+    """
     async with settings.kit(online=True) as kit:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
-        summary = await kit.pump()
-        while not once and not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), interval)
-            except TimeoutError:
-                summary = await kit.pump()
+        ending = Ending()
+        summary = await (run_once(kit, ending) if once else rounds(kit, ending, interval))
         settings.terminal.show(summary)
 
 

@@ -15,7 +15,9 @@ from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.guard import GuardService
+from hive_advisor.services.hooks import HookService
 from hive_advisor.services.journal import JournalService
+from hive_advisor.services.later import LaterService
 from hive_advisor.services.ports import RecordRows
 from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.shared_key import SharedKeyService
@@ -34,6 +36,8 @@ class CheckupService:
         journal: JournalService,
         guard: GuardService,
         questions: QuestionService,
+        later: LaterService,
+        hooks: HookService,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
@@ -42,6 +46,7 @@ class CheckupService:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
         self._shared, self._journal = shared_key, journal
         self._guard, self._questions = guard, questions
+        self._later, self._hooks = later, hooks
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
 
     async def brief(self) -> dict[str, Any]:
@@ -67,6 +72,10 @@ class CheckupService:
                 for c in await self._commands.open()
                 if c.schema != CONTROL or c.state == CommandState.PENDING
             ],
+            "due_later": [
+                {"what": due.what, "client": due.client, "ref": due.ref, "at": due.at, "by_you": due.by}
+                for due in await self._later.due()
+            ],
             **await self._journal.brief(),
             "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
         }
@@ -80,6 +89,15 @@ class CheckupService:
         detail = "halted; 'hive-advisor guard release' ends that" if halted else "guard.toml is read"
         return {"id": "guard", "status": "warn" if halted else "ok", "detail": detail}
 
+    async def _hook_check(self) -> list[dict[str, str]]:
+        standing = await self._hooks.standing()
+        if standing is None:
+            return []
+        detail = f"{standing['waiting']} events wait, {standing['failures']} failures in all"
+        why = standing.get("why")
+        said = detail if why is None else f"{why}; {detail}"
+        return [{"id": "hook", "status": "ok" if why is None else "warn", "detail": said}]
+
     async def doctor(self, timeout: int) -> list[dict[str, str]]:
         """Checks {id, status ok|warn|fail, detail}."""
         checks = [await self._key_check()]
@@ -88,6 +106,7 @@ class CheckupService:
             {"id": "database", "status": "fail" if damage else "ok", "detail": "; ".join(damage) or "intact"}
         )
         checks.append(await self._guard_check())
+        checks += await self._hook_check()
         answering, known = await self._relays_answering(timeout)
         detail = f"{answering} of {known} relays answer"
         checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})

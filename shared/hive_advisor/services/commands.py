@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hive_shared import envelope
@@ -29,10 +31,11 @@ SKEW_WARN_S = 60
 _MAX_SIGNED_ANEW = 3
 _PROMPT_S = 30
 _LOOK_AGAIN_S = 30
+_JUST_SENT_S = 45
 _NONCE_AHEAD_US = 7 * 86_400 * 1_000_000
 
 
-def _death_s(command: StoredCommand, client: Client) -> int:
+def death_s(command: StoredCommand, client: Client) -> int:
     """When, by its clock, the node must refuse the envelope as stale whatever happens."""
     return command.timestamp + client.max_skew_s + DEATH_MARGIN_S
 
@@ -316,6 +319,20 @@ class CommandService:
                 except TimeoutError:
                     pass
 
+    async def answered(self, wait_s: float) -> None:
+        """Give what was sent just now so long for its answer; whatever has none stays `sent`."""
+        if wait_s <= 0:
+            return
+        since = self._now() - _JUST_SENT_S
+        waiting = [
+            self.settled(command.command_id, math.ceil(wait_s))
+            for command in await self.open()
+            if command.state == CommandState.SENT and command.schema != CONTROL and command.updated >= since
+        ]
+        if waiting:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*waiting), wait_s)
+
     async def due(self) -> list[StoredCommand]:
         """Open commands whose bytes should go out again now, and are still alive."""
         now = self._now()
@@ -338,7 +355,7 @@ class CommandService:
             ):
                 continue
             client = await self._client(command.client_id)
-            if client is not None and self._now() + client.offset_s >= _death_s(command, client):
+            if client is not None and self._now() + client.offset_s >= death_s(command, client):
                 result.append((command, client))
         return result
 

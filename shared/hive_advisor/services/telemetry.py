@@ -178,3 +178,7 @@ class TelemetryService:
     async def followed(self, client: Client) -> list[Followed]:
         """What runs at a node."""
         return await self._db.read(lambda tx: self._rows.followed(tx, client.client_id))
+
+    async def running(self) -> list[Followed]:
+        """What runs at all nodes."""
+        return await self._db.read(self._rows.followed)

@@ -1,6 +1,7 @@
-"""Draws every state machine of the plugins into docs/machines/, one Mermaid page per table.
+"""Draws every state machine into docs/machines/, one Mermaid page per table.
 
-A machine is a module-level table `(state, event) -> Step` in a `domain/*_machine.py`. Run it with
+A machine is a module-level table `(state, event) -> Step` in a plugin's `domain/*_machine.py`, or in a
+`*_machine.py` of the library where several programs run by it. Run it with
 `make machines` after changing a table; an architecture test compares the pages with the tables.
 """
 
@@ -51,12 +52,13 @@ def page(plugin: str, module: ModuleType, name: str, table: object) -> str:
 def pages() -> dict[str, str]:
     """File name -> content of every page."""
     found: dict[str, str] = {}
-    for plugin, package in PLUGINS.items():
-        for file in sorted((ROOT / plugin / package / "domain").glob("*_machine.py")):
-            module = importlib.import_module(f"{package}.domain.{file.stem}")
+    folders = {plugin: f"{package}/domain" for plugin, package in PLUGINS.items()}
+    for home, folder in {**folders, "shared": "hive_shared"}.items():
+        for file in sorted((ROOT / home / folder).rglob("*_machine.py")):
+            module = importlib.import_module(".".join(file.relative_to(ROOT / home).with_suffix("").parts))
             for name, table in tables(module).items():
-                slug = f"{plugin}-{name.removesuffix('_TABLE').lower().replace('_', '-')}.md"
-                found[slug] = page(plugin, module, name, table)
+                slug = f"{home}-{name.removesuffix('_TABLE').lower().replace('_', '-')}.md"
+                found[slug] = page(home, module, name, table)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 
 from coincurve import PrivateKey, PublicKey
 from hive_shared.cashu import curve, keysets
@@ -25,15 +26,8 @@ class PaperMint:
     keyset: Keyset = field(init=False)
 
     def __post_init__(self) -> None:
-        self._private = {amount: self._key(f"{self.seed}/{amount}") for amount in self.amounts}
-        public = {amount: key.public_key.format().hex() for amount, key in self._private.items()}
-        if self.version == 1:
-            claimed = keysets.id_v1(public)
-        else:
-            claimed = keysets.id_v2(public, self.unit, self.input_fee_ppk, None)
-        self.keyset = keysets.keyset(
-            claimed, self.unit, public, active=True, input_fee_ppk=self.input_fee_ppk, final_expiry=None
-        )
+        self._private = _private_keys(self.seed, self.amounts)
+        self.keyset = _keyset(self.seed, self.amounts, self.unit, self.input_fee_ppk, self.version)
 
     @property
     def keysets(self) -> dict[str, Keyset]:
@@ -44,8 +38,8 @@ class PaperMint:
         """Sign one output, with the proof that the published key did it."""
         key = self._private[message.amount]
         point = PublicKey(bytes.fromhex(message.B_))
-        signature = point.multiply((self._key("forgery") if self.forged else key).secret)
-        p = self._key(f"nonce {message.B_}").secret
+        signature = point.multiply((_key("forgery") if self.forged else key).secret)
+        p = _key(f"nonce {message.B_}").secret
         first, second = PublicKey.from_valid_secret(p), point.multiply(p)
         text = "".join(
             each.format(compressed=False).hex() for each in (first, second, key.public_key, signature)
@@ -65,5 +59,19 @@ class PaperMint:
         made = self.output(amount, secret)
         return finish([made], [self.sign(made.message)], self.keysets)[0]
 
-    def _key(self, name: str) -> PrivateKey:
-        return PrivateKey(hashlib.sha256(name.encode()).digest())
+
+def _key(name: str) -> PrivateKey:
+    return PrivateKey(hashlib.sha256(name.encode()).digest())
+
+
+@cache
+def _private_keys(seed: str, amounts: tuple[int, ...]) -> dict[int, PrivateKey]:
+    return {amount: _key(f"{seed}/{amount}") for amount in amounts}
+
+
+@cache
+def _keyset(seed: str, amounts: tuple[int, ...], unit: str, input_fee_ppk: int, version: int) -> Keyset:
+    keys = _private_keys(seed, amounts)
+    public = {amount: key.public_key.format().hex() for amount, key in keys.items()}
+    claimed = keysets.id_v1(public) if version == 1 else keysets.id_v2(public, unit, input_fee_ppk, None)
+    return keysets.keyset(claimed, unit, public, active=True, input_fee_ppk=input_fee_ppk, final_expiry=None)

@@ -25,3 +25,10 @@ class MintNonconformant(PaymentFailed):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, reason="mint_nonconformant")
+
+
+class TokenSpent(PaymentFailed):
+    """Ecash that is spent, or being spent, already."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, reason="token_spent")

@@ -25,9 +25,10 @@ from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.state_store import StateStore
 from hiring_world import NODE_ID, HiringWorld
-from hive_shared.crypto import Secret
+from hive_shared.crypto import Sealer, Secret
 
 WORD = Secret(b"correct horse battery staple")
+SEALER = Sealer({1: Secret(bytes(32))}, 1)
 
 
 class Channels:
@@ -140,6 +141,7 @@ class BackupWorld(HiringWorld):
                 self.stops.engaged,
             ),
             node={"node_id": node_id, "network": "regtest"},
+            sealer=SEALER,
             now=lambda: self.now,
         )
 

@@ -11,7 +11,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
-from backup_world import WORD, BackupWorld
+from backup_world import SEALER, WORD, BackupWorld
 from cl_hive_comms.domain.backup import PARTS, TABLES
 from cl_hive_comms.domain.legacy_record import Segment
 from cl_hive_comms.domain.policy_document import canonical_text, preset_document
@@ -19,16 +19,21 @@ from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
+from cl_hive_comms.storage.cashu_store import CashuStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from hiring_world import HSM, MIGRATIONS, NODE_ID, NOW
 from hive_shared import receipts
 from hive_shared.canonical import encode
+from hive_shared.cashu.journal import Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from hive_shared.cashu.outputs import Output
+from hive_shared.cashu.wire import Dleq, Proof
 from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.sealed_file import SealedFileError
 
 AGENT = xonly_pubkey(Secret(b"\x03" * 32))
+MINT = "https://mint.example"
 LEFT_OUT = {
     "comms_l402_tokens": "an old copy would count fees as unused that were used since",
     "comms_access_uses": "belongs to comms_l402_tokens and to commands, which are not continued",
@@ -88,6 +93,29 @@ def closed(at: int, digests: list[str], node: Secret) -> Segment:
     )
 
 
+def ecash(tx: sqlite3.Connection) -> None:
+    """A proof and a fund operation under way."""
+    store = CashuStore(SEALER)
+    point, scalar = "02" + "ab" * 32, "cd" * 32
+    proof = Proof(64, "00" + "ef" * 7, "secret", point, dleq=Dleq(scalar, scalar, scalar))
+    store.add_proofs(tx, MINT, [OwnProof(point, proof, 7)], ProofStatus.UNSPENT, "op0", NOW)
+    store.take_counters(tx, MINT, proof.id, 8)
+    planned = PlannedOutput(Output(64, proof.id, "other", b"r" * 32, point), "keep", 6)
+    op = Op(
+        **{"op_id": "op1", "idempotency_key": "k", "content": "c", "owner": "comms", "kind": OpKind.FUND},
+        **{"mint_url": MINT, "state": OpState.PREPARED, "inputs": (), "amount_sats": 64, "fee_sats": 0},
+        **{"created_at": NOW, "updated_at": NOW, "quote_id": "q", "quote_key": b"k" * 32, "payment_id": "p"},
+        body=OpBody(outputs=(planned,), invoice="lnbcrt1"),
+    )
+    store.add_op(tx, op)
+
+
+def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], list[object]]:
+    """What is sealed, in clear."""
+    store = CashuStore(SEALER)
+    return list(store.raw_proofs(tx)), list(store.raw_ops(tx))
+
+
 async def filled(directory: Path) -> BackupWorld:
     """A node with something in every table that is backed up."""
     directory.mkdir(parents=True)
@@ -111,6 +139,7 @@ async def filled(directory: Path) -> BackupWorld:
     closing = closed(at, [str(row[4]) for row in legacy], world.identity.secret())
     # Larger than a management document, and full of what JSON has to escape.
     row = json.dumps({"status": "\u0007" * 300_000})
+    await world.db.write(ecash)
     await world.run(
         ("INSERT INTO comms_replay (sender_key, last_nonce, last_seq) VALUES (?, ?, 7)", ("ab" * 32, 2**62)),
         ("INSERT INTO comms_trust_days VALUES (?, ?, 5, 4, 1)", (hired.row.advisor_id, at // 86_400)),
@@ -181,6 +210,14 @@ async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
             assert [{k: v for k, v in row.items() if k not in times} for row in after] == [
                 {k: v for k, v in row.items() if k not in times} for row in before[name]
             ], name
+        elif name in ("comms_cashu_proofs", "comms_cashu_ops"):
+            # Sealed anew each time; what counts again only the mint says.
+            sealed = ("secret_enc", "c_enc", "dleq_enc", "outputs_enc", "quote_key_enc", "state", "origin_op")
+            assert [{k: v for k, v in row.items() if k not in sealed} for row in after] == [
+                {k: v for k, v in row.items() if k not in sealed} for row in before[name]
+            ], name
+            assert await fresh.db.read(wallet_content) == await world.db.read(wallet_content)
+            assert [row["state"] for row in await fresh.rows("comms_cashu_proofs")] == ["quarantined"]
         else:
             assert after == before[name], name
     assert (await fresh.receipts.verify()).ok

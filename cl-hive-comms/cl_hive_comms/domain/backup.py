@@ -32,6 +32,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
         *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),
         *("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"),
     ),
+    "escrow": ("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops"),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
     "aliases": ("comms_aliases",),
     "channels": ("comms_saved_channel", "comms_timers", "comms_state"),

@@ -2,6 +2,7 @@
 
 import os
 
+from hive_shared.crypto import Sealer
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
@@ -13,6 +14,7 @@ from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService, Running
 from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.cashu_store import CashuStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
@@ -31,6 +33,7 @@ def compose_backups(
     receipts: ReceiptService,
     running: Running,
     node: dict[str, str],
+    sealer: Sealer,
     now: Clock = unix_now,
 ) -> tuple[BackupService, RestoreService]:
     """Both services over the same tables."""
@@ -46,6 +49,7 @@ def compose_backups(
         legacy=LegacyStore(),
         saved=SavedChannelStore(),
         timers=commands,
+        wallet=CashuStore(sealer),
         facts=StateStore(),
     )
     backups = BackupService(

@@ -134,6 +134,7 @@ class LedgerParts(Parts):
                 self.stops.engaged,
             ),
             node=self.node,
+            sealer=self.at_rest.sealer,
         )
         self.node_backups = NodeBackups(
             self.info.net_dir / "hive" / "backup",

@@ -151,6 +151,14 @@ class BackupService:
         for alias in self._t.advisors.aliases(tx):
             yield "comms_aliases", asdict(alias)
 
+    def _wallet(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in self._t.wallet.raw_proofs(tx):
+            yield "comms_cashu_proofs", row
+        for mint_url, keyset_id, least in self._t.wallet.counters(tx):
+            yield "comms_cashu_counters", {"mint_url": mint_url, "keyset_id": keyset_id, "next": least}
+        for row in self._t.wallet.raw_ops(tx):
+            yield "comms_cashu_ops", row
+
     def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for hold in self._t.saved.holds(tx):
             yield "comms_saved_channel", asdict(hold)
@@ -164,6 +172,7 @@ _READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict
     "identity": BackupService._keys,
     "credentials": BackupService._credentials,
     "receipts": BackupService._chain,
+    "escrow": BackupService._wallet,
     "policy": BackupService._policy,
     "aliases": BackupService._aliases,
     "channels": BackupService._channels,

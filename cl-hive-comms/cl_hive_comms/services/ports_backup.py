@@ -123,6 +123,17 @@ class TimerTables(Protocol):
     def put_raw_timer(self, tx: Tx, timer: TimerRow) -> bool: ...
 
 
+class WalletTables(Protocol):
+    """The ecash wallet (storage.cashu_store.CashuStore)."""
+
+    def raw_proofs(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_proof(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
+    def counters(self, tx: Tx) -> list[tuple[str, str, int]]: ...
+    def raise_counter(self, tx: Tx, mint_url: str, keyset_id: str, least: int) -> bool: ...
+    def raw_ops(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_op(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All of them."""
@@ -137,4 +148,5 @@ class Tables:
     legacy: LegacyTables
     saved: SavedTables
     timers: TimerTables
+    wallet: WalletTables
     facts: FactStore

@@ -20,7 +20,7 @@ from hive_shared.receipts import ChainReport
 from hive_shared.sealed_file import SealedReader
 from hive_shared.store import Tx
 
-from ..domain.backup import Head, Reading, Row, chosen
+from ..domain.backup import TABLES, Head, Reading, Row, chosen
 from ..domain.emergency import Stop
 from ..domain.identity import KeyRing
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, fault
@@ -40,6 +40,7 @@ from .restore_history import (
 )
 from .restore_parts import Outcome, restore_aliases, restore_credentials
 from .restore_policy import restore_policy
+from .restore_wallet import restore_wallet
 
 _RECEIPTS: Final = "management_receipts"
 # A node may have very many of them: they are read again from the file, not held in memory.
@@ -217,6 +218,9 @@ class RestoreService:
                 return _joined(outcome, count, taken, -taken, note)
             case "channels":
                 return self._channels(tx, content)
+            case "escrow":
+                found = {table: content.of(part, table) for table in TABLES[part]}
+                return restore_wallet(tx, self._t.wallet, found)
             case "policy":
                 return self._policy(tx, content, replace)
             case _:

@@ -1,0 +1,24 @@
+"""Taking the ecash of a backup in (docs/protocol/03-escrow-and-payments.md §5 "Export for backup",
+docs/decisions/0511-ecash-in-backups.md): merged by name; what was spent meanwhile the mint says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hive_shared.store import Tx
+
+from .ports_backup import WalletTables
+from .restore_parts import Outcome
+
+
+def restore_wallet(tx: Tx, store: WalletTables, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Outcome:
+    """Proofs wait until their mint was asked, counters only rise, operations under way go on; what this node
+    has itself is newer and stays."""
+    proofs = sum(store.put_raw_proof(tx, row) for row in rows["comms_cashu_proofs"])
+    others = sum(store.put_raw_op(tx, row) for row in rows["comms_cashu_ops"])
+    for row in rows["comms_cashu_counters"]:
+        others += store.raise_counter(tx, str(row["mint_url"]), str(row["keyset_id"]), int(row["next"]))
+    found = sum(map(len, rows.values()))
+    note = f"{proofs} proofs of ecash count once their mint says that they are unspent" if proofs else ""
+    return Outcome("escrow", found, proofs + others, found - proofs - others, note)

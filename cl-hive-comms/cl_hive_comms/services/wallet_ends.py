@@ -1,0 +1,33 @@
+"""What the end of a wallet operation means beside its proofs: the token that was made, locks that moved
+(docs/protocol/03-escrow-and-payments.md §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hive_shared.cashu.curve import y_of
+from hive_shared.cashu.journal import Op, OwnProof, ProofStatus
+from hive_shared.cashu.token import Token, encode_token
+from hive_shared.cashu.wire import Proof
+from hive_shared.store import Tx
+
+from .ports_wallet import WalletRows
+
+
+class WalletEnds:
+    """Ends of operations, in the transaction that ends them."""
+
+    def __init__(self, rows: WalletRows, now: Callable[[], int]) -> None:
+        self._rows, self._now = rows, now
+
+    def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> Op:
+        """Somebody else's outputs leave our books as a token that the operation keeps."""
+        if not given:
+            return op
+        gone = [OwnProof(y_of(proof.secret), proof) for proof in given]
+        self._rows.add_proofs(tx, op.mint_url, gone, ProofStatus.SPENT, op.op_id, self._now())
+        return replace(op, body=replace(op.body, token=encode_token(Token(op.mint_url, tuple(given)))))
+
+    def failed(self, tx: Tx, op: Op) -> None:
+        """Nothing was made."""

@@ -1,0 +1,272 @@
+"""The ecash wallet on this node: what the operator asks of it, and its loop (docs/protocol/03 §5, §9).
+
+An operation is driven in a task of its own; a caller waits for it no longer than it wants to. What is not
+settled then goes on by the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from hive_shared.cashu.derive import EscrowKeys, public_key
+from hive_shared.cashu.incoming import acceptable, own_pubkey, receive_key, refuse_spent
+from hive_shared.cashu.journal import Op, OpKind, OpState, ProofStatus
+from hive_shared.cashu.ports import MintBook
+from hive_shared.cashu.selection import CONSOLIDATE_ABOVE
+from hive_shared.cashu.settling import Settler
+from hive_shared.cashu.token import decode_token
+from hive_shared.cashu.wallet import FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
+from hive_shared.cashu.wire import SpendState
+from hive_shared.crypto import Secret, sha256
+from hive_shared.errors import EmergencyStop, FeatureDisabled, HiveError, PaymentFailed
+from hive_shared.store import Tx
+
+from ..domain.alert import Level
+from .ports_commands import Database, Log
+from .ports_wallet import OwnInvoices, WalletRows
+
+KEPT_SPENT_S: Final = 30 * 86_400
+"""How long spent proofs and ended operations are kept."""
+MAX_PROOFS: Final = 200_000
+_ASKED: Final = 500
+
+
+class WalletService:
+    """Operations of the wallet, begun, waited for and carried on."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: WalletRows,
+        wallet: Wallet,
+        settler: Settler,
+        mints: MintBook,
+        invoices: OwnInvoices,
+        keys: EscrowKeys,
+        *,
+        most_sat: Callable[[], int],
+        stopped: Callable[[], bool],
+        alert: Callable[[Level, str, str], Awaitable[None]],
+        now: Callable[[], int],
+        wait: Callable[[float], Awaitable[None]],
+        random_bytes: Callable[[int], bytes],
+        log: Log,
+    ) -> None:
+        self._db, self._rows, self._wallet, self._settler = db, rows, wallet, settler
+        self._mints, self._invoices, self._keys = mints, invoices, keys
+        self._most_sat, self._stopped, self._alert = most_sat, stopped, alert
+        self._now, self._wait, self._random_bytes, self._log = now, wait, random_bytes, log
+        self._driven: dict[str, asyncio.Task[Op]] = {}
+        self._before: dict[str, asyncio.Task[None]] = {}
+
+    # -- what a caller asks for ------------------------------------------------------------------------
+
+    async def receive(self, token: str, timeout: float) -> Op:
+        """Take a token in: exchanged for our own ecash at once. Raises PaymentFailed `token_invalid(..)`
+        with what is wrong, `mint_not_allowed` without asking that mint."""
+        given = decode_token(token)
+        mint_url = self._mints.at(given.mint).url
+        keys = await self._ready(mint_url)
+        proofs = await asyncio.to_thread(acceptable, given.proofs, keys.every, receive_key(self._keys))
+        # The token's own name is its key: handed in twice it is one operation.
+        order = Order("token:" + sha256(token.encode()).hex())
+        op = await self._wallet.again(order)
+        if op is None:
+            await refuse_spent(self._mints.at(mint_url), proofs)
+            op = await self._wallet.receive(order, keys, proofs)
+        return await self._driven_to(op, timeout)
+
+    async def send(
+        self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float
+    ) -> Op:
+        """A token for somebody else; the operation's body has it when it is done."""
+        self._refuse_when_stopped("send")
+        mint_url, order = self._chosen(mint_url), self._order(key)
+        if (old := await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat)) is None:
+            keys = await self._ready(mint_url)
+            old = await self._wallet.send(order, keys, amount_sat, pubkey)
+        return await self._driven_to(old, timeout)
+
+    async def fund(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
+        """Pay the mint over Lightning for `amount_sat` of ecash."""
+        self._refuse_when_stopped("fund")
+        mint_url, order = self._chosen(mint_url), self._order(key)
+        if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
+            keys = await self._ready(mint_url)
+            quote = await self._fund_quote(mint_url, amount_sat)
+            old = await self._wallet.fund(order, keys, amount_sat, quote, self._most_sat())
+        return await self._driven_to(old, timeout)
+
+    async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
+        """Have the mint pay an invoice of this node."""
+        mint_url, order = self._chosen(mint_url), self._order(key)
+        if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
+            keys = await self._ready(mint_url)
+            invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
+            old = await self._wallet.melt(order, keys, await self._pay_quote(mint_url, invoice, amount_sat))
+        return await self._driven_to(old, timeout)
+
+    async def balance(self) -> dict[str, dict[str, int]]:
+        """Sats by mint and state; every configured mint is named."""
+        held = await self._db.read(self._rows.balances)
+        nothing = {"unspent": 0, "pending": 0, "quarantined": 0, "proofs": 0}
+        return {url: held.get(url, nothing) for url in dict.fromkeys((*self._mints.accepted(), *held))}
+
+    async def ops(self, state: str | None, before: tuple[int, str] | None, limit: int) -> list[Op]:
+        """The journal, newest first."""
+        return await self._db.read(lambda tx: self._rows.list_ops(tx, state, before, limit))
+
+    @property
+    def receive_pubkey(self) -> str:
+        """The key that others may lock ecash for this wallet to."""
+        return own_pubkey(self._keys)
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Carry on what is due; released operations of the last day are asked about."""
+        now = self._now()
+        due = await self._db.read(lambda tx: [*self._rows.open_ops(tx, now), *self._rows.watched(tx, now)])
+        if due and not self._before:
+            await asyncio.gather(*(self._before_new(url) for url in {url for _, url in due}))
+        tasks = [self._drive(op_id, 0.0) for op_id, _ in due]
+        for outcome in await asyncio.gather(*tasks, *self._asked(), return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self._log("error", "wallet_operation", error=repr(outcome))
+
+    def _asked(self) -> list[Awaitable[None]]:
+        return [self._ask_about(mint_url) for mint_url in self._mints.accepted()]
+
+    async def _ask_about(self, mint_url: str) -> None:
+        """Proofs that came from elsewhere count once their mint says that they are unspent."""
+        ys = await self._db.read(lambda tx: self._rows.quarantined(tx, mint_url, _ASKED))
+        if not ys:
+            return
+        states = {entry.Y: entry.state for entry in await self._mints.at(mint_url).checkstate(ys)}
+        now = self._now()
+
+        def body(tx: Tx) -> None:
+            for told, meant in (
+                (SpendState.UNSPENT, ProofStatus.UNSPENT),
+                (SpendState.SPENT, ProofStatus.SPENT),
+            ):
+                self._rows.judge(tx, [y for y in ys if states.get(y) is told], meant, now)
+
+        await self._db.write(body)
+
+    async def tidy(self) -> None:
+        """Join crowded denominations, forget what ended a month ago."""
+        now = self._now()
+        await self._db.write(
+            lambda tx: (
+                self._rows.prune_proofs(tx, now - KEPT_SPENT_S),
+                self._rows.prune_ops(tx, now - KEPT_SPENT_S),
+            )
+        )
+        for mint_url, amount, _ in await self._db.read(lambda tx: self._rows.crowded(tx, CONSOLIDATE_ABOVE)):
+            if mint_url not in self._mints.accepted():
+                continue
+            try:
+                keys = await self._ready(mint_url)
+                op = await self._wallet.consolidate(self._order(None), keys, amount)
+            except HiveError as error:
+                self._log("warning", "wallet_consolidate", mint=mint_url, error=str(error))
+                continue
+            if op is not None:
+                await self._drive(op.op_id, 0.0)
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    async def _ready(self, mint_url: str) -> MintKeys:
+        """What was open at this mint when the plugin started is looked at before anything new begins."""
+        await self._before_new(mint_url)
+        return mint_keys(mint_url, await self._mints.keysets(mint_url))
+
+    async def _before_new(self, mint_url: str) -> None:
+        if mint_url not in self._before:
+            self._before[mint_url] = asyncio.create_task(self._resolve(mint_url))
+        await asyncio.shield(self._before[mint_url])
+
+    async def _resolve(self, mint_url: str) -> None:
+        for op_id, url in await self._db.read(self._rows.open_ops):
+            if url == mint_url and op_id not in self._driven:
+                await self._settler.give_up_unsent(op_id)
+                await self._settler.advance(op_id)
+
+    async def _driven_to(self, op: Op, timeout: float) -> Op:
+        """The operation when it has ended, or as it is when the time is over. Raises PaymentFailed for one of
+        which nothing came."""
+        if not op.open:
+            return ended(op)
+        return ended(await self._drive(op.op_id, timeout))
+
+    async def _drive(self, op_id: str, timeout: float) -> Op:
+        if (task := self._driven.get(op_id)) is None:
+            task = self._driven[op_id] = asyncio.create_task(self._until_settled(op_id, timeout))
+            task.add_done_callback(lambda _: self._driven.pop(op_id, None))
+        done, _ = await asyncio.wait({task}, timeout=timeout or None)
+        if done:
+            return task.result()
+        return await self._db.read(lambda tx: self._rows.op(tx, op_id))
+
+    async def _until_settled(self, op_id: str, timeout: float) -> Op:
+        end = self._now() + timeout
+        op = await self._settler.advance(op_id)
+        while op.open and op.next_retry_at <= end:
+            await self._wait(max(0.0, op.next_retry_at - self._now()))
+            op = await self._settler.advance(op_id)
+        if op.state is OpState.DONE and op.kind is OpKind.MELT:
+            await self._compare(op)
+        return op
+
+    async def _compare(self, op: Op) -> None:
+        """What a mint says that it paid to this node, with what the node says."""
+        if not await self._invoices.paid(op.body.invoice):
+            await self._alert(
+                Level.WARNING,
+                "wallet_withdrawal",
+                f"{op.mint_url} says that it paid {op.amount_sats} sat to this node, which has not received"
+                f" them. Operation {op.op_id}: ask the mint's operator",
+            )
+
+    async def _fund_quote(self, mint_url: str, amount_sat: int) -> FundQuote:
+        key = self._random_bytes(32)
+        mint = self._mints.at(mint_url)
+        quote = await mint.mint_quote(amount_sat, pubkey=public_key(Secret(key)))
+        return FundQuote(quote.quote, quote.request, quote.expiry or 0, key)
+
+    async def _pay_quote(self, mint_url: str, invoice: str, amount_sat: int) -> PayQuote:
+        quote = await self._mints.at(mint_url).melt_quote(invoice)
+        if quote.amount != amount_sat:
+            raise PaymentFailed(
+                f"the mint asks {quote.amount} sat for an invoice of {amount_sat} sat; nothing was sent",
+                reason="invoice_mismatch",
+            )
+        return PayQuote(quote.quote, invoice, quote.amount, quote.fee_reserve, quote.expiry or 0)
+
+    def _chosen(self, mint_url: str | None) -> str:
+        accepted = self._mints.accepted()
+        if not accepted:
+            raise FeatureDisabled(
+                "no mint is configured: set hive-comms-escrow-mint to the address of one you trust",
+                data={"option": "hive-comms-escrow-mint"},
+            )
+        return self._mints.at(mint_url or accepted[0]).url
+
+    def _order(self, key: str | None) -> Order:
+        return Order(f"call:{key}" if key else f"own:{self._random_bytes(16).hex()}")
+
+    def _refuse_when_stopped(self, action: str) -> None:
+        if self._stopped():
+            raise EmergencyStop(f"the emergency stop is on: {action} waits until it is released")
+
+
+def ended(op: Op) -> Op:
+    """The operation, unless nothing came of it: then PaymentFailed says why."""
+    if op.state is OpState.FAILED:
+        raise PaymentFailed(
+            op.error or "nothing came of the operation", reason=op.reason or None, data={"op_id": op.op_id}
+        )
+    return op

@@ -1,0 +1,441 @@
+"""Sole writer of comms_cashu_proofs, _ops, _counters and _locks (docs/protocol/03 §5, §8).
+
+What can be spent is sealed cell by cell; nothing but amounts, states and the public names of proofs (`y`)
+is readable in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+import msgspec
+from hive_shared.cashu.journal import (
+    INCOMING,
+    MOVES,
+    OPEN,
+    Coin,
+    Op,
+    OpKind,
+    OpState,
+    OwnProof,
+    ProofStatus,
+    body_from_text,
+    body_to_text,
+)
+from hive_shared.cashu.wire import Dleq, Proof
+from hive_shared.crypto import Sealer
+from hive_shared.errors import Conflict, NotFound
+from hive_shared.store import Tx
+
+_PROOFS: Final = "comms_cashu_proofs"
+_OPS: Final = "comms_cashu_ops"
+_OPEN: Final = ", ".join(f"'{state.value}'" for state in OPEN)
+_PLAIN: Final = tuple(
+    each.name for each in fields(Op) if each.name not in ("body", "quote_key", "next_retry_at")
+)
+_CHUNK: Final = 400
+"""Names in one statement: below SQLite's limit of variables everywhere."""
+
+
+class CashuStore:
+    """The wallet's rows; every method runs inside the caller's transaction."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    # -- proofs ----------------------------------------------------------------------------------------
+
+    def add_proofs(
+        self, tx: Tx, mint_url: str, proofs: Sequence[OwnProof], state: ProofStatus, op_id: str, now: int
+    ) -> int:
+        """Note proofs; one that is known keeps its state. How many are new."""
+        added = 0
+        for proof in proofs:
+            dleq = msgspec.json.encode(proof.proof.dleq).decode()
+            given = state in (ProofStatus.SPENT, ProofStatus.PENDING)
+            added += tx.execute(
+                "INSERT INTO comms_cashu_proofs (y, mint_url, keyset_id, amount, state, secret_enc, c_enc,"
+                " dleq_enc, counter, origin_op, used_op, created_at, spent_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (y) DO NOTHING",
+                (
+                    proof.y,
+                    mint_url,
+                    proof.proof.id,
+                    proof.proof.amount,
+                    state,
+                    self._seal(_PROOFS, proof.y, "secret_enc", proof.proof.secret),
+                    self._seal(_PROOFS, proof.y, "c_enc", proof.proof.C),
+                    self._seal(_PROOFS, proof.y, "dleq_enc", dleq),
+                    proof.counter,
+                    op_id,
+                    op_id if given else None,
+                    now,
+                    now if state is ProofStatus.SPENT else None,
+                ),
+            ).rowcount
+        return added
+
+    def proofs(self, tx: Tx, ys: Sequence[str]) -> tuple[OwnProof, ...]:
+        """These proofs in clear, in the order asked for. Raises NotFound for an unknown one, SealBroken."""
+        found: dict[str, OwnProof] = {}
+        for part in _parts(ys):
+            rows = tx.execute(f"SELECT * FROM comms_cashu_proofs WHERE y IN ({_marks(part)})", part)
+            found |= {row["y"]: self._proof(row) for row in rows}
+        if len(found) != len(set(ys)):
+            raise NotFound("a proof that an operation names is not in this wallet", reason="unknown_proof")
+        return tuple(found[y] for y in ys)
+
+    def known(self, tx: Tx, ys: Sequence[str]) -> dict[str, ProofStatus]:
+        """The state of those of these proofs that are known."""
+        found: dict[str, ProofStatus] = {}
+        for part in _parts(ys):
+            rows = tx.execute(f"SELECT y, state FROM comms_cashu_proofs WHERE y IN ({_marks(part)})", part)
+            found |= {row["y"]: ProofStatus(row["state"]) for row in rows}
+        return found
+
+    def available(self, tx: Tx, mint_url: str, limit: int) -> dict[int, list[Coin]]:
+        """Unspent proofs of a mint by amount, at most `limit` of each: one look into the index each."""
+        found: dict[int, list[Coin]] = {}
+        amount = (1 << 63) - 1
+        while True:
+            row = tx.execute(
+                "SELECT MAX(amount) FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'unspent'"
+                " AND amount < ?",
+                (mint_url, amount),
+            ).fetchone()
+            if row[0] is None:
+                return found
+            amount = int(row[0])
+            found[amount] = [
+                Coin(coin["y"], coin["keyset_id"], amount)
+                for coin in tx.execute(
+                    "SELECT y, keyset_id FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'unspent'"
+                    " AND amount = ? LIMIT ?",
+                    (mint_url, amount, limit),
+                )
+            ]
+
+    def crowded(self, tx: Tx, above: int) -> list[tuple[str, int, int]]:
+        """(mint, amount, count) of denominations of which more than `above` proofs are unspent."""
+        rows = tx.execute(
+            "SELECT mint_url, amount, COUNT(*) AS n FROM comms_cashu_proofs WHERE state = 'unspent'"
+            " GROUP BY mint_url, amount HAVING n > ?",
+            (above,),
+        )
+        return [(row["mint_url"], int(row["amount"]), int(row["n"])) for row in rows]
+
+    def reserve(self, tx: Tx, ys: Sequence[str], op_id: str) -> None:
+        """Unspent proofs become pending for an operation: all, or Conflict is raised."""
+        changed = 0
+        for part in _parts(ys):
+            changed += tx.execute(
+                "UPDATE comms_cashu_proofs SET state = 'pending', used_op = ?"
+                f" WHERE state = 'unspent' AND y IN ({_marks(part)})",
+                (op_id, *part),
+            ).rowcount
+        if changed != len(ys):
+            raise Conflict("proofs of this wallet were taken by another operation", reason="proofs_taken")
+
+    def settle(self, tx: Tx, op_id: str, ys: Sequence[str], state: ProofStatus, now: int) -> None:
+        """What became of proofs that an operation held: spent, or unspent again."""
+        spent = state is ProofStatus.SPENT
+        for part in _parts(ys):
+            tx.execute(
+                "UPDATE comms_cashu_proofs SET state = ?, used_op = ?, spent_at = ?"
+                f" WHERE state IN ('pending', 'unspent') AND y IN ({_marks(part)})"
+                " AND (used_op IS NULL OR used_op = ?)",
+                (state, op_id if spent else None, now if spent else None, *part, op_id),
+            )
+
+    def balances(self, tx: Tx) -> dict[str, dict[str, int]]:
+        """Sats by mint and state."""
+        found: dict[str, dict[str, int]] = {}
+        rows = tx.execute(
+            "SELECT mint_url, state, SUM(amount) AS sat, COUNT(*) AS n FROM comms_cashu_proofs"
+            " WHERE state <> 'spent' GROUP BY mint_url, state"
+        )
+        for row in rows:
+            mint = found.setdefault(
+                row["mint_url"], {"unspent": 0, "pending": 0, "quarantined": 0, "proofs": 0}
+            )
+            mint[row["state"]] = int(row["sat"])
+            mint["proofs"] += int(row["n"])
+        return found
+
+    def coming(self, tx: Tx, mint_url: str) -> int:
+        """Sats that open fund operations will bring to a mint."""
+        return int(
+            tx.execute(
+                "SELECT COALESCE(SUM(amount_sats), 0) FROM comms_cashu_ops WHERE mint_url = ?"
+                f" AND kind = 'fund' AND state IN ({_OPEN})",
+                (mint_url,),
+            ).fetchone()[0]
+        )
+
+    def count_proofs(self, tx: Tx) -> int:
+        """Rows, spent ones included."""
+        return int(tx.execute("SELECT COUNT(*) FROM comms_cashu_proofs").fetchone()[0])
+
+    def prune_proofs(self, tx: Tx, before: int) -> int:
+        """Forget proofs spent before a time; how many."""
+        return int(
+            tx.execute(
+                "DELETE FROM comms_cashu_proofs WHERE state = 'spent' AND spent_at < ?", (before,)
+            ).rowcount
+        )
+
+    def raw_proofs(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Every proof that is not spent, in clear, for a backup."""
+        for row in tx.execute("SELECT * FROM comms_cashu_proofs WHERE state <> 'spent' ORDER BY y"):
+            own = self._proof(row)
+            yield {
+                "y": own.y,
+                "mint_url": row["mint_url"],
+                "proof": msgspec.to_builtins(own.proof),
+                "counter": own.counter,
+                "created_at": row["created_at"],
+            }
+
+    def put_raw_proof(self, tx: Tx, row: Mapping[str, Any]) -> bool:
+        """Take a proof of a backup in unless it is known: not to be spent before its mint was asked."""
+        own = OwnProof(str(row["y"]), msgspec.convert(row["proof"], Proof), row["counter"])
+        at = int(row["created_at"])
+        return bool(self.add_proofs(tx, str(row["mint_url"]), [own], ProofStatus.QUARANTINED, "backup", at))
+
+    def quarantined(self, tx: Tx, mint_url: str, limit: int) -> list[str]:
+        """Names of proofs whose mint is to be asked before they count."""
+        rows = tx.execute(
+            "SELECT y FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'quarantined' LIMIT ?",
+            (mint_url, limit),
+        )
+        return [str(row[0]) for row in rows]
+
+    def judge(self, tx: Tx, ys: Sequence[str], state: ProofStatus, now: int) -> None:
+        """What their mint said of quarantined proofs."""
+        for part in _parts(ys):
+            tx.execute(
+                "UPDATE comms_cashu_proofs SET state = ?, spent_at = ?"
+                f" WHERE state = 'quarantined' AND y IN ({_marks(part)})",
+                (state, now if state is ProofStatus.SPENT else None, *part),
+            )
+
+    # -- counters --------------------------------------------------------------------------------------
+
+    def take_counters(self, tx: Tx, mint_url: str, keyset_id: str, count: int) -> int:
+        """The first of `count` counters that nothing else ever gets (docs/protocol/03 §2.4)."""
+        row = tx.execute(
+            "INSERT INTO comms_cashu_counters (mint_url, keyset_id, next) VALUES (?, ?, ?)"
+            " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET next = next + excluded.next RETURNING next",
+            (mint_url, keyset_id, count),
+        ).fetchone()
+        return int(row[0]) - count
+
+    def raise_counter(self, tx: Tx, mint_url: str, keyset_id: str, least: int) -> bool:
+        """Counters below `least` are used; a counter only ever rises. Whether this one did."""
+        changed = tx.execute(
+            "INSERT INTO comms_cashu_counters (mint_url, keyset_id, next) VALUES (?, ?, ?)"
+            " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET next = excluded.next"
+            " WHERE next < excluded.next",
+            (mint_url, keyset_id, least),
+        )
+        return changed.rowcount == 1
+
+    def counters(self, tx: Tx) -> list[tuple[str, str, int]]:
+        """(mint, keyset, next counter) of all."""
+        rows = tx.execute("SELECT mint_url, keyset_id, next FROM comms_cashu_counters ORDER BY 1, 2")
+        return [(row[0], row[1], int(row[2])) for row in rows]
+
+    # -- the journal -----------------------------------------------------------------------------------
+
+    def add_op(self, tx: Tx, op: Op) -> None:
+        """A new operation; its idempotency key is unique."""
+        tx.execute(
+            "INSERT INTO comms_cashu_ops (op_id, idempotency_key, content, owner, kind, mint_url, state,"
+            " inputs_json, outputs_enc, amount_sats, fee_sats, quote_id, quote_key_enc, payment_id,"
+            " lock_ids_json, attempts, next_retry_at, expires_at, sent_at, watch_until, error, reason,"
+            " created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (op.op_id, op.idempotency_key, op.content, op.owner, op.kind, op.mint_url, *self._changing(op),
+             op.created_at, op.updated_at),
+        )  # fmt: skip
+
+    def move(self, tx: Tx, op: Op, was: OpState) -> None:
+        """Write an operation's new state over `was`. Raises Conflict when it stands elsewhere by now."""
+        if op.state is not was and op.state not in MOVES[was]:
+            raise Conflict(f"an operation does not go from {was} to {op.state}", reason="stale_state")
+        changed = tx.execute(
+            "UPDATE comms_cashu_ops SET state = ?, inputs_json = ?, outputs_enc = ?, amount_sats = ?,"
+            " fee_sats = ?, quote_id = ?, quote_key_enc = ?, payment_id = ?, lock_ids_json = ?, attempts = ?,"
+            " next_retry_at = ?, expires_at = ?, sent_at = ?, watch_until = ?, error = ?, reason = ?,"
+            " updated_at = ? WHERE op_id = ? AND state = ?",
+            (*self._changing(op), op.updated_at, op.op_id, was),
+        ).rowcount
+        if changed != 1:
+            raise Conflict(f"operation {op.op_id} is not {was} any more", reason="stale_state")
+
+    def op(self, tx: Tx, op_id: str) -> Op:
+        """One operation. Raises NotFound, SealBroken."""
+        row = tx.execute("SELECT * FROM comms_cashu_ops WHERE op_id = ?", (op_id,)).fetchone()
+        if row is None:
+            raise NotFound(f"there is no wallet operation {op_id[:40]!a}; hive-client-wallet action=ops")
+        return self._op(row)
+
+    def op_by_key(self, tx: Tx, idempotency_key: str) -> Op | None:
+        """The operation of an idempotency key."""
+        row = tx.execute(
+            "SELECT * FROM comms_cashu_ops WHERE idempotency_key = ?", (idempotency_key,)
+        ).fetchone()
+        return None if row is None else self._op(row)
+
+    def open_ops(self, tx: Tx, due: int | None = None) -> list[tuple[str, str]]:
+        """(op_id, mint) of what is not settled, oldest first; with `due` only what is to be looked at."""
+        rows = tx.execute(
+            f"SELECT op_id, mint_url FROM comms_cashu_ops WHERE state IN ({_OPEN})"
+            " AND (? IS NULL OR next_retry_at <= ?) ORDER BY created_at, op_id",
+            (due, due),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def watched(self, tx: Tx, now: int) -> list[tuple[str, str]]:
+        """(op_id, mint) of released operations that the mint may still carry out, and are to be asked of."""
+        rows = tx.execute(
+            "SELECT op_id, mint_url FROM comms_cashu_ops WHERE watch_until > ? AND next_retry_at <= ?"
+            " ORDER BY created_at, op_id",
+            (now, now),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def list_ops(self, tx: Tx, state: str | None, before: tuple[int, str] | None, limit: int) -> list[Op]:
+        """Newest first, beginning behind (created_at, op_id)."""
+        at, op_id = before or ((1 << 62), "")
+        rows = tx.execute(
+            "SELECT * FROM comms_cashu_ops WHERE (created_at, op_id) < (?, ?)"
+            " AND (? IS NULL OR state = ?) ORDER BY created_at DESC, op_id DESC LIMIT ?",
+            (at, op_id, state, state, limit),
+        )
+        return [self._op(row) for row in rows]
+
+    def prune_ops(self, tx: Tx, before: int) -> int:
+        """Forget operations that ended before a time; how many."""
+        return int(
+            tx.execute(
+                "DELETE FROM comms_cashu_ops WHERE state IN ('done', 'failed') AND updated_at < ?"
+                " AND watch_until < ?",
+                (before, before),
+            ).rowcount
+        )
+
+    def raw_ops(self, tx: Tx) -> Iterator[dict[str, object]]:
+        """Operations under way that bring money in, in clear, for a backup. What the others hold is in the
+        proofs, and what they make comes back from the seed."""
+        marks = _marks([*INCOMING])
+        rows = tx.execute(
+            f"SELECT * FROM comms_cashu_ops WHERE state IN ({_OPEN}) AND kind IN ({marks}) ORDER BY op_id",
+            [kind.value for kind in sorted(INCOMING)],
+        )
+        for row in rows:
+            op = self._op(row)
+            plain = {name: getattr(op, name) for name in _PLAIN}
+            yield {**plain, "body": body_to_text(op.body), "quote_key": op.quote_key.hex()}
+
+    def put_raw_op(self, tx: Tx, row: Mapping[str, Any]) -> bool:
+        """Carry on an operation of a backup unless it is known; an invoice is not paid for it again."""
+        values = {name: row[name] for name in _PLAIN}
+        op = Op(
+            **{
+                **values,
+                "kind": OpKind(values["kind"]),
+                "state": OpState(values["state"]),
+                "inputs": tuple(values["inputs"]),
+                "lock_ids": tuple(values["lock_ids"]),
+                "payment_id": values["payment_id"] or "before the backup",
+                "next_retry_at": 0,
+                "body": body_from_text(str(row["body"])),
+                "quote_key": bytes.fromhex(str(row["quote_key"])),
+            }
+        )
+        known = "SELECT 1 FROM comms_cashu_ops WHERE op_id = ? OR idempotency_key = ?"
+        if tx.execute(known, (op.op_id, op.idempotency_key)).fetchone():
+            return False
+        self.add_op(tx, op)
+        return True
+
+    # -- sealing ---------------------------------------------------------------------------------------
+
+    def _seal(self, table: str, row: str, column: str, text: str) -> bytes:
+        return self._sealer.seal(table, row, column, text.encode())
+
+    def _open(self, table: str, row: str, column: str, blob: bytes) -> str:
+        return self._sealer.open(table, row, column, blob).decode()
+
+    def _proof(self, row: sqlite3.Row) -> OwnProof:
+        y = str(row["y"])
+        dleq = msgspec.json.decode(self._open(_PROOFS, y, "dleq_enc", row["dleq_enc"]), type=Dleq | None)
+        secret = self._open(_PROOFS, y, "secret_enc", row["secret_enc"])
+        c = self._open(_PROOFS, y, "c_enc", row["c_enc"])
+        return OwnProof(y, Proof(int(row["amount"]), row["keyset_id"], secret, c, dleq=dleq), row["counter"])
+
+    def _changing(self, op: Op) -> tuple[Any, ...]:
+        key = None
+        if op.quote_key:
+            key = self._sealer.seal(_OPS, op.op_id, "quote_key_enc", op.quote_key)
+        return (
+            op.state,
+            json.dumps(op.inputs),
+            self._seal(_OPS, op.op_id, "outputs_enc", body_to_text(op.body)),
+            op.amount_sats,
+            op.fee_sats,
+            op.quote_id,
+            key,
+            op.payment_id,
+            json.dumps(op.lock_ids),
+            op.attempts,
+            op.next_retry_at,
+            op.expires_at,
+            op.sent_at,
+            op.watch_until,
+            op.error,
+            op.reason,
+        )
+
+    def _op(self, row: sqlite3.Row) -> Op:
+        op_id = str(row["op_id"])
+        key = row["quote_key_enc"]
+        return Op(
+            op_id=op_id,
+            idempotency_key=row["idempotency_key"],
+            content=row["content"],
+            owner=row["owner"],
+            kind=OpKind(row["kind"]),
+            mint_url=row["mint_url"],
+            state=OpState(row["state"]),
+            inputs=tuple(json.loads(row["inputs_json"])),
+            amount_sats=int(row["amount_sats"]),
+            fee_sats=int(row["fee_sats"]),
+            created_at=int(row["created_at"]),
+            updated_at=int(row["updated_at"]),
+            body=body_from_text(self._open(_OPS, op_id, "outputs_enc", row["outputs_enc"])),
+            quote_id=row["quote_id"],
+            quote_key=b"" if key is None else self._sealer.open(_OPS, op_id, "quote_key_enc", key),
+            payment_id=row["payment_id"],
+            lock_ids=tuple(json.loads(row["lock_ids_json"])),
+            attempts=int(row["attempts"]),
+            next_retry_at=int(row["next_retry_at"]),
+            expires_at=int(row["expires_at"]),
+            sent_at=int(row["sent_at"]),
+            watch_until=int(row["watch_until"]),
+            error=row["error"],
+            reason=row["reason"],
+        )
+
+
+def _parts(ys: Sequence[str]) -> Iterator[list[str]]:
+    return (list(ys[start : start + _CHUNK]) for start in range(0, len(ys), _CHUNK))
+
+
+def _marks(part: Sequence[str]) -> str:
+    return ", ".join("?" * len(part))

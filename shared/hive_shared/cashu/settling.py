@@ -1,0 +1,407 @@
+"""Carrying out what the wallet's journal says, and finding out what became of it (docs/protocol/03 §5).
+
+An answer that is right ends an operation. After anything else the mint is asked: what did it sign (restore),
+what became of the inputs (checkstate), how does the quote stand. An error code never decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol, TypeAlias, TypeVar
+
+from ..crypto import Secret, schnorr_sign
+from ..errors import HiveError
+from ..store import Tx
+from .curve import y_of
+from .journal import INCOMING, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from .keysets import Keyset
+from .mint_quote import legacy_quote_digest, quote_digest
+from .outputs import Output, finish, restored
+from .ports import MintBook, MintRefused, MintUnavailable, request_seconds
+from .reasons import MintNonconformant
+from .wire import BlindSignature, MeltAnswer, MeltQuote, Proof, QuoteState, SpendState, as_inputs
+
+T = TypeVar("T")
+
+MINT_FAILS: Final = (MintRefused, MintUnavailable, MintNonconformant)
+"""The ways in which a call of a mint ends without a right answer."""
+
+Signed: TypeAlias = list[tuple[PlannedOutput, Proof]]
+"""Outputs of ours and the proofs that the mint's signatures made of them, each checked."""
+
+SENDS: Final = 3
+"""How often a request that the mint did not carry out is sent, the same each time."""
+WATCH_S: Final = 86_400
+"""How long the mint may carry out a released operation late, and is asked about it."""
+QUOTE_GRACE_S: Final = 3_600
+"""How long after its expiry a quote that was paid late is still looked for."""
+_MOST_WAIT_S: Final = 60
+_WATCH_EVERY_S: Final = 900
+
+
+class Database(Protocol):
+    """Transactions."""
+
+    async def write(self, body: Callable[[Tx], T]) -> T:
+        """In one write transaction."""
+        ...
+
+    async def read(self, body: Callable[[Tx], T]) -> T:
+        """On a snapshot."""
+        ...
+
+
+class JournalRows(Protocol):
+    """Rows that settling reads and writes (storage of the plugin or of the kit)."""
+
+    def op(self, tx: Tx, op_id: str) -> Op: ...
+    def move(self, tx: Tx, op: Op, was: OpState) -> None: ...
+    def settle(self, tx: Tx, op_id: str, ys: Sequence[str], state: ProofStatus, now: int) -> None: ...
+    def add_proofs(
+        self, tx: Tx, mint_url: str, proofs: Sequence[OwnProof], state: ProofStatus, op_id: str, now: int
+    ) -> int: ...
+
+
+class Payer(Protocol):
+    """Pays the invoice of a fund operation."""
+
+    async def pay(self, op: Op) -> str:
+        """Have `op.body.invoice` paid, once per operation: the payment's id. Whether it went through says the
+        mint. Raises HiveError when it cannot be paid."""
+        ...
+
+
+class Ends(Protocol):
+    """What else an end means, inside its transaction."""
+
+    def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> Op:
+        """`given`: the outputs that are not ours to keep. The operation as it is to be stored."""
+        ...
+
+    def failed(self, tx: Tx, op: Op) -> None:
+        """Nothing came of it."""
+        ...
+
+
+class Settler:
+    """Brings operations to their end, one request at a time each."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: JournalRows,
+        mints: MintBook,
+        payer: Payer,
+        ends: Ends,
+        *,
+        now: Callable[[], int],
+        alert: Callable[[Op], Awaitable[None]],
+    ) -> None:
+        self._db, self._rows, self._mints, self._payer, self._ends = db, rows, mints, payer, ends
+        self._now, self._alert = now, alert
+        self._busy: set[str] = set()
+
+    async def advance(self, op_id: str) -> Op:
+        """As far as it goes now. An operation that somebody else is at is left to them."""
+        if op_id in self._busy:
+            return await self._read(op_id)
+        self._busy.add(op_id)
+        try:
+            op = await self._read(op_id)
+            while (op.open or op.watch_until > self._now()) and op.next_retry_at <= self._now():
+                op = await self._step(op)
+            return op
+        finally:
+            self._busy.discard(op_id)
+
+    async def give_up_unsent(self, op_id: str) -> Op:
+        """At a start: what a crash left unsent is given up, unless it brings money to us."""
+        op = await self._read(op_id)
+        if op.state is not OpState.PREPARED or op.kind in INCOMING:
+            return op
+        return await self._fail(op, "interrupted", "the plugin stopped before anything was sent to the mint")
+
+    # -- steps -----------------------------------------------------------------------------------------
+
+    async def _step(self, op: Op) -> Op:
+        try:
+            if op.state is OpState.FAILED:
+                return await self._watch(op)
+            if op.state is OpState.SENT:
+                # Only after a crash: a request under way is in `_busy`.
+                return await self._doubt(op, "the plugin stopped before the mint's answer was stored")
+            if op.state is OpState.RECOVERING:
+                return await self._recover(op)
+            return await (self._until_paid(op) if op.kind is OpKind.FUND else self._send(op))
+        except MINT_FAILS as error:
+            return await self._wait(op, error.detail, error.symbol)
+
+    async def _send(self, op: Op) -> Op:
+        now = self._now()
+        sent = replace(op, state=OpState.SENT, sent_at=now, attempts=op.attempts + 1, error="", reason="")
+        op = await self._move(sent, op.state)
+        try:
+            signed = await self._request(op)
+        except MintUnavailable as error:
+            if not error.sent and op.attempts == 1 and op.kind is not OpKind.FUND:
+                # It is certain that nothing reached the mint.
+                return await self._fail(op, error.symbol, error.detail)
+            return await self._doubt(op, error.detail, error.symbol)
+        except (MintRefused, MintNonconformant) as error:
+            return await self._doubt(op, error.detail, error.symbol)
+        if signed is None:
+            return await self._doubt(op, "the mint is still paying")
+        return await self._finish(op, *signed)
+
+    async def _request(self, op: Op) -> tuple[Signed, str] | None:
+        """Signed outputs and, for a melt, the preimage; None while the mint has not decided."""
+        mint, inputs = self._mints.at(op.mint_url), as_inputs(op.body.inputs)
+        messages = [planned.output.message for planned in op.body.outputs]
+        if op.kind is OpKind.MELT:
+            return await self._melted(op, await mint.melt(op.quote_id, inputs, messages))
+        if op.kind is OpKind.FUND:
+            return await self._checked(op, await self._mint_tokens(op)), ""
+        return await self._checked(op, await mint.swap(inputs, messages)), ""
+
+    async def _mint_tokens(self, op: Op) -> Sequence[BlindSignature]:
+        mint, messages = self._mints.at(op.mint_url), [o.output.message for o in op.body.outputs]
+        key = Secret(op.quote_key)
+        try:
+            return await mint.mint(
+                op.quote_id, messages, signature=schnorr_sign(key, quote_digest(op.quote_id, messages))
+            )
+        except MintRefused:
+            # Mints up to nutshell 0.20.1 know the older message only. Whatever the first request did, the
+            # second cannot do it again: what the mint signed, it does not sign twice.
+            legacy = legacy_quote_digest(op.quote_id, messages)
+            return await mint.mint(op.quote_id, messages, signature=schnorr_sign(key, legacy))
+
+    async def _melted(self, op: Op, quote: MeltAnswer | MeltQuote) -> tuple[Signed, str] | None:
+        if quote.status is not QuoteState.PAID:
+            return None
+        preimage = quote.payment_preimage or ""
+        if quote.change:
+            return await self._checked(op, quote.change, fewer=True), preimage
+        # 0.16 does not repeat the change, and an answer may have lost it.
+        return await self._restored(op), preimage
+
+    async def _until_paid(self, op: Op) -> Op:
+        now = self._now()
+        quote = await self._mints.at(op.mint_url).mint_quote_state(op.quote_id)
+        if quote.status is QuoteState.PAID:
+            return await self._send(op)
+        if quote.status is QuoteState.ISSUED:
+            sent = await self._move(replace(op, state=OpState.SENT, sent_at=now), op.state)
+            return await self._doubt(sent, "the mint has issued this quote")
+        if now > op.expires_at + QUOTE_GRACE_S:
+            return await self._fail(
+                op, "invoice_expired", op.error or "the mint's invoice was not paid in time"
+            )
+        if not op.payment_id and now < op.expires_at:
+            try:
+                op = await self._move(replace(op, payment_id=await self._payer.pay(op)), op.state)
+                return await self._wait(op, "waiting for the mint to see the payment", "")
+            except HiveError as error:
+                # The mint's word decides, not the payment's; a later look tries to pay again.
+                return await self._wait(
+                    op, f"the mint's invoice could not be paid: {error.detail}", error.symbol
+                )
+        return await self._wait(op, op.error, op.reason)
+
+    # -- doubt -----------------------------------------------------------------------------------------
+
+    async def _recover(self, op: Op) -> Op:
+        if op.kind is OpKind.MELT:
+            quote = await self._mints.at(op.mint_url).melt_quote_state(op.quote_id)
+            if (melted := await self._melted(op, quote)) is not None:
+                return await self._finish(op, *melted)
+            if quote.status is QuoteState.PENDING:
+                return await self._wait(op, "the mint is still paying", "")
+        elif signed := await self._restored(op):
+            return await self._finish(op, signed, "")
+        elif op.kind is OpKind.FUND:
+            return await self._unminted(op)
+        return await self._unsigned(op)
+
+    async def _unminted(self, op: Op) -> Op:
+        quote = await self._mints.at(op.mint_url).mint_quote_state(op.quote_id)
+        if quote.status is QuoteState.ISSUED:
+            if signed := await self._restored(op):
+                return await self._finish(op, signed, "")
+            return await self._lost(op, "the mint says it issued this quote's ecash, but not to this wallet")
+        return await self._again_or_release(op)
+
+    async def _unsigned(self, op: Op) -> Op:
+        states = await self._states(op)
+        if SpendState.PENDING in states.values():
+            return await self._wait(op, "the mint holds the inputs for another request", "")
+        spent = [y for y, state in states.items() if state is SpendState.SPENT]
+        if not spent:
+            return await self._again_or_release(op)
+        # The mint may have carried it out between the two questions.
+        if op.kind is OpKind.MELT:
+            quote = await self._mints.at(op.mint_url).melt_quote_state(op.quote_id)
+            if (melted := await self._melted(op, quote)) is not None:
+                return await self._finish(op, *melted)
+        elif signed := await self._restored(op):
+            return await self._finish(op, signed, "")
+        return await self._spent_elsewhere(op, spent)
+
+    async def _again_or_release(self, op: Op) -> Op:
+        now = self._now()
+        expired = op.kind is OpKind.MELT and now >= op.expires_at
+        if op.attempts < SENDS and not expired:
+            return await self._send(op)
+        late_s = 2 * request_seconds(len(op.inputs) + len(op.body.outputs))
+        free_at = op.sent_at + math.ceil(late_s)
+        if now < free_at:
+            return await self._move(replace(op, next_retry_at=free_at), op.state)
+        if op.kind is OpKind.FUND:
+            # Nothing of ours is held: a paid quote stays ours until it is minted.
+            return await self._wait(op, op.error, op.reason)
+        return await self._fail(
+            replace(op, watch_until=now + WATCH_S, next_retry_at=now + _WATCH_EVERY_S),
+            op.reason or "mint_refused",
+            op.error or "the mint does not carry it out",
+        )
+
+    async def _watch(self, op: Op) -> Op:
+        """A released operation: carried out late after all?"""
+        states = await self._states(op)
+        if SpendState.SPENT in states.values() and (signed := await self._late(op)):
+            return await self._finish(op, *signed)
+        again = min(self._now() + _WATCH_EVERY_S, op.watch_until)
+        return await self._move(replace(op, next_retry_at=again), op.state)
+
+    async def _late(self, op: Op) -> tuple[Signed, str] | None:
+        if op.kind is OpKind.MELT:
+            return await self._melted(op, await self._mints.at(op.mint_url).melt_quote_state(op.quote_id))
+        signed = await self._restored(op)
+        return (signed, "") if signed else None
+
+    async def _states(self, op: Op) -> dict[str, SpendState]:
+        answer = await self._mints.at(op.mint_url).checkstate(list(op.inputs))
+        found = {entry.Y: entry.state for entry in answer if entry.Y in op.inputs}
+        if len(found) != len(op.inputs):
+            raise MintNonconformant("the mint did not tell the state of every input it was asked about")
+        return found
+
+    async def _restored(self, op: Op) -> Signed:
+        """What the mint signed of this operation's outputs."""
+        planned = {each.output.blinded: each for each in op.body.outputs}
+        if not planned:
+            return []
+        messages = [each.output.message for each in op.body.outputs]
+        answer = await self._mints.at(op.mint_url).restore(messages)
+        outputs = [each.output for each in op.body.outputs]
+        keysets = await self._keysets(op, outputs)
+        found = restored(outputs, answer.outputs, answer.signatures, keysets)
+        return [(planned[blinded], proof) for blinded, proof in found.items()]
+
+    async def _checked(self, op: Op, signatures: Sequence[BlindSignature], *, fewer: bool = False) -> Signed:
+        outputs = [each.output for each in op.body.outputs]
+        proofs = finish(outputs, signatures, await self._keysets(op, outputs), fewer=fewer)
+        return list(zip(op.body.outputs, proofs, strict=False))
+
+    async def _keysets(self, op: Op, outputs: Sequence[Output]) -> Mapping[str, Keyset]:
+        return await self._mints.keysets(op.mint_url) if outputs else {}
+
+    # -- ends ------------------------------------------------------------------------------------------
+
+    async def _finish(self, op: Op, signed: Signed, preimage: str) -> Op:
+        if op.kind is not OpKind.MELT and len(signed) != len(op.body.outputs):
+            return await self._wait(op, "the mint signed only a part of the outputs", "mint_nonconformant")
+        now = self._now()
+        kept = [
+            OwnProof(y_of(proof.secret), proof, planned.counter)
+            for planned, proof in signed
+            if planned.use == "keep" and proof.amount
+        ]
+        given = [proof for planned, proof in signed if planned.use != "keep"]
+        fee = op.fee_sats
+        if op.kind is OpKind.MELT:
+            fee = (
+                sum(p.amount for p in op.body.inputs) - sum(own.proof.amount for own in kept) - op.amount_sats
+            )
+        was = op.state
+        end = replace(
+            op,
+            state=OpState.DONE,
+            fee_sats=fee,
+            body=replace(op.body, preimage=preimage),
+            next_retry_at=0,
+            watch_until=0,
+            error="",
+            reason="",
+            updated_at=now,
+        )
+
+        def body(tx: Tx) -> Op:
+            self._rows.settle(tx, op.op_id, op.inputs, ProofStatus.SPENT, now)
+            self._rows.add_proofs(tx, op.mint_url, kept, ProofStatus.UNSPENT, op.op_id, now)
+            stored = self._ends.done(tx, end, given)
+            self._rows.move(tx, stored, was)
+            return stored
+
+        return await self._db.write(body)
+
+    async def _spent_elsewhere(self, op: Op, spent: Sequence[str]) -> Op:
+        now, was = self._now(), op.state
+        text = f"the mint says that {len(spent)} of {len(op.inputs)} inputs were spent before"
+        end = replace(
+            op, state=OpState.FAILED, error=text, reason="token_spent", next_retry_at=0, updated_at=now
+        )
+        free = [y for y in op.inputs if y not in set(spent)]
+
+        def body(tx: Tx) -> None:
+            self._rows.settle(tx, op.op_id, spent, ProofStatus.SPENT, now)
+            # One spent input makes the whole request impossible: the others are free at once.
+            self._rows.settle(tx, op.op_id, free, ProofStatus.UNSPENT, now)
+            self._rows.move(tx, end, was)
+            self._ends.failed(tx, end)
+
+        await self._db.write(body)
+        if op.kind is not OpKind.RECEIVE:
+            await self._alert(end)
+        return end
+
+    async def _lost(self, op: Op, text: str) -> Op:
+        end = await self._fail(op, "unknown_state", text)
+        await self._alert(end)
+        return end
+
+    async def _fail(self, op: Op, reason: str, text: str) -> Op:
+        now, was = self._now(), op.state
+        end = replace(op, state=OpState.FAILED, reason=reason, error=text, updated_at=now)
+        if end.watch_until == 0:
+            end = replace(end, next_retry_at=0)
+
+        def body(tx: Tx) -> None:
+            self._rows.settle(tx, op.op_id, op.inputs, ProofStatus.UNSPENT, now)
+            self._rows.move(tx, end, was)
+            self._ends.failed(tx, end)
+
+        await self._db.write(body)
+        return end
+
+    async def _doubt(self, op: Op, text: str, reason: str = "") -> Op:
+        now = self._now()
+        return await self._move(
+            replace(op, state=OpState.RECOVERING, error=text, reason=reason, next_retry_at=now), op.state
+        )
+
+    async def _wait(self, op: Op, text: str, reason: str) -> Op:
+        """1, 2, 4 .. 60 s: each time as long as it has lasted."""
+        now = self._now()
+        wait = min(_MOST_WAIT_S, max(1, now - max(op.sent_at, op.created_at)))
+        return await self._move(replace(op, error=text, reason=reason, next_retry_at=now + wait), op.state)
+
+    async def _move(self, op: Op, was: OpState) -> Op:
+        op = replace(op, updated_at=self._now())
+        await self._db.write(lambda tx: self._rows.move(tx, op, was))
+        return op
+
+    async def _read(self, op_id: str) -> Op:
+        return await self._db.read(lambda tx: self._rows.op(tx, op_id))

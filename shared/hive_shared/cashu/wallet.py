@@ -1,0 +1,378 @@
+"""The ecash wallet: what begins an operation (docs/protocol/03-escrow-and-payments.md §5).
+
+Each begins with one transaction: coins are chosen and held, counters of the seed taken, the whole request
+written down. `Settler` then carries it out. Amounts in sat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from ..crypto import sha256
+from ..errors import BudgetExhausted, Conflict, InvalidParams, PaymentFailed
+from ..store import Tx
+from .curve import ORDER, y_of
+from .derive import EscrowKeys, UnlockedSecrets
+from .journal import Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from .keysets import Keyset, fee_sats, split
+from .outputs import output
+from .secrets import Kind, Lock, build_secret
+from .selection import CONSOLIDATE_ABOVE, KEEP, MAX_INPUTS, covering, exact, fee_of
+from .settling import Database, JournalRows
+from .token import Token, encode_token
+from .wire import Proof
+
+MAX_AMOUNT_SAT: Final = 10_000_000
+"""The most that one operation moves (docs/protocol/03 §9)."""
+_NO_EXPIRY_S: Final = 3_600
+
+
+class WalletRows(JournalRows, Protocol):
+    """Rows that beginning an operation reads and writes."""
+
+    def op_by_key(self, tx: Tx, idempotency_key: str) -> Op | None: ...
+    def add_op(self, tx: Tx, op: Op) -> None: ...
+    def available(self, tx: Tx, mint_url: str, limit: int) -> dict[int, list[Coin]]: ...
+    def reserve(self, tx: Tx, ys: Sequence[str], op_id: str) -> None: ...
+    def proofs(self, tx: Tx, ys: Sequence[str]) -> tuple[OwnProof, ...]: ...
+    def known(self, tx: Tx, ys: Sequence[str]) -> dict[str, ProofStatus]: ...
+    def take_counters(self, tx: Tx, mint_url: str, keyset_id: str, count: int) -> int: ...
+    def balances(self, tx: Tx) -> dict[str, dict[str, int]]: ...
+    def coming(self, tx: Tx, mint_url: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller asks for: the same key with the same content is the same operation."""
+
+    key: str
+    owner: str = "comms"
+
+
+@dataclass(frozen=True, slots=True)
+class MintKeys:
+    """A mint's keysets, ids recomputed, and the one that new outputs are of."""
+
+    mint_url: str
+    active: Keyset
+    every: Mapping[str, Keyset]
+
+    def ppk(self, keyset_id: str) -> int:
+        """A keyset's input fee, sat per thousand inputs."""
+        return self.every[keyset_id].input_fee_ppk
+
+
+def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:
+    """A mint's keysets with the active one that costs least. Raises PaymentFailed when none is active."""
+    active = [each for each in every.values() if each.active]
+    if not active:
+        raise PaymentFailed(f"{mint_url} has no active keyset in sat", reason="mint_unavailable")
+    return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every)
+
+
+@dataclass(frozen=True, slots=True)
+class FundQuote:
+    """What the mint wants to be paid before it issues `amount` sat."""
+
+    quote_id: str
+    invoice: str
+    expires_at: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PayQuote:
+    """What the mint takes for paying an invoice of `amount` sat, at most."""
+
+    quote_id: str
+    invoice: str
+    amount: int
+    fee_reserve: int
+    expires_at: int
+
+
+class Wallet:
+    """Begins operations; none of its methods talks to a mint."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: WalletRows,
+        keys: EscrowKeys,
+        *,
+        now: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._db, self._rows, self._secrets = db, rows, UnlockedSecrets(keys.seed())
+        self._now, self._random_bytes = now, random_bytes
+
+    async def receive(self, order: Order, keys: MintKeys, proofs: Sequence[Proof]) -> Op:
+        """Swap a token's checked proofs (witnesses on them) for our own at once."""
+        total = sum(proof.amount for proof in proofs)
+        fee = fee_sats(keys.ppk(proof.id) for proof in proofs)
+        ys = [y_of(proof.secret) for proof in proofs]
+        if total <= fee:
+            raise InvalidParams(
+                f"the token is worth {total} sat and the mint takes {fee} sat for exchanging it",
+                reason="token_invalid",
+                data={"check": "fee"},
+            )
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            known = self._rows.known(tx, ys)
+            if any(state is not ProofStatus.SPENT for state in known.values()):
+                raise Conflict("ecash of this token is in this wallet already", reason="token_invalid")
+            outputs = self._own(tx, keys, total - fee)
+            return self._op(op_id, order, OpKind.RECEIVE, keys, "", total - fee, fee, proofs, outputs)
+
+        return await self._begin(order, _content("receive", *ys), plan)
+
+    async def send(self, order: Order, keys: MintKeys, amount: int, pubkey: str | None) -> Op:
+        """Ecash worth `amount` for somebody else: for whoever holds it, or for the owner of `pubkey`."""
+        content = _content("send", keys.mint_url, str(amount), pubkey or "")
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            available = self._available(tx, keys)
+            if pubkey is None and (coins := exact(available, amount)):
+                return self._handed_over(tx, op_id, order, content, keys, amount, coins)
+            coins = self._covering(available, amount, keys)
+            fee = fee_of(coins, keys.ppk)
+            change = sum(coin.amount for coin in coins) - fee - amount
+            if pubkey is None:
+                give = self._own(tx, keys, amount, use="give")
+            else:
+                give = self._to_pubkey(keys, amount, pubkey)
+            outputs = (*give, *self._own(tx, keys, change))
+            return self._spending(tx, op_id, order, OpKind.SEND, keys, content, amount, fee, coins, outputs)
+
+        return await self._begin(order, content, plan)
+
+    async def fund(self, order: Order, keys: MintKeys, amount: int, quote: FundQuote, most: int) -> Op:
+        """`amount` from outside, by a quote of the mint; refused where it would hold more than `most`."""
+        content = _content("fund", keys.mint_url, str(amount))
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            held = self._rows.balances(tx).get(keys.mint_url, {})
+            there = held.get("unspent", 0) + held.get("pending", 0) + self._rows.coming(tx, keys.mint_url)
+            if there + amount > most:
+                raise BudgetExhausted(
+                    f"{there} sat are at or on their way to {keys.mint_url} and {most} sat may be"
+                    f" (hive-comms-mint-max-balance): {amount} sat more are refused",
+                    reason="exposure_limit",
+                )
+            outputs = self._own(tx, keys, amount)
+            op = self._op(op_id, order, OpKind.FUND, keys, content, amount, 0, (), outputs)
+            return replace(
+                op,
+                body=replace(op.body, invoice=quote.invoice),
+                quote_id=quote.quote_id,
+                quote_key=quote.key,
+                expires_at=quote.expires_at or self._now() + _NO_EXPIRY_S,
+            )
+
+        return await self._begin(order, content, plan)
+
+    async def melt(self, order: Order, keys: MintKeys, quote: PayQuote) -> Op:
+        """Have the mint pay an invoice; what it does not take comes back as change."""
+        content = _content("melt", keys.mint_url, str(quote.amount))
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            coins = self._covering(self._available(tx, keys), quote.amount + quote.fee_reserve, keys)
+            over = sum(coin.amount for coin in coins) - quote.amount
+            # Every sat above the amount may come back, not the fee reserve alone.
+            count = max(1, (over - 1).bit_length()) if over > 0 else 0
+            blanks = self._blank(tx, keys, count)
+            op = self._spending(
+                tx, op_id, order, OpKind.MELT, keys, content, quote.amount, quote.fee_reserve, coins, blanks
+            )
+            return replace(
+                op,
+                body=replace(op.body, invoice=quote.invoice),
+                quote_id=quote.quote_id,
+                expires_at=quote.expires_at or self._now() + _NO_EXPIRY_S,
+            )
+
+        return await self._begin(order, content, plan)
+
+    async def consolidate(self, order: Order, keys: MintKeys, amount: int) -> Op | None:
+        """Join proofs of one denomination but three; None when there are not too many."""
+        content = _content("consolidate", order.key)
+
+        def enough(tx: Tx) -> list[Coin]:
+            return self._available(tx, keys).get(amount, [])
+
+        if len(await self._db.read(enough)) <= CONSOLIDATE_ABOVE:
+            return None
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            coins = enough(tx)[KEEP:]
+            fee = fee_of(coins, keys.ppk)
+            total = sum(coin.amount for coin in coins)
+            if total <= fee:
+                raise Conflict(f"joining proofs of {amount} sat would cost more than they are worth")
+            outputs = self._own(tx, keys, total - fee)
+            return self._spending(
+                tx, op_id, order, OpKind.CONSOLIDATE, keys, content, total - fee, fee, coins, outputs
+            )
+
+        return await self._begin(order, content, plan)
+
+    async def again(self, order: Order) -> Op | None:
+        """The operation that this key stands for already."""
+        return await self._db.read(lambda tx: self._rows.op_by_key(tx, order.key))
+
+    async def begun(self, order: Order, kind: OpKind, mint_url: str, amount: int) -> Op | None:
+        """The operation that this key stands for already. Raises Conflict when it is another one."""
+        old = await self.again(order)
+        if old is not None and (old.kind, old.mint_url, old.amount_sats) != (kind, mint_url, amount):
+            raise _other_content()
+        return old
+
+    # -- parts of an operation -------------------------------------------------------------------------
+
+    async def _begin(self, order: Order, content: str, plan: Callable[[Tx, str], Op]) -> Op:
+        op_id = self._random_bytes(16).hex()
+
+        def body(tx: Tx) -> Op:
+            old = self._rows.op_by_key(tx, order.key)
+            if old is not None:
+                if old.content != content or old.owner != order.owner:
+                    raise _other_content()
+                return old
+            op = replace(plan(tx, op_id), content=content)
+            self._rows.add_op(tx, op)
+            return op
+
+        return await self._db.write(body)
+
+    def _available(self, tx: Tx, keys: MintKeys) -> dict[int, list[Coin]]:
+        found = self._rows.available(tx, keys.mint_url, MAX_INPUTS + KEEP)
+        # A keyset that the mint does not name any more cannot be charged for: its proofs wait.
+        return {
+            amount: [coin for coin in coins if coin.keyset_id in keys.every]
+            for amount, coins in found.items()
+        }
+
+    def _covering(self, available: dict[int, list[Coin]], amount: int, keys: MintKeys) -> tuple[Coin, ...]:
+        coins = covering(available, amount, keys.ppk)
+        if coins is None:
+            have = sum(coin.amount for group in available.values() for coin in group)
+            raise PaymentFailed(
+                f"{amount} sat and the mint's fee are needed at {keys.mint_url}, {have} sat are free there;"
+                " hive-client-wallet action=fund brings more",
+                reason="insufficient_ecash",
+                data={"free_sats": have},
+            )
+        return coins
+
+    def _own(self, tx: Tx, keys: MintKeys, amount: int, use: str = "keep") -> tuple[PlannedOutput, ...]:
+        amounts = split(amount, keys.active.denominations)
+        first = self._rows.take_counters(tx, keys.mint_url, keys.active.id, len(amounts)) if amounts else 0
+        return tuple(
+            self._output(keys.active.id, first + number, each, use) for number, each in enumerate(amounts)
+        )
+
+    def _blank(self, tx: Tx, keys: MintKeys, count: int) -> tuple[PlannedOutput, ...]:
+        if count == 0:
+            return ()
+        first = self._rows.take_counters(tx, keys.mint_url, keys.active.id, count)
+        return tuple(self._output(keys.active.id, first + number, 0, "keep") for number in range(count))
+
+    def _to_pubkey(self, keys: MintKeys, amount: int, pubkey: str) -> tuple[PlannedOutput, ...]:
+        # Not from the seed: what another's key spends, no restore brings back.
+        lock = Lock(Kind.P2PK, None, (pubkey,), None, ())
+        found = []
+        for each in split(amount, keys.active.denominations):
+            secret = build_secret(lock, self._random_bytes(16).hex())
+            r = (int.from_bytes(self._random_bytes(32)) % (ORDER - 1) + 1).to_bytes(32)
+            found.append(PlannedOutput(output(each, keys.active.id, secret, r), "give"))
+        return tuple(found)
+
+    def _output(self, keyset_id: str, counter: int, amount: int, use: str) -> PlannedOutput:
+        derived = self._secrets.derive(keyset_id, counter)
+        return PlannedOutput(output(amount, keyset_id, derived.secret, derived.r), use, counter)
+
+    def _spending(
+        self,
+        tx: Tx,
+        op_id: str,
+        order: Order,
+        kind: OpKind,
+        keys: MintKeys,
+        content: str,
+        amount: int,
+        fee: int,
+        coins: Sequence[Coin],
+        outputs: Sequence[PlannedOutput],
+    ) -> Op:
+        ys = [coin.y for coin in coins]
+        self._rows.reserve(tx, ys, op_id)
+        return self._op(
+            op_id,
+            order,
+            kind,
+            keys,
+            content,
+            amount,
+            fee,
+            [own.proof for own in self._rows.proofs(tx, ys)],
+            outputs,
+        )
+
+    def _handed_over(
+        self,
+        tx: Tx,
+        op_id: str,
+        order: Order,
+        content: str,
+        keys: MintKeys,
+        amount: int,
+        coins: Sequence[Coin],
+    ) -> Op:
+        op = self._spending(tx, op_id, order, OpKind.SEND, keys, content, amount, 0, coins, ())
+        self._rows.settle(tx, op_id, op.inputs, ProofStatus.SPENT, self._now())
+        token = encode_token(Token(keys.mint_url, op.body.inputs))
+        return replace(op, state=OpState.DONE, body=OpBody(token=token), inputs=())
+
+    def _op(
+        self,
+        op_id: str,
+        order: Order,
+        kind: OpKind,
+        keys: MintKeys,
+        content: str,
+        amount: int,
+        fee: int,
+        inputs: Sequence[Proof],
+        outputs: Sequence[PlannedOutput],
+    ) -> Op:
+        now = self._now()
+        # Ascending, so that the mint does not see which of them are change.
+        ordered = tuple(sorted(outputs, key=lambda planned: planned.output.amount))
+        return Op(
+            op_id=op_id,
+            idempotency_key=order.key,
+            content=content,
+            owner=order.owner,
+            kind=kind,
+            mint_url=keys.mint_url,
+            state=OpState.PREPARED,
+            inputs=tuple(y_of(proof.secret) for proof in inputs),
+            amount_sats=amount,
+            fee_sats=fee,
+            created_at=now,
+            updated_at=now,
+            body=OpBody(tuple(inputs), ordered),
+        )
+
+
+def _content(*parts: str) -> str:
+    return sha256("\n".join(parts).encode()).hex()
+
+
+def _other_content() -> Conflict:
+    return Conflict(
+        "this idempotency_key was used for another wallet operation; take a new one", reason="idempotency_key"
+    )

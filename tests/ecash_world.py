@@ -1,0 +1,180 @@
+"""An ecash wallet on a database of its own and a real mint, in one process; time is the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+
+from cl_hive_comms.domain.alert import Level
+from cl_hive_comms.plugin.parts import MIGRATIONS
+from cl_hive_comms.services.wallet_ends import WalletEnds
+from cl_hive_comms.services.wallet_service import WalletService
+from cl_hive_comms.storage.cashu_store import CashuStore
+from hive_devnet.embedded.bolt11 import Invoice, encode_invoice
+from hive_devnet.embedded.keys import NodeKeys
+from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.journal import Op
+from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.ports import Mint
+from hive_shared.cashu.settling import Settler
+from hive_shared.cashu.wallet import Wallet
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.mint_http import Mints
+from hive_shared.store import Db
+
+
+async def _at_once(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+_KEYSETS: dict[str, dict[str, Keyset]] = {}
+
+
+_STRANGER = NodeKeys(bytes(31) + b"\x07")
+
+
+class OneMint:
+    """The only mint this wallet knows; `via` is how it is reached."""
+
+    def __init__(self, mint_url: str, via: str) -> None:
+        self.mint_url = mint_url
+        # Its clock runs fast, so that no test waits for its turn.
+        ticks = count(step=30)
+        self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=_at_once)
+        self.client = self.reached.at(via)
+
+    def at(self, url: str) -> Mint:
+        assert url == self.mint_url
+        return self.client
+
+    def accepted(self) -> tuple[str, ...]:
+        return (self.mint_url,)
+
+    async def keysets(self, url: str) -> Mapping[str, Keyset]:
+        if url not in _KEYSETS:
+            listed = await self.client.keysets()
+            _KEYSETS[url] = {each.id: await self.client.keyset(each) for each in listed}
+        return _KEYSETS[url]
+
+    async def nonconformant(self, url: str, detail: str) -> None:
+        pass
+
+
+class NobodyPays:
+    """The mint of the tests pays its own invoices."""
+
+    async def pay(self, op: Op) -> str:
+        return f"payment of {op.op_id}"
+
+
+class Invoices:
+    """Invoices of this node: the mint of the tests says of each that it paid it."""
+
+    async def make(self, amount_sat: int, description: str) -> str:
+        return invoice_of(amount_sat)
+
+    async def paid(self, invoice: str) -> bool:
+        return True
+
+
+class EcashWorld:
+    """A wallet with its loop in the test's hands; `restart` is what a process does after kill -9."""
+
+    def __init__(self, directory: Path, mint_url: str, *, seed: bytes = b"", via: str = "") -> None:
+        self.path = directory / "comms.db"
+        self.mint_url, self.via, self.seed = mint_url, via or mint_url, seed or os.urandom(32)
+        self.now = 1_800_000_000
+        self.alerts: list[tuple[Level, str, str]] = []
+        self.stopped = False
+        self.open()
+
+    def open(self) -> None:
+        self.db = Db.open(self.path, MIGRATIONS)
+        self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1))
+        self.mints = OneMint(self.mint_url, self.via)
+        keys = EscrowKeys(Secret(self.seed))
+        self.wallet = Wallet(self.db, self.store, keys, now=lambda: self.now, random_bytes=os.urandom)
+        self.settler = Settler(
+            self.db,
+            self.store,
+            self.mints,
+            NobodyPays(),
+            WalletEnds(self.store, lambda: self.now),
+            now=lambda: self.now,
+            alert=self._lost,
+        )
+        self.service = WalletService(
+            self.db,
+            self.store,
+            self.wallet,
+            self.settler,
+            self.mints,
+            Invoices(),
+            keys,
+            most_sat=lambda: 50_000,
+            stopped=lambda: self.stopped,
+            alert=self._alert,
+            now=lambda: self.now,
+            wait=self._wait,
+            random_bytes=os.urandom,
+            log=lambda *_, **__: None,
+        )
+
+    async def _alert(self, level: Level, code: str, text: str) -> None:
+        self.alerts.append((level, code, text))
+
+    async def _lost(self, op: Op) -> None:
+        self.alerts.append((Level.CRITICAL, op.reason, op.error))
+
+    async def _wait(self, seconds: float) -> None:
+        self.now += int(seconds)
+        await asyncio.sleep(0)
+
+    async def restart(self) -> None:
+        await self.close()
+        self.open()
+
+    async def close(self) -> None:
+        await self.mints.reached.close()
+        self.db.close()
+
+    async def sweep(self) -> None:
+        """One round of the loop, as late as it may come."""
+        self.now += 900
+        await self.service.tick()
+
+    async def sats(self) -> int:
+        """What is free to spend."""
+        return sum(row["unspent"] for row in (await self.service.balance()).values())
+
+    async def held(self) -> int:
+        """Sats an operation holds."""
+        return sum(row["pending"] for row in (await self.service.balance()).values())
+
+    async def ops(self) -> Sequence[Op]:
+        return await self.service.ops(None, None, 500)
+
+    async def unspent(self) -> list[str]:
+        """Names of the proofs that the wallet calls unspent."""
+        available = await self.db.read(lambda tx: self.store.available(tx, self.mint_url, 500))
+        return [coin.y for coins in available.values() for coin in coins]
+
+
+def invoice_of(amount_sat: int) -> str:
+    """A stranger's invoice over an amount: the mint of the tests says of any that it paid it."""
+    return encode_invoice(
+        Invoice(
+            payee=_STRANGER.node_id,
+            payment_hash=os.urandom(32).hex(),
+            payment_secret=os.urandom(32).hex(),
+            created_at=int(time.time()),
+            amount_msat=amount_sat * 1_000,
+            description="ecash",
+            features="024100",
+        ),
+        _STRANGER.sign_invoice,
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ URL = "https://mint.example"
 PAYER, PAYEE, NODE = (Secret(bytes([number]) * 32) for number in (11, 12, 13))
 LOCK_KEY, REFUND_KEY = Secret(b"\x21" * 32), Secret(b"\x22" * 32)
 LOCK_SEED = Secret(b"\x33" * 64)
+STRANGER = public_key(Secret(b"\x44" * 32))
 
 
 def preimage(item: int) -> bytes:
@@ -132,3 +134,55 @@ class PaperTicket:
             **changes,
         }
         return check_ticket(self.terms, given.pop("payer_signature"), given.pop("tokens"), **given)
+
+
+def edit(**tags: list[str] | None) -> Callable[[str], str]:
+    """Another condition with the same nonce: tags set, added or taken away."""
+
+    def change(secret: str) -> str:
+        kind, body = json.loads(secret)
+        kept = [[name, *values] for name, *values in body["tags"] if name not in tags]
+        body["tags"] = [*kept, *([name, *values] for name, values in tags.items() if values is not None)]
+        return json.dumps([kind, body], separators=(",", ":"))
+
+    return change
+
+
+def as_p2pk_with_hash(secret: str) -> str:
+    """The older form: a key to pay to and the hash as a tag, which mints pass over."""
+    _, body = json.loads(secret)
+    tags = [["hash", body["data"]], *([n, *v] for n, *v in body["tags"] if n != "pubkeys")]
+    key = public_key(LOCK_KEY)
+    return json.dumps(["P2PK", {"nonce": body["nonce"], "data": key, "tags": tags}], separators=(",", ":"))
+
+
+SECRET_VARIANTS: list[tuple[str, str, Callable[[str], str]]] = [
+    # What is wrong, the reason it is refused for, and how an honest secret becomes it.
+    ("hand-made P2PK with a hash tag", "unknown_tag", as_p2pk_with_hash),
+    ("other refund key", "refund", edit(refund=[STRANGER])),
+    ("no refund key", "refund", edit(refund=None)),
+    ("second refund key", "refund", edit(refund=[public_key(REFUND_KEY), STRANGER])),
+    ("extra pubkey", "pubkeys", edit(pubkeys=[public_key(LOCK_KEY), STRANGER])),
+    ("another's pubkey", "pubkeys", edit(pubkeys=[STRANGER])),
+    ("no pubkey", "pubkeys", edit(pubkeys=None)),
+    ("n_sigs=2", "n_sigs", edit(n_sigs=["2"])),
+    ("n_sigs=1", "n_sigs", edit(n_sigs=["1"])),
+    ("n_sigs_refund=1", "n_sigs", edit(n_sigs_refund=["1"])),
+    ("SIG_ALL", "sigflag", edit(sigflag=["SIG_ALL"])),
+    ("SIG_INPUTS spelt out", "sigflag", edit(sigflag=["SIG_INPUTS"])),
+    (
+        "duplicate tag",
+        "duplicate_tag",
+        lambda text: text.replace('["refund"', f'["locktime","{NOW + 7_200}"],["refund"'),
+    ),
+    ("duplicate JSON key", "duplicate_key", lambda text: text.replace('"data"', '"data":"00","data"', 1)),
+    ("locktime abc", "locktime", edit(locktime=["abc"])),
+    ("locktime one second early", "locktime", edit(locktime=[str(NOW + 7_199)])),
+    ("no locktime", "locktime", edit(locktime=None)),
+    ("600 characters", "secret_length", lambda text: text[:-2] + " " * (600 - len(text)) + text[-2:]),
+    ("other hash", "hash", lambda text: text.replace(json.loads(text)[1]["data"], "ab" * 32)),
+    ("wrong nonce", "nonce", lambda text: text.replace(json.loads(text)[1]["nonce"], "ab" * 16)),
+    ("tags in another order", "form", edit(locktime=[str(NOW + 7_200)])),
+    ("a space", "form", lambda text: text.replace(",", ", ", 1)),
+    ("plain secret", "secret_form", lambda text: "ab" * 32),
+]

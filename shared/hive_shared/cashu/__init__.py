@@ -3,3 +3,8 @@
 Pure: no sockets, no SQL, no threads, no globals; clocks and randomness come in as arguments. The mint's own
 package is never imported here (03 §3.3); the tests ask it what it thinks of the same numbers.
 """
+
+from typing import Final
+
+LIB_VERSION: Final = 1
+"""Raised when two versions would build or accept other bytes; golden vectors hold it (03 §1)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tomllib
 from pathlib import Path
 
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import Conflict, InvalidParams
 
 from hive_advisor.domain.guard_rules import DEFAULT_RULES, GuardRules, parse_rules
 from hive_advisor.private_files import replace_file
@@ -14,18 +16,42 @@ from hive_advisor.private_files import replace_file
 
 def read_rules(path: Path) -> GuardRules:
     """The rules of guard.toml; without the file the defaults. Raises InvalidParams."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    text = rules_text(path)
+    if not text:
         return DEFAULT_RULES
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidParams(f"{path} cannot be read: {error}") from error
-    if path.stat().st_mode & 0o022:
-        raise InvalidParams(f"{path} can be written by others than its owner; run: chmod go-w {path}")
     try:
         return parse_rules(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InvalidParams(f"{path} is not valid TOML: {error}") from error
+
+
+def rules_text(path: Path) -> str:
+    """The text of guard.toml; empty without the file. Raises InvalidParams."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidParams(f"{path} cannot be read: {error}") from error
+    if path.stat().st_mode & 0o022:
+        raise InvalidParams(f"{path} can be written by others than its owner; run: chmod go-w {path}")
+    return text
+
+
+def replace_rules(path: Path, old: str, new: str) -> None:
+    """Put a new text in the place of ``old``, whole or not at all. Raises Conflict when it is another by now,
+    or is being changed."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"{path} is being changed by another hive-advisor; try again") from error
+        if rules_text(path) != old:
+            raise Conflict(f"{path} was changed meanwhile; nothing was written, try again")
+        replace_file(path, new.encode())
+    finally:
+        os.close(directory)
 
 
 class HaltFile:

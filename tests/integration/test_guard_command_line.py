@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +21,10 @@ from hive_advisor.cli.context import Settings
 from hive_advisor.cli.main import cli
 from hive_advisor.cli.output import Terminal
 from hive_advisor.domain.guard import Verdict
+from hive_advisor.guard_files import replace_rules
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import AdvisorFailed, AdvisorShell
-from hive_shared.errors import ConfirmationRequired, InvalidParams
+from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.registry import Danger
 from plan_world import PlanWorld
@@ -28,7 +32,7 @@ from scripted_node import ScriptedNode
 from terminal import at_terminal
 
 FEE = ("hive:fee-policy/set_single", "channel_id=103x1x0")
-OK, USAGE, REFUSED, PENDING, LOCKED = 0, 2, 4, 5, 9
+OK, USAGE, NOT_FOUND, REFUSED, PENDING, LOCKED = 0, 2, 3, 4, 5, 9
 
 
 @pytest_asyncio.fixture
@@ -106,6 +110,18 @@ async def test_acceptance_11_15_11_11_a_held_command_and_a_halt_end_with_the_pin
     )
     assert yes["state"] == "done" and sent(node) == ["set_single", "set_single"]
     assert (await shell.run("guard", "show", "alice"))["used"]["24h"] == {"fee_writes": 2}
+    # To loosen a limit takes the PIN too, and a client that there is.
+    nobody = await fails(shell, "guard", "set", "client.bob.fee_writes_3h", "2")
+    file = shell.directory / "config" / "hive-advisor" / "default" / "guard.toml"
+    assert nobody.code == NOT_FOUND and not file.exists()
+    looser = ("guard", "set", "global.fee_step_pct", "30")
+    assert (await fails(shell, "--yes", *looser)).code == PENDING
+    wrong = await fails(shell, *looser, answers={"PIN to loosen": "000000"})
+    assert wrong.code == LOCKED and "looser: global.fee_step_pct: 15 is now 30" in wrong.stderr
+    assert not file.exists()
+    done = await at_terminal(shell, *looser, answers={"PIN to loosen": PIN})
+    assert (done["before"], done["after"], done["changed"]) == (15, 30, True)
+    assert file.read_text() == "[global]\nfee_step_pct = 30\n"
 
 
 async def test_acceptance_11_12_danger_7_wants_its_number_or_its_words(tmp_path: Path) -> None:
@@ -163,6 +179,49 @@ def test_a_guard_toml_is_checked_without_a_node(tmp_path: Path, monkeypatch: pyt
     for text, wrong in (("[global]\nfee_stp = 1", "unknown key 'fee_stp'"), ("[", "not valid TOML")):
         code, said = check(text)
         assert code == USAGE and wrong in said
+
+
+def test_a_limit_is_tightened_without_an_identity_and_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    file = tmp_path / "config" / "hive-advisor" / "default" / "guard.toml"
+
+    def tighten(*arguments: str) -> tuple[int, dict[str, Any]]:
+        result = CliRunner().invoke(cli, ["--json", "guard", "set", *arguments])
+        body = json.loads(result.stdout)
+        return result.exit_code, body["data"] if body["ok"] else body["error"]
+
+    code, said = tighten("global.fee_step_pct", "10")
+    assert (code, said["before"], said["after"], said["looser"]) == (OK, 15, 10, [])
+    assert file.read_text() == "[global]\nfee_step_pct = 10\n" and file.stat().st_mode & 0o777 == 0o600
+    code, said = tighten("global.fee_step_pct", "10")
+    assert code == OK and said["changed"] is False
+    before = file.read_text()
+    for arguments, wrong in (
+        (("global.fee_step_pct",), "give a value, or --unset"),
+        (("global.fee_step_pct", "1", "--unset"), "give a value, or --unset"),
+        (("global.fee_stp", "1"), "unknown key"),
+        (("origin.lib.max_danger", "0"), "takes a number from 1 to 6"),
+    ):
+        code, said = tighten(*arguments)
+        assert code == USAGE and wrong in said["message"]
+    # A limit that would be looser wants an identity with a PIN first.
+    code, said = tighten("global.fee_step_pct", "--unset")
+    assert code == NOT_FOUND and file.read_text() == before
+    # Somebody else's change in between is not written over.
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        replace_rules(file, "[global]\n", "[global]\nfee_step_pct = 1\n")
+    held = os.open(file.parent, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    code, said = tighten("global.fee_step_pct", "9")
+    assert code == REFUSED and "being changed" in said["message"]
+    os.close(held)
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        replace_rules(file, before, "[global]\nfee_step_pct = 1\n")
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize("text", ["", "10", "0s", "25h", "1d", "-1m", "1.5h", "90000s"])

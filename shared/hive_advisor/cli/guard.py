@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import click
+from hive_shared.errors import InvalidParams
 
 from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
-from hive_advisor.domain.guard_rules import DEFAULT_RULES, GuardRules, describe
-from hive_advisor.guard_files import HaltFile, read_rules
+from hive_advisor.domain.guard_edit import changed, loosened, parse_key, value_of
+from hive_advisor.domain.guard_rules import DEFAULT_RULES, describe
+from hive_advisor.guard_files import HaltFile, read_rules, replace_rules, rules_text
 
 
 @click.group()
@@ -48,32 +50,46 @@ async def check(settings: Settings) -> None:
     if rules.clients:
         async with settings.kit(online=False) as kit:
             await kit.guard.check()
-    loosened = looser(rules)
-    settings.terminal.show({"ok": True, "file": str(settings.paths.guard), "looser_than_default": loosened})
+    looser = [*loosened(DEFAULT_RULES, rules)]
+    settings.terminal.show({"ok": True, "file": str(settings.paths.guard), "looser_than_default": looser})
 
 
-def looser(rules: GuardRules) -> list[str]:
-    """Keys whose default was replaced by another value, by level; a reader sees what to look at."""
-    found = []
-    levels = [("global", rules.everything, DEFAULT_RULES.everything)]
-    levels += [
-        (f"origin.{name}", limits, DEFAULT_RULES.origins[name]) for name, limits in rules.origins.items()
-    ]
-    for where, limits, default in levels:
-        now, before = describe(limits), describe(default)
-        for key, value in before.items():
-            new = now.get(key)
-            if new is None or _less_strict(key, new, value):
-                found.append(f"{where}.{key}: {value} is now {'off' if new is None else new}")
-    return found
+@guard.command("set")
+@click.argument("key")
+@click.argument("value", required=False)
+@click.option("--unset", is_flag=True, help="take the key away: the default counts again")
+@pass_settings
+@answered
+async def set_(settings: Settings, key: str, value: str | None, unset: bool) -> None:
+    """Change one key of guard.toml, e.g.: guard set global.fee_step_pct 10
+
+    KEY is global.<key>, client.<alias>.<key>, origin.<cli|lib|auto|mcp>.<key> or tool.<name>.<key>; VALUE a
+    number, "off", a text or a JSON list. What loosens a limit asks for the PIN.
+    """
+    if unset is (value is not None):
+        raise InvalidParams("give a value, or --unset to take the key away")
+    where = parse_key(key)
+    path = settings.paths.guard
+    old = rules_text(path)
+    change = changed(old, where, None if value is None else value_of(value))
+    shown = {"file": str(path), "key": key, "before": _shown(change.before), "after": _shown(change.after)}
+    if change.text == old:
+        settings.terminal.show({**shown, "changed": False})
+    identity = settings.unlock() if change.looser or where.client is not None else None
+    if where.client is not None and identity is not None:
+        async with settings.kit_of(identity, online=False) as kit:
+            await kit.clients.named(where.client)
+    for text in change.looser:
+        settings.terminal.console.err(f"looser: {text}")
+    if change.looser and identity is not None:
+        await settings.ask_pin("PIN to loosen the guard", identity.pin_verifier)
+    settings.paths.make()
+    replace_rules(path, old, change.text)
+    settings.terminal.show({**shown, "changed": True, "looser": [*change.looser]})
 
 
-def _less_strict(key: str, new: object, default: object) -> bool:
-    if isinstance(new, list) and isinstance(default, list):
-        return bool(set(default) - set(new))
-    if not isinstance(new, int) or not isinstance(default, int):
-        return False
-    return new < default if key in ("min_fee_ppm", "onchain_reserve_sats") else new > default
+def _shown(value: object) -> object:
+    return "off" if value is None else value
 
 
 @guard.command()

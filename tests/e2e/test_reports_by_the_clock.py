@@ -6,18 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from agent import Agent
 from channel_world import exists, plugin_again
+from clock_world import DAY, ROUND_S, world_at
 from hive_devnet.clock import PluginClock
-from hive_devnet.world import World, until
+from hive_devnet.world import until
 from hive_shared import envelope
 
-DAY = 86_400
 CONTROL = "hive:control/v1"
 KINDS = {"report_daily": "daily", "report_weekly": "weekly"}
-ROUND_S = 70
-"""What every loop of the plugin has its turn in."""
 
 
 def next_saturday_noon(now: int) -> int:
@@ -56,55 +53,50 @@ def reports(agent: Agent) -> list[tuple[str, int, int, int]]:
 
 
 async def test_reports_of_day_and_week_come_once_each_over_midnight_standstill_and_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    clock = PluginClock(tmp_path / "clock")
-    clock.pass_to(next_saturday_noon(clock.now()))
-    for name, value in clock.environment.items():
-        monkeypatch.setenv(name, value)
-    world = await World.start(tmp_path / "w")
-    try:
-        async with Agent(world.alice, world.relay.url, now=clock.now) as agent:
-            await agent.hired("fees")
-            hired_at = clock.now()
-            sunday = hired_at // DAY * DAY + DAY
-            for stream in KINDS:
-                wanted = {"metrics": [stream], "until": sunday + 20 * DAY}
-                asked = agent.signed("telemetry_subscribe", wanted, CONTROL)
-                answer = await agent.rest(asked)
-                assert answer["status"] == 0, answer
-            clock.wait(ROUND_S)
-            clock.pass_to(sunday + 30)
-            first = await came(agent, clock, 1, 0)
-            ((_, _, since, _),) = first
-            assert hired_at - 60 <= since <= hired_at
-            assert first == [("report_daily", 1, since, sunday)]
+    async with (
+        world_at(tmp_path, next_saturday_noon) as (world, clock),
+        Agent(world.alice, world.relay.url, now=clock.now) as agent,
+    ):
+        await agent.hired("fees")
+        hired_at = clock.now()
+        sunday = hired_at // DAY * DAY + DAY
+        for stream in KINDS:
+            wanted = {"metrics": [stream], "until": sunday + 20 * DAY}
+            asked = agent.signed("telemetry_subscribe", wanted, CONTROL)
+            answer = await agent.rest(asked)
+            assert answer["status"] == 0, answer
+        clock.wait(ROUND_S)
+        clock.pass_to(sunday + 30)
+        first = await came(agent, clock, 1, 0)
+        ((_, _, since, _),) = first
+        assert hired_at - 60 <= since <= hired_at
+        assert first == [("report_daily", 1, since, sunday)]
 
-            # Down over the next midnight, which ends the week too, and killed after the first of two reports.
-            reached: list[Path] = []
+        # Down over the next midnight, which ends the week too, and killed after the first of two reports.
+        reached: list[Path] = []
 
-            def meanwhile(_: Path) -> None:
-                clock.pass_to(sunday + DAY + 30)
-                reached.append(world.arm_fault("report_made"))
+        def meanwhile(_: Path) -> None:
+            clock.pass_to(sunday + DAY + 30)
+            reached.append(world.arm_fault("report_made"))
 
-            await plugin_again(world, meanwhile)
-            clock.wait(ROUND_S)
-            await world.alice.call("hive-client-status")
-            await until(lambda: exists(reached[0]), "the first report to be made", 60)
-            assert reports(agent) == first
-            await plugin_again(world)
-            both = await came(agent, clock, 2, 1)
-            assert sorted(both) == [
-                *first,
-                ("report_daily", 2, sunday, sunday + DAY),
-                ("report_weekly", 1, since, sunday + DAY),
-            ]
-            # Nothing of it comes again: not in a later round, and not with the next start.
-            await plugin_again(world)
-            clock.pass_to(sunday + 2 * DAY + 30)
-            rows = await came(agent, clock, 3, 1)
-            assert sorted(rows) == sorted([*both, ("report_daily", 3, sunday + DAY, sunday + 2 * DAY)])
-            shown = await world.alice.call("hive-client-report", {"advisor": agent.npub})
-            assert [row["to"] for row in shown["items"]] == [sunday + n * DAY for n in (2, 1, 0)]
-    finally:
-        await world.close()
+        await plugin_again(world, meanwhile)
+        clock.wait(ROUND_S)
+        await world.alice.call("hive-client-status")
+        await until(lambda: exists(reached[0]), "the first report to be made", 60)
+        assert reports(agent) == first
+        await plugin_again(world)
+        both = await came(agent, clock, 2, 1)
+        assert sorted(both) == [
+            *first,
+            ("report_daily", 2, sunday, sunday + DAY),
+            ("report_weekly", 1, since, sunday + DAY),
+        ]
+        # Nothing of it comes again: not in a later round, and not with the next start.
+        await plugin_again(world)
+        clock.pass_to(sunday + 2 * DAY + 30)
+        rows = await came(agent, clock, 3, 1)
+        assert sorted(rows) == sorted([*both, ("report_daily", 3, sunday + DAY, sunday + 2 * DAY)])
+        shown = await world.alice.call("hive-client-report", {"advisor": agent.npub})
+        assert [row["to"] for row in shown["items"]] == [sunday + n * DAY for n in (2, 1, 0)]

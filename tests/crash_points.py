@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cl_hive_comms.domain.command_machine import State
+from cl_hive_comms.services.decision_facts import channels_of
+from cl_hive_comms.storage.command_store import CommandStore
 from pipeline_world import Crash, World
 
 MOST_POINTS = 80
@@ -78,6 +81,9 @@ async def killed(
         # The node lives on; only the watching ends.
         world.node.__dict__.pop(name, None)
     world.restart()
+    for row in await world.db.read(lambda tx: CommandStore().in_states(tx, [State.EXECUTING])):
+        # What everybody else's command looks at meanwhile.
+        channels_of(row)
     await world.pipeline.timers.tick()
     await world.pipeline.timers.tick()
     return world, died

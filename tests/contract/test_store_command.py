@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -229,3 +230,27 @@ async def test_counters_slide_and_are_given_back(db: Db) -> None:
     await db.write(lambda tx: store.release(tx, "c1"))
     assert await db.read(lambda tx: store.count(tx, all_actions, 0)) == 0
     assert await db.write(lambda tx: store.prune_counters(tx, 201)) == 1
+
+
+async def test_rebalances_of_before_are_told_from_new_bounds(tmp_path: Path) -> None:
+    """Migration 0028 says which field was changed where the fees stayed."""
+    before = tmp_path / "before"
+    before.mkdir()
+    for file in MIGRATIONS.glob("*.sql"):
+        if int(file.name[:4]) < 28:
+            shutil.copy(file, before)
+    old = Db.open(tmp_path / "old.db", before)
+
+    def fill(tx: sqlite3.Connection) -> None:
+        CommandStore().insert(tx, row(1, schema_id="hive:rebalance/v1"))
+        CommandStore().insert(tx, row(2, schema_id="hive:htlc-policy/v1"))
+        for nonce in (1, 2):
+            values = ("1x1x1", nonce, f"cmd-{nonce}", 5, 5, 0, 0, "adv", "cred")
+            tx.execute("INSERT INTO comms_fee_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    await old.write(fill)
+    old.close()
+    new = Db.open(tmp_path / "old.db", MIGRATIONS)
+    found = await new.read(lambda tx: FeeStore().since(tx, ["1x1x1"], 0))
+    assert [write.field for write in found] == ["balance", "htlc_maximum_msat"]
+    new.close()

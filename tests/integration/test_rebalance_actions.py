@@ -210,14 +210,63 @@ async def test_a_days_rebalances_are_counted_and_those_that_moved_nothing_are_no
     world.close()
 
 
-async def test_another_advisor_waits_on_both_channels(world: Ring) -> None:
-    assert (await ask(world))["status"] == 0
+@pytest_asyncio.fixture
+async def both(world: Ring) -> AsyncIterator[Ring]:
+    """A second advisor, with the credential 2, may do as much as the first."""
     other = issue(template="complete_management", tier=Tier.ADVANCED, number=2)
     world.credentials.add(View(other, "adv-2"))
+    yield world
+
+
+async def test_another_advisor_waits_on_both_channels(both: Ring) -> None:
+    assert (await ask(both))["status"] == 0
     for channel in (OUT, HOME):
-        refused = await world.set_fee(110, channel, credential=2)
+        refused = await both.set_fee(110, channel, credential=2)
         assert slug(refused) == "cooldown", refused
-    assert (await world.set_fee(110, THIRD, credential=2))["status"] == 0
+    assert (await both.set_fee(110, THIRD, credential=2))["status"] == 0
+
+
+async def test_acceptance_02_20_another_advisors_rebalance_of_a_channel_waits_an_hour(both: Ring) -> None:
+    assert (await ask(both))["status"] == 0
+    both.pass_time(300)
+    # Another field of the channel is free after the cooldown, its balance is not.
+    assert (await both.set_fee(110, OUT, credential=2))["status"] == 0
+    limits = {"channel_id": HOME, "htlc_maximum_msat": 400_000_000}
+    written = await both.ask("hive:htlc-policy/v1", "set_htlc_limits", limits, credential=2)
+    assert written["status"] == 0, written
+    refused = await both.ask(REBALANCE, ACTION, ASKED, credential=2)
+    assert slug(refused) == "cooldown" and refused["error"]["retry_after"] == 3_300, refused
+    # One end is enough, whichever way round.
+    turned = {**ASKED, "from_channel": HOME, "to_channel": THIRD}
+    assert slug(await both.ask(REBALANCE, ACTION, turned, credential=2)) == "cooldown"
+    # The first one waits for the change of limits, not for itself.
+    assert slug(await ask(both)) == "cooldown"
+    both.pass_time(3_299)
+    # This node has one payment hash for all its invoices.
+    both.node.parts.clear()
+    last = await both.ask(REBALANCE, ACTION, ASKED, credential=2)
+    assert last["status"] == 0, last
+
+
+async def test_other_channels_can_be_changed_while_a_rebalance_has_no_end(
+    both: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = both.node.call
+
+    async def dies(method: str, *rest: Any, **named: Any) -> Any:
+        if method == "getroutes":
+            raise Crash
+        return await call(method, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(both.node, "call", dies)
+        with pytest.raises(Crash):
+            await ask(both)
+    both.restart()
+    for credential in (1, 2):
+        both.pass_time(1)
+        assert slug(await both.set_fee(110, OUT, credential=credential)) == "busy"
+    assert (await both.set_fee(110, THIRD, credential=2))["status"] == 0
 
 
 # -- failures -----------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from channel_node import FOREIGN, OWN
 from cl_hive_comms.services.executors.splice_run import SETTLED_S
 from crash_points import killed_everywhere, under_way
 from hive_shared.canonical import JsonValue
-from hive_shared.registry import SPLICE
-from pipeline_world import Crash, World, slug
+from hive_shared.registry import SPLICE, Tier
+from pipeline_world import Crash, View, World, issue, slug
 from splice_node import FEE_SAT, WITHOUT, SpliceNode, splice_world
 
 ID = f"{1:064x}"
@@ -65,6 +65,19 @@ async def test_a_splice_in_is_signed_once_and_its_fee_is_counted(world: World) -
     # One's own coins in one's own channel are spent on nobody but miners.
     assert await spent(world) == [(0, FEE_SAT, "settled")]
     assert node(world).row()["state"] == "CHANNELD_AWAITING_SPLICE"
+
+
+async def test_another_advisor_waits_after_a_splice_and_an_hour_for_a_further_one(world: World) -> None:
+    other = issue(template="complete_management", tier=Tier.ADVANCED, number=2)
+    world.credentials.add(View(other, "adv-2"))
+    assert (await world.ask(SPLICE, "splice_in", IN))["status"] == 0
+    refused = await world.set_fee(110, credential=2)
+    assert slug(refused) == "cooldown" and refused["error"]["retry_after"] == 300, refused
+    world.pass_time(300)
+    assert (await world.set_fee(110, credential=2))["status"] == 0
+    node(world).confirm()
+    refused = await world.ask(SPLICE, "splice_in", IN, credential=2)
+    assert slug(refused) == "cooldown" and refused["error"]["retry_after"] == 3_300, refused
 
 
 @pytest.mark.parametrize(("destination", "leaves"), [("wallet", 0), (OWN, 0), (FOREIGN, 60_000)])

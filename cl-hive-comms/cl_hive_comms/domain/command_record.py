@@ -87,7 +87,7 @@ class StoredResponse:
 @dataclass(frozen=True, slots=True)
 class FeeWrite:
     """One executed change of one channel; ppm and base (msat) before and after. A row that changes neither
-    tells of new HTLC bounds: who wrote to the channel, and when."""
+    tells who wrote to the channel, and when; `field` is then what was changed."""
 
     scid: str
     ts: int
@@ -98,6 +98,7 @@ class FeeWrite:
     advisor_id: str
     credential_id: str
     command_id: str
+    field: str = "htlc_maximum_msat"
 
 
 NODE_SCOPE: Final = "node"

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Final
 
 from hive_shared.registry import FEE_POLICY, ActionSpec, DangerFacts, find, scored_as
 
 from ..domain.command_record import CommandRow, FeeWrite
 from ..domain.conflict import PastWrite
 from .executors.action import Params, Plan
+
+_CHANGED: Final = ("fees", "limits", "closes_all", "moves")
+"""Where the notes of commands keep the channels that they change, one entry each."""
 
 
 def facts_of_plan(params: Params, plan: Plan) -> DangerFacts:
@@ -35,13 +39,13 @@ def facts_of_plan(params: Params, plan: Plan) -> DangerFacts:
 
 
 def changed_fees(write: FeeWrite) -> bool:
-    """False for a row that tells of new HTLC bounds only (executors.channel_write.LimitTarget)."""
+    """False for a row that tells of something else than fees: HTLC bounds, a moved balance."""
     return (write.old_ppm, write.old_base) != (write.new_ppm, write.new_base)
 
 
 def past_write(write: FeeWrite) -> PastWrite:
     """A finished change as the conflict rules see it."""
-    fields = {"htlc_maximum_msat"}
+    fields = {write.field}
     if changed_fees(write):
         fields = {
             name
@@ -59,7 +63,7 @@ def past_write(write: FeeWrite) -> PastWrite:
 def channels_of(row: CommandRow) -> frozenset[str]:
     """The channels a command under way changes."""
     undo = json.loads(row.undo_json or "{}")
-    targets = (*undo.get("fees", ()), *undo.get("limits", ()), *undo.get("closes_all", ()))
+    targets = [item for name in _CHANGED for item in undo.get(name, ()) if isinstance(item, dict)]
     whole = [undo[name] for name in ("closes", "splices") if undo.get(name)]
     return frozenset(str(item["channel"]) for item in (*targets, *whole))
 

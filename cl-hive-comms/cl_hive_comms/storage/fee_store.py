@@ -16,7 +16,7 @@ class FeeStore:
         """Remember executed fee changes."""
         tx.executemany(
             "INSERT INTO comms_fee_history (scid, ts, old_ppm, new_ppm, old_base, new_base, advisor_id,"
-            " credential_id, command_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " credential_id, command_id, field) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     w.scid,
@@ -28,6 +28,7 @@ class FeeStore:
                     w.advisor_id,
                     w.credential_id,
                     w.command_id,
+                    w.field,
                 )
                 for w in writes
             ],

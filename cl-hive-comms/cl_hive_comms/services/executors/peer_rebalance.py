@@ -20,6 +20,7 @@ from ...domain.spend import REBALANCE, Spend
 from ..ports_commands import Node
 from .action import CHANNELS_ONLY, Caller, Outcome, Params, Plan
 from .channels import fact_of
+from .moved_balance import BALANCE
 from .node_errors import node_error
 from .wallet_send import Keep
 
@@ -55,7 +56,7 @@ class PeerRebalance:
             },
             basis=[peer],
             channels=tuple(fact_of(row) for row in shared),
-            fields=frozenset({"balance"}),
+            fields=frozenset({BALANCE}),
             locks=frozenset({TASKS}),
             before=tuple(rows),
             amount_sat=amount,

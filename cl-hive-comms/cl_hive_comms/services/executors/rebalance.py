@@ -19,12 +19,12 @@ from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError
 
 from ...domain.circular_route import End, Way, way_of
-from ...domain.command_record import FeeWrite
 from ...domain.lightning_invoice import fee_bound_msat, refused, sats_up
 from ...domain.spend import REBALANCE, Spend
 from ..ports_commands import Fault, Node
 from .action import CHANNELS_ONLY, Caller, Outcome, Params, Plan
-from .channels import fact_of, fees_of, find_channel
+from .channels import fact_of, find_channel
+from .moved_balance import BALANCE, MOVES, history_of, moves_of
 from .node_errors import node_error
 from .sent_parts import SentParts
 from .wallet_send import Keep
@@ -97,14 +97,14 @@ class CircularRebalance:
             "maxparts": release is None or release >= _MAXPARTS_SINCE,
             "payment_hash": None,
             "since": None,
-            "fees": [[str(each["short_channel_id"]), *fees_of(each)] for each in (out, home)],
+            MOVES: moves_of((out, home)),
         }
         names = (str(out["channel_id"]), str(home["channel_id"]))
         return Plan(
             undo=undo,
             basis=[*names],
             channels=(fact_of(out), fact_of(home)),
-            fields=frozenset({"balance"}),
+            fields=frozenset({BALANCE}),
             locks=frozenset(f"channel:{name}" for name in names),
             before=tuple(rows),
             amount_sat=amount,
@@ -358,7 +358,7 @@ class CircularRebalance:
             result["hive_route"] = False
         spent = None if fee_msat is None else Spend(REBALANCE, 0, sats_up(fee_msat))
         after = {str(row["channel_id"]): row for row in await self._node.listpeerchannels()}
-        return Outcome("success", result, spent=spent, after=after, fee_writes=_history(undo, caller))
+        return Outcome("success", result, spent=spent, after=after, fee_writes=history_of(undo, caller))
 
     async def _withdraw(self, caller: Caller) -> str:
         """Delete our invoice unless it is paid: `gone`, `paid`, or `unknown` when there is none."""
@@ -409,17 +409,3 @@ def _nothing_sent(why: HiveError, result: dict[str, JsonValue] | None = None) ->
 
 def _watched(undo: Mapping[str, JsonValue]) -> Outcome:
     return Outcome("pending_external", {"payment_hash": undo["payment_hash"]})
-
-
-def _history(undo: Mapping[str, JsonValue], caller: Caller) -> tuple[FeeWrite, ...]:
-    """Rows whose fees stay the same: they say who moved the balance of a channel, and when."""
-    stored = undo["fees"]
-    assert isinstance(stored, list)
-    who = (caller.advisor_id, caller.credential_id, caller.command_id)
-    rows = []
-    for each in stored:
-        assert isinstance(each, list)
-        scid, base, ppm = each
-        assert isinstance(base, int) and isinstance(ppm, int)
-        rows.append(FeeWrite(str(scid), caller.now, ppm, ppm, base, base, *who))
-    return tuple(rows)

@@ -24,6 +24,7 @@ from ...domain.spend import ONCHAIN, Spend
 from ..ports_commands import Fault
 from .action import Caller, Outcome, Params, Plan
 from .channels import channel_key, fact_of, find_channel
+from .moved_balance import BALANCE, MOVES, history_of, moves_of
 from .node_errors import node_error
 from .wallet_send import Keep, Wallet
 
@@ -120,6 +121,7 @@ class Splicing(ABC):
             "foreign": foreign,
             "earlier": _signings(row),
             "started": caller.now,
+            MOVES: moves_of((row,)),
         }
         locks = {f"channel:{row['channel_id']}"} | ({"wallet"} if change_sat > 0 else set())
         return Plan(
@@ -127,6 +129,7 @@ class Splicing(ABC):
             # What an approval is for: this channel, and who gets the money.
             basis=[str(row["channel_id"]), destination, foreign],
             channels=(fact_of(row),),
+            fields=frozenset({BALANCE}),
             locks=frozenset(locks),
             amount_sat=amount_sat,
             spend=Spend(ONCHAIN, amount_sat if foreign else 0, fee_sat),
@@ -150,20 +153,20 @@ class Splicing(ABC):
             if whole(undo["change_sat"]) > 0:
                 secured = str((await self.node.call("signpsbt", {"psbt": secured}))["signed_psbt"])
         except ClnError as error:
-            return await self._given_up(undo, _refusal(error), psbt)
+            return await self._given_up(undo, caller, _refusal(error), psbt)
         except (HiveError, StoreError, ValueError) as error:
-            return await self._given_up(undo, _ours(error), psbt)
+            return await self._given_up(undo, caller, _ours(error), psbt)
         await self._fault("splice_secured")
         if self._engaged():
-            return await self._given_up(undo, _stopped(), psbt)
+            return await self._given_up(undo, caller, _stopped(), psbt)
         asked = {"channel_id": _of(undo)["channel_id"], "psbt": secured}
         try:
             answer = await self.node.call("splice_signed", asked, timeout=_CALL_S)
         except ClnError as error:
             if error.outcome_unknown:
                 return _watched(undo)
-            return await self._given_up(undo, _refusal(error), psbt)
-        return _sent(undo, answer.get("outnum"))
+            return await self._given_up(undo, caller, _refusal(error), psbt)
+        return _sent(undo, caller, answer.get("outnum"))
 
     async def _secured(self, undo: dict[str, JsonValue], psbt: str, caller: Caller) -> str:
         """The transaction for which both ends hold commitments; its txid is on disk.
@@ -196,14 +199,16 @@ class Splicing(ABC):
                 return psbt
         raise from_symbol("node_error", "the peer kept changing the transaction", rpc="splice_update", code=0)
 
-    async def _given_up(self, undo: Mapping[str, JsonValue], why: HiveError, psbt: str) -> Outcome:
+    async def _given_up(
+        self, undo: Mapping[str, JsonValue], caller: Caller, why: HiveError, psbt: str
+    ) -> Outcome:
         """Take back what our signatures were not given for; the node decides whether they were."""
         if undo.get("txid") is None:
             await self._abort(undo)
             await self._free(psbt)
             return _nothing(undo, why)
         try:
-            return await self._ended(undo) or await self._taken_back(undo, why)
+            return await self._ended(undo, caller) or await self._taken_back(undo, why)
         except ClnError:
             return _watched(undo)
 
@@ -214,23 +219,23 @@ class Splicing(ABC):
         text = "the splice was called off before this node signed it: the plugin stopped or lost the node"
         try:
             if undo.get("txid") is not None:
-                found = await self._ended(undo)
+                found = await self._ended(undo, caller)
                 if found is not None:
                     return found
             return await self._taken_back(undo, from_symbol("shutting_down", text))
         except ClnError:
             return None
 
-    async def _ended(self, undo: Mapping[str, JsonValue]) -> Outcome | None:
+    async def _ended(self, undo: Mapping[str, JsonValue], caller: Caller) -> Outcome | None:
         """The end, or how far it is; None while our signatures are not given. Raises ClnError."""
         if await self._listed(undo["txid"]):
-            return _sent(undo, None)
+            return _sent(undo, caller, None)
         row = await self._row(undo)
         if row is None or row["state"] not in (_NORMAL, _SIGNED):
             unclear = "the channel closed while it was being spliced; look for the transaction on the network"
             return Outcome("indeterminate", _result(undo), from_symbol("indeterminate", unclear))
         if row.get("funding_txid") == undo["txid"]:
-            return _sent(undo, row.get("funding_outnum"))
+            return _sent(undo, caller, row.get("funding_outnum"))
         if _signings(row) == whole(undo["earlier"]):
             return None
         if _inflight(row, undo):
@@ -360,7 +365,7 @@ def _result(undo: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return result
 
 
-def _sent(undo: Mapping[str, JsonValue], outnum: JsonValue) -> Outcome:
+def _sent(undo: Mapping[str, JsonValue], caller: Caller, outnum: JsonValue) -> Outcome:
     """The outcome of a splice that is signed by both: the channel has its new size once it is confirmed."""
     result = _result(undo)
     if isinstance(outnum, int):
@@ -368,4 +373,4 @@ def _sent(undo: Mapping[str, JsonValue], outnum: JsonValue) -> Outcome:
     fee, spent = undo["fee_sat"], None
     if isinstance(fee, int):
         spent = Spend(ONCHAIN, whole(undo["amount_sat"]) if undo["foreign"] is True else 0, fee)
-    return Outcome("success", result, spent=spent)
+    return Outcome("success", result, spent=spent, fee_writes=history_of(undo, caller))

@@ -15,6 +15,7 @@ from hive_devnet.mint import mint_environment, mint_installed
 from hive_shared.cashu import curve
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.secrets import build_secret, htlc
+from hive_shared.cashu.token import Token, decode_token, encode_token, encode_v3
 from hive_shared.crypto import Secret
 
 pytestmark = pytest.mark.skipif(not mint_installed(), reason="the mint's environment is not installed")
@@ -31,21 +32,22 @@ def secrets_of_all_kinds() -> list[str]:
     return [*locks, "", "plain", "ü⚡", *(f"{n:064x}" for n in range(12))]
 
 
-def ask(environment: Path, script: Path, question: object) -> Any:
+def ask(home: Path, **question: object) -> Any:
     done = subprocess.run(
-        [environment / "bin" / "python", script],
+        [mint_environment() / "bin" / "python", Path(__file__).with_name("nutshell_oracle.py")],
         input=json.dumps(question),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        env={"PATH": os.environ.get("PATH", os.defpath)},
+        cwd=home,
+        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "CASHU_DIR": str(home)},
     )
     assert done.returncode == 0, done.stderr[-2_000:]
     return json.loads(done.stdout)
 
 
-def test_nutshell_makes_and_takes_what_we_do() -> None:
+def test_nutshell_makes_and_takes_what_we_do(tmp_path: Path) -> None:
     cases: list[dict[str, Any]] = []
     for secret in secrets_of_all_kinds():
         r = hashlib.sha256(b"r" + secret.encode()).digest()
@@ -53,8 +55,10 @@ def test_nutshell_makes_and_takes_what_we_do() -> None:
         assert proof.dleq is not None
         dleq = {"C": proof.C, "e": proof.dleq.e, "s": proof.dleq.s}
         cases.append({"secret": secret, "r": r.hex(), "mint_key": KEY.hex(), "dleq": dleq})
-    answers = ask(mint_environment(), Path(__file__).with_name("nutshell_oracle.py"), cases)
-    for case, found in zip(cases, answers, strict=True):
+    altered = [{**case, "dleq": {**case["dleq"], "s": case["dleq"]["e"]}} for case in cases[:3]]
+    answers = ask(tmp_path, cases=[*cases, *altered])["cases"]
+    assert [each["takes"] for each in answers[len(cases) :]] == [False] * 3
+    for case, found in zip(cases, answers, strict=False):
         secret, r = case["secret"], bytes.fromhex(case["r"])
         assert found["A"] == MINT.keyset.key(8)
         assert found["Y"] == curve.y_of(secret)
@@ -63,6 +67,13 @@ def test_nutshell_makes_and_takes_what_we_do() -> None:
         assert curve.verify_dleq(found["A"], found["B_"], found["C_"], found["e"], found["s"])
         assert curve.verify_proof_dleq(found["A"], secret, found["C"], found["e"], found["s"], case["r"])
         assert found["takes"] is True
-    altered = [{**case, "dleq": {**case["dleq"], "s": case["dleq"]["e"]}} for case in cases[:3]]
-    script = Path(__file__).with_name("nutshell_oracle.py")
-    assert [each["takes"] for each in ask(mint_environment(), script, altered)] == [False] * 3
+
+
+def test_nutshell_reads_our_tokens_and_we_read_its(tmp_path: Path) -> None:
+    proofs = tuple(MINT.proof(amount, f"secret {amount}") for amount in (1, 8))
+    tokens = [Token("https://mint.example", proofs, memo) for memo in (None, "thanks ⚡")]
+    theirs = ask(tmp_path, tokens=[write(each) for each in tokens for write in (encode_token, encode_v3)])[
+        "tokens"
+    ]
+    assert [text[:6] for text in theirs] == ["cashuB", "cashuA"] * 2
+    assert [decode_token(text) for text in theirs] == [each for each in tokens for _ in range(2)]

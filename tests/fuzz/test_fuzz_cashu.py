@@ -7,11 +7,14 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from cashu_mint import PaperMint
+from cashu_tickets import NOW, PaperTicket, document, item
 from hive_shared.cashu import cbor, secrets, wire, witness
 from hive_shared.cashu.curve import is_point, verify_dleq, verify_proof_dleq
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
+from hive_shared.cashu.terms import decode_terms, terms_json
 from hive_shared.cashu.token import Token, decode_token, encode_token, encode_v3
 from hive_shared.crypto import Secret, sha256
 from hypothesis import given
@@ -192,3 +195,62 @@ def test_no_values_of_a_stranger_make_a_dleq_check_raise(values: list[str]) -> N
     a, b, c, e, s, r = values
     assert verify_dleq(a, b, c, e, s) is False
     assert verify_proof_dleq(a, SECRET, c, e, s, r) is False
+
+
+TERMS = document([item(0, 100), item(1, 50)])
+TICKET = PaperTicket.make(TERMS)
+PLACES = st.sampled_from(
+    [("items", 0), ("items", 1), ("payer",), ("payee",), ("verifier",), ("mints", 0), ()],
+)
+
+
+@given(
+    PLACES,
+    st.sampled_from(sorted({*TERMS, *TERMS["items"][0], "id", "url", "permille"})),
+    JSON | st.integers(0, 2**34),
+)
+def test_terms_altered_anywhere_are_other_terms_or_a_reason(
+    place: tuple[Any, ...], name: str, value: Any
+) -> None:
+    altered = json.loads(json.dumps(TERMS))
+    target = altered
+    for step in place:
+        target = target[step]
+    target[name] = value
+    try:
+        terms = decode_terms(altered)
+    except TokenInvalid as refused:
+        assert refused.check in ("terms_form", "terms_rule") and len(str(refused)) < 300
+        return
+    assert terms_json(terms) == altered
+
+
+@given(JSON | st.text(max_size=200))
+def test_whatever_is_sent_as_terms_is_a_reason(value: Any) -> None:
+    with pytest.raises(TokenInvalid):
+        decode_terms(value if isinstance(value, (str, dict)) else json.dumps(value))
+
+
+@given(
+    st.integers(0, len(TICKET.tokens()[0].proofs) - 1),
+    st.sampled_from(["amount", "id", "secret", "C", "dleq"]),
+    st.data(),
+)
+def test_a_ticket_altered_in_one_field_of_one_proof_is_refused(
+    at: int, name: str, data: st.DataObject
+) -> None:
+    proofs = list(TICKET.tokens()[0].proofs)
+    text = getattr(proofs[at], name)
+    if name == "amount":
+        value: Any = data.draw(st.sampled_from([1, 2, 3, 64, 2**30]))
+    elif name == "dleq":
+        value = data.draw(st.none() | st.just(proofs[at - 1].dleq))
+    else:
+        place = data.draw(st.integers(0, len(text) - 1))
+        value = text[:place] + data.draw(st.characters(codec="ascii")) + text[place + 1 :]
+    if value == text:
+        return
+    proofs[at] = msgspec.structs.replace(proofs[at], **{name: value})
+    with pytest.raises(TokenInvalid) as refused:
+        TICKET.check(tokens=[Token(TICKET.tokens()[0].mint, tuple(proofs))], now_s=NOW)
+    assert len(str(refused.value)) < 300

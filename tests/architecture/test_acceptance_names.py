@@ -1,4 +1,4 @@
-"""Every numbered check of sheets 02 §15, 08 §13 and 11 §18 that this version must pass has a test."""
+"""Every numbered check of sheets 02 §15, 03 §14, 08 §13 and 11 §18 that this version must pass has a test."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from architecture.sources import ROOT
 
 SHEETS = {
     "02": ("docs/protocol/02-fleet-management.md", "## 15. Acceptance"),
+    "03": ("docs/protocol/03-escrow-and-payments.md", "## 14. Acceptance"),
     "08": ("docs/protocol/08-client-and-plugins.md", "## 13. Acceptance"),
     "11": ("docs/protocol/11-advisor-kit.md", "## 18. Acceptance"),
 }
 LATER = {
     "02": {13: "Cashu", 14: "L402", 15: "escrow"},
+    "03": {
+        **dict.fromkeys((1, 12, 13, 14, 15, 17), "the wallet"),
+        **dict.fromkeys((2, 3, 4, 6, 7, 8, 9, 10, 11, 16, 23, 24, 25), "escrow"),
+        **{18: "limits", 19: "Bolt11", 20: "Bolt12", 21: "L402", 22: "the market"},
+    },
     "11": {8: "the market", 9: "Cashu", 10: "payments", 19: "wallets"},
     "08": {
         **{9: "payments", 10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},

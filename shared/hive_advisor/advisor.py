@@ -34,6 +34,7 @@ from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.events import EventService
+from hive_advisor.services.fees import FeeService
 from hive_advisor.services.forgetting import ForgetService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.hooks import HookService
@@ -56,6 +57,7 @@ from hive_advisor.storage.batch_store import BatchStore
 from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
+from hive_advisor.storage.fee_store import FeeStore
 from hive_advisor.storage.journal_store import JournalStore
 from hive_advisor.storage.question_store import QuestionStore
 from hive_advisor.storage.record_store import RecordStore
@@ -154,6 +156,8 @@ class Advisor:
     def _compose_plans(self, now_us: Callable[[], int]) -> None:
         questions = QuestionStore()
         self.questions = QuestionService(self._db, questions, self._records, self._now, _new_id)
+        self._fee_rows = FeeStore(self._sealer)
+        self.fees = FeeService(self._db, self._fee_rows, self._command_rows, self._rows, now=self._now)
         self.plans = PlanService(
             self._db,
             self._command_rows,
@@ -163,6 +167,7 @@ class Advisor:
             self.guard,
             self.keyring,
             self.shared_key,
+            self.fees,
             now=self._now,
             now_us=now_us,
             new_id=_new_id,
@@ -199,7 +204,14 @@ class Advisor:
             now=self._now,
         )
         kept_of_clients = (
-            *(QuestionStore(), self._route_rows, self._records, TelemetryStore(), ActionLogStore()),
+            *(
+                QuestionStore(),
+                self._fee_rows,
+                self._route_rows,
+                self._records,
+                TelemetryStore(),
+                ActionLogStore(),
+            ),
             *(JournalStore(), CounterStore(), SyncStore(), AlertStore(), self._command_rows, self._rows),
         )
         self.forgetting = ForgetService(
@@ -316,7 +328,8 @@ class Advisor:
 
     def _ways(self, identity: Identity) -> DeliveryService:
         proxy = self._config.proxy
-        self._route_rows = RouteStore(Sealer({1: identity.store_secret()}, 1))
+        self._sealer = Sealer({1: identity.store_secret()}, 1)
+        self._route_rows = RouteStore(self._sealer)
         return DeliveryService(
             self._db,
             self._route_rows,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from agent import Agent
-from hive_devnet.world import World
+from hive_devnet.world import AdvisorFailed, World
 from hive_shared.canonical import JsonValue
 from killed_command import killed_at, receipt_of
 
@@ -62,3 +63,34 @@ async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
         for number in range(left):
             assert (await agent.rest(write(20 + number, token)))["status"] == 0
         assert (await agent.rest(write(30, token)))["error"]["slug"] == "payment_required"
+
+
+async def test_the_kit_takes_along_what_its_human_paid(world: World) -> None:
+    channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
+    identity = await world.advisor.run("identity", "create")
+    await world.alice.call(
+        "hive-mgmt-credential-issue",
+        {
+            "agent_id": identity["npub"],
+            "tier": "standard",
+            "allowed_schemas_json": ["*"],
+            "access_json": {"model": "per_action"},
+        },
+    )
+    await world.accept_offer("alice")
+    write = ("--yes", "send", "alice", f"{LIMITS}/set_htlc_limits", f"channel_id={channel}")
+    with pytest.raises(AdvisorFailed) as refused:
+        await world.advisor.run(*write, "htlc_minimum_msat=5")
+    assert refused.value.code == 8, refused.value
+    command_id = refused.value.error["command_id"]
+    (demand,) = (await world.advisor.run("pay", "show", command_id))["items"]
+    assert demand["method"] == "bolt11" and demand["amount_sats"] == 5
+    paid = await world.bob.call("xpay", {"invstring": demand["invoice"]})
+    with pytest.raises(AdvisorFailed) as wrong:
+        await world.advisor.run("pay", "attach", command_id, "07" * 32)
+    assert wrong.value.code == 8 and "none of the invoices" in wrong.value.error["message"]
+    await world.advisor.run("pay", "attach", command_id, paid["payment_preimage"])
+    done = await world.advisor.run(*write, "htlc_minimum_msat=6")
+    assert done["state"] == "done", done
+    (fee,) = (await world.advisor.run("pay", "list"))["items"]
+    assert fee["standing"] == "used" and fee["used_by"] == done["command_id"]

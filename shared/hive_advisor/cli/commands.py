@@ -71,7 +71,14 @@ def describe(command: StoredCommand, alias: str) -> dict[str, Any]:
 
 def finish(settings: Settings, command: StoredCommand, alias: str) -> NoReturn:
     """Show the command and leave with the exit code of its state."""
-    settings.terminal.show(describe(command, alias), EXIT_OF_STATE[str(command.state)])
+    settings.terminal.show(describe(command, alias), exit_of(command))
+
+
+def exit_of(command: StoredCommand) -> int:
+    """The exit code of a command: that of its state, or 8 where it lacked a payment."""
+    if (command.slug or "").startswith("payment_"):
+        return output.PAYMENT
+    return EXIT_OF_STATE[str(command.state)]
 
 
 def parse_pairs(pairs: tuple[str, ...], document: str | None, texts: Collection[str] = ()) -> dict[str, Any]:
@@ -237,7 +244,9 @@ async def finish_one(settings: Settings, kit: Advisor, command: StoredCommand) -
     if command.state == "held":
         question = await kit.questions.of_command(command.command_id)
         data |= {"approval_id": question.approval_id, "reason": question.reason}
-    settings.terminal.show(data, EXIT_OF_STATE[str(command.state)])
+    if command.slug == "payment_required":
+        data["next"] = f"hive-advisor pay show {command.command_id}"
+    settings.terminal.show(data, exit_of(command))
 
 
 async def _show_plan(settings: Settings, kit: Advisor, judged: Judged, *, ask_node: bool) -> NoReturn:

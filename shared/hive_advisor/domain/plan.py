@@ -13,6 +13,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.registry import CONTROL, FEE_POLICY, ActionSpec, Danger
 
 from hive_advisor.domain import plan_check
+from hive_advisor.domain.fee import price_hint_sats
 from hive_advisor.domain.guard import Asked, Judgement
 from hive_advisor.domain.names import check_alias
 from hive_advisor.domain.observed import Observed
@@ -72,7 +73,9 @@ class Plan:
             "constraints": self.credential.document.get("constraints", {}),
             "credential_id": self.credential.credential_id,
             "plan_hash": self.hash,
-            "price_sats": 0,
+            "price_sats": price_hint_sats(self.credential.document, self.danger.total)
+            if self.spec.schema != CONTROL
+            else 0,
             **({} if root is None else {"expected_policy_root": root}),
         }
 

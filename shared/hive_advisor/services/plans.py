@@ -26,6 +26,7 @@ from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import PLAN_S, Plan, check_root, hash_of, plan_of
 from hive_advisor.domain.question import PLAN, WAIT_S, Question
 from hive_advisor.domain.rows import Client, Passed, StoredCommand, StoredCredential
+from hive_advisor.services.fees import FeeService
 from hive_advisor.services.guard import GuardService, refuse
 from hive_advisor.services.ports import ClientRows, CommandRows, QuestionRows, RecordRows
 from hive_advisor.services.shared_key import SharedKeyService
@@ -48,6 +49,7 @@ class PlanService:
         guard: GuardService,
         keyring: Keyring,
         shared_key: SharedKeyService,
+        fees: FeeService,
         *,
         now: Callable[[], int],
         now_us: Callable[[], int],
@@ -57,6 +59,7 @@ class PlanService:
         self._db, self._commands, self._clients, self._records = db, commands, clients, records
         self._questions, self._guard, self._keyring, self._shared = questions, guard, keyring, shared_key
         self._now, self._now_us, self._new_id, self._relays = now, now_us, new_id, relays
+        self._fees = fees
 
     def plan(
         self,
@@ -326,7 +329,7 @@ class PlanService:
         current = self._clients.by_id(tx, command.client_id) or plan.client
         nonce = self._clients.take_nonce(tx, command.client_id, self._now_us())
         timestamp = now + current.offset_s
-        signed: dict[str, Any] = self._envelope(command, plan, nonce, timestamp)
+        signed: dict[str, Any] = self._envelope(tx, command, plan, nonce, timestamp)
         return replace(
             command,
             state=CommandState.READY,
@@ -342,7 +345,7 @@ class PlanService:
         )
 
     def _envelope(
-        self, command: StoredCommand, plan: Plan, nonce: int, timestamp: int
+        self, tx: Tx, command: StoredCommand, plan: Plan, nonce: int, timestamp: int
     ) -> dict[str, JsonValue]:
         secret = self._keyring.secret(plan.credential.agent_key)
         document: dict[str, JsonValue] = {
@@ -351,7 +354,7 @@ class PlanService:
             "schema_type": command.schema,
             "schema_payload": {"action": command.action, "params": command.params},
             "credential": {"credential_id": command.credential_id},
-            "payment_proof": {"method": "none"},
+            "payment_proof": self._fees.take_in(tx, command, plan.credential.document),
             "nonce": nonce,
             "timestamp": timestamp,
             "node": plan.client.node_key,

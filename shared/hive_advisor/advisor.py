@@ -80,6 +80,10 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
+class ProfileInUse(Conflict):
+    """Another process has the profile open."""
+
+
 class Advisor:
     """One profile, opened: its clients, commands and receipts, and the relays when online.
 
@@ -356,12 +360,15 @@ class Advisor:
         rng: Callable[[int], bytes] = os.urandom,
         say: Callable[[str], None] = lambda _text: None,
     ) -> AsyncIterator[Advisor]:
-        """Open the profile. Raises Conflict (another process has it), Internal (database refused)."""
+        """Open the profile. Raises ProfileInUse (another process has it), Internal (database refused)."""
         paths.make()
         try:
             db = await asyncio.to_thread(Db.open, paths.database, MIGRATIONS)
         except StoreLocked as error:
-            raise Conflict(f"profile {paths.profile!r} is in use by another hive-advisor process") from error
+            raise ProfileInUse(
+                f"profile {paths.profile!r} is in use by another hive-advisor process, which takes no"
+                " commands of others: try again when it has ended"
+            ) from error
         except StoreError as error:
             raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
         advisor = cls(db, paths, identity, config, now=now, now_us=now_us, rng=rng, say=say)

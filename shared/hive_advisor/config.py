@@ -16,17 +16,26 @@ DEFAULT_ORDER = TRANSPORTS
 DEFAULT_RELAYS = ("wss://nos.lol", "wss://relay.damus.io")
 _MAX_RELAYS = 8
 MCP_ROLES = ("operator", "advisor")
-_MCP = ("role", "toolsets", "max_output")
+_MCP = ("role", "toolsets", "max_output", "uids", "group", "socket")
+_MOST_UIDS = 32
+_LAST_UID = 2**32 - 2
 _MOST_OUTPUT = 1_048_576
 
 
 @dataclass(frozen=True)
 class McpConfig:
-    """What `mcp serve` does when it is not told otherwise. ``max_output``: bytes of one answer."""
+    """What `mcp serve` does when it is not told otherwise. ``max_output``: bytes of one answer.
+
+    ``uids``: whose programs the engine serves, None is its own user's. ``group`` may open ``socket``, which
+    stands in the profile's own directories when it is None.
+    """
 
     role: str = "operator"
     toolsets: tuple[str, ...] = DEFAULT_SETS
     max_output: int = 65_536
+    uids: tuple[int, ...] | None = None
+    group: str | int | None = None
+    socket: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +126,36 @@ def _mcp(section: dict[str, object]) -> McpConfig:
     size = section.get("max_output", default.max_output)
     if not isinstance(size, int) or isinstance(size, bool) or not 4_096 <= size <= _MOST_OUTPUT:
         raise InvalidParams(f"mcp.max_output takes a number of bytes from 4096 to {_MOST_OUTPUT}")
+    uids, group, socket = _others(section)
     try:
-        return McpConfig(str(role), check_sets(sets), size)
+        return McpConfig(str(role), check_sets(sets), size, uids, group, socket)
     except InvalidParams as error:
         raise InvalidParams(f"mcp.toolsets: {error.detail}") from error
+
+
+def _others(section: dict[str, object]) -> tuple[tuple[int, ...] | None, str | int | None, Path | None]:
+    """Who beside the engine's own user may call tools, and where."""
+    uids, group, socket = section.get("uids"), section.get("group"), section.get("socket")
+    if uids is not None and (
+        not isinstance(uids, list) or len(uids) > _MOST_UIDS or not all(_is_id(uid) for uid in uids)
+    ):
+        raise InvalidParams(
+            f"mcp.uids takes a list of at most {_MOST_UIDS} user numbers, as `id -u` says them"
+        )
+    if group is not None and not _is_id(group) and not (isinstance(group, str) and group):
+        raise InvalidParams("mcp.group takes the name or number of a group")
+    if socket is not None and not (isinstance(socket, str) and socket.startswith("/") and socket[-1] != "/"):
+        raise InvalidParams("mcp.socket takes a whole path such as /run/hive-advisor/mcp.sock")
+    known = group if isinstance(group, str | int) else None
+    return (
+        None if uids is None else tuple(dict.fromkeys(uids)),
+        known,
+        None if socket is None else Path(socket),
+    )
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LAST_UID
 
 
 def _order(value: object) -> tuple[str, ...]:

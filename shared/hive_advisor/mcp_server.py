@@ -1,4 +1,4 @@
-"""The MCP server over stdio: hands the calls of a program to ``ToolCallService``
+"""The MCP server over stdio: hands the calls of a program to ``ToolCalls``
 (docs/protocol/11-advisor-kit.md §11). The official library is imported here and nowhere else; it is the extra
 ``[mcp]``.
 
@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hive_shared.errors import HiveError, Unsupported
 
 from hive_advisor import __version__
 from hive_advisor.domain.tool_prompts import Prompt, made
 from hive_advisor.domain.tool_resources import Resource, called
-from hive_advisor.services.tool_calls import UNKNOWN_TOOL, ToolAnswer, ToolCallService
+from hive_advisor.domain.tool_schema import Tool as OneTool
+from hive_advisor.services.tool_calls import UNKNOWN_TOOL, ToolAnswer
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -55,6 +56,9 @@ for the human, who decides at a terminal; do not look for another way. Keys, mon
 and the guard are the human's: no tool does that."""
 
 
+INSTRUCTIONS: Mapping[str, str] = {"operator": OPERATOR_INSTRUCTIONS, "advisor": ADVISOR_INSTRUCTIONS}
+
+
 @dataclass(frozen=True)
 class Face:
     """What a role shows beside its tools."""
@@ -62,6 +66,15 @@ class Face:
     instructions: str
     resources: Sequence[Resource] = ()
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
+
+
+class ToolCalls(Protocol):
+    """What answers the calls: the service here, or that of the engine."""
+
+    @property
+    def tools(self) -> Mapping[str, OneTool]: ...
+
+    async def call(self, name: str, arguments: Mapping[str, Any], client: str) -> ToolAnswer: ...
 
 
 def require_library() -> None:
@@ -74,7 +87,7 @@ def require_library() -> None:
         ) from error
 
 
-async def serve(service: ToolCallService, face: Face) -> None:
+async def serve(service: ToolCalls, face: Face) -> None:
     """Serve until the program closes our standard input. From then on, to the end of the process, whatever is
     printed goes to stderr."""
     from mcp.server.stdio import stdio_server
@@ -86,7 +99,7 @@ async def serve(service: ToolCallService, face: Face) -> None:
         await server.run(read, write, server.create_initialization_options())
 
 
-def _server(service: ToolCallService, face: Face) -> Server[dict[str, Any]]:
+def _server(service: ToolCalls, face: Face) -> Server[dict[str, Any]]:
     from mcp.server.lowlevel import Server
 
     async def list_tools(
@@ -141,7 +154,7 @@ def _server(service: ToolCallService, face: Face) -> Server[dict[str, Any]]:
     )
 
 
-def _listed(service: ToolCallService) -> ListToolsResult:
+def _listed(service: ToolCalls) -> ListToolsResult:
     from mcp_types import ListToolsResult, Tool, ToolAnnotations
 
     return ListToolsResult(

@@ -58,6 +58,16 @@ class ProfilePaths:
     def halt(self) -> Path:
         return self.data_dir / "HALT"
 
+    @property
+    def control(self) -> Path:
+        """Where the process that holds the profile takes commands: the socket itself, or a link to it."""
+        return self.data_dir / "control.sock"
+
+    @property
+    def mcp_socket(self) -> Path:
+        """Where it takes tool calls."""
+        return self.data_dir / "mcp.sock"
+
     def make(self) -> None:
         """Create both directories, readable by the owner only."""
         for directory in (self.config_dir, self.data_dir):

@@ -166,8 +166,9 @@ async def test_acceptance_11_15_a_program_manages_a_node_and_the_human_keeps_the
         receipts = await program.call("adv_receipts", client="alice")
         assert receipts["data"]["items"][-1]["status"] == "success"
         await addresses_and_prompts(program)
+        # While the program's server has the profile: the command runs in it, the PIN is typed here.
+        await decided_at_a_terminal(world, held["data"]["approval_id"])
         assert "Traceback" not in program.errors.read_text()
-    await decided_at_a_terminal(world, held["data"]["approval_id"])
     rows = (await shell.run("mcp", "log", "--limit", "500"))["items"]
     commits = [row for row in reversed(rows) if row["tool"] == "adv_commit"]
     assert [(row["decision"], row["slug"]) for row in commits] == [

@@ -39,12 +39,18 @@ class Console(Protocol):
         ...
 
     async def text_of(self, source: str) -> str:
-        """All of a file, or of standard input for ``-``. Raises InvalidParams when it cannot be read."""
+        """All of a file, or of standard input for ``-``, however often it is asked for.
+
+        Raises InvalidParams when it cannot be read.
+        """
         ...
 
 
 class OwnStreams:
     """The streams of this process."""
+
+    def __init__(self) -> None:
+        self._input: str | None = None
 
     @property
     def interactive(self) -> bool:
@@ -65,7 +71,11 @@ class OwnStreams:
 
     async def text_of(self, source: str) -> str:
         try:
-            return sys.stdin.read() if source == "-" else Path(source).read_text()
+            if source != "-":
+                return Path(source).read_text()
+            if self._input is None:
+                self._input = sys.stdin.read()
+            return self._input
         except OSError as error:
             raise InvalidParams(f"cannot read {source}: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -8,13 +8,13 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-from hive_shared.errors import ConfirmationRequired, HiveError, InvalidParams
+from hive_shared.errors import ConfirmationRequired, Conflict, HiveError, InvalidParams, Unsupported
 
 from hive_advisor.cli import output
 from hive_advisor.paths import ProfilePaths
@@ -22,8 +22,12 @@ from hive_advisor.private_files import first_line, read_private
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.cli.forwarding import Link
+    from hive_advisor.config import AdvisorConfig
     from hive_advisor.identity import Identity
 
+_MOMENT_S: Final = 2.0
+_LOOK_S: Final = 0.1
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,6 +43,10 @@ class Settings:
     verbose: bool
     passphrase_fd: int | None
     relays: str | None
+    engine: Advisor | None = None
+    """Set where the command came from another process: it runs on the kit that is open here."""
+    identity_mark: str = ""
+    """The identity file that this kit was opened with."""
 
     def passphrase(self, confirm: bool = False, question: str = "Passphrase") -> str:
         """From ``--passphrase-fd``, ``HIVE_ADVISOR_PASSPHRASE_FILE``, or a prompt; never from argv.
@@ -59,7 +67,9 @@ class Settings:
         return self.unlock_with_passphrase()[0]
 
     def unlock_with_passphrase(self, question: str = "Passphrase") -> tuple[Identity, str]:
-        """The identity and the passphrase that opened it. Raises NotFound, Locked."""
+        """The identity and the passphrase that opened it. Raises NotFound, Locked, Unsupported."""
+        if self.engine is not None:
+            raise Unsupported("what asks for the passphrase runs in a process of its own")
         from hive_advisor.identity import Locked, UnlockThrottle, read_identity, read_public
 
         read_public(self.paths.identity)
@@ -104,33 +114,91 @@ class Settings:
 
         if not self.terminal.console.interactive:
             raise ConfirmationRequired("the PIN is asked at a terminal only")
+        if self.engine is not None and file_mark(self.paths.identity) != self.identity_mark:
+            raise Conflict(
+                "the identity (its PIN, passphrase or key) was changed since the process that holds the"
+                " profile started: start that again, and then decide"
+            )
         guard = PinGuard(self.paths.pin_misses, lambda: int(time.time()))
         guard.ready(verifier)
         guard.check(await self.terminal.console.typed(question, hidden=True), verifier)
 
     @asynccontextmanager
-    async def kit(self, *, online: bool) -> AsyncIterator[Advisor]:
-        """The open kit; ``online`` also connects its relays."""
-        async with self.kit_of(None, online=online) as advisor:
+    async def kit(self, *, online: bool, holder: str = "", alone: bool = False) -> AsyncIterator[Advisor]:
+        """The open kit; ``online`` also connects its relays. With ``holder``, the name of a command that goes
+        on for long, others' commands are taken meanwhile.
+
+        Raises HeldByEngine when another process takes commands for the profile, Conflict instead when the
+        command needs it ``alone``.
+        """
+        async with self.kit_of(None, online=online, holder=holder, alone=alone) as advisor:
             yield advisor
 
     @asynccontextmanager
-    async def kit_of(self, identity: Identity | None, *, online: bool) -> AsyncIterator[Advisor]:
+    async def kit_of(
+        self, identity: Identity | None, *, online: bool, holder: str = "", alone: bool = True
+    ) -> AsyncIterator[Advisor]:
         """The same with an identity that is unlocked already."""
-        from hive_advisor.advisor import Advisor
+        if self.engine is not None:
+            if alone:
+                raise Unsupported("this runs in a process of its own, which needs the profile alone")
+            yield self.engine
+            return
         from hive_advisor.cli.later import tell_later
         from hive_advisor.config import load_config
 
         config = load_config(self.paths.config, self.relays)
+        await self._seek_engine(alone)
+        mark = file_mark(self.paths.identity)
         identity = identity or self.unlock()
-        async with Advisor.open(
-            self.paths, identity, config, online=online, say=self.terminal.progress
-        ) as advisor:
+        async with AsyncExitStack() as stack:
+            advisor = await self._opened(stack, identity, config, online=online, alone=alone)
+            if online:
+                stack.push_async_callback(tell_later, self.terminal, advisor)
+            if holder:
+                from hive_advisor.cli.engine import engine
+
+                await stack.enter_async_context(engine(self, advisor, holder, mark))
+            yield advisor
+
+    async def _seek_engine(self, alone: bool) -> None:
+        if not self.paths.control.exists():
+            return
+        from hive_advisor.cli.forwarding import in_use, knock
+
+        link = await knock(self.paths.control, self.paths.database)
+        if link is None:
+            return
+        if not alone:
+            raise HeldByEngine(link)
+        link.channel.abort()
+        raise in_use(self.paths, link.welcome)
+
+    async def _opened(
+        self,
+        stack: AsyncExitStack,
+        identity: Identity,
+        config: AdvisorConfig,
+        *,
+        online: bool,
+        alone: bool,
+    ) -> Advisor:
+        """A process that has just taken the profile may be about to listen: it is given a moment."""
+        import asyncio
+
+        from hive_advisor.advisor import Advisor, ProfileInUse
+
+        clock = asyncio.get_running_loop().time
+        until = clock() + _MOMENT_S
+        while True:
+            opening = Advisor.open(self.paths, identity, config, online=online, say=self.terminal.progress)
             try:
-                yield advisor
-            finally:
-                if online:
-                    await tell_later(self.terminal, advisor)
+                return await stack.enter_async_context(opening)
+            except ProfileInUse:
+                await self._seek_engine(alone)
+                if clock() >= until:
+                    raise
+            await asyncio.sleep(_LOOK_S)
 
 
 def typed_secret(
@@ -154,6 +222,23 @@ def typed_secret(
     return str(click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
+def file_mark(path: Path) -> str:
+    """What changes whenever a file is replaced; empty for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
+
+
+class HeldByEngine(Exception):
+    """The profile is held by a process that takes commands; no error, so nobody takes it for one."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__("the engine runs this")
+        self.link = link
+
+
 pass_settings = click.make_pass_decorator(Settings)
 
 
@@ -162,11 +247,14 @@ def answered(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[...,
 
     @functools.wraps(function)
     def wrapper(settings: Settings, *args: Any, **kwargs: Any) -> Any:
+        if settings.engine is not None:
+            # The engine awaits it, and takes its end to where it came from.
+            return function(settings, *args, **kwargs)
         # Not with the module: --help and completion start without an event loop.
         import asyncio
 
         try:
-            return asyncio.run(function(settings, *args, **kwargs))
+            return asyncio.run(_here_or_there(settings, function(settings, *args, **kwargs)))
         except HiveError as error:
             settings.terminal.fail(error)
         except (KeyboardInterrupt, click.Abort):
@@ -177,7 +265,20 @@ def answered(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[...,
             raise
         except Exception as error:
             if settings.verbose:
-                traceback.print_exc()
+                settings.terminal.console.err(traceback.format_exc())
             output.unexpected(settings.terminal, error)
 
+    wrapper.__dict__["answered"] = True
     return wrapper
+
+
+async def _here_or_there(settings: Settings, steps: Coroutine[Any, Any, Any]) -> Any:
+    """Run the command; where a process that takes commands holds the profile, have it run there."""
+    ctx = click.get_current_context()
+    try:
+        return await steps
+    except HeldByEngine as held:
+        link = held.link
+    from hive_advisor.cli.forwarding import forward, named, plain_params
+
+    await forward(settings, link, named(ctx), plain_params(ctx))

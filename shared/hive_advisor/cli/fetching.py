@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.cli.context import Settings
 
 _ROUND_S: Final = 15
 
 
 @asynccontextmanager
-async def fetching(kit: Advisor) -> AsyncIterator[None]:
-    """Fetch, answer and send again while the block runs. A defect of a round ends the block with it."""
+async def fetching(settings: Settings, kit: Advisor) -> AsyncIterator[None]:
+    """Fetch, answer and send again while the block runs. A defect of a round ends the block with it.
+
+    In a process that holds the profile for others there are rounds already.
+    """
+    if settings.engine is not None:
+        yield
+        return
     owner = asyncio.current_task()
 
     async def rounds() -> None:

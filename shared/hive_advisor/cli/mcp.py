@@ -6,24 +6,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-from hive_shared.errors import Conflict, Internal, InvalidParams
+from hive_shared.errors import Conflict, Internal, InvalidParams, TransportUnavailable
 
 from hive_advisor.cli import output
 from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.cli.far_tools import FarTools
+    from hive_advisor.cli.tool_sets import Role
     from hive_advisor.config import AdvisorConfig
-    from hive_advisor.domain.allow_list import AllowList
-    from hive_advisor.domain.guard_rules import ToolRate
-    from hive_advisor.domain.tool_prompts import Prompt
-    from hive_advisor.domain.tool_resources import Resource
     from hive_advisor.services.tool_calls import ToolCallService
 
 _ROUND_S: Final = 15
@@ -43,47 +39,71 @@ def mcp() -> None:
 @mcp.command()
 @_ROLE
 @_SETS
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="mcp.sock of the engine that carries the calls out; needs no profile, key or passphrase here",
+)
 @pass_settings
 @answered
-async def serve(settings: Settings, role: str | None, toolsets: str | None) -> None:
+async def serve(settings: Settings, role: str | None, toolsets: str | None, socket: Path | None) -> None:
     """Serve MCP on standard input and output until the program closes them.
 
-    The role operator reads your own nodes; the role advisor works for your clients, under your guard.
+    The role operator reads your own nodes; the role advisor works for your clients, under your guard. While
+    another process holds the profile (`run`), that one carries the calls out.
     """
+    from hive_advisor.cli.far_tools import FarTools, wanted
     from hive_advisor.config import load_config
     from hive_advisor.mcp_server import require_library
 
-    config = load_config(settings.paths.config, settings.relays)
-    advises = (role or config.mcp.role) == "advisor"
-    if not advises:
-        require_library()
     # The library reads standard input in a thread that nothing can wake: Ctrl-C ends the process as
     # SIGTERM does. What was begun stands in the audit.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if advises:
+    paths = settings.paths
+    if socket is not None or paths.mcp_socket.exists():
+        require_library()
+        database = paths.database if socket is None else None
+        far = FarTools(socket or paths.mcp_socket, database, wanted(role, toolsets))
+        if await far.open():
+            await _serve_far(settings, far)
+            sys.exit(output.OK)
+        if socket is not None:
+            raise TransportUnavailable(f"no engine listens on {socket}: 'hive-advisor run' is one")
+    config = load_config(paths.config, settings.relays)
+    if (role or config.mcp.role) == "advisor":
         await _serve_advisor(settings)
     else:
+        require_library()
         await _serve_operator(settings, _sets(toolsets, config), config.mcp.max_output)
     sys.exit(output.OK)
 
 
+async def _serve_far(settings: Settings, far: FarTools) -> None:
+    from hive_advisor.cli.tool_sets import ROLES
+    from hive_advisor.mcp_server import INSTRUCTIONS, Face
+    from hive_advisor.mcp_server import serve as serve_mcp
+
+    for warning in far.warnings:
+        settings.terminal.progress(warning)
+    role = ROLES[far.role]
+    try:
+        face = Face(INSTRUCTIONS[role.name], role.resources, {**role.prompts, **far.prompts})
+        await serve_mcp(far, face)
+    finally:
+        await far.close()
+
+
 async def _serve_advisor(settings: Settings) -> None:
-    from hive_advisor.domain import tool_prompts, tool_resources
-    from hive_advisor.guard_files import HaltFile
-    from hive_advisor.mcp_server import ADVISOR_INSTRUCTIONS, require_library
-    from hive_advisor.services.advisor_acts import advisor_toolbox
+    from hive_advisor.cli.tool_sets import ROLES, rates, toolbox_of
+    from hive_advisor.mcp_server import require_library
 
     # Half a second each, on a core of its own.
     identity, _ = await asyncio.gather(asyncio.to_thread(settings.unlock), asyncio.to_thread(require_library))
-    async with settings.kit_of(identity, online=True) as kit:
-        toolbox = advisor_toolbox(kit, HaltFile(settings.paths.halt), _allow_list(settings), now=_now)
+    async with settings.kit_of(identity, online=True, holder="mcp serve") as kit:
+        toolbox = toolbox_of("advisor", settings.paths, kit, ())
         rounds = asyncio.create_task(_rounds(settings, kit))
         try:
-            await _serve(
-                settings,
-                kit.tool_calls(toolbox, _rates(settings)),
-                Role(ADVISOR_INSTRUCTIONS, tool_resources.ADVISOR, tool_prompts.ADVISOR),
-            )
+            await _serve(settings, kit.tool_calls(toolbox, rates(settings.paths)), ROLES["advisor"])
         finally:
             rounds.cancel()
             await asyncio.gather(rounds, return_exceptions=True)
@@ -105,77 +125,42 @@ async def _serve_operator(settings: Settings, sets: tuple[str, ...], max_output:
     from hive_shared.store import Db, StoreError, StoreLocked
 
     from hive_advisor.advisor import MIGRATIONS
-    from hive_advisor.domain import tool_prompts, tool_resources
-    from hive_advisor.mcp_server import OPERATOR_INSTRUCTIONS
-    from hive_advisor.nodes import load_nodes
-    from hive_advisor.services.node_tools import NodeTools
+    from hive_advisor.cli.tool_sets import ROLES, clock, operator_tools, rates
     from hive_advisor.services.tool_calls import ToolCallService
     from hive_advisor.storage.audit_store import AuditStore
-    from hive_advisor.transport.own_node import OwnNodes
 
     paths = settings.paths
-    nodes = load_nodes(paths.nodes)
-    toolbox = NodeTools(OwnNodes(nodes), tuple(nodes), _allow_list(settings), now=_now, sets=sets)
+    toolbox = operator_tools(paths, sets)
     paths.make()
     try:
         db = await asyncio.to_thread(Db.open, paths.database, MIGRATIONS)
     except StoreLocked as error:
         raise Conflict(
-            f"profile {paths.profile!r} is in use by another hive-advisor process; a second server takes a"
-            " profile of its own (--profile NAME)"
+            f"profile {paths.profile!r} is in use by another hive-advisor process, which takes no tool calls"
+            " of others; a second server takes a profile of its own (--profile NAME), or 'hive-advisor run'"
+            " serves them both"
         ) from error
     except StoreError as error:
         raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
     try:
         await _serve(
             settings,
-            ToolCallService(
-                db, AuditStore(), toolbox, now=_now, rates=_rates(settings), max_output=max_output
-            ),
-            Role(OPERATOR_INSTRUCTIONS, tool_resources.OPERATOR, tool_prompts.OPERATOR),
+            ToolCallService(db, AuditStore(), toolbox, now=clock, rates=rates(paths), max_output=max_output),
+            ROLES["operator"],
         )
     finally:
         await asyncio.to_thread(db.close)
 
 
-@dataclass(frozen=True)
-class Role:
-    """What a role shows beside its tools."""
-
-    instructions: str
-    resources: Sequence[Resource]
-    prompts: Mapping[str, Prompt]
-
-
 async def _serve(settings: Settings, service: ToolCallService, role: Role) -> None:
-    from hive_advisor.mcp_server import Face
+    from hive_advisor.cli.tool_sets import own_prompts
+    from hive_advisor.mcp_server import INSTRUCTIONS, Face
     from hive_advisor.mcp_server import serve as serve_mcp
-    from hive_advisor.operator_files import read_prompts
 
-    own, warnings = read_prompts(settings.paths.prompts, role.prompts)
-    for warning in (*_allow_list(settings)().warnings, *warnings):
+    own, warnings = own_prompts(settings.paths, role)
+    for warning in warnings:
         settings.terminal.progress(warning)
-    await serve_mcp(service, Face(role.instructions, role.resources, {**role.prompts, **own}))
-
-
-def _rates(settings: Settings) -> Callable[[], Mapping[str, ToolRate]]:
-    from hive_advisor.guard_files import read_rules
-
-    return lambda: read_rules(settings.paths.guard).tools
-
-
-def _allow_list(settings: Settings) -> Callable[[], AllowList]:
-    from dataclasses import replace
-
-    from hive_advisor.operator_files import read_allow_file
-
-    path = settings.paths.mcp_allow
-
-    def read() -> AllowList:
-        found = read_allow_file(path)
-        return replace(found, warnings=tuple(f"{path}: {warning}" for warning in found.warnings))
-
-    return read
+    await serve_mcp(service, Face(INSTRUCTIONS[role.name], role.resources, {**role.prompts, **own}))
 
 
 def _sets(text: str | None, config: AdvisorConfig) -> tuple[str, ...]:
@@ -186,10 +171,6 @@ def _sets(text: str | None, config: AdvisorConfig) -> tuple[str, ...]:
     return check_sets([name.strip() for name in text.split(",") if name.strip()])
 
 
-def _now() -> int:
-    return int(time.time())
-
-
 @mcp.command("tools")
 @_ROLE
 @_SETS
@@ -197,12 +178,13 @@ def _now() -> int:
 @answered
 async def tools_(settings: Settings, role: str | None, toolsets: str | None) -> None:
     """The tools a program gets now, and which of them act."""
+    from hive_advisor.cli.tool_sets import allow_list
     from hive_advisor.config import load_config
     from hive_advisor.domain.advisor_tools import listed_tools as advisor_tools
     from hive_advisor.domain.node_tool_sets import listed_tools, own_tools
     from hive_advisor.domain.tool_schema import MethodTool, Tool, method_tools
 
-    found, config = _allow_list(settings)(), load_config(settings.paths.config, settings.relays)
+    found, config = allow_list(settings.paths)(), load_config(settings.paths.config, settings.relays)
     methods = listed_tools(method_tools(found.names, ("node",)), _sets(toolsets, config), found.names)
     operator: dict[str, Tool] = {**own_tools(("node",)), **methods}
     shown = operator if (role or config.mcp.role) == "operator" else advisor_tools(found.names)

@@ -23,9 +23,13 @@ from hive_advisor.domain.rows import event_row
 async def run(settings: Settings, once: bool, interval: int) -> None:
     """Fetch messages, take answers in, send again what is open. Holds the profile while it runs.
 
-    SIGTERM and Ctrl-C end it; what is under way has five seconds. A second one ends it at once.
+    Other commands of the profile run in it meanwhile. SIGTERM and Ctrl-C end it; what is under way has five
+    seconds. A second one ends it at once.
     """
-    async with settings.kit(online=True) as kit:
+    if once and settings.engine is not None:
+        # Signals and the operator's program are those of the process that holds the profile.
+        settings.terminal.show(await settings.engine.pump())
+    async with settings.kit(online=True, holder="" if once else "run", alone=not once) as kit:
         ending = Ending()
         summary = await (run_once(kit, ending) if once else rounds(kit, ending, interval))
         settings.terminal.show(summary)
@@ -51,9 +55,10 @@ async def follow(settings: Settings, since: int, once: bool, limit: int | None) 
 
     Without --once it fetches what nodes sent, and goes on until Ctrl-C.
     """
-    async with settings.kit(online=not once) as kit, AsyncExitStack() as stack:
+    holder = "" if once else "follow"
+    async with settings.kit(online=not once, holder=holder) as kit, AsyncExitStack() as stack:
         if not once:
-            await stack.enter_async_context(fetching(kit))
+            await stack.enter_async_context(fetching(settings, kit))
         told = 0
         async with aclosing(kit.events(since, once=once)) as events:
             async for event in events:

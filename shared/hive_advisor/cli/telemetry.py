@@ -136,12 +136,12 @@ async def log(settings: Settings, alias: str, after: int | None, limit: int) -> 
 async def follow(
     settings: Settings, alias: str, span: int | None, since: int | None, after: int | None
 ) -> None:
-    """Figures and action log as they come, one JSON object a line. Holds the profile while it runs.
+    """Figures and action log as they come, one JSON object a line.
 
     Each figure has a cursor, each entry of the log its receipt: start after the last and miss nothing.
     """
     clock = asyncio.get_running_loop().time
-    async with settings.kit(online=True) as kit, fetching(kit):
+    async with settings.kit(online=True, holder="telemetry follow") as kit, fetching(settings, kit):
         found = await kit.clients.named(alias)
         newest = await kit.telemetry.log(found, None, 1)
         told = after if after is not None else newest[-1].receipt_id if newest else 0

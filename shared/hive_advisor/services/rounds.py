@@ -89,9 +89,16 @@ class RoundService:
         self._plans, self._retries, self._guard = plans, retries, guard
         self._sync, self._standing, self._gaps, self._alerts = sync, standing, gaps, alerts
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._turn = asyncio.Lock()
 
     async def pump(self) -> dict[str, Any]:
-        """Fetch what waits at the relays, send again what is due, ask after what died unanswered."""
+        """Fetch what waits at the relays, send again what is due, ask after what died unanswered.
+
+        One round at a time: what two find due would be sent or planned twice."""
+        async with self._turn:
+            return await self._round()
+
+    async def _round(self) -> dict[str, Any]:
         started = self._now()
         await self._catch_up(5)
         await self._plans.expire()

@@ -103,7 +103,11 @@ class NodeWithPayments(NodeWithWallet):
     def _listsendpays(self, params: dict[str, Any]) -> dict[str, Any]:
         rows = [row for row in self.parts if row["created_index"] >= params.get("start", 0)]
         wanted = params.get("payment_hash")
-        return {"payments": [dict(row) for row in rows if wanted in (None, row["payment_hash"])]}
+        chosen = [dict(row) for row in rows if wanted in (None, row["payment_hash"])]
+        for row in chosen:
+            if row["status"] != "complete":
+                del row["payment_preimage"]
+        return {"payments": chosen}
 
     def _xpay(self, params: dict[str, Any]) -> dict[str, Any]:
         asked = self.asked[params["invstring"]]
@@ -140,6 +144,7 @@ class NodeWithPayments(NodeWithWallet):
             "amount_sent_msat": amount + fee,
             "label": params.get("label"),
             "status": self.ends,
+            "payment_preimage": preimage,
         }
         self.parts.append(row)
         if self.ends == "pending":

@@ -25,10 +25,10 @@ class Sibling:
         secret = bytes.fromhex((await call(node, "makesecret", string="hive-sibling-v1"))["secret"])
         return cls(node, hkdf_sha256(secret))
 
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+    async def call(self, method: str, /, **params: Any) -> dict[str, Any]:
         return await self._node.call(method, self._auth.sign(method, params))
 
-    async def refused(self, method: str, **params: Any) -> DevnetRpcError:
+    async def refused(self, method: str, /, **params: Any) -> DevnetRpcError:
         with pytest.raises(DevnetRpcError) as error:
             await self.call(method, **params)
         return error.value

@@ -7,23 +7,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-_PAYMENTS: Final = "payments to advisors"
 _ESCROW: Final = "escrow in ecash"
 _LIQUIDITY: Final = "the liquidity market"
 
 AWAITED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "directory-urls": "the search for advisors",
-        "payment-methods": _PAYMENTS,
         "escrow-": _ESCROW,
         "mint-": _ESCROW,
         "cashu-": _ESCROW,
-        "daily-limit": _PAYMENTS,
-        "weekly-limit": _PAYMENTS,
-        "per-advisor-daily-limit": _PAYMENTS,
-        "per-action-limit": _PAYMENTS,
-        "max-fee-ppm": _PAYMENTS,
-        "sibling-limits": "payments on behalf of sibling plugins",
         "nostr-metadata": "a profile of this node's own; without one no name card is published",
         "marketplace-": "the advisor market",
         "liquidity-": _LIQUIDITY,

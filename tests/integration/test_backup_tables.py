@@ -14,12 +14,15 @@ import pytest
 from backup_world import SEALER, WORD, BackupWorld
 from cl_hive_comms.domain.backup import PARTS, TABLES
 from cl_hive_comms.domain.legacy_record import Segment
+from cl_hive_comms.domain.payment import Payment, Target
+from cl_hive_comms.domain.payment_machine import State
 from cl_hive_comms.domain.policy_document import canonical_text, preset_document
 from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
 from cl_hive_comms.storage.cashu_store import CashuStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from hiring_world import HSM, MIGRATIONS, NODE_ID, NOW
 from hive_shared import receipts
@@ -56,6 +59,7 @@ LEFT_OUT = {
     "comms_reports": "sent to those who asked for them; the receipts say what was done",
     "comms_baselines": "measured again from the node's forwards; those of trials come back with the trials",
     "comms_spend": "spends of the last day; they begin anew",
+    "comms_payment_sums": "made again of the payments",
     "comms_receipt_seals": "made again by the hourly loop",
     "comms_setup": "sessions of half an hour",
     "comms_transports": "registered anew by the plugins that serve them",
@@ -116,6 +120,26 @@ def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], list[object]]:
     return list(store.raw_proofs(tx)), list(store.raw_ops(tx))
 
 
+async def paid(world: BackupWorld, at: int) -> None:
+    """One payment with its proof and one without an end."""
+    store, target = PaymentStore(SEALER), Target("lnbcrt1x", "lnbcrt1x", note="for March")
+    base = Payment(
+        *("a" * 32, "client:1", "00" * 32, "adv", "advisor", "bolt11", "fee", "out", 5_000, 5_000),
+        *(State.SETTLED, target, "hive:1", at, at),
+        counted_sats=6,
+        payment_hash="ab" * 32,
+        preimage="cd" * 32,
+    )
+    ids = {"payment_id": "b" * 32, "key": "client:2", "label": "hive:2", "payment_hash": "ef" * 32}
+    late = replace(base, state=State.UNKNOWN, preimage=None, sent_index=7, sent_at=at, **ids)
+    for row in (base, late):
+        await world.db.write(lambda tx, row=row: store.insert(tx, row))
+
+
+def without_seals(row: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if not name.endswith("_enc")}
+
+
 async def filled(directory: Path) -> BackupWorld:
     """A node with something in every table that is backed up."""
     directory.mkdir(parents=True)
@@ -136,6 +160,7 @@ async def filled(directory: Path) -> BackupWorld:
     for seq in (1, 2):
         text = encode({"executed_at": at, "receipt_id": f"r{seq}", "schema_id": "hive:x/v1"}).decode()
         legacy.append((seq, f"r{seq}", at, "hive:x/v1", sha256(text.encode()).hex(), text))
+    await paid(world, at)
     closing = closed(at, [str(row[4]) for row in legacy], world.identity.secret())
     # Larger than a management document, and full of what JSON has to escape.
     row = json.dumps({"status": "\u0007" * 300_000})
@@ -218,8 +243,14 @@ async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
             ], name
             assert await fresh.db.read(wallet_content) == await world.db.read(wallet_content)
             assert [row["state"] for row in await fresh.rows("comms_cashu_proofs")] == ["quarantined"]
+        elif name == "comms_payments":
+            # Sealed anew; what is in them is compared below.
+            assert [without_seals(row) for row in after] == [without_seals(row) for row in before[name]]
         else:
             assert after == before[name], name
+    stored = PaymentStore(SEALER).raw_payments
+    assert fresh.db.peek(lambda tx: list(stored(tx))) == world.db.peek(lambda tx: list(stored(tx)))
+    assert await fresh.rows("comms_payment_sums") == await world.rows("comms_payment_sums")
     assert (await fresh.receipts.verify()).ok
     again = await fresh.restored(tmp_path / "a.backup")
     assert not any(outcome.restored for outcome in again.values()), again

@@ -33,6 +33,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
         *("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"),
     ),
     "escrow": ("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops"),
+    "payments": ("comms_payments",),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
     "aliases": ("comms_aliases",),
     "channels": ("comms_saved_channel", "comms_timers", "comms_state"),

@@ -48,6 +48,7 @@ from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.plugin.parts_command import CommandParts
 from cl_hive_comms.plugin.parts_ledger import LedgerParts
 from cl_hive_comms.plugin.parts_traffic import TrafficParts
+from cl_hive_comms.plugin.payments import payment_methods
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import sibling_methods
 from cl_hive_comms.services.executors.backup import open_channels
@@ -143,6 +144,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *AlertCommands(lambda: self.alerting.delivery).specs(),
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
+            *payment_methods(lambda: self.payments, lambda: self.aliases),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
@@ -230,6 +232,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("trial-verdicts", self.verdicts.settle, every=30.0)
         spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
+        spawn("payments", self.payments.pay.settle, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

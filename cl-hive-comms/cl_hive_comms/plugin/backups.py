@@ -19,6 +19,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
@@ -47,6 +48,7 @@ def compose_backups(
         trust=TrustStore(),
         gossip=GossipStore(),
         legacy=LegacyStore(),
+        payments=PaymentStore(sealer),
         saved=SavedChannelStore(),
         timers=commands,
         wallet=CashuStore(sealer),

@@ -18,6 +18,7 @@ from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
@@ -25,7 +26,7 @@ from cl_hive_comms.services.selfcheck_hive import Hive, HiveChecks
 from cl_hive_comms.services.selfcheck_machine import Machine, MachineChecks, offsets_of
 from cl_hive_comms.services.selfcheck_repairs import Repairs
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
-from cl_hive_comms.services.spend_report import SpendReport
+from cl_hive_comms.services.spend_report import SpendReport, Unresolved
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.spend_store import SpendStore
@@ -54,6 +55,7 @@ def compose_selfcheck(
     kill_switch: KillSwitch,
     emergency: EmergencyService,
     spending: SpendReport,
+    payments: PaymentHistory,
     republish: Callable[[], bool],
     log: Log,
 ) -> SelfcheckService:
@@ -74,7 +76,7 @@ def compose_selfcheck(
             rune_warnings=advisor_runes.warnings,
             siblings=siblings,
             kill_switch=kill_switch,
-            unresolved=spending.unresolved,
+            unresolved=lambda: _unresolved(spending, payments),
             advisors=lambda: len(credentials.live_rows()),
             now=unix_now,
         )
@@ -93,6 +95,10 @@ def compose_selfcheck(
     return SelfcheckService(
         checks, repairs.all(), db=db, facts=StateStore(), alerts=alerts, now=unix_now, log=log
     )
+
+
+async def _unresolved(spending: SpendReport, payments: PaymentHistory) -> tuple[Unresolved, ...]:
+    return (*await spending.unresolved(), *await payments.unresolved())
 
 
 def compose_spending(db: Db, policy: PolicyService) -> SpendReport:

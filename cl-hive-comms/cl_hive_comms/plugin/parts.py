@@ -16,6 +16,7 @@ from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.alerting import Alerting
+from cl_hive_comms.plugin.payments import Payments
 from cl_hive_comms.plugin.sibling_calls import (
     SiblingServices,
 )
@@ -125,6 +126,7 @@ class Parts(ABC):
     policy: PolicyService
     push: CommandPush
     pipeline: Pipeline
+    payments: Payments
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

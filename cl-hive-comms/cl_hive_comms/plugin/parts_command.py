@@ -8,6 +8,7 @@ import os
 from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
 from cl_hive_comms.plugin.parts import Parts
+from cl_hive_comms.plugin.payments import compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
@@ -180,6 +181,19 @@ class CommandParts(Parts):
             log=self.log,
         )
         self.pipeline = build_pipeline(parts)
+        self.payments = compose_payments(
+            db=self.db,
+            cln=self.cln,
+            at_rest=self.at_rest,
+            network=self.node["network"],
+            config=lambda: self.config,
+            credentials=self.credentials,
+            aliases=self.aliases,
+            executors=self.pipeline.executors,
+            kill_switch=self.kill_switch,
+            alerts=self.alerts,
+            log=self.log,
+        )
         self.reports = compose_reports(
             db=self.db,
             cln=self.cln,
@@ -215,6 +229,7 @@ class CommandParts(Parts):
             handoff_of=self.handoffs.of,
             telemetry_of=self.pipeline.telemetry.of,
             spending=spending,
+            paid=self.payments.budget.in_short,
             now=unix_now,
         )
         self.sections.register(self.status)
@@ -237,6 +252,7 @@ class CommandParts(Parts):
             kill_switch=self.kill_switch,
             emergency=self.emergency,
             spending=spending,
+            payments=self.payments.history,
             republish=self.republish,
             log=self.log,
         )

@@ -129,6 +129,10 @@ class BackupService:
         for row in self._t.legacy.raw_rows(tx):
             yield "comms_legacy_rows", row
 
+    def _payments(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in self._t.payments.raw_payments(tx):
+            yield "comms_payments", row
+
     def _policy(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         stored = self._t.policy.load(tx)
         if stored.document is None:
@@ -173,6 +177,7 @@ _READERS: Final[dict[str, Callable[[BackupService, Tx], Iterator[tuple[str, dict
     "credentials": BackupService._credentials,
     "receipts": BackupService._chain,
     "escrow": BackupService._wallet,
+    "payments": BackupService._payments,
     "policy": BackupService._policy,
     "aliases": BackupService._aliases,
     "channels": BackupService._channels,

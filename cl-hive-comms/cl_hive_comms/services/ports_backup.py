@@ -108,6 +108,13 @@ class LegacyTables(Protocol):
     def next_migration(self, tx: Tx) -> int: ...
 
 
+class PaymentTables(Protocol):
+    """Payments of the node itself (storage.payment_store.PaymentStore)."""
+
+    def raw_payments(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_payment(self, tx: Tx, raw: Mapping[str, Any]) -> bool: ...
+
+
 class SavedTables(Protocol):
     """Bounds from before a freeze (storage.saved_channel_store.SavedChannelStore)."""
 
@@ -146,6 +153,7 @@ class Tables:
     trust: TrustTables
     gossip: GossipTables
     legacy: LegacyTables
+    payments: PaymentTables
     saved: SavedTables
     timers: TimerTables
     wallet: WalletTables

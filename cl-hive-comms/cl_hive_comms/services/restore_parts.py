@@ -11,6 +11,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.store import Tx
 
 from ..domain.advisor import Alias
+from ..domain.payment import RESTORED_FACT
 from .ports_backup import AdvisorTables, GossipTables, Tables
 
 
@@ -61,6 +62,15 @@ def restore_credentials(
     if restored and not note:
         note = "check hive-mgmt-credential-list: what was revoked after the backup is active again"
     return Outcome("credentials", sum(map(len, rows.values())), restored, kept, note)
+
+
+def restore_payments(tx: Tx, tables: Tables, rows: Sequence[dict[str, Any]], now: int) -> Outcome:
+    """Payments that this node does not know. A copy may be older than what was paid since: the node is asked
+    for that from now on, before an offer is paid or money is sent without an invoice."""
+    tables.facts.put(tx, RESTORED_FACT, str(now), now)
+    restored = sum(tables.payments.put_raw_payment(tx, row) for row in rows)
+    note = "payments without an end are looked up at the node" if restored else ""
+    return Outcome("payments", len(rows), restored, len(rows) - restored, note)
 
 
 def _as_its_issuer_left_it(tx: Tx, gossip: GossipTables, row: dict[str, Any]) -> dict[str, Any]:

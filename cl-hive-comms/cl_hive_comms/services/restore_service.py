@@ -38,7 +38,7 @@ from .restore_history import (
     restore_legacy,
     restore_record,
 )
-from .restore_parts import Outcome, restore_aliases, restore_credentials
+from .restore_parts import Outcome, restore_aliases, restore_credentials, restore_payments
 from .restore_policy import restore_policy
 from .restore_wallet import restore_wallet
 
@@ -198,7 +198,7 @@ class RestoreService:
         self, tx: Tx, part: str, content: _Content, path: Path, passphrase: Secret, replace: bool
     ) -> Outcome:
         count = content.counts.get(part, 0)
-        if not count:
+        if not count and part != "payments":
             return Outcome(part, 0, note="the backup has nothing of it")
         match part:
             case "identity":
@@ -221,6 +221,8 @@ class RestoreService:
             case "escrow":
                 found = {table: content.of(part, table) for table in TABLES[part]}
                 return restore_wallet(tx, self._t.wallet, found)
+            case "payments":
+                return restore_payments(tx, self._t, content.of(part, "comms_payments"), self._now())
             case "policy":
                 return self._policy(tx, content, replace)
             case _:

@@ -35,9 +35,7 @@ from cl_hive_comms.services.spend_report import Unresolved
 
 _NO_ECASH: Final = "this version holds no ecash"
 _NAMED: Final = 3
-_LOOK: Final = (
-    "compare with listpays (label hive:<command id>) and listtransactions; nothing is sent again by itself"
-)
+_LOOK: Final = "compare with listpays (label hive:<id>) and listtransactions; nothing is sent again by itself"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class StatusSections:
         handoff_of: Callable[[str], Mapping[str, Any] | None],
         telemetry_of: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]],
         spending: SpendReport,
+        paid: Callable[[], Awaitable[dict[str, Any]]],
         now: Clock,
     ) -> None:
         self._tallies, self._trials = tallies, trials
@@ -56,7 +57,7 @@ class StatusSections:
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._registered = registered
         self._siblings, self._policy, self._emergency = siblings, policy, emergency
-        self._spending = spending
+        self._spending, self._paid = spending, paid
         self._pending, self._alerts, self._now = pending, alerts, now
 
     def register(self, status: StatusService) -> None:
@@ -174,15 +175,8 @@ class StatusSections:
         return _not_served("escrow comes with a later version")
 
     async def spend(self, verbose: bool) -> dict[str, Any]:
-        """What agents' commands spent in the last 24 hours; nothing is paid for advice yet."""
-        limits = ("daily-limit", "weekly-limit", "per-advisor-daily-limit", "per-action-limit")
-        return {
-            **await self._spending.of_node(),
-            "advice": {
-                "limits_sats": {name.replace("-", "_"): self._config().get(name) for name in limits},
-                **_not_served("this version pays no advisor; the limits are kept for one that does"),
-            },
-        }
+        """What agents' commands spent in the last 24 hours, and what the node paid by itself."""
+        return {**await self._spending.of_node(), "payments": await self._paid()}
 
     async def transports(self, verbose: bool) -> dict[str, Any]:
         """How messages travel, in short."""

@@ -55,6 +55,7 @@ from .monitor import Monitor
 from .monitor_history import History
 from .node_down import NOT_SUPERVISED, RestartNode, StopNode
 from .payment import payment_writes
+from .payment_send import Paying
 from .peer import BAN, peer_writes
 from .peer_rebalance import TASKS, PeerRebalance
 from .plugin_run import Approved, plugin_writes
@@ -103,6 +104,10 @@ _NEEDS_ONE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 }
 
 
+async def _nobody(_payment_hash: str) -> str | None:
+    return None
+
+
 class _Reading:
     """A method as a ReadAction."""
 
@@ -116,7 +121,8 @@ class _Reading:
 
 class Executors:
     """All executors over one node. `probe` learns which calls the node offers; until then all count.
-    `forbidden` are the nodes that policy forbids, `swap_rpcs` the methods configured for swaps."""
+    `also_paying` names what the node pays by itself; `forbidden` are the nodes that policy forbids,
+    `swap_rpcs` the methods configured for swaps."""
 
     def __init__(
         self,
@@ -152,6 +158,7 @@ class Executors:
         self._names, self._look_at_names = names, look_at_names
         self.channel_writer = ChannelWriter(node, engaged, fault)
         self._offered: frozenset[str] | None = None
+        self.also_paying: Paying = _nobody
         self._writes: dict[tuple[str, str], WriteAction] = {
             (FEE_POLICY, "set_single"): SetSingle(node, self.channel_writer, self._history),
             (FEE_POLICY, "set_zero_fee"): SetZeroFee(node, self.channel_writer, self._history),
@@ -233,7 +240,7 @@ class Executors:
             HTLC_MGMT: {"force_resolve_expired": ResolveExpired(node, calls)},
             EXPANSION: expansion_writes(node, calls, engaged),
             PAYMENT: payment_writes(
-                node, self._keep, self._paying, self._hints, self.offers, engaged, self._now, fault
+                node, self._keep, self._being_paid, self._hints, self.offers, engaged, self._now, fault
             ),
             PLUGIN: {"configure": Configure(node), **plugin_writes(node, calls, engaged, approved)},
             REBALANCE: self._rebalance(node, engaged, fault),
@@ -391,7 +398,11 @@ class Executors:
         if not moved:
             raise StoreError(f"command {caller.command_id} is not executing")
 
-    async def _paying(self, payment_hash: str) -> str | None:
+    async def _being_paid(self, payment_hash: str) -> str | None:
+        """What pays this hash at present: a command, or the node by itself."""
+        return await self.paying(payment_hash) or await self.also_paying(payment_hash)
+
+    async def paying(self, payment_hash: str) -> str | None:
         """The unfinished command that pays this hash."""
         states = (State.EXECUTING, State.PENDING_EXTERNAL)
         for row in await self._db.read(lambda tx: self._commands.in_states(tx, states)):

@@ -1,0 +1,305 @@
+"""hive-client-pay, -payments, -budget; hive-comms-pay, -payment-status
+(docs/protocol/08-client-and-plugins.md §5.2, 03-escrow-and-payments.md §9)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from hive_shared.errors import InvalidParams
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
+
+from ..domain.advisor import Advisor
+from ..domain.lightning_invoice import sats_up
+from ..domain.payment import ADVISOR, BOLT11, BOLT12, KEYSEND, METHODS, SIBLING_BUDGETS, Order, Payment
+from ..domain.payment_checks import check_tlvs, method_of
+from ..domain.payment_machine import State
+from ..domain.payment_query import PaymentQuery
+from ..services.alias_service import AliasService
+from ..services.payment_budget import PaymentBudget
+from ..services.payment_history import PaymentHistory
+from ..services.payment_service import PaymentService
+from .rendering import as_text
+from .status import FORMAT
+
+MOST_SATS: Final = 2_100_000_000_000_000
+_TARGET: Final = 8_192
+_NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
+_PURPOSE: Final = re.compile(r"[a-z0-9][a-z0-9:._-]{0,119}")
+_OPTIONS: Final = {
+    "daily": "daily-limit",
+    "weekly": "weekly-limit",
+    "per_advisor": "per-advisor-daily-limit",
+    "per_action": "per-action-limit",
+}
+_KINDS: Final = ("bolt11", "bolt12", "keysend", "l402", "cashu")
+
+
+class PaymentCommands:
+    """The operator's calls."""
+
+    def __init__(
+        self,
+        payments: Callable[[], PaymentService],
+        history: Callable[[], PaymentHistory],
+        budget: Callable[[], PaymentBudget],
+        aliases: Callable[[], AliasService],
+    ) -> None:
+        self._payments, self._history, self._budget, self._aliases = payments, history, budget, aliases
+
+    def specs(self) -> list[MethodSpec]:
+        """The methods of this family."""
+        return [
+            MethodSpec(
+                "hive-client-pay",
+                "X",
+                (
+                    Param("advisor", "str", required=True),
+                    Param("amount_sats", "int", required=True, minimum=1, maximum=MOST_SATS),
+                    Param("method", "str", choices=(BOLT11, BOLT12)),
+                    Param("target", "str", required=True, maximum=_TARGET),
+                    Param("purpose", "str", default="fee", choices=("fee", "subscription", "bonus", "other")),
+                    Param("note", "str", default="", maximum=200),
+                    Param("idempotency_key", "str", default="", maximum=128),
+                ),
+                self._pay,
+                "Pay an advisor's invoice or offer, inside the limits; the same call again pays once.",
+            ),
+            MethodSpec(
+                "hive-client-payments",
+                "R",
+                (
+                    Param("action", "str", default="summary", choices=("summary", "history")),
+                    Param("advisor", "str", default=""),
+                    Param("kind", "str", choices=_KINDS),
+                    Param("since", "int", minimum=0),
+                    Param("limit", "int", default=50, minimum=1, maximum=500),
+                    Param("cursor", "str", default=""),
+                    FORMAT,
+                ),
+                self._listed,
+                "What was paid and received: sums of day and week, or the payments, newest first.",
+            ),
+            MethodSpec(
+                "hive-client-budget",
+                "X",
+                (
+                    Param("action", "str", default="get", choices=("get", "set")),
+                    *(Param(name, "int", minimum=0, maximum=MOST_SATS) for name in _OPTIONS),
+                    Param("advisor", "str", default=""),
+                    FORMAT,
+                ),
+                self._limits,
+                "Limits of payments in sats (0: spend nothing; per_action 0: none), and what is used.",
+                by=ClassBy("action", {"get": "R", "set": "X"}),
+            ),
+        ]
+
+    async def _pay(self, params: dict[str, Any]) -> dict[str, Any]:
+        advisor = self._aliases().resolve(params["advisor"])
+        target = params["target"].strip()
+        order = Order(
+            key=f"client:{params['idempotency_key'] or self._own_key(target)}",
+            budget=ADVISOR,
+            purpose=params["purpose"],
+            method=params["method"] or method_of(target),
+            target=target,
+            amount_msat=params["amount_sats"] * 1_000,
+            advisor_id=advisor.advisor_id,
+            note=params["note"],
+        )
+        row = await self._payments().pay(order)
+        result = {"payment_id": row.payment_id, "status": row.state.value, "method": row.kind, **_money(row)}
+        if row.state is not State.SETTLED:
+            result["note"] = (
+                "its end is not known yet; hive-client-payments action=history shows it, do not pay anew"
+            )
+        return result
+
+    @staticmethod
+    def _own_key(target: str) -> str:
+        """Of an invoice its own text: it is paid once. An offer can be paid many times."""
+        if target.lower().removeprefix("lightning:").startswith("lno1"):
+            raise InvalidParams(
+                "an offer can be paid many times: give idempotency_key, a word of your own for this payment,"
+                " and the same one when you repeat the call",
+                data={"param": "idempotency_key"},
+            )
+        return hashlib.sha256(target.lower().encode()).hexdigest()
+
+    async def _listed(self, params: dict[str, Any]) -> dict[str, Any]:
+        advisor = self._advisor(params["advisor"])
+        advisor_id = None if advisor is None else advisor.advisor_id
+        if params["action"] == "summary":
+            if params["cursor"]:
+                raise InvalidParams("cursor belongs to action=history, not to summary")
+            result = await self._history().sums(advisor_id, params["kind"], params["since"])
+            result["open"] = [self._row(row) for row in await self._history().open()]
+        else:
+            before = _cursor(params["cursor"])
+            query = PaymentQuery(advisor_id, params["kind"], params["since"] or 0, before, params["limit"])
+            rows, following = await self._history().page(query)
+            result = {"count": len(rows), "items": [self._row(row) for row in rows]}
+            if following is not None:
+                result["next_cursor"] = f"{following[0]}-{following[1]}"
+        return as_text(result) if params["format"] == "text" else result
+
+    def _row(self, row: Payment) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "payment_id": row.payment_id,
+            "at": row.created_at,
+            "direction": row.direction,
+            "method": row.kind,
+            "purpose": row.purpose,
+            "budget": row.budget,
+            "advisor": None if row.advisor_id is None else self._name_of(row.advisor_id),
+            "state": row.state.value,
+            **_money(row),
+        }
+        if row.target.note:
+            shown["note"] = row.target.note
+        if row.error is not None:
+            shown["error"] = row.error
+        return shown
+
+    def _name_of(self, advisor_id: str) -> str:
+        advisor = self._aliases().find(advisor_id)
+        return advisor_id if advisor is None else self._aliases().name_of(advisor)
+
+    def _advisor(self, text: str) -> Advisor | None:
+        return self._aliases().resolve(text) if text.strip() else None
+
+    async def _limits(self, params: dict[str, Any]) -> dict[str, Any]:
+        advisor = self._advisor(params["advisor"])
+        given = {name: params[name] for name in _OPTIONS if params[name] is not None}
+        if params["action"] == "get":
+            if given:
+                raise InvalidParams(f"{', '.join(given)} belong to action=set, not to get")
+        elif not given:
+            raise InvalidParams(f"action=set needs a limit: {', '.join(_OPTIONS)}")
+        elif advisor is None:
+            await self._budget().set({_OPTIONS[name]: sats for name, sats in given.items()})
+        elif set(given) != {"per_advisor"}:
+            raise InvalidParams("of a single advisor only per_advisor can be set")
+        else:
+            await self._budget().set_advisor(advisor, given["per_advisor"])
+        result = await self._budget().show(advisor)
+        return as_text(result) if params["format"] == "text" else result
+
+
+class SiblingPaymentCommands:
+    """What siblings may have paid. The runtime has checked the caller's `auth`."""
+
+    def __init__(self, payments: Callable[[], PaymentService]) -> None:
+        self._payments = payments
+
+    def specs(self) -> list[MethodSpec]:
+        """The methods of this family."""
+        return [
+            MethodSpec(
+                "hive-comms-pay",
+                "S",
+                (
+                    Param("purpose", "str", required=True, maximum=120),
+                    Param("budget", "str", choices=SIBLING_BUDGETS),
+                    Param("method", "str", required=True, choices=METHODS),
+                    Param("target", "str", required=True, maximum=_TARGET),
+                    Param("amount_sats", "int", minimum=1, maximum=MOST_SATS),
+                    Param("amount_msat", "int", minimum=1, maximum=MOST_SATS * 1_000),
+                    Param("max_fee_sats", "int", minimum=0, maximum=MOST_SATS),
+                    Param("payer_note", "str", default="", maximum=200),
+                    Param("tlv_json", "json"),
+                    Param("idempotency_key", "str", required=True, maximum=128),
+                ),
+                self._pay,
+                "Pay for a sibling plugin out of its budget; the same key pays once.",
+            ),
+            MethodSpec(
+                "hive-comms-payment-status",
+                "S",
+                (
+                    Param("payment_id", "str", default=""),
+                    Param("idempotency_key", "str", default=""),
+                    Param("payment_hash", "str", default=""),
+                ),
+                self._status,
+                "What became of a payment of a sibling plugin.",
+            ),
+        ]
+
+    async def _pay(self, params: dict[str, Any]) -> dict[str, Any]:
+        sats, msat, fee = params["amount_sats"], params["amount_msat"], params["max_fee_sats"]
+        if (sats is None) == (msat is None):
+            raise InvalidParams("give one of amount_sats and amount_msat")
+        purpose, method, target = params["purpose"], params["method"], params["target"].strip()
+        if not _PURPOSE.fullmatch(purpose):
+            raise InvalidParams(
+                "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
+            )
+        if method == KEYSEND and not _NODE_ID.fullmatch(target):
+            raise InvalidParams("target of a keysend is a node id (66 hex)", data={"param": "target"})
+        tlvs = check_tlvs(params["tlv_json"])
+        if method != KEYSEND and tlvs:
+            raise InvalidParams(f"tlv_json belongs to method=keysend, not to {method}")
+        if method != BOLT12 and params["payer_note"]:
+            raise InvalidParams(f"payer_note belongs to method=bolt12, not to {method}")
+        order = Order(
+            key=f"sibling:{params['idempotency_key']}",
+            budget=params["budget"] or _budget(purpose),
+            purpose=purpose,
+            method=method,
+            target=target,
+            amount_msat=msat if sats is None else sats * 1_000,
+            max_fee_msat=None if fee is None else fee * 1_000,
+            payer_note=params["payer_note"],
+            tlvs=tlvs,
+        )
+        return _for_sibling(await self._payments().pay(order))
+
+    async def _status(self, params: dict[str, Any]) -> dict[str, Any]:
+        payment_id, key, digest = params["payment_id"], params["idempotency_key"], params["payment_hash"]
+        if sum(map(bool, (payment_id, key, digest))) != 1:
+            raise InvalidParams("give one of payment_id, idempotency_key and payment_hash")
+        if digest and not _HASH.fullmatch(digest):
+            raise InvalidParams("payment_hash is 64 lower-case hex characters")
+        found = await self._payments().find(
+            payment_id=payment_id, key=key and f"sibling:{key}", payment_hash=digest
+        )
+        return _for_sibling(found)
+
+
+def _budget(purpose: str) -> str:
+    if purpose.startswith("provision:"):
+        return "provision"
+    return "archon" if purpose.startswith("archon-") else "fleet"
+
+
+def _money(row: Payment) -> dict[str, Any]:
+    money: dict[str, Any] = {"amount_sats": sats_up(row.amount_msat), "fee_sats": sats_up(row.fee_msat)}
+    if row.payment_hash is not None:
+        money["payment_hash"] = row.payment_hash
+    return money
+
+
+def _for_sibling(row: Payment) -> dict[str, Any]:
+    shown: dict[str, Any] = {"payment_id": row.payment_id, "state": row.state.value, **_money(row)}
+    if row.target.invoice is not None:
+        shown["invoice"] = row.target.invoice
+    if row.preimage is not None:
+        shown["preimage"] = row.preimage
+    if row.error is not None:
+        shown["error"] = row.error
+    return shown
+
+
+def _cursor(text: str) -> tuple[int, str] | None:
+    if not text:
+        return None
+    found = _CURSOR.fullmatch(text)
+    if found is None:
+        raise InvalidParams("cursor is not one that this list gave; take next_cursor of the page before")
+    return int(found[1]), found[2]

@@ -1,0 +1,178 @@
+"""Payments of this node: what is ordered, what is stored, what the node is told
+(docs/protocol/03-escrow-and-payments.md §7). Amounts in msat, limits in sats."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from hive_shared.canonical import JsonValue, encode
+
+from .lightning_invoice import fee_bound_msat, sats_up
+from .payment_machine import State
+
+BOLT11: Final = "bolt11"
+BOLT12: Final = "bolt12"
+KEYSEND: Final = "keysend"
+METHODS: Final = (BOLT11, BOLT12, KEYSEND)
+"""Ways to pay over Lightning."""
+OUT: Final = "out"
+IN: Final = "in"
+ADVISOR: Final = "advisor"
+LIQUIDITY: Final = "liquidity"
+SIBLING_BUDGETS: Final = ("fleet", "provision", "archon")
+OPERATOR_SCOPE: Final = "operator"
+"""The limits of the operator's own budgets, advisor and liquidity (§7.2)."""
+LEAST_FEE_MSAT: Final = 5_000
+RETRY_S: Final = 60
+"""How long the node tries a payment again (`retry_for`)."""
+SETTLE_S: Final = RETRY_S + 120
+"""After that no call to pay can still be at an attempt (docs/decisions/0516)."""
+
+
+RESTORED_FACT: Final = "payments_restored"
+"""Fact: since when rows may be missing because an older copy of the database was restored (unix seconds)."""
+
+
+def id_of(key: str) -> str:
+    """The id of the payment of an idempotency key: the same on every copy of the database, so that the node's
+    list knows a payment that a copy has forgotten."""
+    return hashlib.sha256(b"hive-payment/v1\0" + key.encode()).hexdigest()[:32]
+
+
+def scope_of(budget: str) -> str:
+    """Whose limits bound a budget."""
+    return OPERATOR_SCOPE if budget in (ADVISOR, LIQUIDITY) else budget
+
+
+def fee_limit_msat(amount_msat: int, max_fee_ppm: int, own_limit_msat: int | None) -> int:
+    """The most that a payment may cost beside its amount: the node's rule, or the caller's limit if lower."""
+    rule = max(LEAST_FEE_MSAT, fee_bound_msat(amount_msat, max_fee_ppm))
+    return rule if own_limit_msat is None else min(rule, own_limit_msat)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What somebody wants paid. `key` is the caller's idempotency key, `payee` (node id) whom the money must
+    reach if that is agreed, `tlvs` are records of a keysend (type -> hex)."""
+
+    key: str
+    budget: str
+    purpose: str
+    method: str
+    target: str
+    amount_msat: int
+    advisor_id: str | None = None
+    max_fee_msat: int | None = None
+    payer_note: str = ""
+    note: str = ""
+    payee: str | None = None
+    contract_id: str | None = None
+    tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def content_hash(self) -> str:
+        """What must be the same when the key is (§7.3); a note is not part of it."""
+        doc: dict[str, JsonValue] = {
+            "budget": self.budget,
+            "purpose": self.purpose,
+            "method": self.method,
+            "target": self.target,
+            "amount_msat": self.amount_msat,
+            "advisor_id": self.advisor_id,
+            "max_fee_msat": self.max_fee_msat,
+            "payer_note": self.payer_note,
+            "tlvs": dict(self.tlvs),
+        }
+        return hashlib.sha256(encode(doc)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a payment goes, sealed on disk. `invoice` is what the node is told to pay (None for a keysend,
+    and for an offer until its invoice is there); `amount_is_ours`: the invoice names no amount."""
+
+    text: str
+    invoice: str | None = None
+    payee: str | None = None
+    amount_is_ours: bool = False
+    payer_note: str = ""
+    note: str = ""
+    tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The stored form, read back by `from_json`."""
+        return {
+            "text": self.text,
+            "invoice": self.invoice,
+            "payee": self.payee,
+            "amount_is_ours": self.amount_is_ours,
+            "payer_note": self.payer_note,
+            "note": self.note,
+            "tlvs": dict(self.tlvs),
+        }
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> Target:
+        """Inverse of `to_json`."""
+        return cls(**{**doc, "tlvs": dict(doc["tlvs"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One row of comms_payments. Times are unix seconds."""
+
+    payment_id: str
+    key: str
+    content_hash: str
+    advisor_id: str | None
+    budget: str | None
+    kind: str
+    purpose: str
+    direction: str
+    amount_msat: int
+    max_fee_msat: int
+    state: State
+    target: Target
+    label: str
+    created_at: int
+    updated_at: int
+    fee_msat: int = 0
+    counted_sats: int = 0
+    payment_hash: str | None = None
+    preimage: str | None = None
+    contract_id: str | None = None
+    offer_id: str | None = None
+    sent_index: int | None = None
+    sent_at: int | None = None
+    bound_to: str | None = None
+    expires_at: int | None = None
+    error: str | None = None
+
+    @property
+    def reserve_sats(self) -> int:
+        """What limits count while its end is open: the amount and the highest fee."""
+        return sats_up(self.amount_msat) + sats_up(self.max_fee_msat)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the node's list says of a payment: `state` complete, pending, failed or none. `ours` is false for
+    one that was complete before this payment began; then it cost us nothing."""
+
+    state: str
+    preimage: str | None = None
+    payment_hash: str | None = None
+    amount_msat: int = 0
+    sent_msat: int = 0
+    ours: bool = True
+
+    @property
+    def fee_msat(self) -> int:
+        """What it cost beside its amount."""
+        return max(0, self.sent_msat - self.amount_msat)
+
+
+NONE: Final = Found("none")

@@ -1,0 +1,119 @@
+"""Paying invoices over the node (docs/protocol/03-escrow-and-payments.md §7.4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from hive_shared.cln import ClnError
+
+from ..domain.lightning_invoice import Asked, asked_by, plain, refused
+from ..domain.payment import NONE, RETRY_S, Found, Payment
+from ..services.ports_commands import Node
+
+_ANSWER_S: Final = 75.0
+"""How long an answer to a payment is waited for: the retries and what the last attempt takes."""
+
+
+class Parts(Protocol):
+    """The node's list of payment parts (services.executors.sent_parts.SentParts)."""
+
+    async def by_hash(self, payment_hash: str) -> list[dict[str, Any]]: ...
+    async def since(self, index: int) -> list[dict[str, Any]]: ...
+    async def count(self) -> int: ...
+    async def none_missing(self, since: int) -> bool: ...
+
+
+class Bolt11:
+    """Invoices of both kinds and keysends. `offers` says whether the node has a call."""
+
+    def __init__(self, node: Node, parts: Parts, offers: Callable[[str], bool], network: str) -> None:
+        self._node, self._parts, self._offers, self._network = node, parts, offers, network
+
+    async def own_id(self) -> str:
+        """The node's id."""
+        return str((await self._node.getinfo())["id"])
+
+    async def read(self, target: str) -> Asked:
+        """What an invoice or offer asks for, read by the node. Raises InvalidParams, ClnError."""
+        kind, text = plain(target, self._network)
+        try:
+            decoded = await self._node.call("decode", {"string": text})
+        except ClnError as error:
+            if error.outcome_unknown:
+                raise
+            raise refused(f"the {kind} is damaged: the node cannot read it", "an intact invoice") from None
+        return asked_by(kind, text, decoded)
+
+    async def count(self) -> int:
+        """How many payment parts the node has ever made."""
+        return await self._parts.count()
+
+    async def none_missing(self, since: int) -> bool:
+        """Whether every part made after that many were is still on the list."""
+        return await self._parts.none_missing(since)
+
+    async def pay(self, row: Payment) -> Found:
+        """Tell the node to pay, once. Raises ClnError."""
+        method, params = self._call(row)
+        answer = await self._node.call(method, params, timeout=_ANSWER_S)
+        preimage = str(answer["payment_preimage"])
+        return Found(
+            "complete",
+            preimage,
+            hashlib.sha256(bytes.fromhex(preimage)).hexdigest(),
+            int(answer["amount_msat"]),
+            int(answer["amount_sent_msat"]),
+        )
+
+    def _call(self, row: Payment) -> tuple[str, dict[str, object]]:
+        params: dict[str, object] = {"maxfee": row.max_fee_msat, "retry_for": RETRY_S}
+        label = {"label": row.label}
+        target = row.target
+        if target.invoice is None:
+            to = {"destination": target.payee, "amount_msat": row.amount_msat, **params, **label}
+            if target.tlvs:
+                to["extratlvs"] = dict(target.tlvs)
+            return "xkeysend" if self._offers("xkeysend") else "keysend", to
+        if target.amount_is_ours:
+            params["amount_msat"] = row.amount_msat
+        if not self._offers("xpay"):
+            return "pay", {"bolt11": target.invoice, **params, **label}
+        # xpay and xkeysend learned of labels in the same release.
+        named = label if self._offers("xkeysend") else {}
+        return "xpay", {"invstring": target.invoice, **params, **named}
+
+    async def look(self, row: Payment) -> Found:
+        """What the node's list says. Raises ClnError."""
+        since = row.sent_index or 0
+        if row.payment_hash is None:
+            return _found([part for part in await self._parts.since(since) if part.get("label") == row.label])
+        parts = await self._parts.by_hash(row.payment_hash)
+        # What failed before this payment began says nothing about it; what was paid before has paid it.
+        found = _found([part for part in parts if part["created_index"] > since])
+        if found.state == "complete":
+            return found
+        before = _found([part for part in parts if part["created_index"] <= since])
+        if before.state == "complete":
+            return Found(
+                "complete", before.preimage, before.payment_hash, row.amount_msat, row.amount_msat, False
+            )
+        return found
+
+
+def _found(parts: Sequence[Mapping[str, Any]]) -> Found:
+    done = next((part for part in parts if part["status"] == "complete"), None)
+    if done is not None:
+        # With one part paid its preimage is out: the others of the same attempt can only follow.
+        paid = [part for part in parts if part["groupid"] == done["groupid"] and part["status"] != "failed"]
+        return Found(
+            "complete",
+            done.get("payment_preimage"),
+            str(done["payment_hash"]),
+            sum(int(part.get("amount_msat", part["amount_sent_msat"])) for part in paid),
+            sum(int(part["amount_sent_msat"]) for part in paid),
+        )
+    if any(part["status"] == "pending" for part in parts):
+        return Found("pending")
+    return Found("failed") if parts else NONE

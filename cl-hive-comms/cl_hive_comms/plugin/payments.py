@@ -1,0 +1,128 @@
+"""Payments on this node's adapters; part of the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hive_shared.cln import ClnClient
+from hive_shared.runtime import MethodSpec
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.commands.payments import PaymentCommands, SiblingPaymentCommands
+from cl_hive_comms.domain.payment import RESTORED_FACT
+from cl_hive_comms.domain.payment_limits import Limits
+from cl_hive_comms.options import PREFIX, Config
+from cl_hive_comms.payments.bolt11 import Bolt11
+from cl_hive_comms.payments.bolt12 import Bolt12
+from cl_hive_comms.plugin.fault_point import fault_point
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.executors.catalogue import Executors
+from cl_hive_comms.services.executors.sent_parts import SentParts
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.payment_budget import PaymentBudget
+from cl_hive_comms.services.payment_history import PaymentHistory
+from cl_hive_comms.services.payment_limits import PaymentLimits
+from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.services.ports_identity import Log
+from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.at_rest import AtRest
+from cl_hive_comms.storage.payment_store import PaymentStore
+from cl_hive_comms.storage.state_store import StateStore
+
+
+@dataclass(frozen=True)
+class Payments:
+    """The services of payments."""
+
+    pay: PaymentService
+    limits: PaymentLimits
+    history: PaymentHistory
+    budget: PaymentBudget
+
+
+def limits_of(config: Config) -> Limits:
+    """The limits that the options say."""
+    return Limits(
+        daily=config.get("daily-limit"),
+        weekly=config.get("weekly-limit"),
+        per_advisor_daily=config.get("per-advisor-daily-limit"),
+        per_action=config.get("per-action-limit"),
+        max_fee_ppm=config.get("max-fee-ppm"),
+        siblings={name: (day, week) for name, day, week in config.get("sibling-limits")},
+    )
+
+
+def compose_payments(
+    *,
+    db: Db,
+    cln: ClnClient,
+    at_rest: AtRest,
+    network: str,
+    config: Callable[[], Config],
+    credentials: CredentialService,
+    aliases: AliasService,
+    executors: Executors,
+    kill_switch: KillSwitch,
+    alerts: AlertService,
+    log: Log,
+) -> Payments:
+    """All of them over the same tables; agents' commands hear of what is being paid."""
+    rows = PaymentStore(at_rest.sealer)
+    lightning = Bolt11(cln, SentParts(cln), executors.offers, network)
+
+    def daily_of(advisor_id: str) -> int | None:
+        advisor = credentials.advisor(advisor_id)
+        return None if advisor is None else advisor.daily_limit_sats
+
+    def name_of(advisor_id: str) -> str:
+        advisor = credentials.advisor(advisor_id)
+        return advisor_id if advisor is None else aliases.name_of(advisor)
+
+    limits = PaymentLimits(
+        db, rows, alerts, limits=lambda: limits_of(config()), advisor_daily=daily_of, now=unix_now
+    )
+    service = PaymentService(
+        db=db,
+        rows=rows,
+        limits=limits,
+        lightning=lightning,
+        offers=Bolt12(cln, lightning.read, executors.offers),
+        paying=executors.paying,
+        methods=lambda: config().get("payment-methods"),
+        kill_switch=kill_switch,
+        alerts=alerts,
+        restored=lambda tx: StateStore().get(tx, RESTORED_FACT) is not None,
+        now=unix_now,
+        log=log,
+        fault=fault_point(network),
+    )
+    executors.also_paying = service.paying
+    history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
+    return Payments(service, limits, history, _budget(db, cln, limits, credentials))
+
+
+def _budget(db: Db, cln: ClnClient, limits: PaymentLimits, credentials: CredentialService) -> PaymentBudget:
+    async def set_option(name: str, sats: int) -> None:
+        # Through CLN, so that listconfigs, the configuration file and we agree.
+        await cln.setconfig(PREFIX + name, sats)
+
+    def set_daily(tx: Tx, advisor_id: str, sats: int) -> None:
+        advisor = credentials.advisor(advisor_id)
+        if advisor is not None:
+            AdvisorStore().update(tx, replace(advisor, daily_limit_sats=sats, updated_at=unix_now()))
+
+    return PaymentBudget(db, limits, set_option=set_option, set_daily=set_daily, reload=credentials.load)
+
+
+def payment_methods(
+    payments: Callable[[], Payments], aliases: Callable[[], AliasService]
+) -> list[MethodSpec]:
+    """The methods of payments; they exist before the services do."""
+    return [
+        *PaymentCommands(
+            lambda: payments().pay, lambda: payments().history, lambda: payments().budget, aliases
+        ).specs(),
+        *SiblingPaymentCommands(lambda: payments().pay).specs(),
+    ]

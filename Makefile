@@ -16,7 +16,7 @@ export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
 # Nodes, relays and plugins are started by the hundred. As on an operator's machine, whatever the environment
 # says, compiled modules are kept for the next start; here outside of the source tree.
 KEPT := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/compiled
-WORKERS ?= 2
+WORKERS ?= 3
 SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
 
 .DEFAULT_GOAL := help

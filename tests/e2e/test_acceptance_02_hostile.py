@@ -379,14 +379,15 @@ async def test_acceptance_02_17_strangers_by_rpc_cost_no_write(world: World, age
 async def test_acceptance_02_17_a_flood_of_five_thousand_keys_by_dm(
     world: World, agent: Agent, record_property: Callable[[str, object], None]
 ) -> None:
-    """A known agent keeps being served within a second, memory stays, and no stranger enters the store."""
+    """A known agent is served before the strangers (within a second: tests/bench), memory stays, and no
+    stranger enters the store."""
     watch = StoreWatch.of(world.alice)
     content = json.dumps(agent.signed("health_summary", {}, MONITOR))
     prepared, keys = await asyncio.to_thread(frames, agent.node_key, STRANGERS, content)
     await watch.quiet()
     seen = await flooded(world, agent, prepared)
     record_property("figure", f"{world.network.kind}: {seen}")
-    assert max(seen.delay(0), seen.delay(1)) <= MAX_DELAY_S, str(seen)
+    assert max(seen.delay(0), seen.delay(1)) <= seen.tolerable, str(seen)
     assert seen.growth <= MAX_GROWTH_MB, str(seen)
     stored = watch.text()
     assert not [key for key in keys if key in stored]

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_devnet.world import World, until
+from hive_shared.registry import CONFIG
+from killed_command import trusted_agent
 
 
 def on_lightningd() -> bool:
@@ -81,7 +83,7 @@ async def test_a_forbidden_peer_with_channels_stays_and_gets_no_new_one(world: W
 
 
 @pytest.mark.skipif(not on_lightningd(), reason="the embedded node opens single-funded channels only")
-async def test_a_dual_funded_channel_of_a_forbidden_peer_is_rejected() -> None:
+async def test_a_dual_funded_channel_that_is_too_large_or_of_a_forbidden_peer_is_rejected() -> None:
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
     dual = {"experimental-dual-fund": None}
     world = await World.start(directory, options=dual)
@@ -90,6 +92,14 @@ async def test_a_dual_funded_channel_of_a_forbidden_peer_is_rejected() -> None:
         await world.network.connect(carol, world.alice)
         await world.network.fund(carol, 1_000_000)
         await world.network.open_channel(carol, world.alice, 300_000)
+        async with trusted_agent(world, {}) as agent:
+            largest = agent.signed("set_max_channel_size", {"sats": 250_000}, CONFIG)
+            assert (await agent.rest(largest))["status"] == 0
+        assert "channels of more than 250000 sat are not taken" in await opening(world, carol, 250_001)
+        await world.network.open_channel(carol, world.alice, 250_000)
+        # The node's process for channels with two funders had all of it, the other one nothing.
+        seen = world.alice.log_text()
+        assert f"{carol.node_id}-dualopend" in seen and f"{carol.node_id}-openingd" not in seen
         await forbid(world, carol)
         assert REFUSAL in await opening(world, carol)
     finally:

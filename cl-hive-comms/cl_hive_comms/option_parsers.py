@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay_url import normalise_relay_url
 
@@ -105,6 +106,19 @@ def https_urls(value: Any) -> tuple[str, ...]:
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and plain_ok)):
             raise ValueError(f"{entry!r} is not an https:// address")
     return found
+
+
+def mint_urls(value: Any) -> tuple[str, ...]:
+    """Addresses of mints in normal form, each once."""
+    return tuple(dict.fromkeys(normal_mint_url(entry) for entry in words(value)))
+
+
+def mint_url(value: Any) -> str:
+    """One mint, or none."""
+    found = mint_urls(value)
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} mints are named, one is wanted here: the others are backup mints")
+    return found[0] if found else ""
 
 
 def webhook(value: Any) -> str:

@@ -1,10 +1,10 @@
 """A fault front before a mint: an HTTP proxy on loopback that loses, delays and falsifies what the mint says.
 
 A wallet is pointed at `MintFaultFront.url` instead of the mint. Without a switch set, everything passes
-unchanged. Every request is numbered from 1 and kept in `requests`, so that a test can first count the
-requests of an operation and then run it again with a fault at each of them. Tests set switches by the
-methods; another process sets them over HTTP on the same port, under ``/devnet/`` (the mint's own paths all
-begin with ``/v1``).
+unchanged. `connections` counts who came at all; every request is numbered from 1 and kept in `requests`, so
+that a test can first count the requests of an operation and then run it again with a fault at each of them.
+Tests set switches by the methods; another process sets them over HTTP on the same port, under ``/devnet/``
+(the mint's own paths all begin with ``/v1``).
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class MintFaultFront:
     def __init__(self, mint_url: str) -> None:
         self.mint_url = mint_url
         self.requests: list[MintRequest] = []
+        self.connections = 0
         self.port = 0
         self._switches: list[_Switch] = []
         self._server: asyncio.Server | None = None
@@ -187,6 +188,7 @@ class MintFaultFront:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self.connections += 1
         try:
             with suppress(_Dropped, ConnectionError, h11.ProtocolError, asyncio.CancelledError):
                 await self._connection(reader, writer)

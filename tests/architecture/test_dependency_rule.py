@@ -18,6 +18,7 @@ DOMAIN_MAY_USE = (
     "hive_shared.credential_scope",
     "hive_shared.envelope",
     "hive_shared.receipts",
+    "hive_shared.cashu",
     "hive_shared.hidden",
     "hive_shared.l402",
     "hive_shared.nostr",

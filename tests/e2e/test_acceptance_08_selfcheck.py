@@ -119,10 +119,10 @@ async def test_a_stop_and_unserved_options_are_told(world: World) -> None:
     await world.alice.call("hive-client-emergency-stop")
     await world.alice.call(
         "setconfig",
-        {"config": "hive-comms-escrow-mint", "val": "https://mint.example.com", "transient": True},
+        {"config": "hive-comms-liquidity-max-mint-exposure", "val": 1, "transient": True},
     )
     found = await checks(world)
-    assert found["emergency"]["status"] == found["mints"]["status"] == found["options"]["status"] == "warn"
+    assert found["emergency"]["status"] == found["options"]["status"] == "warn"
     answer = await world.alice.call("hive-client-selfcheck", {"fix": True})
     # While the stop is on nothing is published.
     assert "relays" not in {row["id"] for row in answer["repaired"]}

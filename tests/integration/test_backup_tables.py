@@ -41,6 +41,8 @@ LEFT_OUT = {
     "comms_l402_tokens": "an old copy would count fees as unused that were used since",
     "comms_access_uses": "belongs to comms_l402_tokens and to commands, which are not continued",
     "nostr_state": "its keys are in the part identity, unsealed; relay times and own lists are made again",
+    "comms_cashu_mints": "the options name them; they are checked and probed again",
+    "comms_cashu_keysets": "read from the mints again",
     "comms_outbox": "messages under way: stale after a restore, credentials are offered again",
     "comms_inbox": "identical messages are recognised by their nonces, which are backed up",
     "comms_alerts": "read or lost; what they were about is in the receipts",

@@ -40,10 +40,12 @@ from cl_hive_comms.commands.setup import SetupCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.commands.trials import TrialCommands
+from cl_hive_comms.commands.wallet import WalletCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, RELAY_OPTIONS, Config, option_specs
+from cl_hive_comms.plugin.mints import MINT_OPTIONS
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.plugin.parts_command import CommandParts
 from cl_hive_comms.plugin.parts_ledger import LedgerParts
@@ -146,6 +148,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *payment_methods(lambda: self.payments, lambda: self.aliases),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
+            *WalletCommands(lambda: self.mints.book, unix_now).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
             *TransportCommands(self._transport_rows, self._handler_rows).specs(),
@@ -191,6 +194,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         await self.policy.load(self.config.preset, self.config.policy_file)
         self.build_transport()
         self.build_alerts()
+        self.build_mints()
         self.build_advisors()
         self.build_pipeline()
         self.build_emergency()
@@ -200,6 +204,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         await self.legacy_peers.load()
         await self.inbound.load()
         await self.sibling_registry.load()
+        await self.mints.book.load()
         self.build_siblings(sibling_key)
         self.build_status()
         self._start_loops()
@@ -236,6 +241,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)
+        spawn("mints", self.mints.book.tick, every=15.0)
         spawn("capabilities", self.pipeline.executors.probe)
         spawn("commands", self.pipeline.timers.tick, every=30.0)
         spawn("telemetry", self.pipeline.telemetry.run)
@@ -282,6 +288,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         elif name == PREFIX + "policy-file":
             await self.policy.reload_file(value)
         self.config = changed
+        if name in MINT_OPTIONS:
+            self.app.spawn("mints-changed", self.mints.book.tick)
 
     async def _set_relays(self, relays: Sequence[str]) -> None:
         # Through CLN, so that listconfigs, the configuration file and we agree.
@@ -416,6 +424,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             await self.pipeline.commands.drain()
             await self.pipeline.timers.drain()
             await self.nostr.stop()
+            await self.mints.connections.close()
         if hasattr(self, "db"):
             await asyncio.to_thread(self.db.close)
         if hasattr(self, "cln"):

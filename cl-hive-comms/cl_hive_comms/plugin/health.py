@@ -18,6 +18,7 @@ from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
+from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
@@ -56,6 +57,7 @@ def compose_selfcheck(
     emergency: EmergencyService,
     spending: SpendReport,
     payments: PaymentHistory,
+    mints: MintBookService,
     republish: Callable[[], bool],
     log: Log,
 ) -> SelfcheckService:
@@ -78,22 +80,19 @@ def compose_selfcheck(
             kill_switch=kill_switch,
             unresolved=lambda: _unresolved(spending, payments),
             advisors=lambda: len(credentials.live_rows()),
+            mints=mints.every,
             now=unix_now,
         )
     )
-    repairs = Repairs(
-        db,
-        machine,
-        messenger,
-        republish=republish,
-        settle_runes=advisor_runes.settle,
-        rune_warnings=advisor_runes.warnings,
-        watch_emergency=emergency.watch,
-        effects_due=emergency.effects_due,
-    )
-    checks = {**machine.all(), **hive.all()}
+    repairs = _repairs(db, machine, messenger, advisor_runes, emergency, republish)
     return SelfcheckService(
-        checks, repairs.all(), db=db, facts=StateStore(), alerts=alerts, now=unix_now, log=log
+        {**machine.all(), **hive.all()},
+        repairs.all(),
+        db=db,
+        facts=StateStore(),
+        alerts=alerts,
+        now=unix_now,
+        log=log,
     )
 
 
@@ -109,6 +108,26 @@ def compose_spending(db: Db, policy: PolicyService) -> SpendReport:
         commands=CommandStore(),
         budget_sat=lambda: policy.snapshot().settings(unix_now()).daily_budget_sats,
         now=unix_now,
+    )
+
+
+def _repairs(
+    db: Db,
+    machine: MachineChecks,
+    messenger: Messenger,
+    advisor_runes: AdvisorRunes,
+    emergency: EmergencyService,
+    republish: Callable[[], bool],
+) -> Repairs:
+    return Repairs(
+        db,
+        machine,
+        messenger,
+        republish=republish,
+        settle_runes=advisor_runes.settle,
+        rune_warnings=advisor_runes.warnings,
+        watch_emergency=emergency.watch,
+        effects_due=emergency.effects_due,
     )
 
 

@@ -16,6 +16,7 @@ from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.alerting import Alerting
+from cl_hive_comms.plugin.mints import MintParts
 from cl_hive_comms.plugin.payments import Payments
 from cl_hive_comms.plugin.sibling_calls import (
     SiblingServices,
@@ -86,6 +87,7 @@ class Parts(ABC):
     at_rest: AtRest
     alerts: AlertService
     alerting: Alerting
+    mints: MintParts
     identity: IdentityService
     kill_switch: KillSwitch
     stops: EmergencyRecord

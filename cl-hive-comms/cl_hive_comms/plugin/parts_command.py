@@ -253,6 +253,7 @@ class CommandParts(Parts):
             emergency=self.emergency,
             spending=spending,
             payments=self.payments.history,
+            mints=self.mints.book,
             republish=self.republish,
             log=self.log,
         )

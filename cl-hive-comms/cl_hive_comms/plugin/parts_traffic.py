@@ -12,6 +12,7 @@ from cl_hive_comms import __version__
 from cl_hive_comms.domain.arrival import Forms
 from cl_hive_comms.plugin.alerting import compose_alerting
 from cl_hive_comms.plugin.fault_point import fault_point
+from cl_hive_comms.plugin.mints import compose_mints
 from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import (
@@ -121,6 +122,12 @@ class TrafficParts(Parts):
             messenger=self.messenger,
             node_id=self.node["node_id"],
             log=self.log,
+        )
+
+    def build_mints(self) -> None:
+        """The mints of the operator; no connection is made before the first check."""
+        self.mints = compose_mints(
+            db=self.db, info=self.info, config=lambda: self.config, alerts=self.alerts, log=self.log
         )
 
     def build_siblings(self, key: bytes) -> None:

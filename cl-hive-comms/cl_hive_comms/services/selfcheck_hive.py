@@ -12,6 +12,7 @@ from hive_shared.crypto import xonly_pubkey
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
 
+from cl_hive_comms.domain.mints import MintRole, MintRow
 from cl_hive_comms.domain.relay_sets import LOW_REDUNDANCY
 from cl_hive_comms.domain.selfcheck import (
     BACKUP_PARTS,
@@ -57,6 +58,7 @@ class Hive:
     kill_switch: KillSwitch
     unresolved: Callable[[], Awaitable[Sequence[Unresolved]]]
     advisors: Callable[[], int]
+    mints: Callable[[], Sequence[MintRow]]
     now: Clock
 
 
@@ -151,10 +153,14 @@ class HiveChecks:
         return ok("options", "all that are set are served")
 
     async def _mints(self) -> Check:
-        if self._h.options().get("escrow-mint"):
-            text = f"hive-comms-escrow-mint is set, but {_NO_ECASH}"
-            return warn("mints", text, "remove it, nothing reads it yet")
-        return ok("mints", "none is set")
+        named = [row for row in self._h.mints() if row.role is not MintRole.FORMER]
+        if not named:
+            return ok("mints", "none is set")
+        bad = [f"{row.url} {row.status.value}: {row.last_error}" for row in named if row.last_error]
+        if bad:
+            return warn("mints", "; ".join(bad), "`hive-client-wallet action=mints` shows each; name another")
+        unchecked = [row.url for row in named if not row.checked_at]
+        return ok("mints", f"{len(named)} set" + (f", {len(unchecked)} not checked yet" if unchecked else ""))
 
     async def _proofs(self) -> Check:
         return ok("proofs", _NO_ECASH)

@@ -51,19 +51,21 @@ def read_answer(document: dict[str, Any]) -> Answer:
         slug=slug,
         sentence=str(error.get("message", "")),
         challenge=_text(data.get("challenge")),
-        expires=_number(data.get("expires")),
-        retry_after=_number(error.get("retry_after")),
-        expected_min=_number(data.get("expected_min")),
-        seq=_number(document.get("seq")) or 0,
-        timestamp=_number(document.get("timestamp")) or 0,
+        expires=number_of(data.get("expires")),
+        retry_after=number_of(error.get("retry_after")),
+        expected_min=number_of(data.get("expected_min")),
+        seq=number_of(document.get("seq")) or 0,
+        timestamp=number_of(document.get("timestamp")) or 0,
         receipt=receipt if isinstance(receipt, dict) else None,
         result=document.get("result"),
         document=document,
     )
 
 
-def _number(value: object) -> int | None:
-    if isinstance(value, str) and value.isdigit() and len(value) < 20:
+def number_of(value: object) -> int | None:
+    """A whole number as nodes write it, as JSON's or, where it is large, as its digits; None for anything
+    else."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

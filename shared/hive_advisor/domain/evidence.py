@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hive_shared import envelope, receipts
 from hive_shared.crypto import cln_recover_message
@@ -122,7 +122,7 @@ def _receipts_of(number: int, claim: Mapping[str, Any], node_key: str) -> Iterat
 
 def _said(number: int, document: Mapping[str, Any]) -> _Said:
     receipt_id = document.get("receipt_id")
-    if not isinstance(receipt_id, int):
+    if not _is_number(receipt_id):
         raise InvalidParams(f"claim {number} holds a receipt without an id")
     return _Said(number, receipt_id, str(document.get("receipt_hash")), str(document.get("prev_hash")))
 
@@ -143,7 +143,7 @@ def head_of(answer: Mapping[str, Any]) -> tuple[int, str] | None:
     head = result.get("head")
     if head is None:
         return 0, receipts.GENESIS
-    if not isinstance(head, Mapping) or not isinstance(head.get("receipt_id"), int):
+    if not isinstance(head, Mapping) or not _is_number(head.get("receipt_id")):
         return None
     return int(head["receipt_id"]), str(head.get("receipt_hash"))
 
@@ -151,7 +151,11 @@ def head_of(answer: Mapping[str, Any]) -> tuple[int, str] | None:
 def when(answer: Mapping[str, Any]) -> tuple[int, int]:
     """The node's own time of an answer and its number: what orders its answers."""
     time, number = answer.get("timestamp"), answer.get("seq")
-    return (time if isinstance(time, int) else 0, number if isinstance(number, int) else 0)
+    return (time if _is_number(time) else 0, number if _is_number(number) else 0)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _heads(number: int, claim: Mapping[str, Any]) -> Iterator[_Head]:
@@ -169,7 +173,7 @@ def archived_to(answer: Mapping[str, Any], node_id: str) -> int:
         if not isinstance(root, Mapping) or root.get("kind") != _PRUNE:
             continue
         numbers = [root.get(name) for name in ("start", "first_id", "last_id")]
-        if not all(isinstance(value, int) and not isinstance(value, bool) for value in numbers):
+        if not all(_is_number(value) for value in numbers):
             continue
         start, first, end = (int(str(value)) for value in numbers)
         text = receipts.root_text(_PRUNE, start, first, end, str(root.get("merkle_root")))

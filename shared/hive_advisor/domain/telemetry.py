@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hive_shared.errors import InvalidParams
-from hive_shared.registry.control import ACTION_LOG_ENTRY, ACTION_LOG_PAGE
+from hive_shared.registry.control import ACTION_LOG_ENTRY, ACTION_LOG_PAGE, TELEMETRY_SUBSCRIBED
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class Followed:
 def renewal(now: int, until: int) -> int:
     """When what runs from now on is renewed: after 80 % of its time."""
     return now + (until - now) * 4 // 5
+
+
+def subscribed(result: Mapping[str, Any]) -> tuple[str, int]:
+    """The subscription that a node says it made, and until when. Raises InvalidParams for anything else."""
+    parsed: dict[str, Any] = TELEMETRY_SUBSCRIBED.parse(
+        {name: result[name] for name in ("sub_id", "until") if name in result}
+    )
+    return parsed["sub_id"], parsed["until"]
 
 
 @dataclass(frozen=True)

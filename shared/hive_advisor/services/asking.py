@@ -15,7 +15,7 @@ from hive_shared.errors import Conflict, HiveError, InvalidParams, TransportUnav
 from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db, Tx
 
-from hive_advisor.domain.answer import Answer, read_answer
+from hive_advisor.domain.answer import Answer, number_of, read_answer
 from hive_advisor.domain.clock import median, with_sample
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.evidence import Fork
@@ -195,8 +195,8 @@ class AskService:
         result = answer["result"]
         if not isinstance(result, dict):
             return None
-        server_time = result.get("server_time")
-        sample = server_time - self._now() if isinstance(server_time, int) else 0
+        server_time = number_of(result.get("server_time"))
+        sample = 0 if server_time is None else server_time - self._now()
 
         def body(tx: Tx) -> None:
             samples = with_sample(self._rows.offsets(tx, client.client_id), sample)

@@ -16,7 +16,7 @@ from hive_shared.registry import CONTROL
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain import pace
-from hive_advisor.domain.answer import Answer
+from hive_advisor.domain.answer import Answer, number_of
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client, StoredCommand
@@ -263,11 +263,11 @@ class CommandService:
 
     def _answered(self, tx: Tx, client: Client, answer: Answer) -> StoredCommand | None:
         command_id = answer.document.get("command_id")
-        nonce = answer.document.get("request_nonce")
+        nonce = number_of(answer.document.get("request_nonce"))
         command = self._commands.get(tx, str(command_id)) if command_id else None
-        if command is None and isinstance(nonce, int | str) and str(nonce).isdigit():
-            command = self._commands.by_nonce(tx, client.client_id, int(nonce))
-        if command is None or command.client_id != client.client_id or str(nonce) != str(command.nonce):
+        if command is None and nonce is not None:
+            command = self._commands.by_nonce(tx, client.client_id, nonce)
+        if command is None or command.client_id != client.client_id or nonce != command.nonce:
             return None
         return command
 

@@ -10,6 +10,7 @@ from typing import Any
 from hive_shared.errors import HiveError
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain.answer import number_of
 from hive_advisor.domain.rows import Client
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.ports import Control, SyncRows
@@ -64,9 +65,9 @@ class PushGaps:
 
     async def _noted(self, client: Client, since: int, cursor: object) -> int | None:
         """How far it came is on disk; where to go on, None at the end."""
-        text = str(cursor)
+        found = number_of(cursor)
         # A cursor that does not rise would have us ask for ever.
-        to = int(text) if text.isdigit() and len(text) < 16 and int(text) > since else None
+        to = found if found is not None and found > since else None
 
         def body(tx: Tx) -> None:
             self._rows.polled(tx, client.client_id, since, to)

@@ -60,7 +60,12 @@ class ReceiptService:
         """Another agent's receipt: only its place in the chain is known, on the node's word, which is in the
         answer to our question `carried_by` and in `claims`. Raises Fork."""
         receipt_id, digest, prev = stub.get("receipt_id"), stub.get("receipt_hash"), stub.get("prev_hash")
-        if not isinstance(receipt_id, int) or not isinstance(digest, str) or not isinstance(prev, str):
+        if (
+            isinstance(receipt_id, bool)
+            or not isinstance(receipt_id, int)
+            or not isinstance(digest, str)
+            or not isinstance(prev, str)
+        ):
             raise InvalidParams("a receipt stub is not well formed")
         made = StoredReceipt(
             client.client_id, receipt_id, digest, prev, False, dict(stub), "stub", carried_by=carried_by

@@ -12,9 +12,10 @@ from hive_shared.registry.control import ACTION_LOG, PUSHES, TELEMETRY_NAMES
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
-from hive_advisor.domain.telemetry import Figure, Followed, LogEntry, log_entries, renewal
+from hive_advisor.domain.telemetry import Figure, Followed, LogEntry, log_entries, renewal, subscribed
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.ports import Control, RecordRows
+from hive_advisor.services.receipts import VerificationFailed
 
 _RETRY_S = 3_600
 _RENEW_WAIT_S = 10
@@ -109,15 +110,24 @@ class TelemetryService:
     async def subscribe(
         self, client: Client, metrics: Sequence[str], interval_s: int, span_s: int, wait_s: int
     ) -> dict[str, Any]:
-        """Have a node send figures for ``span_s`` seconds, and go on until unsubscribed."""
+        """Have a node send figures for ``span_s`` seconds, and go on until unsubscribed.
+
+        Raises VerificationFailed when the node's answer is none that it may give.
+        """
         now = self._now()
         params = {"metrics": [*metrics], "interval_s": interval_s, "until": now + client.offset_s + span_s}
         answer = await self._control(client.client_id, "telemetry_subscribe", params, wait_s)
         result = answer["result"]
         if isinstance(result, dict):
-            until = int(result["until"])
+            try:
+                sub_id, until = subscribed(result)
+            except InvalidParams as error:
+                raise VerificationFailed(
+                    f"{client.alias!r} answered telemetry_subscribe with something that is no subscription:"
+                    f" {error.detail}"
+                ) from error
             row = Followed(
-                str(result["sub_id"]),
+                sub_id,
                 client.client_id,
                 tuple(metrics),
                 interval_s,

@@ -159,6 +159,8 @@ ACTION_LOG_PAGE: Final = ParamSchema(
     _required(("after", Int()), ("up_to", Int()), ("entries", ListOf(Opaque(2_048), 0, 50)), ("more", Bool()))
 )
 """What a push of the action log says: receipts of the agent after one id, up to another."""
+TELEMETRY_SUBSCRIBED: Final = ParamSchema(_required(("sub_id", Uuid()), ("until", _TIME)))
+"""What `telemetry_subscribe` answers, as far as who asked has to know it."""
 ACTION_LOG_ENTRY: Final = ParamSchema(
     (
         *_required(("receipt_id", Int(1)), ("receipt_hash", Hex(32)), ("at", _TIME)),

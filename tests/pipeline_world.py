@@ -29,6 +29,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.report_store import ReportStore
@@ -42,7 +43,7 @@ from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import LOST, ClnError, ClnLost, ClnTimeout
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
-from hive_shared.crypto import Secret
+from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import Tier
 from hive_shared.sealed_file import written
@@ -498,6 +499,7 @@ class World:
                 backups=self.backups,
                 receipt_rows=ReceiptStore(),
                 access_rows=AccessStore(),
+                payment_rows=PaymentStore(Sealer({1: Secret(b"s" * 32)}, 1)),
                 receipts=self.receipts,
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
                 identity=Keys(),

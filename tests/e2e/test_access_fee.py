@@ -63,6 +63,9 @@ async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
         for number in range(left):
             assert (await agent.rest(write(20 + number, token)))["status"] == 0
         assert (await agent.rest(write(30, token)))["error"]["slug"] == "payment_required"
+        listed = (await world.alice.call("hive-client-payments", {"action": "history"}))["items"]
+        came = sorted((row["direction"], row["amount_sats"], row["state"]) for row in listed)
+        assert came == [("in", 5, "settled"), ("in", 1_000, "settled")], listed
 
 
 async def test_the_kit_takes_along_what_its_human_paid(world: World) -> None:

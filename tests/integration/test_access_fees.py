@@ -53,6 +53,9 @@ async def test_one_fee_is_one_action(world: Selling) -> None:
         "ref": world.row("SELECT payment_hash FROM comms_l402_tokens WHERE service = 'action'")[0],
         "state": "redeemed",
     }
+    # The operator's list of payments has what came in, once.
+    income = world.row("SELECT COUNT(*), SUM(amount_sats), MIN(advisor_id), MIN(kind) FROM comms_payments")
+    assert tuple(income) == (1, PRICE, "adv-1", "bolt11")
     world.pass_time(3_700)
     again = await world.set_fee(103, payment_proof=proof)
     assert slug(again) == "payment_replayed" and world.setchannels == 1
@@ -227,6 +230,7 @@ async def test_a_fee_that_was_paid_at_the_last_moment_is_kept(world: Selling) ->
     proof = await world.one_fee()
     world.pass_time(601)
     await world.pipeline.timers.tick()
+    assert world.row("SELECT SUM(amount_sats) FROM comms_payments WHERE direction = 'in'")[0] == PRICE
     assert (await world.set_fee(101, payment_proof=proof))["status"] == 0
 
 

@@ -37,6 +37,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.report_store import ReportStore
@@ -111,6 +112,7 @@ def pipeline_parts(
         trust=trust,
         node=cln,
         state_key=at_rest.subkey(b"state-hash"),
+        payment_rows=PaymentStore(at_rest.sealer),
         access_key=Secret(at_rest.subkey(b"l402")),
         access_terms=lambda: access_terms(config()),
         node_id=node["node_id"],

@@ -42,7 +42,9 @@ from ..domain.access_fee import (
     Fee,
     Proof,
 )
+from ..domain.access_income import income_of
 from ..domain.access_proof import check_rights, read_proof
+from ..domain.payment import IN, Payment
 from .command_case import Case
 from .ports_commands import Credentials, CredentialView, Database, Log, Node
 from .trust_service import TrustService
@@ -80,6 +82,13 @@ class AccessRows(Protocol):
     def give_back(self, tx: Tx, command_id: str, now: int) -> bool: ...
 
 
+class Income(Protocol):
+    """The record of payments (storage.payment_store.PaymentStore)."""
+
+    def insert(self, tx: Tx, row: Payment) -> None: ...
+    def by_hash(self, tx: Tx, payment_hash: str, direction: str) -> tuple[Payment, ...]: ...
+
+
 class AccessFees:
     """Sells access and checks that it was paid. `terms` are the operator's of this moment."""
 
@@ -88,6 +97,7 @@ class AccessFees:
         *,
         db: Database,
         rows: AccessRows,
+        income: Income,
         node: Node,
         credentials: Credentials,
         trust: TrustService,
@@ -100,7 +110,7 @@ class AccessFees:
     ) -> None:
         self._db, self._rows, self._node, self._credentials = db, rows, node, credentials
         self._trust, self._key, self._node_id, self._terms = trust, key, node_id, terms
-        self._random, self._now, self._log = random_bytes, now, log
+        self._random, self._now, self._log, self._income = random_bytes, now, log, income
 
     # -- what it costs ----------------------------------------------------------------------------------
 
@@ -250,7 +260,7 @@ class AccessFees:
         """Note that the node has the money of an open token. Raises PaymentFailed while it has not."""
         if not await self._is_paid(token):
             raise from_symbol("payment_invalid", "the invoice is not paid")
-        await self._db.write(lambda tx: self._rows.paid(tx, token.token_id, _good_until(token, self._now())))
+        await self._db.write(partial(self._got, token=token, advisor_id=await self._advisor(token)))
 
     async def _is_paid(self, token: AccessToken) -> bool:
         found = await self._node.call("listinvoices", {"payment_hash": token.payment_hash})
@@ -378,14 +388,23 @@ class AccessFees:
                 paid = await self._is_paid(token)
             except ClnError:
                 return
-            await self._db.write(partial(self._ended, token=token, paid=paid))
+            if paid:
+                await self._db.write(partial(self._got, token=token, advisor_id=await self._advisor(token)))
+            else:
+                await self._db.write(partial(self._rows.forget, token_id=token.token_id))
         await self._db.write(lambda tx: self._rows.prune(tx, now - _KEPT_S, _BATCH), durable=False)
 
-    def _ended(self, tx: Tx, token: AccessToken, paid: bool) -> None:
-        if paid:
-            self._rows.paid(tx, token.token_id, _good_until(token, self._now()))
-        else:
-            self._rows.forget(tx, token.token_id)
+    async def _advisor(self, token: AccessToken) -> str | None:
+        view = await self._credentials.current(token.credential_id)
+        return None if view is None else view.advisor_id
+
+    def _got(self, tx: Tx, token: AccessToken, advisor_id: str | None) -> None:
+        """The node has the money: the token is good, and the operator's list of payments has the income."""
+        now = self._now()
+        if not self._rows.paid(tx, token.token_id, _good_until(token, now)):
+            return
+        if not self._income.by_hash(tx, token.payment_hash, IN):
+            self._income.insert(tx, income_of(token, advisor_id, now))
 
 
 def _good_until(token: AccessToken, now: int) -> int:

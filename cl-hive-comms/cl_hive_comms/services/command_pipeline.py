@@ -14,7 +14,7 @@ from ..domain.access_fee import AccessTerms
 from ..domain.forwarding import BY_ADVISORS
 from ..domain.rate_limit import SlidingWindows
 from ..domain.report import PERIODS
-from .access_fees import AccessFees, AccessRows
+from .access_fees import AccessFees, AccessRows, Income
 from .action_caps import ActionCaps
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
@@ -104,6 +104,7 @@ class PipelineParts:
     backups: NodeBackups
     receipt_rows: ReceiptRows
     access_rows: AccessRows
+    payment_rows: Income
     receipts: ReceiptService
     push: CommandPush
     identity: Identity
@@ -380,6 +381,7 @@ def _access(parts: PipelineParts) -> AccessFees:
     return AccessFees(
         db=parts.db,
         rows=parts.access_rows,
+        income=parts.payment_rows,
         node=parts.node,
         credentials=parts.credentials,
         trust=parts.trust,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,12 @@ RELAY = "wss://relay.invalid"
 COMMAND_LINE = (sys.executable, "-m", "hive_advisor")
 
 
+@functools.cache
+def verifier() -> str:
+    """Of PIN; making one takes its time."""
+    return pin_verifier(PIN, "no passphrase")
+
+
 class EngineWorld(PlanWorld):
     """One profile as the command line finds it, opened in this process; ``shell`` is another one's, which has
     no passphrase."""
@@ -38,7 +45,7 @@ class EngineWorld(PlanWorld):
         self.paths = ProfilePaths(
             "default", directory.joinpath("config", *parts), directory.joinpath("data", *parts)
         )
-        self.identity = replace(self.identity, pin_verifier=pin_verifier(PIN, "no passphrase"))
+        self.identity = replace(self.identity, pin_verifier=verifier())
         self.shell = AdvisorShell(directory, [RELAY])
         for name in ("HIVE_ADVISOR_PASSPHRASE_FILE", "HIVE_ADVISOR_RELAYS", "XDG_RUNTIME_DIR"):
             self.shell.env.pop(name, None)
@@ -52,7 +59,8 @@ class EngineWorld(PlanWorld):
     @asynccontextmanager
     async def engine(self, kit: Advisor, *, peer: Callable[[Any], Peer] = peer_of) -> AsyncIterator[Engine]:
         settings = Settings(self.paths, Terminal(quiet=True), 5, 5, False, False, None, None)
-        made = Engine(settings, kit, "run", file_mark(self.paths.identity), peer=peer)
+        mark = file_mark(self.paths.identity)
+        made = Engine(settings, kit, "run", mark, peer=peer, drain_s=0.2)
         try:
             await made.start()
             yield made

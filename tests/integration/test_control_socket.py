@@ -11,17 +11,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from approver_shell import PIN
 from engine_world import FEE, EngineWorld
 from hive_advisor.advisor import Advisor
 from hive_advisor.cli import output
+from hive_advisor.cli.forwarding import knock
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.engine_frames import Answer, Ask, Cancel, End, Open, Output, Refused, Welcome
 from hive_advisor.local_socket import Peer, connect, listening, runtime_dir
 from hive_devnet.world import AdvisorFailed, until
-from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.errors import Conflict, InvalidParams, VersionIncompatible
 from terminal import at_terminal
 
 HERE = Path(__file__).parents[1]
@@ -307,6 +309,8 @@ async def test_an_engine_that_stops_says_so_to_who_waits(world: EngineWorld) -> 
 
 
 async def test_what_is_no_command_changes_nothing_and_the_engine_goes_on(world: EngineWorld) -> None:
+    world.paths.make()
+    world.paths.halt.write_text("{}")
     async with world.serving():
         for garbage, word in (
             (b"GET / HTTP/1.1\r\n\r\n", "a frame of"),
@@ -332,7 +336,7 @@ async def test_what_is_no_command_changes_nothing_and_the_engine_goes_on(world: 
             assert isinstance(said, Refused) and "process of its own" in said.message, command
         for command, params, code in (
             (["run"], {"once": False, "interval": 15}, output.REFUSED),
-            (["guard", "release"], {}, output.OK),
+            (["guard", "release"], {}, output.REFUSED),
             (["nope"], {}, output.USAGE),
             (["client"], {}, output.USAGE),
             (["client", "show", "more"], {}, output.USAGE),
@@ -351,24 +355,28 @@ async def test_what_is_no_command_changes_nothing_and_the_engine_goes_on(world: 
         )
         await channel.send(Answer("123456"))
         assert (await shown_until(channel, End)).code == output.INTERRUPTED
-        assert (await world.shell.run("client", "list"))["count"] == 1
+        assert world.paths.halt.exists() and (await world.shell.run("client", "list"))["count"] == 1
 
 
-async def test_a_guard_release_in_the_engine_asks_for_a_process_of_its_own(world: EngineWorld) -> None:
+async def test_a_clients_limit_is_set_beside_the_engine_and_loosened_with_the_pin(world: EngineWorld) -> None:
     async with world.serving():
-        await world.shell.run("guard", "halt")
-        channel = await world.channel()
-        await channel.send(world.invoke("guard", "release", interactive=True))
-        assert (await shown_until(channel, End)).code == output.REFUSED
-        assert world.paths.halt.exists()
+        tighter = await world.shell.run("guard", "set", "client.alice.fee_writes_3h", "1")
+        assert tighter["changed"] is True and "fee_writes_3h = 1" in world.paths.guard.read_text()
+        looser = ("guard", "set", "client.alice.fee_writes_3h", "--unset")
+        assert (await fails(world, *looser)).code == output.PENDING
+        done = await at_terminal(world.shell, *looser, answers={"PIN to loosen": PIN})
+        assert done["changed"] is True and "fee_writes_3h" not in world.paths.guard.read_text()
 
 
 async def test_other_settings_than_the_engines_are_refused(world: EngineWorld, tmp_path: Path) -> None:
     async with world.serving():
         error = await fails(world, "--config", str(tmp_path), "client", "list")
         assert error.code == output.REFUSED and "leave --config away" in str(error)
-        error = await fails(world, "--relays", "wss://other.invalid", "client", "list")
-        assert error.code == output.REFUSED and "leave --relays away" in str(error)
+        wanted = world.invoke("client", "list", state=None)
+        said = await world.told(msgspec.structs.replace(wanted, relays="wss://other.invalid"))
+        assert isinstance(said, Refused) and "leave --relays away" in said.message
+        said = await world.told(msgspec.structs.replace(wanted, relays="junk"))
+        assert isinstance(said, Refused) and said.code == -32602
 
 
 async def test_the_socket_is_private_and_stands_in_the_runtime_directory_if_that_is(
@@ -384,8 +392,11 @@ async def test_the_socket_is_private_and_stands_in_the_runtime_directory_if_that
         other = EngineWorld(tmp_path / "other")
         async with other.serving():
             assert other.paths.control.is_socket() and world.paths.control.readlink() == place
-            assert (await other.shell.run("client", "list"))["count"] == 1
-        assert (await world.shell.run("client", "list"))["count"] == 1
+            for each in (world, other):
+                link = await knock(each.paths.control, each.paths.database)
+                assert link is not None
+                link.channel.abort()
+            assert await knock(world.paths.control, other.paths.database) is None
     assert not world.paths.control.is_symlink() and not place.exists()
     place.parent.chmod(0o755)
     assert runtime_dir("default") is None
@@ -430,8 +441,8 @@ async def test_another_version_and_another_listener_are_named(world: EngineWorld
 
         body = encoded(welcome)
         said.append(len(body).to_bytes(4, "big") + body)
-        error = await fails(world, "client", "list")
-        assert error.code == output.REFUSED and "runs version 0.0.0 of the kit" in str(error)
+        with pytest.raises(VersionIncompatible, match=r"runs version 0\.0\.0 of the kit"):
+            await knock(world.paths.control, world.paths.database)
         said[0] = b"\x00\x00\x00\x02hi"
         error = await fails(world, "client", "list")
         assert error.code == output.TRANSPORT and "does not answer as an engine does" in str(error)

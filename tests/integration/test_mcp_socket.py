@@ -86,10 +86,12 @@ async def test_acceptance_11_15_a_human_approves_with_the_pin_while_a_program_wo
 async def test_the_role_operator_is_served_beside_the_agent_too(world: EngineWorld) -> None:
     world.paths.make()
     world.paths.nodes.write_text('[nodes.gone]\nsocket = "gone.sock"\n')
-    async with world.serving(), mcp_program(world.shell, "--role", "operator") as program:
-        assert "fleet_health" in await program.tools()
-        error = await program.refused("node_info", node="gone")
-        assert error["slug"] == "transport_unavailable"
+    async with world.serving():
+        tools = far(world, role=None)
+        assert await tools.open() and tools.role == "operator" and "fleet_health" in tools.tools
+        said = await tools.call("node_info", {"node": "gone"}, "bot")
+        assert said.failed and said.body["error"]["slug"] == "transport_unavailable"
+        await tools.close()
     assert read_audit(world.paths.database, 5)[0].tool == "node_info"
 
 
@@ -277,8 +279,9 @@ async def test_the_server_that_holds_the_profile_serves_others_too(world: Engine
     async with mcp_program(world.shell, "--role", "advisor") as first:
         assert (await first.call("adv_clients"))["data"]["count"] == 1
         world.shell.env.pop("HIVE_ADVISOR_PASSPHRASE_FILE")
-        async with mcp_program(world.shell, "--role", "advisor") as second:
-            assert (await second.call("adv_clients"))["data"]["count"] == 1
+        second = far(world)
+        assert await second.open() and not (await second.call("adv_clients", {}, "bot")).failed
+        await second.close()
         assert (await world.shell.run("client", "list"))["count"] == 1
 
 

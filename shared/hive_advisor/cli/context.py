@@ -123,6 +123,12 @@ class Settings:
         guard.ready(verifier)
         guard.check(await self.terminal.console.typed(question, hidden=True), verifier)
 
+    def told_engine(self) -> dict[str, str]:
+        """What to do after a change of the identity where another process holds the profile."""
+        if not self.paths.control.exists():
+            return {}
+        return {"running": "what holds the profile knows the identity of before: start it again to approve"}
+
     @asynccontextmanager
     async def kit(self, *, online: bool, holder: str = "", alone: bool = False) -> AsyncIterator[Advisor]:
         """The open kit; ``online`` also connects its relays. With ``holder``, the name of a command that goes

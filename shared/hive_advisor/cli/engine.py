@@ -27,6 +27,7 @@ from hive_shared.errors import (
 
 from hive_advisor import __version__
 from hive_advisor.cli import output
+from hive_advisor.cli.agent import DRAIN_S
 from hive_advisor.cli.engine_tools import ToolDoor
 from hive_advisor.cli.far_console import FarConsole
 from hive_advisor.cli.forwarding import file_id
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 _FIRST_WORD_S: Final = 10
 _CONNECTIONS: Final = 128
-_DRAIN_S: Final = 5
 _OWN_PROCESS: Final = frozenset({"backup", "completion", "identity", "mcp", "node", "schema", "version"})
 """Groups whose commands ask for the passphrase, or need neither key nor store."""
 _DESPITE: Final = (("identity", "shared"),)
@@ -88,9 +88,10 @@ class Engine:
         mark: str,
         *,
         peer: Callable[[socket.socket], Peer] = peer_of,
+        drain_s: float = DRAIN_S,
     ) -> None:
         self._settings, self._kit, self._holder, self._peer = settings, kit, holder, peer
-        self._mark = mark
+        self._mark, self._drain_s = mark, drain_s
         self._uid = os.geteuid()
         self._doors: list[Door] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,17 +145,17 @@ class Engine:
         self._doors.append(Door(server, path, name_of(path), links))
 
     async def stop(self) -> None:
-        """Take no more, let what runs end within five seconds, then end it as Ctrl-C would."""
+        """Take no more, let what runs end within `drain_s`, then end it as Ctrl-C would."""
         self._stopping = True
         for door in self._doors:
             door.close()
         if self._commands:
-            await asyncio.wait((*self._commands,), timeout=_DRAIN_S)
+            await asyncio.wait((*self._commands,), timeout=self._drain_s)
         for running in self._commands.values():
             running.cancel()
         if self._commands:
             # They still tell their clients.
-            await asyncio.wait((*self._commands,), timeout=_DRAIN_S)
+            await asyncio.wait((*self._commands,), timeout=DRAIN_S)
         for connection in (*self._tasks,):
             connection.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -75,14 +75,17 @@ async def set_(settings: Settings, key: str, value: str | None, unset: bool) -> 
     shown = {"file": str(path), "key": key, "before": _shown(change.before), "after": _shown(change.after)}
     if change.text == old:
         settings.terminal.show({**shown, "changed": False})
-    identity = settings.unlock() if change.looser or where.client is not None else None
-    if where.client is not None and identity is not None:
-        async with settings.kit_of(identity, online=False) as kit:
+    verifier = None
+    if where.client is not None:
+        async with settings.kit(online=False) as kit:
             await kit.clients.named(where.client)
+            verifier = kit.pin_verifier
+    elif change.looser:
+        verifier = settings.unlock().pin_verifier
     for text in change.looser:
         settings.terminal.console.err(f"looser: {text}")
-    if change.looser and identity is not None:
-        await settings.ask_pin("PIN to loosen the guard", identity.pin_verifier)
+    if change.looser:
+        await settings.ask_pin("PIN to loosen the guard", verifier)
     settings.paths.make()
     replace_rules(path, old, change.text)
     settings.terminal.show({**shown, "changed": True, "looser": [*change.looser]})

@@ -133,7 +133,7 @@ async def pin(settings: Settings) -> None:
         text = str(click.prompt("New PIN", hide_input=True, confirmation_prompt=True, err=True))
         changed = replace(unlocked, pin_verifier=pin_verifier(text, passphrase))
         store_change(settings.paths, changed, passphrase)
-    settings.terminal.show({"profile": settings.paths.profile, "pin": "set"})
+    settings.terminal.show({"profile": settings.paths.profile, "pin": "set", **settings.told_engine()})
 
 
 @identity.command("export-recovery")

@@ -34,7 +34,7 @@ async def passphrase(settings: Settings, fd: int | None, file: Path | None) -> N
         )
         check_new_passphrase(unlocked, old, new)
         store_change(settings.paths, unlocked, new)
-    data = {"profile": settings.paths.profile, "passphrase": "changed"}
+    data = {"profile": settings.paths.profile, "passphrase": "changed", **settings.told_engine()}
     if settings.passphrase_fd is None and os.environ.get("HIVE_ADVISOR_PASSPHRASE_FILE"):
         data["next"] = "HIVE_ADVISOR_PASSPHRASE_FILE names a file with the old one: put the new one there"
     settings.terminal.show(data)

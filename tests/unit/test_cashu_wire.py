@@ -127,6 +127,14 @@ def test_brackets_inside_texts_are_not_depth() -> None:
     assert decode(text, wire.Signatures).signatures == []
 
 
+@pytest.mark.parametrize("piece", [b'"\\', b'"', b"\\", b'""\\', b"[]"])
+def test_four_megabytes_of_anything_are_refused_in_one_look(piece: bytes) -> None:
+    # Going back over an open string would take hours for the first of these: the test would not end.
+    answer = piece * (4 * 2**20 // len(piece))
+    with pytest.raises(MintNonconformant):
+        decode(answer, wire.Signatures)
+
+
 def test_lists_are_bounded() -> None:
     with pytest.raises(MintNonconformant):
         read({"signatures": [SIGNATURE] * 1_001}, wire.Signatures)

@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.reasons import TokenInvalid
@@ -258,10 +258,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _number(literal: str) -> NoReturn:
-    raise TokenInvalid("secret_form", f"{literal[:16]} is a number, conditions hold texts only")
-
-
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_number, parse_float=_number, parse_constant=_number
-)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique)

@@ -311,7 +311,8 @@ class RestoreRequest(Struct, frozen=True):
 
 
 _A = TypeVar("_A", bound=Struct)
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and an open string reaches to the end: whatever the bytes, each is looked at once.
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 

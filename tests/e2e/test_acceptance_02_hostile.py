@@ -115,6 +115,10 @@ async def test_acceptance_02_09_envelopes_that_are_not_envelopes(world: World, a
         )
     }
     malformed |= {
+        f"a rate of {rate}": json.dumps(document).replace('"fee_ppm": 150', f'"fee_ppm": {rate}')
+        for rate in (2**64, 2**53, "1e400", "NaN")
+    }
+    malformed |= {
         f"without {name}": json.dumps({key: value for key, value in document.items() if key != name})
         for name in document
         if name != "command_id"

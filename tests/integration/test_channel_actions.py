@@ -319,6 +319,7 @@ async def test_acceptance_02_08_a_foreign_destination_scores_by_its_amount(world
     """500,000 sat to a stranger's address are W-scale 8: operator and agent, both have to say yes."""
     answer = await world.ask(CHANNEL, "close_cooperative", {**CLOSE, "destination": FOREIGN})
     assert answer["status"] == 3 and answer["error"]["data"]["workflow"] == "confirm", answer
+    assert answer["error"]["data"]["danger"]["total"] == 8
     node(world).rows[0]["to_us_msat"] = 99_000_000
     below = await world.ask(CHANNEL, "close_cooperative", {**CLOSE, "destination": FOREIGN})
     assert below["status"] == 0 and below["receipt"]["danger"]["total"] == 6, below

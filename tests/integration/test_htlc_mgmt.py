@@ -11,7 +11,7 @@ from cl_hive_comms.services.htlc_watch import EVERY_S
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.registry import Tier
+from hive_shared.registry import SPLICE, Tier
 from pipeline_world import View, World, issue, slug
 
 HTLC = "hive:htlc-mgmt/v1"
@@ -156,13 +156,18 @@ async def test_what_names_no_htlc_is_refused(world: World, htlc_id: JsonValue, s
     assert slug(answer) == "invalid_params" and says in answer["error"]["message"], answer
 
 
-async def test_acceptance_02_19_single_htlcs_cannot_be_failed_or_settled(world: World) -> None:
+async def test_acceptance_02_19_single_htlcs_cannot_be_failed_or_settled_nor_channels_opened_by_a_splice(
+    world: World,
+) -> None:
     world.credentials.add(View(issue(template="complete_management", tier=Tier.ADMIN), "adv-1"))
     for action in ("fail_htlc", "settle_htlc"):
         answer = await world.ask(HTLC, action, {"htlc_id": "101x1x0:1", "reason": "stuck"})
         assert slug(answer) == "unsupported_action" and "CLN has no call" in answer["error"]["message"]
+    whole = {"channel_id": "101x1x0", "peer_id": "02" + "ab" * 32, "amount_sats": 50_000}
+    assert slug(await world.ask(SPLICE, "splice_open", whole)) == "unsupported_action"
+    assert world.setchannels == 0
     missing = {
         (each["schema"], each["action"]): each["reason"]
         for each in world.pipeline.capabilities.of_node()["unsupported_actions"]  # type: ignore[union-attr, index, call-overload]
     }
-    assert missing[HTLC, "fail_htlc"] == "CLN has no call for it"
+    assert missing[HTLC, "fail_htlc"] == missing[SPLICE, "splice_open"] == "CLN has no call for it"

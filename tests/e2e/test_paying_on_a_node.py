@@ -73,6 +73,28 @@ async def test_acceptance_03_19_invoices_are_checked_paid_once_and_found_after_a
     assert (await sibling.refused("hive-comms-payment-status", payment_id="ff")).code == 4001
     assert await _paid(world) == [1_000, 2_000, 30, 7_000]
     await _limits(world, name)
+    await _offer(world, name)
+
+
+async def _offer(world: World, name: str) -> None:
+    """An offer needs a key of the operator's; its invoice must ask for the agreed amount."""
+    alice = world.alice
+    await alice.call("hive-client-budget", {"action": "set", "per_advisor": 25_000})
+    if world.network.kind == "embedded":
+        ask = {"advisor": name, "amount_sats": 6, "target": "lno1qqqqqqqq", "idempotency_key": "cake"}
+        error = await _refused(world, "hive-client-pay", **ask)
+        assert error.code == -32602 and "the bolt12 offer is damaged" in error.message
+        return
+    offer = (await world.bob.call("offer", {"amount": "6000sat", "description": "cake"}))["bolt12"]
+    params = {"advisor": name, "amount_sats": 6_000, "target": offer}
+    error = await _refused(world, "hive-client-pay", **params)
+    assert error.code == -32602 and "give idempotency_key" in error.message
+    error = await _refused(world, "hive-client-pay", **{**params, "amount_sats": 5_999}, idempotency_key="c")
+    assert error.code == 4014 and "asks for 6000000 msat, 5999000 msat were agreed" in error.message
+    paid = await alice.call("hive-client-pay", {**params, "idempotency_key": "cake"})
+    assert paid["status"] == "settled" and paid["method"] == "bolt12"
+    assert await alice.call("hive-client-pay", {**params, "idempotency_key": "cake"}) == paid
+    assert (await _paid(world))[-2:] == [7_000, 6_000]
 
 
 async def _killed(world: World, name: str) -> None:

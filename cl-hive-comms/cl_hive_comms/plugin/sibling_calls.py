@@ -56,6 +56,7 @@ SIBLING_CAPABILITIES: tuple[str, ...] = (
     "handlers.v1",
     "transports.v1",
     "policy.v1",
+    "payments.v1",
     "receipts.v1",
     "alerts.v1",
 )

@@ -74,7 +74,7 @@ async def test_acceptance_02_10_11_12_a_challenge_is_signed_by_a_human_and_then_
     assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
 
 
-async def test_acceptance_02_10_two_kits_sign_the_most_dangerous_action_that_is_served(world: World) -> None:
+async def test_acceptance_02_10_two_kits_sign_what_the_operator_gave_to_several(world: World) -> None:
     await hired(world)
     first, first_key = await approver(world, "ann")
     second, second_key = await approver(world, "ben")

@@ -22,8 +22,11 @@ from closing_world import (
     signed_once,
 )
 from crash_points import killed_everywhere
-from hive_shared.canonical import JsonValue
-from pipeline_world import View, World, slug
+from hive_shared import crypto
+from hive_shared.canonical import JsonValue, decode_object
+from hive_shared.envelope import approve_digest
+from hive_shared.errors import Unauthorized
+from pipeline_world import AGENT_KEY, View, World, slug
 
 LATER_S = executor.SETTLED_S + 1
 IDS = [f"{n:064x}" for n in range(1, 5)]
@@ -66,6 +69,42 @@ async def test_every_channel_is_closed_once_two_people_signed(
     assert sorted(given["id"] for _, given in node(world).asked) == IDS
     assert all(given == {"id": given["id"], "unilateraltimeout": grace_s} for _, given in node(world).asked)
     assert await spent(world) == [(4 * 2_896, "settled")]
+
+
+async def test_acceptance_02_10_danger_10_waits_for_every_one_of_its_distinct_approvers(world: World) -> None:
+    """The requester, a repetition and a stranger do not count; nobody to sign is said at once."""
+    keys = [crypto.Secret((50 + n).to_bytes(32, "big")) for n in range(4)]
+    names = [crypto.xonly_pubkey(key) for key in (*keys[:3], AGENT_KEY)]
+    overrides = {"channel_*": "auto_execute", "channel_close_all": "multi_sig_3_of_4"}
+    allow(world, approvers=names, approval_overrides=overrides)
+    waiting = await world.ask("hive:channel/v1", "close_all", {"reason": "the end"})
+    data = waiting["error"]["data"]
+    assert (waiting["status"], data["danger"]["total"], data["workflow"]) == (3, 10, "multisig"), waiting
+    asked = [decode_object(each["content"])["schema_payload"] for each in world.out.sent]
+    hashes = {each["params"]["command_hash"] for each in asked if each["action"] == "approval_request"}
+    (command_hash,) = hashes
+
+    async def votes(key: crypto.Secret) -> Any:
+        signature = crypto.schnorr_sign(key, approve_digest(str(command_hash), "approve"))
+        return await world.pipeline.approvals.approve(
+            data["action_id"], approver=crypto.xonly_pubkey(key), signature=signature
+        )
+
+    for nobody in (AGENT_KEY, keys[3]):
+        with pytest.raises(Unauthorized):
+            await votes(nobody)
+    for key in (keys[0], keys[0], keys[1], keys[1]):
+        counted = await votes(key)
+    assert (counted["state"], counted["approvals"], counted["needed"]) == ("pending_approval", 2, 3)
+    assert node(world).asked == []
+    assert (await votes(keys[2]))["state"] == "success" and closed(node(world)) == 4
+    doc = await last(world)
+    assert doc["approval"]["workflow"] == "multisig"
+    assert sorted(doc["approval"]["approvers"]) == sorted(names[:3])
+    allow(world, approvers=[])
+    world.pass_time(61)
+    unset = await world.ask("hive:channel/v1", "close_all", {"reason": "the end"})
+    assert slug(unset) == "multisig_not_configured", unset
 
 
 async def test_an_own_destination_goes_along_and_a_foreign_one_is_refused(world: World) -> None:

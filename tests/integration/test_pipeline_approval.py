@@ -14,7 +14,7 @@ from cl_hive_comms.domain.approval import Workflow
 from cl_hive_comms.services.command_case import Judged
 from cl_hive_comms.services.decision import DecisionService
 from hive_shared import crypto
-from hive_shared.canonical import decode_object
+from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.crypto import Secret
 from hive_shared.envelope import approve_digest, confirm_digest
 from hive_shared.errors import Conflict, EmergencyStop, InvalidParams, NotFound, Unauthorized
@@ -61,6 +61,22 @@ async def test_acceptance_02_10_approved_command_runs_once_with_one_receipt(worl
     with pytest.raises(Conflict):
         await world.pipeline.approvals.approve(action_id)
     assert world.setchannels == 1
+
+
+async def test_acceptance_02_10_danger_5_at_a_trust_of_1_is_queued_by_itself(tmp_path: Path) -> None:
+    """No rule of the operator asks for it: danger and trust do."""
+    world = World(tmp_path)
+    bulk: dict[str, JsonValue] = {"channels": ["101x1x0", "102x1x0"], "policy": {"fee_ppm": 110}}
+    answer = await world.ask("hive:fee-policy/v1", "set_bulk", bulk)
+    data = answer["error"]["data"]
+    assert (answer["status"], data["danger"]["total"], data["workflow"]) == (3, 5, "queue"), answer
+    assert world.setchannels == 0 and await world.docs() == []
+    done = await world.pipeline.approvals.approve(data["action_id"])
+    assert done["state"] == "success" and world.setchannels == 2
+    (receipt,) = await world.docs()
+    approval = receipt["approval"]
+    assert (approval["level"], approval["workflow"], approval["approvers"]) == ("5", "queue", ["local"])
+    world.close()
 
 
 async def test_acceptance_02_10_rejected_command_tells_the_agent(world: World) -> None:

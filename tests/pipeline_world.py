@@ -34,6 +34,7 @@ from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.report_store import ReportStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
+from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from cl_hive_comms.storage.trust_store import TrustStore
@@ -54,6 +55,7 @@ NOW = 1_770_000_000
 NODE_KEY = Secret((5).to_bytes(32, "big"))
 HSM_KEY = Secret((7).to_bytes(32, "big"))
 AGENT_KEY = Secret((3).to_bytes(32, "big"))
+SEALER = Sealer({1: Secret(b"s" * 32)}, 1)
 OTHER_KEY = Secret((11).to_bytes(32, "big"))
 
 
@@ -485,7 +487,7 @@ class World:
         return build_pipeline(
             PipelineParts(
                 db=self.db,
-                commands=CommandStore(),
+                commands=SealedCommandStore(SEALER),
                 fees=FeeStore(),
                 saved=SavedChannelStore(),
                 settings=ConfigStore(),
@@ -499,7 +501,7 @@ class World:
                 backups=self.backups,
                 receipt_rows=ReceiptStore(),
                 access_rows=AccessStore(),
-                payment_rows=PaymentStore(Sealer({1: Secret(b"s" * 32)}, 1)),
+                payment_rows=PaymentStore(SEALER),
                 receipts=self.receipts,
                 push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
                 identity=Keys(),

@@ -273,6 +273,26 @@ async def test_a_dearer_command_needs_a_dearer_fee(tmp_path: Path) -> None:
     world.close()
 
 
+async def test_nothing_in_the_file_pays_for_access(world: Selling) -> None:
+    world.policies.override("moderate", approval_overrides={"fee_policy_*": "always_confirm"})
+    proof = await world.token()
+    asked = world.envelope(
+        "hive:fee-policy/v1", "set_single", {"channel_id": "101x1x0", "fee_ppm": 102}, payment_proof=proof
+    )
+    waiting = await world.handle(asked)
+    assert slug(waiting) == "confirmation_required"
+    assert await world.handle(asked) == waiting
+    world.restart()
+    command_id = str((waiting or {})["command_id"])
+    await world.pipeline.approvals.approve(command_id)
+    assert await world.state(command_id) == "success"
+    world.close()
+    kept = b"".join(path.read_bytes() for path in world.path.parent.glob("comms.db*"))
+    for secret in (str(proof["macaroon"]), str(proof["preimage"])):
+        assert secret.encode() not in kept and bytes(secret[:40], "ascii") not in kept
+    world.restart()
+
+
 async def test_no_common_way_to_pay_is_said(tmp_path: Path) -> None:
     world = Selling(tmp_path, ("bolt11",), accepted_methods=["l402"])
     refused = await world.set_fee(101)

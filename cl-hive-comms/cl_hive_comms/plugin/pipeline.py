@@ -33,7 +33,6 @@ from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.access_store import AccessStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.channel_name_store import ChannelNameStore
-from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
@@ -42,6 +41,7 @@ from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.report_store import ReportStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
+from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.spend_store import SpendStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
 
@@ -53,7 +53,6 @@ def unix_now() -> int:
 
 _STORED = partial(
     PipelineParts,
-    commands=CommandStore(),
     fees=FeeStore(),
     saved=SavedChannelStore(),
     settings=ConfigStore(),
@@ -113,6 +112,7 @@ def pipeline_parts(
         node=cln,
         state_key=at_rest.subkey(b"state-hash"),
         payment_rows=PaymentStore(at_rest.sealer),
+        commands=SealedCommandStore(at_rest.sealer),
         access_key=Secret(at_rest.subkey(b"l402")),
         access_terms=lambda: access_terms(config()),
         node_id=node["node_id"],

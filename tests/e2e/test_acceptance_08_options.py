@@ -154,7 +154,9 @@ async def test_acceptance_08_22_an_option_that_needs_a_restart_says_so(world: Wo
 async def test_acceptance_08_22_what_is_not_served_is_kept_and_said(world: World) -> None:
     await set_option(world, COMMS + "liquidity-daily-limit", 20_000)
     status = await world.alice.call("hive-client-status")
-    assert any("liquidity-daily-limit" in warning and "not served" in warning for warning in status["warnings"])
+    assert any(
+        "liquidity-daily-limit" in warning and "not served" in warning for warning in status["warnings"]
+    )
     checks = (await world.alice.call("hive-client-selfcheck"))["checks"]
     row = next(check for check in checks if check["id"] == "options")
     assert row["status"] == "warn" and "liquidity-daily-limit" in row["detail"], row

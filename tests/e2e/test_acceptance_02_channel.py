@@ -6,10 +6,12 @@ import asyncio
 import copy
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from agent import Agent
+from clock_world import world_at
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import AdvisorFailed, World, until
 from hive_shared import envelope, receipts
@@ -186,13 +188,27 @@ async def test_acceptance_02_06_a_monitor_may_not_set_fees(world: World) -> None
         assert answer["error"]["slug"] == "tier_insufficient", answer
 
 
-async def test_acceptance_02_07_two_steps_of_thirty_percent_in_a_day_are_too_much(
-    world: World, agent: Agent
-) -> None:
-    await set_fees(world, 1_000)
-    too_much = await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 1_600}))
-    assert too_much["error"]["slug"] == "constraint_violated", too_much
-    assert (await world.channel_fees())[1] == 1_000
+async def test_acceptance_02_07_two_steps_of_thirty_percent_in_a_day_are_too_much(tmp_path: Path) -> None:
+    """Each is within the 50 of the credential; a day later, by the plugin's clock, the second may be made."""
+    async with (
+        world_at(tmp_path, lambda now: now) as (world, clock),
+        Agent(world.alice, world.relay.url, now=clock.now) as agent,
+    ):
+        await agent.hired("fees")
+        await set_fees(world, 1_000)
+
+        async def changed(ppm: int) -> str | None:
+            answer = await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": ppm}))
+            return answer.get("error", {}).get("slug")
+
+        assert await changed(1_600) == "constraint_violated"
+        assert await changed(1_300) is None
+        clock.wait(23 * 3_600)
+        assert await changed(1_690) == "constraint_violated"
+        assert (await world.channel_fees())[1] == 1_300
+        clock.wait(3_600 + 60)
+        assert await changed(1_690) is None
+        assert (await world.channel_fees())[1] == 1_690
 
 
 async def test_a_fee_is_changed_only_from_the_root_the_agent_saw(world: World) -> None:

@@ -74,6 +74,29 @@ async def test_acceptance_03_19_invoices_are_checked_paid_once_and_found_after_a
     assert await _paid(world) == [1_000, 2_000, 30, 7_000]
     await _limits(world, name)
     await _offer(world, name)
+    await _asked(world, sibling)
+
+
+async def _asked(world: World, sibling: Sibling) -> None:
+    """Alice asks for money; that it came is heard at once, and its proof is good once."""
+    asked = {"method": "bolt11", "amount_sats": 100, "purpose": "lease:7"}
+    made = await sibling.call("hive-comms-payment-request", **asked)
+    refused = await sibling.refused("hive-comms-payment-request", **{**asked, "method": "l402"})
+    assert refused.code == 4013 and "by bolt11, not by l402" in refused.message
+    paid = await world.bob.call("xpay", {"invstring": made["invoice"]})
+
+    async def heard() -> bool:
+        day = (await world.alice.call("hive-client-payments"))["day"]
+        return bool(day["received_sats"] == 100)
+
+    await until(heard, "the payment to be noted", 20)
+    proof = {"payment_hash": made["payment_hash"], "preimage": paid["payment_preimage"]}
+    good = {"proof": proof, "price_sats": 100, "agent": "ada"}
+    assert (await sibling.call("hive-comms-payment-verify", **good))["ok"] is True
+    again = await sibling.call("hive-comms-payment-verify", **good)
+    assert again == {"ok": False, "reason": "payment_replayed"}
+    wrong = await sibling.refused("hive-comms-payment-verify", **{**good, "proof": {"preimage": "aa"}})
+    assert wrong.code == -32602 and "object of payment_hash and preimage" in wrong.message
 
 
 async def _offer(world: World, name: str) -> None:

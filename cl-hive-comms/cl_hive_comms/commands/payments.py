@@ -1,4 +1,4 @@
-"""hive-client-pay, -payments, -budget; hive-comms-pay, -payment-status
+"""hive-client-pay, -payments, -budget; hive-comms-pay, -payment-status, -request, -verify
 (docs/protocol/08-client-and-plugins.md §5.2, 03-escrow-and-payments.md §9)."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import InvalidParams, PaymentFailed, Unsupported
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from ..domain.advisor import Advisor
@@ -20,6 +20,7 @@ from ..domain.payment_query import PaymentQuery
 from ..services.alias_service import AliasService
 from ..services.payment_budget import PaymentBudget
 from ..services.payment_history import PaymentHistory
+from ..services.payment_requests import PaymentRequests
 from ..services.payment_service import PaymentService
 from .rendering import as_text
 from .status import FORMAT
@@ -30,6 +31,8 @@ _NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 _PURPOSE: Final = re.compile(r"[a-z0-9][a-z0-9:._-]{0,119}")
+_PURPOSE_FORM: Final = "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
+_ASKED: Final = ("bolt11", "bolt12", "l402", "cashu")
 _OPTIONS: Final = {
     "daily": "daily-limit",
     "weekly": "weekly-limit",
@@ -194,8 +197,13 @@ class PaymentCommands:
 class SiblingPaymentCommands:
     """What siblings may have paid. The runtime has checked the caller's `auth`."""
 
-    def __init__(self, payments: Callable[[], PaymentService]) -> None:
-        self._payments = payments
+    def __init__(
+        self,
+        payments: Callable[[], PaymentService],
+        requests: Callable[[], PaymentRequests],
+        aliases: Callable[[], AliasService],
+    ) -> None:
+        self._payments, self._requests, self._aliases = payments, requests, aliases
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -229,7 +237,66 @@ class SiblingPaymentCommands:
                 self._status,
                 "What became of a payment of a sibling plugin.",
             ),
+            MethodSpec(
+                "hive-comms-payment-request",
+                "S",
+                (
+                    Param("method", "str", required=True, choices=_ASKED),
+                    Param("amount_sats", "int", required=True, minimum=1, maximum=MOST_SATS),
+                    Param("purpose", "str", required=True, maximum=120),
+                    Param("advisor", "str", default=""),
+                    Param("expiry", "int", default=600, minimum=60, maximum=604_800),
+                ),
+                self._request,
+                "Ask for money: an invoice of this node (method bolt11).",
+            ),
+            MethodSpec(
+                "hive-comms-payment-verify",
+                "S",
+                (
+                    Param("proof", "json", required=True),
+                    Param("price_sats", "int", required=True, minimum=1, maximum=MOST_SATS),
+                    Param("agent", "str", required=True, maximum=200),
+                ),
+                self._verify,
+                "Whether an invoice of this node was paid, and use that up for an agent, once.",
+            ),
         ]
+
+    async def _request(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["method"] != BOLT11:
+            raise Unsupported(f"this version asks for money by bolt11, not by {params['method']}")
+        if not _PURPOSE.fullmatch(params["purpose"]):
+            raise InvalidParams(_PURPOSE_FORM)
+        advisor = self._aliases().resolve(params["advisor"]) if params["advisor"].strip() else None
+        made = await self._requests().request(
+            params["amount_sats"],
+            params["purpose"],
+            None if advisor is None else advisor.advisor_id,
+            params["expiry"],
+        )
+        return {
+            "payment_id": made.payment_id,
+            "invoice": made.target.invoice,
+            "payment_hash": made.payment_hash,
+            "expires_at": made.expires_at,
+        }
+
+    async def _verify(self, params: dict[str, Any]) -> dict[str, Any]:
+        proof = params["proof"]
+        names = ("payment_hash", "preimage")
+        if not isinstance(proof, dict) or set(proof) != set(names):
+            raise InvalidParams("proof is an object of payment_hash and preimage", data={"param": "proof"})
+        for name in names:
+            if not isinstance(proof[name], str) or not _HASH.fullmatch(proof[name]):
+                raise InvalidParams(f"{name} is 64 lower-case hex characters", data={"param": "proof"})
+        try:
+            payment_id = await self._requests().verify(
+                proof["payment_hash"], proof["preimage"], params["price_sats"], params["agent"]
+            )
+        except PaymentFailed as error:
+            return {"ok": False, "reason": error.symbol}
+        return {"ok": True, "payment_id": payment_id}
 
     async def _pay(self, params: dict[str, Any]) -> dict[str, Any]:
         sats, msat, fee = params["amount_sats"], params["amount_msat"], params["max_fee_sats"]

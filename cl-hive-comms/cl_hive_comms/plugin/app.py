@@ -82,6 +82,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             subscriptions={
                 "plugin_started": self._plugin_started,
                 "plugin_stopped": self._plugin_stopped,
+                "invoice_payment": self._invoice_paid,
                 "hive_credential_revoked": self._credential_doubted,
             },
             hooks={
@@ -237,7 +238,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("trial-verdicts", self.verdicts.settle, every=30.0)
         spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
-        spawn("payments", self.payments.pay.settle, every=60.0)
+        spawn("payments", self.payments.settle, every=60.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)
@@ -402,6 +403,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
 
     async def _credential_doubted(self, payload: dict[str, Any]) -> None:
         await self.verifier.doubt(str(payload.get("credential_id", "")))
+
+    async def _invoice_paid(self, payload: dict[str, Any]) -> None:
+        await self.payments.requests.heard(str(payload.get("label", "")))
 
     async def _peer_connected(self, payload: dict[str, Any]) -> dict[str, Any]:
         return await self.peer_gate.peer_connected(payload)

@@ -1,5 +1,6 @@
 """Payments on this node's adapters; part of the composition root."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.payment_budget import PaymentBudget
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
+from cl_hive_comms.services.payment_requests import PaymentRequests
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -40,6 +42,12 @@ class Payments:
     limits: PaymentLimits
     history: PaymentHistory
     budget: PaymentBudget
+    requests: PaymentRequests
+
+    async def settle(self) -> None:
+        """What was paid, and what came."""
+        await self.pay.settle()
+        await self.requests.settle()
 
 
 def limits_of(config: Config) -> Limits:
@@ -100,7 +108,16 @@ def compose_payments(
     )
     executors.also_paying = service.paying
     history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
-    return Payments(service, limits, history, _budget(db, cln, limits, credentials))
+    requests = PaymentRequests(
+        db=db,
+        rows=rows,
+        node=cln,
+        kill_switch=kill_switch,
+        random_bytes=os.urandom,
+        now=unix_now,
+        fault=fault_point(network),
+    )
+    return Payments(service, limits, history, _budget(db, cln, limits, credentials), requests)
 
 
 def _budget(db: Db, cln: ClnClient, limits: PaymentLimits, credentials: CredentialService) -> PaymentBudget:
@@ -124,5 +141,5 @@ def payment_methods(
         *PaymentCommands(
             lambda: payments().pay, lambda: payments().history, lambda: payments().budget, aliases
         ).specs(),
-        *SiblingPaymentCommands(lambda: payments().pay).specs(),
+        *SiblingPaymentCommands(lambda: payments().pay, lambda: payments().requests, aliases).specs(),
     ]

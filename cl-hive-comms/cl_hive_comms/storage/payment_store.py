@@ -99,6 +99,14 @@ class PaymentStore:
             raise Conflict(f"payment {before.payment_id} was moved meanwhile", reason="stale_state")
         return after
 
+    def asked(self, tx: Tx, row: Payment, now: int) -> None:
+        """Note the invoice that the node made for a payment that is awaited."""
+        tx.execute(
+            "UPDATE comms_payments SET target_enc = ?, payment_hash = ?, expires_at = ?, updated_at = ?"
+            " WHERE payment_id = ? AND direction = 'in'",
+            (self._target(row), row.payment_hash, row.expires_at, now, row.payment_id),
+        )
+
     def bind(self, tx: Tx, payment_id: str, agent: str, now: int) -> bool:
         """Use up what was received for an agent; False when it was used before."""
         done = tx.execute(

@@ -1,0 +1,186 @@
+"""Invoices that this node gives on behalf of siblings, and the proof that they were paid
+(docs/protocol/03-escrow-and-payments.md §7.4; docs/decisions/0517).
+
+Crash points: `invoice_noted`, `invoice_made`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+from hive_shared.cln import ClnError
+from hive_shared.errors import Busy, Capacity, Conflict, EmergencyStop, HiveError, PaymentFailed
+from hive_shared.store import Tx
+
+from ..domain.payment import BOLT11, IN, Payment, Target
+from ..domain.payment_machine import Event, State
+from .ports_commands import Database, Fault, KillSwitch, Node
+from .ports_payments import PaymentRows
+
+MOST_OPEN: Final = 1_000
+"""Invoices that wait at once; unpaid ones expire."""
+_LATE_S: Final = 120
+"""How long after its asker is gone a node may still make an invoice."""
+_DUPLICATE_LABEL: Final = 900
+
+
+class PaymentRequests:
+    """Asks for money and knows what came."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        rows: PaymentRows,
+        node: Node,
+        kill_switch: KillSwitch,
+        random_bytes: Callable[[int], bytes],
+        now: Callable[[], int],
+        fault: Fault,
+    ) -> None:
+        self._db, self._rows, self._node, self._kill_switch = db, rows, node, kill_switch
+        self._random, self._now, self._fault = random_bytes, now, fault
+
+    async def request(self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int) -> Payment:
+        """An invoice over an amount, valid for `expiry_s` seconds. Raises Busy when the node does not answer
+        (no invoice is known then: ask anew), PaymentFailed when it refuses, Capacity, EmergencyStop."""
+        if self._kill_switch.engaged():
+            raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
+        row = self._row(sats, purpose, advisor_id, expiry_s)
+
+        def body(tx: Tx) -> None:
+            if len(self._rows.in_states(tx, (State.AWAITING,), MOST_OPEN)) >= MOST_OPEN:
+                raise Capacity(f"{MOST_OPEN} invoices wait to be paid; unpaid ones expire, ask again later")
+            self._rows.insert(tx, row)
+
+        await self._db.write(body)
+        await self._fault("invoice_noted")
+        asked = {
+            "amount_msat": row.amount_msat,
+            "label": row.label,
+            "description": purpose,
+            "expiry": expiry_s,
+        }
+        try:
+            made = await self._node.call("invoice", asked)
+        except ClnError as error:
+            made = await self._made(row, error)
+        await self._fault("invoice_made")
+        target = replace(row.target, text=str(made["bolt11"]), invoice=str(made["bolt11"]))
+        done = replace(
+            row,
+            target=target,
+            payment_hash=str(made["payment_hash"]),
+            expires_at=int(made["expires_at"]),
+        )
+        await self._db.write(lambda tx: self._rows.asked(tx, done, self._now()))
+        return done
+
+    def _row(self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int) -> Payment:
+        payment_id, now = self._random(16).hex(), self._now()
+        return Payment(
+            payment_id=payment_id,
+            key=f"request:{payment_id}",
+            content_hash="",
+            advisor_id=advisor_id,
+            budget=None,
+            kind=BOLT11,
+            purpose=purpose,
+            direction=IN,
+            amount_msat=sats * 1_000,
+            max_fee_msat=0,
+            state=State.AWAITING,
+            target=Target(""),
+            label=f"hive:{payment_id}",
+            created_at=now,
+            updated_at=now,
+            expires_at=now + expiry_s,
+        )
+
+    async def _made(self, row: Payment, error: ClnError) -> dict[str, Any]:
+        if error.outcome_unknown or error.code == _DUPLICATE_LABEL:
+            try:
+                found = await self._labelled(row.label)
+            except ClnError:
+                found = None
+            if found is not None:
+                return found
+            raise Busy("the node does not answer, so there is no invoice; ask for another one") from None
+        raise PaymentFailed(f"the node refused to make an invoice (code {error.code})") from None
+
+    async def _labelled(self, label: str) -> dict[str, Any] | None:
+        rows = (await self._node.call("listinvoices", {"label": label}))["invoices"]
+        return dict(rows[0]) if rows else None
+
+    # -- what came -------------------------------------------------------------------------------------
+
+    async def heard(self, label: str) -> None:
+        """The node says that the invoice of a label was paid: look, and note it."""
+        row = await self._db.read(lambda tx: self._rows.by_label(tx, label))
+        if row is not None and row.state in (State.AWAITING, State.EXPIRED):
+            # A node that does not answer is asked again by the sweep.
+            with suppress(ClnError):
+                await self._look(row)
+
+    async def settle(self) -> None:
+        """Ask the node for every invoice that waits; at the start, then every minute."""
+        for row in await self._db.read(lambda tx: self._rows.in_states(tx, (State.AWAITING,))):
+            try:
+                await self._look(row)
+            except ClnError:
+                return
+
+    async def _look(self, row: Payment) -> Payment:
+        found = await self._labelled(row.label)
+        if found is not None and found["status"] == "paid":
+            changes: dict[str, Any] = {
+                "payment_hash": str(found["payment_hash"]),
+                "preimage": str(found["payment_preimage"]),
+            }
+            return await self._moved(row, Event.ON_PAID, changes)
+        assert row.expires_at is not None
+        over = found is not None and found["status"] == "expired"
+        if row.state is State.AWAITING and (over or self._now() > row.expires_at + _LATE_S):
+            return await self._moved(row, Event.ON_EXPIRED, {})
+        return row
+
+    async def _moved(self, row: Payment, event: Event, changes: dict[str, Any]) -> Payment:
+        try:
+            return await self._db.write(lambda tx: self._rows.move(tx, row, event, self._now(), **changes))
+        except Conflict:
+            # The notification and the sweep may meet; the first one has written it.
+            return await self._db.read(lambda tx: self._rows.get(tx, row.payment_id)) or row
+
+    async def verify(self, payment_hash: str, preimage: str, price_sats: int, agent: str) -> str:
+        """Use up what was paid, for an agent, once; the payment's id. Raises PaymentFailed with the reason
+        `preimage_mismatch`, `not_found`, `not_paid`, `too_little` or `payment_replayed`."""
+        if hashlib.sha256(bytes.fromhex(preimage)).hexdigest() != payment_hash:
+            raise _refused("the preimage is not that of the payment hash", "preimage_mismatch")
+        rows = await self._db.read(lambda tx: self._rows.by_hash(tx, payment_hash, IN))
+        if not rows:
+            raise _refused("no invoice of this node has this payment hash", "not_found")
+        row = rows[0]
+        if row.state in (State.AWAITING, State.EXPIRED):
+            try:
+                row = await self._look(row)
+            except ClnError:
+                raise Busy(
+                    "the node does not answer, so whether it was paid is not known; try again"
+                ) from None
+        if row.state is not State.SETTLED:
+            raise _refused("the invoice is not paid", "not_paid")
+        if row.amount_msat < price_sats * 1_000:
+            raise _refused(
+                f"{row.amount_msat // 1_000} sat were paid, the price is {price_sats}", "too_little"
+            )
+        if not await self._db.write(lambda tx: self._rows.bind(tx, row.payment_id, agent, self._now())):
+            raise _refused("this payment was used before", "payment_replayed")
+        return row.payment_id
+
+
+def _refused(sentence: str, reason: str) -> HiveError:
+    return PaymentFailed(sentence, reason=reason)

@@ -1,0 +1,155 @@
+"""Invoices that the node gives for siblings: noted before they exist, found wherever it is killed, each proof
+good once (docs/protocol/03-escrow-and-payments.md §7.4, docs/decisions/0517)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cl_hive_comms.domain.payment_machine import State
+from cl_hive_comms.services.payment_requests import PaymentRequests
+from crash_points import MOST_POINTS, Countdown
+from hive_shared.cln import LOST
+from hive_shared.errors import Busy, EmergencyStop, PaymentFailed
+from paying_world import PayingWorld
+from pipeline_world import NOW, Crash
+
+
+class Asking(PayingWorld):
+    """A world that asks for money."""
+
+    def open(self) -> None:
+        super().open()
+        numbers, world = itertools.count(1), self
+        done = self.db.peek(lambda tx: tx.execute("SELECT COUNT(*) FROM comms_payments").fetchone()[0])
+
+        class Switch:
+            def engaged(self) -> bool:
+                return world.engaged
+
+            def draining(self) -> bool:
+                return False
+
+        async def fault(point: str) -> None:
+            self.points.append(point)
+
+        self.requests = PaymentRequests(
+            db=self.db,
+            rows=self.rows,
+            node=self.node,
+            kill_switch=Switch(),
+            random_bytes=lambda n: (done + next(numbers)).to_bytes(n, "big"),
+            now=lambda: self.now,
+            fault=fault,
+        )
+
+    def pay(self, label: str) -> str:
+        """Somebody pays the invoice of a label; its preimage."""
+        preimage = hashlib.sha256(label.encode()).hexdigest()
+        self.node.own[label] |= {"status": "paid", "payment_preimage": preimage}
+        return preimage
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Asking]:
+    made = Asking(tmp_path)
+    yield made
+    made.check_books()
+    made.db.close()
+
+
+async def test_a_proof_is_good_once_and_for_one(world: Asking) -> None:
+    row = await world.requests.request(500, "lease:7", None, 600)
+    assert row.payment_hash is not None and world.node.own[row.label]["payment_hash"] == row.payment_hash
+    assert world.points == ["invoice_noted", "invoice_made"]
+    digest = row.payment_hash
+    preimage = hashlib.sha256(row.label.encode()).hexdigest()
+    for price, proof, reason in ((500, preimage, "not_paid"), (500, "00" * 32, "preimage_mismatch")):
+        with pytest.raises(PaymentFailed, match=reason):
+            await world.requests.verify(digest, proof, price, "ada")
+    assert world.pay(row.label) == preimage
+    with pytest.raises(PaymentFailed, match="too_little: 500 sat were paid, the price is 501"):
+        await world.requests.verify(digest, preimage, 501, "ada")
+    ends = await asyncio.gather(
+        *(world.requests.verify(digest, preimage, 500, who) for who in ("ada", "bob", "ada")),
+        return_exceptions=True,
+    )
+    assert sorted(str(end).split(":")[1].strip() if isinstance(end, Exception) else "ok" for end in ends) == [
+        *("ok", "payment_replayed", "payment_replayed")
+    ]
+    with pytest.raises(PaymentFailed, match="not_found"):
+        await world.requests.verify(hashlib.sha256(b"\0" * 32).hexdigest(), "00" * 32, 1, "ada")
+    assert world.used() == 0, "what comes in counts against no limit"
+
+
+async def test_what_is_paid_is_heard_of_or_found_and_what_is_not_expires(world: Asking) -> None:
+    rows = [await world.requests.request(5, "lease:1", None, 600) for _ in range(3)]
+    world.pay(rows[0].label)
+    await world.requests.heard(rows[0].label)
+    await world.requests.heard("somebody else's")
+    world.pay(rows[1].label)
+    world.node.fail["listinvoices"] = LOST
+    await world.requests.settle()
+    await world.requests.heard(rows[1].label)
+    assert [row.state for row in world.stored()] == [State.SETTLED, State.AWAITING, State.AWAITING]
+    with pytest.raises(Busy):
+        await world.requests.verify(str(rows[1].payment_hash), world.pay(rows[1].label), 5, "ada")
+    del world.node.fail["listinvoices"]
+    await world.requests.settle()
+    world.now = NOW + 600 + 121
+    await world.requests.settle()
+    assert [row.state for row in world.stored()] == [State.SETTLED, State.SETTLED, State.EXPIRED]
+    # Paid at the last moment, and told late.
+    world.pay(rows[2].label)
+    await world.requests.heard(rows[2].label)
+    assert world.stored()[2].state is State.SETTLED
+
+
+async def test_no_invoice_while_stopped_nor_without_an_answer(world: Asking) -> None:
+    world.engaged = True
+    with pytest.raises(EmergencyStop):
+        await world.requests.request(5, "lease:1", None, 600)
+    world.engaged = False
+    world.node.lose.add("invoice")
+    assert (await world.requests.request(5, "lease:1", None, 600)).payment_hash is not None
+    world.node.lose.clear()
+    world.node.fail["invoice"] = LOST
+    with pytest.raises(Busy, match="there is no invoice"):
+        await world.requests.request(5, "lease:1", None, 600)
+    world.node.fail["invoice"] = -32602
+    with pytest.raises(PaymentFailed, match=r"code -32602"):
+        await world.requests.request(5, "lease:1", None, 600)
+
+
+async def test_killed_anywhere_what_was_paid_is_known(tmp_path: Path) -> None:
+    for at in range(MOST_POINTS):
+        (tmp_path / str(at)).mkdir()
+        world, died = Asking(tmp_path / str(at)), True
+        killer = Countdown(at)
+        killer.watch(world.db, "write", "read")
+        killer.watch(world.node, "call")
+        try:
+            row = await world.requests.request(5, "lease:1", None, 600)
+            preimage = world.pay(row.label)
+            await world.requests.heard(row.label)
+            await world.requests.verify(str(row.payment_hash), preimage, 5, "ada")
+            died = False
+        except Crash:
+            pass
+        killer.left = -1
+        world.node.__dict__.pop("call", None)
+        world.restart()
+        await world.requests.settle()
+        made, stored = list(world.node.own.values()), world.stored()
+        assert len(made) <= len(stored) <= 1, at
+        if made and made[0]["status"] == "paid":
+            assert stored[0].state is State.SETTLED and stored[0].payment_hash == made[0]["payment_hash"]
+        world.db.close()
+        if not died:
+            assert stored[0].bound_to == "ada"
+            return
+    pytest.fail(f"disk and node are touched at more than {MOST_POINTS} points")

@@ -83,6 +83,8 @@ def test_a_short_id_is_expanded_never_guessed() -> None:
     assert keysets.expand(one, [one, two]) == one
     assert keysets.expand(v1, [one, v1]) == v1
     twin = one[:16] + "d" * 50
+    with pytest.raises(TokenInvalid, match="fits 2 keysets"):
+        keysets.expand(one[:16], [one, twin])
     for token_id, known in [
         (one[:16], [one, twin]),
         (one[:16], [two]),

@@ -185,6 +185,21 @@ def test_more_than_a_thousand_proofs_are_refused() -> None:
         with pytest.raises(TokenInvalid) as refused:
             decode_token(v4({**WHOLE, "t": groups}))
         assert refused.value.check == "token_size"
+    old = [{**PROOF, "secret": str(number)} for number in range(1_001)]
+    assert len(decode_token(v3({"token": [{**ENTRY, "proofs": old[:1_000]}]})).proofs) == 1_000
+    with pytest.raises(TokenInvalid, match="more than 1000 proofs"):
+        decode_token(v3({"token": [{**ENTRY, "proofs": old}]}))
+
+
+def test_a_token_has_one_spelling() -> None:
+    text = VECTORS["v3_unpadded"]
+    assert len(text[6:]) % 4 == 2 and text.endswith("Q")  # of the last character two bits count
+    with pytest.raises(TokenInvalid, match="say nothing"):
+        decode_token(text[:-1] + "R")
+    with pytest.raises(TokenInvalid, match="URL alphabet"):
+        decode_token(text[:40] + " " + text[40:])
+    with pytest.raises(TokenInvalid, match="t is no list"):
+        decode_token(v4({**WHOLE, "t": {}}))
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,14 @@ from approver_shell import PIN
 from engine_world import FEE, EngineWorld
 from hive_advisor.advisor import Advisor
 from hive_advisor.cli import output
+from hive_advisor.cli.agent import Ending, leaving
+from hive_advisor.cli.context import Settings
+from hive_advisor.cli.far_console import FarConsole
 from hive_advisor.cli.forwarding import knock
+from hive_advisor.cli.output import Terminal
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.engine_frames import Answer, Ask, Cancel, End, Open, Output, Refused, Welcome
-from hive_advisor.local_socket import Peer, connect, listening, runtime_dir
+from hive_advisor.local_socket import Channel, Peer, connect, listening, runtime_dir
 from hive_devnet.world import AdvisorFailed, until
 from hive_shared.errors import Conflict, InvalidParams, VersionIncompatible
 from terminal import at_terminal
@@ -306,6 +310,51 @@ async def test_an_engine_that_stops_says_so_to_who_waits(world: EngineWorld) -> 
             await stopping
             assert await idle.receive() is None and await connect(world.paths.control) is None
         assert (await kit.questions.find(name)).state == "waiting"
+
+
+async def test_run_and_what_others_sent_to_it_end_within_the_same_seconds(world: EngineWorld) -> None:
+    async with world.open() as kit, world.engine(kit) as engine:
+        settings = Settings(world.paths, Terminal(), 5, 5, False, False, None, None, listening=engine)
+        channel = await world.channel()
+        await channel.send(
+            world.invoke("telemetry", "follow", alias="alice", span=None, since=None, after=None)
+        )
+        await hung_up(world)
+        ending = Signal()
+        async with leaving(ending, settings):
+            ending.asked.set()
+            # Told while the rounds still have their time.
+            assert (await shown_until(channel, End)).code == output.UNKNOWN
+        assert await connect(world.paths.control) is None
+        async with leaving(Signal(), settings):
+            pass
+
+
+class Signal(Ending):
+    """A signal that the test gives."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+
+async def test_one_that_takes_no_output_is_let_go(world: EngineWorld) -> None:
+    gone = asyncio.Event()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        console = FarConsole(Channel(reader, writer), False)
+        for _ in range(40):
+            console.out("x" * 1_000_000)
+        await writer.wait_closed()
+        gone.set()
+
+    world.paths.make()
+    async with await asyncio.start_unix_server(
+        accepted, sock=await listening(world.paths.control, 0o600, None)
+    ):
+        channel = await connect(world.paths.control)
+        assert channel is not None
+        await asyncio.wait_for(gone.wait(), 20)
+        channel.abort()
 
 
 async def test_what_is_no_command_changes_nothing_and_the_engine_goes_on(world: EngineWorld) -> None:

@@ -19,7 +19,7 @@ from engine_world import EngineWorld
 from hive_advisor.advisor import Advisor
 from hive_advisor.cli import output
 from hive_advisor.cli.far_tools import FarTools
-from hive_advisor.domain.engine_frames import Answer, Call, Called, Open, Refused, Tools
+from hive_advisor.domain.engine_frames import Answer, Call, Called, Open, Output, Refused, Tools
 from hive_advisor.local_socket import Peer, connect
 from hive_advisor.storage.audit_store import read_audit
 from hive_devnet.world import AdvisorFailed
@@ -236,6 +236,19 @@ async def test_an_engine_that_ends_is_said_and_one_that_is_back_is_found(world: 
         async with world.engine(kit):
             assert not (await tools.call("adv_clients", {}, "bot")).failed
         await tools.close()
+
+
+async def test_programs_cannot_keep_the_human_out(world: EngineWorld) -> None:
+    async with world.serving():
+        idle = [await world.channel(world.paths.mcp_socket) for _ in range(128)]
+        more = await connect(world.paths.mcp_socket)
+        assert more is not None
+        said = await more.receive()
+        assert isinstance(said, Refused) and said.slug == "busy"
+        said = await world.told(world.invoke("status"))
+        assert isinstance(said, Output) and '"ok": true' in said.text
+        for channel in idle:
+            channel.abort()
 
 
 async def test_a_socket_for_others_wants_a_place_that_is_ours(world: EngineWorld, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.cli.context import Settings
 
 DRAIN_S: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -30,6 +31,24 @@ class Ending:
             self._loop.remove_signal_handler(signum)
             # Every commit is whole: dying now leaves what a kill leaves.
             signal.signal(signum, signal.SIG_DFL)
+
+
+@asynccontextmanager
+async def leaving(ending: Ending, settings: Settings) -> AsyncIterator[None]:
+    """From the signal on, what other processes sent has the same five seconds, not five more."""
+
+    async def body() -> None:
+        await ending.asked.wait()
+        if settings.listening is not None:
+            await settings.listening.stop()
+
+    task = asyncio.create_task(body())
+    try:
+        yield
+    finally:
+        if not ending.asked.is_set():
+            task.cancel()
+        await asyncio.wait([task])
 
 
 async def once(kit: Advisor, ending: Ending) -> dict[str, Any]:

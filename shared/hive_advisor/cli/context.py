@@ -22,6 +22,7 @@ from hive_advisor.private_files import first_line, read_private
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.cli.engine import Engine
     from hive_advisor.cli.forwarding import Link
     from hive_advisor.config import AdvisorConfig
     from hive_advisor.identity import Identity
@@ -47,6 +48,8 @@ class Settings:
     """Set where the command came from another process: it runs on the kit that is open here."""
     identity_mark: str = ""
     """The identity file that this kit was opened with."""
+    listening: Engine | None = None
+    """Set while this process takes what others send."""
 
     def passphrase(self, confirm: bool = False, question: str = "Passphrase") -> str:
         """From ``--passphrase-fd``, ``HIVE_ADVISOR_PASSPHRASE_FILE``, or a prompt; never from argv.

@@ -96,7 +96,7 @@ class Engine:
         self._doors: list[Door] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._commands: dict[asyncio.Task[None], asyncio.Task[int]] = {}
-        self._stopping = False
+        self._stopping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen. Raises InvalidParams for settings of config.toml that cannot be met."""
@@ -105,12 +105,21 @@ class Engine:
         wanted, mode, group = door.place()
         if door.out_of_reach:
             self._settings.terminal.progress(door.out_of_reach)
-        await self._listen(paths.control, None, 0o600, None, self._control)
 
         async def program(channel: Channel, peer: Peer) -> None:
             await door.serve(channel, peer, self._first)
 
-        await self._listen(paths.mcp_socket, wanted, mode, group, program)
+        for own, place, rights, serve in (
+            (paths.mcp_socket, wanted, (mode, group), program),
+            (paths.control, None, (0o600, None), self._control),
+        ):
+            try:
+                await self._listen(own, place, *rights, serve)
+            except (Conflict, InvalidParams) as error:
+                if place is not None:
+                    raise
+                # What this process does itself goes on without.
+                self._settings.terminal.progress(f"other processes cannot come to this one: {error.detail}")
 
     async def _listen(
         self,
@@ -138,15 +147,22 @@ class Engine:
         for link in links:
             point(link, path)
 
+        inside: set[asyncio.Task[None]] = set()
+
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._accepted(Channel(reader, writer), writer.get_extra_info("socket"), serve)
+            await self._accepted(Channel(reader, writer), writer.get_extra_info("socket"), serve, inside)
 
         server = await asyncio.start_unix_server(accepted, sock=made)
         self._doors.append(Door(server, path, name_of(path), links))
 
     async def stop(self) -> None:
-        """Take no more, let what runs end within `drain_s`, then end it as Ctrl-C would."""
-        self._stopping = True
+        """Take no more, let what runs end within `drain_s`, then end it as Ctrl-C would. To be called again
+        when it was already."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         for door in self._doors:
             door.close()
         if self._commands:
@@ -165,12 +181,15 @@ class Engine:
         channel: Channel,
         connection: socket.socket,
         serve: Callable[[Channel, Peer], Awaitable[None]],
+        inside: set[asyncio.Task[None]],
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        # Each door has its own bound: programs cannot keep the human out.
+        inside.add(task)
         try:
-            if len(self._tasks) > _CONNECTIONS:
+            if len(inside) > _CONNECTIONS:
                 raise Busy(f"{_CONNECTIONS} connections are open; try again when one has ended")
             await serve(channel, self._peer(connection))
         except HiveError as error:
@@ -179,6 +198,7 @@ class Engine:
             channel.abort()
         finally:
             self._tasks.discard(task)
+            inside.discard(task)
             channel.close()
 
     def _welcome(self) -> Welcome:
@@ -261,7 +281,7 @@ class Engine:
             except click.ClickException as error:
                 return _misused(terminal, error)
             except asyncio.CancelledError:
-                if self._stopping:
+                if self._stopping is not None:
                     terminal.fail(_stopped(self._holder), output.UNKNOWN)
                 raise
             except Exception as error:
@@ -334,7 +354,7 @@ def refused(error: HiveError) -> Frame:
 @asynccontextmanager
 async def engine(settings: Settings, kit: Advisor, holder: str, mark: str) -> AsyncIterator[None]:
     """Listen while the block runs."""
-    made = Engine(settings, kit, holder, mark)
+    made = settings.listening = Engine(settings, kit, holder, mark)
     try:
         await made.start()
         yield

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 import click
 
 from hive_advisor.cli import output
-from hive_advisor.cli.agent import Ending, rounds
+from hive_advisor.cli.agent import Ending, leaving, rounds
 from hive_advisor.cli.agent import once as run_once
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.fetching import fetching
@@ -31,7 +31,10 @@ async def run(settings: Settings, once: bool, interval: int) -> None:
         settings.terminal.show(await settings.engine.pump())
     async with settings.kit(online=True, holder="" if once else "run", alone=not once) as kit:
         ending = Ending()
-        summary = await (run_once(kit, ending) if once else rounds(kit, ending, interval))
+        if once:
+            settings.terminal.show(await run_once(kit, ending))
+        async with leaving(ending, settings):
+            summary = await rounds(kit, ending, interval)
         settings.terminal.show(summary)
 
 

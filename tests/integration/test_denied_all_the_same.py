@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channel_node import channel_world
 from hive_shared.credential import Tier
+from msgspec import structs
 from pipeline_world import View, World, issue, slug
 
 FREEZES: list[tuple[str, dict[str, Any]]] = [
@@ -46,6 +48,26 @@ async def test_acceptance_02_06_a_denied_freeze_is_not_had_by_another_name(world
     assert "amounts to hive:forwarding/v1#disable_all, which they deny" in answer["error"]["message"]
     assert (world.node.limits("101x1x0"), world.setchannels) == (before, 0)
     assert {receipt["status"] for receipt in await world.docs()} == {"rejected"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hive:channel/v1#close_unilateral", "hive:channel/v1#close_force", "hive:emergency/v1#force_close"],
+)
+async def test_acceptance_02_06_a_denied_close_is_not_had_by_force_either(tmp_path: Path, name: str) -> None:
+    world = channel_world(tmp_path)
+    close = {"channel_id": "101x1x0", "reason": "x"}
+    hold(world, "*")
+    waits = await ask(world, name, close)
+    assert waits["status"] == 3, "without the denial it only waits for people"
+    # With every permission still: the pattern alone says no.
+    denying = ("*", "!hive:channel/close_*")
+    whole = issue(template="complete_management", tier=Tier.ADMIN, schemas=("*",))
+    world.credentials.add(View(structs.replace(whole, allowed_schemas=denying), "adv-1"))
+    refused = await ask(world, name, close)
+    assert slug(refused) == "schema_not_allowed", refused
+    assert "close" not in world.node.calls and (await world.docs())[-1]["status"] == "rejected"
+    world.close()
 
 
 async def test_policy_hampers_the_freeze_under_every_name(world: World) -> None:

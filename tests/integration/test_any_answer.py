@@ -269,7 +269,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 def test_whatever_a_node_answers_is_an_error_of_ours_or_taken(desk: Desk, ask: Ask) -> None:
     honest = HONEST.get(ask.__name__)
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+    @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(ANY if honest is None else st.one_of(nearly(honest), ANY))
     def every(result: Any) -> None:
         desk.ask(ask, {"result": result})
@@ -291,7 +291,7 @@ def test_whatever_stands_beside_the_result_is_an_error_of_ours_or_taken(desk: De
         max_size=3,
     )
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(parts, st.none() | ANY | error, st.sampled_from([0, 1, 2, 3, 4]))
     def every(said: dict[str, Any], error: Any, status: int) -> None:
         given_error = {} if error is None else {"error": error}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ FEE = ("hive:fee-policy/set_single", "channel_id=103x1x0")
 class Office:
     """An advisor's shell hired by a node that can keep an answer back."""
 
-    def __init__(self, shell: AdvisorShell, node: ScriptedNode) -> None:
-        self.shell, self.node = shell, node
+    def __init__(self, shell: AdvisorShell, node: ScriptedNode, paths: ProfilePaths) -> None:
+        self.shell, self.node, self.paths = shell, node, paths
+        self.identity = create_identity()
         self.kept: list[envelope.Command] = []
         self.keeps = False
         node.answer = self.answer
@@ -47,12 +50,19 @@ class Office:
             return None
         return self.node.honest(command)
 
-    async def started(self, *arguments: str) -> asyncio.subprocess.Process:
+    def open(self) -> AbstractAsyncContextManager[Advisor]:
+        """The same profile in this process."""
+        config = AdvisorConfig(relays=tuple(self.shell.relays), accept_offers=True)
+        return Advisor.open(self.paths, self.identity, config, online=True)
+
+    async def started(
+        self, *arguments: str, stdout: int = asyncio.subprocess.PIPE
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "hive_advisor", *arguments),
             env=self.shell.env,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
 
@@ -75,17 +85,15 @@ class Office:
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     relay = await RelayProcess.start()
     shell = AdvisorShell(tmp_path, [relay.url])
-    identity = create_identity()
     parts = (tmp_path / part / "hive-advisor" / "default" for part in ("config", "data"))
     paths = ProfilePaths("default", *parts)
     open_guard(paths.config_dir)
     paths.make()
-    write_identity(paths.identity, identity, "correct horse battery staple", now=1)
     try:
         async with ScriptedNode(relay.url) as node:
-            made = Office(shell, node)
-            config = AdvisorConfig(relays=(relay.url,), accept_offers=True)
-            async with Advisor.open(paths, identity, config, online=True) as kit:
+            made = Office(shell, node, paths)
+            write_identity(paths.identity, made.identity, "correct horse battery staple", now=1)
+            async with made.open() as kit:
                 await node.send(kit.pubkey, node.offer(kit.pubkey))
                 await node.heard(1)
                 (client,) = await kit.clients.all()
@@ -115,6 +123,53 @@ async def test_run_ends_by_a_signal_with_the_answers_that_are_on_their_way(offic
     told = await office.shell.run("status")
     assert told["open_commands"] == [] and told["due_later"] == []
     assert {command.hash for command in office.kept} == {command.hash}
+
+
+async def test_acceptance_11_12_ctrl_c_and_a_closed_pipe_leave_what_happened_on_record(
+    office: Office, tmp_path: Path
+) -> None:
+    office.keeps = True
+    process = await office.started("--json", "--yes", "send", "alice", *FEE, "fee_ppm=150")
+    await office.heard(1)
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (130, b"") and b"Traceback" not in err
+    sent = str(office.kept[0].command_id)
+    assert f"command {sent}: 'hive-advisor command wait' goes on with it" in err.decode()
+    office.keeps = False
+    # Nobody reads the first row of a batch: the rest is not sent, and the same file goes on.
+    lines = [
+        {
+            "client": "alice",
+            "schema": "hive:fee-policy/v1",
+            "action": "set_single",
+            "params": {"channel_id": "103x1x0", "fee_ppm": ppm},
+        }
+        for ppm in (160, 161, 162)
+    ]
+    file = tmp_path / "fees"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    batch = ("--json", "--yes", "send", "--batch", str(file))
+    read, write = os.pipe()
+    process = await office.started(*batch, stdout=write)
+    os.close(write)
+    os.close(read)
+    _, err = await process.communicate()
+    assert process.returncode == 1 and b"Traceback" not in err, err
+    process = await office.started(*batch)
+    out, err = await process.communicate()
+    assert process.returncode == 0, err
+    *rows, told = [json.loads(row) for row in out.splitlines()]
+    assert told["data"]["ran"] == [1, 2, 3]
+    ran = Counter(command.command_id for command in office.node.commands if command.action == "set_single")
+    assert [row["ran_before"] for row in rows if "ran_before" in row] == [True]
+    assert [ran[row["command_id"]] for row in rows] == [1, 1, 1]
+    # What Ctrl-C broke off has the node's own word by now.
+    office.due_now(sent)
+    async with office.open() as kit:
+        await kit.pump()
+        assert str((await kit.commands.settled(sent, 30)).state) == "done"
+    assert {command.hash for command in office.kept} == {office.kept[0].hash}
 
 
 class SlowKit:

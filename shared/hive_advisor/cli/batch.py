@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hive_shared.errors import ConfirmationRequired
 
 from hive_advisor.cli import output
-from hive_advisor.cli.commands import EXIT_OF_STATE, ask_human, describe
+from hive_advisor.cli.commands import EXIT_OF_STATE, ask_human, describe, told_if_interrupted
 from hive_advisor.cli.context import Settings
 from hive_advisor.domain.batch import BatchLine, check_id, digest_of, parse_batch
 from hive_advisor.domain.guard_rules import HUMAN_DANGER
@@ -47,8 +47,9 @@ async def send_batch(
             again=again,
             retry_until=retry_until,
         )
-        async for outcome in outcomes:
-            told.take(settings, outcome)
+        with told_if_interrupted(settings, f"batch {batch_id}: the same file goes on where it stopped"):
+            async for outcome in outcomes:
+                told.take(settings, outcome)
         if told.before == len(steps):
             settings.terminal.progress(
                 "every line ran before; to send the same again, give --batch-id with a new one"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -17,7 +19,7 @@ from hive_advisor.domain.guard_rules import HUMAN_DANGER
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
-    from hive_advisor.domain.plan import Judged
+    from hive_advisor.domain.plan import Judged, Plan
     from hive_advisor.domain.rows import StoredCommand
 
 EXIT_OF_STATE = {
@@ -207,16 +209,28 @@ async def send(
             await _show_plan(settings, kit, judged, ask_node=quote)
         refuse(judged.judgement)
         human, confirmed = await ask_human(settings, judged, confirm_danger)
-        done = await kit.execute(
-            plan,
-            wait_s=settings.wait,
-            again=again,
-            origin="cli",
-            human=human,
-            confirmed_danger=confirmed,
-            retry_until=until,
-        )
+        told = {"again": again, "human": human, "confirmed_danger": confirmed, "retry_until": until}
+        done = await _executed(settings, kit, plan, **told)
         await finish_one(settings, kit, done)
+
+
+async def _executed(settings: Settings, kit: Advisor, plan: Plan, **options: Any) -> StoredCommand:
+    """Send a plan; who breaks off the wait is told the command's id."""
+    command_id = str(uuid.uuid4())
+    with told_if_interrupted(settings, f"command {command_id}: 'hive-advisor command wait' goes on with it"):
+        return await kit.execute(plan, wait_s=settings.wait, origin="cli", command_id=command_id, **options)
+
+
+@contextmanager
+def told_if_interrupted(settings: Settings, text: str) -> Iterator[None]:
+    """Say how to go on when Ctrl-C ends the block, also to a script."""
+    import asyncio
+
+    try:
+        yield
+    except asyncio.CancelledError:
+        settings.terminal.console.err(text)
+        raise
 
 
 def _whole(client: str | None, target: str | None, batch_id: str | None) -> str:

@@ -287,3 +287,24 @@ async def test_an_issuer_that_changes_the_amount_is_not_paid(world: PayingWorld)
         await world.service.pay(world.order(world.node.offer_of("none", 50_000, 50_000), method="bolt12"))
     assert world.node.sent == [] and world.used() == 0
     assert {row.state for row in world.stored()} == {State.FAILED}
+
+
+@pytest.mark.parametrize("method", ["keysend", "bolt12"])
+async def test_a_copy_that_forgot_a_payment_does_not_make_it_again(world: PayingWorld, method: str) -> None:
+    """An older copy of the database is restored: the node's list knows the label, which the key makes."""
+    if method == "keysend":
+        order = world.order(FRIEND, key="sibling:k", budget="fleet", method=method, advisor_id=None)
+    else:
+        order = world.order(world.node.offer_of("cake", 50_000, 50_000), key="client:k", method=method)
+    first = await world.service.pay(order)
+
+    def forget(tx: Any) -> None:
+        tx.execute("DELETE FROM comms_payments")
+        tx.execute("DELETE FROM comms_payment_sums")
+
+    await world.db.write(forget)
+    world.restored = True
+    world.restart()
+    again = await world.service.pay(order)
+    assert len(world.node.sent) == 1 and again.payment_id == first.payment_id
+    assert (again.state, again.preimage, again.counted_sats) == (State.SETTLED, first.preimage, 0)

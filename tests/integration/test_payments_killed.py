@@ -33,7 +33,7 @@ async def _finish(world: PayingWorld) -> None:
 
 @pytest.mark.parametrize("method", ["bolt11", "bolt12", "keysend"])
 @pytest.mark.parametrize("ends", ["complete", "pending", "failed"])
-async def test_a_payment_killed_anywhere_is_made_once_or_not_at_all(
+async def test_acceptance_08_09_a_payment_killed_anywhere_is_made_once_or_not_at_all(
     tmp_path: Path, method: str, ends: str
 ) -> None:
     seen: set[State | None] = set()

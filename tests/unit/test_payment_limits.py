@@ -35,7 +35,7 @@ def codes(world: PayingWorld) -> list[str]:
     return [code for _, code, _ in world.outside.alerts]
 
 
-async def test_acceptance_03_18_limits_hold_and_what_fails_frees(world: PayingWorld) -> None:
+async def test_limits_hold_and_what_fails_frees(world: PayingWorld) -> None:
     await pay(world, 24_000)
     assert codes(world) == ["limit_near"], "80 % of this advisor's"
     with pytest.raises(BudgetExhausted, match="per-advisor-daily-limit: 24000 of 25000 sat") as caught:

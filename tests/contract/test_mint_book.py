@@ -29,6 +29,7 @@ from hive_shared.cashu.reasons import MintNonconformant
 from hive_shared.cashu.wire import KeysetInfo, MintInfo, NutSetting
 from hive_shared.errors import InvalidParams, PaymentFailed
 from hive_shared.mint_http import Mints
+from hive_shared.mint_lane import MintTraffic
 from hive_shared.store import Db
 
 MIGRATIONS = Path(mint_store.__file__).parent / "migrations"
@@ -54,6 +55,7 @@ class Told:
     now: Callable[[], int] = lambda: NOW
     failure: Exception | None = None
     listed: list[KeysetInfo] | None = None
+    traffic: MintTraffic = field(default_factory=lambda: MintTraffic("closed", 0.0, 0, 0))
     keys_asked: list[str] = field(default_factory=list)
 
     async def info(self) -> MintInfo:
@@ -314,6 +316,23 @@ async def test_the_choice_for_a_lock(desk: Desk) -> None:
     assert _chosen([main, spare], Wish(100), now=NOW + PROBE_VALID_S) is None
     twin = replace(spare, row=replace(rows[SPARE], url="https://a.example"), fee_ppk=500)
     assert [offer.row.url for offer in in_order([twin, spare], Wish(1))] == [SPARE, "https://a.example"]
+
+
+async def test_a_lock_that_no_mint_takes_says_what_speaks_against_each(desk: Desk) -> None:
+    with pytest.raises(PaymentFailed, match=f"{MAIN}: not probed; {SPARE}: not probed") as caught:
+        desk.book.for_lock(Wish(100), NOW + 60, {}, 250_000)
+    assert caught.value.reason == "mint_unavailable"
+    await desk.book.tick()
+    for url in (MAIN, SPARE):
+        await desk.book.probed(url, ABLE, "Nutshell/0.19.2")
+    assert desk.book.for_lock(Wish(100), NOW + 60, {}, 250_000) == (MAIN, desk.told(MAIN).paper.keyset)
+    url, _ = desk.book.for_lock(Wish(100), NOW + 60, {MAIN: 249_901}, 250_000)
+    assert url == SPARE
+    with pytest.raises(PaymentFailed, match="249901 sat are locked there, at most 250000 may be"):
+        desk.book.for_lock(Wish(100, accepted=frozenset({MAIN})), NOW + 60, {MAIN: 249_901}, 250_000)
+    desk.primary, desk.backups = "", ()
+    with pytest.raises(PaymentFailed, match="you named none"):
+        desk.book.for_lock(Wish(100), NOW + 60, {}, 250_000)
 
 
 def test_the_keyset_of_a_lock_outlives_it() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from cl_hive_comms.domain.mints import MintStatus, Offer, Wish, objection
+from cl_hive_comms.domain.mints import MintStatus, Wish
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.ports_mints import MintSettings
@@ -19,6 +19,7 @@ from cl_hive_comms.storage.state_store import StateStore
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.mint_caps import Caps
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
+from hive_shared.errors import PaymentFailed
 from hive_shared.mint_http import MintHttp, Mints
 from hive_shared.store import Db
 
@@ -47,12 +48,15 @@ class Desk:
     mint: MintHttp
     clock: Clock
 
-    async def objection(self) -> str | None:
+    def objection(self) -> str | None:
         """Why the mint takes no new lock now."""
-        row = self.book.row(self.front.url)
-        assert row is not None
-        offer = Offer(row, 100, self.mint.traffic.breaker == "closed", 0)
-        return objection(offer, Wish(100), max_locked_sats=250_000, now=int(time.time()))
+        try:
+            url, keyset = self.book.for_lock(Wish(100), _now() + 86_400, {}, 250_000)
+        except PaymentFailed as refusal:
+            assert refusal.reason == "mint_unavailable"
+            return refusal.detail.removeprefix(f"no mint takes a lock of 100 sat: {self.front.url}: ")
+        assert url == self.front.url and keyset.active
+        return None
 
 
 @pytest_asyncio.fixture
@@ -74,7 +78,7 @@ async def desk(tmp_path: Path, mint_url: str) -> AsyncIterator[Desk]:
         await book.load()
         row = await book.check(front.url)
         await book.probed(front.url, Caps(htlc=True, restore=True), row.version)
-        assert await made.objection() is None
+        assert made.objection() is None
         front.requests.clear()
         yield made
         await mints.close()
@@ -98,7 +102,7 @@ async def test_acceptance_03_14_five_failures_open_the_breaker(
         desk.clock.passed += 10 if second else 9
         with pytest.raises(MintUnavailable, match="failed 5 times in a row"):
             await desk.mint.mint_quote(8)
-        assert await desk.objection() == "not answering: its breaker is open"
+        assert desk.objection() == "not answering: its breaker is open"
     monkeypatch.undo()
     # Those held are written down when they are let go: five either way, and none after them.
     desk.front.release()
@@ -106,7 +110,7 @@ async def test_acceptance_03_14_five_failures_open_the_breaker(
     for state in ("half-open", "half-open", "half-open", "closed"):
         assert desk.mint.traffic.breaker == state
         await desk.mint.mint_quote(8)
-    assert await desk.objection() is None
+    assert desk.objection() is None
     reached = [request for request in desk.front.seen(QUOTE) if request.forwarded]
     assert len(reached) == 4
 
@@ -116,7 +120,7 @@ async def test_acceptance_03_14_refusals_do_not_open_it(desk: Desk) -> None:
     for _ in range(12):
         with pytest.raises(MintRefused):
             await desk.mint.mint_quote(8)
-    assert desk.mint.traffic.breaker == "closed" and await desk.objection() is None
+    assert desk.mint.traffic.breaker == "closed" and desk.objection() is None
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,6 @@ async def test_acceptance_03_14_an_answer_no_mint_gives_ends_new_locks(
     desk.front.set(MintFault(kind, path=path))
     row = await desk.book.check(desk.front.url)
     assert row.status is MintStatus.DISABLED and why in row.last_error
-    assert await desk.objection() == f"disabled: {row.last_error}"
+    assert desk.objection() == f"disabled: {row.last_error}"
     assert (await desk.book.check(desk.front.url)).status is MintStatus.TRUSTED
-    assert await desk.objection() is None
+    assert desk.objection() is None

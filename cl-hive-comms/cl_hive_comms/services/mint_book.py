@@ -14,7 +14,7 @@ from types import MappingProxyType
 import msgspec
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.mint_caps import Caps
-from hive_shared.cashu.mint_health import MintHealth, examine
+from hive_shared.cashu.mint_health import MintHealth, examine, lockable_keyset
 from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
 from hive_shared.cashu.reasons import MintNonconformant
@@ -22,7 +22,16 @@ from hive_shared.errors import InvalidParams, PaymentFailed
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.alert import Level
-from cl_hive_comms.domain.mints import FAILURES_TO_REPLACE, MintRole, MintRow, MintStatus
+from cl_hive_comms.domain.mints import (
+    FAILURES_TO_REPLACE,
+    MintRole,
+    MintRow,
+    MintStatus,
+    Offer,
+    Wish,
+    in_order,
+    objection,
+)
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.ports_identity import Clock, Log
 from cl_hive_comms.services.ports_mints import MintConnections, MintRows, Settings, WatchedMint
@@ -100,6 +109,35 @@ class MintBookService:
             why = self._known[address].last_error if address in self._known else "not checked yet"
             raise PaymentFailed(f"no keysets of {address} are known: {why}", reason="mint_unavailable")
         return found
+
+    def for_lock(
+        self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
+    ) -> tuple[str, Keyset]:
+        """The mint that takes a new lock until `locktime` (Unix s), and the keyset to lock with.
+
+        `locked_sats` is what is locked at each mint already. Raises PaymentFailed(`mint_unavailable`) with
+        what speaks against each of the operator's mints.
+        """
+        fits: dict[str, Keyset] = {}
+        offers = []
+        for url in self._settings().named:
+            keyset = lockable_keyset(tuple(self.known_keysets(url).values()), locktime)
+            if keyset is not None:
+                fits[url] = keyset
+            ppk = None if keyset is None else keyset.input_fee_ppk
+            reached = self._mints.at(url).traffic.breaker == "closed"
+            offers.append(
+                Offer(self._known.get(url) or self._new(url), ppk, reached, locked_sats.get(url, 0))
+            )
+        against = {
+            offer.row.url: objection(offer, wish, max_locked_sats=max_locked_sats, now=self._now())
+            for offer in in_order(offers, wish)
+        }
+        for url, reason in against.items():
+            if reason is None:
+                return url, fits[url]
+        why = "; ".join(f"{url}: {reason}" for url, reason in against.items()) or "you named none"
+        raise PaymentFailed(f"no mint takes a lock of {wish.face_sats} sat: {why}", reason="mint_unavailable")
 
     async def nonconformant(self, url: str, detail: str) -> None:
         """Its answer is none a correct mint gives: no new locks until it is healthy and probed again."""

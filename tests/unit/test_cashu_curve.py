@@ -140,3 +140,12 @@ def test_a_dleq_of_odd_scalars_is_false_not_an_error(scalar: str) -> None:
 
 def test_a_secret_that_no_text_can_hold_proves_nothing() -> None:
     assert not curve.verify_proof_dleq(G, "\ud800", POINT, "11" * 32, "22" * 32, "33" * 32)
+
+
+def test_a_signature_that_unblinds_to_nothing_is_refused() -> None:
+    from coincurve import PublicKey
+
+    r = b"\x05" * 32
+    only_blinding = PublicKey(bytes.fromhex(G)).multiply(r).format().hex()
+    with pytest.raises(TokenInvalid, match="unblinds to no point"):
+        curve.unblind(only_blinding, r, G)

@@ -12,6 +12,7 @@ from pathlib import Path
 from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.services.wallet_ends import WalletEnds
+from cl_hive_comms.services.wallet_restore import SeedRestore
 from cl_hive_comms.services.wallet_service import WalletService
 from cl_hive_comms.storage.cashu_store import CashuStore
 from hive_devnet.embedded.bolt11 import Invoice, encode_invoice
@@ -38,17 +39,16 @@ _STRANGER = NodeKeys(bytes(31) + b"\x07")
 
 
 class OneMint:
-    """The only mint this wallet knows; `via` is how it is reached."""
+    """The only mint this wallet knows, whatever a token calls it."""
 
-    def __init__(self, mint_url: str, via: str) -> None:
+    def __init__(self, mint_url: str) -> None:
         self.mint_url = mint_url
         # Its clock runs fast, so that no test waits for its turn.
         ticks = count(step=30)
         self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=_at_once)
-        self.client = self.reached.at(via)
+        self.client = self.reached.at(mint_url)
 
     def at(self, url: str) -> Mint:
-        assert url == self.mint_url
         return self.client
 
     def accepted(self) -> tuple[str, ...]:
@@ -84,9 +84,9 @@ class Invoices:
 class EcashWorld:
     """A wallet with its loop in the test's hands; `restart` is what a process does after kill -9."""
 
-    def __init__(self, directory: Path, mint_url: str, *, seed: bytes = b"", via: str = "") -> None:
+    def __init__(self, directory: Path, mint_url: str, *, seed: bytes = b"") -> None:
         self.path = directory / "comms.db"
-        self.mint_url, self.via, self.seed = mint_url, via or mint_url, seed or os.urandom(32)
+        self.mint_url, self.seed = mint_url, seed or os.urandom(32)
         self.now = 1_800_000_000
         self.alerts: list[tuple[Level, str, str]] = []
         self.stopped = False
@@ -95,8 +95,8 @@ class EcashWorld:
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
         self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1))
-        self.mints = OneMint(self.mint_url, self.via)
-        keys = EscrowKeys(Secret(self.seed))
+        self.mints = OneMint(self.mint_url)
+        keys = self.keys = EscrowKeys(Secret(self.seed))
         self.wallet = Wallet(self.db, self.store, keys, now=lambda: self.now, random_bytes=os.urandom)
         self.settler = Settler(
             self.db,
@@ -122,6 +122,12 @@ class EcashWorld:
             wait=self._wait,
             random_bytes=os.urandom,
             log=lambda *_, **__: None,
+        )
+
+    def restore_from_seed(self) -> SeedRestore:
+        """What the operator's `restore` runs."""
+        return SeedRestore(
+            self.db, self.store, self.mints, self.keys, self.service.chosen, now=lambda: self.now
         )
 
     async def _alert(self, level: Level, code: str, text: str) -> None:

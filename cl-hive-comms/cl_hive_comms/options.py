@@ -253,7 +253,7 @@ MONEY = (
     _int("escrow-redemption-buffer", 3_600, "Seconds left to redeem (600-86400).", 600, 86_400),
     _int("escrow-refund-grace", 86_400, "Seconds after a deadline before a refund is taken.", 0),
     _int("mint-health-interval", 3_600, "Seconds between checks of the mints.", 60, served=True),
-    _int("mint-max-balance", 50_000, "Sats held free at one mint.", 0),
+    _int("mint-max-balance", 50_000, "Sats held free at one mint.", 0, served=True),
     _int("mint-max-locked", 250_000, "Sats locked at one mint.", 0),
     _int("mint-max-ticket", 25_000, "Sats in one ticket.", 0),
     _int("cashu-automelt-threshold", 0, "Sats above which ecash is melted; 0: off.", 0),

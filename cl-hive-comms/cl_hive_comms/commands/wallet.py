@@ -1,38 +1,183 @@
-"""hive-client-wallet (docs/protocol/03-escrow-and-payments.md §9)."""
+"""hive-client-wallet (docs/protocol/03-escrow-and-payments.md §9).
 
-from __future__ import annotations
+A token stands in the answer of `send` alone, and only the caller's own call returns it again.
+"""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.cashu.curve import is_point
+from hive_shared.cashu.journal import Op, OpState
+from hive_shared.cashu.wallet import MAX_AMOUNT_SAT
+from hive_shared.errors import InvalidParams
+from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.commands.mints import shown_mints
 from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
 from cl_hive_comms.services.mint_book import MintBookService
+from cl_hive_comms.services.wallet_restore import SeedRestore
+from cl_hive_comms.services.wallet_service import WalletService
 
-_ACTIONS = ("mints",)
+_TAKES: Final[Mapping[str, frozenset[str]]] = {
+    "balance": frozenset(),
+    "mints": frozenset(),
+    "fund": frozenset({"amount_sats", "mint", "timeout", "idempotency_key"}),
+    "withdraw": frozenset({"amount_sats", "mint", "destination", "timeout", "idempotency_key"}),
+    "send": frozenset({"amount_sats", "mint", "to_pubkey", "timeout", "idempotency_key"}),
+    "receive": frozenset({"token", "timeout"}),
+    "restore": frozenset({"mint", "dry_run"}),
+    "ops": frozenset({"state", "cursor", "limit"}),
+}
+"""Which parameters belong to which action."""
+_READS: Final = frozenset({"balance", "mints", "ops"})
+_STATES: Final = tuple(state.value for state in OpState)
+_DEFAULT_TIMEOUT_S: Final = 30
 
 
 class WalletCommands:
-    """The operator's mints."""
+    """The wallet, for the operator."""
 
-    def __init__(self, book: Callable[[], MintBookService], now: Callable[[], int]) -> None:
-        self._book, self._now = book, now
+    def __init__(
+        self,
+        service: Callable[[], WalletService],
+        restore: Callable[[], SeedRestore],
+        book: Callable[[], MintBookService],
+        now: Callable[[], int],
+    ) -> None:
+        self._service, self._restore, self._book, self._now = service, restore, book, now
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
         return [
             MethodSpec(
                 "hive-client-wallet",
-                "R",
-                (Param("action", "str", default="mints", choices=_ACTIONS), FORMAT),
+                "X",
+                (
+                    Param("action", "str", default="balance", choices=tuple(_TAKES)),
+                    Param("amount_sats", "int", minimum=1, maximum=MAX_AMOUNT_SAT),
+                    Param("mint", "str", maximum=1_024),
+                    Param("token", "str", maximum=262_144),
+                    Param("to_pubkey", "str", maximum=66),
+                    Param("destination", "str", choices=("own",)),
+                    Param("state", "str", choices=_STATES),
+                    Param("dry_run", "bool"),
+                    Param("cursor", "str", maximum=64),
+                    Param("limit", "int", minimum=1, maximum=500),
+                    Param("timeout", "int", minimum=1, maximum=300),
+                    Param("idempotency_key", "str", maximum=128),
+                    FORMAT,
+                ),
                 self._wallet,
-                "Ecash: the mints you named, how they are, and what they were seen to do.",
+                "Ecash at the mints you named: balance, mints (how they are), fund (from Lightning), withdraw"
+                " (to this node), send, receive, restore (from the node's seed), ops (what is under way).",
+                by=ClassBy("action", {name: "R" if name in _READS else "X" for name in _TAKES}),
             )
         ]
 
     async def _wallet(self, params: dict[str, Any]) -> dict[str, Any]:
-        result = shown_mints(self._book(), self._now())
+        result = await self._run(str(params["action"]), params)
         return as_text(result) if params["format"] == "text" else result
+
+    async def _run(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
+        for name, value in params.items():
+            if value is not None and name not in ("action", "format") and name not in _TAKES[action]:
+                raise InvalidParams(f"{name} does not belong to action={action}", data={"param": name})
+        match action:
+            case "balance":
+                return await self._balance()
+            case "mints":
+                return shown_mints(self._book(), self._now())
+            case "ops":
+                return await self._ops(params)
+            case "restore":
+                dry_run = params["dry_run"] is not False
+                found = await self._restore().run(params["mint"], dry_run=dry_run)
+                return {"dry_run": dry_run, **found}
+            case "receive":
+                return _shown(await self._service().receive(_needed(params, "token"), _timeout(params)))
+        return await self._move(action, params)
+
+    async def _move(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
+        service, amount_sat = self._service(), _needed(params, "amount_sats")
+        mint, key, timeout = params["mint"], params["idempotency_key"], _timeout(params)
+        if action == "fund":
+            return _shown(await service.fund(amount_sat, mint, key, timeout))
+        if action == "withdraw":
+            return _shown(await service.withdraw(amount_sat, mint, key, timeout))
+        pubkey = params["to_pubkey"]
+        if pubkey is not None and not is_point(pubkey):
+            raise InvalidParams("to_pubkey is a compressed public key: 66 lower-case hex, 02 or 03 first")
+        op = await service.send(amount_sat, mint, pubkey, key, timeout)
+        return {**_shown(op), "token": op.body.token} if op.state is OpState.DONE else _shown(op)
+
+    async def _balance(self) -> dict[str, Any]:
+        held = await self._service().balance()
+        return {
+            "total_sats": sum(row["unspent"] for row in held.values()),
+            "mints": [
+                {
+                    "mint": url,
+                    "free_sats": row["unspent"],
+                    "held_sats": row["pending"],
+                    "quarantined_sats": row["quarantined"],
+                    "proofs": row["proofs"],
+                }
+                for url, row in held.items()
+            ],
+            "receive_pubkey": self._service().receive_pubkey,
+        }
+
+    async def _ops(self, params: dict[str, Any]) -> dict[str, Any]:
+        limit = params["limit"] or 100
+        before = None if params["cursor"] is None else _position(params["cursor"])
+        ops = await self._service().ops(params["state"], before, limit)
+        page: dict[str, Any] = {"count": len(ops), "items": [_row(op) for op in ops]}
+        if len(ops) == limit:
+            page["next_cursor"] = f"{ops[-1].created_at}-{ops[-1].op_id}"
+        return page
+
+
+def _needed(params: Mapping[str, Any], name: str) -> Any:
+    if params[name] is None:
+        raise InvalidParams(f"action={params['action']} needs {name}=", data={"param": name})
+    return params[name]
+
+
+def _timeout(params: Mapping[str, Any]) -> int:
+    return int(params["timeout"] or _DEFAULT_TIMEOUT_S)
+
+
+def _position(cursor: str) -> tuple[int, str]:
+    at, _, op_id = cursor.partition("-")
+    if not (at.isascii() and at.isdigit() and len(at) <= 15):
+        raise InvalidParams("cursor is what next_cursor of the page before said")
+    return int(at), op_id
+
+
+def _shown(op: Op) -> dict[str, Any]:
+    shown = {
+        "op_id": op.op_id,
+        "state": "done" if op.state is OpState.DONE else "pending",
+        "mint": op.mint_url,
+        "amount_sats": op.amount_sats,
+        "fee_sats": op.fee_sats,
+    }
+    return shown if op.state is OpState.DONE or not op.error else {**shown, "note": op.error}
+
+
+def _row(op: Op) -> dict[str, Any]:
+    row = {
+        "op_id": op.op_id,
+        "kind": op.kind.value,
+        "state": op.state.value,
+        "mint": op.mint_url,
+        "amount_sats": op.amount_sats,
+        "fee_sats": op.fee_sats,
+        "attempts": op.attempts,
+        "created_at": op.created_at,
+        "updated_at": op.updated_at,
+    }
+    if op.next_retry_at:
+        row["next_retry_at"] = op.next_retry_at
+    return {**row, "error": op.error, "reason": op.reason} if op.error else row

@@ -23,6 +23,8 @@ OUT: Final = "out"
 IN: Final = "in"
 ADVISOR: Final = "advisor"
 LIQUIDITY: Final = "liquidity"
+INTERNAL: Final = "internal"
+"""Between this node and its own ecash: no spend, bounded by what a mint may hold (§7.2)."""
 SIBLING_BUDGETS: Final = ("fleet", "provision", "archon")
 OPERATOR_SCOPE: Final = "operator"
 """The limits of the operator's own budgets, advisor and liquidity (§7.2)."""

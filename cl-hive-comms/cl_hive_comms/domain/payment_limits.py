@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from .payment import OPERATOR_SCOPE, scope_of
+from .payment import INTERNAL, OPERATOR_SCOPE, scope_of
 
 DAY_S: Final = 86_400
 WEEK_S: Final = 7 * DAY_S
@@ -41,6 +41,8 @@ class Limits:
     def bounds(self, budget: str, advisor_id: str | None, advisor_daily: int | None) -> tuple[Bound, ...]:
         """What bounds a payment out of a budget. `advisor_daily` is the advisor's own limit; it counts
         beside the general one."""
+        if budget == INTERNAL:
+            return ()
         scope = scope_of(budget)
         if scope != OPERATOR_SCOPE:
             # A budget that the option leaves out has nothing to spend.

@@ -40,7 +40,6 @@ from cl_hive_comms.commands.setup import SetupCommands
 from cl_hive_comms.commands.status import StatusCommands
 from cl_hive_comms.commands.transports import TransportCommands
 from cl_hive_comms.commands.trials import TrialCommands
-from cl_hive_comms.commands.wallet import WalletCommands
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
@@ -53,6 +52,7 @@ from cl_hive_comms.plugin.parts_traffic import TrafficParts
 from cl_hive_comms.plugin.payments import payment_methods
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.sibling_calls import sibling_methods
+from cl_hive_comms.plugin.wallet import escrow_keys, wallet_methods
 from cl_hive_comms.services.executors.backup import open_channels
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.status_service import StatusService
@@ -148,8 +148,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *payment_methods(lambda: self.payments, lambda: self.aliases),
+            *wallet_methods(lambda: self.wallet, lambda: self.mints.book),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
-            *WalletCommands(lambda: self.mints.book, unix_now).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),
             *TransportCommands(self._transport_rows, self._handler_rows).specs(),
@@ -182,8 +182,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         # Before the database is opened: that may bring its tables up to date.
         if problem := version_problem(str(node["version"])):
             return problem
-        sibling_key, self.at_rest, self.db = await asyncio.gather(
+        sibling_key, self.ecash_keys, self.at_rest, self.db = await asyncio.gather(
             load_sibling_key(self.cln, info.net_dir),
+            escrow_keys(self.cln),
             open_at_rest(self.cln.makesecret, info.net_dir, os.urandom),
             asyncio.to_thread(Db.open, self.db_path, MIGRATIONS),
         )
@@ -239,6 +240,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
         spawn("payments", self.payments.settle, every=60.0)
+        if self.wallet is not None:
+            spawn("wallet", self.wallet.service.tick, every=5.0)
+            spawn("wallet-tidy", self.wallet.service.tidy, every=3_600.0, first=900.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cln import ClnClient
 from hive_shared.runtime import InitInfo, PluginApp
 from hive_shared.siblings import SiblingHub
@@ -21,6 +22,7 @@ from cl_hive_comms.plugin.payments import Payments
 from cl_hive_comms.plugin.sibling_calls import (
     SiblingServices,
 )
+from cl_hive_comms.plugin.wallet import EcashParts
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService
@@ -129,6 +131,8 @@ class Parts(ABC):
     push: CommandPush
     pipeline: Pipeline
     payments: Payments
+    ecash_keys: EscrowKeys | None
+    wallet: EcashParts | None
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

@@ -12,6 +12,7 @@ from cl_hive_comms.plugin.payments import compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
+from cl_hive_comms.plugin.wallet import compose_wallet
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
@@ -194,6 +195,7 @@ class CommandParts(Parts):
             alerts=self.alerts,
             log=self.log,
         )
+        self._build_wallet()
         self.reports = compose_reports(
             db=self.db,
             cln=self.cln,
@@ -204,6 +206,22 @@ class CommandParts(Parts):
             told=self.pipeline.telemetry.something_to_tell,
             log=self.log,
         )
+
+    def _build_wallet(self) -> None:
+        self.wallet = None
+        if self.ecash_keys is not None:
+            self.wallet = compose_wallet(
+                db=self.db,
+                sealer=self.at_rest.sealer,
+                keys=self.ecash_keys,
+                mints=self.mints.book,
+                cln=self.cln,
+                payments=self.payments.pay,
+                alerts=self.alerts,
+                most_sat=lambda: int(self.config.get("mint-max-balance")),
+                stopped=self.kill_switch.engaged,
+                log=self.log,
+            )
 
     def build_status(self) -> None:
         spending = compose_spending(self.db, self.policy)

@@ -83,7 +83,7 @@ class WalletService:
     ) -> Op:
         """A token for somebody else; the operation's body has it when it is done."""
         self._refuse_when_stopped("send")
-        mint_url, order = self._chosen(mint_url), self._order(key)
+        mint_url, order = self.chosen(mint_url), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat)) is None:
             keys = await self._ready(mint_url)
             old = await self._wallet.send(order, keys, amount_sat, pubkey)
@@ -92,7 +92,7 @@ class WalletService:
     async def fund(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Pay the mint over Lightning for `amount_sat` of ecash."""
         self._refuse_when_stopped("fund")
-        mint_url, order = self._chosen(mint_url), self._order(key)
+        mint_url, order = self.chosen(mint_url), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
             keys = await self._ready(mint_url)
             quote = await self._fund_quote(mint_url, amount_sat)
@@ -101,7 +101,7 @@ class WalletService:
 
     async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Have the mint pay an invoice of this node."""
-        mint_url, order = self._chosen(mint_url), self._order(key)
+        mint_url, order = self.chosen(mint_url), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
             keys = await self._ready(mint_url)
             invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
@@ -246,7 +246,9 @@ class WalletService:
             )
         return PayQuote(quote.quote, invoice, quote.amount, quote.fee_reserve, quote.expiry or 0)
 
-    def _chosen(self, mint_url: str | None) -> str:
+    def chosen(self, mint_url: str | None) -> str:
+        """A named mint in its normal form, the primary one for None. Raises FeatureDisabled without
+        any, PaymentFailed `mint_not_allowed` for another; that one is not asked."""
         accepted = self._mints.accepted()
         if not accepted:
             raise FeatureDisabled(

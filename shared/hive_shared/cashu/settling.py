@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from ..crypto import Secret, schnorr_sign
-from ..errors import HiveError
+from ..errors import HiveError, PaymentFailed
 from ..store import Tx
 from .curve import y_of
 from .journal import INCOMING, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
@@ -25,8 +25,6 @@ from .wire import BlindSignature, MeltAnswer, MeltQuote, Proof, QuoteState, Spen
 
 T = TypeVar("T")
 
-MINT_FAILS: Final = (MintRefused, MintUnavailable, MintNonconformant)
-"""The ways in which a call of a mint ends without a right answer."""
 
 Signed: TypeAlias = list[tuple[PlannedOutput, Proof]]
 """Outputs of ours and the proofs that the mint's signatures made of them, each checked."""
@@ -135,7 +133,8 @@ class Settler:
             if op.state is OpState.RECOVERING:
                 return await self._recover(op)
             return await (self._until_paid(op) if op.kind is OpKind.FUND else self._send(op))
-        except MINT_FAILS as error:
+        except PaymentFailed as error:
+            await self._noted(op, error)
             return await self._wait(op, error.detail, error.symbol)
 
     async def _send(self, op: Op) -> Op:
@@ -149,7 +148,8 @@ class Settler:
                 # It is certain that nothing reached the mint.
                 return await self._fail(op, error.symbol, error.detail)
             return await self._doubt(op, error.detail, error.symbol)
-        except (MintRefused, MintNonconformant) as error:
+        except PaymentFailed as error:
+            await self._noted(op, error)
             return await self._doubt(op, error.detail, error.symbol)
         if signed is None:
             return await self._doubt(op, "the mint is still paying")
@@ -385,6 +385,11 @@ class Settler:
 
         await self._db.write(body)
         return end
+
+    async def _noted(self, op: Op, error: PaymentFailed) -> None:
+        """A mint that answers what no correct mint does is told to those who trust it."""
+        if isinstance(error, MintNonconformant):
+            await self._mints.nonconformant(op.mint_url, error.detail)
 
     async def _doubt(self, op: Op, text: str, reason: str = "") -> Op:
         now = self._now()

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ..crypto import sha256
-from ..errors import BudgetExhausted, Conflict, InvalidParams, PaymentFailed
+from ..errors import BudgetExhausted, Conflict, PaymentFailed
 from ..store import Tx
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
 from .keysets import Keyset, fee_sats, split
-from .outputs import output
+from .outputs import Output, output
 from .secrets import Kind, Lock, build_secret
 from .selection import CONSOLIDATE_ABOVE, KEEP, MAX_INPUTS, covering, exact, fee_of
 from .settling import Database, JournalRows
@@ -108,26 +108,44 @@ class Wallet:
         self._db, self._rows, self._secrets = db, rows, UnlockedSecrets(keys.seed())
         self._now, self._random_bytes = now, random_bytes
 
-    async def receive(self, order: Order, keys: MintKeys, proofs: Sequence[Proof]) -> Op:
-        """Swap a token's checked proofs (witnesses on them) for our own at once."""
+    async def receive(
+        self, order: Order, keys: MintKeys, proofs: Sequence[Proof], kind: OpKind = OpKind.RECEIVE
+    ) -> Op:
+        """Swap proofs with their witnesses for our own at once: a token's, a lock's in our favour (redeem),
+        our own lock's after its locktime (refund)."""
         total = sum(proof.amount for proof in proofs)
         fee = fee_sats(keys.ppk(proof.id) for proof in proofs)
         ys = [y_of(proof.secret) for proof in proofs]
         if total <= fee:
-            raise InvalidParams(
-                f"the token is worth {total} sat and the mint takes {fee} sat for exchanging it",
-                reason="token_invalid",
+            raise PaymentFailed(
+                f"the ecash is worth {total} sat and the mint takes {fee} sat for exchanging it",
+                reason="token_invalid(fee)",
                 data={"check": "fee"},
             )
 
         def plan(tx: Tx, op_id: str) -> Op:
             known = self._rows.known(tx, ys)
             if any(state is not ProofStatus.SPENT for state in known.values()):
-                raise Conflict("ecash of this token is in this wallet already", reason="token_invalid")
+                raise Conflict("this ecash is in this wallet already", reason="token_invalid")
             outputs = self._own(tx, keys, total - fee)
-            return self._op(op_id, order, OpKind.RECEIVE, keys, "", total - fee, fee, proofs, outputs)
+            return self._op(op_id, order, kind, keys, "", total - fee, fee, proofs, outputs)
 
-        return await self._begin(order, _content("receive", *ys), plan)
+        return await self._begin(order, _content(kind.value, *ys), plan)
+
+    async def lock(self, order: Order, keys: MintKeys, locked: Sequence[Output]) -> Op:
+        """Put ecash under the conditions of these outputs (`ticket.lock_outputs`: the seed and the terms make
+        them again); the operation keeps the token."""
+        amount = sum(each.amount for each in locked)
+        content = _content("lock", keys.mint_url, *(each.blinded for each in locked))
+
+        def plan(tx: Tx, op_id: str) -> Op:
+            coins = self._covering(self._available(tx, keys), amount, keys)
+            fee = fee_of(coins, keys.ppk)
+            change = sum(coin.amount for coin in coins) - fee - amount
+            outputs = [*(PlannedOutput(each, "lock") for each in locked), *self._own(tx, keys, change)]
+            return self._spending(tx, op_id, order, OpKind.LOCK, keys, content, amount, fee, coins, outputs)
+
+        return await self._begin(order, content, plan)
 
     async def send(self, order: Order, keys: MintKeys, amount: int, pubkey: str | None) -> Op:
         """Ecash worth `amount` for somebody else: for whoever holds it, or for the owner of `pubkey`."""

@@ -8,7 +8,7 @@ CREATE TABLE comms_payments (
     idempotency_key TEXT NOT NULL UNIQUE,
     content_hash    TEXT NOT NULL,
     advisor_id      TEXT,
-    budget          TEXT CHECK (budget IN ('advisor', 'liquidity', 'fleet', 'provision', 'archon')),
+    budget          TEXT CHECK (budget IN ('advisor', 'liquidity', 'fleet', 'provision', 'archon', 'internal')),
     kind            TEXT NOT NULL CHECK (kind IN ('bolt11', 'bolt12', 'keysend', 'l402', 'cashu')),
     purpose         TEXT NOT NULL,
     direction       TEXT NOT NULL CHECK (direction IN ('out', 'in')),

@@ -1,0 +1,107 @@
+"""The ecash wallet on this node's adapters; part of the composition root."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hive_shared.cashu.derive import MASTER_LABEL, EscrowKeys
+from hive_shared.cashu.journal import Op
+from hive_shared.cashu.settling import Settler
+from hive_shared.cashu.wallet import Wallet
+from hive_shared.cln import ClnClient, ClnError
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.errors import FeatureDisabled
+from hive_shared.runtime import MethodSpec
+from hive_shared.store import Db
+
+from cl_hive_comms.commands.wallet import WalletCommands
+from cl_hive_comms.domain.alert import Level
+from cl_hive_comms.payments.own_invoices import OwnInvoices
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.mint_book import MintBookService
+from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.services.ports_commands import Log
+from cl_hive_comms.services.wallet_ends import WalletEnds
+from cl_hive_comms.services.wallet_funding import FundPayer
+from cl_hive_comms.services.wallet_restore import SeedRestore
+from cl_hive_comms.services.wallet_service import WalletService
+from cl_hive_comms.storage.cashu_store import CashuStore
+
+
+def wallet_methods(
+    ecash: Callable[[], "EcashParts | None"], book: Callable[[], MintBookService]
+) -> list[MethodSpec]:
+    """The wallet's method; it exists before the services do."""
+
+    def there() -> EcashParts:
+        if (parts := ecash()) is None:
+            raise FeatureDisabled("this node has no `makesecret`, from which the keys of ecash are derived")
+        return parts
+
+    return WalletCommands(lambda: there().service, lambda: there().restore, book, unix_now).specs()
+
+
+@dataclass(frozen=True, slots=True)
+class EcashParts:
+    """The wallet's services."""
+
+    service: WalletService
+    restore: SeedRestore
+
+
+async def escrow_keys(cln: ClnClient) -> EscrowKeys | None:
+    """Keys of the ecash side; None on a node without `makesecret`: then there is no ecash, rather than keys
+    that a lost disk takes along (docs/protocol/03 §4.1)."""
+    try:
+        return EscrowKeys(Secret(await cln.makesecret(MASTER_LABEL)))
+    except ClnError as error:
+        if not error.is_unknown_command:
+            raise
+        return None
+
+
+def compose_wallet(
+    *,
+    db: Db,
+    sealer: Sealer,
+    keys: EscrowKeys,
+    mints: MintBookService,
+    cln: ClnClient,
+    payments: PaymentService,
+    alerts: AlertService,
+    most_sat: Callable[[], int],
+    stopped: Callable[[], bool],
+    log: Log,
+) -> EcashParts:
+    """The engine and what the operator asks of it, over the same tables."""
+    store = CashuStore(sealer)
+
+    async def alert(level: Level, code: str, text: str) -> None:
+        await db.write(lambda tx: alerts.raise_in(tx, level, code, text))
+
+    async def lost(op: Op) -> None:
+        text = f"{op.kind.value} of {op.amount_sats} sat at {op.mint_url}: {op.error} (operation {op.op_id})"
+        await alert(Level.CRITICAL, "wallet_operation", text)
+
+    ends = WalletEnds(store, unix_now)
+    payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
+    settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
+    service = WalletService(
+        db,
+        store,
+        Wallet(db, store, keys, now=unix_now, random_bytes=os.urandom),
+        settler,
+        mints,
+        invoices,
+        keys,
+        most_sat=most_sat,
+        stopped=stopped,
+        alert=alert,
+        now=unix_now,
+        wait=asyncio.sleep,
+        random_bytes=os.urandom,
+        log=log,
+    )
+    return EcashParts(service, SeedRestore(db, store, mints, keys, service.chosen, now=unix_now))

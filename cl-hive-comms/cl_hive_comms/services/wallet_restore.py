@@ -1,0 +1,118 @@
+"""Unspent ecash found again from the node's seed (docs/protocol/03-escrow-and-payments.md §5 "restore").
+
+The seed says what this wallet would have asked a mint to sign, counter by counter; the mint says what of that
+it signed and what is not spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hive_shared.cashu.curve import y_of
+from hive_shared.cashu.derive import EscrowKeys, UnlockedSecrets
+from hive_shared.cashu.journal import OwnProof, ProofStatus
+from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.outputs import output, restored
+from hive_shared.cashu.ports import Mint, MintBook
+from hive_shared.cashu.wire import SpendState
+from hive_shared.store import Tx
+
+from .ports_commands import Database
+from .ports_wallet import WalletRows
+
+BATCH: Final = 100
+"""Counters asked about at once."""
+EMPTY_BATCHES: Final = 3
+"""So many batches without a signature end the search in a keyset."""
+_MAX_BATCHES: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a keyset's counters brought: all signed ones end before `next`; those that can be spent."""
+
+    next: int
+    unspent: tuple[OwnProof, ...]
+
+
+class SeedRestore:
+    """Asks a mint about every counter of every keyset it has."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: WalletRows,
+        mints: MintBook,
+        keys: EscrowKeys,
+        chosen: Callable[[str | None], str],
+        *,
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._mints, self._chosen, self._now = db, rows, mints, chosen, now
+        self._secrets = UnlockedSecrets(keys.seed())
+
+    async def run(self, mint_url: str | None, *, dry_run: bool) -> dict[str, Any]:
+        """What was found at a mint (the primary one for None), taken in unless `dry_run`. Raises
+        PaymentFailed when the mint does not answer rightly; then nothing was taken in."""
+        url = self._chosen(mint_url)
+        mint, keysets = self._mints.at(url), await self._mints.keysets(url)
+        found = {each.id: await self._search(mint, each) for each in keysets.values()}
+
+        def body(tx: Tx) -> tuple[int, int]:
+            added = sat = 0
+            for keyset_id, result in found.items():
+                known = self._rows.known(tx, [own.y for own in result.unspent])
+                new = [own for own in result.unspent if own.y not in known]
+                added, sat = added + len(new), sat + sum(own.proof.amount for own in new)
+                if not dry_run:
+                    self._rows.add_proofs(tx, url, new, ProofStatus.UNSPENT, "restore", self._now())
+                    self._rows.raise_counter(tx, url, keyset_id, result.next)
+            return added, sat
+
+        added, sat = await (self._db.read(body) if dry_run else self._db.write(body))
+        every = [own for result in found.values() for own in result.unspent]
+        return {
+            "mint": url,
+            "keysets": len(found),
+            "unspent_sats": sum(own.proof.amount for own in every),
+            "unspent_proofs": len(every),
+            "new_sats": sat,
+            "new_proofs": added,
+        }
+
+    async def _search(self, mint: Mint, keyset: Keyset) -> _Found:
+        signed: list[OwnProof] = []
+        empty = start = following = 0
+        while empty < EMPTY_BATCHES and start < _MAX_BATCHES * BATCH:
+            batch = await self._batch(mint, keyset, start)
+            signed += batch
+            empty = 0 if batch else empty + 1
+            following = max([following, *(own.counter + 1 for own in batch if own.counter is not None)])
+            start += BATCH
+        return _Found(following, tuple(await self._unspent(mint, signed)))
+
+    async def _batch(self, mint: Mint, keyset: Keyset, start: int) -> list[OwnProof]:
+        asked = {}
+        for counter in range(start, start + BATCH):
+            derived = self._secrets.derive(keyset.id, counter)
+            each = output(0, keyset.id, derived.secret, derived.r)
+            asked[each.blinded] = (counter, each)
+        answer = await mint.restore([each.message for _, each in asked.values()])
+        proofs = restored(
+            [each for _, each in asked.values()], answer.outputs, answer.signatures, {keyset.id: keyset}
+        )
+        return [
+            OwnProof(y_of(proof.secret), proof, asked[blinded][0])
+            for blinded, proof in proofs.items()
+            if proof.amount
+        ]
+
+    async def _unspent(self, mint: Mint, signed: list[OwnProof]) -> list[OwnProof]:
+        found = []
+        for start in range(0, len(signed), BATCH):
+            part = signed[start : start + BATCH]
+            states = {entry.Y: entry.state for entry in await mint.checkstate([own.y for own in part])}
+            found += [own for own in part if states.get(own.y) is SpendState.UNSPENT]
+        return found

@@ -29,7 +29,6 @@ from .ports_wallet import OwnInvoices, WalletRows
 
 KEPT_SPENT_S: Final = 30 * 86_400
 """How long spent proofs and ended operations are kept."""
-MAX_PROOFS: Final = 200_000
 _ASKED: Final = 500
 
 

@@ -1,4 +1,4 @@
-"""Sole writer of comms_cashu_proofs, _ops, _counters and _locks (docs/protocol/03 §5, §8).
+"""Sole writer of comms_cashu_proofs, _ops and _counters (docs/protocol/03 §5, §8).
 
 What can be spent is sealed cell by cell; nothing but amounts, states and the public names of proofs (`y`)
 is readable in the file.
@@ -175,10 +175,6 @@ class CashuStore:
                 (mint_url,),
             ).fetchone()[0]
         )
-
-    def count_proofs(self, tx: Tx) -> int:
-        """Rows, spent ones included."""
-        return int(tx.execute("SELECT COUNT(*) FROM comms_cashu_proofs").fetchone()[0])
 
     def prune_proofs(self, tx: Tx, before: int) -> int:
         """Forget proofs spent before a time; how many."""

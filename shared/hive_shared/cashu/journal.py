@@ -1,4 +1,4 @@
-"""What the wallet writes down: proofs it owns, operations in its journal, locks (docs/protocol/03 §5, §8).
+"""What the wallet writes down: proofs it owns, operations in its journal (docs/protocol/03 §5, §8).
 
 Every operation that moves ecash is such a row, with the exact request, committed before the request leaves.
 """
@@ -70,22 +70,6 @@ MOVES: Final[Mapping[OpState, frozenset[OpState]]] = MappingProxyType(
 
 INCOMING: Final = frozenset({OpKind.RECEIVE, OpKind.REDEEM, OpKind.REFUND, OpKind.FUND})
 """Operations that bring money to us: one that a crash left unsent is carried on, the others are given up."""
-
-
-class LockState(StrEnum):
-    """Where locked ecash is. It ends redeemed, refunded, or lost to the other side."""
-
-    PLANNED = "planned"
-    LOCKED = "locked"
-    DELIVERED = "delivered"
-    REDEEMABLE = "redeemable"
-    REDEEMING = "redeeming"
-    REDEEMED = "redeemed"
-    REFUNDABLE = "refundable"
-    REFUNDING = "refunding"
-    REFUNDED = "refunded"
-    LOST = "lost"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,39 +154,6 @@ class Op:
     def open(self) -> bool:
         """Whether its outcome is not settled."""
         return self.state in OPEN
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """Ecash under one condition, ours or in our favour (docs/protocol/03 §8 comms_cashu_locks)."""
-
-    lock_id: str
-    owner: str
-    role: str
-    kind: str
-    mint_url: str
-    amount_sats: int
-    face_sats: int
-    hash: str
-    key_context: str
-    payee_pubkey: str
-    refund_pubkey: str
-    locktime: int
-    terms_hash: str
-    item: int
-    share: int
-    state: LockState
-    created_at: int
-    updated_at: int
-    proofs: tuple[Proof, ...] = ()
-    token: str = ""
-    preimage: str = ""
-    released_at: int = 0
-    refund_hold_until: int = 0
-    op_id: str = ""
-
-    def __repr__(self) -> str:
-        return f"<lock {self.lock_id} {self.role} {self.state}>"
 
 
 def body_to_text(body: OpBody) -> str:

@@ -136,7 +136,7 @@ async def test_single_parts_can_be_backed_up_and_skipped(
     assert list(done["manifest"]) == ["aliases"]
     await backed_up(world, all_parts, word)
     shown = by_part(await restore(world, all_parts, word, skip="receipts, policy"))
-    assert set(shown) == {"identity", "credentials", "aliases", "channels"}
+    assert set(shown) == {"identity", "credentials", "escrow", "payments", "aliases", "channels"}
     with pytest.raises(DevnetRpcError, match="no part of a backup"):
         await restore(world, all_parts, word, components=["wallet"])
 

@@ -25,6 +25,7 @@ from hive_advisor.cli.forwarding import knock
 from hive_advisor.cli.output import Terminal
 from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.engine_frames import Answer, Ask, Cancel, End, Open, Output, Refused, Welcome
+from hive_advisor.identity import write_identity
 from hive_advisor.local_socket import Channel, Peer, connect, listening, runtime_dir
 from hive_devnet.world import AdvisorFailed, until
 from hive_shared.errors import Conflict, InvalidParams, VersionIncompatible
@@ -70,6 +71,23 @@ async def test_acceptance_11_18_a_second_engine_is_refused_and_its_commands_run_
         (kept,) = [row for row in await kit.commands.listed(None, None, 9) if row.action == "set_single"]
         assert (kept.command_id, kept.note, kept.origin) == (done["command_id"], "two at once", "cli")
         assert (await world.shell.run("run", "--once"))["quarantined"] == 0
+
+
+async def test_what_needs_the_profile_alone_says_by_what_it_is_held(
+    world: EngineWorld, tmp_path: Path
+) -> None:
+    """Restoring, and a new key: the engine would go on with the old ones."""
+    world.shell.env["HIVE_ADVISOR_PASSPHRASE_FILE"] = str(world.shell.directory / "passphrase")
+    world.paths.make()
+    write_identity(world.paths.identity, world.identity, "correct horse battery staple", now=1)
+    file = str(tmp_path / "profile.hive")
+    async with world.serving():
+        assert (await world.shell.run("backup", "create", file))["file"] == file
+        before = world.paths.identity.read_bytes()
+        for words in (("backup", "restore", file, "--apply", "--replace"), ("--yes", "identity", "rotate")):
+            error = await fails(world, *words)
+            assert error.code == output.REFUSED and f"process {os.getpid()}" in str(error), words
+        assert world.paths.identity.read_bytes() == before
 
 
 async def test_what_is_piped_or_named_is_read_where_it_was_given(world: EngineWorld, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ async def restore(settings: Settings, file: Path, apply: bool, replace: bool) ->
         settings.terminal.show(
             {**_row(found), "database_here": here, "needs_replace": here, "applied": False}
         )
+    await settings.has_profile_alone()
     done = await restore(settings.paths, file, passphrase, replace_all=replace)
     settings.terminal.show({**done, "made_at": output.moment(done["made_at"]), "applied": True})
 

@@ -170,6 +170,10 @@ class Settings:
                 await stack.enter_async_context(engine(self, advisor, holder, mark))
             yield advisor
 
+    async def has_profile_alone(self) -> None:
+        """Raises Conflict, which says by what, when another process holds the profile and takes commands."""
+        await self._seek_engine(alone=True)
+
     async def _seek_engine(self, alone: bool) -> None:
         if not self.paths.control.exists():
             return

@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from hive_shared.cln import ClnError
-
-from ..domain.lightning_invoice import Asked, asked_by, plain, refused
+from ..domain.lightning_invoice import Asked, plain
 from ..domain.payment import NONE, RETRY_S, Found, Payment
+from ..services.decoded_invoice import decoded
 from ..services.ports_commands import Node
 
 _ANSWER_S: Final = 75.0
@@ -38,13 +37,7 @@ class Bolt11:
     async def read(self, target: str) -> Asked:
         """What an invoice or offer asks for, read by the node. Raises InvalidParams, ClnError."""
         kind, text = plain(target, self._network)
-        try:
-            decoded = await self._node.call("decode", {"string": text})
-        except ClnError as error:
-            if error.outcome_unknown:
-                raise
-            raise refused(f"the {kind} is damaged: the node cannot read it", "an intact invoice") from None
-        return asked_by(kind, text, decoded)
+        return await decoded(self._node, kind, text)
 
     async def count(self) -> int:
         """How many payment parts the node has ever made."""

@@ -11,10 +11,7 @@ from hive_shared.errors import from_symbol
 from hive_shared.registry import DESCRIPTION_BYTES
 
 from ...domain.lightning_invoice import (
-    Asked,
-    Kind,
     amount_of,
-    asked_by,
     check_payable,
     fee_bound_msat,
     plain,
@@ -22,6 +19,7 @@ from ...domain.lightning_invoice import (
     sats_up,
 )
 from ...domain.spend import PAYMENT, Spend
+from ..decoded_invoice import decoded
 from ..ports_commands import Fault, Node
 from .action import Caller, Outcome, Params, Plan, WriteAction
 from .channels import FEE_STATES
@@ -74,7 +72,7 @@ class PayInvoice(Payer):
         if kind == "bolt12 offer" and not self._offers("fetchinvoice"):
             sentence = "this node cannot ask for the invoice of an offer: it has no fetchinvoice"
             raise refused(sentence, "an invoice")
-        asked = await self._decoded(kind, text)
+        asked = await decoded(self._node, kind, text)
         check_payable(asked, str(info["id"]), caller.now)
         amount = amount_of(asked, params.get("amount_msat"))
         if asked.payment_hash is not None:
@@ -101,7 +99,7 @@ class PayInvoice(Payer):
         if undo["amount_is_ours"] is True:
             params["amount_msat"] = amount
         answer = await self._node.call("fetchinvoice", params, timeout=wait + 10.0)
-        asked = await self._decoded("bolt12 invoice", str(answer["invoice"]))
+        asked = await decoded(self._node, "bolt12 invoice", str(answer["invoice"]))
         check_payable(asked, str((await self._node.getinfo())["id"]), caller.now)
         if asked.amount_msat != amount:
             sentence = f"the offer's invoice asks for {asked.amount_msat} msat, not for {amount}"
@@ -112,15 +110,6 @@ class PayInvoice(Payer):
             "destination": asked.payee,
             "amount_is_ours": False,
         }
-
-    async def _decoded(self, kind: Kind, text: str) -> Asked:
-        try:
-            decoded = await self._node.call("decode", {"string": text})
-        except ClnError as error:
-            if error.outcome_unknown:
-                raise
-            raise refused(f"the {kind} is damaged: the node cannot read it", "an intact invoice") from None
-        return asked_by(kind, text, decoded)
 
 
 class Keysend(Payer):

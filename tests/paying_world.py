@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cl_hive_comms.domain.payment import ADVISOR, BOLT11, OPERATOR_SCOPE, Order,
 from cl_hive_comms.domain.payment_limits import Bound, Limits
 from cl_hive_comms.payments.bolt11 import Bolt11
 from cl_hive_comms.payments.bolt12 import Bolt12
+from cl_hive_comms.services.decoded_invoice import decoded
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
@@ -61,7 +63,7 @@ class PayingWorld:
         def offers(name: str) -> bool:
             return self.offered(name)
 
-        lightning = Bolt11(self.node, SentParts(self.node), offers, "regtest")
+        lightning = Bolt11(self.node, SentParts(self.node), partial(decoded, self.node), offers, "regtest")
         world = self
 
         class Switch:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from ..domain.lightning_invoice import Asked, plain
+from ..domain.lightning_invoice import Asked, Kind, plain
 from ..domain.payment import NONE, RETRY_S, Found, Payment
-from ..services.decoded_invoice import decoded
 from ..services.ports_commands import Node
 
 _ANSWER_S: Final = 75.0
@@ -25,10 +24,19 @@ class Parts(Protocol):
 
 
 class Bolt11:
-    """Invoices of both kinds and keysends. `offers` says whether the node has a call."""
+    """Invoices of both kinds and keysends. `decoded` reads an invoice or offer of a kind, `offers` says
+    whether the node has a call."""
 
-    def __init__(self, node: Node, parts: Parts, offers: Callable[[str], bool], network: str) -> None:
-        self._node, self._parts, self._offers, self._network = node, parts, offers, network
+    def __init__(
+        self,
+        node: Node,
+        parts: Parts,
+        decoded: Callable[[Kind, str], Awaitable[Asked]],
+        offers: Callable[[str], bool],
+        network: str,
+    ) -> None:
+        self._node, self._parts, self._decoded = node, parts, decoded
+        self._offers, self._network = offers, network
 
     async def own_id(self) -> str:
         """The node's id."""
@@ -37,7 +45,7 @@ class Bolt11:
     async def read(self, target: str) -> Asked:
         """What an invoice or offer asks for, read by the node. Raises InvalidParams, ClnError."""
         kind, text = plain(target, self._network)
-        return await decoded(self._node, kind, text)
+        return await self._decoded(kind, text)
 
     async def count(self) -> int:
         """How many payment parts the node has ever made."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hive_shared.cln import ClnClient
 from hive_shared.runtime import MethodSpec
@@ -19,6 +20,7 @@ from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.decoded_invoice import decoded
 from cl_hive_comms.services.executors.catalogue import Executors
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.kill_switch import KillSwitch
@@ -78,7 +80,7 @@ def compose_payments(
 ) -> Payments:
     """All of them over the same tables; agents' commands hear of what is being paid."""
     rows = PaymentStore(at_rest.sealer)
-    lightning = Bolt11(cln, SentParts(cln), executors.offers, network)
+    lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), executors.offers, network)
 
     def daily_of(advisor_id: str) -> int | None:
         advisor = credentials.advisor(advisor_id)

@@ -71,6 +71,9 @@ async def test_acceptance_03_19_invoices_are_checked_paid_once_and_found_after_a
     changed = await sibling.refused("hive-comms-pay", **gift, amount_msat=7_000_501)
     assert changed.code == 4015 and "stands for another payment" in changed.message
     assert (await sibling.refused("hive-comms-payment-status", payment_id="ff")).code == 4001
+    # What the operator paid is no sibling's: its preimage proves the payment.
+    for which in ({"payment_id": paid["payment_id"]}, {"payment_hash": paid["payment_hash"]}):
+        assert (await sibling.refused("hive-comms-payment-status", **which)).code == 4001
     assert await _paid(world) == [1_000, 2_000, 30, 7_000]
     await _limits(world, name)
     await _offer(world, name)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from hive_shared.errors import InvalidParams, PaymentFailed, Unsupported
+from hive_shared.errors import InvalidParams, NotFound, PaymentFailed, Unsupported
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from ..domain.advisor import Advisor
@@ -336,6 +336,9 @@ class SiblingPaymentCommands:
         found = await self._payments().find(
             payment_id=payment_id, key=key and f"sibling:{key}", payment_hash=digest
         )
+        if found.budget not in SIBLING_BUDGETS:
+            # The operator's: its preimage is nothing for a sibling.
+            raise NotFound("no payment of a sibling plugin has this id, key or hash")
         return _for_sibling(found)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cl_hive_comms.domain.payment import SETTLE_S
 from cl_hive_comms.domain.payment_machine import State
-from hive_shared.cln import LOST
+from hive_shared.cln import LOST, ClnTimeout
 from hive_shared.errors import (
     Busy,
     Conflict,
@@ -308,3 +308,45 @@ async def test_a_copy_that_forgot_a_payment_does_not_make_it_again(world: Paying
     again = await world.service.pay(order)
     assert len(world.node.sent) == 1 and again.payment_id == first.payment_id
     assert (again.state, again.preimage, again.counted_sats) == (State.SETTLED, first.preimage, 0)
+
+
+async def test_what_is_under_way_at_the_node_already_is_waited_for_and_never_called_unpaid(
+    world: PayingWorld,
+) -> None:
+    """The operator's own call, or one that a restored copy of the database forgot, is at this invoice."""
+    target = world.bill()
+    world.node.ends = "pending"
+    with pytest.raises(ClnTimeout):
+        world.node._xpay({"invstring": target, "maxfee": 5_000})
+    row = await world.service.pay(world.order(target))
+    assert row.state is State.UNKNOWN and world.used() == 55
+    world.now += SETTLE_S
+    await world.service.settle()
+    assert world.stored()[0].state is State.UNKNOWN
+    world.node.end("complete")
+    await world.service.settle()
+    (row,) = world.stored()
+    assert row.state is State.SETTLED and row.preimage == world.node.asked[target]["preimage"]
+    assert (row.counted_sats, world.used()) == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["complete", "failed"])
+async def test_a_copy_that_forgot_a_payment_under_way_waits_for_its_end(world: PayingWorld, end: str) -> None:
+    order = world.order(FRIEND, key="sibling:k", budget="fleet", method="keysend", advisor_id=None)
+    world.node.ends = "pending"
+    await world.service.pay(order)
+
+    def forget(tx: Any) -> None:
+        tx.execute("DELETE FROM comms_payments")
+        tx.execute("DELETE FROM comms_payment_sums")
+
+    await world.db.write(forget)
+    world.restored = True
+    world.restart()
+    assert (await world.service.pay(order)).state is State.UNKNOWN
+    world.now += SETTLE_S
+    world.node.end(end)
+    await world.service.settle()
+    (row,) = world.stored()
+    assert (row.state, row.counted_sats) == ((State.SETTLED, 51) if end == "complete" else (State.FAILED, 0))
+    assert len(world.node.sent) == 1

@@ -100,7 +100,8 @@ class Bolt11:
             return Found(
                 "complete", before.preimage, before.payment_hash, row.amount_msat, row.amount_msat, False
             )
-        return found
+        # The node refuses ours while another one is at this invoice; that one may still pay it.
+        return before if before.state == "pending" else found
 
 
 def _found(parts: Sequence[Mapping[str, Any]]) -> Found:

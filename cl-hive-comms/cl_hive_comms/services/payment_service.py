@@ -242,8 +242,9 @@ class PaymentService:
             resolved: dict[str, Any] = {}
             if row.target.invoice is None and row.kind == BOLT12:
                 resolved = await self._invoice(row)
-            since = await self._lightning.count()
             before = await self._before_restore(row)
+            # One that the node is at already is looked for among all of its parts.
+            since = await self._lightning.count() if before is None else 0
         except (ClnError, HiveError) as error:
             why = _unreachable(error) if isinstance(error, ClnError) else error
             raise await self._refuse(row, why) from None
@@ -263,7 +264,8 @@ class PaymentService:
             raise await self._refuse(row, error) from None
         await self._fault("payment_sending")
         if before is not None:
-            return await self._paid(sending, before)
+            paid = before.state == "complete"
+            return await (self._paid(sending, replace(before, ours=False)) if paid else self._lost(sending))
         # Asked last, directly before the call that has an effect (docs/decisions/0397).
         if self._kill_switch.engaged():
             return await self._end(sending, failed("the emergency stop was engaged", "emergency_stop"))
@@ -275,14 +277,12 @@ class PaymentService:
         return await self._paid(sending, found)
 
     async def _before_restore(self, row: Payment) -> Found | None:
-        """What a copy of the database that was restored may have forgotten: that this key was paid. Of an
-        invoice the node itself refuses to pay it twice."""
+        """What a copy of the database that was restored may have forgotten: that this key was paid, or is
+        being paid. Of an invoice the node itself refuses to pay it twice."""
         if row.payment_hash is not None or not await self._db.read(self._restored):
             return None
         found = await self._lightning.look(row)
-        if found.state == "pending":
-            raise Conflict("a payment of this key is under way at the node", reason="unknown_state")
-        return replace(found, ours=False) if found.state == "complete" else None
+        return found if found.state in ("pending", "complete") else None
 
     async def _invoice(self, row: Payment) -> dict[str, Any]:
         """Of an offer its invoice, checked like one that was given."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from access_world import Selling
 from cl_hive_comms.domain.access_fee import MAX_OPEN, AccessTerms
 from hive_shared import l402
+from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
 from pipeline_world import OTHER_KEY, View, issue, slug
 from pymacaroons import Macaroon as Independent
@@ -219,7 +220,7 @@ async def test_twenty_invoices_may_wait_then_they_expire(world: Selling) -> None
         await world.asked()
     assert slug(await world.set_fee(101)) == "rate_limited"
     made = len(world.invoices)
-    world.pass_time(601)
+    world.pass_time(721)
     await world.pipeline.timers.tick()
     assert world.row("SELECT COUNT(*) FROM comms_l402_tokens")[0] == 0
     await world.asked()
@@ -228,7 +229,7 @@ async def test_twenty_invoices_may_wait_then_they_expire(world: Selling) -> None
 
 async def test_a_fee_that_was_paid_at_the_last_moment_is_kept(world: Selling) -> None:
     proof = await world.one_fee()
-    world.pass_time(601)
+    world.pass_time(721)
     await world.pipeline.timers.tick()
     assert world.row("SELECT SUM(amount_sats) FROM comms_payments WHERE direction = 'in'")[0] == PRICE
     assert (await world.set_fee(101, payment_proof=proof))["status"] == 0
@@ -315,3 +316,44 @@ async def test_a_node_that_cannot_make_an_invoice_refuses_and_keeps_nothing(worl
     world.node.fail["invoice"] = 900
     assert slug(await world.set_fee(101)) == "node_error"
     assert world.row("SELECT COUNT(*) FROM comms_l402_tokens")[0] == 0
+
+
+async def test_an_invoice_that_can_still_be_paid_is_not_forgotten(world: Selling) -> None:
+    """The node took its time: its invoice ends later than our asking for it would say."""
+    made = world._invoice
+
+    def late(params: Mapping[str, Any]) -> dict[str, Any]:
+        row = made(params)
+        world.invoices[params["label"]]["expires_at"] += 30
+        return {**row, "expires_at": row["expires_at"] + 30}
+
+    world.node.answers["invoice"] = late
+    told = (await world.asked())["bolt11"]
+    world.pass_time(610)
+    await world.pipeline.timers.tick()
+    proof: dict[str, JsonValue] = {"method": "bolt11", "preimage": world.pay(told["invoice"])}
+    assert (await world.set_fee(101, payment_proof=proof))["status"] == 0
+
+
+async def test_a_crowd_of_reads_gets_no_more_than_twenty_invoices(
+    world: Selling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = world.node.call
+
+    async def slow(method: str, *args: Any, **more: Any) -> dict[str, Any]:
+        for _ in range(1_000 if method == "invoice" else 0):
+            await asyncio.sleep(0)
+        return await call(method, *args, **more)
+
+    monkeypatch.setattr(world.node, "call", slow)
+    logs = ("hive:monitor/v1", "log_stream", {})
+    crowd = await asyncio.gather(*(world.ask(*logs) for _ in range(MAX_OPEN)))
+    assert {slug(each) for each in crowd} == {"payment_required", "rate_limited"}
+    assert len(world.invoices) == MAX_OPEN
+    # A place is free again when the node refused.
+    world.pass_time(601)
+    world.node.fail["invoice"] = -1
+    assert slug(await world.ask(*logs)) == "node_error"
+    del world.node.fail["invoice"]
+    for _ in range(MAX_OPEN // 2):
+        assert slug(await world.ask(*logs)) == "payment_required"

@@ -8,6 +8,7 @@ the one that puts the command before people, and given back in the one that ends
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -53,6 +54,8 @@ _LABEL: Final = "hive:access:"
 _DAY_S: Final = 86_400
 _KEPT_S: Final = 90 * _DAY_S
 _BATCH: Final = 100
+_LATE_S: Final = 120
+"""How long after the end of an invoice the node may still be taking what came in time."""
 _MAX_RENEWALS: Final = 20
 
 
@@ -111,6 +114,7 @@ class AccessFees:
         self._db, self._rows, self._node, self._credentials = db, rows, node, credentials
         self._trust, self._key, self._node_id, self._terms = trust, key, node_id, terms
         self._random, self._now, self._log, self._income = random_bytes, now, log, income
+        self._selling: Counter[str] = Counter()
 
     # -- what it costs ----------------------------------------------------------------------------------
 
@@ -277,7 +281,7 @@ class AccessFees:
         self, case: Case, view: CredentialView, price_sats: int, spec: ActionSpec
     ) -> HiveError:
         """The refusal that says what to pay; invoices are made here, and known here before they leave."""
-        methods, terms = self.methods(view), self._terms()
+        methods = self.methods(view)
         if not methods:
             return from_symbol(
                 "payment_required",
@@ -287,12 +291,27 @@ class AccessFees:
                 methods=[],
             )
         waiting = self._db.peek(lambda tx: self._rows.open_of(tx, case.sender, self._now()))
+        # Those that the node is being asked for are nowhere else yet.
+        waiting += self._selling[case.sender]
         if waiting + len(methods) > MAX_OPEN:
             return from_symbol(
                 "rate_limited",
                 f"{waiting} invoices wait for your payment, {MAX_OPEN} may; pay one or let them expire",
                 retry_after=CHALLENGE_S,
             )
+        self._selling[case.sender] += len(methods)
+        try:
+            data = await self._challenge(case, view, price_sats, methods)
+        finally:
+            self._selling[case.sender] -= len(methods)
+            if not self._selling[case.sender]:
+                del self._selling[case.sender]
+        return from_symbol("payment_required", f"{spec.name} costs {price_sats} sat", **data)
+
+    async def _challenge(
+        self, case: Case, view: CredentialView, price_sats: int, methods: tuple[str, ...]
+    ) -> dict[str, JsonValue]:
+        terms = self._terms()
         data: dict[str, JsonValue] = {
             "price_sats": price_sats,
             "methods": [*methods],
@@ -317,7 +336,7 @@ class AccessFees:
                 "invoice": invoice,
                 "amount_sats": terms.l402_price_sats,
             }
-        return from_symbol("payment_required", f"{spec.name} costs {price_sats} sat", **data)
+        return data
 
     def _caveats(self, case: Case, view: CredentialView, terms: AccessTerms) -> tuple[str, ...]:
         credential = view.credential
@@ -334,7 +353,7 @@ class AccessFees:
     async def _sell(
         self, case: Case, service: str, price_sats: int, uses: int, caveats: tuple[str, ...]
     ) -> tuple[str, AccessToken]:
-        token_id, now = self._random(32).hex(), self._now()
+        token_id = self._random(32).hex()
         made = await self._node.call(
             "invoice",
             {
@@ -354,7 +373,8 @@ class AccessFees:
             price_sats=price_sats,
             max_uses=uses,
             uses=0,
-            expires_at=now + CHALLENGE_S,
+            # Not our own sum: a node that took its time takes the money for as long after.
+            expires_at=int(made["expires_at"]),
             status=OPEN,
         )
         await self._db.write(lambda tx: self._rows.add(tx, token))
@@ -383,7 +403,7 @@ class AccessFees:
     async def tidy(self) -> None:
         """Forget invoices that nobody paid, keep those that were paid and not presented yet."""
         now = self._now()
-        for token in await self._db.read(lambda tx: self._rows.overdue(tx, now, _BATCH)):
+        for token in await self._db.read(lambda tx: self._rows.overdue(tx, now - _LATE_S, _BATCH)):
             try:
                 paid = await self._is_paid(token)
             except ClnError:

@@ -68,7 +68,7 @@ class AccessStore:
         return int(row["n"])
 
     def overdue(self, tx: Tx, now: int, limit: int) -> tuple[AccessToken, ...]:
-        """Open tokens whose invoice cannot be paid any more."""
+        """Open tokens whose invoice ended by a time."""
         rows = tx.execute(
             f"SELECT {_COLUMNS} FROM comms_l402_tokens WHERE status = ? AND expires_at <= ?"
             " AND role = 'server' ORDER BY expires_at LIMIT ?",

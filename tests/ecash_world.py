@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.services.wallet_ends import WalletEnds
 from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import WalletService
+from cl_hive_comms.services.wallet_service import WalletService, chosen_mint
 from cl_hive_comms.storage.cashu_store import CashuStore
 from hive_devnet.embedded.bolt11 import Invoice, encode_invoice
 from hive_devnet.embedded.keys import NodeKeys
@@ -84,7 +85,10 @@ class Invoices:
 class EcashWorld:
     """A wallet with its loop in the test's hands; `restart` is what a process does after kill -9."""
 
-    def __init__(self, directory: Path, mint_url: str, *, seed: bytes = b"") -> None:
+    def __init__(
+        self, directory: Path, mint_url: str, *, seed: bytes = b"", looks_ahead: bool = False
+    ) -> None:
+        self.looks_ahead = looks_ahead
         self.path = directory / "comms.db"
         self.mint_url, self.seed = mint_url, seed or os.urandom(32)
         self.now = 1_800_000_000
@@ -115,6 +119,7 @@ class EcashWorld:
             self.mints,
             Invoices(),
             keys,
+            self._beyond_signed,
             most_sat=lambda: 50_000,
             stopped=lambda: self.stopped,
             alert=self._alert,
@@ -127,8 +132,13 @@ class EcashWorld:
     def restore_from_seed(self) -> SeedRestore:
         """What the operator's `restore` runs."""
         return SeedRestore(
-            self.db, self.store, self.mints, self.keys, self.service.chosen, now=lambda: self.now
+            self.db, self.store, self.mints, self.keys, partial(chosen_mint, self.mints), now=lambda: self.now
         )
+
+    async def _beyond_signed(self, mint_url: str, keyset: Keyset) -> None:
+        # A hundred outputs asked about at each of a thousand starts would cost more than the tests.
+        if self.looks_ahead:
+            await self.restore_from_seed().beyond_signed(mint_url, keyset)
 
     async def _alert(self, level: Level, code: str, text: str) -> None:
         self.alerts.append((level, code, text))

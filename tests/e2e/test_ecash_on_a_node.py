@@ -8,14 +8,17 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from comms_world import PLUGIN, call, refused, until, world
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.node import DevnetRpcError, NodeHandle
+from hive_shared.cashu.token import decode_token, encode_token, encode_v3
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WALLET = "hive-client-wallet"
@@ -100,6 +103,23 @@ async def test_ecash_goes_out_and_comes_back(place: Place) -> None:
     assert await place.sats() == 1_500 - 200 - fees
     log = place.node.log_text()
     assert sent["token"][20:60] not in log and locked["token"][20:60] not in log
+
+
+async def test_acceptance_03_06_a_token_of_a_foreign_mint_makes_no_connection(
+    place: Place, mint_url: str
+) -> None:
+    sent = await place.wallet("send", amount_sats=8)
+    async with MintFaultFront.before(mint_url) as foreign:
+        token = replace(decode_token(sent["token"]), mint=foreign.url)
+        for text in (encode_token(token), encode_v3(token)):
+            error = await refused(place.node, WALLET, action="receive", token=text)
+            assert "mint_not_allowed" in f"{error} {error.data}"
+        assert foreign.connections == 0
+        # A mint that is asked is seen to be asked.
+        async with httpx.AsyncClient() as client:
+            await client.get(f"{foreign.url}/v1/keysets")
+        assert foreign.connections == 1
+    assert (await place.wallet("receive", token=sent["token"]))["state"] == "done"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
 from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import WalletService
+from cl_hive_comms.services.wallet_service import CALL, WalletService
 
 _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "balance": frozenset(),
@@ -163,7 +163,16 @@ def _shown(op: Op) -> dict[str, Any]:
         "amount_sats": op.amount_sats,
         "fee_sats": op.fee_sats,
     }
-    return shown if op.state is OpState.DONE or not op.error else {**shown, "note": op.error}
+    if op.state is OpState.DONE:
+        return shown
+    shown |= _key(op)
+    return {**shown, "note": op.error} if op.error else shown
+
+
+def _key(op: Op) -> dict[str, Any]:
+    """What the same call names to have this operation's result."""
+    key = op.idempotency_key
+    return {"idempotency_key": key.removeprefix(CALL)} if key.startswith(CALL) else {}
 
 
 def _row(op: Op) -> dict[str, Any]:
@@ -177,6 +186,7 @@ def _row(op: Op) -> dict[str, Any]:
         "attempts": op.attempts,
         "created_at": op.created_at,
         "updated_at": op.updated_at,
+        **_key(op),
     }
     if op.next_retry_at:
         row["next_retry_at"] = op.next_retry_at

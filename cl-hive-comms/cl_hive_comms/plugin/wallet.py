@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from hive_shared.cashu.derive import MASTER_LABEL, EscrowKeys
 from hive_shared.cashu.journal import Op
@@ -26,7 +27,7 @@ from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.wallet_ends import WalletEnds
 from cl_hive_comms.services.wallet_funding import FundPayer
 from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import WalletService
+from cl_hive_comms.services.wallet_service import WalletService, chosen_mint
 from cl_hive_comms.storage.cashu_store import CashuStore
 
 
@@ -88,6 +89,7 @@ def compose_wallet(
     ends = WalletEnds(store, unix_now)
     payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
     settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
+    restore = SeedRestore(db, store, mints, keys, partial(chosen_mint, mints), now=unix_now)
     service = WalletService(
         db,
         store,
@@ -96,6 +98,7 @@ def compose_wallet(
         mints,
         invoices,
         keys,
+        restore.beyond_signed,
         most_sat=most_sat,
         stopped=stopped,
         alert=alert,
@@ -104,4 +107,4 @@ def compose_wallet(
         random_bytes=os.urandom,
         log=log,
     )
-    return EcashParts(service, SeedRestore(db, store, mints, keys, service.chosen, now=unix_now))
+    return EcashParts(service, restore)

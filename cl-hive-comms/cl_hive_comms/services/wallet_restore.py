@@ -82,10 +82,21 @@ class SeedRestore:
             "new_proofs": added,
         }
 
-    async def _search(self, mint: Mint, keyset: Keyset) -> _Found:
+    async def beyond_signed(self, mint_url: str, keyset: Keyset) -> None:
+        """Raise a counter that stands where the mint has signed before: of a database that is older than the
+        ecash made with its seed, or new. Raises PaymentFailed when the mint does not answer rightly."""
+        mint = self._mints.at(mint_url)
+        start = await self._db.read(lambda tx: self._rows.counter(tx, mint_url, keyset.id))
+        if not await self._batch(mint, keyset, start):
+            return
+        found = await self._search(mint, keyset, start)
+        await self._db.write(lambda tx: self._rows.raise_counter(tx, mint_url, keyset.id, found.next))
+
+    async def _search(self, mint: Mint, keyset: Keyset, start: int = 0) -> _Found:
         signed: list[OwnProof] = []
-        empty = start = following = 0
-        while empty < EMPTY_BATCHES and start < _MAX_BATCHES * BATCH:
+        empty, following = 0, start
+        end = start + _MAX_BATCHES * BATCH
+        while empty < EMPTY_BATCHES and start < end:
             batch = await self._batch(mint, keyset, start)
             signed += batch
             empty = 0 if batch else empty + 1

@@ -7,12 +7,14 @@ settled then goes on by the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.incoming import acceptable, own_pubkey, receive_key, refuse_spent
 from hive_shared.cashu.journal import Op, OpKind, OpState, ProofStatus
+from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.ports import MintBook
 from hive_shared.cashu.selection import CONSOLIDATE_ABOVE
 from hive_shared.cashu.settling import Settler
@@ -29,11 +31,29 @@ from .ports_wallet import OwnInvoices, WalletRows
 
 KEPT_SPENT_S: Final = 30 * 86_400
 """How long spent proofs and ended operations are kept."""
+_QUOTE_S: Final = 86_400
+_FEE_RESERVE_SAT: Final = 10
+_FEE_RESERVE_PERCENT: Final = 5
 _ASKED: Final = 500
+CALL: Final = "call:"
+"""What the keys of the operator's own calls begin with in the journal."""
+
+
+@asynccontextmanager
+async def _patience(seconds: float) -> AsyncIterator[None]:
+    """For what is asked before an operation is written down: giving up leaves nothing behind."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise PaymentFailed(
+            f"mint and node did not answer within {seconds:g} s; nothing was begun", reason="mint_unavailable"
+        ) from None
 
 
 class WalletService:
-    """Operations of the wallet, begun, waited for and carried on."""
+    """Operations of the wallet, begun, waited for and carried on. `beyond_signed` makes sure that the
+    counters of a keyset were never used, whatever became of this database."""
 
     def __init__(
         self,
@@ -44,6 +64,7 @@ class WalletService:
         mints: MintBook,
         invoices: OwnInvoices,
         keys: EscrowKeys,
+        beyond_signed: Callable[[str, Keyset], Awaitable[None]],
         *,
         most_sat: Callable[[], int],
         stopped: Callable[[], bool],
@@ -59,6 +80,7 @@ class WalletService:
         self._now, self._wait, self._random_bytes, self._log = now, wait, random_bytes, log
         self._driven: dict[str, asyncio.Task[Op]] = {}
         self._before: dict[str, asyncio.Task[None]] = {}
+        self._beyond_signed, self._counted = beyond_signed, set[tuple[str, str]]()
 
     # -- what a caller asks for ------------------------------------------------------------------------
 
@@ -67,13 +89,14 @@ class WalletService:
         with what is wrong, `mint_not_allowed` without asking that mint."""
         given = decode_token(token)
         mint_url = self._mints.at(given.mint).url
-        keys = await self._ready(mint_url)
-        proofs = await asyncio.to_thread(acceptable, given.proofs, keys.every, receive_key(self._keys))
-        # The token's own name is its key: handed in twice it is one operation.
-        order = Order("token:" + sha256(token.encode()).hex())
-        op = await self._wallet.again(order)
+        order, op = await self._receipt_of(token)
         if op is None:
-            await refuse_spent(self._mints.at(mint_url), proofs)
+            async with _patience(timeout):
+                keys = await self._ready(mint_url)
+                proofs = await asyncio.to_thread(
+                    acceptable, given.proofs, keys.every, receive_key(self._keys)
+                )
+                await refuse_spent(self._mints.at(mint_url), proofs)
             op = await self._wallet.receive(order, keys, proofs)
         return await self._driven_to(op, timeout)
 
@@ -81,30 +104,35 @@ class WalletService:
         self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float
     ) -> Op:
         """A token for somebody else; the operation's body has it when it is done."""
-        self._refuse_when_stopped("send")
-        mint_url, order = self.chosen(mint_url), self._order(key)
-        if (old := await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat)) is None:
-            keys = await self._ready(mint_url)
+        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
+        old = await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat, pubkey or "")
+        if old is None:
+            self._refuse_when_stopped("send")
+            async with _patience(timeout):
+                keys = await self._ready(mint_url)
             old = await self._wallet.send(order, keys, amount_sat, pubkey)
         return await self._driven_to(old, timeout)
 
     async def fund(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Pay the mint over Lightning for `amount_sat` of ecash."""
-        self._refuse_when_stopped("fund")
-        mint_url, order = self.chosen(mint_url), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
-            keys = await self._ready(mint_url)
-            quote = await self._fund_quote(mint_url, amount_sat)
+            self._refuse_when_stopped("fund")
+            async with _patience(timeout):
+                keys = await self._ready(mint_url)
+                quote = await self._fund_quote(mint_url, amount_sat)
             old = await self._wallet.fund(order, keys, amount_sat, quote, self._most_sat())
         return await self._driven_to(old, timeout)
 
     async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Have the mint pay an invoice of this node."""
-        mint_url, order = self.chosen(mint_url), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
-            keys = await self._ready(mint_url)
-            invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
-            old = await self._wallet.melt(order, keys, await self._pay_quote(mint_url, invoice, amount_sat))
+            async with _patience(timeout):
+                keys = await self._ready(mint_url)
+                invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
+                quote = await self._pay_quote(mint_url, invoice, amount_sat)
+            old = await self._wallet.melt(order, keys, quote)
         return await self._driven_to(old, timeout)
 
     async def balance(self) -> dict[str, dict[str, int]]:
@@ -128,8 +156,7 @@ class WalletService:
         """Carry on what is due; released operations of the last day are asked about."""
         now = self._now()
         due = await self._db.read(lambda tx: [*self._rows.open_ops(tx, now), *self._rows.watched(tx, now)])
-        if due and not self._before:
-            await asyncio.gather(*(self._before_new(url) for url in {url for _, url in due}))
+        await asyncio.gather(*(self._before_new(url) for url in {url for _, url in due}))
         tasks = [self._drive(op_id, 0.0) for op_id, _ in due]
         for outcome in await asyncio.gather(*tasks, *self._asked(), return_exceptions=True):
             if isinstance(outcome, Exception):
@@ -169,7 +196,8 @@ class WalletService:
                 continue
             try:
                 keys = await self._ready(mint_url)
-                op = await self._wallet.consolidate(self._order(None), keys, amount)
+                order = Order(f"own:{self._random_bytes(16).hex()}")
+                op = await self._wallet.consolidate(order, keys, amount)
             except HiveError as error:
                 self._log("warning", "wallet_consolidate", mint=mint_url, error=str(error))
                 continue
@@ -178,10 +206,24 @@ class WalletService:
 
     # -- parts -----------------------------------------------------------------------------------------
 
+    async def _receipt_of(self, token: str) -> tuple[Order, Op | None]:
+        """The token's own name is its key: handed in twice it is one operation. When nothing came of the
+        first, the token is still good, and handing it in again begins another."""
+        name, attempt = "token:" + sha256(token.encode()).hex(), 0
+        order = Order(name)
+        while (op := await self._wallet.again(order)) is not None and op.state is OpState.FAILED:
+            attempt += 1
+            order = Order(f"{name}:{attempt}")
+        return order, op
+
     async def _ready(self, mint_url: str) -> MintKeys:
         """What was open at this mint when the plugin started is looked at before anything new begins."""
         await self._before_new(mint_url)
-        return mint_keys(mint_url, await self._mints.keysets(mint_url))
+        keys = mint_keys(mint_url, await self._mints.keysets(mint_url))
+        if (mint_url, keys.active.id) not in self._counted:
+            await self._beyond_signed(mint_url, keys.active)
+            self._counted.add((mint_url, keys.active.id))
+        return keys
 
     async def _before_new(self, mint_url: str) -> None:
         if mint_url not in self._before:
@@ -190,9 +232,13 @@ class WalletService:
 
     async def _resolve(self, mint_url: str) -> None:
         for op_id, url in await self._db.read(self._rows.open_ops):
-            if url == mint_url and op_id not in self._driven:
+            if url != mint_url or op_id in self._driven:
+                continue
+            try:
                 await self._settler.give_up_unsent(op_id)
                 await self._settler.advance(op_id)
+            except Exception as error:  # one that cannot go on does not hold up the others for ever
+                self._log("error", "wallet_operation", op_id=op_id, error=repr(error))
 
     async def _driven_to(self, op: Op, timeout: float) -> Op:
         """The operation when it has ended, or as it is when the time is over. Raises PaymentFailed for one of
@@ -234,7 +280,7 @@ class WalletService:
         key = self._random_bytes(32)
         mint = self._mints.at(mint_url)
         quote = await mint.mint_quote(amount_sat, pubkey=public_key(Secret(key)))
-        return FundQuote(quote.quote, quote.request, quote.expiry or 0, key)
+        return FundQuote(quote.quote, quote.request, self._until(quote.expiry), key)
 
     async def _pay_quote(self, mint_url: str, invoice: str, amount_sat: int) -> PayQuote:
         quote = await self._mints.at(mint_url).melt_quote(invoice)
@@ -243,25 +289,37 @@ class WalletService:
                 f"the mint asks {quote.amount} sat for an invoice of {amount_sat} sat; nothing was sent",
                 reason="invoice_mismatch",
             )
-        return PayQuote(quote.quote, invoice, quote.amount, quote.fee_reserve, quote.expiry or 0)
-
-    def chosen(self, mint_url: str | None) -> str:
-        """A named mint in its normal form, the primary one for None. Raises FeatureDisabled without
-        any, PaymentFailed `mint_not_allowed` for another; that one is not asked."""
-        accepted = self._mints.accepted()
-        if not accepted:
-            raise FeatureDisabled(
-                "no mint is configured: set hive-comms-escrow-mint to the address of one you trust",
-                data={"option": "hive-comms-escrow-mint"},
+        if quote.fee_reserve > (most := max(_FEE_RESERVE_SAT, amount_sat * _FEE_RESERVE_PERCENT // 100)):
+            raise PaymentFailed(
+                f"the mint wants to keep up to {quote.fee_reserve} sat for paying {amount_sat} sat, at most"
+                f" {most} sat are accepted; nothing was sent",
+                reason="fee_too_high",
             )
-        return self._mints.at(mint_url or accepted[0]).url
+        return PayQuote(quote.quote, invoice, quote.amount, quote.fee_reserve, self._until(quote.expiry))
+
+    def _until(self, expiry: int | None) -> int:
+        """A quote's end; a mint cannot keep an operation open by naming one that is far away."""
+        return min(max(expiry or 0, 0), self._now() + _QUOTE_S)
 
     def _order(self, key: str | None) -> Order:
-        return Order(f"call:{key}" if key else f"own:{self._random_bytes(16).hex()}")
+        # A call without a key gets one that `ops` shows: by it the token of a send is had again.
+        return Order(f"{CALL}{key or self._random_bytes(16).hex()}")
 
     def _refuse_when_stopped(self, action: str) -> None:
         if self._stopped():
             raise EmergencyStop(f"the emergency stop is on: {action} waits until it is released")
+
+
+def chosen_mint(mints: MintBook, mint_url: str | None) -> str:
+    """A named mint in its normal form, the primary one for None. Raises FeatureDisabled without any,
+    PaymentFailed `mint_not_allowed` for another; that one is not asked."""
+    accepted = mints.accepted()
+    if not accepted:
+        raise FeatureDisabled(
+            "no mint is configured: set hive-comms-escrow-mint to the address of one you trust",
+            data={"option": "hive-comms-escrow-mint"},
+        )
+    return mints.at(mint_url or accepted[0]).url
 
 
 def ended(op: Op) -> Op:

@@ -240,6 +240,14 @@ class CashuStore:
         )
         return changed.rowcount == 1
 
+    def counter(self, tx: Tx, mint_url: str, keyset_id: str) -> int:
+        """The next counter of a keyset."""
+        row = tx.execute(
+            "SELECT next FROM comms_cashu_counters WHERE mint_url = ? AND keyset_id = ?",
+            (mint_url, keyset_id),
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
     def counters(self, tx: Tx) -> list[tuple[str, str, int]]:
         """(mint, keyset, next counter) of all."""
         rows = tx.execute("SELECT mint_url, keyset_id, next FROM comms_cashu_counters ORDER BY 1, 2")

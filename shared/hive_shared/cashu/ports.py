@@ -11,6 +11,7 @@ A call of `Mint` ends in one of four ways, and none of the last three says what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
@@ -42,6 +43,9 @@ QUEUE_SECONDS: Final = 30.0
 """The longest a call waits for its turn before it is sent; then it is `MintUnavailable`, not sent."""
 
 
+_LONG_WORD: Final = re.compile(r"[0-9A-Za-z+/=_-]{32,}")
+
+
 def request_seconds(elements: int) -> float:
     """How long a mint may take to answer a request with so many array elements: 10 s and 10 ms each, at most
     60. A call has ended at the latest QUEUE_SECONDS and this after it began; calls that are retried
@@ -54,6 +58,8 @@ class MintRefused(PaymentFailed):
 
     def __init__(self, url: str, status: int, mint_code: int | None, said: str) -> None:
         code = "" if mint_code is None else f", code {mint_code}"
+        # A mint may repeat what it was sent: secrets are long words, and errors are shown and stored.
+        said = _LONG_WORD.sub("(…)", said)
         super().__init__(f"the mint {url} refused (HTTP {status}{code}): {said}", reason="mint_refused")
         self.status = status
         self.mint_code = mint_code

@@ -7,7 +7,7 @@ what became of the inputs (checkstate), how does the quote stand. An error code 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeAlias, TypeVar
 
@@ -16,7 +16,7 @@ from ..errors import HiveError, PaymentFailed
 from ..store import Tx
 from .curve import y_of
 from .journal import INCOMING, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
-from .keysets import Keyset
+from .keysets import Keyset, fee_sats
 from .mint_quote import legacy_quote_digest, quote_digest
 from .outputs import Output, finish, restored
 from .ports import MintBook, MintRefused, MintUnavailable, request_seconds
@@ -33,6 +33,8 @@ SENDS: Final = 3
 """How often a request that the mint did not carry out is sent, the same each time."""
 WATCH_S: Final = 86_400
 """How long the mint may carry out a released operation late, and is asked about it."""
+CHANGE_S: Final = 600
+"""How long after a melt was sent the change that is owed at least may still be signed."""
 QUOTE_GRACE_S: Final = 3_600
 """How long after its expiry a quote that was paid late is still looked for."""
 _MOST_WAIT_S: Final = 60
@@ -182,10 +184,21 @@ class Settler:
         if quote.status is not QuoteState.PAID:
             return None
         preimage = quote.payment_preimage or ""
-        if quote.change:
-            return await self._checked(op, quote.change, fewer=True), preimage
         # 0.16 does not repeat the change, and an answer may have lost it.
-        return await self._restored(op), preimage
+        signed = (
+            await self._checked(op, quote.change, fewer=True) if quote.change else await self._restored(op)
+        )
+        if _kept_by_mint(op, signed) > await self._most_kept(op) and self._now() < op.sent_at + CHANGE_S:
+            raise PaymentFailed(
+                "the mint has paid and owes change that it has not signed yet", reason="mint_unavailable"
+            )
+        return signed, preimage
+
+    async def _most_kept(self, op: Op) -> int:
+        """What a mint may keep of a melt beside the amount: the reserve that its quote named, input fees."""
+        keysets = await self._mints.keysets(op.mint_url)
+        ppks = (keysets[each.id].input_fee_ppk for each in op.body.inputs if each.id in keysets)
+        return op.fee_sats + fee_sats(ppks)
 
     async def _until_paid(self, op: Op) -> Op:
         now = self._now()
@@ -220,7 +233,8 @@ class Settler:
             if quote.status is QuoteState.PENDING:
                 return await self._wait(op, "the mint is still paying", "")
         elif signed := await self._restored(op):
-            return await self._finish(op, signed, "")
+            # An operation of an old backup: what it made may have been spent long since.
+            return await self._finish(op, signed, "", await self._spent(op, signed))
         elif op.kind is OpKind.FUND:
             return await self._unminted(op)
         return await self._unsigned(op)
@@ -259,13 +273,23 @@ class Settler:
         if now < free_at:
             return await self._move(replace(op, next_retry_at=free_at), op.state)
         if op.kind is OpKind.FUND:
-            # Nothing of ours is held: a paid quote stays ours until it is minted.
-            return await self._wait(op, op.error, op.reason)
+            return await self._ask_for_what_was_paid(op)
         return await self._fail(
             replace(op, watch_until=now + WATCH_S, next_retry_at=now + _WATCH_EVERY_S),
             op.reason or "mint_refused",
             op.error or "the mint does not carry it out",
         )
+
+    async def _ask_for_what_was_paid(self, op: Op) -> Op:
+        """Nothing of ours is held, and a paid quote stays ours until it is minted: the same request again,
+        ever later, and the operator is told once."""
+        now, further = self._now(), op.attempts - SENDS
+        again_at = op.sent_at + min(_WATCH_EVERY_S, _MOST_WAIT_S << min(further, 8))
+        if now < again_at:
+            return await self._move(replace(op, next_retry_at=again_at), op.state)
+        if further == 0:
+            await self._alert(op)
+        return await self._send(op)
 
     async def _watch(self, op: Op) -> Op:
         """A released operation: carried out late after all?"""
@@ -287,6 +311,14 @@ class Settler:
         if len(found) != len(op.inputs):
             raise MintNonconformant("the mint did not tell the state of every input it was asked about")
         return found
+
+    async def _spent(self, op: Op, signed: Signed) -> set[str]:
+        """Those of an operation's own outputs that are not unspent any more."""
+        ys = [y_of(proof.secret) for planned, proof in signed if planned.use == "keep"]
+        if op.kind not in INCOMING or not ys:
+            return set()
+        told = {entry.Y: entry.state for entry in await self._mints.at(op.mint_url).checkstate(ys)}
+        return {y for y in ys if told.get(y) is not SpendState.UNSPENT}
 
     async def _restored(self, op: Op) -> Signed:
         """What the mint signed of this operation's outputs."""
@@ -310,9 +342,10 @@ class Settler:
 
     # -- ends ------------------------------------------------------------------------------------------
 
-    async def _finish(self, op: Op, signed: Signed, preimage: str) -> Op:
+    async def _finish(self, op: Op, signed: Signed, preimage: str, gone: Collection[str] = frozenset()) -> Op:
+        """Done; outputs of ours that are `gone` were spent since."""
         if op.kind is not OpKind.MELT and len(signed) != len(op.body.outputs):
-            return await self._wait(op, "the mint signed only a part of the outputs", "mint_nonconformant")
+            raise MintNonconformant("the mint signed only a part of the outputs")
         now = self._now()
         kept = [
             OwnProof(y_of(proof.secret), proof, planned.counter)
@@ -320,11 +353,10 @@ class Settler:
             if planned.use == "keep" and proof.amount
         ]
         given = [proof for planned, proof in signed if planned.use != "keep"]
-        fee = op.fee_sats
+        fee = most = op.fee_sats
         if op.kind is OpKind.MELT:
-            fee = (
-                sum(p.amount for p in op.body.inputs) - sum(own.proof.amount for own in kept) - op.amount_sats
-            )
+            # A mint that gave more than it had to only gave it away.
+            fee, most = max(0, _kept_by_mint(op, signed)), await self._most_kept(op)
         was = op.state
         end = replace(
             op,
@@ -340,12 +372,22 @@ class Settler:
 
         def body(tx: Tx) -> Op:
             self._rows.settle(tx, op.op_id, op.inputs, ProofStatus.SPENT, now)
-            self._rows.add_proofs(tx, op.mint_url, kept, ProofStatus.UNSPENT, op.op_id, now)
+            for state, some in (
+                (ProofStatus.UNSPENT, [own for own in kept if own.y not in gone]),
+                (ProofStatus.QUARANTINED, [own for own in kept if own.y in gone]),
+            ):
+                self._rows.add_proofs(tx, op.mint_url, some, state, op.op_id, now)
             stored = self._ends.done(tx, end, given)
             self._rows.move(tx, stored, was)
             return stored
 
-        return await self._db.write(body)
+        stored = await self._db.write(body)
+        if fee > most:
+            # A mint that kept more of a melt than it had said is told of.
+            text = f"the mint kept {fee} sat, it had said {most} sat at most"
+            await self._mints.nonconformant(op.mint_url, text)
+            await self._alert(replace(stored, error=text))
+        return stored
 
     async def _spent_elsewhere(self, op: Op, spent: Sequence[str]) -> Op:
         now, was = self._now(), op.state
@@ -410,3 +452,8 @@ class Settler:
 
     async def _read(self, op_id: str) -> Op:
         return await self._db.read(lambda tx: self._rows.op(tx, op_id))
+
+
+def _kept_by_mint(op: Op, signed: Signed) -> int:
+    """Sats of a melt's inputs that were neither paid out nor given back; less than 0 when it gave more."""
+    return sum(each.amount for each in op.body.inputs) - sum(p.amount for _, p in signed) - op.amount_sats

@@ -241,10 +241,12 @@ class Wallet:
         """The operation that this key stands for already."""
         return await self._db.read(lambda tx: self._rows.op_by_key(tx, order.key))
 
-    async def begun(self, order: Order, kind: OpKind, mint_url: str, amount: int) -> Op | None:
-        """The operation that this key stands for already. Raises Conflict when it is another one."""
+    async def begun(self, order: Order, kind: OpKind, mint_url: str, amount: int, *more: str) -> Op | None:
+        """The operation that this key stands for already; `more` is what else the kind is asked (a send's
+        pubkey or ""). Raises Conflict when it is another one."""
         old = await self.again(order)
-        if old is not None and (old.kind, old.mint_url, old.amount_sats) != (kind, mint_url, amount):
+        content = _content(kind.value, mint_url, str(amount), *more)
+        if old is not None and (old.content, old.owner) != (content, order.owner):
             raise _other_content()
         return old
 

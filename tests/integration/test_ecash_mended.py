@@ -1,0 +1,210 @@
+"""What a mint, an operator or a lost disk can do to the wallet beside losing answers
+(docs/protocol/03-escrow-and-payments.md §4.2, §5, §9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from ecash_world import EcashWorld
+from hive_shared.cashu.journal import OpState
+from hive_shared.cashu.ports import MintRefused, MintUnavailable
+from hive_shared.cashu.wire import QuoteState
+from hive_shared.errors import Conflict, EmergencyStop, PaymentFailed
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def payer(mint_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EcashWorld]:
+    """A wallet with ecash at the mint."""
+    world = EcashWorld(tmp_path_factory.mktemp("payer"), mint_url)
+    await world.service.fund(2_000, None, None, 30)
+    yield world
+    await world.close()
+
+
+def put(world: EcashWorld, **methods: Callable[..., Awaitable[Any]]) -> None:
+    """What this mint does instead."""
+    for name, method in methods.items():
+        setattr(world.mints.client, name, method)
+
+
+def failing(world: EcashWorld, name: str, times: int, error: Exception) -> None:
+    """The next calls of this method of the mint end so, and never reach it."""
+    call: Callable[..., Awaitable[Any]] = getattr(world.mints.client, name)
+    left = times
+
+    async def instead(*args: Any, **named: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            raise error
+        return await call(*args, **named)
+
+    setattr(world.mints.client, name, instead)
+
+
+async def test_a_token_that_no_mint_was_there_for_is_received_later(
+    mint_url: str, payer: EcashWorld, tmp_path: Path
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    token = (await payer.service.send(64, None, None, None, 30)).body.token
+    failing(world, "swap", 1, MintUnavailable(mint_url, "no connection", sent=False))
+    with pytest.raises(PaymentFailed, match="no connection"):
+        await world.service.receive(token, 30)
+    op = await world.service.receive(token, 30)
+    assert (op.state, await world.sats()) == (OpState.DONE, op.amount_sats)
+    assert (await world.service.receive(token, 30)).op_id == op.op_id
+    await world.close()
+
+
+async def test_what_was_paid_for_is_asked_for_until_the_mint_gives_it(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    failing(world, "mint", 9, MintUnavailable(mint_url, "HTTP 503", sent=True))
+    op = await world.service.fund(100, None, None, 1)
+    for _ in range(12):
+        await world.sweep()
+    (op,) = await world.ops()
+    assert (op.state, await world.sats()) == (OpState.DONE, 100)
+    assert len(world.alerts) == 1
+    await world.close()
+
+
+async def test_a_new_database_with_a_used_seed_makes_ecash_of_its_own(mint_url: str, tmp_path: Path) -> None:
+    old = EcashWorld(tmp_path / "old", mint_url)
+    await old.service.fund(100, None, None, 30)
+    await old.service.fund(100, None, None, 30)
+    await old.close()
+    world = EcashWorld(tmp_path / "new", mint_url, seed=old.seed, looks_ahead=True)
+    await world.service.fund(100, None, None, 30)
+    assert await world.sats() == 100
+    found = await world.restore_from_seed().run(None, dry_run=False)
+    assert (found["unspent_sats"], await world.sats()) == (300, 300)
+    assert (await world.service.withdraw(250, None, None, 30)).state is OpState.DONE
+    await world.close()
+
+
+async def test_an_operation_of_an_old_backup_brings_nothing_that_was_spent(
+    mint_url: str, payer: EcashWorld, tmp_path: Path
+) -> None:
+    world = EcashWorld(tmp_path / "old", mint_url)
+    token = (await payer.service.send(128, None, None, None, 30)).body.token
+    failing(world, "swap", 1, MintUnavailable(mint_url, "HTTP 503", sent=True))
+    failing(world, "restore", 2, MintUnavailable(mint_url, "HTTP 503", sent=True))
+    assert (await world.service.receive(token, 1)).open
+    rows = await world.db.read(lambda tx: list(world.store.raw_ops(tx)))
+    for _ in range(3):
+        await world.sweep()
+    have = await world.sats()
+    gone = await world.service.send(have, None, None, None, 30)
+    await payer.service.receive(gone.body.token, 30)
+    await world.close()
+    fresh = EcashWorld(tmp_path / "new", mint_url, seed=world.seed)
+    assert await fresh.db.write(lambda tx: fresh.store.put_raw_op(tx, rows[0]))
+    for _ in range(3):
+        await fresh.sweep()
+    (op,) = await fresh.ops()
+    assert (op.state, await fresh.sats(), await fresh.held()) == (OpState.DONE, 0, 0)
+    await fresh.close()
+
+
+async def test_a_key_stands_for_one_receiver(payer: EcashWorld) -> None:
+    own = payer.service.receive_pubkey
+    first = await payer.service.send(8, None, own, "to-own", 30)
+    for pubkey in (None, "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"):
+        with pytest.raises(Conflict):
+            await payer.service.send(8, None, pubkey, "to-own", 30)
+    # What was done before the stop is told also during it.
+    payer.stopped = True
+    assert (await payer.service.send(8, None, own, "to-own", 30)).body.token == first.body.token
+    with pytest.raises(EmergencyStop):
+        await payer.service.send(8, None, own, "another", 30)
+    payer.stopped = False
+
+
+async def test_a_mint_that_wants_too_much_for_paying_is_not_paid_through(payer: EcashWorld) -> None:
+    client, before = payer.mints.client, await payer.sats()
+    quote = client.melt_quote
+
+    async def dear(invoice: str) -> Any:
+        return msgspec.structs.replace(await quote(invoice), fee_reserve=11)
+
+    put(payer, melt_quote=dear)
+    with pytest.raises(PaymentFailed, match="11 sat") as refused:
+        await payer.service.withdraw(100, None, None, 30)
+    put(payer, melt_quote=quote)
+    assert (refused.value.reason, await payer.sats(), await payer.held()) == ("fee_too_high", before, 0)
+
+
+async def test_a_mint_that_keeps_the_change_is_told_of(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    await world.service.fund(1_024, None, None, 30)
+    client = world.mints.client
+    melt, state, restore = client.melt, client.melt_quote_state, client.restore
+
+    async def without(call: Callable[..., Awaitable[Any]], *args: Any, **empty: Any) -> Any:
+        return msgspec.structs.replace(await call(*args), **empty)
+
+    for name, call, empty in (
+        ("melt", melt, {"change": None}),
+        ("melt_quote_state", state, {"change": None}),
+        ("restore", restore, {"outputs": [], "signatures": []}),
+    ):
+        setattr(client, name, lambda *a, _call=call, _empty=empty: without(_call, *a, **_empty))
+    op = await world.service.withdraw(100, None, None, 5)
+    assert op.open and await world.held() == 1_024
+    await world.sweep()
+    (op,) = [each for each in await world.ops() if each.kind == "melt"]
+    assert (op.state, op.fee_sats, await world.sats()) == (OpState.DONE, 924, 0)
+    assert len(world.alerts) == 1 and "kept 924 sat" in world.alerts[0][2]
+    # The seed still finds it should the mint come to its senses.
+    put(world, restore=restore)
+    assert (await world.restore_from_seed().run(None, dry_run=False))["new_sats"] > 900
+    await world.close()
+
+
+async def test_a_quote_cannot_keep_an_operation_open_for_ever(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    client = world.mints.client
+    quote, state = client.mint_quote, client.mint_quote_state
+
+    async def endless(amount: int, *, pubkey: str | None = None) -> Any:
+        return msgspec.structs.replace(await quote(amount, pubkey=pubkey), expiry=2**70)
+
+    async def unpaid(quote_id: str) -> Any:
+        return msgspec.structs.replace(await state(quote_id), state=QuoteState.UNPAID, paid=None)
+
+    put(world, mint_quote=endless, mint_quote_state=unpaid)
+    assert (await world.service.fund(50, None, None, 2)).open
+    world.now += 86_400 + 3_601
+    await world.sweep()
+    (op,) = await world.ops()
+    assert (op.state, op.reason) == (OpState.FAILED, "invoice_expired")
+    await world.close()
+
+
+async def test_a_mint_that_hangs_holds_no_caller_beyond_its_timeout(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    never = asyncio.Event()
+
+    async def hang(*_: object, **__: object) -> Sequence[object]:
+        await never.wait()
+        return []
+
+    put(world, mint_quote=hang)
+    with pytest.raises(PaymentFailed, match="nothing was begun"):
+        await asyncio.wait_for(world.service.fund(50, None, None, 0.05), 20)
+    assert await world.ops() == []
+    await world.close()
+
+
+async def test_a_refusal_hides_what_a_mint_repeats(payer: EcashWorld, mint_url: str) -> None:
+    secret = "ab" * 32
+    front = MintRefused(mint_url, 400, 11_001, f"Token already spent: {secret}")
+    assert secret not in front.detail

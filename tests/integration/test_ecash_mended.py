@@ -14,6 +14,7 @@ import pytest_asyncio
 from ecash_world import EcashWorld
 from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
+from hive_shared.cashu.token import decode_token
 from hive_shared.cashu.wire import QuoteState
 from hive_shared.errors import Conflict, EmergencyStop, PaymentFailed
 
@@ -112,6 +113,29 @@ async def test_an_operation_of_an_old_backup_brings_nothing_that_was_spent(
     (op,) = await fresh.ops()
     assert (op.state, await fresh.sats(), await fresh.held()) == (OpState.DONE, 0, 0)
     await fresh.close()
+
+
+async def test_a_restore_in_the_middle_of_a_send_does_not_count_what_is_given_away(
+    mint_url: str, tmp_path: Path
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    await world.service.fund(64, None, None, 30)
+    swap, restore = world.mints.client.swap, world.mints.client.restore
+
+    async def lost(*request: Any) -> Any:
+        await swap(*request)
+        raise MintUnavailable(mint_url, "no answer", sent=True)
+
+    put(world, swap=lost)
+    failing(world, "restore", 2, MintUnavailable(mint_url, "HTTP 503", sent=True))
+    assert (await world.service.send(10, None, None, "gift", 1)).open
+    put(world, swap=swap, restore=restore)
+    assert (await world.restore_from_seed().run(None, dry_run=False))["new_sats"] == 64 - 1
+    await world.sweep()
+    sent = await world.service.send(10, None, None, "gift", 30)
+    assert decode_token(sent.body.token).proofs
+    assert (await world.sats(), await world.held()) == (64 - 10 - sent.fee_sats, 0)
+    await world.close()
 
 
 async def test_a_key_stands_for_one_receiver(payer: EcashWorld) -> None:

@@ -27,6 +27,8 @@ class WalletEnds:
             return op
         gone = [OwnProof(y_of(proof.secret), proof) for proof in given]
         self._rows.add_proofs(tx, op.mint_url, gone, ProofStatus.SPENT, op.op_id, self._now())
+        # A restore from the seed may have found them in between and taken them for ours.
+        self._rows.settle(tx, op.op_id, [own.y for own in gone], ProofStatus.SPENT, self._now())
         return replace(op, body=replace(op.body, token=encode_token(Token(op.mint_url, tuple(given)))))
 
     def failed(self, tx: Tx, op: Op) -> None:

@@ -330,6 +330,18 @@ async def test_what_is_under_way_at_the_node_already_is_waited_for_and_never_cal
     assert (row.counted_sats, world.used()) == (0, 0)
 
 
+async def test_who_is_told_to_try_again_is_told_how(world: PayingWorld) -> None:
+    """A key stands for its payment, a failed one too: the same call again changes nothing."""
+    order = world.order(world.bill())
+    world.node.fail["wait"] = LOST
+    with pytest.raises(Busy, match="nothing was paid, to try again give another idempotency_key"):
+        await world.service.pay(order)
+    del world.node.fail["wait"]
+    with pytest.raises(PaymentFailed, match="key is used up: to try again give another idempotency_key"):
+        await world.service.pay(order)
+    assert (await world.service.pay(world.order(order.target, key="client:2"))).state is State.SETTLED
+
+
 @pytest.mark.parametrize("end", ["complete", "failed"])
 async def test_a_copy_that_forgot_a_payment_under_way_waits_for_its_end(world: PayingWorld, end: str) -> None:
     order = world.order(FRIEND, key="sibling:k", budget="fleet", method="keysend", advisor_id=None)

@@ -21,6 +21,7 @@ from hive_shared.errors import (
     HiveError,
     InvalidParams,
     NotFound,
+    PaymentFailed,
     Unsupported,
 )
 from hive_shared.store import Tx
@@ -49,6 +50,8 @@ from .ports_commands import Alerts, Database, Fault, KillSwitch, Log
 from .ports_payments import Lightning, Offers, PaymentRows
 
 _KIND: Final = {"bolt11 invoice": BOLT11, "bolt12 invoice": BOLT12, "bolt12 offer": BOLT12}
+_UNPAID: Final = "; nothing was paid"
+_ANEW: Final = "to try again give another idempotency_key"
 
 
 class PaymentService:
@@ -246,7 +249,7 @@ class PaymentService:
             # One that the node is at already is looked for among all of its parts.
             since = await self._lightning.count() if before is None else 0
         except (ClnError, HiveError) as error:
-            why = _unreachable(error) if isinstance(error, ClnError) else error
+            why = _unreachable(error, _ANEW) if isinstance(error, ClnError) else error
             raise await self._refuse(row, why) from None
         if self._kill_switch.engaged():
             raise await self._refuse(row, failed("the emergency stop was engaged", "emergency_stop"))
@@ -430,7 +433,10 @@ def ended(row: Payment) -> Payment:
     if row.state is not State.FAILED:
         return row
     reason, _, text = (row.error or "payment_failed: nothing was paid").partition(": ")
-    error = failed(text.removesuffix("; nothing was paid"), None if reason == "payment_failed" else reason)
+    error = PaymentFailed(
+        f"{text.partition(_UNPAID)[0]}{_UNPAID}, and this key is used up: {_ANEW}",
+        reason=None if reason == "payment_failed" else reason,
+    )
     error.data["payment_id"] = row.payment_id
     raise error
 
@@ -439,7 +445,7 @@ def _notes(order: Order) -> dict[str, Any]:
     return {"payer_note": order.payer_note, "note": order.note, "tlvs": dict(order.tlvs)}
 
 
-def _unreachable(error: ClnError) -> HiveError:
+def _unreachable(error: ClnError, again: str = "try again") -> HiveError:
     if error.outcome_unknown:
-        return Busy("the node does not answer; nothing was paid, try again")
+        return Busy(f"the node does not answer{_UNPAID}, {again}")
     return failed(f"the node refused {error.method} (code {error.code})", None)

@@ -27,10 +27,12 @@ Answer = Callable[[envelope.Command], dict[str, Any] | None]
 class ScriptedNode:
     """One node identity; ``answer`` decides what every verified command gets."""
 
-    def __init__(self, relay: str, hsm: Secret | None = None) -> None:
+    def __init__(
+        self, relay: str, hsm: Secret | None = None, now: Callable[[], int] = lambda: int(time.time())
+    ) -> None:
         from coincurve import PrivateKey
 
-        self.relay = relay
+        self.relay, self.now = relay, now
         self.secret = Secret(os.urandom(32))
         self.key = xonly_pubkey(self.secret)
         self.hsm = hsm or Secret(os.urandom(32))
@@ -69,7 +71,7 @@ class ScriptedNode:
             request_nonce=command.nonce,
             status=status,
             seq=self.seq,
-            timestamp=int(time.time()),
+            timestamp=self.now(),
             command_id=command.command_id,
             **parts,
         )
@@ -83,7 +85,7 @@ class ScriptedNode:
             "v": 1,
             "prev_hash": previous,
             "node_id": self.node_id,
-            "created_at": int(time.time()),
+            "created_at": self.now(),
             "schema": command.schema_type,
             "action": command.action,
             "status": "success",
@@ -109,7 +111,7 @@ class ScriptedNode:
                 v=1,
                 prev_hash=previous,
                 node_id=self.node_id,
-                created_at=int(time.time()),
+                created_at=self.now(),
                 schema="hive:peer/v1",
                 action="connect",
                 status="success",
@@ -123,7 +125,7 @@ class ScriptedNode:
             "receipt_hash": sealed.receipt_hash,
             "node_signature": sealed.node_signature,
             "schema": "hive:peer/v1",
-            "time": int(time.time()),
+            "time": self.now(),
             "result": "success",
         }
         self.chain.append(made)
@@ -153,13 +155,13 @@ class ScriptedNode:
         """A signed push."""
         self.seq += 1
         made = envelope.build_push(
-            action, body, node_key=self.key, agent_key=agent_key, seq=self.seq, timestamp=int(time.time())
+            action, body, node_key=self.key, agent_key=agent_key, seq=self.seq, timestamp=self.now()
         )
         return envelope.sign_push(self.secret, made)
 
     def credential(self, agent_key: str, access: str = "fees") -> dict[str, Any]:
         """A management credential, signed by this node's Lightning key."""
-        now = int(time.time())
+        now = self.now()
         made = credentials.new(
             template=credential_scope.resolve_access(access),
             credential_id=str(uuid.uuid4()),
@@ -193,7 +195,7 @@ class ScriptedNode:
             node_key=self.key,
             agent_key=agent_key,
             seq=self.seq,
-            timestamp=int(time.time()),
+            timestamp=self.now(),
         )
         return envelope.sign_push(self.secret, push)
 
@@ -203,7 +205,7 @@ class ScriptedNode:
             recipient,
             encode(document).decode(),
             tags=[["t", "hive-mgmt"]],
-            now=int(time.time()),
+            now=self.now(),
             rng=os.urandom,
             expiration=None,
         )

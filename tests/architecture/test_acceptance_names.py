@@ -40,6 +40,7 @@ HALVES = {
     "08.20": ("ten_thousand_unknown_senders", "monsters_by_dm", "monsters_by_rpc"),
     "08.23": ("no_secret_in_any_log_error_receipt", "key_files_and_bad_keys", "concealed_option"),
     "08.22": ("every_dynamic_option", "keeps_the_last_good"),
+    "11.20": ("a_day_of_pings", "alerts_stay_open"),
     "02.03": ("time_window", "another_node"),
     "02.04": ("burns_no_nonce", "seal_and_rumor"),
     "02.05": (

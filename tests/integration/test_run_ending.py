@@ -81,6 +81,17 @@ class Office:
             db.commit()
 
 
+async def until_deadly(pid: int, signum: signal.Signals) -> None:
+    """Until a process does not catch this signal any more."""
+    async with asyncio.timeout(30):
+        while True:
+            status = Path(f"/proc/{pid}/status").read_text()
+            caught = int(re.findall(r"^SigCgt:\s+(\w+)$", status, re.MULTILINE)[0], 16)
+            if not caught >> (signum - 1) & 1:
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest_asyncio.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     relay = await RelayProcess.start()
@@ -112,16 +123,25 @@ async def test_run_ends_by_a_signal_with_the_answers_that_are_on_their_way(offic
     # A one-shot command says what is left, and that nobody does it now.
     assert "no agent runs now" in err.decode() and f"send the same bytes again (alice {sent})" in err.decode()
     office.due_now(sent)
+    # The second signal does not wait for the answer that the first one waits for.
     agent = await office.started("--json", "run", "--interval", "1")
     await office.heard(2)
+    agent.send_signal(signal.SIGTERM)
+    await until_deadly(agent.pid, signal.SIGTERM)
+    agent.send_signal(signal.SIGTERM)
+    out, err = await agent.communicate()
+    assert (agent.returncode, out) == (-signal.SIGTERM, b"") and b"Traceback" not in err
+    office.due_now(sent)
+    agent = await office.started("--json", "run", "--interval", "1")
+    await office.heard(3)
     agent.send_signal(signal.SIGTERM)
     command = office.kept[0]
     await office.node.send(command.sender, office.node.response(command, 0))
     out, err = await agent.communicate()
     assert agent.returncode == 0, err
     assert json.loads(out)["ok"] and b"Traceback" not in err
-    told = await office.shell.run("status")
-    assert told["open_commands"] == [] and told["due_later"] == []
+    async with office.open() as kit:
+        assert await kit.commands.open() == [] and await kit.later.due() == []
     assert {command.hash for command in office.kept} == {command.hash}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -82,6 +83,15 @@ class Invoices:
         return True
 
 
+@cache
+def _migrated() -> bytes:
+    """A database with all its tables: making one syncs the disk at every migration."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "empty.db"
+        Db.open(path, MIGRATIONS).close()
+        return path.read_bytes()
+
+
 class EcashWorld:
     """A wallet with its loop in the test's hands; `restart` is what a process does after kill -9."""
 
@@ -94,6 +104,8 @@ class EcashWorld:
         self.now = 1_800_000_000
         self.alerts: list[tuple[Level, str, str]] = []
         self.stopped = False
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(_migrated())
         self.open()
 
     def open(self) -> None:

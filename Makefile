@@ -17,7 +17,8 @@ export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
 # says, compiled modules are kept for the next start; here outside of the source tree.
 KEPT := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/compiled
 WORKERS ?= 3
-SUITES := tests/unit tests/contract tests/architecture tests/integration tests/compat tests/e2e tests/fuzz
+# In this order: at the end, short files fill what the long ones leave of the workers.
+SUITES := tests/e2e tests/integration tests/compat tests/contract tests/fuzz tests/unit tests/architecture
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-mints demo test check lint types bench fuzz slow devnet machines reference clean distclean
@@ -62,7 +63,7 @@ demo: setup ## the story from end to end on the development network
 
 test: setup ## every test; ends with pytest's summary line
 	@echo "== tests on node kind: $${HIVE_NODE:-$$(command -v lightningd >/dev/null && echo lightningd || echo embedded)}"
-	@$(KEPT) $(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile -q
+	@$(KEPT) $(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
 
 lint: setup ## ruff
 	@$(BIN)/ruff check .

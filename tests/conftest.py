@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hive_devnet.mint import MintProcess, mint_environment, mint_installed
 from hypothesis import HealthCheck, settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's job in the background ignores Ctrl-C, and what it starts inherits that; tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EXAMPLES = int(os.environ.get("HIVE_FUZZ_EXAMPLES", "100"))
 

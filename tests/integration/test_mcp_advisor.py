@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -124,7 +125,9 @@ def answered(node: ScriptedNode) -> Any:
 
     def answer(command: envelope.Command) -> dict[str, Any]:
         if command.action == "telemetry_subscribe":
-            return node.response(command, 0, result={"sub_id": "ab" * 8, "until": int(time.time()) + 10**6})
+            return node.response(
+                command, 0, result={"sub_id": str(uuid.uuid4()), "until": int(time.time()) + 10**6}
+            )
         if command.schema_type in ("hive:control/v1", "hive:monitor/v1"):
             return node.response(command, 0, result={"ok": True})
         new = {"new": 150}

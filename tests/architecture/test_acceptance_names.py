@@ -14,15 +14,14 @@ SHEETS = {
     "11": ("docs/protocol/11-advisor-kit.md", "## 18. Acceptance"),
 }
 LATER = {
-    "02": {13: "Cashu", 14: "L402", 15: "escrow"},
+    "02": {13: "Cashu", 15: "escrow"},
     "03": {
-        **dict.fromkeys((1, 12, 13, 14, 15, 17), "the wallet"),
-        **dict.fromkeys((2, 3, 4, 6, 7, 8, 9, 10, 11, 16, 23, 24, 25), "escrow"),
-        **{18: "limits", 19: "Bolt11", 20: "Bolt12", 21: "L402", 22: "the market"},
+        **dict.fromkeys((2, 3, 4, 7, 8, 9, 10, 11, 16, 17, 23, 24, 25), "escrow"),
+        **{18: "refunds", 20: "recurring offers", 22: "the market"},
     },
     "11": {8: "the market", 9: "Cashu", 10: "payments", 19: "wallets"},
     "08": {
-        **{9: "payments", 10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
+        **{10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
     },
 }
 """Checks of what comes later, with the part they are about."""

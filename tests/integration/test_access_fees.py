@@ -349,6 +349,10 @@ async def test_a_crowd_of_reads_gets_no_more_than_twenty_invoices(
     logs = ("hive:monitor/v1", "log_stream", {})
     crowd = await asyncio.gather(*(world.ask(*logs) for _ in range(MAX_OPEN)))
     assert {slug(each) for each in crowd} == {"payment_required", "rate_limited"}
+    # One that is just being stored counts twice for a moment: a crowd may get fewer.
+    assert 0 < len(world.invoices) <= MAX_OPEN
+    while slug(await world.ask(*logs)) == "payment_required":
+        assert len(world.invoices) <= MAX_OPEN
     assert len(world.invoices) == MAX_OPEN
     # A place is free again when the node refused.
     world.pass_time(601)

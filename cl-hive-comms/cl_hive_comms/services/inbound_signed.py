@@ -1,14 +1,14 @@
-"""Messages for siblings: verified, recognised when repeated, handed to the handler of their schema
-(docs/protocol/04-marketplace-and-nostr.md §6 "Verify" and "Routing", 08-client-and-plugins.md §3.4).
+"""Signed messages: verified, recognised when repeated, handed to the handler of their schema, a sibling's or
+our own (docs/protocol/04-marketplace-and-nostr.md §6 "Verify" and "Routing", 08-client-and-plugins.md §3.4).
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import HiveError, InvalidParams
 
 from ..domain import signed_message
 from ..domain.arrival import Arrival
@@ -30,6 +30,11 @@ Settled = Callable[[str, Outcome], None]
 """`settled(id, outcome)`: how it ended, and what a repeat of the message is recognised by."""
 
 
+OwnHandler = Callable[[Draft, str], Awaitable[None]]
+"""`handler(message, sender)`: takes a verified message of a known sender (x-only hex). It may get one again
+after a crash. Raises HiveError for what it does not take; anything else and the message comes again."""
+
+
 class Repeats(Protocol):
     """The ids of messages that were handled."""
 
@@ -38,7 +43,7 @@ class Repeats(Protocol):
 
 
 class SignedInbox:
-    """Takes messages with a `schema` that siblings handle."""
+    """Takes messages with a `schema`. `own` are the handlers of those that are for this plugin itself."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class SignedInbox:
         self._registry, self._delivery, self._keys = registry, delivery, keys
         self._errors, self._now, self._log = errors, now, log
         self._windows = SlidingWindows(now)
+        self.own: MutableMapping[str, OwnHandler] = {}
         # Senders that a sibling took a message from: it vouches for them (unknown ones it refuses).
         self._accepted: OrderedDict[str, None] = OrderedDict()
         self.counters: Counter[str] = Counter()
@@ -64,7 +70,8 @@ class SignedInbox:
         """Hand one message on. None: it is under way, and `settled` will be called; else how it ended:
         `refused` when its sender was told why, `dropped` without a word. `schema` is what it claims to be."""
         stranger = not arrival.known and arrival.sender not in self._accepted
-        handler = self._registry.handler_for(schema)
+        own = self.own.get(schema) if arrival.known else None
+        handler = None if own is not None else self._registry.handler_for(schema)
         if handler is None and not arrival.known:
             self.counters["unhandled"] += 1
             return "dropped"
@@ -89,6 +96,8 @@ class SignedInbox:
             self._log("debug", "message_refused", schema=schema[:100], why=error.detail)
             told = await self._errors.expired(arrival, schema, message.msg_id)
             return "refused" if told else "dropped"
+        if own is not None:
+            return await self._take_own(own, message, arrival, name, repeats, settled)
         if handler is None:
             return await self._unsupported(arrival, schema, 1, message.msg_id)
         parcel = Parcel(
@@ -105,6 +114,27 @@ class SignedInbox:
         return None
 
     # -- inside --------------------------------------------------------------------------------------
+
+    async def _take_own(
+        self,
+        handler: OwnHandler,
+        message: Draft,
+        arrival: Arrival,
+        name: str,
+        repeats: Repeats,
+        settled: Settled,
+    ) -> Outcome | None:
+        outcome: Outcome = "delivered"
+        try:
+            await handler(message, arrival.sender)
+        except HiveError as error:
+            self._log("info", "message_refused", schema=message.schema, why=error.symbol)
+            outcome = "refused"
+        # Not before: what a full disk kept it from must be taken when the message comes again.
+        repeats.add(name)
+        self.counters[outcome] += 1
+        settled(name, outcome)
+        return None
 
     def _method(self, schema: str) -> str | None:
         handler = self._registry.handler_for(schema)

@@ -1,4 +1,4 @@
-"""Direct messages on behalf of sibling plugins: signed, numbered, kept until a relay takes them.
+"""Signed direct messages, of sibling plugins and of our own: numbered, kept until a relay takes them.
 
 docs/protocol/08-client-and-plugins.md §3.4 (hive-comms-send-dm), docs/protocol/04-marketplace-and-nostr.md
 §6.
@@ -87,29 +87,23 @@ class SignedMessages:
             until=self._now() + DEFAULT_TTL_S,
         )
 
+    def put(self, tx: Tx, recipient: str, body: JsonValue, *, schema: str, key: str, expires_at: int) -> None:
+        """Store a message of this plugin itself in the caller's transaction; the same key stores nothing
+        twice. `kick` after the commit. Raises InvalidParams for an area that has no messages, Capacity with
+        a full outbox."""
+        self._put(
+            tx, recipient, body, schema=schema, area=area_to_send(schema), name=f"dm:{key}", until=expires_at
+        )
+
+    def kick(self) -> None:
+        """Send what is due; call after the commit."""
+        self._messenger.kick()
+
     async def _stored(
         self, recipient: str, body: JsonValue, *, schema: str, area: str, name: str, until: int
     ) -> Sent:
-        now = self._now()
-        msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
-
-        def store(tx: Tx) -> None:
-            counter = f"msg_seq:{area}:{recipient}"
-            seq = int(self._facts.get(tx, counter) or 0) + 1
-            self._facts.put(tx, counter, str(seq), now)
-            draft = Draft(schema, msg_id, area, seq, now, until, body)
-            self._messenger.enqueue(
-                tx,
-                recipient=recipient,
-                content=sign(draft, self._identity.secret(), recipient),
-                kind="message",
-                idempotency_key=name,
-                expires_at=until,
-            )
-
         def body_of(tx: Tx) -> Sent:
-            if self._messenger.find(tx, name) is None:
-                store(tx)
+            self._put(tx, recipient, body, schema=schema, area=area, name=name, until=until)
             told = self._told(tx, name)
             assert told is not None
             return told
@@ -117,6 +111,26 @@ class SignedMessages:
         sent = await self._db.write(body_of)
         self._messenger.kick()
         return sent
+
+    def _put(
+        self, tx: Tx, recipient: str, body: JsonValue, *, schema: str, area: str, name: str, until: int
+    ) -> None:
+        if self._messenger.find(tx, name) is not None:
+            return
+        now = self._now()
+        msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
+        counter = f"msg_seq:{area}:{recipient}"
+        seq = int(self._facts.get(tx, counter) or 0) + 1
+        self._facts.put(tx, counter, str(seq), now)
+        draft = Draft(schema, msg_id, area, seq, now, until, body)
+        self._messenger.enqueue(
+            tx,
+            recipient=recipient,
+            content=sign(draft, self._identity.secret(), recipient),
+            kind="message",
+            idempotency_key=name,
+            expires_at=until,
+        )
 
     def _told(self, tx: Tx, name: str) -> Sent | None:
         found = self._messenger.find(tx, name)

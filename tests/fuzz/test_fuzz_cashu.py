@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from cashu_mint import PaperMint
 from cashu_tickets import NOW, PaperTicket, document, item
-from hive_shared.cashu import cbor, secrets, wire, witness
+from hive_shared.cashu import cbor, secrets, ticket_messages, wire, witness
 from hive_shared.cashu.curve import is_point, verify_dleq, verify_proof_dleq
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
 from hive_shared.cashu.terms import decode_terms, terms_json
 from hive_shared.cashu.token import Token, decode_token, encode_token, encode_v3
 from hive_shared.crypto import Secret, sha256
+from hive_shared.errors import InvalidParams
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,3 +255,18 @@ def test_a_ticket_altered_in_one_field_of_one_proof_is_refused(
     with pytest.raises(TokenInvalid) as refused:
         TICKET.check(tokens=[Token(TICKET.tokens()[0].mint, tuple(proofs))], now_s=NOW)
     assert len(str(refused.value)) < 300
+
+
+FIELDS = sorted({field for kind in ticket_messages.VERBS.values() for field in kind.__struct_encode_fields__})
+VALUES = JSON | st.sampled_from(["ab" * 16, "cd" * 32, "sha256:" + "ef" * 32, "replace", 0, 511, True, [V4]])
+
+
+@given(st.sampled_from(sorted(ticket_messages.VERBS)), st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_any_body_of_a_ticket_message_is_one_or_a_reason(verb: str, body: dict[str, Any]) -> None:
+    try:
+        message = ticket_messages.decode_message(f"hive:escrow/{verb}", body)
+    except InvalidParams as refused:
+        assert len(refused.detail) < 300
+        return
+    assert ticket_messages.body_of(message) == body
+    assert ticket_messages.schema_of(message) == f"hive:escrow/{verb}"

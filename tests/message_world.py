@@ -12,7 +12,6 @@ from typing import Any
 
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.outbox import Outgoing
-from cl_hive_comms.domain.signed_message import Draft, digest, parse, sign
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_errors import MessageErrors
@@ -30,6 +29,7 @@ from cl_hive_comms.storage.transport_store import OutboxStore
 from hive_shared.canonical import encode
 from hive_shared.crypto import Sealer, Secret, schnorr_sign, xonly_pubkey
 from hive_shared.errors import Capacity, HiveError
+from hive_shared.signed_message import Draft, digest, parse, sign
 from hive_shared.store import Db
 
 NOW = 1_800_000_000

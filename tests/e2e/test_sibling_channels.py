@@ -18,7 +18,6 @@ import pytest
 import pytest_asyncio
 from agent import Agent
 from channel_world import exists, plugin_again, receipts
-from cl_hive_comms.domain.signed_message import Draft, sign
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World, until
 from hive_shared import envelope
@@ -26,6 +25,7 @@ from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.nostr.relay import RelayPool
+from hive_shared.signed_message import Draft, sign
 
 SIBLING = Path(__file__).parents[1] / "sibling_plugin.py"
 OFFER = {"kind": 38381, "content": "{}", "tags": [["d", "offer-1"], ["expiration", "4000000000"]]}

@@ -6,7 +6,6 @@ import uuid
 from pathlib import Path
 
 from broken_wraps import broken
-from cl_hive_comms.domain.signed_message import Draft, parse, sign
 from comms_world import PLUGIN, Agent, call, until, world
 from hive_devnet.node import NodeHandle
 from hive_devnet.relay import RelayProcess
@@ -17,6 +16,7 @@ from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import wrap
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay import RelayPool
+from hive_shared.signed_message import Draft, parse, sign
 from outside import StoreWatch
 
 

@@ -18,7 +18,6 @@ import pytest
 from broken_wraps import broken
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.outbox import Outgoing
-from cl_hive_comms.domain.signed_message import Draft, sign
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_errors import PER_MINUTE as ERRORS_PER_MINUTE
 from cl_hive_comms.services.inbound_errors import MessageErrors
@@ -38,6 +37,7 @@ from hive_shared.crypto import Sealer, Secret
 from hive_shared.nostr.chunks import Missing, split
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import split_chunks, wrap
+from hive_shared.signed_message import Draft, sign
 from pipeline_world import AGENT_KEY, NODE_KEY, Keys, World
 
 ANSWERED_PER_MINUTE = 120

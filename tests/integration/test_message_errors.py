@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.signed_message import OtherVersion, digest, parse
 from cl_hive_comms.services.inbound_errors import PER_MINUTE, VERB_TOLD_S
 from cl_hive_comms.services.messenger_signed import PER_MINUTE as SIBLINGS_PER_MINUTE
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
+from hive_shared.signed_message import OtherVersion, digest, parse
 from message_world import NOW, UNKNOWN, world
 
 OUTSIDE_ITS_TIMES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cl_hive_comms.domain.signed_message import Draft, parse
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import InvalidParams
+from hive_shared.signed_message import Draft, parse
 from hive_shared.store import StoreError, Tx
 from message_world import NOW, World, world
 

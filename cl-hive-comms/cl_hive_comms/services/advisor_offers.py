@@ -11,11 +11,11 @@ from typing import Any
 from hive_shared import credential as credentials
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, schnorr_sign, sha256, tagged
+from hive_shared.signed_message import Draft, sign
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.identity import KeyRecord
-from cl_hive_comms.domain.signed_message import Draft, sign
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService

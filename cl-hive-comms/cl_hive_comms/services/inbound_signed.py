@@ -8,12 +8,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
+from hive_shared import signed_message
 from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.signed_message import Draft, OtherVersion
 
-from ..domain import signed_message
 from ..domain.arrival import Arrival
 from ..domain.rate_limit import SlidingWindows
-from ..domain.signed_message import Draft, OtherVersion
 from .inbound_errors import MessageErrors
 from .ports_commands import Log
 from .ports_identity import NodeKeys

@@ -13,11 +13,11 @@ from hive_shared.canonical import JsonValue
 from hive_shared.errors import InvalidParams, RateLimited
 from hive_shared.nostr.event import event_id
 from hive_shared.nostr.giftwrap import KIND_RUMOR, split_chunks
+from hive_shared.signed_message import Draft, sign
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.domain.sibling_names import area_to_send
-from cl_hive_comms.domain.signed_message import Draft, sign
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.ports_identity import Clock, FactStore, RandomBytes

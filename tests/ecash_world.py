@@ -11,22 +11,23 @@ from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.plugin.parts import MIGRATIONS
-from cl_hive_comms.services.wallet_ends import WalletEnds
-from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import WalletService, chosen_mint
-from cl_hive_comms.storage.cashu_store import CashuStore
 from hive_devnet.embedded.bolt11 import Invoice, encode_invoice
 from hive_devnet.embedded.keys import NodeKeys
+from hive_shared.alerts import Level
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.journal import Op
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.ports import Mint
+from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
+from hive_shared.cashu.wallet_ends import WalletEnds
+from hive_shared.cashu.wallet_service import WalletService, chosen_mint
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.mint_http import Mints
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
 
@@ -110,7 +111,7 @@ class EcashWorld:
 
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
-        self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1))
+        self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1), NODE_ECASH)
         self.mints = OneMint(self.mint_url)
         keys = self.keys = EscrowKeys(Secret(self.seed))
         self.wallet = Wallet(self.db, self.store, keys, now=lambda: self.now, random_bytes=os.urandom)

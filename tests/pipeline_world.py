@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from cl_hive_comms.domain.access_fee import AccessTerms
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.handoff import Handoff
 from cl_hive_comms.domain.policy import PolicySnapshot
 from cl_hive_comms.domain.policy_document import parse_document, preset_document
@@ -40,6 +39,7 @@ from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared import credential as credentials
 from hive_shared import crypto, envelope
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import LOST, ClnError, ClnLost, ClnTimeout
 from hive_shared.credential import Credential

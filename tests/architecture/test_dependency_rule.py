@@ -19,6 +19,7 @@ DOMAIN_MAY_USE = (
     "hive_shared.envelope",
     "hive_shared.receipts",
     "hive_shared.cashu",
+    "hive_shared.alerts",
     "hive_shared.hidden",
     "hive_shared.l402",
     "hive_shared.nostr",

@@ -8,7 +8,21 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from architecture.sources import PLUGINS, ROOT, Source, called, docstrings, of_plugins, of_shared, shipped
+from architecture.sources import (
+    PLUGINS,
+    ROOT,
+    Source,
+    called,
+    docstrings,
+    dotted,
+    of_plugins,
+    of_shared,
+    shipped,
+)
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import KIT_ECASH, NODE_ECASH
+from hive_shared.storage.mint_store import MintStore
 
 STATEMENT = re.compile(
     r"\s*(SELECT\s|INSERT\s+(OR\s+\w+\s+)?INTO\s|UPDATE\s+\S+\s+SET\s|DELETE\s+FROM\s|REPLACE\s+INTO\s"
@@ -22,20 +36,30 @@ HOUSES = {
     "hive_advisor": ROOT / "shared" / "hive_advisor" / "storage" / "migrations",
 }
 
+FAMILIES = {"cl-hive-comms": NODE_ECASH, "hive_advisor": KIT_ECASH}
+"""What hive_shared's stores put for the first words of a table's name, by house."""
 
-def texts(source: Source) -> Iterator[tuple[int, str]]:
-    """Line and content of every string that is not prose; what f-strings insert is shown as {}."""
+
+def texts(source: Source, family: str = "") -> Iterator[tuple[int, str]]:
+    """Line and content of every string that is not prose; what f-strings insert is shown as {}, or with a
+    `family` of tables `self._ops` of a shared store as that table."""
     prose = docstrings(source.tree)
     inside: set[int] = set()
     for node in ast.walk(source.tree):
         if isinstance(node, ast.JoinedStr):
             inside |= {id(part) for part in node.values}
-            pieces = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
-            yield node.lineno, "".join(str(piece) for piece in pieces)
+            yield node.lineno, "".join(_piece(part, family) for part in node.values)
         elif (
             isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose | inside
         ):
             yield node.lineno, node.value
+
+
+def _piece(part: ast.expr, family: str) -> str:
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    name = dotted(part.value) if isinstance(part, ast.FormattedValue) else ""
+    return family + name.removeprefix("self.") if family and name.startswith("self._") else "{}"
 
 
 def keeps_sql(source: Source) -> bool:
@@ -91,10 +115,21 @@ def test_every_table_has_exactly_one_writer(house: str) -> None:
         for _, text in texts(source):
             for table in WRITE.findall(text):
                 writers.setdefault(table, set()).add(source.path.stem)
+    for source in of_shared("hive_shared") if house in FAMILIES else ():
+        for _, text in texts(source, FAMILIES[house]) if source.layer == "storage" else ():
+            for table in WRITE.findall(text):
+                writers.setdefault(table, set()).add(source.path.stem)
     assert writers, f"{house} has no tables"
     unclear = {table: sorted(by) for table, by in writers.items() if len(by - {"migrations"} or by) != 1}
     assert not unclear, "\n".join(f"{table}: {by}" for table, by in sorted(unclear.items()))
     assert set(writers) <= tables_of(house), set(writers) - tables_of(house)
+
+
+def test_a_shared_store_names_its_tables_as_its_attributes() -> None:
+    stores = (CashuStore(Sealer({1: Secret(bytes(32))}, 1), "some"), MintStore("some"))
+    named = {name: table for store in stores for name, table in vars(store).items() if isinstance(table, str)}
+    assert len(named) == 5
+    assert named == {name: f"some{name}" for name in named}
 
 
 @pytest.mark.parametrize("house", HOUSES)

@@ -13,26 +13,27 @@ import pytest
 import pytest_asyncio
 from cashu_mint import PaperMint
 from cl_hive_comms.domain.alert import Alert
-from cl_hive_comms.domain.mints import MintRole, MintStatus, Offer, Wish, in_order, objection
 from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.mint_book import MintBookService
-from cl_hive_comms.services.ports_mints import MintSettings, WatchedMint
-from cl_hive_comms.storage import mint_store
-from cl_hive_comms.storage.mint_store import MintStore
+from cl_hive_comms.storage import state_store
 from cl_hive_comms.storage.state_store import StateStore
 from hive_devnet.mint_faults import MintFaultFront
 from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_caps import PROBE_VALID_S, Caps
 from hive_shared.cashu.mint_health import EXPIRY_MARGIN_S, lockable_keyset
+from hive_shared.cashu.mint_ports import MintSettings, WatchedMint
+from hive_shared.cashu.mints import MintRole, MintStatus, Offer, Wish, in_order, objection
 from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.reasons import MintNonconformant
 from hive_shared.cashu.wire import KeysetInfo, MintInfo, NutSetting
 from hive_shared.errors import InvalidParams, PaymentFailed
 from hive_shared.mint_http import Mints
 from hive_shared.mint_lane import MintTraffic
+from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db
 
-MIGRATIONS = Path(mint_store.__file__).parent / "migrations"
+MIGRATIONS = Path(state_store.__file__).parent / "migrations"
 NOW = 1_800_000_000
 MAIN, SPARE = "https://main.example", "https://spare.example"
 SAT = NutSetting(methods=[{"method": "bolt11", "unit": "sat"}])
@@ -92,7 +93,7 @@ class Desk:
     def opened(self) -> MintBookService:
         return MintBookService(
             self.db,
-            MintStore(),
+            MintStore(NODE_ECASH),
             self,
             settings=lambda: MintSettings(self.primary, self.backups, 3_600),
             alerts=self.alerts,
@@ -210,7 +211,9 @@ async def test_one_keyset_id_with_two_sets_of_keys_flags_both_mints(desk: Desk) 
     mine = desk.told(MAIN).paper.keyset
     other = PaperMint(seed="other").keyset
     # A collision of two 56-bit ids cannot be made here: the row is written as if there were one.
-    await desk.db.write(lambda tx: MintStore().put_keyset(tx, SPARE, replace(other, id=mine.id), NOW))
+    await desk.db.write(
+        lambda tx: MintStore(NODE_ECASH).put_keyset(tx, SPARE, replace(other, id=mine.id), NOW)
+    )
     row = await desk.book.check(MAIN)
     assert (
         row.status is MintStatus.DISABLED and row.last_error == f"keyset {mine.id} has other keys at {SPARE}"
@@ -350,7 +353,7 @@ async def test_a_mint_nobody_named_sees_no_connection(desk: Desk, mint_url: str)
         connections = Mints(jitter=lambda: 0.0)
         book = MintBookService(
             desk.db,
-            MintStore(),
+            MintStore(NODE_ECASH),
             connections,
             settings=lambda: MintSettings(mint_url, (), 3_600),
             alerts=desk.alerts,

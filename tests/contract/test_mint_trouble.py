@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from cl_hive_comms.domain.mints import MintStatus, Wish
 from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.mint_book import MintBookService
-from cl_hive_comms.services.ports_mints import MintSettings
-from cl_hive_comms.storage import mint_store
-from cl_hive_comms.storage.mint_store import MintStore
+from cl_hive_comms.storage import state_store
 from cl_hive_comms.storage.state_store import StateStore
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
+from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_caps import Caps
+from hive_shared.cashu.mint_ports import MintSettings
+from hive_shared.cashu.mints import MintStatus, Wish
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
 from hive_shared.errors import PaymentFailed
 from hive_shared.mint_http import MintHttp, Mints
+from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db
 
-MIGRATIONS = Path(mint_store.__file__).parent / "migrations"
+MIGRATIONS = Path(state_store.__file__).parent / "migrations"
 QUOTE = "/v1/mint/quote/bolt11"
 
 
@@ -67,7 +68,7 @@ async def desk(tmp_path: Path, mint_url: str) -> AsyncIterator[Desk]:
         mints = Mints(jitter=lambda: 0.0, monotonic=clock.monotonic, sleep=clock.sleep)
         book = MintBookService(
             db,
-            MintStore(),
+            MintStore(NODE_ECASH),
             mints,
             settings=lambda: MintSettings(front.url, (), 3_600),
             alerts=AlertService(db, StateStore(), now=_now, log=lambda *_, **__: None),

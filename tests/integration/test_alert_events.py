@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cl_hive_comms.domain.alert import Level, nears
+from cl_hive_comms.domain.alert import nears
 from cl_hive_comms.services.sibling_watch import GRACE_S, SiblingWatch
+from hive_shared.alerts import Level
 from hive_shared.registry import Tier
 from pipeline_world import OTHER_KEY, View, World, issue
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.alert import Channel, Level
+from cl_hive_comms.domain.alert import Channel
 from cl_hive_comms.services.alert_delivery import AlertDelivery, Targets
 from cl_hive_comms.services.alert_digest import AlertDigest
 from cl_hive_comms.services.alert_service import AlertService
@@ -18,6 +18,7 @@ from cl_hive_comms.storage.state_store import StateStore
 from comms_world import PLUGIN, call, refused, until, world
 from hiring_world import MIGRATIONS
 from hive_devnet.node import NodeHandle
+from hive_shared.alerts import Level
 from hive_shared.store import Db
 from mail_server import MailServer
 

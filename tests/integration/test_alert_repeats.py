@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cl_hive_comms.domain.alert import MAX_PER_HOUR, Level
+from cl_hive_comms.domain.alert import MAX_PER_HOUR
+from hive_shared.alerts import Level
 from pipeline_world import NOW
 from policy_world import Operator
 

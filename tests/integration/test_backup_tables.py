@@ -21,7 +21,6 @@ from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
-from cl_hive_comms.storage.cashu_store import CashuStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from hiring_world import HSM, MIGRATIONS, NODE_ID, NOW
@@ -34,6 +33,8 @@ from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, x
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.sealed_file import SealedFileError
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 
 AGENT = xonly_pubkey(Secret(b"\x03" * 32))
 MINT = "https://mint.example"
@@ -101,7 +102,7 @@ def closed(at: int, digests: list[str], node: Secret) -> Segment:
 
 def ecash(tx: sqlite3.Connection) -> None:
     """A proof and a fund operation under way."""
-    store = CashuStore(SEALER)
+    store = CashuStore(SEALER, NODE_ECASH)
     point, scalar = "02" + "ab" * 32, "cd" * 32
     proof = Proof(64, "00" + "ef" * 7, "secret", point, dleq=Dleq(scalar, scalar, scalar))
     store.add_proofs(tx, MINT, [OwnProof(point, proof, 7)], ProofStatus.UNSPENT, "op0", NOW)
@@ -118,7 +119,7 @@ def ecash(tx: sqlite3.Connection) -> None:
 
 def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], list[object]]:
     """What is sealed, in clear."""
-    store = CashuStore(SEALER)
+    store = CashuStore(SEALER, NODE_ECASH)
     return list(store.raw_proofs(tx)), list(store.raw_ops(tx))
 
 

@@ -15,11 +15,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cashu_tickets import LOCK_KEY, REFUND_KEY, document, item, preimage
-from cl_hive_comms.services import wallet_service
 from crash_points import Countdown
 from ecash_world import EcashWorld
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
-from hive_shared.cashu import wallet
+from hive_shared.cashu import wallet, wallet_service
 from hive_shared.cashu.journal import Op, OpKind, OpState
 from hive_shared.cashu.selection import KEEP
 from hive_shared.cashu.terms import decode_terms

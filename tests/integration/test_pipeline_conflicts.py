@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.conflict import ESCALATE_AFTER_S
 from crash_points import killed
+from hive_shared.alerts import Level
 from hive_shared.canonical import decode_object
 from pipeline_world import OTHER_KEY, View, World, issue, slug
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cl_hive_comms.domain.alert import Channel, Level, channels_of
+from cl_hive_comms.domain.alert import Channel, channels_of
 from crash_points import killed, under_way
+from hive_shared.alerts import Level
 from hive_shared.registry import Tier
 from pipeline_world import View, World, issue, slug
 

@@ -4,17 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from cl_hive_comms.domain.alert import (
-    TEST,
-    Alert,
-    Channel,
-    Level,
-    channels_of,
-    level_of_danger,
-    retry_after,
-)
+from cl_hive_comms.domain.alert import TEST, Alert, Channel, channels_of, level_of_danger, retry_after
 from cl_hive_comms.domain.digest import DIGEST, MAX_LINES, digest_text, due, way_of
 from cl_hive_comms.domain.mail import parse_address, parse_mail_server
+from hive_shared.alerts import Level
 
 NINE = 1_770_022_800 - 1_770_022_800 % 86_400 + 9 * 3_600
 HOUR, DAY = 3_600, 86_400

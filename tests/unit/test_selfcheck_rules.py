@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.selfcheck import Check, backup_check, clock_check, fail, news, ok, warn
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.storage.state_store import StateStore
+from hive_shared.alerts import Level
 from hive_shared.store import Db, Tx
 from pipeline_world import MIGRATIONS, NOW
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_caps import PROBE_VALID_S
-
-from cl_hive_comms.domain.mints import MintRow
-from cl_hive_comms.services.mint_book import MintBookService
+from hive_shared.cashu.mints import MintRow
 
 
 def shown_mints(book: MintBookService, now: int) -> dict[str, Any]:

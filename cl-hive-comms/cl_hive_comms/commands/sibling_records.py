@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hive_shared.alerts import Level
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from ..domain.alert import Level
 from ..services.sibling_records import STATUSES, SiblingRecords
 
 

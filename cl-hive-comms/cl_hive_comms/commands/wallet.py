@@ -8,16 +8,16 @@ from typing import Any, Final
 
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.journal import Op, OpState
+from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.wallet import MAX_AMOUNT_SAT
+from hive_shared.cashu.wallet_service import CALL, WalletService
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from cl_hive_comms.commands.mints import shown_mints
 from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
-from cl_hive_comms.services.mint_book import MintBookService
-from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import CALL, WalletService
 
 _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "balance": frozenset(),

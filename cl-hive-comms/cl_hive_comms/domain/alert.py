@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from hive_shared.alerts import Level
+
 DEDUP_S = 600
 """Within ten minutes of its telling the same alert is counted, not told again."""
 MAX_PER_HOUR = 30
@@ -15,15 +17,6 @@ TEST = "alert_test"
 PROPOSAL = "option_proposed"
 """Code of the alert about a static option of the node that an advisor would set otherwise."""
 _TO_ALL = frozenset({"command_waiting", PROPOSAL, TEST})
-
-
-class Level(StrEnum):
-    """How loud an alert is."""
-
-    INFO = "info"
-    NOTICE = "notice"
-    WARNING = "warning"
-    CRITICAL = "critical"
 
 
 class Channel(StrEnum):

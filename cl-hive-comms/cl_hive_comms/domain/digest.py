@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from .alert import TEST, Alert, Channel, Level
+from hive_shared.alerts import Level
+
+from .alert import TEST, Alert, Channel
 
 DIGEST: Final = "daily_digest"
 MAX_LINES: Final = 60

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cl_hive_comms.domain.alert import Level
+from hive_shared.alerts import Level
 
 WAL_MAX: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log above which it is folded in."""

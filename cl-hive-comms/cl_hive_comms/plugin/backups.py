@@ -3,6 +3,8 @@
 import os
 
 from hive_shared.crypto import Sealer
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
@@ -14,7 +16,6 @@ from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService, Running
 from cl_hive_comms.storage.advisor_store import AdvisorStore
-from cl_hive_comms.storage.cashu_store import CashuStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
@@ -51,7 +52,7 @@ def compose_backups(
         payments=PaymentStore(sealer),
         saved=SavedChannelStore(),
         timers=commands,
-        wallet=CashuStore(sealer),
+        wallet=CashuStore(sealer, NODE_ECASH),
         facts=StateStore(),
     )
     backups = BackupService(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cln import ClnClient, version_problem
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
@@ -18,7 +19,6 @@ from cl_hive_comms.services.emergency_service import EmergencyService
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
-from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log

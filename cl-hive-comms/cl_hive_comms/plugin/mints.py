@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.mint_ports import MintSettings
 from hive_shared.mint_http import Mints
 from hive_shared.runtime_spec import InitInfo
+from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db
 
 from cl_hive_comms.options import PREFIX, Config
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.ports_identity import Log
-from cl_hive_comms.services.ports_mints import MintSettings
-from cl_hive_comms.storage.mint_store import MintStore
 
 MINT_OPTIONS = frozenset({f"{PREFIX}escrow-mint", f"{PREFIX}escrow-backup-mints"})
 """A change of one of them is followed at once."""
@@ -50,7 +51,7 @@ def compose_mints(
     )
     book = MintBookService(
         db,
-        MintStore(),
+        MintStore(NODE_ECASH),
         connections,
         settings=lambda: mint_settings(config()),
         alerts=alerts,

@@ -6,29 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from hive_shared.alerts import Level
 from hive_shared.cashu.derive import MASTER_LABEL, EscrowKeys
 from hive_shared.cashu.journal import Op
+from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
+from hive_shared.cashu.wallet_ends import WalletEnds
+from hive_shared.cashu.wallet_service import WalletService, chosen_mint
 from hive_shared.cln import ClnClient, ClnError
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import FeatureDisabled
 from hive_shared.runtime import MethodSpec
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
 from cl_hive_comms.commands.wallet import WalletCommands
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.payments.own_invoices import OwnInvoices
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.mint_book import MintBookService
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_commands import Log
-from cl_hive_comms.services.wallet_ends import WalletEnds
 from cl_hive_comms.services.wallet_funding import FundPayer
-from cl_hive_comms.services.wallet_restore import SeedRestore
-from cl_hive_comms.services.wallet_service import WalletService, chosen_mint
-from cl_hive_comms.storage.cashu_store import CashuStore
 
 
 def wallet_methods(
@@ -77,7 +78,7 @@ def compose_wallet(
     log: Log,
 ) -> EcashParts:
     """The engine and what the operator asks of it, over the same tables."""
-    store = CashuStore(sealer)
+    store = CashuStore(sealer, NODE_ECASH)
 
     async def alert(level: Level, code: str, text: str) -> None:
         await db.write(lambda tx: alerts.raise_in(tx, level, code, text))

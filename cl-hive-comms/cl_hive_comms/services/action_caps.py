@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.errors import from_symbol
 from hive_shared.registry import PAYMENT, WALLET
 from hive_shared.store import Tx
 
-from ..domain.alert import Level, nears
+from ..domain.alert import nears
 from ..domain.command_record import NODE_SCOPE, Use
 from .ports_commands import Alerts, FeeRows
 

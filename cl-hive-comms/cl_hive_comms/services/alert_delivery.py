@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import encode
 from hive_shared.errors import Capacity, NotFound
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import TEST, Alert, Channel, Level, retry_after
+from cl_hive_comms.domain.alert import TEST, Alert, Channel, retry_after
 from cl_hive_comms.domain.mail import MailServer
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.messenger import Messenger

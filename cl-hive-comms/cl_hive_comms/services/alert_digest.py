@@ -7,9 +7,10 @@ A digest is an alert row of its own: it is stored with the note that it was made
 from collections.abc import Callable, Collection
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import Channel, Level
+from cl_hive_comms.domain.alert import Channel
 from cl_hive_comms.domain.digest import DIGEST, digest_text, due, way_of
 from cl_hive_comms.services.ports_alerts import DigestStore
 from cl_hive_comms.services.ports_identity import Clock

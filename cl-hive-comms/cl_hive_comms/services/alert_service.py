@@ -6,18 +6,11 @@ An alert says with its row where it has to go; services.alert_delivery takes it 
 import asyncio
 from collections.abc import Callable, Collection
 
+from hive_shared.alerts import Level
 from hive_shared.hidden import hidden_text
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import (
-    DEDUP_S,
-    MAX_PER_HOUR,
-    Alert,
-    Channel,
-    Level,
-    channels_of,
-    with_repeats,
-)
+from cl_hive_comms.domain.alert import DEDUP_S, MAX_PER_HOUR, Alert, Channel, channels_of, with_repeats
 from cl_hive_comms.services.ports_identity import AlertStore, Clock, Log
 
 _LOG_LEVEL = {Level.INFO: "info", Level.NOTICE: "info", Level.WARNING: "warning", Level.CRITICAL: "error"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hive_shared import envelope
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, decode_object, encode
 from hive_shared.crypto import sha256
 from hive_shared.errors import HiveError
@@ -17,7 +18,7 @@ from hive_shared.registry import Danger
 from hive_shared.store import Tx
 
 from ..domain.access_fee import NOTHING_PAID, REDEEMED, REFUNDED
-from ..domain.alert import PROPOSAL, Level, level_of_danger
+from ..domain.alert import PROPOSAL, level_of_danger
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
 from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED

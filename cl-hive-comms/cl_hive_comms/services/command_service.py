@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError
 from hive_shared.envelope import Command
@@ -24,7 +25,6 @@ from hive_shared.registry import CONTROL, find
 from hive_shared.store import StoreError, Tx
 
 from ..domain.access_fee import Fee
-from ..domain.alert import Level
 from ..domain.command_machine import State
 from ..domain.command_record import CommandRow
 from ..domain.sibling_routes import CALLER_ANSWERED

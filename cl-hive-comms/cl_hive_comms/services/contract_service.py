@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
 from hive_shared.errors import Capacity, Conflict, NotFound
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import CredentialRow
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.trial import (
     BASELINE_S,
     MAX_TRIALS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.kill_switch import KillSwitch

@@ -16,12 +16,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import Busy, ConfirmationRequired, Conflict, HiveError, Internal
 from hive_shared.store import Db, StoreError, Tx
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.emergency import MAX_REASON, TOKEN_S, Stop
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.emergency_record import EmergencyRecord

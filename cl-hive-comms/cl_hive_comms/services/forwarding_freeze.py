@@ -17,11 +17,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.emergency import (
     Limits,
     SavedChannel,

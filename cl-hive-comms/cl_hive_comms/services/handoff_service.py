@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Conflict, InvalidParams, NotFound, from_symbol
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import Advisor
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.handoff import FACT, Handoff
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.credential_service import CredentialService

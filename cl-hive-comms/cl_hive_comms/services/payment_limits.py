@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hive_shared.alerts import Level
 from hive_shared.errors import BudgetExhausted
 from hive_shared.store import Tx
 
-from ..domain.alert import Level
 from ..domain.payment import ADVISOR, OPERATOR_SCOPE, SIBLING_BUDGETS, Payment
 from ..domain.payment_limits import Bound, Limits, near
 from .ports_commands import Alerts, Database

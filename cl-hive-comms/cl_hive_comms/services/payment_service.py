@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.cln import ClnError
 from hive_shared.errors import (
     BudgetExhausted,
@@ -26,7 +27,6 @@ from hive_shared.errors import (
 )
 from hive_shared.store import Tx
 
-from ..domain.alert import Level
 from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import (
     ADVISOR,

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.policy import PolicySnapshot
 from cl_hive_comms.domain.policy_change import differences, listed, looser, policy_hash
 from cl_hive_comms.services.alert_service import AlertService

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from hive_shared.alerts import Level
 from hive_shared.credential import Credential
 from hive_shared.crypto import Secret
 from hive_shared.store import StoreStats, Tx
 
-from ..domain.alert import Level
 from ..domain.command_record import (
     CommandRow,
     FeeWrite,

@@ -3,10 +3,11 @@
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from hive_shared.alerts import Level
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
-from cl_hive_comms.domain.alert import Alert, Channel, Level
+from cl_hive_comms.domain.alert import Alert, Channel
 
 Clock = Callable[[], int]
 RandomBytes = Callable[[int], bytes]

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hive_shared.cashu.mints import MintRole, MintRow
 from hive_shared.crypto import xonly_pubkey
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
 
-from cl_hive_comms.domain.mints import MintRole, MintRow
 from cl_hive_comms.domain.relay_sets import LOW_REDUNDANCY
 from cl_hive_comms.domain.selfcheck import (
     BACKUP_PARTS,

@@ -11,9 +11,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.store import Db, StoreError, Tx
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.selfcheck import Check, fail, news, warn
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.ports_identity import Clock, FactStore, Log

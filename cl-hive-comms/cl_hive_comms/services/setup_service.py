@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import Conflict, InvalidParams, NotFound
@@ -22,7 +23,6 @@ from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain import setup
 from cl_hive_comms.domain.advisor import CredentialRow
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.domain.setup import Answers, Part, Session, State, Step
 from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.services.advisor_service import AdvisorService

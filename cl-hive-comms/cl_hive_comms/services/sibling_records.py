@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hive_shared import binding
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import sha256
 from hive_shared.errors import EmergencyStop, InvalidParams, RateLimited
 from hive_shared.store import Tx
 
-from ..domain.alert import Level
 from ..domain.rate_limit import SlidingWindows
 from ..domain.sibling_names import check_receipt_schema
 from .ports_commands import Alerts, Database, Identity, KillSwitch, ReceiptRows

@@ -6,9 +6,9 @@ Not at once: a plugin that is upgraded, or a node that shuts down, goes for a mo
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from hive_shared.alerts import Level
 from hive_shared.siblings import PLUGIN, Sibling
 
-from cl_hive_comms.domain.alert import Level
 from cl_hive_comms.services.ports_identity import Clock
 
 GRACE_S: Final = 60

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from hive_shared.alerts import Level
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.store import Tx
 
-from ..domain.alert import Level
 from ..domain.constraints import LIQUIDITY_DAILY_SATS, ONCHAIN_SATS, PAYMENT_SATS
 from ..domain.policy_limits import SPENT_SATS
 from ..domain.spend import DAY_S, LIQUIDITY, ONCHAIN, PAYMENT, Spend

@@ -3,7 +3,9 @@
 import sqlite3
 from collections.abc import Collection
 
-from cl_hive_comms.domain.alert import Alert, Channel, Delivery, Level
+from hive_shared.alerts import Level
+
+from cl_hive_comms.domain.alert import Alert, Channel, Delivery
 
 KEPT_ALERTS = 1_000
 """Older alerts are dropped: they are hints, the receipts are the record."""

@@ -1,6 +1,6 @@
 """Cashu as docs/protocol/03-escrow-and-payments.md has it: curve, keysets, secrets, tokens, terms, tickets.
 
-Pure: no sockets, no SQL, no threads, no globals; clocks and randomness come in as arguments. The mint's own
+No sockets, no SQL, no globals; clocks and randomness come in as arguments. The mint's own
 package is never imported here (03 §3.3); the tests ask it what it thinks of the same numbers.
 """
 

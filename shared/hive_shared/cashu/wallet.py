@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from ..crypto import sha256
 from ..errors import BudgetExhausted, Conflict, PaymentFailed
 from ..store import Tx
+from .advice import NODE, Advice
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
@@ -104,8 +105,10 @@ class Wallet:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        advice: Advice = NODE,
     ) -> None:
         self._db, self._rows, self._secrets = db, rows, UnlockedSecrets(keys.seed())
+        self._advice = advice
         self._now, self._random_bytes = now, random_bytes
 
     async def receive(
@@ -177,7 +180,7 @@ class Wallet:
             if there + amount > most:
                 raise BudgetExhausted(
                     f"{there} sat are at or on their way to {keys.mint_url} and {most} sat may be"
-                    f" (hive-comms-mint-max-balance): {amount} sat more are refused",
+                    f" ({self._advice.most}): {amount} sat more are refused",
                     reason="exposure_limit",
                 )
             outputs = self._own(tx, keys, amount)
@@ -281,7 +284,7 @@ class Wallet:
             have = sum(coin.amount for group in available.values() for coin in group)
             raise PaymentFailed(
                 f"{amount} sat and the mint's fee are needed at {keys.mint_url}, {have} sat are free there;"
-                " hive-client-wallet action=fund brings more",
+                f" {self._advice.fund}",
                 reason="insufficient_ecash",
                 data={"free_sats": have},
             )

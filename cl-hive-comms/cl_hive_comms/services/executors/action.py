@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
 
-from ...domain.alert import Level
 from ...domain.command_record import FeeWrite, TimerRow
 from ...domain.config_history import ConfigChange
 from ...domain.forwarding import Hold

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 
-from ...domain.alert import Level
 from ...domain.command_record import TimerRow
 from ..ports_commands import FeeNode, Revoking
 from .action import Caller, Outcome, Params, Plan

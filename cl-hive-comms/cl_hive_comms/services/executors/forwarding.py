@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
 
-from ...domain.alert import Level
 from ...domain.emergency import Limits, SavedChannel, frozen
 from ...domain.forwarding import ALL, BY_ADVISORS, INDIVIDUAL, Hold, original
 from ..ports_commands import FeeNode

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 
-from ...domain.alert import Level
 from ...domain.json_value import whole
 from ...domain.plugin_rules import base_name, named, untouchable
 from ..approved_file import ApprovedFile, FileRefused, look_at

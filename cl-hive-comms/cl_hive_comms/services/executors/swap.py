@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
+from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError
 
-from ...domain.alert import Level
 from ...domain.lightning_invoice import refused
 from ...domain.spend import ONCHAIN, REBALANCE, Spend
 from ...domain.swap_answer import SwapAnswer, boltz_answer, boltz_quote, boltz_status, own_answer

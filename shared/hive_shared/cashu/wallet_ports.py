@@ -1,13 +1,13 @@
-"""What the wallet's services need from others: the node, rows."""
+"""What the wallet's services need from others: invoices, rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from hive_shared.cashu.journal import Op, ProofStatus
-from hive_shared.cashu.wallet import WalletRows as EngineRows
-from hive_shared.store import Tx
+from ..store import Tx
+from .journal import Op, ProofStatus
+from .wallet import WalletRows
 
 
 class OwnInvoices(Protocol):
@@ -22,8 +22,8 @@ class OwnInvoices(Protocol):
         ...
 
 
-class WalletRows(EngineRows, Protocol):
-    """Rows of the wallet (storage.cashu_store.CashuStore)."""
+class ServiceRows(WalletRows, Protocol):
+    """Rows of the wallet (hive_shared.storage.cashu_store.CashuStore)."""
 
     def open_ops(self, tx: Tx, due: int | None = None) -> list[tuple[str, str]]: ...
     def watched(self, tx: Tx, now: int) -> list[tuple[str, str]]: ...

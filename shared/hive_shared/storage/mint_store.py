@@ -1,4 +1,5 @@
-"""Sole writer of comms_cashu_mints and comms_cashu_keysets (docs/protocol/03-escrow-and-payments.md §8)."""
+"""Sole writer of the mints that are trusted and of their keysets (docs/protocol/03 §8): of the node's
+(comms_cashu_*) and of the advisor kit's (adv_cashu_*), each in a database of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ import sqlite3
 from collections.abc import Mapping
 
 import msgspec
-from hive_shared.cashu.keysets import Keyset, keyset
-from hive_shared.cashu.mint_caps import Caps
-from hive_shared.store import Tx
 
-from ..domain.mints import MintRole, MintRow, MintStatus
+from ..cashu.keysets import Keyset, keyset
+from ..cashu.mint_caps import Caps
+from ..cashu.mints import MintRole, MintRow, MintStatus
+from ..store import Tx
 
 
 class _Probed(msgspec.Struct, frozen=True):
@@ -20,22 +21,26 @@ class _Probed(msgspec.Struct, frozen=True):
 
 
 class MintStore:
-    """The operator's mints and their keysets."""
+    """The operator's mints and their keysets. `family` is what the names of its tables begin with:
+    "comms_cashu" or "adv_cashu"."""
+
+    def __init__(self, family: str) -> None:
+        self._mints, self._keysets = f"{family}_mints", f"{family}_keysets"
 
     def mints(self, tx: Tx) -> dict[str, MintRow]:
         """All that were ever named, by address."""
-        rows = tx.execute("SELECT * FROM comms_cashu_mints ORDER BY added_at, mint_url")
+        rows = tx.execute(f"SELECT * FROM {self._mints} ORDER BY added_at, mint_url")
         return {row["mint_url"]: _mint(row) for row in rows}
 
     def mint(self, tx: Tx, url: str) -> MintRow | None:
         """One of them."""
-        row = tx.execute("SELECT * FROM comms_cashu_mints WHERE mint_url = ?", (url,)).fetchone()
+        row = tx.execute(f"SELECT * FROM {self._mints} WHERE mint_url = ?", (url,)).fetchone()
         return None if row is None else _mint(row)
 
     def put_mint(self, tx: Tx, row: MintRow) -> None:
         """Store what is known of it now."""
         tx.execute(
-            "INSERT INTO comms_cashu_mints (mint_url, role, status, version, info_json, caps_json, probe_at,"
+            f"INSERT INTO {self._mints} (mint_url, role, status, version, info_json, caps_json, probe_at,"
             " skew_s, failures, checked_at, last_ok_at, last_error, added_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (mint_url) DO UPDATE SET"
             " role = excluded.role, status = excluded.status, version = excluded.version,"
@@ -52,13 +57,13 @@ class MintStore:
 
     def keysets(self, tx: Tx, url: str) -> dict[str, Keyset]:
         """The keysets of a mint by id, each id checked against its keys again."""
-        rows = tx.execute("SELECT * FROM comms_cashu_keysets WHERE mint_url = ? ORDER BY keyset_id", (url,))
+        rows = tx.execute(f"SELECT * FROM {self._keysets} WHERE mint_url = ? ORDER BY keyset_id", (url,))
         return {row["keyset_id"]: _keyset(row) for row in rows}
 
     def put_keyset(self, tx: Tx, url: str, known: Keyset, now: int) -> None:
         """Store a keyset, or what changed of it; its keys stay."""
         tx.execute(
-            "INSERT INTO comms_cashu_keysets (mint_url, keyset_id, unit, active, input_fee_ppk, final_expiry,"
+            f"INSERT INTO {self._keysets} (mint_url, keyset_id, unit, active, input_fee_ppk, final_expiry,"
             " keys_json, first_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET active = excluded.active,"
             " input_fee_ppk = excluded.input_fee_ppk, final_expiry = excluded.final_expiry",
@@ -71,7 +76,7 @@ class MintStore:
     def other_keys(self, tx: Tx, url: str, known: Keyset) -> list[str]:
         """The mints at which the same id stands for other keys."""
         rows = tx.execute(
-            "SELECT mint_url FROM comms_cashu_keysets"
+            f"SELECT mint_url FROM {self._keysets}"
             " WHERE keyset_id = ? AND mint_url <> ? AND keys_json <> ? ORDER BY mint_url",
             (known.id, url, _keys_json(known.keys)),
         )

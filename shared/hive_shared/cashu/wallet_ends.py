@@ -6,19 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hive_shared.cashu.curve import y_of
-from hive_shared.cashu.journal import Op, OwnProof, ProofStatus
-from hive_shared.cashu.token import Token, encode_token
-from hive_shared.cashu.wire import Proof
-from hive_shared.store import Tx
-
-from .ports_wallet import WalletRows
+from ..store import Tx
+from .curve import y_of
+from .journal import Op, OwnProof, ProofStatus
+from .token import Token, encode_token
+from .wallet_ports import ServiceRows
+from .wire import Proof
 
 
 class WalletEnds:
     """Ends of operations, in the transaction that ends them."""
 
-    def __init__(self, rows: WalletRows, now: Callable[[], int]) -> None:
+    def __init__(self, rows: ServiceRows, now: Callable[[], int]) -> None:
         self._rows, self._now = rows, now
 
     def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> Op:

@@ -1,4 +1,4 @@
-"""The ecash wallet on this node: what the operator asks of it, and its loop (docs/protocol/03 §5, §9).
+"""The ecash wallet: what its owner asks of it, and its loop (docs/protocol/03 §5, §9).
 
 An operation is driven in a task of its own; a caller waits for it no longer than it wants to. What is not
 settled then goes on by the loop.
@@ -11,23 +11,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from hive_shared.cashu.derive import EscrowKeys, public_key
-from hive_shared.cashu.incoming import acceptable, own_pubkey, receive_key, refuse_spent
-from hive_shared.cashu.journal import Op, OpKind, OpState, ProofStatus
-from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.ports import MintBook
-from hive_shared.cashu.selection import CONSOLIDATE_ABOVE
-from hive_shared.cashu.settling import Settler
-from hive_shared.cashu.token import decode_token
-from hive_shared.cashu.wallet import FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
-from hive_shared.cashu.wire import SpendState
-from hive_shared.crypto import Secret, sha256
-from hive_shared.errors import EmergencyStop, FeatureDisabled, HiveError, PaymentFailed
-from hive_shared.store import Tx
-
-from ..domain.alert import Level
-from .ports_commands import Database, Log
-from .ports_wallet import OwnInvoices, WalletRows
+from ..alerts import Level
+from ..crypto import Secret, sha256
+from ..errors import EmergencyStop, FeatureDisabled, HiveError, PaymentFailed
+from ..store import Tx
+from .advice import NODE, Advice
+from .derive import EscrowKeys, public_key
+from .incoming import acceptable, own_pubkey, receive_key, refuse_spent
+from .journal import Op, OpKind, OpState, ProofStatus
+from .keysets import Keyset
+from .mint_ports import Log
+from .ports import MintBook
+from .selection import CONSOLIDATE_ABOVE
+from .settling import Database, Settler
+from .token import decode_token
+from .wallet import FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
+from .wallet_ports import OwnInvoices, ServiceRows
+from .wire import SpendState
 
 KEPT_SPENT_S: Final = 30 * 86_400
 """How long spent proofs and ended operations are kept."""
@@ -58,7 +58,7 @@ class WalletService:
     def __init__(
         self,
         db: Database,
-        rows: WalletRows,
+        rows: ServiceRows,
         wallet: Wallet,
         settler: Settler,
         mints: MintBook,
@@ -73,8 +73,11 @@ class WalletService:
         wait: Callable[[float], Awaitable[None]],
         random_bytes: Callable[[int], bytes],
         log: Log,
+        advice: Advice = NODE,
+        owner: str = "comms",
     ) -> None:
         self._db, self._rows, self._wallet, self._settler = db, rows, wallet, settler
+        self._advice, self._owner = advice, owner
         self._mints, self._invoices, self._keys = mints, invoices, keys
         self._most_sat, self._stopped, self._alert = most_sat, stopped, alert
         self._now, self._wait, self._random_bytes, self._log = now, wait, random_bytes, log
@@ -104,7 +107,7 @@ class WalletService:
         self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float
     ) -> Op:
         """A token for somebody else; the operation's body has it when it is done."""
-        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         old = await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat, pubkey or "")
         if old is None:
             self._refuse_when_stopped("send")
@@ -115,7 +118,7 @@ class WalletService:
 
     async def fund(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Pay the mint over Lightning for `amount_sat` of ecash."""
-        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
             self._refuse_when_stopped("fund")
             async with _patience(timeout):
@@ -126,7 +129,7 @@ class WalletService:
 
     async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Have the mint pay an invoice of this node."""
-        mint_url, order = chosen_mint(self._mints, mint_url), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
             async with _patience(timeout):
                 keys = await self._ready(mint_url)
@@ -196,7 +199,7 @@ class WalletService:
                 continue
             try:
                 keys = await self._ready(mint_url)
-                order = Order(f"own:{self._random_bytes(16).hex()}")
+                order = Order(f"own:{self._random_bytes(16).hex()}", self._owner)
                 op = await self._wallet.consolidate(order, keys, amount)
             except HiveError as error:
                 self._log("warning", "wallet_consolidate", mint=mint_url, error=str(error))
@@ -210,10 +213,10 @@ class WalletService:
         """The token's own name is its key: handed in twice it is one operation. When nothing came of the
         first, the token is still good, and handing it in again begins another."""
         name, attempt = "token:" + sha256(token.encode()).hex(), 0
-        order = Order(name)
+        order = Order(name, self._owner)
         while (op := await self._wallet.again(order)) is not None and op.state is OpState.FAILED:
             attempt += 1
-            order = Order(f"{name}:{attempt}")
+            order = Order(f"{name}:{attempt}", self._owner)
         return order, op
 
     async def _ready(self, mint_url: str) -> MintKeys:
@@ -303,22 +306,19 @@ class WalletService:
 
     def _order(self, key: str | None) -> Order:
         # A call without a key gets one that `ops` shows: by it the token of a send is had again.
-        return Order(f"{CALL}{key or self._random_bytes(16).hex()}")
+        return Order(f"{CALL}{key or self._random_bytes(16).hex()}", self._owner)
 
     def _refuse_when_stopped(self, action: str) -> None:
         if self._stopped():
             raise EmergencyStop(f"the emergency stop is on: {action} waits until it is released")
 
 
-def chosen_mint(mints: MintBook, mint_url: str | None) -> str:
+def chosen_mint(mints: MintBook, mint_url: str | None, advice: Advice = NODE) -> str:
     """A named mint in its normal form, the primary one for None. Raises FeatureDisabled without any,
     PaymentFailed `mint_not_allowed` for another; that one is not asked."""
     accepted = mints.accepted()
     if not accepted:
-        raise FeatureDisabled(
-            "no mint is configured: set hive-comms-escrow-mint to the address of one you trust",
-            data={"option": "hive-comms-escrow-mint"},
-        )
+        raise FeatureDisabled(f"no mint is configured: {advice.first_mint}", data={"option": advice.option})
     return mints.at(mint_url or accepted[0]).url
 
 

@@ -1,4 +1,5 @@
-"""Sole writer of comms_cashu_proofs, _ops and _counters (docs/protocol/03 §5, §8).
+"""Sole writer of the ecash wallet's proofs, operations and counters (docs/protocol/03 §5, §8): of the node's
+(comms_cashu_*) and of the advisor kit's (adv_cashu_*), each in a database of its own.
 
 What can be spent is sealed cell by cell; nothing but amounts, states and the public names of proofs (`y`)
 is readable in the file.
@@ -13,7 +14,8 @@ from dataclasses import fields
 from typing import Any, Final
 
 import msgspec
-from hive_shared.cashu.journal import (
+
+from ..cashu.journal import (
     INCOMING,
     MOVES,
     OPEN,
@@ -26,13 +28,11 @@ from hive_shared.cashu.journal import (
     body_from_text,
     body_to_text,
 )
-from hive_shared.cashu.wire import Dleq, Proof
-from hive_shared.crypto import Sealer
-from hive_shared.errors import Conflict, NotFound
-from hive_shared.store import Tx
+from ..cashu.wire import Dleq, Proof
+from ..crypto import Sealer
+from ..errors import Conflict, NotFound
+from ..store import Tx
 
-_PROOFS: Final = "comms_cashu_proofs"
-_OPS: Final = "comms_cashu_ops"
 _OPEN: Final = ", ".join(f"'{state.value}'" for state in OPEN)
 _PLAIN: Final = tuple(
     each.name for each in fields(Op) if each.name not in ("body", "quote_key", "next_retry_at")
@@ -42,10 +42,12 @@ _CHUNK: Final = 400
 
 
 class CashuStore:
-    """The wallet's rows; every method runs inside the caller's transaction."""
+    """The wallet's rows; every method runs inside the caller's transaction. `family` is what the names of its
+    tables begin with: "comms_cashu" or "adv_cashu"."""
 
-    def __init__(self, sealer: Sealer) -> None:
+    def __init__(self, sealer: Sealer, family: str) -> None:
         self._sealer = sealer
+        self._proofs, self._ops, self._counters = f"{family}_proofs", f"{family}_ops", f"{family}_counters"
 
     # -- proofs ----------------------------------------------------------------------------------------
 
@@ -58,7 +60,7 @@ class CashuStore:
             dleq = msgspec.json.encode(proof.proof.dleq).decode()
             given = state in (ProofStatus.SPENT, ProofStatus.PENDING)
             added += tx.execute(
-                "INSERT INTO comms_cashu_proofs (y, mint_url, keyset_id, amount, state, secret_enc, c_enc,"
+                f"INSERT INTO {self._proofs} (y, mint_url, keyset_id, amount, state, secret_enc, c_enc,"
                 " dleq_enc, counter, origin_op, used_op, created_at, spent_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (y) DO NOTHING",
                 (
@@ -67,9 +69,9 @@ class CashuStore:
                     proof.proof.id,
                     proof.proof.amount,
                     state,
-                    self._seal(_PROOFS, proof.y, "secret_enc", proof.proof.secret),
-                    self._seal(_PROOFS, proof.y, "c_enc", proof.proof.C),
-                    self._seal(_PROOFS, proof.y, "dleq_enc", dleq),
+                    self._seal(self._proofs, proof.y, "secret_enc", proof.proof.secret),
+                    self._seal(self._proofs, proof.y, "c_enc", proof.proof.C),
+                    self._seal(self._proofs, proof.y, "dleq_enc", dleq),
                     proof.counter,
                     op_id,
                     op_id if given else None,
@@ -83,7 +85,7 @@ class CashuStore:
         """These proofs in clear, in the order asked for. Raises NotFound for an unknown one, SealBroken."""
         found: dict[str, OwnProof] = {}
         for part in _parts(ys):
-            rows = tx.execute(f"SELECT * FROM comms_cashu_proofs WHERE y IN ({_marks(part)})", part)
+            rows = tx.execute(f"SELECT * FROM {self._proofs} WHERE y IN ({_marks(part)})", part)
             found |= {row["y"]: self._proof(row) for row in rows}
         if len(found) != len(set(ys)):
             raise NotFound("a proof that an operation names is not in this wallet", reason="unknown_proof")
@@ -93,7 +95,7 @@ class CashuStore:
         """The state of those of these proofs that are known."""
         found: dict[str, ProofStatus] = {}
         for part in _parts(ys):
-            rows = tx.execute(f"SELECT y, state FROM comms_cashu_proofs WHERE y IN ({_marks(part)})", part)
+            rows = tx.execute(f"SELECT y, state FROM {self._proofs} WHERE y IN ({_marks(part)})", part)
             found |= {row["y"]: ProofStatus(row["state"]) for row in rows}
         return found
 
@@ -103,7 +105,7 @@ class CashuStore:
         amount = (1 << 63) - 1
         while True:
             row = tx.execute(
-                "SELECT MAX(amount) FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'unspent'"
+                f"SELECT MAX(amount) FROM {self._proofs} WHERE mint_url = ? AND state = 'unspent'"
                 " AND amount < ?",
                 (mint_url, amount),
             ).fetchone()
@@ -113,7 +115,7 @@ class CashuStore:
             found[amount] = [
                 Coin(coin["y"], coin["keyset_id"], amount)
                 for coin in tx.execute(
-                    "SELECT y, keyset_id FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'unspent'"
+                    f"SELECT y, keyset_id FROM {self._proofs} WHERE mint_url = ? AND state = 'unspent'"
                     " AND amount = ? LIMIT ?",
                     (mint_url, amount, limit),
                 )
@@ -122,7 +124,7 @@ class CashuStore:
     def crowded(self, tx: Tx, above: int) -> list[tuple[str, int, int]]:
         """(mint, amount, count) of denominations of which more than `above` proofs are unspent."""
         rows = tx.execute(
-            "SELECT mint_url, amount, COUNT(*) AS n FROM comms_cashu_proofs WHERE state = 'unspent'"
+            f"SELECT mint_url, amount, COUNT(*) AS n FROM {self._proofs} WHERE state = 'unspent'"
             " GROUP BY mint_url, amount HAVING n > ?",
             (above,),
         )
@@ -133,7 +135,7 @@ class CashuStore:
         changed = 0
         for part in _parts(ys):
             changed += tx.execute(
-                "UPDATE comms_cashu_proofs SET state = 'pending', used_op = ?"
+                f"UPDATE {self._proofs} SET state = 'pending', used_op = ?"
                 f" WHERE state = 'unspent' AND y IN ({_marks(part)})",
                 (op_id, *part),
             ).rowcount
@@ -145,7 +147,7 @@ class CashuStore:
         spent = state is ProofStatus.SPENT
         for part in _parts(ys):
             tx.execute(
-                "UPDATE comms_cashu_proofs SET state = ?, used_op = ?, spent_at = ?"
+                f"UPDATE {self._proofs} SET state = ?, used_op = ?, spent_at = ?"
                 f" WHERE state IN ('pending', 'unspent') AND y IN ({_marks(part)})"
                 " AND (used_op IS NULL OR used_op = ?)",
                 (state, op_id if spent else None, now if spent else None, *part, op_id),
@@ -155,7 +157,7 @@ class CashuStore:
         """Sats by mint and state."""
         found: dict[str, dict[str, int]] = {}
         rows = tx.execute(
-            "SELECT mint_url, state, SUM(amount) AS sat, COUNT(*) AS n FROM comms_cashu_proofs"
+            f"SELECT mint_url, state, SUM(amount) AS sat, COUNT(*) AS n FROM {self._proofs}"
             " WHERE state <> 'spent' GROUP BY mint_url, state"
         )
         for row in rows:
@@ -170,7 +172,7 @@ class CashuStore:
         """Sats that open fund operations will bring to a mint."""
         return int(
             tx.execute(
-                "SELECT COALESCE(SUM(amount_sats), 0) FROM comms_cashu_ops WHERE mint_url = ?"
+                f"SELECT COALESCE(SUM(amount_sats), 0) FROM {self._ops} WHERE mint_url = ?"
                 f" AND kind = 'fund' AND state IN ({_OPEN})",
                 (mint_url,),
             ).fetchone()[0]
@@ -180,13 +182,13 @@ class CashuStore:
         """Forget proofs spent before a time; how many."""
         return int(
             tx.execute(
-                "DELETE FROM comms_cashu_proofs WHERE state = 'spent' AND spent_at < ?", (before,)
+                f"DELETE FROM {self._proofs} WHERE state = 'spent' AND spent_at < ?", (before,)
             ).rowcount
         )
 
     def raw_proofs(self, tx: Tx) -> Iterator[dict[str, object]]:
         """Every proof that is not spent, in clear, for a backup."""
-        for row in tx.execute("SELECT * FROM comms_cashu_proofs WHERE state <> 'spent' ORDER BY y"):
+        for row in tx.execute(f"SELECT * FROM {self._proofs} WHERE state <> 'spent' ORDER BY y"):
             own = self._proof(row)
             yield {
                 "y": own.y,
@@ -205,7 +207,7 @@ class CashuStore:
     def quarantined(self, tx: Tx, mint_url: str, limit: int) -> list[str]:
         """Names of proofs whose mint is to be asked before they count."""
         rows = tx.execute(
-            "SELECT y FROM comms_cashu_proofs WHERE mint_url = ? AND state = 'quarantined' LIMIT ?",
+            f"SELECT y FROM {self._proofs} WHERE mint_url = ? AND state = 'quarantined' LIMIT ?",
             (mint_url, limit),
         )
         return [str(row[0]) for row in rows]
@@ -214,7 +216,7 @@ class CashuStore:
         """What their mint said of quarantined proofs."""
         for part in _parts(ys):
             tx.execute(
-                "UPDATE comms_cashu_proofs SET state = ?, spent_at = ?"
+                f"UPDATE {self._proofs} SET state = ?, spent_at = ?"
                 f" WHERE state = 'quarantined' AND y IN ({_marks(part)})",
                 (state, now if state is ProofStatus.SPENT else None, *part),
             )
@@ -224,7 +226,7 @@ class CashuStore:
     def take_counters(self, tx: Tx, mint_url: str, keyset_id: str, count: int) -> int:
         """The first of `count` counters that nothing else ever gets (docs/protocol/03 §2.4)."""
         row = tx.execute(
-            "INSERT INTO comms_cashu_counters (mint_url, keyset_id, next) VALUES (?, ?, ?)"
+            f"INSERT INTO {self._counters} (mint_url, keyset_id, next) VALUES (?, ?, ?)"
             " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET next = next + excluded.next RETURNING next",
             (mint_url, keyset_id, count),
         ).fetchone()
@@ -233,7 +235,7 @@ class CashuStore:
     def raise_counter(self, tx: Tx, mint_url: str, keyset_id: str, least: int) -> bool:
         """Counters below `least` are used; a counter only ever rises. Whether this one did."""
         changed = tx.execute(
-            "INSERT INTO comms_cashu_counters (mint_url, keyset_id, next) VALUES (?, ?, ?)"
+            f"INSERT INTO {self._counters} (mint_url, keyset_id, next) VALUES (?, ?, ?)"
             " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET next = excluded.next"
             " WHERE next < excluded.next",
             (mint_url, keyset_id, least),
@@ -243,14 +245,14 @@ class CashuStore:
     def counter(self, tx: Tx, mint_url: str, keyset_id: str) -> int:
         """The next counter of a keyset."""
         row = tx.execute(
-            "SELECT next FROM comms_cashu_counters WHERE mint_url = ? AND keyset_id = ?",
+            f"SELECT next FROM {self._counters} WHERE mint_url = ? AND keyset_id = ?",
             (mint_url, keyset_id),
         ).fetchone()
         return 0 if row is None else int(row[0])
 
     def counters(self, tx: Tx) -> list[tuple[str, str, int]]:
         """(mint, keyset, next counter) of all."""
-        rows = tx.execute("SELECT mint_url, keyset_id, next FROM comms_cashu_counters ORDER BY 1, 2")
+        rows = tx.execute(f"SELECT mint_url, keyset_id, next FROM {self._counters} ORDER BY 1, 2")
         return [(row[0], row[1], int(row[2])) for row in rows]
 
     # -- the journal -----------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ class CashuStore:
     def add_op(self, tx: Tx, op: Op) -> None:
         """A new operation; its idempotency key is unique."""
         tx.execute(
-            "INSERT INTO comms_cashu_ops (op_id, idempotency_key, content, owner, kind, mint_url, state,"
+            f"INSERT INTO {self._ops} (op_id, idempotency_key, content, owner, kind, mint_url, state,"
             " inputs_json, outputs_enc, amount_sats, fee_sats, quote_id, quote_key_enc, payment_id,"
             " lock_ids_json, attempts, next_retry_at, expires_at, sent_at, watch_until, error, reason,"
             " created_at, updated_at)"
@@ -272,7 +274,7 @@ class CashuStore:
         if op.state is not was and op.state not in MOVES[was]:
             raise Conflict(f"an operation does not go from {was} to {op.state}", reason="stale_state")
         changed = tx.execute(
-            "UPDATE comms_cashu_ops SET state = ?, inputs_json = ?, outputs_enc = ?, amount_sats = ?,"
+            f"UPDATE {self._ops} SET state = ?, inputs_json = ?, outputs_enc = ?, amount_sats = ?,"
             " fee_sats = ?, quote_id = ?, quote_key_enc = ?, payment_id = ?, lock_ids_json = ?, attempts = ?,"
             " next_retry_at = ?, expires_at = ?, sent_at = ?, watch_until = ?, error = ?, reason = ?,"
             " updated_at = ? WHERE op_id = ? AND state = ?",
@@ -283,22 +285,22 @@ class CashuStore:
 
     def op(self, tx: Tx, op_id: str) -> Op:
         """One operation. Raises NotFound, SealBroken."""
-        row = tx.execute("SELECT * FROM comms_cashu_ops WHERE op_id = ?", (op_id,)).fetchone()
+        row = tx.execute(f"SELECT * FROM {self._ops} WHERE op_id = ?", (op_id,)).fetchone()
         if row is None:
-            raise NotFound(f"there is no wallet operation {op_id[:40]!a}; hive-client-wallet action=ops")
+            raise NotFound(f"there is no wallet operation {op_id[:40]!a}; list its operations")
         return self._op(row)
 
     def op_by_key(self, tx: Tx, idempotency_key: str) -> Op | None:
         """The operation of an idempotency key."""
         row = tx.execute(
-            "SELECT * FROM comms_cashu_ops WHERE idempotency_key = ?", (idempotency_key,)
+            f"SELECT * FROM {self._ops} WHERE idempotency_key = ?", (idempotency_key,)
         ).fetchone()
         return None if row is None else self._op(row)
 
     def open_ops(self, tx: Tx, due: int | None = None) -> list[tuple[str, str]]:
         """(op_id, mint) of what is not settled, oldest first; with `due` only what is to be looked at."""
         rows = tx.execute(
-            f"SELECT op_id, mint_url FROM comms_cashu_ops WHERE state IN ({_OPEN})"
+            f"SELECT op_id, mint_url FROM {self._ops} WHERE state IN ({_OPEN})"
             " AND (? IS NULL OR next_retry_at <= ?) ORDER BY created_at, op_id",
             (due, due),
         )
@@ -307,7 +309,7 @@ class CashuStore:
     def watched(self, tx: Tx, now: int) -> list[tuple[str, str]]:
         """(op_id, mint) of released operations that the mint may still carry out, and are to be asked of."""
         rows = tx.execute(
-            "SELECT op_id, mint_url FROM comms_cashu_ops WHERE watch_until > ? AND next_retry_at <= ?"
+            f"SELECT op_id, mint_url FROM {self._ops} WHERE watch_until > ? AND next_retry_at <= ?"
             " ORDER BY created_at, op_id",
             (now, now),
         )
@@ -317,7 +319,7 @@ class CashuStore:
         """Newest first, beginning behind (created_at, op_id)."""
         at, op_id = before or ((1 << 62), "")
         rows = tx.execute(
-            "SELECT * FROM comms_cashu_ops WHERE (created_at, op_id) < (?, ?)"
+            f"SELECT * FROM {self._ops} WHERE (created_at, op_id) < (?, ?)"
             " AND (? IS NULL OR state = ?) ORDER BY created_at DESC, op_id DESC LIMIT ?",
             (at, op_id, state, state, limit),
         )
@@ -327,7 +329,7 @@ class CashuStore:
         """Forget operations that ended before a time; how many."""
         return int(
             tx.execute(
-                "DELETE FROM comms_cashu_ops WHERE state IN ('done', 'failed') AND updated_at < ?"
+                f"DELETE FROM {self._ops} WHERE state IN ('done', 'failed') AND updated_at < ?"
                 " AND watch_until < ?",
                 (before, before),
             ).rowcount
@@ -338,7 +340,7 @@ class CashuStore:
         proofs, and what they make comes back from the seed."""
         marks = _marks([*INCOMING])
         rows = tx.execute(
-            f"SELECT * FROM comms_cashu_ops WHERE state IN ({_OPEN}) AND kind IN ({marks}) ORDER BY op_id",
+            f"SELECT * FROM {self._ops} WHERE state IN ({_OPEN}) AND kind IN ({marks}) ORDER BY op_id",
             [kind.value for kind in sorted(INCOMING)],
         )
         for row in rows:
@@ -362,7 +364,7 @@ class CashuStore:
                 "quote_key": bytes.fromhex(str(row["quote_key"])),
             }
         )
-        known = "SELECT 1 FROM comms_cashu_ops WHERE op_id = ? OR idempotency_key = ?"
+        known = f"SELECT 1 FROM {self._ops} WHERE op_id = ? OR idempotency_key = ?"
         if tx.execute(known, (op.op_id, op.idempotency_key)).fetchone():
             return False
         self.add_op(tx, op)
@@ -378,19 +380,19 @@ class CashuStore:
 
     def _proof(self, row: sqlite3.Row) -> OwnProof:
         y = str(row["y"])
-        dleq = msgspec.json.decode(self._open(_PROOFS, y, "dleq_enc", row["dleq_enc"]), type=Dleq | None)
-        secret = self._open(_PROOFS, y, "secret_enc", row["secret_enc"])
-        c = self._open(_PROOFS, y, "c_enc", row["c_enc"])
+        dleq = msgspec.json.decode(self._open(self._proofs, y, "dleq_enc", row["dleq_enc"]), type=Dleq | None)
+        secret = self._open(self._proofs, y, "secret_enc", row["secret_enc"])
+        c = self._open(self._proofs, y, "c_enc", row["c_enc"])
         return OwnProof(y, Proof(int(row["amount"]), row["keyset_id"], secret, c, dleq=dleq), row["counter"])
 
     def _changing(self, op: Op) -> tuple[Any, ...]:
         key = None
         if op.quote_key:
-            key = self._sealer.seal(_OPS, op.op_id, "quote_key_enc", op.quote_key)
+            key = self._sealer.seal(self._ops, op.op_id, "quote_key_enc", op.quote_key)
         return (
             op.state,
             json.dumps(op.inputs),
-            self._seal(_OPS, op.op_id, "outputs_enc", body_to_text(op.body)),
+            self._seal(self._ops, op.op_id, "outputs_enc", body_to_text(op.body)),
             op.amount_sats,
             op.fee_sats,
             op.quote_id,
@@ -422,9 +424,9 @@ class CashuStore:
             fee_sats=int(row["fee_sats"]),
             created_at=int(row["created_at"]),
             updated_at=int(row["updated_at"]),
-            body=body_from_text(self._open(_OPS, op_id, "outputs_enc", row["outputs_enc"])),
+            body=body_from_text(self._open(self._ops, op_id, "outputs_enc", row["outputs_enc"])),
             quote_id=row["quote_id"],
-            quote_key=b"" if key is None else self._sealer.open(_OPS, op_id, "quote_key_enc", key),
+            quote_key=b"" if key is None else self._sealer.open(self._ops, op_id, "quote_key_enc", key),
             payment_id=row["payment_id"],
             lock_ids=tuple(json.loads(row["lock_ids_json"])),
             attempts=int(row["attempts"]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from hive_shared.cashu.mint_caps import NO_CAPS, PROBE_VALID_S, Caps
+from .mint_caps import NO_CAPS, PROBE_VALID_S, Caps
 
 FAILURES_TO_REPLACE: Final = 3
 """Checks in a row without an answer after which a backup takes new locks."""

@@ -1,4 +1,4 @@
-"""Unspent ecash found again from the node's seed (docs/protocol/03-escrow-and-payments.md §5 "restore").
+"""Unspent ecash found again from the seed (docs/protocol/03-escrow-and-payments.md §5 "restore").
 
 The seed says what this wallet would have asked a mint to sign, counter by counter; the mint says what of that
 it signed and what is not spent.
@@ -10,17 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hive_shared.cashu.curve import y_of
-from hive_shared.cashu.derive import EscrowKeys, UnlockedSecrets
-from hive_shared.cashu.journal import OwnProof, ProofStatus
-from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.outputs import output, restored
-from hive_shared.cashu.ports import Mint, MintBook
-from hive_shared.cashu.wire import SpendState
-from hive_shared.store import Tx
-
-from .ports_commands import Database
-from .ports_wallet import WalletRows
+from ..store import Tx
+from .curve import y_of
+from .derive import EscrowKeys, UnlockedSecrets
+from .journal import OwnProof, ProofStatus
+from .keysets import Keyset
+from .outputs import output, restored
+from .ports import Mint, MintBook
+from .settling import Database
+from .wallet_ports import ServiceRows
+from .wire import SpendState
 
 BATCH: Final = 100
 """Counters asked about at once."""
@@ -43,7 +42,7 @@ class SeedRestore:
     def __init__(
         self,
         db: Database,
-        rows: WalletRows,
+        rows: ServiceRows,
         mints: MintBook,
         keys: EscrowKeys,
         chosen: Callable[[str | None], str],

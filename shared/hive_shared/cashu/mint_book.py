@@ -12,17 +12,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
-from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.mint_caps import Caps
-from hive_shared.cashu.mint_health import MintHealth, examine, lockable_keyset
-from hive_shared.cashu.mint_url import normal_mint_url
-from hive_shared.cashu.ports import MintRefused, MintUnavailable
-from hive_shared.cashu.reasons import MintNonconformant
-from hive_shared.errors import InvalidParams, PaymentFailed
-from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.alert import Level
-from cl_hive_comms.domain.mints import (
+from ..alerts import Alerts, Level
+from ..errors import InvalidParams, PaymentFailed
+from ..store import Db, Tx
+from .advice import NODE, Advice
+from .keysets import Keyset
+from .mint_caps import Caps
+from .mint_health import MintHealth, examine, lockable_keyset
+from .mint_ports import Clock, Log, MintConnections, MintRows, Settings, WatchedMint
+from .mint_url import normal_mint_url
+from .mints import (
     FAILURES_TO_REPLACE,
     MintRole,
     MintRow,
@@ -32,9 +32,8 @@ from cl_hive_comms.domain.mints import (
     in_order,
     objection,
 )
-from cl_hive_comms.services.alert_service import AlertService
-from cl_hive_comms.services.ports_identity import Clock, Log
-from cl_hive_comms.services.ports_mints import MintConnections, MintRows, Settings, WatchedMint
+from .ports import MintRefused, MintUnavailable
+from .reasons import MintNonconformant
 
 
 class MintBookService:
@@ -47,11 +46,12 @@ class MintBookService:
         mints: MintConnections,
         *,
         settings: Settings,
-        alerts: AlertService,
+        alerts: Alerts,
         now: Clock,
         log: Log,
+        advice: Advice = NODE,
     ) -> None:
-        self._db, self._rows, self._mints = db, rows, mints
+        self._db, self._rows, self._mints, self._advice = db, rows, mints, advice
         self._settings, self._alerts, self._now, self._log = settings, alerts, now, log
         self._known: dict[str, MintRow] = {}
         self._keysets: dict[str, Mapping[str, Keyset]] = {}
@@ -80,8 +80,7 @@ class MintBookService:
         if address not in named:
             known = f"they are {', '.join(named)}" if named else "there are none"
             raise PaymentFailed(
-                f"{address} is none of your mints ({known}); set hive-comms-escrow-mint or"
-                " hive-comms-escrow-backup-mints if you trust it",
+                f"{address} is none of your mints ({known}); {self._advice.name_mint}",
                 reason="mint_not_allowed",
             )
         return address

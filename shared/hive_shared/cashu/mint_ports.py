@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.ports import Mint
-from hive_shared.store import Tx
-
-from cl_hive_comms.domain.mints import MintRow
+from ..store import Tx
+from .keysets import Keyset
+from .mints import MintRow
+from .ports import Mint
 
 
 class Traffic(Protocol):
@@ -60,3 +59,7 @@ class MintSettings:
 
 
 Settings = Callable[[], MintSettings]
+Clock = Callable[[], int]
+"""Unix seconds."""
+Log = Callable[..., None]
+"""Level, event, fields."""

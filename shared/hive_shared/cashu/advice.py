@@ -1,0 +1,37 @@
+"""What the user of a wallet does about a refusal, in the words of the tool that he has before him."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Sentence parts: how a first mint is named, how one more is, what brings more ecash, the setting that
+    bounds what may be at one mint. `option` is the setting's machine name."""
+
+    first_mint: str
+    name_mint: str
+    fund: str
+    most: str
+    option: str
+
+
+NODE: Final = Advice(
+    first_mint="set hive-comms-escrow-mint to the address of one you trust",
+    name_mint="set hive-comms-escrow-mint or hive-comms-escrow-backup-mints if you trust it",
+    fund="hive-client-wallet action=fund brings more",
+    most="hive-comms-mint-max-balance",
+    option="hive-comms-escrow-mint",
+)
+"""The node's operator."""
+
+KIT: Final = Advice(
+    first_mint="'hive-advisor wallet mint add URL' names one you trust",
+    name_mint="'hive-advisor wallet mint add URL' if you trust it",
+    fund="'hive-advisor wallet receive' takes more in",
+    most="spend.max_balance_sats",
+    option="mints",
+)
+"""The advisor at his command line."""

@@ -47,6 +47,7 @@ from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.rounds import LAST_SEEN, RoundService
 from hive_advisor.services.shared_key import SharedKeyService
+from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.telemetry import TelemetryService
 from hive_advisor.services.tool_calls import Toolbox, ToolCallService
 from hive_advisor.storage.action_log_store import ActionLogStore
@@ -59,6 +60,7 @@ from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.counter_store import CounterStore
 from hive_advisor.storage.fee_store import FeeStore
 from hive_advisor.storage.journal_store import JournalStore
+from hive_advisor.storage.outbox_store import OutboxStore
 from hive_advisor.storage.question_store import QuestionStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
@@ -103,6 +105,7 @@ class Advisor:
         say: Callable[[str], None],
     ) -> None:
         self._db, self._config, self._now, self._say = db, config, now, say
+        self._tasks, self._flushed = set[asyncio.Task[Any]](), False
         self.keyring = Keyring(identity.readable_secrets(now()))
         self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
         self._compose_events(paths.profile)
@@ -149,7 +152,6 @@ class Advisor:
         self.approvals = self._voting(now_us)
         self.pin_verifier = identity.pin_verifier
         self._compose_rounds()
-        self._tasks, self._flushed = set[asyncio.Task[Any]](), False
 
     def _compose_events(self, profile: str) -> None:
         self._events = EventService(self._db, self._records)
@@ -178,6 +180,7 @@ class Advisor:
             relays=self._config.relays,
         )
         self.retries = RetryService(self._db, self._command_rows, self.clients, self.plans, now=self._now)
+        self._compose_signed_mail()
 
     def _compose_asking(self) -> AskService:
         self._answers = self._record.answers(self.clients, self.commands)
@@ -211,6 +214,7 @@ class Advisor:
             *(
                 QuestionStore(),
                 self._fee_rows,
+                self._outbox,
                 self._route_rows,
                 self._records,
                 TelemetryStore(),
@@ -226,6 +230,21 @@ class Advisor:
         )
         return asks
 
+    def _compose_signed_mail(self) -> None:
+        self._outbox = OutboxStore()
+        self.signed_mail = SignedMail(
+            self._db,
+            self._outbox,
+            self._rows,
+            self._records,
+            self.keyring,
+            self._link,
+            relays=self._config.relays,
+            now=self._now,
+            new_id=_new_id,
+            spawn=self._spawn,
+        )
+
     def _compose_rounds(self) -> None:
         asks = self._compose_asking()
         self._pings = PingService(self._db, self._command_rows, asks.control, self._now)
@@ -240,6 +259,7 @@ class Advisor:
             self.approvals,
             self.telemetry,
             self._pings,
+            self.signed_mail,
             keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
@@ -254,6 +274,7 @@ class Advisor:
             self.clients,
             self.commands,
             self._mail,
+            self.signed_mail,
             self.approvals,
             self.shared_key,
             asks,
@@ -377,8 +398,7 @@ class Advisor:
                 await advisor._connect()
             yield advisor
         finally:
-            if online:
-                await advisor._disconnect()
+            await advisor._ended(online)
             await asyncio.to_thread(db.close)
 
     @property
@@ -418,12 +438,14 @@ class Advisor:
             await asyncio.wait(tuple(self._tasks), timeout=wait_s)
         await self._pings.settled(max(0.0, end - clock()))
 
-    async def _disconnect(self) -> None:
-        await self._pings.settled(0 if self._flushed else _DRAIN_S)
+    async def _ended(self, online: bool) -> None:
+        if online:
+            await self._pings.settled(0 if self._flushed else _DRAIN_S)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._link.stop()
+        if online:
+            await self._link.stop()
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -28,6 +28,7 @@ from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.ports import RecordRows
+from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.telemetry import TelemetryService
 
 _MAX_MESSAGE = 1_048_576
@@ -48,6 +49,7 @@ class MailService:
         approvals: ApprovalService,
         telemetry: TelemetryService,
         pings: PingService,
+        signed: SignedMail,
         *,
         keyring: Keyring,
         accept_offers: bool,
@@ -58,7 +60,7 @@ class MailService:
         self._db, self._records = db, records
         self._clients, self._commands, self._answers, self._alerts = clients, commands, answers, alerts
         self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
-        self._pings = pings
+        self._pings, self._signed = pings, signed
         self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -113,8 +115,10 @@ class MailService:
             await self._answer(client, message, document)
         elif document.get("schema_type") == CONTROL:
             await self._push(client, message, agent_key)
+        elif isinstance(schema := document.get("schema"), str):
+            await self._signed.take(message, schema, agent_key)
         else:
-            raise InvalidParams("neither an answer nor a push")
+            raise InvalidParams("neither an answer nor a push, nor a signed message")
 
     async def _answer(self, client: Client | None, message: Message, document: dict[str, Any]) -> None:
         if not envelope.verify_response(document, message.sender):

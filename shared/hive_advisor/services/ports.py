@@ -241,6 +241,10 @@ class Control(Protocol):
 
 RELAY_PATIENCE_S: Final = 15.0
 """How long a relay has for taking an event."""
+COMMANDS: Final = "hive-mgmt"
+"""The topic of a direct message about commands."""
+SIGNED: Final = "hive-mkt"
+"""The topic of any other, which is signed."""
 
 
 class Link(Protocol):
@@ -255,6 +259,7 @@ class Link(Protocol):
         expires_at: int,
         sender: str,
         patience_s: float = RELAY_PATIENCE_S,
+        topic: str = COMMANDS,
     ) -> int: ...
 
 

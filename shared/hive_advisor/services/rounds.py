@@ -27,6 +27,7 @@ from hive_advisor.services.receipt_standing import StandingService
 from hive_advisor.services.receipt_sync import ReceiptSync
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.shared_key import SharedKeyService
+from hive_advisor.services.signed_mail import SignedMail
 
 STOP_ASKED_S = 300
 _AT_ONCE = 8
@@ -66,6 +67,7 @@ class RoundService:
         clients: ClientService,
         commands: CommandService,
         mail: MailService,
+        signed: SignedMail,
         approvals: ApprovalService,
         shared_key: SharedKeyService,
         ask: Ask,
@@ -83,7 +85,7 @@ class RoundService:
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
-        self._mail, self._ask = mail, ask
+        self._mail, self._signed, self._ask = mail, signed, ask
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
         self._shared, self._telemetry, self._journal = shared_key, telemetry, journal
         self._plans, self._retries, self._guard = plans, retries, guard
@@ -112,6 +114,7 @@ class RoundService:
                 sent += 1
         sent += 0 if self._guard.halted else await self._approvals.send_unanswered()
         if shared is None:
+            await self._signed.flush()
             await self._ask_stopped(by_id.values())
             await asyncio.gather(*(self._record(client) for client in by_id.values()))
         if shared is None and not self._guard.halted:

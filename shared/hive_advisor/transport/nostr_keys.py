@@ -14,7 +14,7 @@ from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay import RelayPool
 
 from hive_advisor.domain.keyring import Keyring
-from hive_advisor.services.ports import RELAY_PATIENCE_S
+from hive_advisor.services.ports import COMMANDS, RELAY_PATIENCE_S
 from hive_advisor.transport.nostr_link import NostrLink
 
 Received = Callable[[Message, str], Awaitable[None]]
@@ -112,7 +112,10 @@ class NostrKeys:
         expires_at: int,
         sender: str,
         patience_s: float = RELAY_PATIENCE_S,
+        topic: str = COMMANDS,
     ) -> int:
         """Send as `sender`, one of our keys; returns how many relays took all of it within `patience_s`."""
         link = self._links[sender]
-        return await link.deliver(recipient, content, relays, expires_at=expires_at, patience_s=patience_s)
+        return await link.deliver(
+            recipient, content, relays, expires_at=expires_at, patience_s=patience_s, topic=topic
+        )

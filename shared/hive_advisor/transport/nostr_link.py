@@ -24,13 +24,12 @@ from hive_shared.nostr.nip44 import ConversationKeys
 from hive_shared.nostr.reasons import ChunkInvalid
 from hive_shared.nostr.relay import RelayPool, normalise_relay_url
 
-from hive_advisor.services.ports import RELAY_PATIENCE_S
+from hive_advisor.services.ports import COMMANDS, RELAY_PATIENCE_S
 from hive_advisor.transport.sent_parts import SentMessage, SentParts
 
 _INBOX = "dm"
 _DM_BACKLOG = 259_200
 _KIND_DM_RELAYS = 10_050
-_TOPIC = ("t", "hive-mgmt")
 _LOOKUP_S = 3.0
 _MAX_INBOX_RELAYS = 3
 _MAX_PART_IDS = 5_000
@@ -126,10 +125,11 @@ class NostrLink:
         *,
         expires_at: int,
         patience_s: float = RELAY_PATIENCE_S,
+        topic: str = COMMANDS,
     ) -> int:
         """Send ``content`` (chunked if it must be); returns how many relays took all of it, each part within
         ``patience_s``."""
-        message = SentMessage(recipient, content, tuple(relays), self._now(), expires_at)
+        message = SentMessage(recipient, content, tuple(relays), self._now(), expires_at, topic)
         self._sent.keep(message)
         return await self._publish(message, giftwrap.split_chunks(content), patience_s)
 
@@ -142,7 +142,7 @@ class NostrLink:
                 self._secret,
                 message.recipient,
                 part,
-                tags=[list(_TOPIC)],
+                tags=[["t", message.topic]],
                 # The time of the message: a part sent again is the same rumor, which its receiver knows.
                 now=message.sent_at,
                 rng=self._rng,

@@ -15,6 +15,8 @@ from hive_shared.nostr.chunk_resend import ResentParts, parse_resend
 from hive_shared.nostr.chunks import KEEP_SECONDS
 from hive_shared.nostr.giftwrap import long_id, split_chunks
 
+from hive_advisor.services.ports import COMMANDS
+
 MAX_BYTES: Final = 4_194_304
 """Of all messages kept; the oldest go first."""
 
@@ -28,6 +30,7 @@ class SentMessage:
     relays: tuple[str, ...]
     sent_at: int
     expires_at: int
+    topic: str = COMMANDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,174 @@
+"""Signed messages from and to nodes: what is no command, answer or push (docs/protocol/04 §6).
+
+Handlers are registered by schema. What one answers is put in its own transaction, and leaves after that: once
+per name, again until a relay took it, and again where the node repeats its question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol
+
+from hive_shared import signed_message
+from hive_shared.errors import HiveError, InvalidParams, Unsupported
+from hive_shared.nostr.giftwrap import Message
+from hive_shared.signed_message import Draft, OtherVersion
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.keyring import Keyring
+from hive_advisor.domain.mail import GOOD_S, OutMessage, pause_s
+from hive_advisor.domain.rows import Client
+from hive_advisor.services.ports import SIGNED, ClientRows, Link, RecordRows
+
+_AT_ONCE: Final = 200
+Handler = Callable[[Client, Draft, str], Awaitable[None]]
+"""`handler(client, message, agent_key)`: takes a message that `client` signed for `agent_key`, a key of ours.
+Idempotent: it is called again when the process ended before its end was noted. A HiveError refuses the
+message; the node is told its reason."""
+
+
+class OutboxRows(Protocol):
+    """storage.outbox_store.OutboxStore, where the methods are described."""
+
+    def find(self, tx: Tx, client_id: str, name: str) -> OutMessage | None: ...
+    def next_seq(self, tx: Tx, client_id: str, area: str, now: int) -> int: ...
+    def add(self, tx: Tx, message: OutMessage, now: int) -> None: ...
+    def due(self, tx: Tx, now: int, limit: int) -> list[OutMessage]: ...
+    def tried(self, tx: Tx, msg_id: str, *, taken: bool, next_send: int) -> None: ...
+    def again(self, tx: Tx, client_id: str, answers: str, now: int) -> int: ...
+
+
+class SignedMail:
+    """Takes and sends signed messages. `relays` are our own; `spawn` runs a coroutine beside this."""
+
+    def __init__(
+        self,
+        db: Db,
+        rows: OutboxRows,
+        clients: ClientRows,
+        records: RecordRows,
+        keyring: Keyring,
+        link: Link,
+        *,
+        relays: Sequence[str],
+        now: Callable[[], int],
+        new_id: Callable[[], str],
+        spawn: Callable[[Coroutine[Any, Any, int]], None],
+    ) -> None:
+        self._db, self._rows, self._clients, self._records = db, rows, clients, records
+        self._keyring, self._link, self._relays = keyring, link, relays
+        self._now, self._new_id, self._spawn = now, new_id, spawn
+        self._one_at_a_time = asyncio.Lock()
+        self._handlers: dict[str, Handler] = {}
+
+    def handle(self, schema: str, handler: Handler) -> None:
+        """Have `handler` take the messages of a schema such as ``hive:escrow/ticket``."""
+        if schema in self._handlers:
+            raise ValueError(f"{schema} has a handler already")
+        self._handlers[schema] = handler
+
+    # -- what comes in -------------------------------------------------------------------------------
+
+    async def take(self, message: Message, schema: str, agent_key: str) -> None:
+        """A message that says it is of `schema`, to `agent_key`. Raises InvalidParams, Unsupported, and what
+        its handler raises; nothing came of it then."""
+        client = await self._db.read(lambda tx: self._clients.by_node_key(tx, message.sender))
+        if client is None:
+            raise InvalidParams("a signed message from a key that is none of our clients'")
+        draft = signed_message.parse(message.content, message.sender, (agent_key,))
+        if isinstance(draft, OtherVersion):
+            await self._tell(client, schema, draft.msg_id, "unsupported", agent_key)
+            raise Unsupported(f"version {draft.version} of {schema[:60]!r}", reason="unsupported_schema")
+        number = f"msg:{message.sender}:{draft.msg_id}"
+        if await self._db.read(lambda tx: self._records.seen(tx, number)):
+            await self._db.write(lambda tx: self._rows.again(tx, client.client_id, draft.msg_id, self._now()))
+        else:
+            await self._taken(client, draft, agent_key)
+            await self._db.write(
+                lambda tx: self._records.add_message(tx, number, message.sender, {}, self._now())
+            )
+        self.kick()
+
+    async def _taken(self, client: Client, draft: Draft, agent_key: str) -> None:
+        handler = self._handlers.get(draft.schema)
+        if handler is None:
+            if not draft.schema.rpartition("/")[2].startswith("error"):
+                await self._tell(client, draft.schema, draft.msg_id, "unsupported", agent_key)
+            raise Unsupported(f"nothing here takes {draft.schema[:60]!r}", reason="unsupported_schema")
+        try:
+            signed_message.check_times(draft, self._now())
+            await handler(client, draft, agent_key)
+        except HiveError as error:
+            await self._tell(client, draft.schema, draft.msg_id, error.symbol, agent_key)
+            raise
+
+    async def _tell(self, client: Client, schema: str, msg_id: str, code: str, agent_key: str) -> None:
+        body = {"code": code, "msg_id": msg_id}
+        area = schema.partition("/")[0]
+        await self._db.write(
+            lambda tx: self.put(
+                tx, client, f"{area}/error", body, name=f"error:{msg_id}", sender=agent_key, answers=msg_id
+            )
+        )
+        self.kick()
+
+    # -- what goes out -------------------------------------------------------------------------------
+
+    def put(
+        self,
+        tx: Tx,
+        client: Client,
+        schema: str,
+        body: dict[str, Any],
+        *,
+        name: str,
+        sender: str | None = None,
+        answers: str = "",
+        good_s: int = GOOD_S,
+    ) -> None:
+        """Sign a message and keep it for sending, in the caller's transaction; nothing new for a `name` that
+        this node was sent before. `flush` sends it; `sender` is the key of ours that signs, the current one
+        when None. Raises CredentialInvalid for a key that is ours no more."""
+        if self._rows.find(tx, client.client_id, name) is not None:
+            return
+        now, key = self._now(), sender or self._keyring.current
+        area = schema.removeprefix("hive:").partition("/")[0]
+        seq = self._rows.next_seq(tx, client.client_id, area, now)
+        draft = Draft(schema, self._new_id(), area, seq, now + client.offset_s, now + good_s, body)
+        content = signed_message.sign(draft, self._keyring.secret(key), client.node_key)
+        message = OutMessage(
+            draft.msg_id, client.client_id, name, area, seq, key, content, answers, draft.expires_at
+        )
+        self._rows.add(tx, message, now)
+
+    def kick(self) -> None:
+        """Send what is due, without waiting for it."""
+        self._spawn(self.flush())
+
+    async def flush(self) -> int:
+        """Send what is due; how many messages a relay took."""
+        async with self._one_at_a_time:
+            return await self._flush()
+
+    async def _flush(self) -> int:
+        due = await self._db.read(lambda tx: self._rows.due(tx, self._now(), _AT_ONCE))
+        return sum([await self._send(message) for message in due])
+
+    async def _send(self, message: OutMessage) -> bool:
+        client = await self._db.read(lambda tx: self._clients.by_id(tx, message.client_id))
+        if client is None or message.sender not in self._keyring:
+            return False
+        taken = await self._link.deliver(
+            client.node_key,
+            message.content,
+            tuple(dict.fromkeys((*client.relays, *self._relays))),
+            expires_at=message.expires_at,
+            sender=message.sender,
+            topic=SIGNED,
+        )
+        again = self._now() + pause_s(message.sends)
+        await self._db.write(
+            lambda tx: self._rows.tried(tx, message.msg_id, taken=taken > 0, next_send=again)
+        )
+        return taken > 0

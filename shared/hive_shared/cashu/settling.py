@@ -39,6 +39,9 @@ QUOTE_GRACE_S: Final = 3_600
 """How long after its expiry a quote that was paid late is still looked for."""
 _MOST_WAIT_S: Final = 60
 _WATCH_EVERY_S: Final = 900
+_REDEEM_WAIT_S: Final = 30
+_KEPT: Final = frozenset({OpKind.FUND, OpKind.REDEEM, OpKind.REFUND})
+"""Nothing of ours is held by these: they wait for a mint that cannot be reached."""
 
 
 class Database(Protocol):
@@ -146,7 +149,7 @@ class Settler:
         try:
             signed = await self._request(op)
         except MintUnavailable as error:
-            if not error.sent and op.attempts == 1 and op.kind is not OpKind.FUND:
+            if not error.sent and op.attempts == 1 and op.kind not in _KEPT:
                 # It is certain that nothing reached the mint.
                 return await self._fail(op, error.symbol, error.detail)
             return await self._doubt(op, error.detail, error.symbol)
@@ -405,7 +408,8 @@ class Settler:
             self._ends.failed(tx, end)
 
         await self._db.write(body)
-        if op.kind is not OpKind.RECEIVE:
+        if op.kind not in (OpKind.RECEIVE, OpKind.REDEEM, OpKind.REFUND):
+            # A lock may be spent by either side after its locktime: who did it says the witness.
             await self._alert(end)
         return end
 
@@ -442,7 +446,8 @@ class Settler:
     async def _wait(self, op: Op, text: str, reason: str) -> Op:
         """1, 2, 4 .. 60 s: each time as long as it has lasted."""
         now = self._now()
-        wait = min(_MOST_WAIT_S, max(1, now - max(op.sent_at, op.created_at)))
+        most = _REDEEM_WAIT_S if op.kind is OpKind.REDEEM else _MOST_WAIT_S
+        wait = min(most, max(1, now - max(op.sent_at, op.created_at)))
         return await self._move(replace(op, error=text, reason=reason, next_retry_at=now + wait), op.state)
 
     async def _move(self, op: Op, was: OpState) -> Op:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from ..crypto import sha256
 from ..errors import BudgetExhausted, Conflict, PaymentFailed
@@ -28,6 +28,10 @@ from .wire import Proof
 MAX_AMOUNT_SAT: Final = 10_000_000
 """The most that one operation moves (docs/protocol/03 §9)."""
 _NO_EXPIRY_S: Final = 3_600
+
+
+Beside: TypeAlias = Callable[[Tx, Op], Op]
+"""What else is written in the transaction that begins an operation; the operation as it is to be stored."""
 
 
 class WalletRows(JournalRows, Protocol):
@@ -112,7 +116,12 @@ class Wallet:
         self._now, self._random_bytes = now, random_bytes
 
     async def receive(
-        self, order: Order, keys: MintKeys, proofs: Sequence[Proof], kind: OpKind = OpKind.RECEIVE
+        self,
+        order: Order,
+        keys: MintKeys,
+        proofs: Sequence[Proof],
+        kind: OpKind = OpKind.RECEIVE,
+        beside: Beside | None = None,
     ) -> Op:
         """Swap proofs with their witnesses for our own at once: a token's, a lock's in our favour (redeem),
         our own lock's after its locktime (refund)."""
@@ -133,9 +142,11 @@ class Wallet:
             outputs = self._own(tx, keys, total - fee)
             return self._op(op_id, order, kind, keys, "", total - fee, fee, proofs, outputs)
 
-        return await self._begin(order, _content(kind.value, *ys), plan)
+        return await self._begin(order, _content(kind.value, *ys), plan, beside)
 
-    async def lock(self, order: Order, keys: MintKeys, locked: Sequence[Output]) -> Op:
+    async def lock(
+        self, order: Order, keys: MintKeys, locked: Sequence[Output], beside: Beside | None = None
+    ) -> Op:
         """Put ecash under the conditions of these outputs (`ticket.lock_outputs`: the seed and the terms make
         them again); the operation keeps the token."""
         amount = sum(each.amount for each in locked)
@@ -148,7 +159,7 @@ class Wallet:
             outputs = [*(PlannedOutput(each, "lock") for each in locked), *self._own(tx, keys, change)]
             return self._spending(tx, op_id, order, OpKind.LOCK, keys, content, amount, fee, coins, outputs)
 
-        return await self._begin(order, content, plan)
+        return await self._begin(order, content, plan, beside)
 
     async def send(self, order: Order, keys: MintKeys, amount: int, pubkey: str | None) -> Op:
         """Ecash worth `amount` for somebody else: for whoever holds it, or for the owner of `pubkey`."""
@@ -255,7 +266,9 @@ class Wallet:
 
     # -- parts of an operation -------------------------------------------------------------------------
 
-    async def _begin(self, order: Order, content: str, plan: Callable[[Tx, str], Op]) -> Op:
+    async def _begin(
+        self, order: Order, content: str, plan: Callable[[Tx, str], Op], beside: Beside | None = None
+    ) -> Op:
         op_id = self._random_bytes(16).hex()
 
         def body(tx: Tx) -> Op:
@@ -265,6 +278,8 @@ class Wallet:
                     raise _other_content()
                 return old
             op = replace(plan(tx, op_id), content=content)
+            if beside is not None:
+                op = beside(tx, op)
             self._rows.add_op(tx, op)
             return op
 

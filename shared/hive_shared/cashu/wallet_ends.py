@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from ..store import Tx
 from .curve import y_of
@@ -14,14 +15,30 @@ from .wallet_ports import ServiceRows
 from .wire import Proof
 
 
-class WalletEnds:
-    """Ends of operations, in the transaction that ends them."""
+class Locks(Protocol):
+    """The locks that an operation names (`Op.lock_ids`); both run inside the transaction that ends it."""
 
-    def __init__(self, rows: ServiceRows, now: Callable[[], int]) -> None:
-        self._rows, self._now = rows, now
+    def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> None:
+        """The mint carried it out; `given` are the proofs that it locked."""
+        ...
+
+    def failed(self, tx: Tx, op: Op) -> None:
+        """Nothing came of it, so far as is known; `done` may still follow."""
+        ...
+
+
+class WalletEnds:
+    """Ends of operations, in the transaction that ends them. `locks` keeps what is locked."""
+
+    def __init__(self, rows: ServiceRows, now: Callable[[], int], locks: Locks | None = None) -> None:
+        self._rows, self._now, self._locks = rows, now, locks
 
     def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> Op:
         """Somebody else's outputs leave our books as a token that the operation keeps."""
+        if self._locks is not None and op.lock_ids:
+            # Each of them keeps its own token.
+            self._locks.done(tx, op, given)
+            return op
         if not given:
             return op
         gone = [OwnProof(y_of(proof.secret), proof) for proof in given]
@@ -32,3 +49,5 @@ class WalletEnds:
 
     def failed(self, tx: Tx, op: Op) -> None:
         """Nothing was made."""
+        if self._locks is not None and op.lock_ids:
+            self._locks.failed(tx, op)

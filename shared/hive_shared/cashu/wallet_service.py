@@ -7,7 +7,7 @@ settled then goes on by the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,13 +21,14 @@ from .incoming import acceptable, own_pubkey, receive_key, refuse_spent
 from .journal import Op, OpKind, OpState, ProofStatus
 from .keysets import Keyset
 from .mint_ports import Log
+from .outputs import Output
 from .ports import MintBook
 from .selection import CONSOLIDATE_ABOVE
 from .settling import Database, Settler
 from .token import decode_token
-from .wallet import FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
+from .wallet import Beside, FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
 from .wallet_ports import OwnInvoices, ServiceRows
-from .wire import SpendState
+from .wire import Proof, SpendState
 
 KEPT_SPENT_S: Final = 30 * 86_400
 """How long spent proofs and ended operations are kept."""
@@ -40,7 +41,7 @@ CALL: Final = "call:"
 
 
 @asynccontextmanager
-async def _patience(seconds: float) -> AsyncIterator[None]:
+async def patience(seconds: float) -> AsyncIterator[None]:
     """For what is asked before an operation is written down: giving up leaves nothing behind."""
     try:
         async with asyncio.timeout(seconds):
@@ -94,8 +95,8 @@ class WalletService:
         mint_url = self._mints.at(given.mint).url
         order, op = await self._receipt_of(token)
         if op is None:
-            async with _patience(timeout):
-                keys = await self._ready(mint_url)
+            async with patience(timeout):
+                keys = await self.ready(mint_url)
                 proofs = await asyncio.to_thread(
                     acceptable, given.proofs, keys.every, receive_key(self._keys)
                 )
@@ -111,8 +112,8 @@ class WalletService:
         old = await self._wallet.begun(order, OpKind.SEND, mint_url, amount_sat, pubkey or "")
         if old is None:
             self._refuse_when_stopped("send")
-            async with _patience(timeout):
-                keys = await self._ready(mint_url)
+            async with patience(timeout):
+                keys = await self.ready(mint_url)
             old = await self._wallet.send(order, keys, amount_sat, pubkey)
         return await self._driven_to(old, timeout)
 
@@ -121,8 +122,8 @@ class WalletService:
         mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
             self._refuse_when_stopped("fund")
-            async with _patience(timeout):
-                keys = await self._ready(mint_url)
+            async with patience(timeout):
+                keys = await self.ready(mint_url)
                 quote = await self._fund_quote(mint_url, amount_sat)
             old = await self._wallet.fund(order, keys, amount_sat, quote, self._most_sat())
         return await self._driven_to(old, timeout)
@@ -131,8 +132,8 @@ class WalletService:
         """Have the mint pay an invoice of this node."""
         mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
-            async with _patience(timeout):
-                keys = await self._ready(mint_url)
+            async with patience(timeout):
+                keys = await self.ready(mint_url)
                 invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
                 quote = await self._pay_quote(mint_url, invoice, amount_sat)
             old = await self._wallet.melt(order, keys, quote)
@@ -148,10 +149,45 @@ class WalletService:
         """The journal, newest first."""
         return await self._db.read(lambda tx: self._rows.list_ops(tx, state, before, limit))
 
+    async def free_sats(self, mint_url: str) -> int:
+        """What is free to spend at a mint."""
+        held = await self._db.read(self._rows.balances)
+        return held.get(mint_url, {}).get("unspent", 0)
+
     @property
     def receive_pubkey(self) -> str:
         """The key that others may lock ecash for this wallet to."""
         return own_pubkey(self._keys)
+
+    # -- what locks ask for ----------------------------------------------------------------------------
+
+    async def lock_out(
+        self, order: Order, keys: MintKeys, outputs: Sequence[Output], *, beside: Beside
+    ) -> Op:
+        """Begin a lock (`Wallet.lock`) with what `beside` writes; `driven` carries it out."""
+        return await self._wallet.lock(order, keys, outputs, beside)
+
+    async def swap_in(
+        self,
+        mint_url: str,
+        key: str,
+        proofs: Sequence[Proof],
+        kind: OpKind,
+        timeout: float | None = None,
+        *,
+        owner: str | None = None,
+        beside: Beside | None = None,
+    ) -> Op:
+        """Swap proofs with their witnesses for our own (kind redeem or refund), as far as it goes in
+        `timeout` seconds. An operation of which nothing came is returned, not raised."""
+        keys = await self.ready(mint_url)
+        op = await self._wallet.receive(Order(key, owner or self._owner), keys, proofs, kind, beside)
+        return await self.driven(op.op_id, timeout) if op.open else op
+
+    async def driven(self, op_id: str, timeout: float | None = None) -> Op:
+        """An operation as far as it goes in `timeout` seconds; None: as far as it goes without waiting for
+        a mint that is not there."""
+        return await self._drive(op_id, timeout or 0.0)
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -198,7 +234,7 @@ class WalletService:
             if mint_url not in self._mints.accepted():
                 continue
             try:
-                keys = await self._ready(mint_url)
+                keys = await self.ready(mint_url)
                 order = Order(f"own:{self._random_bytes(16).hex()}", self._owner)
                 op = await self._wallet.consolidate(order, keys, amount)
             except HiveError as error:
@@ -219,8 +255,8 @@ class WalletService:
             order = Order(f"{name}:{attempt}", self._owner)
         return order, op
 
-    async def _ready(self, mint_url: str) -> MintKeys:
-        """What was open at this mint when the plugin started is looked at before anything new begins."""
+    async def ready(self, mint_url: str) -> MintKeys:
+        """A mint's keys for something new; what was open there when the plugin started is looked at first."""
         await self._before_new(mint_url)
         keys = mint_keys(mint_url, await self._mints.keysets(mint_url))
         if (mint_url, keys.active.id) not in self._counted:

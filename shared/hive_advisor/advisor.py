@@ -475,10 +475,12 @@ class Advisor:
         *,
         note: str = "",
         expected_policy_root: str | None = None,
+        payment: dict[str, Any] | None = None,
     ) -> Plan:
         """Check a command against registry and credential; nothing is signed or sent.
 
         ``expected_policy_root``: the node's root the decision was made by; from another it does not run.
+        ``payment``: the payment_proof that goes with it.
         """
         credential = await self.clients.usable_credential(client)
         return self.plans.plan(
@@ -489,6 +491,7 @@ class Advisor:
             params,
             note=note,
             expected_policy_root=expected_policy_root,
+            payment=payment,
         )
 
     async def note_restored(self, made_at: int) -> None:

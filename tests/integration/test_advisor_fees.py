@@ -283,3 +283,19 @@ async def test_preimage_and_macaroon_are_sealed_in_the_list_of_fees(
     await kit.fees.attach(await run(kit), node.preimage(2).hex())
     rows = await kit._db.read(lambda tx: [tuple(row) for row in tx.execute("SELECT * FROM adv_l402")])
     assert node.preimage(2).hex() not in str(rows) and "macaroon" not in str(rows)
+
+
+async def test_the_proof_a_plan_names_goes_unchanged_and_is_part_of_its_hash(
+    kit: Advisor, node: PaidNode, world: KitWorld
+) -> None:
+    await kit.fees.attach(await run(kit), node.preimage(2).hex())
+    world.node.answer = world.node.honest
+    client = await kit.clients.named("alice")
+    ticket = {"method": "cashu_escrow", "ticket_id": "ab" * 16, "item": 0}
+    plan = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 155}, payment=ticket)
+    bare = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 155})
+    assert plan.hash != bare.hash and plan.summary()["payment"] == ticket
+    done = await kit.execute(plan, wait_s=5, human=True)
+    assert done.state == "done" and done.payment == ticket
+    assert dict(world.node.commands[-1].payment_proof) == ticket
+    assert [how for _, how in await kit.fees.listed(10)] == ["good"]

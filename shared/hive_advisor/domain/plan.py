@@ -35,6 +35,8 @@ class Plan:
     note: str = ""
     retry_of: str | None = None
     expected_policy_root: str | None = None
+    payment: dict[str, Any] | None = None
+    """The `payment_proof` that is part of it; None: it has none, a paid fee for access may go along."""
 
     @property
     def hash(self) -> str:
@@ -45,6 +47,7 @@ class Plan:
             self.spec.schema,
             self.spec.name,
             self.params,
+            self.payment,
         )
 
     @property
@@ -77,6 +80,7 @@ class Plan:
             if self.spec.schema != CONTROL
             else 0,
             **({} if root is None else {"expected_policy_root": root}),
+            **({} if self.payment is None else {"payment": self.payment}),
         }
 
 
@@ -93,7 +97,14 @@ class Judged:
         return {**self.plan.summary(), "guard": self.judgement.to_doc(), "before": self.before}
 
 
-def plan_hash(client_id: str, credential_id: str, schema: str, action: str, params: dict[str, Any]) -> str:
+def plan_hash(
+    client_id: str,
+    credential_id: str,
+    schema: str,
+    action: str,
+    params: dict[str, Any],
+    payment: dict[str, Any] | None,
+) -> str:
     """H(canon{client, credential_id, schema, action, params, payment}) as 64 hex digits (11 §6)."""
     return sha256(
         encode(
@@ -103,7 +114,7 @@ def plan_hash(client_id: str, credential_id: str, schema: str, action: str, para
                 "schema": schema,
                 "action": action,
                 "params": params,
-                "payment": {"method": "none"},
+                "payment": payment or {"method": "none"},
             }
         )
     ).hex()
@@ -111,7 +122,14 @@ def plan_hash(client_id: str, credential_id: str, schema: str, action: str, para
 
 def hash_of(command: StoredCommand) -> str:
     """The hash of what a stored command would do as it stands now."""
-    return plan_hash(command.client_id, command.credential_id, command.schema, command.action, command.params)
+    return plan_hash(
+        command.client_id,
+        command.credential_id,
+        command.schema,
+        command.action,
+        command.params,
+        command.payment,
+    )
 
 
 def plan_of(command: StoredCommand, client: Client, credential: StoredCredential) -> Plan:
@@ -125,6 +143,7 @@ def plan_of(command: StoredCommand, client: Client, credential: StoredCredential
         command.note,
         command.retry_of,
         command.expected_root,
+        command.payment,
     )
 
 

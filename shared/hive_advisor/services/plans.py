@@ -72,10 +72,12 @@ class PlanService:
         note: str = "",
         retry_of: str | None = None,
         expected_policy_root: str | None = None,
+        payment: dict[str, Any] | None = None,
     ) -> Plan:
         """Check a command against registry and credential; what they forbid is never sent.
 
         With ``expected_policy_root`` the node refuses it once the settings of its channels are others.
+        ``payment`` is the payment_proof it goes with, unchanged.
 
         Raises InvalidParams, Unsupported, CredentialInvalid.
         """
@@ -89,7 +91,9 @@ class PlanService:
             fresh = heard is not None and self._now() - heard < plan_check.FRESH_S
             plan_check.check_served(spec, parsed, client.capabilities if fresh else None)
         danger = spec.danger(parsed, DangerFacts())
-        return Plan(client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root)
+        return Plan(
+            client, credential, spec, dict(parsed), danger, note, retry_of, expected_policy_root, payment
+        )
 
     async def draft(self, plan: Plan, origin: str) -> StoredCommand:
         """Keep a plan for ten minutes; its id (`command_id`) commits it. What it uses is reserved meanwhile.
@@ -233,6 +237,7 @@ class PlanService:
             deadline=now + PLAN_S,
             plan_hash=plan.hash,
             expected_root=plan.expected_policy_root,
+            payment=plan.payment,
         )
 
     def _held(self, tx: Tx, question: Question) -> StoredCommand:
@@ -354,7 +359,7 @@ class PlanService:
             "schema_type": command.schema,
             "schema_payload": {"action": command.action, "params": command.params},
             "credential": {"credential_id": command.credential_id},
-            "payment_proof": self._fees.take_in(tx, command, plan.credential.document),
+            "payment_proof": plan.payment or self._fees.take_in(tx, command, plan.credential.document),
             "nonce": nonce,
             "timestamp": timestamp,
             "node": plan.client.node_key,

@@ -77,6 +77,7 @@ class RetryService:
             note=command.note,
             retry_of=command.command_id,
             expected_policy_root=command.expected_root,
+            payment=command.payment,
         )
         same = plan.hash == command.plan_hash
         return await self._plans.issue(

@@ -26,7 +26,7 @@ class CommandStore:
             "INSERT INTO adv_commands (command_id, client_id, credential_id, schema, action, params_json,"
             " danger_json, origin, note, nonce, timestamp, command_hash, envelope_json, state, retry_of,"
             " next_send, deadline, created, updated, confirmed_danger, plan_hash, expected_root, passed,"
-            " retry_until) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " retry_until, payment_json) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 command.command_id,
                 command.client_id,
@@ -52,6 +52,7 @@ class CommandStore:
                 command.expected_root,
                 command.passed,
                 command.retry_until,
+                None if command.payment is None else json.dumps(command.payment),
             ),
         )
 
@@ -324,4 +325,5 @@ def _command(row: sqlite3.Row) -> StoredCommand:
         passed=row["passed"],
         retry_until=row["retry_until"],
         sent_at=row["sent_at"],
+        payment=None if row["payment_json"] is None else json.loads(row["payment_json"]),
     )

@@ -70,8 +70,8 @@ class StoredCommand:
     """One command and the only envelope it will ever have alive.
 
     A draft or held one has none yet: nonce and timestamp are 0, the envelope is empty, and until `deadline`
-    it can be sent. `passed` is who let it pass the guard. `sent_at` is when its bytes left first. `payment` is the
-    proof it was planned with.
+    it can be sent. `passed` is who let it pass the guard. `sent_at` is when its bytes left first.
+    `payment` is the proof it was planned with.
     """
 
     command_id: str

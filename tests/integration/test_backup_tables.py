@@ -21,11 +21,14 @@ from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
+from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
+from escrow_tables import secret_row, ticket_rows
 from hiring_world import HSM, MIGRATIONS, NODE_ID, NOW
 from hive_shared import receipts
 from hive_shared.canonical import encode
+from hive_shared.cashu.escrow_rows import DisputeRow, DisputeState, Side
 from hive_shared.cashu.journal import Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.wire import Dleq, Proof
@@ -117,10 +120,24 @@ def ecash(tx: sqlite3.Connection) -> None:
     store.add_op(tx, op)
 
 
+def tickets(tx: sqlite3.Connection) -> None:
+    """A disputed ticket with its preimage."""
+    store = EscrowStore(SEALER)
+    ticket, items = ticket_rows(NOW)
+    store.add_secrets(tx, [secret_row(NOW)])
+    store.add_ticket(tx, ticket, items)
+    store.bind_secrets(tx, ticket.ticket_id, {0: str(items[0].hash)})
+    evidence = {"evidence_hashes": ["sha256:" + "ab" * 32]}
+    told = DisputeRow(
+        "ef" * 16, ticket.ticket_id, 0, Side.PAYEE, "done", evidence, DisputeState.OPEN, NOW, NOW
+    )
+    store.add_dispute(tx, told)
+
+
 def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], list[object]]:
     """What is sealed, in clear."""
     store = CashuStore(SEALER, NODE_ECASH)
-    return list(store.raw_proofs(tx)), list(store.raw_ops(tx))
+    return [*store.raw_proofs(tx), *EscrowStore(SEALER).raw_rows(tx)], list(store.raw_ops(tx))
 
 
 async def paid(world: BackupWorld, at: int) -> None:
@@ -168,6 +185,7 @@ async def filled(directory: Path) -> BackupWorld:
     # Larger than a management document, and full of what JSON has to escape.
     row = json.dumps({"status": "\u0007" * 300_000})
     await world.db.write(ecash)
+    await world.db.write(tickets)
     await world.run(
         ("INSERT INTO comms_replay (sender_key, last_nonce, last_seq) VALUES (?, ?, 7)", ("ab" * 32, 2**62)),
         ("INSERT INTO comms_trust_days VALUES (?, ?, 5, 4, 1)", (hired.row.advisor_id, at // 86_400)),
@@ -238,7 +256,7 @@ async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
             assert [{k: v for k, v in row.items() if k not in times} for row in after] == [
                 {k: v for k, v in row.items() if k not in times} for row in before[name]
             ], name
-        elif name in ("comms_cashu_proofs", "comms_cashu_ops"):
+        elif name in ("comms_cashu_proofs", "comms_cashu_ops", "comms_escrow_secrets"):
             # Sealed anew each time; what counts again only the mint says.
             sealed = ("secret_enc", "c_enc", "dleq_enc", "outputs_enc", "quote_key_enc", "state", "origin_op")
             assert [{k: v for k, v in row.items() if k not in sealed} for row in after] == [

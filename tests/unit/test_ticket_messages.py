@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cashu_tickets import PaperTicket, document, item
+from cashu_tickets import LOCK_KEY, PaperTicket, document, item
 from hive_shared.cashu import ticket_messages as messages
+from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.terms import terms_json
 from hive_shared.cashu.ticket_messages import VERBS, body_of, decode_message, schema_of
 from hive_shared.cashu.token import encode_token
@@ -22,6 +23,10 @@ WHOLE: dict[str, Any] = {
     "tokens": TOKENS,
 }
 GOOD: dict[str, dict[str, Any]] = {
+    "ticket_request": {
+        **{"context": "contract-1", "lock_pubkey": public_key(LOCK_KEY), "binding": "ab" * 64},
+        "mints": ["https://mint.example"],
+    },
     "ticket": WHOLE,
     "ticket_ack": {"ticket_id": ID, "terms_hash": HASH},
     "ticket_reject": {"ticket_id": ID, "terms_hash": HASH, "reason": "token_invalid(nonce)", "detail": "why"},
@@ -82,6 +87,9 @@ def test_nothing_unknown_nothing_missing_nothing_of_another_type(verb: str) -> N
 @pytest.mark.parametrize(
     ("verb", "changes", "word"),
     [
+        ("ticket_request", {"mints": ["https://a", "https://a"]}, "twice"),
+        ("ticket_request", {"context": "with space"}, "context"),
+        ("ticket_request", {"binding": "ab" * 65}, "binding"),
         ("ticket", {"sig": None}, "terms and sig"),
         ("ticket", {"terms": None}, "terms and sig"),
         ("ticket", {"terms": None, "sig": None}, "need from and to"),

@@ -32,7 +32,10 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
         *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),
         *("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"),
     ),
-    "escrow": ("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops"),
+    "escrow": (
+        *("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops"),
+        *("comms_escrow_tickets", "comms_escrow_items", "comms_escrow_secrets", "comms_escrow_disputes"),
+    ),
     "payments": ("comms_payments",),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
     "aliases": ("comms_aliases",),

@@ -17,6 +17,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService, Running
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
+from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
@@ -53,6 +54,7 @@ def compose_backups(
         saved=SavedChannelStore(),
         timers=commands,
         wallet=CashuStore(sealer, NODE_ECASH),
+        tickets=EscrowStore(sealer),
         facts=StateStore(),
     )
     backups = BackupService(

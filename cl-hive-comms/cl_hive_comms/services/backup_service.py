@@ -162,6 +162,7 @@ class BackupService:
             yield "comms_cashu_counters", {"mint_url": mint_url, "keyset_id": keyset_id, "next": least}
         for row in self._t.wallet.raw_ops(tx):
             yield "comms_cashu_ops", row
+        yield from self._t.tickets.raw_rows(tx)
 
     def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for hold in self._t.saved.holds(tx):

@@ -141,6 +141,13 @@ class WalletTables(Protocol):
     def put_raw_op(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
 
 
+class TicketTables(Protocol):
+    """Escrow tickets (storage.escrow_store.EscrowStore)."""
+
+    def raw_rows(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]: ...
+    def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All of them."""
@@ -157,4 +164,5 @@ class Tables:
     saved: SavedTables
     timers: TimerTables
     wallet: WalletTables
+    tickets: TicketTables
     facts: FactStore

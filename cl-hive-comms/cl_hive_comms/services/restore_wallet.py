@@ -4,21 +4,31 @@ docs/decisions/0511-ecash-in-backups.md): merged by name; what was spent meanwhi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from hive_shared.store import Tx
 
-from .ports_backup import WalletTables
+from .ports_backup import TicketTables, WalletTables
 from .restore_parts import Outcome
 
+_TICKETS: Final = (
+    "comms_escrow_tickets",
+    "comms_escrow_items",
+    "comms_escrow_secrets",
+    "comms_escrow_disputes",
+)
 
-def restore_wallet(tx: Tx, store: WalletTables, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Outcome:
-    """Proofs wait until their mint was asked, counters only rise, operations under way go on; what this node
-    has itself is newer and stays."""
+
+def restore_wallet(
+    tx: Tx, store: WalletTables, tickets: TicketTables, rows: Mapping[str, Sequence[dict[str, Any]]]
+) -> Outcome:
+    """Proofs wait until their mint was asked, counters only rise, operations under way and tickets go on;
+    what this node has itself is newer and stays."""
     proofs = sum(store.put_raw_proof(tx, row) for row in rows["comms_cashu_proofs"])
     others = sum(store.put_raw_op(tx, row) for row in rows["comms_cashu_ops"])
     for row in rows["comms_cashu_counters"]:
         others += store.raise_counter(tx, str(row["mint_url"]), str(row["keyset_id"]), int(row["next"]))
+    others += sum(tickets.put_raw_row(tx, table, row) for table in _TICKETS for row in rows[table])
     found = sum(map(len, rows.values()))
     note = f"{proofs} proofs of ecash count once their mint says that they are unspent" if proofs else ""
     return Outcome("escrow", found, proofs + others, found - proofs - others, note)

@@ -186,7 +186,7 @@ class TicketStatus(StrEnum):
 _GONE: Final = frozenset({"redeemed", "refunded", "lost"})
 
 
-def ticket_status(items: Sequence[PayerItem] | Sequence[PayeeItem]) -> TicketStatus:
+def ticket_status(items: Sequence[PayerItem | PayeeItem]) -> TicketStatus:
     """The status that follows from the items; stored nowhere else than beside them.
 
     pending: nothing is locked yet. active: something may still be earned. partial: some was paid and the rest

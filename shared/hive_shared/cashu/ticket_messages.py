@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hive_shared.canonical import DecodeError, JsonValue, decode_object, encode
-from hive_shared.cashu.terms import MAX_BATCH, MAX_ITEM_SATS, Hex16, Hex32, Moment
+from hive_shared.cashu.terms import MAX_BATCH, MAX_ITEM_SATS, Hex16, Hex32, Moment, PointText
 from hive_shared.cashu.token import MAX_TOKEN_BYTES
 from hive_shared.errors import InvalidParams
 
@@ -24,6 +24,7 @@ AREA: Final = "escrow"
 MAX_BODY_BYTES: Final = 1_040_000
 """A body with its envelope fits into what the transport carries (04 §6: 1 MiB)."""
 MAX_TOKENS: Final = 8
+MAX_MINTS_TOLD: Final = 16
 MAX_EVIDENCE: Final = 32
 MAX_RECEIPT_BYTES: Final = 65_535
 _MAX_NODES: Final = 40_000
@@ -49,6 +50,18 @@ class Outcome(StrEnum):
 
 class _Body(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What every body is: read strictly, absent fields left out."""
+
+
+class TicketRequest(_Body, frozen=True):
+    """The payee tells which key its tickets are to be locked to, bound to its identity by `lock_key_text`
+    (03 §4.1), and the mints it takes; `context` is the contract, or the credential without one."""
+
+    context: Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
+    lock_pubkey: PointText
+    binding: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+    mints: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=512)]], Meta(max_length=MAX_MINTS_TOLD)
+    ]
 
 
 class Ticket(_Body, frozen=True, rename={"first": "from", "last": "to"}):
@@ -175,7 +188,8 @@ class SecretHashes(_Body, frozen=True):
 
 
 Message: TypeAlias = (
-    Ticket
+    TicketRequest
+    | Ticket
     | TicketAck
     | TicketReject
     | TicketResend
@@ -190,6 +204,7 @@ Message: TypeAlias = (
     | SecretHashes
 )
 VERBS: Final[Mapping[str, type[Message]]] = {
+    "ticket_request": TicketRequest,
     "ticket": Ticket,
     "ticket_ack": TicketAck,
     "ticket_reject": TicketReject,
@@ -263,6 +278,8 @@ def _plain(schema: str, body: object) -> dict[str, JsonValue]:
 def _problem(message: Message) -> str | None:
     if isinstance(message, Ticket):
         return _ticket_problem(message)
+    if isinstance(message, TicketRequest):
+        return _repeated("mint", message.mints)
     if isinstance(message, TicketResend) and message.first > message.last:
         return f"items from {message.first} to {message.last} are none"
     if isinstance(message, SecretHashes):

@@ -1,0 +1,514 @@
+"""Sole writer of comms_escrow_tickets, _items, _secrets and _disputes
+(docs/protocol/03-escrow-and-payments.md §6.6, §8).
+
+Preimages are sealed. `move_item` follows the tables of `cashu.ticket_machine`, the ticket's status follows
+the items.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+from hive_shared.canonical import encode
+from hive_shared.cashu.escrow_rows import (
+    MAX_ACTIVE_TICKETS,
+    MAX_SECRET_ROWS,
+    MAX_TICKET_ROWS,
+    REVEAL_S,
+    DisputeRow,
+    DisputeState,
+    ItemEvent,
+    ItemRow,
+    ItemState,
+    SecretRow,
+    SecretSource,
+    Side,
+    TicketQuery,
+    TicketRow,
+)
+from hive_shared.cashu.terms import decode_terms, terms_json
+from hive_shared.cashu.ticket_machine import (
+    PAYEE_ITEMS,
+    PAYER_ITEMS,
+    PayeeEvent,
+    PayeeItem,
+    PayerEvent,
+    PayerItem,
+    TicketStatus,
+    ticket_status,
+)
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.errors import Capacity, Conflict, NotFound
+from hive_shared.store import Tx
+
+_SECRETS: Final = "comms_escrow_secrets"
+_LIVE: Final = "('pending', 'active', 'expired', 'failed', 'disputed')"
+"""Statuses in which something may still happen with the money."""
+_TICKET_CHANGES: Final = frozenset({"acked_by", "error"})
+_ITEM_CHANGES: Final = (
+    *("command_id", "receipt_id", "released_at", "delivered_at", "redeemed_at", "refunded_at"),
+    *("owed_sats", "owed_by"),
+)
+_SECRET_CHANGES: Final = frozenset({"released_at", "delivered_at"})
+
+
+class EscrowStore:
+    """Tickets of either role; every method runs inside the caller's transaction."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    # -- tickets ---------------------------------------------------------------------------------------
+
+    def add_ticket(self, tx: Tx, ticket: TicketRow, items: Sequence[ItemRow]) -> None:
+        """Add a ticket with its items. Raises Capacity at 500 that are live, or at 50,000 in all of which
+        none is over; Conflict for an id, terms or a key that is there."""
+        live = self.active(tx)
+        if live >= MAX_ACTIVE_TICKETS:
+            raise Capacity(f"{live} tickets are under way, at most {MAX_ACTIVE_TICKETS} may be")
+        self._make_room(tx)
+        terms = ticket.terms
+        unset = msgspec.UNSET
+        values = (
+            *(ticket.ticket_id, ticket.role.value, terms.type.value, terms.mode.value, ticket.advisor_id),
+            None if terms.contract_id is unset else terms.contract_id,
+            encode(terms_json(terms)).decode(),
+            *(ticket.terms_hash, ticket.payer_sig, ticket.acked_by, terms.amount_sats, terms.danger),
+            *(terms.schema, terms.task_params_hash),
+            None if terms.credential_ref is unset else terms.credential_ref,
+            ticket_status([each.state for each in items]).value,
+            None if terms.replaces is unset else terms.replaces,
+            *(ticket.key, ticket.content, ticket.error, ticket.created_at, ticket.updated_at),
+        )
+        try:
+            tx.execute(
+                "INSERT INTO comms_escrow_tickets (ticket_id, role, type, mode, advisor_id, contract_id,"
+                " terms_json, terms_hash, payer_sig, acked_by, amount_sats, danger, schema, params_hash,"
+                " credential_ref, status, replaces, idempotency_key, content, error, created_at, updated_at)"
+                f" VALUES ({', '.join('?' * 22)})",
+                values,
+            )
+        except sqlite3.IntegrityError:
+            raise Conflict(f"ticket {ticket.ticket_id} is in the books already", reason="ticket") from None
+        for item in items:
+            self._add_item(tx, item)
+
+    def ticket(self, tx: Tx, ticket_id: str) -> TicketRow | None:
+        """The ticket of an id."""
+        return self._one(tx, "ticket_id = ?", ticket_id)
+
+    def by_key(self, tx: Tx, key: str) -> TicketRow | None:
+        """The ticket that a call with this idempotency key made."""
+        return self._one(tx, "idempotency_key = ?", key)
+
+    def by_terms(self, tx: Tx, terms_hash: str) -> TicketRow | None:
+        """The ticket with these terms."""
+        return self._one(tx, "terms_hash = ?", terms_hash)
+
+    def tickets(self, tx: Tx, query: TicketQuery) -> list[TicketRow]:
+        """A page of tickets, the newest first."""
+        where, values = ["1"], list[object]()
+        for column, value in (
+            ("role", query.role),
+            ("status", query.status),
+            ("advisor_id", query.advisor_id),
+        ):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(str(value))
+        if query.before is not None:
+            where.append("(created_at, ticket_id) < (?, ?)")
+            values += query.before
+        rows = tx.execute(
+            f"SELECT * FROM comms_escrow_tickets WHERE {' AND '.join(where)}"
+            " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
+            (*values, query.limit),
+        )
+        return [_ticket(row) for row in rows]
+
+    def active(self, tx: Tx) -> int:
+        """How many tickets are live."""
+        row = tx.execute(f"SELECT COUNT(*) FROM comms_escrow_tickets WHERE status IN {_LIVE}").fetchone()
+        return int(row[0])
+
+    def note_ticket(self, tx: Tx, ticket_id: str, now: int, **changes: Any) -> None:
+        """Write what changed beside the status: `acked_by`, `error`."""
+        assert changes.keys() <= _TICKET_CHANGES, changes
+        sets = ", ".join(f"{name} = ?" for name in changes)
+        tx.execute(
+            f"UPDATE comms_escrow_tickets SET {sets}, updated_at = ? WHERE ticket_id = ?",
+            (*changes.values(), now, ticket_id),
+        )
+
+    # -- items -----------------------------------------------------------------------------------------
+
+    def items(self, tx: Tx, ticket_id: str) -> list[ItemRow]:
+        """A ticket's items in order."""
+        rows = tx.execute(f"{_ITEMS} WHERE i.ticket_id = ? ORDER BY i.i", (ticket_id,))
+        return [_item(row) for row in rows]
+
+    def item(self, tx: Tx, ticket_id: str, i: int) -> ItemRow | None:
+        """One item."""
+        row = tx.execute(f"{_ITEMS} WHERE i.ticket_id = ? AND i.i = ?", (ticket_id, i)).fetchone()
+        return None if row is None else _item(row)
+
+    def of_command(self, tx: Tx, command_id: str) -> ItemRow | None:
+        """The item that pays a task."""
+        row = tx.execute(f"{_ITEMS} WHERE i.command_id = ?", (command_id,)).fetchone()
+        return None if row is None else _item(row)
+
+    def items_in(self, tx: Tx, states: Sequence[ItemState], limit: int) -> list[ItemRow]:
+        """Items in any of these states of one side, those that go back first at the front."""
+        role = Side.PAYER if isinstance(states[0], PayerItem) else Side.PAYEE
+        marks = ", ".join("?" * len(states))
+        rows = tx.execute(
+            f"{_ITEMS} WHERE i.state IN ({marks}) AND t.role = ?"
+            " ORDER BY i.locktime, i.ticket_id, i.i LIMIT ?",
+            (*(state.value for state in states), role.value, limit),
+        )
+        return [_item(row) for row in rows]
+
+    def owed(self, tx: Tx) -> list[ItemRow]:
+        """Items that were earned and taken back, and for which nothing was given yet."""
+        rows = tx.execute(f"{_ITEMS} WHERE i.owed_sats > 0 AND i.owed_by = ''")
+        return [_item(row) for row in rows]
+
+    def move_item(self, tx: Tx, before: ItemRow, event: ItemEvent, now: int, **changes: Any) -> ItemRow:
+        """Apply an event to an item that is still as read, and let the ticket's status follow.
+
+        Raises Conflict (`stale_state`) where its state does not take the event or another came first; then
+        nothing is written.
+        """
+        step = _step(before.state, event)
+        if step is None:
+            raise Conflict(
+                f"item {before.i} of ticket {before.ticket_id} is {before.state.value}, which does not take"
+                f" {event.value}",
+                reason="stale_state",
+                data={"state": before.state.value, "event": event.value},
+            )
+        after = self._write(tx, before, replace(before, state=step, **changes))
+        self._follow(tx, before.ticket_id, type(step), now)
+        return after
+
+    def note_item(self, tx: Tx, before: ItemRow, now: int, **changes: Any) -> ItemRow:
+        """Write what changed of an item that stays in its state. Raises Conflict where that has changed."""
+        after = self._write(tx, before, replace(before, **changes))
+        tx.execute(
+            "UPDATE comms_escrow_tickets SET updated_at = ? WHERE ticket_id = ?", (now, before.ticket_id)
+        )
+        return after
+
+    # -- secrets ---------------------------------------------------------------------------------------
+
+    def add_secrets(self, tx: Tx, rows: Sequence[SecretRow]) -> None:
+        """Add preimages. Raises Conflict for a hash that is known, Capacity at 50,000."""
+        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_secrets").fetchone()
+        if count + len(rows) > MAX_SECRET_ROWS:
+            raise Capacity(f"{count} preimages are kept, at most {MAX_SECRET_ROWS} may be")
+        for row in rows:
+            blob = self._sealer.seal(_SECRETS, row.hash, "secret_enc", row.preimage.reveal())
+            try:
+                tx.execute(
+                    "INSERT INTO comms_escrow_secrets (hash, ticket_id, i, task_id, source, asked_by,"
+                    " secret_enc, created_at, released_at, delivered_at, expires_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(row.hash, row.ticket_id, row.i, row.task_id, row.source.value, row.asked_by, blob),
+                        *(row.created_at, row.released_at, row.delivered_at, row.expires_at),
+                    ),
+                )
+            except sqlite3.IntegrityError:
+                raise Conflict(
+                    f"hash {row.hash} was used before: a hash is of one item for good", reason="hash_used"
+                ) from None
+
+    def secret(self, tx: Tx, hash_: str) -> SecretRow | None:
+        """A preimage by its hash. Raises SealBroken."""
+        row = tx.execute("SELECT * FROM comms_escrow_secrets WHERE hash = ?", (hash_,)).fetchone()
+        return None if row is None else self._secret(row)
+
+    def free_secrets(self, tx: Tx, task_id: str, asked_by: str, now: int) -> list[SecretRow]:
+        """Preimages of a task that no ticket has, given out to `asked_by`, the oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_escrow_secrets WHERE task_id = ? AND asked_by = ? AND ticket_id IS NULL"
+            " AND (expires_at IS NULL OR expires_at > ?) ORDER BY created_at, hash",
+            (task_id, asked_by, now),
+        )
+        return [self._secret(row) for row in rows]
+
+    def bind_secrets(self, tx: Tx, ticket_id: str, hashes: Mapping[int, str]) -> None:
+        """Give free hashes to a ticket's items. Raises Conflict where one is not free any more."""
+        for i, hash_ in hashes.items():
+            done = tx.execute(
+                "UPDATE comms_escrow_secrets SET ticket_id = ?, i = ?, expires_at = NULL"
+                " WHERE hash = ? AND ticket_id IS NULL",
+                (ticket_id, i, hash_),
+            )
+            if done.rowcount != 1:
+                raise Conflict(
+                    f"hash {hash_} is of another ticket, or has run out: take a new one", reason="hash_used"
+                )
+
+    def note_secret(self, tx: Tx, hash_: str, **changes: int | None) -> None:
+        """Write when a preimage was released, or reached the payee."""
+        assert changes.keys() <= _SECRET_CHANGES, changes
+        sets = ", ".join(f"{name} = ?" for name in changes)
+        tx.execute(f"UPDATE comms_escrow_secrets SET {sets} WHERE hash = ?", (*changes.values(), hash_))
+
+    # -- disputes --------------------------------------------------------------------------------------
+
+    def add_dispute(self, tx: Tx, row: DisputeRow) -> None:
+        """Add a dispute. Raises Conflict where the item has one that is open, or the id is known."""
+        try:
+            tx.execute(
+                "INSERT INTO comms_escrow_disputes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(row.dispute_id, row.ticket_id, row.i, row.role.value, row.claim),
+                    *(encode(dict(row.evidence)).decode(), row.state.value, row.due_at, row.created_at),
+                    row.resolved_at,
+                ),
+            )
+        except sqlite3.IntegrityError:
+            raise Conflict(
+                f"item {row.i} of ticket {row.ticket_id} is disputed already", reason="dispute_open"
+            ) from None
+
+    def dispute(self, tx: Tx, dispute_id: str) -> DisputeRow | None:
+        """One dispute."""
+        row = tx.execute("SELECT * FROM comms_escrow_disputes WHERE dispute_id = ?", (dispute_id,)).fetchone()
+        return None if row is None else _dispute(row)
+
+    def disputes(self, tx: Tx, ticket_id: str) -> list[DisputeRow]:
+        """A ticket's disputes, the oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM comms_escrow_disputes WHERE ticket_id = ? ORDER BY created_at, dispute_id",
+            (ticket_id,),
+        )
+        return [_dispute(row) for row in rows]
+
+    def disputes_due(self, tx: Tx, now: int) -> list[DisputeRow]:
+        """Open ones whose time to answer is over."""
+        rows = tx.execute(
+            "SELECT * FROM comms_escrow_disputes WHERE state = 'open' AND due_at <= ? ORDER BY due_at", (now,)
+        )
+        return [_dispute(row) for row in rows]
+
+    def end_dispute(
+        self, tx: Tx, row: DisputeRow, state: DisputeState, evidence: Mapping[str, Any], now: int
+    ) -> DisputeRow:
+        """Close an open dispute. Raises Conflict where it is closed."""
+        done = tx.execute(
+            "UPDATE comms_escrow_disputes SET state = ?, evidence_json = ?, resolved_at = ?"
+            " WHERE dispute_id = ? AND state = 'open'",
+            (state.value, encode(dict(evidence)).decode(), now, row.dispute_id),
+        )
+        if done.rowcount != 1:
+            raise Conflict(f"dispute {row.dispute_id} is closed", reason="dispute_closed")
+        return replace(row, state=state, evidence=evidence, resolved_at=now)
+
+    # -- what goes -------------------------------------------------------------------------------------
+
+    def prune(self, tx: Tx, now: int) -> int:
+        """Forget hashes that were given out and never used, and preimages 90 d after their ticket could last
+        be asked about; how many."""
+        unused = tx.execute(
+            "DELETE FROM comms_escrow_secrets WHERE ticket_id IS NULL AND expires_at <= ?", (now,)
+        ).rowcount
+        old = tx.execute(
+            "DELETE FROM comms_escrow_secrets WHERE ticket_id IN"
+            " (SELECT t.ticket_id FROM comms_escrow_tickets t"
+            f" WHERE t.status NOT IN {_LIVE} AND NOT EXISTS (SELECT 1 FROM comms_escrow_items i"
+            " WHERE i.ticket_id = t.ticket_id AND MAX(i.locktime, COALESCE(i.released_at, 0)) > ?))",
+            (now - REVEAL_S,),
+        ).rowcount
+        return int(unused) + int(old)
+
+    # -- backups ---------------------------------------------------------------------------------------
+
+    def raw_rows(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row with its table, tickets first, preimages in clear."""
+        for table, order in _ORDER.items():
+            for row in tx.execute(f"SELECT * FROM {table} ORDER BY {order}"):
+                values = dict(row)
+                if table == _SECRETS:
+                    blob = values.pop("secret_enc")
+                    values["secret"] = self._sealer.open(_SECRETS, values["hash"], "secret_enc", blob).hex()
+                yield table, values
+
+    def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool:
+        """Insert a row of a backup; False where this node has it, whose own is newer. Raises KeyError,
+        ValueError and sqlite3.Error for what is no such row."""
+        values = dict(row)
+        if table == _SECRETS:
+            plain = bytes.fromhex(values.pop("secret"))
+            values["secret_enc"] = self._sealer.seal(_SECRETS, values["hash"], "secret_enc", plain)
+        columns = [name for name, *_ in tx.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        if table not in _INSERT or set(columns) != set(values):
+            raise ValueError(f"a row of {table} has other columns")
+        done = tx.execute(
+            f"{_INSERT[table]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+            [values[name] for name in columns],
+        )
+        return done.rowcount == 1
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _one(self, tx: Tx, where: str, value: str) -> TicketRow | None:
+        row = tx.execute(f"SELECT * FROM comms_escrow_tickets WHERE {where}", (value,)).fetchone()
+        return None if row is None else _ticket(row)
+
+    def _make_room(self, tx: Tx) -> None:
+        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_tickets").fetchone()
+        if count < MAX_TICKET_ROWS:
+            return
+        oldest = tx.execute(
+            f"SELECT ticket_id FROM comms_escrow_tickets t WHERE status NOT IN {_LIVE} AND NOT EXISTS"
+            " (SELECT 1 FROM comms_escrow_items i WHERE i.ticket_id = t.ticket_id AND i.owed_sats > 0"
+            " AND i.owed_by = '') ORDER BY created_at LIMIT 1"
+        ).fetchone()
+        if oldest is None:
+            raise Capacity(f"{count} tickets are kept and none of them is over")
+        for statement in (
+            "DELETE FROM comms_escrow_disputes WHERE ticket_id = ?",
+            "DELETE FROM comms_escrow_items WHERE ticket_id = ?",
+            "DELETE FROM comms_escrow_tickets WHERE ticket_id = ?",
+        ):
+            tx.execute(statement, (oldest[0],))
+
+    def _add_item(self, tx: Tx, item: ItemRow) -> None:
+        columns = (
+            *("ticket_id", "i", "label", "amount_sats", "hash", "deadline", "locktime"),
+            *_ITEM_CHANGES,
+        )
+        tx.execute(
+            f"INSERT INTO comms_escrow_items ({', '.join(columns)}, cond_json, state, lock_ids_json,"
+            f" metric_json) VALUES ({', '.join('?' * (len(columns) + 4))})",
+            (*(getattr(item, name) for name in columns), encode(dict(item.cond)).decode(), *_changing(item)),
+        )
+
+    def _write(self, tx: Tx, before: ItemRow, after: ItemRow) -> ItemRow:
+        sets = ", ".join(f"{name} = ?" for name in (*_ITEM_CHANGES, "state", "lock_ids_json", "metric_json"))
+        done = tx.execute(
+            f"UPDATE comms_escrow_items SET {sets} WHERE ticket_id = ? AND i = ? AND state = ?",
+            (
+                *(getattr(after, name) for name in _ITEM_CHANGES),
+                *_changing(after),
+                *(before.ticket_id, before.i, before.state.value),
+            ),
+        )
+        if done.rowcount != 1:
+            raise Conflict(
+                f"item {before.i} of ticket {before.ticket_id} was moved meanwhile", reason="stale_state"
+            )
+        return after
+
+    def _follow(self, tx: Tx, ticket_id: str, side: type[PayerItem] | type[PayeeItem], now: int) -> None:
+        """The status that the items say; equal states say it as well once as often."""
+        rows = tx.execute("SELECT DISTINCT state FROM comms_escrow_items WHERE ticket_id = ?", (ticket_id,))
+        states = [side(row[0]) for row in rows]
+        if not states:
+            raise NotFound(f"there is no ticket {ticket_id}", data={"ticket_id": ticket_id})
+        tx.execute(
+            "UPDATE comms_escrow_tickets SET status = ?, updated_at = ? WHERE ticket_id = ?",
+            (ticket_status(states).value, now, ticket_id),
+        )
+
+    def _secret(self, row: sqlite3.Row) -> SecretRow:
+        return SecretRow(
+            row["hash"],
+            Secret(self._sealer.open(_SECRETS, row["hash"], "secret_enc", row["secret_enc"])),
+            row["task_id"],
+            SecretSource(row["source"]),
+            row["created_at"],
+            row["expires_at"],
+            row["asked_by"],
+            row["ticket_id"],
+            row["i"],
+            row["released_at"],
+            row["delivered_at"],
+        )
+
+
+_ITEMS: Final = "SELECT i.*, t.role FROM comms_escrow_items i JOIN comms_escrow_tickets t USING (ticket_id)"
+_ORDER: Final = {
+    "comms_escrow_tickets": "created_at, ticket_id",
+    "comms_escrow_items": "ticket_id, i",
+    "comms_escrow_secrets": "hash",
+    "comms_escrow_disputes": "created_at, dispute_id",
+}
+_INSERT: Final = {
+    "comms_escrow_tickets": "INSERT OR IGNORE INTO comms_escrow_tickets",
+    "comms_escrow_items": "INSERT OR IGNORE INTO comms_escrow_items",
+    "comms_escrow_secrets": "INSERT OR IGNORE INTO comms_escrow_secrets",
+    "comms_escrow_disputes": "INSERT OR IGNORE INTO comms_escrow_disputes",
+}
+
+
+def _step(state: ItemState, event: ItemEvent) -> ItemState | None:
+    if isinstance(state, PayerItem) and isinstance(event, PayerEvent):
+        payer = PAYER_ITEMS.get((state, event))
+        return None if payer is None else payer.to
+    if isinstance(state, PayeeItem) and isinstance(event, PayeeEvent):
+        payee = PAYEE_ITEMS.get((state, event))
+        return None if payee is None else payee.to
+    return None
+
+
+def _changing(item: ItemRow) -> tuple[object, ...]:
+    metric = None if item.metric is None else encode(dict(item.metric)).decode()
+    return item.state.value, json.dumps(item.lock_ids), metric
+
+
+def _ticket(row: sqlite3.Row) -> TicketRow:
+    return TicketRow(
+        row["ticket_id"],
+        Side(row["role"]),
+        decode_terms(row["terms_json"]),
+        row["terms_hash"],
+        row["payer_sig"],
+        TicketStatus(row["status"]),
+        row["idempotency_key"],
+        row["content"],
+        row["created_at"],
+        row["updated_at"],
+        row["advisor_id"],
+        row["acked_by"],
+        row["error"],
+    )
+
+
+def _item(row: sqlite3.Row) -> ItemRow:
+    side = PayerItem if row["role"] == Side.PAYER.value else PayeeItem
+    return ItemRow(
+        *(row["ticket_id"], row["i"], row["label"], row["amount_sats"], row["hash"], row["deadline"]),
+        row["locktime"],
+        json.loads(row["cond_json"]),
+        side(row["state"]),
+        tuple(json.loads(row["lock_ids_json"])),
+        row["command_id"],
+        row["receipt_id"],
+        None if row["metric_json"] is None else json.loads(row["metric_json"]),
+        *(row["released_at"], row["delivered_at"], row["redeemed_at"], row["refunded_at"]),
+        *(row["owed_sats"], row["owed_by"]),
+    )
+
+
+def _dispute(row: sqlite3.Row) -> DisputeRow:
+    return DisputeRow(
+        row["dispute_id"],
+        row["ticket_id"],
+        row["i"],
+        Side(row["role"]),
+        row["claim"],
+        json.loads(row["evidence_json"]),
+        DisputeState(row["state"]),
+        row["due_at"],
+        row["created_at"],
+        row["resolved_at"],
+    )

@@ -92,7 +92,10 @@ async def _in_another_run(stage: Stage, params: Params, result: Answer) -> None:
 
 ENTRIES = (
     Entry(CHANNEL, "close_all", _all, _none_left, _to_a_stranger, critical=True),
-    Entry(CONFIG, "restart_node", _supervised, _in_another_run, given(reason="x", graceful_timeout_s=3_601)),
-    Entry(EMERGENCY, "stop_node", _supervised, _in_another_run, given(reason="")),
+    Entry(
+        *(CONFIG, "restart_node", _supervised, _in_another_run, given(reason="x", graceful_timeout_s=3_601)),
+        stirs=True,
+    ),
+    Entry(EMERGENCY, "stop_node", _supervised, _in_another_run, given(reason=""), stirs=True),
     Entry(EMERGENCY, "force_close_all", _all, _none_left, _to_a_stranger, critical=True),
 )

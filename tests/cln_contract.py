@@ -59,6 +59,7 @@ _TYPES = {
     "txid": _is_hex(64),
     "pubkey": _is_hex(66),
     "signature": _is_hex(),
+    "bip340sig": _is_hex(128),
     "short_channel_id": _is_text,
     "short_channel_id_dir": _is_text,
     "outpoint": _is_text,

@@ -293,7 +293,7 @@ def describe_part(part: Part) -> dict[str, Any]:
         "completed_at": part.completed_at,
         "payment_preimage": part.preimage if part.status == "complete" else None,
         "label": part.label,
-        "bolt11": part.bolt11,
+        "bolt12" if (part.bolt11 or "").startswith("lni1") else "bolt11": part.bolt11,
         "description": part.description,
     }
     return entry | {name: value for name, value in optional.items() if value is not None}

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hive_devnet.embedded.ledger.invoices import UNPAID, InvoiceBook, InvoiceRow
+from hive_devnet.embedded.ledger.offers import OfferBook
 from hive_devnet.embedded.ledger.payments import Failure, Part, Payments
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Receiver:
         if invoice is None or invoice.status != UNPAID:
             return None
         if part.keysend_preimage is None and invoice.payment_secret != part.payment_secret:
+            return None
+        offer = OfferBook(self._world.database, node.node_id).of_invoice(part.payment_hash)
+        if offer is not None and not offer.active:
             return None
         wanted = invoice.amount_msat
         if wanted is not None and not wanted <= part.total_msat <= 2 * wanted:

@@ -15,7 +15,7 @@ from hive_devnet.embedded.bell import Bell
 from hive_devnet.embedded.courier import Courier
 from hive_devnet.embedded.errors import NodeStartError, RpcError
 from hive_devnet.embedded.keys import NodeKeys
-from hive_devnet.embedded.ledger import invoices, layers, payments, runes
+from hive_devnet.embedded.ledger import invoices, layers, offers, payments, runes
 from hive_devnet.embedded.ledger.chain import Chain
 from hive_devnet.embedded.ledger.channel import AWAITING, LIVE, Change
 from hive_devnet.embedded.ledger.channels import Channels
@@ -35,7 +35,7 @@ class World:
     def __init__(self, directory: Path, synchronous: str = "FULL") -> None:
         self.directory = directory
         self.database = Database(directory / "ledger.sqlite3", synchronous)
-        for schema in (invoices.SCHEMA, payments.SCHEMA, runes.SCHEMA, layers.SCHEMA):
+        for schema in (invoices.SCHEMA, offers.SCHEMA, payments.SCHEMA, runes.SCHEMA, layers.SCHEMA):
             self.database.extend(schema)
         self.chain = Chain(self.database)
         self.channels = Channels(self.database, self.chain)

@@ -14,6 +14,7 @@ from hive_devnet.embedded.commands import (  # noqa: F401
     invoices,
     multifund,
     network,
+    offers,
     onchain,
     pay,
     peers,

@@ -8,7 +8,9 @@ import os
 import time
 from typing import Any
 
+from hive_devnet.embedded import bolt12
 from hive_devnet.embedded.bolt11 import Bolt11Error, Hint, Invoice, decode_invoice, encode_invoice
+from hive_devnet.embedded.bolt12 import Bolt12Error, Records
 from hive_devnet.embedded.errors import (
     INVALID_PARAMS,
     INVOICE_EXPIRED_DURING_WAIT,
@@ -192,6 +194,9 @@ def describe_invoice(row: InvoiceRow) -> dict[str, Any]:
     }
     optional = {
         "bolt11": row.bolt11,
+        "bolt12": row.bolt12,
+        "local_offer_id": row.local_offer_id,
+        "invreq_payer_note": row.payer_note,
         "amount_msat": row.amount_msat,
         "description": row.description,
         "updated_index": row.updated_index,
@@ -234,13 +239,13 @@ async def listinvoices(call: Call) -> Result:
         raise RpcError(INVALID_PARAMS, "Can only specify {start} with {index}")
     rows = _book(call.node).all()
     if call["offer_id"] is not None:
-        return {"invoices": []}
+        rows = [row for row in rows if row.local_offer_id == call["offer_id"]]
     if call["label"] is not None:
         rows = [row for row in rows if row.label == call["label"]]
     if call["payment_hash"] is not None:
         rows = [row for row in rows if row.payment_hash == call["payment_hash"]]
     if call["invstring"] is not None:
-        digest = parse_invoice("invstring", call["invstring"]).payment_hash
+        digest = invoice_hash("invstring", call["invstring"])
         rows = [row for row in rows if row.payment_hash == digest]
     return {"invoices": [describe_invoice(row) for row in _page(call, rows)]}
 
@@ -260,6 +265,26 @@ def parse_invoice(name: str, text: str) -> Invoice:
         return decode_invoice(text)
     except Bolt11Error as error:
         raise RpcError(INVALID_PARAMS, f"Invalid bolt11 {name}: {error}") from error
+
+
+def parse_bolt12(name: str, text: str) -> Records:
+    """Decodes an invoice of an offer. Raises RpcError -32602 as CLN words it."""
+    try:
+        return bolt12.decode(text, bolt12.INVOICE)
+    except Bolt12Error as error:
+        raise RpcError(INVALID_PARAMS, f"Invalid bolt12 {name}: {error}") from error
+
+
+def is_bolt12(text: str) -> bool:
+    """Whether a text begins as an offer, request or invoice does."""
+    return text.lower().startswith(("lno1", "lnr1", "lni1"))
+
+
+def invoice_hash(name: str, text: str) -> str:
+    """The payment hash of an invoice of either kind. Raises RpcError -32602."""
+    if is_bolt12(text):
+        return parse_bolt12(name, text)[bolt12.PAYMENT_HASH].hex()
+    return parse_invoice(name, text).payment_hash
 
 
 @command("delinvoice", req("label", _label), req("status", string), opt("desconly", boolean, False))
@@ -319,8 +344,14 @@ async def waitanyinvoice(call: Call) -> Result:
 
 @command("decode", req("string", string))
 async def decode(call: Call) -> Result:
-    """What a BOLT11 invoice or a rune says."""
+    """What an invoice, an offer or a rune says."""
     text = call["string"]
+    if is_bolt12(text):
+        prefix = text[:3].lower()
+        try:
+            return bolt12.describe(prefix, bolt12.decode(text, prefix))
+        except Bolt12Error as error:
+            raise bad_param("string", str(error), text) from error
     try:
         return _describe_bolt11(decode_invoice(text))
     except Bolt11Error:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hive_devnet.embedded.bolt11 import Invoice
-from hive_devnet.embedded.commands.invoices import index_name, parse_invoice
+from hive_devnet.embedded import bolt12
+from hive_devnet.embedded.commands.invoices import (
+    index_name,
+    invoice_hash,
+    is_bolt12,
+    parse_bolt12,
+    parse_invoice,
+)
+from hive_devnet.embedded.commands.offers import fetched, read_offer
 from hive_devnet.embedded.courier import describe_part
 from hive_devnet.embedded.errors import INVALID_PARAMS, PAY_ALREADY_PAID, PAY_INVOICE_EXPIRED, RpcError
 from hive_devnet.embedded.ledger.payments import COMPLETE, FAILED, PENDING, Part
@@ -30,9 +38,20 @@ from hive_devnet.embedded.params import (
 )
 from hive_devnet.embedded.payer import Outcome, Payer, PaymentOrder
 from hive_devnet.embedded.registry import Call, Result, command
+from hive_devnet.embedded.requester import Wish
 
 _EXEMPT_FEE_MSAT = 5000
 _KEYSEND_CLTV = 42
+
+
+@dataclass(frozen=True)
+class _Terms:
+    payee: str
+    payment_hash: str
+    payment_secret: str | None
+    amount_msat: int | None
+    expires_at: int
+    min_final_cltv: int
 
 
 def _percent(name: str, value: Any) -> float:
@@ -58,7 +77,30 @@ def _fee_limit(call: Call, amount_msat: int) -> int:
     return max(amount_msat * round(percent * 1000) // 100_000, exempt)
 
 
-def _order(terms: Invoice, text: str, call: Call, partial: int | None) -> PaymentOrder:
+def _terms(text: str) -> _Terms:
+    """What an invoice of either kind asks for. Raises RpcError -32602."""
+    if is_bolt12(text):
+        records = parse_bolt12("invoice", text)
+        return _Terms(
+            payee=records[bolt12.NODE_ID].hex(),
+            payment_hash=records[bolt12.PAYMENT_HASH].hex(),
+            payment_secret=bolt12.payment_secret(records),
+            amount_msat=bolt12.of_tu(records[bolt12.INVOICE_AMOUNT]),
+            expires_at=bolt12.expires_at(records),
+            min_final_cltv=bolt12.path_cltv(records),
+        )
+    terms = parse_invoice("invoice", text)
+    return _Terms(
+        terms.payee,
+        terms.payment_hash,
+        terms.payment_secret,
+        terms.amount_msat,
+        terms.expires_at,
+        terms.min_final_cltv,
+    )
+
+
+def _order(terms: _Terms, text: str, call: Call, partial: int | None) -> PaymentOrder:
     amount = terms.amount_msat
     if amount is not None and call["amount_msat"] is not None:
         raise RpcError(INVALID_PARAMS, "amount_msat parameter unnecessary")
@@ -115,7 +157,7 @@ async def _pay(node: EmbeddedNode, order: PaymentOrder) -> Outcome:
 async def pay(call: Call) -> Result:
     """Pays an invoice and reports as the classic command does."""
     text = call["bolt11"]
-    order = _order(parse_invoice("invoice", text), text, call, call["partial_msat"])
+    order = _order(_terms(text), text, call, call["partial_msat"])
     limit = _fee_limit(call, order.amount_msat)
     order = _with(
         order, maxfee_msat=limit, retry_for=float(call["retry_for"]), description=call["description"]
@@ -147,6 +189,21 @@ def _modern(outcome: Outcome) -> Result:
     }
 
 
+async def _of_offer(call: Call) -> tuple[str, Call]:
+    """An offer's invoice, and the call that pays it."""
+    offer, asked = read_offer("invstring", call["invstring"]), call["amount_msat"]
+    if bolt12.recurrence_of(offer) is not None:
+        raise RpcError(INVALID_PARAMS, "Cannot xpay recurring offers")
+    named = bolt12.of_tu(offer[bolt12.AMOUNT]) if bolt12.AMOUNT in offer else None
+    if named is not None and asked not in (None, named):
+        text = f"Offer amount is {named}msat, you tried to pay {asked}msat"
+        raise RpcError(INVALID_PARAMS, text)
+    wish = Wish(amount_msat=asked if named is None else None, payer_note=call["payer_note"])
+    invoice = await fetched(call.node, offer, wish, float(call["retry_for"]))
+    bare = replace(call, args=call.args | {"amount_msat": None})
+    return bolt12.encode(bolt12.INVOICE, invoice), bare
+
+
 @command(
     "xpay",
     req("invstring", string),
@@ -164,7 +221,9 @@ def _modern(outcome: Outcome) -> Result:
 async def xpay(call: Call) -> Result:
     """Pays an invoice."""
     text = call["invstring"]
-    order = _order(parse_invoice("invoice", text), text, call, call["partial_msat"])
+    if text.lower().startswith("lno1"):
+        text, call = await _of_offer(call)
+    order = _order(_terms(text), text, call, call["partial_msat"])
     default = max(order.amount_msat // 100, _EXEMPT_FEE_MSAT)
     limit = call["maxfee"] if call["maxfee"] is not None else default
     order = _with(order, maxfee_msat=limit, retry_for=float(call["retry_for"]))
@@ -261,7 +320,7 @@ _LIST_PARAMS = (
 def _selected(call: Call) -> list[Part]:
     digest = call["payment_hash"]
     if call["bolt11"] is not None:
-        digest = parse_invoice("invoice", call["bolt11"]).payment_hash
+        digest = invoice_hash("invoice", call["bolt11"])
     parts = call.node.world.courier.payments.parts_of(call.node.node_id, digest)
     if call["index"] == "updated":
         parts = sorted((p for p in parts if p.updated_index), key=lambda p: p.updated_index or 0)
@@ -311,7 +370,8 @@ def _describe_payment(parts: list[Part]) -> dict[str, Any]:
             entry["number_of_parts"] = len(done)
     updated = [part.updated_index for part in parts if part.updated_index is not None]
     optional = {
-        "bolt11": first.bolt11,
+        "bolt11": first.bolt11 if not is_bolt12(first.bolt11 or "") else None,
+        "bolt12": first.bolt11 if is_bolt12(first.bolt11 or "") else None,
         "label": first.label,
         "description": first.description,
         "updated_index": max(updated) if updated else None,

@@ -12,6 +12,7 @@ from hive_devnet.embedded.errors import (
     RpcError,
 )
 from hive_devnet.embedded.ledger.database import Database
+from hive_devnet.embedded.ledger.offers import OfferBook
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS invoice (
@@ -44,6 +45,15 @@ class InvoiceRow:
     received_msat: int | None = None
     paid_at: int | None = None
     updated_index: int | None = None
+    bolt12: str | None = None
+    local_offer_id: str | None = None
+    payer_note: str | None = None
+
+
+_SELECT = (
+    "SELECT invoice.*, given.bolt12, given.offer_id AS local_offer_id, given.payer_note FROM invoice"
+    " LEFT JOIN offer_invoice given USING (node_id, payment_hash) WHERE node_id = ?"
+)
 
 
 def _row(row: sqlite3.Row) -> InvoiceRow:
@@ -91,7 +101,7 @@ class InvoiceBook:
     def all(self) -> list[InvoiceRow]:
         """Every invoice by index; those past their time are marked expired first."""
         self._expire()
-        query = "SELECT * FROM invoice WHERE node_id = ? ORDER BY created_index"
+        query = f"{_SELECT} ORDER BY created_index"
         return [_row(row) for row in self._db.rows(query, (self._node_id,))]
 
     def by_label(self, label: str) -> InvoiceRow | None:
@@ -104,7 +114,7 @@ class InvoiceBook:
 
     def _find(self, column: str, value: str) -> InvoiceRow | None:
         self._expire()
-        query = f"SELECT * FROM invoice WHERE node_id = ? AND {column} = ?"
+        query = f"{_SELECT} AND {column} = ?"
         row = self._db.find(query, (self._node_id, value))
         return None if row is None else _row(row)
 
@@ -129,6 +139,7 @@ class InvoiceBook:
                 " updated_index = ? WHERE node_id = ? AND payment_hash = ?",
                 (pay_index, received_msat, int(time.time()), updated, self._node_id, payment_hash),
             )
+            OfferBook(self._db, self._node_id).paid(payment_hash)
             paid = self.by_hash(payment_hash)
         if paid is None:
             raise LookupError(f"no invoice for {payment_hash}")
@@ -136,7 +147,7 @@ class InvoiceBook:
 
     def next_paid(self, after: int) -> InvoiceRow | None:
         """The first invoice paid after pay index `after`."""
-        query = "SELECT * FROM invoice WHERE node_id = ? AND pay_index > ? ORDER BY pay_index LIMIT 1"
+        query = f"{_SELECT} AND pay_index > ? ORDER BY pay_index LIMIT 1"
         row = self._db.find(query, (self._node_id, after))
         return None if row is None else _row(row)
 

@@ -67,6 +67,7 @@ _TYPES = {
     "outputdesc": lambda _, value: isinstance(value, dict),
 }
 _REQUEST_TYPES = {
+    "currency": lambda _, value: isinstance(value, str) and value[-3:].isalpha() and value[-3:].isupper(),
     "msat": _is_amount,
     "msat_or_all": _is_amount,
     "msat_or_any": _is_amount,

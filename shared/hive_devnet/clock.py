@@ -1,7 +1,8 @@
-"""A clock that tests set ahead, for the plugins of a network alone: midnight comes when a test wants it.
+"""A clock that tests set ahead, for plugins and mint alone: midnight and locktimes come when a test wants it.
 
 The node, the relay and the tests keep the real time. In a plugin both clocks are set ahead, the time of day
 and the one that waits go by, as on a machine that slept: what is due runs at the next message to the plugin.
+So are those of a mint that was started with the same `environment`, and of an advisor's command line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import os
 import sys
 import time
 
-if any(os.path.basename(argument).startswith("cl-hive") for argument in sys.orig_argv):
+names = [os.path.basename(argument) for argument in sys.orig_argv]
+if "mint" in names or "hive_advisor" in names or any(name.startswith("cl-hive") for name in names):
     def set_ahead(clock, unit):
         def told():
             with open({file!r}) as file:
@@ -32,7 +34,7 @@ if any(os.path.basename(argument).startswith("cl-hive") for argument in sys.orig
 
 
 class PluginClock:
-    """The time of the plugins that are started with `environment` in theirs; at first the real one."""
+    """The time of those who are started with `environment` in theirs; at first the real one."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ class PluginClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the node hands on to its plugins."""
+        """What the node hands on to its plugins; for a mint and an advisor's command line beside their own."""
         return {"PYTHONPATH": str(self._directory)}
 
     def now(self) -> int:

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -40,25 +41,39 @@ class MintProcess:
     Its FakeWallet pays and is paid at once and holds no money, so a mint quote is paid by itself.
     """
 
-    def __init__(self, directory: Path, port: int, input_fee_ppk: int, release: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        input_fee_ppk: int,
+        release: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._input_fee_ppk = input_fee_ppk
-        self._release = release
+        self._release, self._environment = release, dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
     async def start(
-        cls, directory: Path, port: int = 0, *, input_fee_ppk: int = 100, release: str = ""
+        cls,
+        directory: Path,
+        port: int = 0,
+        *,
+        input_fee_ppk: int = 100,
+        release: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> MintProcess:
         """Starts a mint and returns when it answers `GET /v1/info`; port 0 means any free one.
 
         `input_fee_ppk` is what it takes per thousand inputs, in sat; `release` is another version of nutshell
-        than the usual one, see `mint_environment`. The seed is made once per
+        than the usual one, see `mint_environment`; `environment` is added to the mint's (a clock's:
+        `hive_devnet.clock`). The seed is made once per
         directory, so a mint started there again has the same keysets. Raises MintError.
         """
-        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk, release)
+        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk, release, environment)
         await mint._launch()
         return mint
 
@@ -136,6 +151,7 @@ class MintProcess:
             "FAKEWALLET_DELAY_INCOMING_PAYMENT": "0",
             "FAKEWALLET_DELAY_OUTGOING_PAYMENT": "0",
             "TOR": "FALSE",
+            **self._environment,
         }
 
     async def _until_healthy(self) -> None:

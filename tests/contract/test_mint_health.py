@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from hive_devnet.clock import PluginClock
 from hive_devnet.mint import MintError, MintProcess, mint_environment, mint_installed
 
 needs_mint = pytest.mark.skipif(
@@ -49,6 +50,19 @@ async def test_a_mint_quote_is_paid_by_itself(mint: MintProcess) -> None:
         ).json()
         state = (await client.get(f"{mint.url}/v1/mint/quote/bolt11/{quote['quote']}")).json()
     assert state["state"] == "PAID"
+
+
+@needs_mint
+async def test_a_mint_goes_by_the_clock_that_it_was_given(tmp_path: Path) -> None:
+    clock = PluginClock(tmp_path / "clock")
+    mint = await MintProcess.start(tmp_path / "mint", environment=clock.environment)
+    try:
+        clock.wait(90_000)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            told = (await client.get(f"{mint.url}/v1/info")).json()["time"]
+        assert told > clock.now() - 3_600
+    finally:
+        await mint.stop()
 
 
 async def test_a_missing_mint_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ class PluginClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the node hands on to its plugins; for a mint and an advisor's command line beside their own."""
+        """What the node hands on to its plugins; a mint and a command line get it beside their own."""
         return {"PYTHONPATH": str(self._directory)}
 
     def now(self) -> int:

@@ -19,6 +19,7 @@ from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.journal import Op
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.ports import Mint
+from hive_shared.cashu.probe import Probe
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
@@ -146,6 +147,18 @@ class EcashWorld:
         """What the operator's `restore` runs."""
         return SeedRestore(
             self.db, self.store, self.mints, self.keys, partial(chosen_mint, self.mints), now=lambda: self.now
+        )
+
+    def prober(self) -> Probe:
+        """Probes with this wallet's ecash; the mint's clock is the machine's."""
+        return Probe(
+            self.wallet,
+            self.settler,
+            self.mints,
+            self.keys,
+            now=lambda: int(time.time()),
+            sleep=_at_once,
+            random_bytes=os.urandom,
         )
 
     async def _beyond_signed(self, mint_url: str, keyset: Keyset) -> None:

@@ -35,6 +35,14 @@ async def test_a_named_mint_is_checked_at_once_and_shown(world: World, mint_url:
         assert (keyset["active"], keyset["input_fee_ppk"]) == (True, 100)
         text = await world.alice.call("hive-client-wallet", {"action": "mints", "format": "text"})
         assert f"mint: {front.url}" in text["text"]
+        with pytest.raises(DevnetRpcError, match=r"needs 32 sat.*action=fund"):
+            await world.alice.call("hive-client-wallet", {"action": "probe"})
+        await world.alice.call("hive-client-wallet", {"action": "fund", "amount_sats": 64})
+        found = await world.alice.call("hive-client-wallet", {"action": "probe"})
+        assert (found["state"], found["status"], found["cost_sats"]) == ("done", "trusted", 4)
+        assert found["caps"]["htlc"] and found["caps"]["multisig"] and not found["caps"]["sigall"]
+        (shown,) = await _mints(world)
+        assert shown["status"] == "trusted" and not shown["probe_due"] and shown["caps"] == found["caps"]
 
         await _name(world, "")
 

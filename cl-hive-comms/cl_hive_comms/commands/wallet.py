@@ -6,12 +6,14 @@ A token stands in the answer of `send` alone, and only the caller's own call ret
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.probe_service import ProbeService
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.wallet import MAX_AMOUNT_SAT
-from hive_shared.cashu.wallet_service import CALL, WalletService
+from hive_shared.cashu.wallet_service import CALL, WalletService, chosen_mint
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
@@ -28,6 +30,7 @@ _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "receive": frozenset({"token", "timeout"}),
     "restore": frozenset({"mint", "dry_run"}),
     "ops": frozenset({"state", "cursor", "limit"}),
+    "probe": frozenset({"mint", "timeout"}),
 }
 """Which parameters belong to which action."""
 _READS: Final = frozenset({"balance", "mints", "ops"})
@@ -42,10 +45,12 @@ class WalletCommands:
         self,
         service: Callable[[], WalletService],
         restore: Callable[[], SeedRestore],
+        probes: Callable[[], ProbeService],
         book: Callable[[], MintBookService],
         now: Callable[[], int],
     ) -> None:
-        self._service, self._restore, self._book, self._now = service, restore, book, now
+        self._service, self._restore, self._probes = service, restore, probes
+        self._book, self._now = book, now
 
     def specs(self) -> list[MethodSpec]:
         """The method of this family."""
@@ -70,7 +75,8 @@ class WalletCommands:
                 ),
                 self._wallet,
                 "Ecash at the mints you named: balance, mints (how they are), fund (from Lightning), withdraw"
-                " (to this node), send, receive, restore (from the node's seed), ops (what is under way).",
+                " (to this node), send, receive, restore (from the node's seed), probe (try out a mint), ops"
+                " (what is under way).",
                 by=ClassBy("action", {name: "R" if name in _READS else "X" for name in _TAKES}),
             )
         ]
@@ -94,6 +100,8 @@ class WalletCommands:
                 dry_run = params["dry_run"] is not False
                 found = await self._restore().run(params["mint"], dry_run=dry_run)
                 return {"dry_run": dry_run, **found}
+            case "probe":
+                return await self._probe(params)
             case "receive":
                 return _shown(await self._service().receive(_needed(params, "token"), _timeout(params)))
         return await self._move(action, params)
@@ -110,6 +118,24 @@ class WalletCommands:
             raise InvalidParams("to_pubkey is a compressed public key: 66 lower-case hex, 02 or 03 first")
         op = await service.send(amount_sat, mint, pubkey, key, timeout)
         return {**_shown(op), "token": op.body.token} if op.state is OpState.DONE else _shown(op)
+
+    async def _probe(self, params: dict[str, Any]) -> dict[str, Any]:
+        url = chosen_mint(self._book(), params["mint"])
+        state = await self._probes().probe(url, _timeout(params))
+        if state.result is None:
+            note = "hive-client-wallet action=mints shows what comes of it"
+            return {"mint": state.mint_url, "state": "pending", "note": note}
+        row = self._book().row(state.mint_url)
+        assert row is not None  # it was just probed
+        return {
+            "mint": row.url,
+            "state": "done",
+            "status": row.status.value,
+            "version": row.probed_version,
+            "caps": msgspec.to_builtins(state.result.caps),
+            "cost_sats": state.result.cost_sats,
+            "detail": row.last_error,
+        }
 
     async def _balance(self) -> dict[str, Any]:
         held = await self._service().balance()

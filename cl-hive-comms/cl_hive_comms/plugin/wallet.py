@@ -10,6 +10,8 @@ from hive_shared.alerts import Level
 from hive_shared.cashu.derive import MASTER_LABEL, EscrowKeys
 from hive_shared.cashu.journal import Op
 from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.probe import Probe
+from hive_shared.cashu.probe_service import ProbeService
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
@@ -42,7 +44,9 @@ def wallet_methods(
             raise FeatureDisabled("this node has no `makesecret`, from which the keys of ecash are derived")
         return parts
 
-    return WalletCommands(lambda: there().service, lambda: there().restore, book, unix_now).specs()
+    return WalletCommands(
+        lambda: there().service, lambda: there().restore, lambda: there().probes, book, unix_now
+    ).specs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class EcashParts:
 
     service: WalletService
     restore: SeedRestore
+    probes: ProbeService
 
 
 async def escrow_keys(cln: ClnClient) -> EscrowKeys | None:
@@ -91,10 +96,11 @@ def compose_wallet(
     payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
     settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
     restore = SeedRestore(db, store, mints, keys, partial(chosen_mint, mints), now=unix_now)
+    wallet = Wallet(db, store, keys, now=unix_now, random_bytes=os.urandom)
     service = WalletService(
         db,
         store,
-        Wallet(db, store, keys, now=unix_now, random_bytes=os.urandom),
+        wallet,
         settler,
         mints,
         invoices,
@@ -108,4 +114,14 @@ def compose_wallet(
         random_bytes=os.urandom,
         log=log,
     )
-    return EcashParts(service, restore)
+    probes = ProbeService(
+        db,
+        store,
+        mints,
+        service,
+        Probe(wallet, settler, mints, keys, now=unix_now, sleep=asyncio.sleep, random_bytes=os.urandom),
+        stopped=stopped,
+        now=unix_now,
+        log=log,
+    )
+    return EcashParts(service, restore, probes)

@@ -51,6 +51,11 @@ class MintRow:
     last_ok_at: int = 0
     last_error: str = ""
 
+    @property
+    def disabled(self) -> bool:
+        """Whether a check found a problem, or an answer was false."""
+        return self.status is MintStatus.DISABLED
+
     def probe_due(self, now: int) -> bool:
         """Whether a probe has to come before the next lock: none yet, another version, 30 days old."""
         return (
@@ -90,10 +95,12 @@ def objection(offer: Offer, wish: Wish, *, max_locked_sats: int, now: int) -> st
         return f"disabled: {row.last_error}"
     if row.failures >= FAILURES_TO_REPLACE or not offer.open:
         return f"not answering: {row.last_error or 'its breaker is open'}"
-    if row.status is MintStatus.PROBATION or row.probe_due(now):
+    if row.probe_due(now):
         return "not probed"
     if not row.caps.tickets:
         return "its probe failed"
+    if row.status is MintStatus.PROBATION:
+        return "not probed"
     if (wish.multisig and not row.caps.multisig) or (wish.sigall and not row.caps.sigall):
         return "its probe shows no locks of several signers"
     if offer.fee_ppk is None:

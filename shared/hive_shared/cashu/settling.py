@@ -126,6 +126,35 @@ class Settler:
             return op
         return await self._fail(op, "interrupted", "the plugin stopped before anything was sent to the mint")
 
+    async def offer(self, op: Op, inputs: Sequence[Proof]) -> Op | None:
+        """Try once whether the mint gives a prepared operation's outputs for `inputs`, whatever its own are:
+        the operation, done, or None when the mint refused. Raises MintUnavailable, MintNonconformant; what
+        the mint may have done then, the operation finds out."""
+        messages = [planned.output.message for planned in op.body.outputs]
+        try:
+            signed = await self._checked(
+                op, await self._mints.at(op.mint_url).swap(as_inputs(inputs), messages)
+            )
+        except MintRefused:
+            return None
+        except PaymentFailed as error:
+            await self._noted(op, error)
+            if not isinstance(error, MintUnavailable) or error.sent:
+                await self._doubt(await self._move(_sent(op, self._now()), op.state), error.detail)
+            raise
+        return await self._finish(await self._move(_sent(op, self._now()), op.state), signed, "")
+
+    async def drop(self, op: Op, reason: str, text: str) -> Op:
+        """End a prepared operation whose outputs the mint does not give, once it says that it signed none."""
+        try:
+            signed = await self._restored(op)
+        except MintRefused:
+            # A mint that restores nothing cannot be asked.
+            signed = []
+        if signed:
+            return await self._finish(await self._move(_sent(op, self._now()), op.state), signed, "")
+        return await self._fail(op, reason, text)
+
     # -- steps -----------------------------------------------------------------------------------------
 
     async def _step(self, op: Op) -> Op:
@@ -143,9 +172,7 @@ class Settler:
             return await self._wait(op, error.detail, error.symbol)
 
     async def _send(self, op: Op) -> Op:
-        now = self._now()
-        sent = replace(op, state=OpState.SENT, sent_at=now, attempts=op.attempts + 1, error="", reason="")
-        op = await self._move(sent, op.state)
+        op = await self._move(_sent(op, self._now()), op.state)
         try:
             signed = await self._request(op)
         except MintUnavailable as error:
@@ -457,6 +484,10 @@ class Settler:
 
     async def _read(self, op_id: str) -> Op:
         return await self._db.read(lambda tx: self._rows.op(tx, op_id))
+
+
+def _sent(op: Op, now: int) -> Op:
+    return replace(op, state=OpState.SENT, sent_at=now, attempts=op.attempts + 1, error="", reason="")
 
 
 def _kept_by_mint(op: Op, signed: Signed) -> int:

@@ -23,7 +23,7 @@ from .secrets import Kind, Lock, build_secret
 from .selection import CONSOLIDATE_ABOVE, KEEP, MAX_INPUTS, covering, exact, fee_of
 from .settling import Database, JournalRows
 from .token import Token, encode_token
-from .wire import Proof
+from .wire import BlindedMessage, Proof
 
 MAX_AMOUNT_SAT: Final = 10_000_000
 """The most that one operation moves (docs/protocol/03 §9)."""
@@ -75,6 +75,16 @@ def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:
     if not active:
         raise PaymentFailed(f"{mint_url} has no active keyset in sat", reason="mint_unavailable")
     return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Locked proofs to be swapped together under an idempotency key; `signed` gives them the witness, which
+    may cover the outputs."""
+
+    key: str
+    proofs: Sequence[Proof]
+    signed: Callable[[Sequence[BlindedMessage]], Sequence[Proof]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +154,46 @@ class Wallet:
 
         return await self._begin(order, _content(kind.value, *ys), plan, beside)
 
+    async def exchange(
+        self, keys: MintKeys, openings: Sequence[Opening], owner: str, not_before: int
+    ) -> list[Op]:
+        """Operations, all begun in one transaction, that swap locked proofs of ours for ecash without a lock;
+        the loop carries them on from `not_before` (Unix s). One that was begun before is left as it is."""
+
+        def begin(tx: Tx, opening: Opening) -> Op:
+            if (old := self._rows.op_by_key(tx, opening.key)) is not None:
+                return old
+            total = sum(proof.amount for proof in opening.proofs)
+            fee = fee_sats(keys.ppk(proof.id) for proof in opening.proofs)
+            outputs = self._own(tx, keys, total - fee)
+            proofs = opening.signed([each.output.message for each in outputs])
+            order, op_id = Order(opening.key, owner), self._random_bytes(16).hex()
+            op = self._op(op_id, order, OpKind.RECEIVE, keys, "", total - fee, fee, proofs, outputs)
+            op = replace(op, content=_content("exchange", *op.inputs), next_retry_at=not_before)
+            self._rows.add_op(tx, op)
+            return op
+
+        return await self._db.write(lambda tx: [begin(tx, each) for each in openings])
+
     async def lock(
-        self, order: Order, keys: MintKeys, locked: Sequence[Output], beside: Beside | None = None
+        self,
+        order: Order,
+        keys: MintKeys,
+        locked: Sequence[Output],
+        beside: Beside | None = None,
+        kind: OpKind = OpKind.LOCK,
     ) -> Op:
         """Put ecash under the conditions of these outputs (`ticket.lock_outputs`: the seed and the terms make
         them again); the operation keeps the token."""
         amount = sum(each.amount for each in locked)
-        content = _content("lock", keys.mint_url, *(each.blinded for each in locked))
+        content = _content(kind.value, keys.mint_url, *(each.blinded for each in locked))
 
         def plan(tx: Tx, op_id: str) -> Op:
             coins = self._covering(self._available(tx, keys), amount, keys)
             fee = fee_of(coins, keys.ppk)
             change = sum(coin.amount for coin in coins) - fee - amount
             outputs = [*(PlannedOutput(each, "lock") for each in locked), *self._own(tx, keys, change)]
-            return self._spending(tx, op_id, order, OpKind.LOCK, keys, content, amount, fee, coins, outputs)
+            return self._spending(tx, op_id, order, kind, keys, content, amount, fee, coins, outputs)
 
         return await self._begin(order, content, plan, beside)
 

@@ -315,6 +315,14 @@ class CashuStore:
         )
         return [(row[0], row[1]) for row in rows]
 
+    def unopened_probes(self, tx: Tx) -> list[Op]:
+        """Probes whose locks were made and whose openings are not in the journal."""
+        rows = tx.execute(
+            f"SELECT * FROM {self._ops} AS made WHERE kind = 'probe' AND state = 'done' AND NOT EXISTS"
+            f" (SELECT 1 FROM {self._ops} WHERE idempotency_key = made.idempotency_key || ':first')"
+        )
+        return [self._op(row) for row in rows.fetchall()]
+
     def list_ops(self, tx: Tx, state: str | None, before: tuple[int, str] | None, limit: int) -> list[Op]:
         """Newest first, beginning behind (created_at, op_id)."""
         at, op_id = before or ((1 << 62), "")

@@ -1,0 +1,171 @@
+"""Probes of the operator's mints: asked for, and when they are due
+(docs/protocol/03-escrow-and-payments.md §4.2).
+
+Before the first lock, after another version, every thirty days: as soon as there are enough sats at the mint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ..errors import EmergencyStop, HiveError, PaymentFailed
+from ..store import Tx
+from .journal import Op
+from .mint_caps import Caps
+from .probe import PROBE_S, Probe, Probed, probe_sats
+from .settling import Database
+from .wallet import MintKeys
+
+AGAIN_S: Final = 600
+"""How long after a probe that did not come to an end the next is tried."""
+
+
+class KnownMint(Protocol):
+    """What decides whether a mint is probed."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def disabled(self) -> bool: ...
+    @property
+    def checked_at(self) -> int: ...
+    def probe_due(self, now: int) -> bool: ...
+
+
+class Book(Protocol):
+    """The operator's mints."""
+
+    def accepted(self) -> Sequence[str]: ...
+    def allowed(self, url: str) -> str: ...
+    def row(self, url: str) -> KnownMint | None: ...
+    async def check(self, url: str) -> KnownMint: ...
+    async def probed(self, url: str, caps: Caps, version: str) -> KnownMint: ...
+
+
+class Holdings(Protocol):
+    """The wallet."""
+
+    async def ready(self, mint_url: str) -> MintKeys: ...
+    async def balance(self) -> dict[str, dict[str, int]]: ...
+
+
+class ProbeRows(Protocol):
+    """The journal."""
+
+    def unopened_probes(self, tx: Tx) -> list[Op]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeState:
+    """How a probe that was asked for stands; `result` None: it goes on."""
+
+    mint_url: str
+    result: Probed | None
+
+
+class ProbeService:
+    """One probe of a mint at a time."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: ProbeRows,
+        book: Book,
+        wallet: Holdings,
+        probe: Probe,
+        *,
+        stopped: Callable[[], bool],
+        now: Callable[[], int],
+        log: Callable[..., None],
+    ) -> None:
+        self._db, self._rows, self._book, self._wallet, self._probe = db, rows, book, wallet, probe
+        self._stopped, self._now, self._log = stopped, now, log
+        self._running: dict[str, asyncio.Task[Probed]] = {}
+        self._not_before: dict[str, int] = {}
+
+    async def probe(self, mint_url: str, timeout: float) -> ProbeState:
+        """Probe a mint of the operator's now, also one that is not due. Raises PaymentFailed for a mint that
+        does not answer rightly or where too few sats are free, EmergencyStop."""
+        url = self._book.allowed(mint_url)
+        if self._stopped():
+            raise EmergencyStop("the emergency stop is on: probes wait until it is released")
+        task = self._begun(url)
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+        return ProbeState(url, task.result() if done else None)
+
+    async def tick(self) -> None:
+        """Probe what is due and can be paid for; open what a crash left locked."""
+        await self._open_what_is_left()
+        if self._stopped():
+            return
+        held = await self._wallet.balance()
+        now = self._now()
+        for url in self._book.accepted():
+            row = self._book.row(url)
+            free = held.get(url, {}).get("unspent", 0)
+            if (
+                row is None
+                or url in self._running
+                or now < self._not_before.get(url, 0)
+                or not _due(row, now)
+                or not free
+            ):
+                continue
+            self._not_before[url] = now + AGAIN_S
+            if free >= probe_sats((await self._wallet.ready(url)).active):
+                self._begun(url)
+
+    async def ended(self) -> None:
+        """Wait for the probes that run."""
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _begun(self, url: str) -> asyncio.Task[Probed]:
+        if (task := self._running.get(url)) is None:
+            task = self._running[url] = asyncio.create_task(self._run(url))
+            task.add_done_callback(lambda ended: self._ended(url, ended))
+        return task
+
+    def _ended(self, url: str, task: asyncio.Task[Probed]) -> None:
+        del self._running[url]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            level = "warning" if isinstance(error, HiveError) else "error"
+            self._log(level, "mint_probe", mint=url, error=str(error) or repr(error))
+
+    async def _run(self, url: str) -> Probed:
+        self._not_before[url] = self._now() + AGAIN_S
+        row = await self._book.check(url)
+        keys = await self._wallet.ready(url)
+        free = (await self._wallet.balance()).get(url, {}).get("unspent", 0)
+        if free < (needed := probe_sats(keys.active)):
+            raise PaymentFailed(
+                f"a probe needs {needed} sat at {url}, {free} sat are free there;"
+                " hive-client-wallet action=fund brings more",
+                reason="insufficient_ecash",
+                data={"free_sats": free},
+            )
+        try:
+            async with asyncio.timeout(PROBE_S - 60):
+                result = await self._probe.run(keys)
+        except TimeoutError:
+            raise PaymentFailed(f"the probe of {url} took too long", reason="mint_unavailable") from None
+        await self._book.probed(url, result.caps, row.version)
+        return result
+
+    async def _open_what_is_left(self) -> None:
+        for op in await self._db.read(self._rows.unopened_probes):
+            if op.mint_url in self._running or op.mint_url not in self._book.accepted():
+                continue
+            try:
+                await self._probe.open_again(op, await self._wallet.ready(op.mint_url))
+            except HiveError as error:
+                self._log("warning", "mint_probe", mint=op.mint_url, error=str(error))
+
+
+def _due(row: KnownMint, now: int) -> bool:
+    """Whether a mint that was found healthy lacks a probe."""
+    return not row.disabled and not row.failures and bool(row.checked_at) and row.probe_due(now)

@@ -43,7 +43,7 @@ from hive_shared.cashu.ticket_machine import (
     ticket_status,
 )
 from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import Capacity, Conflict, NotFound
+from hive_shared.errors import Capacity, Conflict
 from hive_shared.store import Tx
 
 _SECRETS: Final = "comms_escrow_secrets"
@@ -157,6 +157,20 @@ class EscrowStore:
         row = tx.execute(f"{_ITEMS} WHERE i.ticket_id = ? AND i.i = ?", (ticket_id, i)).fetchone()
         return None if row is None else _item(row)
 
+    def item_of(self, tx: Tx, terms_hash: str, i: int) -> ItemRow | None:
+        """An item of the ticket with these terms."""
+        row = tx.execute(f"{_ITEMS} WHERE t.terms_hash = ? AND i.i = ?", (terms_hash, i)).fetchone()
+        return None if row is None else _item(row)
+
+    def states(self, tx: Tx, ticket_id: str) -> set[ItemState]:
+        """Every state that some item of a ticket is in."""
+        rows = tx.execute(
+            "SELECT DISTINCT i.state, t.role FROM comms_escrow_items i JOIN comms_escrow_tickets t"
+            " USING (ticket_id) WHERE i.ticket_id = ?",
+            (ticket_id,),
+        )
+        return {_side(row)(row["state"]) for row in rows}
+
     def of_command(self, tx: Tx, command_id: str) -> ItemRow | None:
         """The item that pays a task."""
         row = tx.execute(f"{_ITEMS} WHERE i.command_id = ?", (command_id,)).fetchone()
@@ -193,7 +207,7 @@ class EscrowStore:
                 data={"state": before.state.value, "event": event.value},
             )
         after = self._write(tx, before, replace(before, state=step, **changes))
-        self._follow(tx, before.ticket_id, type(step), now)
+        self._follow(tx, before.ticket_id, now)
         return after
 
     def note_item(self, tx: Tx, before: ItemRow, now: int, **changes: Any) -> ItemRow:
@@ -408,15 +422,12 @@ class EscrowStore:
             )
         return after
 
-    def _follow(self, tx: Tx, ticket_id: str, side: type[PayerItem] | type[PayeeItem], now: int) -> None:
+    def _follow(self, tx: Tx, ticket_id: str, now: int) -> None:
         """The status that the items say; equal states say it as well once as often."""
-        rows = tx.execute("SELECT DISTINCT state FROM comms_escrow_items WHERE ticket_id = ?", (ticket_id,))
-        states = [side(row[0]) for row in rows]
-        if not states:
-            raise NotFound(f"there is no ticket {ticket_id}", data={"ticket_id": ticket_id})
+        status = ticket_status(list(self.states(tx, ticket_id)))
         tx.execute(
             "UPDATE comms_escrow_tickets SET status = ?, updated_at = ? WHERE ticket_id = ?",
-            (ticket_status(states).value, now, ticket_id),
+            (status.value, now, ticket_id),
         )
 
     def _secret(self, row: sqlite3.Row) -> SecretRow:
@@ -483,13 +494,16 @@ def _ticket(row: sqlite3.Row) -> TicketRow:
     )
 
 
+def _side(row: sqlite3.Row) -> type[PayerItem] | type[PayeeItem]:
+    return PayerItem if row["role"] == Side.PAYER.value else PayeeItem
+
+
 def _item(row: sqlite3.Row) -> ItemRow:
-    side = PayerItem if row["role"] == Side.PAYER.value else PayeeItem
     return ItemRow(
         *(row["ticket_id"], row["i"], row["label"], row["amount_sats"], row["hash"], row["deadline"]),
         row["locktime"],
         json.loads(row["cond_json"]),
-        side(row["state"]),
+        _side(row)(row["state"]),
         tuple(json.loads(row["lock_ids_json"])),
         row["command_id"],
         row["receipt_id"],

@@ -1,0 +1,396 @@
+"""The payer's tickets: made, locked, handed over, followed to their end
+(docs/protocol/03-escrow-and-payments.md §6.5 to §6.7).
+
+Terms, signature and preimages are committed before anything is locked; a ticket leaves when all of it is
+locked. What becomes of an item's money is what its locks say, which is what the mint says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hive_shared.cashu.escrow_ports import Database, Mail, Notices, Payer, TicketLocks
+from hive_shared.cashu.escrow_rows import (
+    SECRET_UNUSED_S,
+    EscrowRows,
+    ItemRow,
+    SecretRow,
+    SecretSource,
+    Side,
+    TicketQuery,
+    TicketRow,
+)
+from hive_shared.cashu.escrow_terms import Made, TicketPlan, make_terms
+from hive_shared.cashu.escrow_tokens import ticket_messages
+from hive_shared.cashu.lock_machine import LockState
+from hive_shared.cashu.terms import Mode, terms_hash
+from hive_shared.cashu.ticket_machine import PAYER_ITEMS, PayerEvent, PayerItem, TicketStatus
+from hive_shared.cashu.ticket_messages import Owed
+from hive_shared.crypto import Secret, sha256
+from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
+from hive_shared.store import Tx
+
+UNLOCKED_S: Final = 300
+"""A ticket of which nothing was locked for so long is given up: its call has ended."""
+MESSAGE_S: Final = 14 * 86_400
+"""How long a message to the payee is kept for sending, at most."""
+_OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST, LockState.FAILED})
+_BACK: Final = frozenset({LockState.REFUNDABLE, LockState.REFUNDING})
+_PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Who asks for a ticket: the same key with the same plan is the same ticket. `task_id` names preimages
+    that were made for it; `mints` are address and permille."""
+
+    key: str
+    mints: Sequence[tuple[str, int]]
+    advisor_id: str | None = None
+    task_id: str | None = None
+
+
+class EscrowEngine:
+    """Tickets of which we are the payer. `on_lock` follows the wallet's locks inside their transactions."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: EscrowRows,
+        locks: TicketLocks,
+        mail: Mail,
+        payer: Payer,
+        notices: Notices,
+        *,
+        now: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._db, self._rows, self._locks, self._mail = db, rows, locks, mail
+        self._payer, self._notices, self._now, self._random_bytes = payer, notices, now, random_bytes
+
+    # -- preimages -------------------------------------------------------------------------------------
+
+    async def secrets(self, task_id: str, count: int) -> list[str]:
+        """New hashes for a task; their preimages stay here. Raises Capacity at 50,000."""
+        return await self._db.write(lambda tx: self.new_secrets(tx, task_id, count))
+
+    def new_secrets(self, tx: Tx, task_id: str, count: int, asked_by: str = "") -> list[str]:
+        """The same in the caller's transaction; `asked_by` is the agent they are told to."""
+        plain = [self._random_bytes(32) for _ in range(count)]
+        made = [self._secret(each, task_id, SecretSource.GENERATED, asked_by) for each in plain]
+        self._rows.add_secrets(tx, made)
+        return [row.hash for row in made]
+
+    async def register(self, task_id: str, preimage: bytes) -> str:
+        """Take a preimage of the operator's own for a task; the same again changes nothing.
+
+        Raises InvalidParams for one that is not 32 random bytes, Conflict for one of another task.
+        """
+        if len(preimage) != 32 or len(set(preimage)) < 8:
+            raise InvalidParams("secret is 32 random bytes, as 64 hex", data={"param": "secret"})
+        row = self._secret(preimage, task_id, SecretSource.IMPORTED, "")
+
+        def body(tx: Tx) -> None:
+            known = self._rows.secret(tx, row.hash)
+            if known is None:
+                self._rows.add_secrets(tx, [row])
+            elif (known.task_id, known.asked_by) != (task_id, ""):
+                raise Conflict("this secret was registered for another task", reason="hash_used")
+
+        await self._db.write(body)
+        return row.hash
+
+    # -- making ----------------------------------------------------------------------------------------
+
+    async def create(self, plan: TicketPlan, order: Ordered, timeout: float) -> TicketRow:
+        """Make a ticket, lock it and hand it over; the same call again gives the same ticket.
+
+        Returns it as it stands after `timeout` seconds: `pending` while the mint has not answered. Raises
+        what a lock may raise, with nothing locked and the ticket cancelled; Conflict for a key that stands
+        for another plan; InvalidParams, Capacity.
+        """
+        ticket = await self._db.write(lambda tx: self._made(tx, plan, order))
+        if ticket.status is TicketStatus.PENDING:
+            await self._lock(ticket, timeout)
+            await self.deliver(ticket.ticket_id)
+        elif ticket.status is TicketStatus.CANCELLED:
+            raise PaymentFailed(
+                f"ticket {ticket.ticket_id} was given up: {ticket.error}; take a new idempotency_key",
+                reason="mint_unavailable",
+                data={"ticket_id": ticket.ticket_id},
+            )
+        return await self.ticket(ticket.ticket_id)
+
+    async def ticket(self, ticket_id: str) -> TicketRow:
+        """A ticket as it stands. Raises NotFound."""
+        found = await self._db.read(lambda tx: self._rows.ticket(tx, ticket_id))
+        if found is None:
+            raise NotFound(f"there is no ticket {ticket_id[:40]!a}", data={"ticket_id": ticket_id[:64]})
+        return found
+
+    async def deliver(self, ticket_id: str) -> bool:
+        """Hand a ticket over that is locked whole; False where it is not, or was handed over."""
+
+        def body(tx: Tx) -> bool:
+            ticket = self._rows.ticket(tx, ticket_id)
+            items = self._rows.items(tx, ticket_id)
+            if ticket is None or {item.state for item in items} != {PayerItem.LOCKED}:
+                return False
+            self._send_tokens(tx, ticket, 0, len(items) - 1, f"ticket:{ticket_id}")
+            now = self._now()
+            for item in items:
+                self._rows.move_item(tx, item, PayerEvent.ON_DELIVERED, now, delivered_at=now)
+            self._locks.delivered(tx, [each for item in items for each in item.lock_ids])
+            return True
+
+        done = await self._db.write(body)
+        if done:
+            self._mail.kick()
+        return done
+
+    def send_again(self, tx: Tx, ticket: TicketRow, first: int, last: int, key: str) -> None:
+        """The tokens of some items once more, as the payee asked."""
+        self._send_tokens(tx, ticket, first, last, key)
+
+    async def cancel(self, ticket_id: str) -> TicketRow:
+        """Give up a ticket of which nothing is locked. Raises Conflict for any other, NotFound."""
+        ticket = await self.ticket(ticket_id)
+
+        def body(tx: Tx) -> None:
+            if self._rows.states(tx, ticket_id) != {PayerItem.PLANNED} or self._begun(tx, ticket):
+                raise Conflict(
+                    f"ticket {ticket_id} is {ticket.status.value}, or being locked: only what was never"
+                    " funded is cancelled, anything else goes back at its locktime",
+                    reason="stale_state",
+                    data={"status": ticket.status.value},
+                )
+            self._give_up(tx, ticket, "cancelled by the operator")
+
+        if ticket.status is not TicketStatus.CANCELLED:
+            await self._db.write(body)
+        return await self.ticket(ticket_id)
+
+    # -- what the locks say ----------------------------------------------------------------------------
+
+    def on_lock(self, tx: Tx, terms_hash: str, number: int, lock_id: str, state: LockState) -> None:
+        """A lock of ours is new or has moved; called inside the transaction that moved it."""
+        item = self._rows.item_of(tx, terms_hash, number)
+        if item is None or not isinstance(item.state, PayerItem):
+            return
+        if lock_id not in item.lock_ids:
+            item = self._rows.note_item(tx, item, self._now(), lock_ids=(*item.lock_ids, lock_id))
+        if state is LockState.PLANNED:
+            return
+        states = [state] if len(item.lock_ids) == 1 else list(self._locks.states(tx, item.lock_ids))
+        if item.state is PayerItem.PLANNED:
+            self._funded(tx, item, states)
+        else:
+            self._followed(tx, item, states)
+
+    def _funded(self, tx: Tx, item: ItemRow, states: Sequence[LockState]) -> None:
+        if LockState.PLANNED in states:
+            return
+        alive = [state for state in states if state is not LockState.FAILED]
+        if alive:
+            self._step(tx, item, PayerEvent.ON_LOCKED)
+        else:
+            self._step(tx, item, PayerEvent.ON_CANCELLED)
+        if len(alive) < len(states):
+            self._rows.note_ticket(
+                tx, item.ticket_id, self._now(), error=f"item {item.i} could not be locked whole"
+            )
+
+    def _followed(self, tx: Tx, item: ItemRow, states: Sequence[LockState]) -> None:
+        now = self._now()
+        if all(state in _OVER for state in states):
+            if LockState.REDEEMED in states or LockState.LOST in states:
+                self._step(tx, item, PayerEvent.ON_REDEEMED, redeemed_at=now)
+            elif LockState.REFUNDED in states:
+                self._refunded(tx, item, now)
+        elif LockState.REFUNDING in states:
+            item = self._step(tx, item, PayerEvent.ON_REFUND_DUE)
+            self._step(tx, item, PayerEvent.ON_REFUND_STARTED)
+        elif LockState.REFUNDABLE in states:
+            event = PayerEvent.ON_REFUND_DUE
+            if item.state is PayerItem.REFUNDING:
+                event = PayerEvent.ON_REFUND_PUT_OFF
+            self._step(tx, item, event)
+
+    def _refunded(self, tx: Tx, item: ItemRow, now: int) -> None:
+        for event in (PayerEvent.ON_REFUND_DUE, PayerEvent.ON_REFUND_STARTED):
+            item = self._step(tx, item, event)
+        # Earned, and taken back all the same: its mint lets nobody redeem after the locktime.
+        owed = item.amount_sats if item.released_at is not None else 0
+        item = self._step(tx, item, PayerEvent.ON_REFUNDED, refunded_at=now, owed_sats=owed)
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        if owed and ticket is not None:
+            text = f"item {item.i} was earned and came back: {owed} sat are owed to the advisor"
+            self._notices.tell(tx, ticket, "owed", text)
+
+    def _step(self, tx: Tx, item: ItemRow, event: PayerEvent, **changes: Any) -> ItemRow:
+        """One step where the item's state takes it; a task under way is not disturbed by its lock."""
+        if not isinstance(item.state, PayerItem) or (item.state, event) not in PAYER_ITEMS:
+            return item
+        return self._rows.move_item(tx, item, event, self._now(), **changes)
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Hand over what is locked, tell of what is owed, give up what nobody locks, forget what is old."""
+        locked = await self._db.read(lambda tx: self._rows.items_in(tx, [PayerItem.LOCKED], 5_000))
+        for ticket_id in dict.fromkeys(item.ticket_id for item in locked):
+            try:
+                await self.deliver(ticket_id)
+            except Capacity:
+                break  # the outbox is full: next time
+        await self._tell_owed()
+        await self._db.write(self._tidy)
+
+    async def _tell_owed(self) -> None:
+        def body(tx: Tx) -> None:
+            for item in self._rows.owed(tx):
+                ticket = self._rows.ticket(tx, item.ticket_id)
+                if ticket is not None:
+                    said = Owed(item.ticket_id, item.i, item.owed_sats, "late_release")
+                    self._put(tx, ticket, said, f"owed:{item.ticket_id}:{item.i}")
+
+        if await self._db.read(self._rows.owed):
+            try:
+                await self._db.write(body)
+            except Capacity:
+                return
+            self._mail.kick()
+
+    def _tidy(self, tx: Tx) -> None:
+        before = self._now() - UNLOCKED_S
+        query = TicketQuery(role=Side.PAYER, status=TicketStatus.PENDING, limit=_PAGE)
+        for ticket in self._rows.tickets(tx, query):
+            if ticket.updated_at <= before and not self._begun(tx, ticket):
+                self._give_up(tx, ticket, "the plugin stopped before anything was locked")
+        self._rows.prune(tx, self._now())
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _made(self, tx: Tx, plan: TicketPlan, order: Ordered) -> TicketRow:
+        known = self._rows.by_key(tx, order.key)
+        if known is not None:
+            if known.content != plan.content:
+                raise Conflict(
+                    "this idempotency_key stands for another ticket; take a new key for a new one",
+                    reason="idempotency_conflict",
+                )
+            return known
+        now, ticket_id = self._now(), self._random_bytes(16).hex()
+        self._check_replaced(tx, plan)
+        made = Made(
+            *(self._payer.payer_id, self._payer.node_id, self._payer.refund_pubkey(ticket_id), ticket_id),
+            *(self._random_bytes(16).hex(), now, order.mints, self._hashes(tx, plan, order)),
+        )
+        terms = make_terms(plan, made)
+        hash_ = terms_hash(terms).hex()
+        ticket = TicketRow(
+            *(ticket_id, Side.PAYER, terms, hash_, self._payer.sign(terms), TicketStatus.PENDING),
+            *(order.key, plan.content, now, now, order.advisor_id),
+        )
+        items = [
+            ItemRow(
+                *(ticket_id, each.i, each.label, each.amount_sats),
+                each.hash if isinstance(each.hash, str) else None,
+                *(each.deadline, each.locktime, each.cond, PayerItem.PLANNED),
+            )
+            for each in terms.items
+        ]
+        self._rows.add_ticket(tx, ticket, items)
+        if terms.mode is Mode.TASK:
+            self._rows.bind_secrets(tx, ticket_id, dict(enumerate(made.hashes)))
+        self._settle_owed(tx, ticket)
+        return ticket
+
+    def _hashes(self, tx: Tx, plan: TicketPlan, order: Ordered) -> list[str]:
+        """Those the payee gave, those made for the task, or new ones."""
+        if plan.mode is Mode.P2PK:
+            return []
+        if plan.mode is Mode.RECEIPT:
+            given = [item.hash for item in plan.items if item.hash is not None]
+            if len(given) != len(plan.items):
+                raise InvalidParams(
+                    "mode receipt needs the payee's hash of every item", data={"param": "items"}
+                )
+            return given
+        count, now = len(plan.items), self._now()
+        task_id = order.task_id or plan.params_hash
+        free = self._rows.free_secrets(tx, task_id, "" if order.task_id else plan.payee_id, now)
+        if len(free) >= count:
+            return [row.hash for row in free[:count]]
+        if order.task_id is not None and free:
+            raise InvalidParams(
+                f"{len(free)} hashes are free for task {order.task_id}, {count} items need one each",
+                data={"param": "task_id"},
+            )
+        return self.new_secrets(tx, task_id, count)
+
+    def _check_replaced(self, tx: Tx, plan: TicketPlan) -> None:
+        if plan.replaces is None:
+            return
+        old = self._rows.ticket(tx, plan.replaces)
+        if old is None or old.terms.payee.id != plan.payee_id:
+            raise InvalidParams(
+                f"there is no ticket {plan.replaces} of this advisor to replace", data={"param": "replaces"}
+            )
+
+    def _settle_owed(self, tx: Tx, ticket: TicketRow) -> None:
+        """What a replacement is for is owed no more."""
+        if isinstance(ticket.terms.replaces, str):
+            for item in self._rows.items(tx, ticket.terms.replaces):
+                if item.owed_sats and not item.owed_by:
+                    self._rows.note_item(tx, item, self._now(), owed_by=ticket.ticket_id)
+
+    async def _lock(self, ticket: TicketRow, timeout: float) -> None:
+        try:
+            await self._locks.lock(ticket, timeout)
+        except HiveError as error:
+            text = f"{error.symbol}: {error.detail}"
+
+            def body(tx: Tx) -> bool:
+                if self._begun(tx, ticket):
+                    return False
+                self._give_up(tx, ticket, text[:500])
+                return True
+
+            if await self._db.write(body):
+                raise
+            if (await self.ticket(ticket.ticket_id)).status is TicketStatus.CANCELLED:
+                raise
+
+    def _begun(self, tx: Tx, ticket: TicketRow) -> bool:
+        return bool(self._locks.of_terms(tx, ticket.terms_hash))
+
+    def _give_up(self, tx: Tx, ticket: TicketRow, why: str) -> None:
+        for item in self._rows.items(tx, ticket.ticket_id):
+            self._step(tx, item, PayerEvent.ON_CANCELLED)
+        self._rows.note_ticket(tx, ticket.ticket_id, self._now(), error=why)
+        replaced = ticket.terms.replaces
+        for item in self._rows.items(tx, replaced) if isinstance(replaced, str) else ():
+            if item.owed_by == ticket.ticket_id:
+                self._rows.note_item(tx, item, self._now(), owed_by="")
+
+    def _send_tokens(self, tx: Tx, ticket: TicketRow, first: int, last: int, key: str) -> None:
+        tokens = [
+            (each.item, each.share, each.token)
+            for each in self._locks.of_terms(tx, ticket.terms_hash)
+            if first <= each.item <= last and each.token
+        ]
+        for number, message in enumerate(ticket_messages(ticket, tokens)):
+            self._put(tx, ticket, message, f"{key}:{number}")
+
+    def _put(self, tx: Tx, ticket: TicketRow, message: Any, key: str) -> None:
+        last = max(item.locktime for item in ticket.terms.items)
+        until = min(max(last, self._now() + 86_400), self._now() + MESSAGE_S)
+        self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
+
+    def _secret(self, plain: bytes, task_id: str, source: SecretSource, asked_by: str) -> SecretRow:
+        now = self._now()
+        until = None if source is SecretSource.IMPORTED else now + SECRET_UNUSED_S
+        return SecretRow(sha256(plain).hex(), Secret(plain), task_id, source, now, until, asked_by)

@@ -23,7 +23,7 @@ from hive_shared.cashu.probe import Probe
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
-from hive_shared.cashu.wallet_ends import WalletEnds
+from hive_shared.cashu.wallet_ends import Locks, WalletEnds
 from hive_shared.cashu.wallet_service import WalletService, chosen_mint
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.mint_http import Mints
@@ -121,7 +121,7 @@ class EcashWorld:
             self.store,
             self.mints,
             NobodyPays(),
-            WalletEnds(self.store, lambda: self.now),
+            WalletEnds(self.store, lambda: self.now, self.locks_of_wallet()),
             now=lambda: self.now,
             alert=self._lost,
         )
@@ -142,6 +142,10 @@ class EcashWorld:
             random_bytes=os.urandom,
             log=lambda *_, **__: None,
         )
+
+    def locks_of_wallet(self) -> Locks | None:
+        """What is kept of locks; this world has none."""
+        return None
 
     def restore_from_seed(self) -> SeedRestore:
         """What the operator's `restore` runs."""

@@ -17,6 +17,7 @@ from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db
@@ -54,6 +55,7 @@ class PayingWorld:
         self.limits = PaymentLimits(
             self.db,
             self.rows,
+            LockStore(SEALER),
             self.outside,
             limits=lambda: self.limits_now,
             advisor_daily=self.own_limits.get,

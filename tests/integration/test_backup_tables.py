@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from backup_world import SEALER, WORD, BackupWorld
 from cl_hive_comms.domain.backup import PARTS, TABLES
+from cl_hive_comms.domain.cashu_lock import LockRow, Role
 from cl_hive_comms.domain.legacy_record import Segment
 from cl_hive_comms.domain.payment import Payment, Target
 from cl_hive_comms.domain.payment_machine import State
@@ -22,6 +23,7 @@ from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
 from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
 from escrow_tables import secret_row, ticket_rows
@@ -30,7 +32,9 @@ from hive_shared import receipts
 from hive_shared.canonical import encode
 from hive_shared.cashu.escrow_rows import DisputeRow, DisputeState, Side
 from hive_shared.cashu.journal import Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.outputs import Output
+from hive_shared.cashu.secrets import htlc
 from hive_shared.cashu.wire import Dleq, Proof
 from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
 from hive_shared.errors import Conflict, InvalidParams
@@ -118,6 +122,14 @@ def ecash(tx: sqlite3.Connection) -> None:
         body=OpBody(outputs=(planned,), invoice="lnbcrt1"),
     )
     store.add_op(tx, op)
+    given = LockRow(
+        *("a1" * 16, "comms", "ticket", Role.PAYER, MINT, proof.id, 60, 64),
+        *(htlc("ab" * 32, point, locktime=NOW + 9_000, refund=point), "ticket", "cd" * 32, 0, 0, (point,)),
+        *(LockState.LOCKED, "comms:k", "c", NOW, NOW, 0, "cashuBtoken", "ef" * 32),
+        budget="advisor",
+        counted_sats=64,
+    )
+    LockStore(SEALER).insert(tx, given)
 
 
 def tickets(tx: sqlite3.Connection) -> None:
@@ -134,10 +146,11 @@ def tickets(tx: sqlite3.Connection) -> None:
     store.add_dispute(tx, told)
 
 
-def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], list[object]]:
+def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], ...]:
     """What is sealed, in clear."""
     store = CashuStore(SEALER, NODE_ECASH)
-    return [*store.raw_proofs(tx), *EscrowStore(SEALER).raw_rows(tx)], list(store.raw_ops(tx))
+    locks, tickets = LockStore(SEALER).raw_locks(tx), EscrowStore(SEALER).raw_rows(tx)
+    return list(store.raw_proofs(tx)), list(store.raw_ops(tx)), list(locks), list(tickets)
 
 
 async def paid(world: BackupWorld, at: int) -> None:
@@ -264,7 +277,7 @@ async def test_acceptance_08_18_everything_in_a_backup_comes_back_as_it_was(
             ], name
             assert await fresh.db.read(wallet_content) == await world.db.read(wallet_content)
             assert [row["state"] for row in await fresh.rows("comms_cashu_proofs")] == ["quarantined"]
-        elif name == "comms_payments":
+        elif name in ("comms_payments", "comms_cashu_locks"):
             # Sealed anew; what is in them is compared below.
             assert [without_seals(row) for row in after] == [without_seals(row) for row in before[name]]
         else:

@@ -33,7 +33,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
         *("comms_migrations", "comms_legacy_receipts", "comms_legacy_rows"),
     ),
     "escrow": (
-        *("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops"),
+        *("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops", "comms_cashu_locks"),
         *("comms_escrow_tickets", "comms_escrow_items", "comms_escrow_secrets", "comms_escrow_disputes"),
     ),
     "payments": ("comms_payments",),

@@ -65,6 +65,7 @@ NOTIFICATIONS = (
     "hive_identity_changed",
     "hive_credential_revoked",
     "hive_receipt",
+    "hive_comms_escrow",
 )
 
 
@@ -244,6 +245,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             spawn("wallet", self.wallet.service.tick, every=5.0)
             spawn("mint-probes", self.wallet.probes.tick, every=15.0, first=60.0)
             spawn("wallet-tidy", self.wallet.service.tidy, every=3_600.0, first=900.0)
+        if self.locks is not None:
+            spawn("locks", self.locks.tick, every=5.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

@@ -20,6 +20,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.marketplace_store import MarketplaceStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
@@ -54,6 +55,7 @@ def compose_backups(
         saved=SavedChannelStore(),
         timers=commands,
         wallet=CashuStore(sealer, NODE_ECASH),
+        locks=LockStore(sealer),
         tickets=EscrowStore(sealer),
         facts=StateStore(),
     )

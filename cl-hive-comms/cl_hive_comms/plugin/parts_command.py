@@ -5,8 +5,10 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
+from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
+from cl_hive_comms.plugin.locks import compose_locks, lock_tables
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.payments import compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
@@ -208,8 +210,9 @@ class CommandParts(Parts):
         )
 
     def _build_wallet(self) -> None:
-        self.wallet = None
+        self.wallet = self.locks = None
         if self.ecash_keys is not None:
+            tables = lock_tables(self.at_rest.sealer)
             self.wallet = compose_wallet(
                 db=self.db,
                 sealer=self.at_rest.sealer,
@@ -220,8 +223,27 @@ class CommandParts(Parts):
                 alerts=self.alerts,
                 most_sat=lambda: int(self.config.get("mint-max-balance")),
                 stopped=self.kill_switch.engaged,
+                locks=tables.books,
                 log=self.log,
             )
+            self.locks = compose_locks(
+                db=self.db,
+                tables=tables,
+                ecash=self.wallet,
+                keys=self.ecash_keys,
+                mints=self.mints.book,
+                limits=self.payments.limits,
+                alerts=self.alerts,
+                config=lambda: self.config,
+                stopped=self.kill_switch.engaged,
+                tell=self.lock_changed,
+                log=self.log,
+            )
+
+    def lock_changed(self, row: LockRow) -> None:
+        """Tell the node's other plugins."""
+        payload = {"lock_id": row.lock_id, "state": row.state.value, "preimage_available": bool(row.preimage)}
+        self.app.notify("hive_comms_escrow", payload)
 
     def build_status(self) -> None:
         spending = compose_spending(self.db, self.policy)

@@ -32,6 +32,7 @@ from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.state_store import StateStore
 
@@ -64,6 +65,10 @@ def limits_of(config: Config) -> Limits:
     )
 
 
+def _limits_now(config: Callable[[], Config]) -> Limits:
+    return limits_of(config())
+
+
 def compose_payments(
     *,
     db: Db,
@@ -90,9 +95,8 @@ def compose_payments(
         advisor = credentials.advisor(advisor_id)
         return advisor_id if advisor is None else aliases.name_of(advisor)
 
-    limits = PaymentLimits(
-        db, rows, alerts, limits=lambda: limits_of(config()), advisor_daily=daily_of, now=unix_now
-    )
+    sums, in_force = LockStore(at_rest.sealer), partial(_limits_now, config)
+    limits = PaymentLimits(db, rows, sums, alerts, limits=in_force, advisor_daily=daily_of, now=unix_now)
     service = PaymentService(
         db=db,
         rows=rows,

@@ -15,7 +15,7 @@ from hive_shared.cashu.probe_service import ProbeService
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Settler
 from hive_shared.cashu.wallet import Wallet
-from hive_shared.cashu.wallet_ends import WalletEnds
+from hive_shared.cashu.wallet_ends import Locks, WalletEnds
 from hive_shared.cashu.wallet_service import WalletService, chosen_mint
 from hive_shared.cln import ClnClient, ClnError
 from hive_shared.crypto import Sealer, Secret
@@ -80,6 +80,7 @@ def compose_wallet(
     alerts: AlertService,
     most_sat: Callable[[], int],
     stopped: Callable[[], bool],
+    locks: Locks,
     log: Log,
 ) -> EcashParts:
     """The engine and what the operator asks of it, over the same tables."""
@@ -92,7 +93,7 @@ def compose_wallet(
         text = f"{op.kind.value} of {op.amount_sats} sat at {op.mint_url}: {op.error} (operation {op.op_id})"
         await alert(Level.CRITICAL, "wallet_operation", text)
 
-    ends = WalletEnds(store, unix_now)
+    ends = WalletEnds(store, unix_now, locks)
     payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
     settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
     restore = SeedRestore(db, store, mints, keys, partial(chosen_mint, mints), now=unix_now)

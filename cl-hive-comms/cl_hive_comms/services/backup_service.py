@@ -162,6 +162,8 @@ class BackupService:
             yield "comms_cashu_counters", {"mint_url": mint_url, "keyset_id": keyset_id, "next": least}
         for row in self._t.wallet.raw_ops(tx):
             yield "comms_cashu_ops", row
+        for row in self._t.locks.raw_locks(tx):
+            yield "comms_cashu_locks", row
         yield from self._t.tickets.raw_rows(tx)
 
     def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from hive_shared.store import Tx
 from ..domain.payment import ADVISOR, OPERATOR_SCOPE, SIBLING_BUDGETS, Payment
 from ..domain.payment_limits import Bound, Limits, near
 from .ports_commands import Alerts, Database
-from .ports_payments import PaymentRows
+from .ports_payments import LockedSums, PaymentRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,21 @@ class Usage:
 
 
 class PaymentLimits:
-    """Counts payments. `limits` are those in force, `advisor_daily` an advisor's own."""
+    """Counts payments and what is locked for tickets. `limits` are those in force, `advisor_daily` an
+    advisor's own."""
 
     def __init__(
         self,
         db: Database,
         rows: PaymentRows,
+        locks: LockedSums,
         alerts: Alerts,
         *,
         limits: Callable[[], Limits],
         advisor_daily: Callable[[str], int | None],
         now: Callable[[], int],
     ) -> None:
-        self._db, self._rows, self._alerts = db, rows, alerts
+        self._db, self._rows, self._locks, self._alerts = db, rows, locks, alerts
         self.limits, self._advisor_daily, self._now = limits, advisor_daily, now
 
     def bounds(self, budget: str, advisor_id: str | None) -> tuple[Bound, ...]:
@@ -50,9 +52,13 @@ class PaymentLimits:
         """Check a payment that is about to be inserted against everything that bounds it; alert where it
         brings a limit to 80 %. What it reserves is its `counted_sats`. Raises BudgetExhausted."""
         assert row.budget is not None
-        sats, now = row.counted_sats, self._now()
+        self.reserve(tx, row.budget, row.advisor_id, row.counted_sats)
+
+    def reserve(self, tx: Tx, budget: str, advisor_id: str | None, sats: int) -> None:
+        """The same for `sats` that the caller is about to note in its own rows, which count."""
+        now = self._now()
         per_action = self.limits().per_action
-        if row.budget == ADVISOR and 0 < per_action < sats:
+        if budget == ADVISOR and 0 < per_action < sats:
             raise _exhausted(
                 f"per-action-limit: {sats} sat, fees included, are above {per_action} sat",
                 "per-action-limit",
@@ -60,8 +66,8 @@ class PaymentLimits:
                 0,
                 sats,
             )
-        for bound in self.bounds(row.budget, row.advisor_id):
-            used = self._rows.used(tx, bound, now)
+        for bound in self.bounds(budget, advisor_id):
+            used = self._used(tx, bound, now)
             if used + sats > bound.sats:
                 raise _exhausted(
                     f"{bound.name}: {used} of {bound.sats} sat are spent or reserved; {sats} sat more, fees"
@@ -95,14 +101,21 @@ class PaymentLimits:
         def body(tx: Tx) -> tuple[tuple[Usage, ...], dict[str, int]]:
             found = tuple(self._usage(tx, bound, now) for bound in bounds)
             scopes = (OPERATOR_SCOPE, *SIBLING_BUDGETS)
-            return found, {scope: self._rows.reserved(tx, scope) for scope in scopes}
+            return found, {
+                scope: self._rows.reserved(tx, scope) + self._locks.reserved(tx, scope) for scope in scopes
+            }
 
         return await self._db.read(body)
 
     def _usage(self, tx: Tx, bound: Bound, now: int) -> Usage:
-        oldest = self._rows.oldest_counted(tx, bound, now)
+        paid = self._rows.oldest_counted(tx, bound, now)
+        locked = self._locks.oldest_counted(tx, bound, now - bound.window_s)
+        oldest = min((at for at in (paid, locked) if at is not None), default=None)
         resets = None if oldest is None else oldest + bound.window_s
-        return Usage(bound, self._rows.used(tx, bound, now), resets)
+        return Usage(bound, self._used(tx, bound, now), resets)
+
+    def _used(self, tx: Tx, bound: Bound, now: int) -> int:
+        return self._rows.used(tx, bound, now) + self._locks.counted(tx, bound, now - bound.window_s)
 
 
 def _exhausted(text: str, name: str, limit: int, used: int, asked: int) -> BudgetExhausted:

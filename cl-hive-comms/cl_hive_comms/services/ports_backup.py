@@ -148,6 +148,13 @@ class TicketTables(Protocol):
     def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool: ...
 
 
+class LockTables(Protocol):
+    """Ecash under a condition (storage.lock_store.LockStore)."""
+
+    def raw_locks(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_lock(self, tx: Tx, raw: Mapping[str, Any]) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All of them."""
@@ -164,5 +171,6 @@ class Tables:
     saved: SavedTables
     timers: TimerTables
     wallet: WalletTables
+    locks: LockTables
     tickets: TicketTables
     facts: FactStore

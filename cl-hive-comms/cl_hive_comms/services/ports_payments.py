@@ -34,6 +34,14 @@ class PaymentRows(Protocol):
     def totals(self, tx: Tx, query: PaymentQuery) -> tuple[Total, ...]: ...
 
 
+class LockedSums(Protocol):
+    """What is locked for tickets, as limits count it (storage.lock_store.LockStore)."""
+
+    def counted(self, tx: Tx, bound: Bound, since: int) -> int: ...
+    def oldest_counted(self, tx: Tx, bound: Bound, since: int) -> int | None: ...
+    def reserved(self, tx: Tx, scope: str) -> int: ...
+
+
 class Lightning(Protocol):
     """Paying over the node (payments.bolt11.Bolt11). Every method raises ClnError."""
 

@@ -220,7 +220,7 @@ class RestoreService:
                 return self._channels(tx, content)
             case "escrow":
                 found = {table: content.of(part, table) for table in TABLES[part]}
-                return restore_wallet(tx, self._t.wallet, self._t.tickets, found)
+                return restore_wallet(tx, self._t, found)
             case "payments":
                 return restore_payments(tx, self._t, content.of(part, "comms_payments"), self._now())
             case "policy":

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hive_shared.store import Tx
 
-from .ports_backup import TicketTables, WalletTables
+from .ports_backup import Tables
 from .restore_parts import Outcome
 
 _TICKETS: Final = (
@@ -19,16 +19,16 @@ _TICKETS: Final = (
 )
 
 
-def restore_wallet(
-    tx: Tx, store: WalletTables, tickets: TicketTables, rows: Mapping[str, Sequence[dict[str, Any]]]
-) -> Outcome:
-    """Proofs wait until their mint was asked, counters only rise, operations under way and tickets go on;
-    what this node has itself is newer and stays."""
+def restore_wallet(tx: Tx, tables: Tables, rows: Mapping[str, Sequence[dict[str, Any]]]) -> Outcome:
+    """Proofs wait until their mint was asked, as locks do; counters only rise, operations under way and
+    tickets go on; what this node has itself is newer and stays."""
+    store = tables.wallet
     proofs = sum(store.put_raw_proof(tx, row) for row in rows["comms_cashu_proofs"])
     others = sum(store.put_raw_op(tx, row) for row in rows["comms_cashu_ops"])
+    others += sum(tables.locks.put_raw_lock(tx, row) for row in rows["comms_cashu_locks"])
     for row in rows["comms_cashu_counters"]:
         others += store.raise_counter(tx, str(row["mint_url"]), str(row["keyset_id"]), int(row["next"]))
-    others += sum(tickets.put_raw_row(tx, table, row) for table in _TICKETS for row in rows[table])
+    others += sum(tables.tickets.put_raw_row(tx, table, row) for table in _TICKETS for row in rows[table])
     found = sum(map(len, rows.values()))
     note = f"{proofs} proofs of ecash count once their mint says that they are unspent" if proofs else ""
     return Outcome("escrow", found, proofs + others, found - proofs - others, note)

@@ -1,0 +1,88 @@
+"""Locks of ecash on this node's adapters; part of the composition root."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.crypto import Sealer
+from hive_shared.store import Db
+
+from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.plugin.wallet import EcashParts
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.lock_books import LockBooks
+from cl_hive_comms.services.lock_service import LockService, LockSettings
+from cl_hive_comms.services.lock_swaps import LockSwaps
+from cl_hive_comms.services.payment_limits import PaymentLimits
+from cl_hive_comms.services.ports_commands import Log
+from cl_hive_comms.storage.lock_store import LockStore
+
+
+@dataclass(frozen=True, slots=True)
+class LockTables:
+    """The rows of locks, and who moves them; the wallet's ends need them before the services are."""
+
+    rows: LockStore
+    books: LockBooks
+
+
+def lock_tables(sealer: Sealer) -> LockTables:
+    """Both over the plugin's tables."""
+    rows = LockStore(sealer)
+    return LockTables(rows, LockBooks(rows, unix_now))
+
+
+def lock_settings(config: Config) -> LockSettings:
+    """The operator's options about locks."""
+    return LockSettings(
+        most_locked=config.get("mint-max-locked"),
+        most_ticket=config.get("mint-max-ticket"),
+        grace_s=config.get("escrow-refund-grace"),
+    )
+
+
+def compose_locks(
+    *,
+    db: Db,
+    tables: LockTables,
+    ecash: EcashParts,
+    keys: EscrowKeys,
+    mints: MintBookService,
+    limits: PaymentLimits,
+    alerts: AlertService,
+    config: Callable[[], Config],
+    stopped: Callable[[], bool],
+    tell: Callable[[LockRow], None],
+    log: Log,
+) -> LockService:
+    """Locks of this node; `tell` is told of each whose state changed."""
+    swaps = LockSwaps(
+        db,
+        tables.rows,
+        tables.books,
+        ecash.service,
+        mints,
+        keys,
+        alerts,
+        tell=tell,
+        now=unix_now,
+        random_bytes=os.urandom,
+        log=log,
+    )
+    return LockService(
+        db,
+        tables.rows,
+        tables.books,
+        swaps,
+        ecash.service,
+        mints,
+        limits,
+        keys,
+        settings=lambda: lock_settings(config()),
+        stopped=stopped,
+        now=unix_now,
+    )

@@ -1,0 +1,173 @@
+"""Locks of ecash on a wallet, a database of its own and a real mint; time is the test's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cashu_tickets import document, item
+from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.domain.payment_limits import Limits
+from cl_hive_comms.services.lock_books import LockBooks
+from cl_hive_comms.services.lock_service import LockOrder, LockService, LockSettings
+from cl_hive_comms.services.lock_swaps import LockSwaps
+from cl_hive_comms.services.payment_limits import PaymentLimits
+from cl_hive_comms.storage.lock_store import LockStore
+from cl_hive_comms.storage.payment_store import PaymentStore
+from ecash_world import EcashWorld, OneMint
+from hive_shared.cashu.derive import public_key
+from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.lock_machine import LockState
+from hive_shared.cashu.mints import MintRole, MintRow, MintStatus, Wish
+from hive_shared.cashu.terms import Terms, decode_terms
+from hive_shared.cashu.wallet_ends import Locks
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.errors import PaymentFailed
+from hive_shared.store import Tx
+
+ADA = "adv-ada"
+LIMITS = Limits(daily=50_000, weekly=200_000, per_advisor_daily=25_000, per_action=0, max_fee_ppm=10_000)
+
+
+class BookOfOne:
+    """The one mint of a world, probed and trusted."""
+
+    def __init__(self, one: OneMint) -> None:
+        self._one, self.skew_s = one, 0
+
+    def at(self, url: str) -> Any:
+        if url != self._one.mint_url:
+            raise PaymentFailed(f"{url} is none of your mints", reason="mint_not_allowed")
+        return self._one.client
+
+    def row(self, url: str) -> MintRow:
+        return MintRow(url, MintRole.PRIMARY, MintStatus.TRUSTED, 0, skew_s=self.skew_s)
+
+    def for_lock(
+        self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
+    ) -> tuple[str, Keyset]:
+        from ecash_world import _KEYSETS
+
+        (url,) = wish.accepted or ()
+        self.at(url)
+        active = [each for each in _KEYSETS[url].values() if each.active]
+        return url, min(active, key=lambda each: each.input_fee_ppk)
+
+    async def keysets(self, url: str) -> Mapping[str, Keyset]:
+        return await self._one.keysets(url)
+
+
+class NoAlerts:
+    """Alerts that a transaction raised."""
+
+    def __init__(self) -> None:
+        self.raised: list[str] = []
+
+    def raise_in(self, tx: Tx, level: object, code: str, text: str, key: str = "") -> None:
+        self.raised.append(code)
+
+
+class LockWorld(EcashWorld):
+    """A node that locks, redeems and takes back."""
+
+    settings = LockSettings(most_locked=250_000, most_ticket=25_000, grace_s=86_400)
+
+    def open(self) -> None:
+        sealer = Sealer({1: Secret(b"k" * 32)}, 1)
+        self.rows = LockStore(sealer)
+        self.books = LockBooks(self.rows, lambda: self.now)
+        self.told: list[tuple[str, str]] = []
+        self.moved: list[tuple[str, str]] = []
+        self.books.follow(lambda tx, row: self.moved.append((row.lock_id, row.state.value)))
+        super().open()
+        self.book = BookOfOne(self.mints)
+        self.lock_alerts = NoAlerts()
+        self.limits_now = getattr(self, "limits_now", LIMITS)
+        limits = PaymentLimits(
+            self.db,
+            PaymentStore(sealer),
+            self.rows,
+            self.lock_alerts,
+            limits=lambda: self.limits_now,
+            advisor_daily=lambda _: None,
+            now=lambda: self.now,
+        )
+        self.limits = limits
+        swaps = LockSwaps(
+            self.db,
+            self.rows,
+            self.books,
+            self.service,
+            self.book,
+            self.keys,
+            self.lock_alerts,
+            tell=lambda row: self.told.append((row.lock_id, row.state.value)),
+            now=lambda: self.now,
+            random_bytes=os.urandom,
+            log=lambda *_, **__: None,
+        )
+        self.locks = LockService(
+            self.db,
+            self.rows,
+            self.books,
+            swaps,
+            self.service,
+            self.book,
+            limits,
+            self.keys,
+            settings=lambda: self.settings,
+            stopped=lambda: self.stopped,
+            now=lambda: self.now,
+        )
+
+    def locks_of_wallet(self) -> Locks:
+        return self.books
+
+    async def sweep(self) -> None:
+        await super().sweep()
+        await self.locks.tick()
+
+    def terms(
+        self, payee: EcashWorld, amounts: Sequence[int], *, locktime: int | None = None, **changes: Any
+    ) -> Terms:
+        """A ticket for another node, whose key is that of context `t`; the mint's clock is real."""
+        end = locktime or int(time.time()) + 90_000
+        ticket_id = os.urandom(16).hex()
+        parts = [
+            item(number, amount, deadline=end - 3_600, locktime=end) for number, amount in enumerate(amounts)
+        ]
+        return decode_terms(
+            {
+                **document(parts),
+                "ticket_id": ticket_id,
+                "issued_at": end - 7_200,
+                "salt": os.urandom(16).hex(),
+                "mints": [{"url": self.mint_url, "permille": 1_000}],
+                "payer": {
+                    **document(parts)["payer"],
+                    "refund_pubkey": public_key(self.keys.refund(ticket_id)),
+                },
+                "payee": {
+                    **document(parts)["payee"],
+                    "lock_pubkey": public_key(payee.keys.lock("t")),
+                },
+                **changes,
+            }
+        )
+
+    async def locked(self, terms: Terms, key: str = "k", **changes: Any) -> tuple[LockRow, ...]:
+        return await self.locks.lock(LockOrder(key, advisor_id=ADA, **changes), terms)
+
+    async def every(self) -> list[LockRow]:
+        """All locks of this node."""
+        return await self.db.read(lambda tx: self.rows.page(tx, "comms", None, 10_000))
+
+    async def states(self) -> list[LockState]:
+        return [row.state for row in sorted(await self.every(), key=lambda row: row.item)]
+
+    async def counted(self) -> int:
+        """What the daily limit counts."""
+        usage, _ = await self.limits.usage()
+        return next(each.used for each in usage if each.bound.name == "daily-limit")

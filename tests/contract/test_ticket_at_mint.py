@@ -27,7 +27,7 @@ from hive_shared.cashu import witness
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.keysets import Keyset, fee_sats, split
-from hive_shared.cashu.outputs import Output, finish, output, restored
+from hive_shared.cashu.outputs import output, restored
 from hive_shared.cashu.ports import MintRefused
 from hive_shared.cashu.reasons import TokenInvalid, TokenSpent
 from hive_shared.cashu.terms import Terms, decode_terms, sign_text, terms_hash, terms_text
@@ -36,6 +36,7 @@ from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wire import Dleq, Proof, SpendState
 from hive_shared.crypto import xonly_pubkey
 from hive_shared.mint_http import MintHttp, Mints
+from locked_at_mint import locked, plain
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,26 +58,6 @@ async def mint(front: MintFaultFront) -> AsyncIterator[MintHttp]:
 async def keyset(mint: MintHttp) -> Keyset:
     (listed,) = [each for each in await mint.keysets() if each.active]
     return await mint.keyset(listed)
-
-
-def plain(amounts: Sequence[int], keyset: Keyset) -> list[Output]:
-    return [output(each, keyset.id, secrets.token_hex(32), secrets.token_bytes(32)) for each in amounts]
-
-
-async def locked(mint: MintHttp, keyset: Keyset, outputs: Sequence[Output]) -> list[Proof]:
-    """Proofs for these outputs: ecash bought for exactly this, and swapped."""
-    wanted = sum(each.amount for each in outputs)
-    pieces: tuple[int, ...] = ()
-    while sum(pieces) - fee_sats([keyset.input_fee_ppk] * len(pieces)) < wanted:
-        pieces = split(max(wanted, sum(pieces) + 1), keyset.denominations)
-    quote = await mint.mint_quote(sum(pieces))
-    bought = plain(pieces, keyset)
-    signed = await mint.mint(quote.quote, [each.message for each in bought])
-    inputs = finish(bought, signed, {keyset.id: keyset})
-    rest = sum(pieces) - fee_sats([keyset.input_fee_ppk] * len(pieces)) - wanted
-    change = plain(split(rest, keyset.denominations), keyset)
-    answer = await mint.swap(inputs, [each.message for each in (*outputs, *change)])
-    return list(finish([*outputs, *change], answer, {keyset.id: keyset})[: len(outputs)])
 
 
 def terms_at(mint: MintHttp, *amounts: int) -> Terms:

@@ -142,6 +142,10 @@ class SignedMail:
         )
         self._rows.add(tx, message, now)
 
+    def has(self, tx: Tx, client: Client, name: str) -> bool:
+        """Whether a message of this name was put for a client before."""
+        return self._rows.find(tx, client.client_id, name) is not None
+
     def kick(self) -> None:
         """Send what is due, without waiting for it."""
         self._spawn(self.flush())

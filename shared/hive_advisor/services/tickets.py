@@ -1,0 +1,329 @@
+"""Escrow tickets in our favour: what a node hands us, the work it is for, the money it becomes
+(docs/protocol/11-advisor-kit.md §8; docs/protocol/03-escrow-and-payments.md §6.6, §6.7).
+
+What an item came to is read from the command it was sent with, again at every look: nothing depends on who
+was there when the answer came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from hive_shared.cashu.payee import PayeeEngine
+from hive_shared.cashu.payee_rows import HeldItem, HeldTicket, Intake, PayeeRows, Peer, Peers, Share
+from hive_shared.cashu.redeeming import Redeemer
+from hive_shared.cashu.terms import Mode, task_params_hash
+from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem
+from hive_shared.cashu.ticket_messages import (
+    DisputeReply,
+    Failure,
+    Message,
+    Metric,
+    Owed,
+    Release,
+    Ticket,
+    decode_message,
+    schema_of,
+)
+from hive_shared.errors import Conflict, HiveError, NotFound, Unsupported
+from hive_shared.registry import CONTROL
+from hive_shared.signed_message import Draft
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.command_machine import FINAL, CommandState, did_nothing
+from hive_advisor.domain.plan import Plan
+from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.ports import CommandRows, RecordRows
+from hive_advisor.services.signed_mail import SignedMail
+from hive_advisor.services.ticket_disputes import TicketDisputes
+from hive_advisor.services.ticket_peers import TicketOffers
+
+ESCROW: Final = "cashu_escrow"
+"""The method of a `payment_proof` that names an item of a ticket."""
+HANDLED: Final = ("ticket", "release", "failure", "metric", "owed", "dispute_reply")
+"""Verbs of `hive:escrow` that a payee is sent and this kit takes."""
+_FITTING: Final = 64
+
+
+class TicketRows(PayeeRows, Protocol):
+    """storage.ticket_store.TicketStore, where the methods are described."""
+
+    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]: ...
+    def at_work(self, tx: Tx) -> Sequence[HeldItem]: ...
+    def fitting(self, tx: Tx, peer: str, params_hash: str, limit: int) -> Sequence[HeldItem]: ...
+
+
+@dataclass(frozen=True)
+class TicketView:
+    """A ticket with what became of it."""
+
+    ticket: HeldTicket
+    items: tuple[HeldItem, ...]
+    shares: tuple[Share, ...]
+
+
+class TicketService:
+    """Owns tickets in our favour; `tend` does what is due."""
+
+    def __init__(
+        self,
+        db: Db,
+        rows: TicketRows,
+        engine: PayeeEngine,
+        redeemer: Redeemer,
+        peers: Peers,
+        commands: CommandRows,
+        records: RecordRows,
+        mail: SignedMail,
+        disputes: TicketDisputes,
+        offers: TicketOffers,
+        *,
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._engine, self._redeemer = db, rows, engine, redeemer
+        self._peers, self._commands, self._records, self._mail = peers, commands, records, mail
+        self._now, self.disputes, self._offers = now, disputes, offers
+        self._due = asyncio.Event()
+        for verb in HANDLED:
+            mail.handle(f"hive:escrow/{verb}", self._message)
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    async def _message(self, client: Client, draft: Draft, _agent_key: str) -> None:
+        peer = await self._peers.peer(client.node_key)
+        if peer is None:
+            raise NotFound(f"{client.alias} is none of those we work for")
+        await self._take(peer, decode_message(draft.schema, draft.body), draft.msg_id)
+        self._due.set()
+
+    async def _take(self, peer: Peer, message: Message, msg_id: str) -> None:
+        if isinstance(message, Ticket):
+            await self._engine.ticket(peer, message, msg_id)
+        elif isinstance(message, Release):
+            await self._engine.released(peer, message)
+        elif isinstance(message, Failure):
+            await self._engine.failed(peer, message)
+        elif isinstance(message, Metric | Owed):
+            await self._engine.noted(peer, message)
+        elif isinstance(message, DisputeReply):
+            await self.disputes.replied(peer, message)
+        else:
+            raise Unsupported(f"a payee takes no {schema_of(message)}", reason="unsupported_schema")
+
+    # -- work --------------------------------------------------------------------------------------------
+
+    async def fitting(self, plan: Plan) -> dict[str, Any] | None:
+        """The `payment_proof` of a plan that an item of a ticket was made for; None without one."""
+        if plan.spec.schema == CONTROL or plan.spec.read_only:
+            return None
+        wanted = task_params_hash(plan.spec.schema, plan.spec.name, plan.params)
+        peer, danger = plan.client.node_key, plan.danger.total
+
+        def body(tx: Tx) -> HeldItem | None:
+            for item in self._rows.fitting(tx, peer, wanted, _FITTING):
+                ticket = self._rows.ticket(tx, item.ticket_id)
+                assert ticket is not None and ticket.terms is not None
+                if ticket.terms.danger >= danger and self._free(tx, item):
+                    return item
+            return None
+
+        found = await self._db.read(body)
+        return None if found is None else proof_of(found)
+
+    async def named(self, plan: Plan, ticket_id: str, number: int | None) -> dict[str, Any]:
+        """The `payment_proof` of a ticket that a human named; its first free item where none is given.
+
+        Raises NotFound, Conflict where that ticket is not for this command.
+        """
+
+        def body(tx: Tx) -> HeldItem:
+            view = self._view(tx, ticket_id)
+            self._check_task(view.ticket, plan)
+            wanted = [item for item in view.items if number is None or item.i == number]
+            if not wanted:
+                raise NotFound(f"ticket {ticket_id} has no item {number}")
+            free = [item for item in wanted if self._free(tx, item)]
+            if not free:
+                states = ", ".join(f"{item.i}: {item.state}" for item in wanted[:10])
+                raise Conflict(
+                    f"no item of ticket {ticket_id} can be worked for now ({states})", reason="stale_state"
+                )
+            return free[0]
+
+        return proof_of(await self._db.read(body))
+
+    def claim(self, tx: Tx, command: StoredCommand) -> None:
+        """A command that names an item is being signed: the item is its own. Raises Conflict, NotFound."""
+        proof = command.payment or {}
+        if proof.get("method") != ESCROW:
+            return
+        item = self._rows.item(tx, str(proof["ticket_id"]), int(proof["item"]))
+        if item is None:
+            raise NotFound(f"ticket {proof['ticket_id']} with item {proof['item']} is not here")
+        if item.command_id == command.command_id:
+            return
+        if not self._free(tx, item):
+            raise Conflict(
+                f"item {item.i} of ticket {item.ticket_id} is not free any more; plan again",
+                reason="stale_state",
+            )
+        self._rows.put_item(tx, replace(item, command_id=command.command_id), item.state)
+
+    def _free(self, tx: Tx, item: HeldItem) -> bool:
+        """Usable, in its turn, and no other command has it."""
+        if not self._engine.usable(item) or not self._in_turn(tx, item):
+            return False
+        user = None if item.command_id is None else self._commands.get(tx, item.command_id)
+        if user is None or did_nothing(user.state, user.slug):
+            return True
+        # A draft or held command gave up its envelope, and the item with it.
+        return user.state not in FINAL and not user.envelope
+
+    def _in_turn(self, tx: Tx, item: HeldItem) -> bool:
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        if ticket is None or ticket.terms is None or item.i == 0:
+            return True
+        if ticket.terms.type == "performance":
+            return False
+        if ticket.terms.type != "milestone":
+            return True
+        before = self._rows.item(tx, item.ticket_id, item.i - 1)
+        return before is not None and before.state in (PayeeItem.RELEASED, PayeeItem.REDEEMED)
+
+    def _check_task(self, ticket: HeldTicket, plan: Plan) -> None:
+        terms = ticket.terms
+        if terms is None or ticket.intake is not Intake.ACCEPTED:
+            raise Conflict(f"ticket {ticket.ticket_id} is {ticket.intake}: no work is begun on it")
+        if ticket.peer != plan.client.node_key:
+            raise Conflict(f"ticket {ticket.ticket_id} is not of client {plan.client.alias!r}")
+        if terms.task_params_hash != task_params_hash(plan.spec.schema, plan.spec.name, plan.params):
+            raise Conflict(f"ticket {ticket.ticket_id} is for another task than this command")
+        if terms.danger < plan.danger.total:
+            raise Conflict(
+                f"ticket {ticket.ticket_id} is for danger {terms.danger}, this command has"
+                f" {plan.danger.total}"
+            )
+
+    # -- what is due -------------------------------------------------------------------------------------
+
+    async def tend(self) -> None:
+        """Check tickets, take outcomes from commands, redeem what is due, look after what was not paid."""
+        self._due.clear()
+        await self._engine.look()
+        await self._settle_work()
+        await self._redeemer.redeem()
+        await self._redeemer.look_back()
+        await self.disputes.expire()
+        await self._offers.tell()
+        self._mail.kick()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a message came that `tend` has something to do for."""
+        return self._due.is_set()
+
+    async def redeem_now(self, ticket_id: str | None) -> None:
+        """Redeem all that is released without waiting for more. Raises NotFound."""
+        if ticket_id is not None:
+            await self._db.read(lambda tx: self._view(tx, ticket_id))
+        await self._settle_work()
+        await self._redeemer.redeem(at_once=True)
+        self._mail.kick()
+
+    async def due_at(self) -> int | None:
+        """When something released is redeemed next, Unix seconds."""
+        return await self._redeemer.due_at()
+
+    async def _settle_work(self) -> None:
+        for item in await self._db.read(self._rows.at_work):
+            await self._settle(item)
+
+    async def _settle(self, item: HeldItem) -> None:
+        command = await self._db.read(lambda tx: self._commands.get(tx, item.command_id or ""))
+        if command is None or command.state not in FINAL or did_nothing(command.state, command.slug):
+            return
+        try:
+            await self._db.write(lambda tx: self._outcome(tx, item, command))
+        except HiveError as error:
+            text = f"item {item.i}: {error.detail}"[:500]
+            now = self._now()
+            await self._db.write(lambda tx: self._doubted(tx, item, text, now))
+
+    def _outcome(self, tx: Tx, item: HeldItem, command: StoredCommand) -> None:
+        """What the answer to the work means for its item."""
+        current = self._rows.item(tx, item.ticket_id, item.i)
+        if current is None or current.state is not item.state:
+            return
+        if current.state is PayeeItem.ACCEPTED:
+            current = self._engine.move(tx, current, PayeeEvent.ON_STARTED)
+        preimage = (command.response or {}).get("preimage")
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        terms = None if ticket is None else ticket.terms
+        worked = command.state in (CommandState.DONE, CommandState.PARTIAL)
+        if terms is not None and terms.mode is Mode.P2PK and worked:
+            self._engine.take_without_hash(tx, current)
+        elif isinstance(preimage, str):
+            self._engine.release(tx, current, preimage)
+        elif command.state is CommandState.ERROR or command.state is CommandState.PARTIAL:
+            note = command.slug or str(command.state)
+            self._engine.move(tx, replace(current, note=note), PayeeEvent.ON_FAILED)
+        elif current.state is PayeeItem.EXECUTING:
+            # Done without its preimage, or nobody knows: a `release` may still come.
+            self._engine.move(tx, replace(current, note=str(command.state)), PayeeEvent.ON_UNANSWERED)
+
+    def _doubted(self, tx: Tx, item: HeldItem, text: str, now: int) -> None:
+        """The answer's preimage opens nothing: the item waits for another word."""
+        current = self._rows.item(tx, item.ticket_id, item.i)
+        if current is None or current.state not in (PayeeItem.ACCEPTED, PayeeItem.EXECUTING):
+            return
+        if current.state is PayeeItem.ACCEPTED:
+            current = self._engine.move(tx, current, PayeeEvent.ON_STARTED)
+        self._engine.move(tx, replace(current, note="preimage_mismatch"), PayeeEvent.ON_UNANSWERED)
+        self._records.add_event(tx, "ticket_unpaid", item.ticket_id, text, now)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    async def listed(self, before: tuple[int, str] | None, limit: int) -> list[TicketView]:
+        """Tickets, the newest first."""
+
+        def body(tx: Tx) -> list[TicketView]:
+            return [self._whole(tx, ticket) for ticket in self._rows.newest(tx, before, limit)]
+
+        return await self._db.read(body)
+
+    async def view(self, ticket_id: str) -> TicketView:
+        """One ticket. Raises NotFound."""
+        return await self._db.read(lambda tx: self._view(tx, ticket_id))
+
+    async def check(self, ticket_id: str) -> TicketView:
+        """Every check again: of a ticket that waits, all of 03 §6.6; of an accepted one, that its mint still
+        holds what was not redeemed. Raises what speaks against it."""
+        view = await self.view(ticket_id)
+        if view.ticket.intake is Intake.CHECKING:
+            await self._engine.check(view.ticket.ticket_id)
+        elif view.ticket.intake is Intake.ACCEPTED:
+            await self._redeemer.check_held(view.shares)
+        else:
+            raise Conflict(f"ticket {ticket_id} is {view.ticket.intake}", reason="stale_state")
+        return view
+
+    def _view(self, tx: Tx, ticket_id: str) -> TicketView:
+        ticket = self._rows.ticket(tx, ticket_id)
+        if ticket is None:
+            raise NotFound(
+                f"no ticket {ticket_id!r} is here; 'hive-advisor ticket list' shows those that are"
+            )
+        return self._whole(tx, ticket)
+
+    def _whole(self, tx: Tx, ticket: HeldTicket) -> TicketView:
+        items = tuple(self._rows.items(tx, ticket.ticket_id))
+        shares = tuple(share for item in items for share in self._rows.shares(tx, ticket.ticket_id, item.i))
+        return TicketView(ticket, items, shares)
+
+
+def proof_of(item: HeldItem) -> dict[str, Any]:
+    """The `payment_proof` that names an item (03 §6.6)."""
+    return {"method": ESCROW, "ticket_id": item.ticket_id, "item": item.i}

@@ -1,0 +1,383 @@
+"""Sole writer of adv_tickets, adv_ticket_parts, adv_ticket_items, adv_ticket_disputes, adv_cashu_locks and
+adv_cashu_lock_ys (docs/protocol/11-advisor-kit.md §12). Tokens and preimages are sealed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+
+import msgspec
+from hive_shared.canonical import encode
+from hive_shared.cashu.payee_rows import HeldItem, HeldLock, HeldTicket, Intake, Part, Share
+from hive_shared.cashu.terms import Terms, decode_terms, terms_json
+from hive_shared.cashu.ticket_machine import PayeeItem
+from hive_shared.cashu.wire import Proof
+from hive_shared.crypto import Sealer
+from hive_shared.errors import Conflict
+from hive_shared.store import Tx
+
+from hive_advisor.domain.ticket import Dispute, DisputeState
+
+_CHUNK = 400
+_AT_ONCE = 100
+
+
+class TicketStore:
+    """Tickets in our favour. Methods join the caller's transaction."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    # -- tickets ---------------------------------------------------------------------------------------
+
+    def ticket(self, tx: Tx, ticket_id: str) -> HeldTicket | None:
+        """One ticket by its id."""
+        row = tx.execute("SELECT * FROM adv_tickets WHERE ticket_id = ?", (ticket_id,)).fetchone()
+        return None if row is None else _ticket(row)
+
+    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]:
+        """Tickets, the newest first, after a place in that order."""
+        at, name = before or (1 << 62, "")
+        rows = tx.execute(
+            "SELECT * FROM adv_tickets WHERE (created_at, ticket_id) < (?, ?)"
+            " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
+            (at, name, limit),
+        )
+        return [_ticket(row) for row in rows]
+
+    def open_of_peer(self, tx: Tx, peer: str) -> int:
+        """How many tickets of a peer are neither accepted nor refused."""
+        (count,) = tx.execute(
+            "SELECT count(*) FROM adv_tickets WHERE peer = ? AND intake IN ('collecting', 'checking')",
+            (peer,),
+        ).fetchone()
+        return int(count)
+
+    def waiting(self, tx: Tx, now: int) -> Sequence[HeldTicket]:
+        """Tickets to look at, the one that waits longest first."""
+        rows = tx.execute(
+            "SELECT * FROM adv_tickets WHERE intake IN ('collecting', 'checking') AND next_at <= ?"
+            " ORDER BY next_at LIMIT ?",
+            (now, _AT_ONCE),
+        )
+        return [_ticket(row) for row in rows]
+
+    def put_ticket(self, tx: Tx, ticket: HeldTicket) -> None:
+        """Store a ticket, new or changed; one that was decided stays so. Raises Conflict."""
+        terms = None if ticket.terms is None else encode(terms_json(ticket.terms)).decode()
+        changed = tx.execute(
+            "INSERT INTO adv_tickets (ticket_id, peer, intake, terms_json, terms_hash, payer_sig,"
+            " params_hash, context, reason, detail, tries, next_at, created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (ticket_id) DO UPDATE SET intake = excluded.intake,"
+            " terms_json = excluded.terms_json, terms_hash = excluded.terms_hash,"
+            " payer_sig = excluded.payer_sig, params_hash = excluded.params_hash, context = excluded.context,"
+            " reason = excluded.reason, detail = excluded.detail, tries = excluded.tries,"
+            " next_at = excluded.next_at, updated_at = excluded.updated_at"
+            " WHERE intake IN ('collecting', 'checking')",
+            (
+                *(ticket.ticket_id, ticket.peer, ticket.intake, terms, ticket.terms_hash or None),
+                *(ticket.payer_sig, "" if ticket.terms is None else ticket.terms.task_params_hash),
+                *(ticket.context, ticket.reason, ticket.detail, ticket.tries),
+                *(ticket.next_at, ticket.created_at, ticket.updated_at),
+            ),
+        ).rowcount
+        if not changed:
+            raise Conflict(f"ticket {ticket.ticket_id} was decided before", reason="stale_state")
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    def add_part(self, tx: Tx, ticket_id: str, part: Part) -> None:
+        """Keep tokens of some items; those of the same items again take their place."""
+        sealed = self._sealer.seal(
+            "adv_ticket_parts", _part_key(ticket_id, part), "tokens_enc", json.dumps(part.tokens).encode()
+        )
+        tx.execute(
+            "INSERT OR REPLACE INTO adv_ticket_parts (ticket_id, first, last, tokens_enc)"
+            " VALUES (?, ?, ?, ?)",
+            (ticket_id, part.first, part.last, sealed),
+        )
+
+    def parts(self, tx: Tx, ticket_id: str) -> Sequence[Part]:
+        """The tokens that came so far, in the items' order."""
+        rows = tx.execute(
+            "SELECT * FROM adv_ticket_parts WHERE ticket_id = ? ORDER BY first, last", (ticket_id,)
+        )
+        found = []
+        for row in rows:
+            part = Part(row["first"], row["last"], ())
+            text = self._sealer.open(
+                "adv_ticket_parts", _part_key(ticket_id, part), "tokens_enc", row["tokens_enc"]
+            )
+            found.append(Part(part.first, part.last, tuple(json.loads(text))))
+        return found
+
+    def drop_parts(self, tx: Tx, ticket_id: str) -> None:
+        """The ticket was decided."""
+        tx.execute("DELETE FROM adv_ticket_parts WHERE ticket_id = ?", (ticket_id,))
+
+    # -- items -----------------------------------------------------------------------------------------
+
+    def add_item(self, tx: Tx, item: HeldItem) -> None:
+        """A new item."""
+        tx.execute(
+            "INSERT INTO adv_ticket_items (ticket_id, i, state, amount_sats, hash, deadline, locktime, label,"
+            " preimage_enc, command_id, note, released_at, ended_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(item.ticket_id, item.i, item.state, item.amount_sats, item.hash, item.deadline),
+                *(item.locktime, item.label, self._sealed_preimage(item), item.command_id, item.note),
+                *(item.released_at, item.ended_at),
+            ),
+        )
+
+    def item(self, tx: Tx, ticket_id: str, i: int) -> HeldItem | None:
+        """One item."""
+        row = tx.execute(
+            "SELECT * FROM adv_ticket_items WHERE ticket_id = ? AND i = ?", (ticket_id, i)
+        ).fetchone()
+        return None if row is None else self._item(row)
+
+    def items(self, tx: Tx, ticket_id: str) -> Sequence[HeldItem]:
+        """All items of a ticket, in order."""
+        rows = tx.execute("SELECT * FROM adv_ticket_items WHERE ticket_id = ? ORDER BY i", (ticket_id,))
+        return [self._item(row) for row in rows]
+
+    def at_work(self, tx: Tx) -> Sequence[HeldItem]:
+        """Items that a command was sent for and whose outcome is not known."""
+        rows = tx.execute(
+            "SELECT * FROM adv_ticket_items WHERE state IN ('accepted', 'executing', 'unknown')"
+            " AND command_id IS NOT NULL ORDER BY locktime, ticket_id, i"
+        )
+        return [self._item(row) for row in rows]
+
+    def fitting(self, tx: Tx, peer: str, params_hash: str, limit: int) -> Sequence[HeldItem]:
+        """Accepted items of a peer that are for one task, those that end first in front."""
+        rows = tx.execute(
+            "SELECT i.* FROM adv_tickets t JOIN adv_ticket_items i ON i.ticket_id = t.ticket_id"
+            " WHERE t.params_hash = ? AND t.peer = ? AND t.intake = 'accepted' AND i.state = 'accepted'"
+            " ORDER BY i.locktime, i.ticket_id, i.i LIMIT ?",
+            (params_hash, peer, limit),
+        )
+        return [self._item(row) for row in rows]
+
+    def put_item(self, tx: Tx, item: HeldItem, was: PayeeItem) -> None:
+        """Store a changed item that was in a state. Raises Conflict when it is in another."""
+        changed = tx.execute(
+            "UPDATE adv_ticket_items SET state = ?, preimage_enc = ?, command_id = ?, note = ?,"
+            " released_at = ?, ended_at = ? WHERE ticket_id = ? AND i = ? AND state = ?",
+            (
+                *(item.state, self._sealed_preimage(item), item.command_id, item.note, item.released_at),
+                *(item.ended_at, item.ticket_id, item.i, was),
+            ),
+        ).rowcount
+        if changed != 1:
+            raise Conflict(f"item {item.i} of ticket {item.ticket_id} moved on", reason="stale_state")
+
+    # -- locked proofs ---------------------------------------------------------------------------------
+
+    def add_share(self, tx: Tx, share: Share) -> None:
+        """The proofs of an item at a mint; each is new. Raises sqlite3.IntegrityError for one that is not."""
+        tx.executemany(
+            "INSERT INTO adv_cashu_lock_ys (y, ticket_id) VALUES (?, ?)",
+            [(y, share.ticket_id) for y in share.ys],
+        )
+        token = msgspec.json.encode(share.proofs)
+        tx.execute(
+            "INSERT INTO adv_cashu_locks (ticket_id, item, share, mint_url, state, token_enc, ys_json,"
+            " net_sats, locktime, key_context, batch, tries, next_at, released_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(share.ticket_id, share.item, share.share, share.mint_url, share.state),
+                self._sealer.seal("adv_cashu_locks", _share_key(*share.place), "token_enc", token),
+                *(json.dumps(share.ys), share.net_sats, share.locktime, share.context, share.batch),
+                *(share.tries, share.next_at, share.released_at),
+            ),
+        )
+
+    def seen(self, tx: Tx, ys: Collection[str]) -> frozenset[str]:
+        """Those that a ticket had before."""
+        names, found = list(ys), set[str]()
+        for start in range(0, len(names), _CHUNK):
+            few = names[start : start + _CHUNK]
+            marks = ", ".join("?" * len(few))
+            found |= {
+                row["y"]
+                for row in tx.execute(f"SELECT y FROM adv_cashu_lock_ys WHERE y IN ({marks})", tuple(few))
+            }
+        return frozenset(found)
+
+    def shares(self, tx: Tx, ticket_id: str, item: int) -> Sequence[Share]:
+        """The proofs of one item, mint by mint."""
+        rows = tx.execute(
+            "SELECT * FROM adv_cashu_locks WHERE ticket_id = ? AND item = ? ORDER BY share", (ticket_id, item)
+        )
+        return [self._share(row) for row in rows]
+
+    def shares_in(self, tx: Tx, states: Collection[HeldLock]) -> Sequence[Share]:
+        """All in some states."""
+        marks = ", ".join("?" * len(states))
+        rows = tx.execute(
+            f"SELECT * FROM adv_cashu_locks WHERE state IN ({marks}) ORDER BY ticket_id, item, share",
+            tuple(states),
+        )
+        return [self._share(row) for row in rows]
+
+    def put_share(self, tx: Tx, share: Share, was: HeldLock) -> None:
+        """Store a changed share that was in a state. Raises Conflict when it is in another."""
+        changed = tx.execute(
+            "UPDATE adv_cashu_locks SET state = ?, batch = ?, tries = ?, next_at = ?, released_at = ?"
+            " WHERE ticket_id = ? AND item = ? AND share = ? AND state = ?",
+            (
+                *(share.state, share.batch, share.tries, share.next_at, share.released_at),
+                *(*share.place, was),
+            ),
+        ).rowcount
+        if changed != 1:
+            raise Conflict(f"share {share.place} moved on", reason="stale_state")
+
+    def live_sats(self, tx: Tx, mint_url: str) -> int:
+        """What accepted tickets at a mint may still bring or have brought, sat."""
+        (total,) = tx.execute(
+            "SELECT coalesce(sum(net_sats), 0) FROM adv_cashu_locks WHERE mint_url = ? AND state <> 'lost'",
+            (mint_url,),
+        ).fetchone()
+        return int(total)
+
+    # -- disputes --------------------------------------------------------------------------------------
+
+    def add_dispute(self, tx: Tx, dispute: Dispute) -> None:
+        """A new dispute."""
+        tx.execute(
+            "INSERT INTO adv_ticket_disputes (dispute_id, ticket_id, i, claim, evidence_json, state, reply,"
+            " due_at, created_at, resolved_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(dispute.dispute_id, dispute.ticket_id, dispute.item, dispute.claim),
+                *(json.dumps(dispute.evidence_hashes), dispute.state, dispute.reply, dispute.due_at),
+                *(dispute.created_at, dispute.resolved_at),
+            ),
+        )
+
+    def dispute(self, tx: Tx, dispute_id: str) -> Dispute | None:
+        """One dispute."""
+        row = tx.execute("SELECT * FROM adv_ticket_disputes WHERE dispute_id = ?", (dispute_id,)).fetchone()
+        return None if row is None else _dispute(row)
+
+    def disputes(self, tx: Tx, ticket_id: str) -> list[Dispute]:
+        """Disputes about a ticket, the oldest first."""
+        rows = tx.execute(
+            "SELECT * FROM adv_ticket_disputes WHERE ticket_id = ? ORDER BY created_at, dispute_id",
+            (ticket_id,),
+        )
+        return [_dispute(row) for row in rows]
+
+    def disputes_due(self, tx: Tx, now: int) -> list[Dispute]:
+        """Open disputes that were not answered in time."""
+        rows = tx.execute("SELECT * FROM adv_ticket_disputes WHERE state = 'open' AND due_at <= ?", (now,))
+        return [_dispute(row) for row in rows]
+
+    def end_dispute(self, tx: Tx, dispute_id: str, state: DisputeState, reply: str, now: int) -> bool:
+        """An open dispute ends; False when it had ended."""
+        return bool(
+            tx.execute(
+                "UPDATE adv_ticket_disputes SET state = ?, reply = ?, resolved_at = ?"
+                " WHERE dispute_id = ? AND state = 'open'",
+                (state, reply, now, dispute_id),
+            ).rowcount
+        )
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def _sealed_preimage(self, item: HeldItem) -> bytes | None:
+        if item.preimage is None:
+            return None
+        return self._sealer.seal(
+            "adv_ticket_items", f"{item.ticket_id}:{item.i}", "preimage_enc", item.preimage.encode()
+        )
+
+    def _item(self, row: sqlite3.Row) -> HeldItem:
+        sealed, key = row["preimage_enc"], f"{row['ticket_id']}:{row['i']}"
+        preimage = (
+            None
+            if sealed is None
+            else self._sealer.open("adv_ticket_items", key, "preimage_enc", sealed).decode()
+        )
+        return HeldItem(
+            ticket_id=row["ticket_id"],
+            i=row["i"],
+            state=PayeeItem(row["state"]),
+            amount_sats=row["amount_sats"],
+            hash=row["hash"],
+            deadline=row["deadline"],
+            locktime=row["locktime"],
+            label=row["label"],
+            preimage=preimage,
+            command_id=row["command_id"],
+            note=row["note"],
+            released_at=row["released_at"],
+            ended_at=row["ended_at"],
+        )
+
+    def _share(self, row: sqlite3.Row) -> Share:
+        key = _share_key(row["ticket_id"], row["item"], row["share"])
+        token = self._sealer.open("adv_cashu_locks", key, "token_enc", row["token_enc"])
+        return Share(
+            ticket_id=row["ticket_id"],
+            item=row["item"],
+            share=row["share"],
+            mint_url=row["mint_url"],
+            state=HeldLock(row["state"]),
+            proofs=msgspec.json.decode(token, type=tuple[Proof, ...]),
+            ys=tuple(json.loads(row["ys_json"])),
+            net_sats=row["net_sats"],
+            locktime=row["locktime"],
+            context=row["key_context"],
+            batch=row["batch"],
+            tries=row["tries"],
+            next_at=row["next_at"],
+            released_at=row["released_at"],
+        )
+
+
+def _part_key(ticket_id: str, part: Part) -> str:
+    return f"{ticket_id}:{part.first}:{part.last}"
+
+
+def _share_key(ticket_id: str, item: int, share: int) -> str:
+    return f"{ticket_id}:{item}:{share}"
+
+
+def _ticket(row: sqlite3.Row) -> HeldTicket:
+    terms: Terms | None = None if row["terms_json"] is None else decode_terms(row["terms_json"])
+    return HeldTicket(
+        ticket_id=row["ticket_id"],
+        peer=row["peer"],
+        intake=Intake(row["intake"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        terms=terms,
+        terms_hash=row["terms_hash"] or "",
+        payer_sig=row["payer_sig"],
+        context=row["context"],
+        reason=row["reason"],
+        detail=row["detail"],
+        next_at=row["next_at"],
+        tries=row["tries"],
+    )
+
+
+def _dispute(row: sqlite3.Row) -> Dispute:
+    return Dispute(
+        dispute_id=row["dispute_id"],
+        ticket_id=row["ticket_id"],
+        item=row["i"],
+        claim=row["claim"],
+        evidence_hashes=tuple(json.loads(row["evidence_json"])),
+        state=row["state"],
+        reply=row["reply"],
+        due_at=row["due_at"],
+        created_at=row["created_at"],
+        resolved_at=row["resolved_at"],
+    )

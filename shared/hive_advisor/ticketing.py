@@ -1,0 +1,79 @@
+"""The part of the kit that is paid by escrow tickets (docs/protocol/11-advisor-kit.md §8). Composed here,
+used by `advisor.Advisor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.payee import PayeeEngine, TicketMints
+from hive_shared.cashu.redeeming import Redeemer, RedeemingWallet
+from hive_shared.crypto import Sealer
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.keyring import Keyring
+from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+from hive_advisor.services.signed_mail import SignedMail
+from hive_advisor.services.ticket_disputes import TicketDisputes
+from hive_advisor.services.ticket_peers import TicketMail, TicketOffers, TicketPeers
+from hive_advisor.services.tickets import TicketService
+from hive_advisor.storage.ticket_store import TicketStore
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What tickets need of the ecash wallet."""
+
+    mints: TicketMints
+    wallet: RedeemingWallet
+    keys: EscrowKeys
+
+
+def ticket_service(
+    db: Db,
+    sealer: Sealer,
+    purse: Purse,
+    clients: ClientRows,
+    commands: CommandRows,
+    records: RecordRows,
+    keyring: Keyring,
+    mail: SignedMail,
+    *,
+    now: Callable[[], int],
+    rng: Callable[[int], bytes],
+) -> TicketService:
+    """The tickets of a profile."""
+    rows, out = TicketStore(sealer), TicketMail(clients, mail)
+    peers = TicketPeers(db, clients, keyring, purse.keys)
+
+    def told(tx: Tx, kind: str, ticket_id: str, text: str) -> None:
+        records.add_event(tx, kind, ticket_id, text, now())
+
+    engine = PayeeEngine(db, rows, purse.mints, purse.keys, peers, out, told=told, now=now)
+    redeemer = Redeemer(
+        db,
+        rows,
+        engine,
+        purse.mints,
+        purse.wallet,
+        purse.keys,
+        out,
+        told=told,
+        now=now,
+        random_bytes=rng,
+    )
+    return TicketService(
+        db,
+        rows,
+        engine,
+        redeemer,
+        peers,
+        commands,
+        records,
+        mail,
+        TicketDisputes(db, rows, engine, out, clients, commands, records, now=now, random_bytes=rng),
+        TicketOffers(db, clients, keyring, purse.keys, mail, mints=purse.mints.accepted),
+        now=now,
+    )

@@ -1,0 +1,347 @@
+"""Making earned tickets one's own: released items are redeemed at once and together, what the mint refuses is
+halved until the bad one is alone, and what the payer took back is known from the mint
+(docs/protocol/03-escrow-and-payments.md §6.6, §6.7).
+
+A redemption is named in the rows of its proofs before the wallet begins it under that name, so killed
+anywhere it is found again, never begun twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Final, Protocol
+
+import msgspec
+
+from ..errors import HiveError
+from ..store import Tx
+from .derive import EscrowKeys, public_key
+from .journal import Op, OpKind, OpState
+from .payee import CHECKSTATE_YS, PayeeEngine, TicketMints
+from .payee_rows import LOCK_ENDS, HeldItem, HeldLock, Outgoing, PayeeRows, Share, Told
+from .reasons import TokenInvalid, TokenSpent
+from .settling import Database
+from .ticket_machine import PayeeEvent, PayeeItem
+from .ticket_messages import Redeemed
+from .wire import Proof, ProofState, SpendState
+from .witness import build, inputs_digest, parse, sign, signers
+
+GATHER_S: Final = 60
+"""How long released items wait for others to be redeemed with."""
+GATHER_PROOFS: Final = 100
+"""How many proofs do not wait for more."""
+MAX_PROOFS: Final = 500
+"""The most proofs in one redemption."""
+URGENT_S: Final = 900
+"""So near its locktime an item waits for no other."""
+_MOST_WAIT_S: Final = 30
+_AFTER_LOCKTIME_S: Final = 120
+_LOOK_EVERY_S: Final = 900
+_LOOK_S: Final = 7 * 86_400
+
+
+class RedeemingWallet(Protocol):
+    """The wallet that takes what is redeemed (`wallet_service.WalletService`)."""
+
+    async def swap_in(self, mint_url: str, key: str, proofs: Sequence[Proof], kind: OpKind) -> Op:
+        """Swap proofs with their witnesses for our own, once per key; the operation as far as it went.
+        Raises PaymentFailed where it cannot be begun."""
+        ...
+
+
+class Redeemer:
+    """Owns locked proofs from their release to their end."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: PayeeRows,
+        engine: PayeeEngine,
+        mints: TicketMints,
+        wallet: RedeemingWallet,
+        keys: EscrowKeys,
+        out: Outgoing,
+        *,
+        told: Told,
+        now: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._db, self._rows, self._engine, self._mints = db, rows, engine, mints
+        self._wallet, self._keys, self._out, self._told = wallet, keys, out, told
+        self._now, self._random_bytes = now, random_bytes
+        self._one_at_a_time = asyncio.Lock()
+
+    async def due_at(self) -> int | None:
+        """When the next redemption is due, Unix seconds; None while nothing is released."""
+        shares = await self._db.read(
+            lambda tx: self._rows.shares_in(tx, (HeldLock.REDEEMABLE, HeldLock.REDEEMING))
+        )
+        if not shares:
+            return None
+        more = await self._db.read(self._more_may_come)
+        return min(_due_at(list(group), url in more) for url, group in _by_mint(shares))
+
+    async def redeem(self, *, at_once: bool = False) -> int:
+        """Begin what is due (`at_once`: whatever is released) and carry on what was begun; how many shares
+        came to an end."""
+        async with self._one_at_a_time:
+            await self._gather(at_once)
+            ended = 0
+            under_way = await self._db.read(lambda tx: self._rows.shares_in(tx, (HeldLock.REDEEMING,)))
+            by_batch: dict[str, list[Share]] = {}
+            for share in under_way:
+                by_batch.setdefault(share.batch, []).append(share)
+            waiting = [
+                (batch, tuple(shares))
+                for batch, shares in by_batch.items()
+                if at_once or max(share.next_at for share in shares) <= self._now()
+            ]
+            while waiting:
+                batch, shares = waiting.pop(0)
+                done, halves = await self._redeem(batch, shares)
+                ended += done
+                waiting += halves
+            return ended
+
+    async def look_back(self) -> int:
+        """After a locktime the payer may take back what was not redeemed: how many shares it took."""
+        now = self._now()
+        shares = await self._db.read(lambda tx: self._rows.shares_in(tx, (HeldLock.DELIVERED,)))
+        late = [
+            share
+            for share in shares
+            if share.locktime + _AFTER_LOCKTIME_S <= now < share.locktime + _LOOK_S and share.next_at <= now
+        ]
+        gone = 0
+        for url, group in _by_mint(late):
+            few = list(group)
+            try:
+                states = await self._states(url, [y for share in few for y in share.ys])
+            except HiveError:
+                continue  # the mint is asked again at the next look
+            gone += await self._back(few, states)
+        return gone
+
+    async def _back(self, shares: Sequence[Share], states: Mapping[str, ProofState]) -> int:
+        return await self._db.write(lambda tx: self._taken_back(tx, shares, states))
+
+    async def check_held(self, shares: Sequence[Share]) -> None:
+        """Whether the mints still hold what was not redeemed. Raises TokenSpent, and what a call raises."""
+        for url, group in _by_mint([share for share in shares if share.state not in LOCK_ENDS]):
+            few = list(group)
+            states = await self._states(url, [y for share in few for y in share.ys])
+            for share in few:
+                if _spent(share, states):
+                    raise TokenSpent(f"item {share.item} is spent at {url}: the payer took it back")
+
+    # -- batches -----------------------------------------------------------------------------------------
+
+    async def _gather(self, at_once: bool) -> None:
+        await self._db.write(lambda tx: self._gathered(tx, at_once))
+
+    def _gathered(self, tx: Tx, at_once: bool) -> None:
+        now = self._now()
+        more = self._more_may_come(tx)
+        for url, group in _by_mint(self._rows.shares_in(tx, (HeldLock.REDEEMABLE,))):
+            few = list(group)
+            if not at_once and now < _due_at(few, url in more):
+                continue
+            for batch in _batches([share for share in few if at_once or share.next_at <= now]):
+                self._begin(tx, batch)
+
+    def _begin(self, tx: Tx, shares: Sequence[Share]) -> tuple[str, tuple[Share, ...]]:
+        name = f"ticket-redeem:{self._random_bytes(16).hex()}"
+        begun = tuple(replace(share, state=HeldLock.REDEEMING, batch=name) for share in shares)
+        for before, share in zip(shares, begun, strict=True):
+            self._rows.put_share(tx, share, before.state)
+        return name, begun
+
+    def _more_may_come(self, tx: Tx) -> frozenset[str]:
+        """Mints at which an item may still be released and then be redeemed together with others."""
+        now = self._now()
+        found = set()
+        for share in self._rows.shares_in(tx, (HeldLock.DELIVERED,)):
+            item = self._rows.item(tx, share.ticket_id, share.item)
+            if item is None or item.command_id is None or now >= item.locktime:
+                continue
+            if item.state in (PayeeItem.ACCEPTED, PayeeItem.EXECUTING):
+                found.add(share.mint_url)
+        return frozenset(found)
+
+    async def _redeem(
+        self, batch: str, shares: tuple[Share, ...]
+    ) -> tuple[int, list[tuple[str, tuple[Share, ...]]]]:
+        """One batch as far as it goes; how many shares ended, and what is to be tried apart."""
+        url = shares[0].mint_url
+        preimages = await self._db.read(lambda tx: self._preimages(tx, shares))
+        proofs = await asyncio.to_thread(self._witnessed, shares, preimages)
+        try:
+            op = await self._wallet.swap_in(url, batch, proofs, OpKind.REDEEM)
+        except HiveError as error:
+            text = error.detail
+            await self._db.write(lambda tx: self._put_off(tx, shares, text))
+            return 0, []
+        if op.state is OpState.DONE:
+            return await self._db.write(lambda tx: self._ended(tx, shares, HeldLock.REDEEMED)), []
+        if op.open:
+            return 0, []
+        return await self._refused(shares, op)
+
+    async def _refused(
+        self, shares: tuple[Share, ...], op: Op
+    ) -> tuple[int, list[tuple[str, tuple[Share, ...]]]]:
+        """Nothing came of a batch: the mint says which of it is gone; the rest is tried in halves."""
+        try:
+            states = await self._states(shares[0].mint_url, [y for share in shares for y in share.ys])
+        except HiveError as error:
+            text = error.detail
+            await self._db.write(lambda tx: self._put_off(tx, shares, text))
+            return 0, []
+        pubkeys = {each.context: public_key(self._keys.lock(each.context)) for each in shares}
+        ours = [s for s in shares if _spent(s, states) and _by_us(s, states, pubkeys[s.context])]
+        lost = [s for s in shares if _spent(s, states) and s not in ours]
+        left = [s for s in shares if not _spent(s, states)]
+
+        def body(tx: Tx) -> tuple[int, list[tuple[str, tuple[Share, ...]]]]:
+            ended = self._ended(tx, ours, HeldLock.REDEEMED) + self._ended(tx, lost, HeldLock.LOST)
+            if ended:
+                return ended, [self._begin(tx, left)] if left else []
+            if len(left) > 1 and op.reason != "mint_unavailable":
+                half = len(left) // 2
+                return 0, [self._begin(tx, left[:half]), self._begin(tx, left[half:])]
+            self._put_off(tx, left, op.error)
+            return 0, []
+
+        return await self._db.write(body)
+
+    def _put_off(self, tx: Tx, shares: Sequence[Share], why: str) -> None:
+        """Again in 1, 2, 4 .. 30 s, apart from those that come meanwhile."""
+        now = self._now()
+        for share in shares:
+            wait = min(_MOST_WAIT_S, 1 << min(share.tries, 5))
+            again = replace(
+                share, state=HeldLock.REDEEMABLE, batch="", tries=share.tries + 1, next_at=now + wait
+            )
+            self._rows.put_share(tx, again, HeldLock.REDEEMING)
+        first = shares[0]
+        if first.tries == 0:
+            self._told(tx, "ticket_redeem_waits", first.ticket_id, why[:500])
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def _ended(self, tx: Tx, shares: Sequence[Share], end: HeldLock) -> int:
+        for share in shares:
+            self._rows.put_share(tx, replace(share, state=end), share.state)
+        for ticket_id, number in dict.fromkeys((share.ticket_id, share.item) for share in shares):
+            self._settle_item(tx, ticket_id, number)
+        return len(shares)
+
+    def _settle_item(self, tx: Tx, ticket_id: str, number: int) -> None:
+        """An item ends with the last of its shares: redeemed where one of them was."""
+        shares, item = self._rows.shares(tx, ticket_id, number), self._rows.item(tx, ticket_id, number)
+        if item is None or any(share.state not in LOCK_ENDS for share in shares):
+            return
+        got = sum(share.net_sats for share in shares if share.state is HeldLock.REDEEMED)
+        item = replace(item, ended_at=self._now())
+        if got:
+            self._engine.move(tx, item, PayeeEvent.ON_REDEEMED)
+            ticket = self._rows.ticket(tx, ticket_id)
+            if ticket is not None:
+                key = f"ticket_redeemed:{ticket_id}:{number}"
+                self._out.put(tx, ticket.peer, Redeemed(ticket_id, number), key)
+            self._told(tx, "ticket_redeemed", ticket_id, f"item {number}, {got} sat")
+        else:
+            self._engine.move(tx, item, PayeeEvent.ON_LOST)
+            kind = "ticket_lost" if item.preimage is not None else "ticket_taken_back"
+            self._told(tx, kind, ticket_id, f"item {number}, {item.amount_sats} sat")
+
+    def _taken_back(self, tx: Tx, shares: Sequence[Share], states: Mapping[str, ProofState]) -> int:
+        now, gone = self._now(), []
+        for share in shares:
+            item = self._rows.item(tx, share.ticket_id, share.item)
+            current = next(
+                (s for s in self._rows.shares(tx, share.ticket_id, share.item) if s.place == share.place),
+                None,
+            )
+            if item is None or current is None or current.state is not HeldLock.DELIVERED:
+                continue
+            if _spent(share, states):
+                gone.append(current)
+            else:
+                self._rows.put_share(tx, replace(current, next_at=now + _LOOK_EVERY_S), HeldLock.DELIVERED)
+        return self._ended(tx, gone, HeldLock.LOST)
+
+    # -- parts -------------------------------------------------------------------------------------------
+
+    def _preimages(self, tx: Tx, shares: Sequence[Share]) -> dict[tuple[str, int], str]:
+        items: list[HeldItem] = [
+            item for share in shares if (item := self._rows.item(tx, share.ticket_id, share.item)) is not None
+        ]
+        return {(item.ticket_id, item.i): item.preimage for item in items if item.preimage is not None}
+
+    def _witnessed(self, shares: Sequence[Share], preimages: Mapping[tuple[str, int], str]) -> list[Proof]:
+        found = []
+        for share in shares:
+            key = self._keys.lock(share.context)
+            preimage = preimages.get((share.ticket_id, share.item))
+            for proof in share.proofs:
+                text = build(preimage, [sign(key, inputs_digest(proof.secret))])
+                found.append(msgspec.structs.replace(proof, witness=text))
+        return found
+
+    async def _states(self, url: str, ys: Sequence[str]) -> dict[str, ProofState]:
+        mint = self._mints.at(url)
+        found: dict[str, ProofState] = {}
+        for start in range(0, len(ys), CHECKSTATE_YS):
+            found |= {each.Y: each for each in await mint.checkstate(ys[start : start + CHECKSTATE_YS])}
+        return found
+
+
+def _by_mint(shares: Sequence[Share]) -> groupby[str, Share]:
+    return groupby(sorted(shares, key=lambda share: (share.mint_url, share.place)), lambda s: s.mint_url)
+
+
+def _due_at(shares: Sequence[Share], more_may_come: bool) -> int:
+    """When these of one mint are redeemed together."""
+    first = min(max(share.released_at, share.next_at) for share in shares)
+    if not more_may_come or sum(len(share.proofs) for share in shares) >= GATHER_PROOFS:
+        return first
+    urgent = min(share.locktime for share in shares) - URGENT_S
+    return max(first, min(first + GATHER_S, urgent))
+
+
+def _batches(shares: Sequence[Share]) -> list[list[Share]]:
+    """Those that were never refused together; one that was goes alone."""
+    found: list[list[Share]] = []
+    room = 0
+    for share in shares:
+        if share.tries or len(share.proofs) > room or not found or found[-1][-1].tries:
+            found.append([])
+            room = MAX_PROOFS
+        found[-1].append(share)
+        room -= len(share.proofs)
+    return found
+
+
+def _spent(share: Share, states: Mapping[str, ProofState]) -> bool:
+    """Whether the mint says that any of its proofs is gone: they are spent together or not at all."""
+    return any((told := states.get(y)) is not None and told.state is SpendState.SPENT for y in share.ys)
+
+
+def _by_us(share: Share, states: Mapping[str, ProofState], pubkey: str) -> bool:
+    """Whether our own key signed the spend: then an earlier redemption of ours was carried out late, and the
+    wallet, which watches it, has the ecash."""
+    for proof, y in zip(share.proofs, share.ys, strict=True):
+        told = states.get(y)
+        if told is None or told.state is not SpendState.SPENT or told.witness is None:
+            return False
+        try:
+            signatures = parse(told.witness).signatures
+        except TokenInvalid:
+            return False
+        if not signers([pubkey], inputs_digest(proof.secret), signatures):
+            return False
+    return True

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cashu_tickets import document, item
+from cashu_tickets import PAYEE, PAYER, document, item
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.services.lock_books import LockBooks
@@ -21,10 +21,11 @@ from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.mints import MintRole, MintRow, MintStatus, Wish
-from hive_shared.cashu.terms import Terms, decode_terms
+from hive_shared.cashu.terms import Terms, decode_terms, sign_text, terms_hash, terms_text
+from hive_shared.cashu.ticket import CheckedTicket, check_ticket
+from hive_shared.cashu.token import decode_token
 from hive_shared.cashu.wallet_ends import Locks
-from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import PaymentFailed
+from hive_shared.crypto import Sealer, Secret, xonly_pubkey
 from hive_shared.store import Tx
 
 ADA = "adv-ada"
@@ -32,18 +33,18 @@ LIMITS = Limits(daily=50_000, weekly=200_000, per_advisor_daily=25_000, per_acti
 
 
 class BookOfOne:
-    """The one mint of a world, probed and trusted."""
+    """The one mint of a world, whatever a ticket calls it, probed and trusted."""
 
     def __init__(self, one: OneMint) -> None:
         self._one, self.skew_s = one, 0
+        self.most_elements: int | None = None
 
     def at(self, url: str) -> Any:
-        if url != self._one.mint_url:
-            raise PaymentFailed(f"{url} is none of your mints", reason="mint_not_allowed")
         return self._one.client
 
     def row(self, url: str) -> MintRow:
-        return MintRow(url, MintRole.PRIMARY, MintStatus.TRUSTED, 0, skew_s=self.skew_s)
+        info = "{}" if self.most_elements is None else f'{{"max_array_length": {self.most_elements}}}'
+        return MintRow(url, MintRole.PRIMARY, MintStatus.TRUSTED, 0, info_json=info, skew_s=self.skew_s)
 
     def for_lock(
         self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
@@ -83,6 +84,7 @@ class LockWorld(EcashWorld):
         self.books.follow(lambda tx, row: self.moved.append((row.lock_id, row.state.value)))
         super().open()
         self.book = BookOfOne(self.mints)
+        self.most_outputs = getattr(self, "_most_outputs", None)
         self.lock_alerts = NoAlerts()
         self.limits_now = getattr(self, "limits_now", LIMITS)
         limits = PaymentLimits(
@@ -121,6 +123,16 @@ class LockWorld(EcashWorld):
             stopped=lambda: self.stopped,
             now=lambda: self.now,
         )
+
+    @property
+    def most_outputs(self) -> int | None:
+        """How many outputs the mint says it takes in one swap beside change."""
+        return self._most_outputs
+
+    @most_outputs.setter
+    def most_outputs(self, most: int | None) -> None:
+        self._most_outputs = most
+        self.book.most_elements = None if most is None else most + 40
 
     def locks_of_wallet(self) -> Locks:
         return self.books
@@ -171,3 +183,24 @@ class LockWorld(EcashWorld):
         """What the daily limit counts."""
         usage, _ = await self.limits.usage()
         return next(each.used for each in usage if each.bound.name == "daily-limit")
+
+
+async def checked(terms: Terms, rows: Sequence[LockRow], payee: LockWorld) -> CheckedTicket:
+    """What the payee of a ticket makes of its tokens."""
+    return check_ticket(
+        terms,
+        sign_text(PAYER, terms_text(terms_hash(terms))),
+        [decode_token(row.token) for row in rows],
+        payer_id=xonly_pubkey(PAYER),
+        payee_id=xonly_pubkey(PAYEE),
+        lock_pubkey=public_key(payee.keys.lock("t")),
+        mints={terms.mints[0].url: await payee.mints.keysets(payee.mint_url)},
+        seen_ys=frozenset(),
+        now_s=terms.issued_at,
+    )
+
+
+async def taken_in(terms: Terms, rows: Sequence[LockRow], payee: LockWorld) -> tuple[LockRow, ...]:
+    """The locks of a ticket in the payee's books."""
+    ticket = await checked(terms, rows, payee)
+    return await payee.db.write(lambda tx: payee.locks.take_in(tx, ticket, "t"))

@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
-from cashu_tickets import PAYEE, PAYER, preimage
-from cl_hive_comms.domain.cashu_lock import LockRow, Role
+from cashu_tickets import preimage
+from cl_hive_comms.domain.cashu_lock import Role
 from cl_hive_comms.services.lock_service import LockSettings
-from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.lock_machine import LockState
-from hive_shared.cashu.terms import Terms, sign_text, terms_hash, terms_text
-from hive_shared.cashu.ticket import CheckedTicket, check_ticket
-from hive_shared.cashu.token import decode_token
-from hive_shared.crypto import xonly_pubkey
+from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
-from lock_world import LockWorld
+from hive_shared.store import Tx
+from lock_world import LockWorld, taken_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -40,25 +39,6 @@ async def payee(mint_url: str, tmp_path: Path) -> AsyncIterator[LockWorld]:
     world.now = int(time.time())
     yield world
     await world.close()
-
-
-async def checked(terms: Terms, rows: Sequence[LockRow], payee: LockWorld) -> CheckedTicket:
-    return check_ticket(
-        terms,
-        sign_text(PAYER, terms_text(terms_hash(terms))),
-        [decode_token(row.token) for row in rows],
-        payer_id=xonly_pubkey(PAYER),
-        payee_id=xonly_pubkey(PAYEE),
-        lock_pubkey=public_key(payee.keys.lock("t")),
-        mints={payee.mint_url: await payee.mints.keysets(payee.mint_url)},
-        seen_ys=frozenset(),
-        now_s=terms.issued_at,
-    )
-
-
-async def taken_in(terms: Terms, rows: Sequence[LockRow], payee: LockWorld) -> list[LockRow]:
-    ticket = await checked(terms, rows, payee)
-    return list(await payee.db.write(lambda tx: payee.locks.take_in(tx, ticket, "t")))
 
 
 async def test_a_ticket_is_locked_redeemed_and_the_payer_sees_the_preimage(
@@ -148,3 +128,81 @@ async def test_limits_refuse_before_anything_is_written(payer: LockWorld, payee:
     with pytest.raises(InvalidParams, match="refund_pubkey"):
         await payer.locked(foreign, "sixth")
     assert len(await payer.every()) == 1 and len([op for op in await payer.ops() if op.kind == "lock"]) == 1
+
+
+async def test_acceptance_03_11_after_the_locktime_the_first_spend_wins_and_both_books_agree(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    ends = []
+    for _ in range(4):
+        terms = payer.terms(payee, (50,), locktime=int(time.time()) - 120)
+        (row,) = await payer.locked(terms, terms.ticket_id)
+        (mine,) = await taken_in(terms, [row], payee)
+        await asyncio.gather(
+            payer.locks.refund([row.lock_id]),
+            payee.locks.redeem({mine.lock_id: preimage(0).hex()}),
+        )
+        for _ in range(3):
+            await payer.sweep()
+            await payee.sweep()
+        payer.now = payee.now = int(time.time())
+        ((back,), (got,)) = await payer.locks.rows([row.lock_id]), await payee.locks.rows([mine.lock_id])
+        assert (back.state, got.state) in (
+            (LockState.REFUNDED, LockState.LOST),
+            (LockState.REDEEMED, LockState.REDEEMED),
+        )
+        assert back.preimage == (preimage(0).hex() if back.state is LockState.REDEEMED else "")
+        ends.append(back.state)
+    fees = sum(op.fee_sats for op in await payer.ops() if op.state == "done")
+    paid = sum(op.fee_sats + op.amount_sats for op in await payee.ops() if op.state == "done")
+    assert await payer.sats() + paid == 1_000 - fees and await payer.held() == 0
+    assert await payer.counted() == ends.count(LockState.REDEEMED) * row.face_sats
+    # What was released to the payee is not taken back for a day.
+    terms = payer.terms(payee, (50,), locktime=int(time.time()) - 120)
+    (row,) = await payer.locked(terms, terms.ticket_id)
+    await payer.db.write(lambda tx: payer.locks.released(tx, [row.lock_id]))
+    await payer.sweep()
+    assert (await payer.locks.rows([row.lock_id]))[0].state is LockState.LOCKED
+    (mine,) = await taken_in(terms, [row], payee)
+    (got,) = await payee.locks.redeem({mine.lock_id: preimage(0).hex()})
+    assert got.state is LockState.REDEEMED
+
+
+async def test_a_batch_of_200_takes_two_swaps_and_a_bad_lock_holds_up_nobody(
+    mint_url: str, payer: LockWorld, payee: LockWorld
+) -> None:
+    await payer.service.fund(9_000, None, None, 30)
+    terms = payer.terms(payee, [7] * 200)
+    rows = await payer.locked(terms)
+    assert {row.state for row in rows} == {LockState.LOCKED}
+    assert len([op for op in await payer.ops() if op.kind == "lock"]) <= 2
+    mine = await taken_in(terms, rows, payee)
+    revealed = await payee.locks.redeem({row.lock_id: preimage(row.item).hex() for row in mine[:3]})
+    assert [row.state for row in revealed] == [LockState.REDEEMED] * 3
+    assert (await payee.states()).count(LockState.REDEEMED) == 3
+    # One whose money nobody can have: a signature of the mint that is not its own.
+    spoilt = mine[10]
+
+    def spoil(tx: Tx) -> None:
+        proofs = decode_token(spoilt.token).proofs
+        other = decode_token(mine[11].token).proofs[0]
+        bad = (msgspec.structs.replace(proofs[0], C=other.C), *proofs[1:])
+        row = payee.rows.get(tx, [spoilt.lock_id])[0]
+        payee.rows.note(tx, row, token=encode_token(Token(mint_url, bad)))
+
+    await payee.db.write(spoil)
+    rest = {row.lock_id: preimage(row.item).hex() for row in mine[3:20]}
+    await payee.locks.redeem(rest)
+    for _ in range(12):
+        await payee.sweep()
+    states = await payee.states()
+    assert [number for number, state in enumerate(states) if state is LockState.REDEEMABLE] == [10]
+    assert states.count(LockState.REDEEMED) == 19
+    before = len([op for op in await payee.ops() if op.kind == "redeem"])
+    payee.now = int(time.time())
+    await payee.locks.redeem({row.lock_id: preimage(row.item).hex() for row in mine[20:]})
+    await payee.sweep()
+    assert (await payee.states()).count(LockState.REDEEMED) == 199
+    done = [op for op in await payee.ops() if op.kind == "redeem"]
+    assert len([op for op in done[: len(done) - before] if op.state == "done"]) <= 5
+    assert await payee.sats() == sum(op.amount_sats for op in done if op.state == "done")

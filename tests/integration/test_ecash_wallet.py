@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
-from cashu_tickets import LOCK_KEY, REFUND_KEY, document, item, preimage
+from cashu_tickets import LOCK_KEY, document, item, preimage
 from crash_points import Countdown
 from ecash_world import EcashWorld
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
@@ -80,10 +80,6 @@ async def locked(world: EcashWorld, locktime: int) -> Op:
     return await world.settler.advance(op.op_id)
 
 
-async def lock(world: EcashWorld, _: str) -> object:
-    return await locked(world, int(time.time()) + 90_000)
-
-
 async def claim(world: EcashWorld, token: str, kind: OpKind, key: Secret, shown: str | None) -> object:
     keys = mint_keys(world.mint_url, await world.mints.keysets(world.mint_url))
     proofs = [
@@ -96,14 +92,6 @@ async def claim(world: EcashWorld, token: str, kind: OpKind, key: Secret, shown:
     return await world.settler.advance(op.op_id)
 
 
-async def redeem(world: EcashWorld, token: str) -> object:
-    return await claim(world, token, OpKind.REDEEM, LOCK_KEY, preimage(0).hex())
-
-
-async def refund(world: EcashWorld, token: str) -> object:
-    return await claim(world, token, OpKind.REFUND, REFUND_KEY, None)
-
-
 async def prepared(
     directory: Path, mint_url: str, payer: EcashWorld, kind: str, via: str = ""
 ) -> tuple[EcashWorld, str]:
@@ -114,9 +102,6 @@ async def prepared(
         await world.service.fund(START, None, None, 30)
     if kind == "receive":
         token = await paid_by(payer)
-    if kind in ("redeem", "refund"):
-        ahead_s = 90_000 if kind == "redeem" else -60
-        token = (await locked(payer, int(time.time()) + ahead_s)).body.token
     return world, token
 
 
@@ -132,7 +117,6 @@ async def balanced(world: EcashWorld, kind: str) -> bool:
     done = [op for op in ops if op.state is OpState.DONE]
     start = START if kind in SPENDING else 0
     fees = sum(op.fee_sats for op in done)
-    # A lock's face covers what its payee's mint takes.
     moved = sum(op.amount_sats for op in done)
     expected = start - moved - fees if kind in SPENDING else start + moved
     assert all(op.amount_sats in (MOVED, MOVED + 1, MOVED - 1) for op in done), done
@@ -147,10 +131,9 @@ async def balanced(world: EcashWorld, kind: str) -> bool:
 
 KINDS: dict[str, Does] = {
     **{"fund": fund, "send": send, "receive": receive, "withdraw": withdraw},
-    **{"lock": lock, "redeem": redeem, "refund": refund},
 }
-SPENDING = ("send", "withdraw", "lock")
-TAKING = ("receive", "redeem", "refund")
+SPENDING = ("send", "withdraw")
+TAKING = ("receive",)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,7 +39,7 @@ from hive_shared.errors import (
 )
 from hive_shared.store import Tx
 
-from ..domain.cashu_lock import POLL_LEAST_S, LockRow, Role, lock_id_of
+from ..domain.cashu_lock import MARGIN_S, POLL_LEAST_S, LockRow, Role, lock_id_of
 from ..domain.payment import ADVISOR
 from .lock_books import LockBooks
 from .lock_swaps import LockSwaps
@@ -413,13 +413,22 @@ class LockService:
         now = self._now()
         for row in self._rows.get(tx, lock_ids):
             if row.released_at is None:
-                self._rows.note(
-                    tx,
-                    row,
-                    released_at=now,
-                    refund_hold_until=row.locktime + self._settings().grace_s,
-                    next_at=now + POLL_LEAST_S,
-                )
+                until = row.locktime + self._settings().grace_s
+                soon = now + POLL_LEAST_S
+                self._rows.note(tx, row, released_at=now, refund_hold_until=until, next_at=soon)
+
+    def held(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Work for these goes on: nothing is taken back under it, as if they were released."""
+        for row in self._rows.get(tx, lock_ids):
+            until = row.locktime + self._settings().grace_s
+            self._rows.note(tx, row, refund_hold_until=until)
+
+    def unheld(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """The work came to nothing: what was not released goes back at its locktime."""
+        for row in self._rows.get(tx, lock_ids):
+            if row.released_at is None:
+                at = row.locktime + abs(self.swaps.skew(row.mint_url)) + MARGIN_S
+                self._rows.note(tx, row, refund_hold_until=0, next_at=min(row.next_at, at))
 
     def take_in(
         self,
@@ -462,6 +471,14 @@ class LockService:
                 self._books.add(tx, row)
             found.append(row)
         return tuple(found)
+
+    def of_terms(self, tx: Tx, terms_hash: str) -> tuple[LockRow, ...]:
+        """What we locked for a ticket, by item and share."""
+        return tuple(row for row in self._rows.of_terms(tx, terms_hash) if row.role is Role.PAYER)
+
+    def get(self, tx: Tx, lock_ids: Sequence[str]) -> tuple[LockRow, ...]:
+        """These locks inside a transaction. Raises NotFound."""
+        return self._rows.get(tx, lock_ids)
 
     async def rows(self, lock_ids: Sequence[str]) -> tuple[LockRow, ...]:
         """These locks as they are now. Raises NotFound."""

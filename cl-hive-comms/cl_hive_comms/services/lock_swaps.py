@@ -149,7 +149,7 @@ class LockSwaps:
             )
         if row.state not in (LockState.LOCKED, LockState.DELIVERED):
             return
-        if (at := row.refund_at(self._skew(row.mint_url))) > self._now():
+        if (at := row.refund_at(self.skew(row.mint_url))) > self._now():
             held = "; it was released to the payee" if at == row.refund_hold_until else ""
             raise PaymentFailed(
                 f"lock {row.lock_id} goes back at {at} at the earliest{held}; nothing gives it back before",
@@ -162,7 +162,8 @@ class LockSwaps:
             return False
         return row.lock.refund == (public_key(self._keys.refund(row.key_context)),)
 
-    def _skew(self, mint_url: str) -> int:
+    def skew(self, mint_url: str) -> int:
+        """How far a mint's clock is from ours, seconds; 0 where that is not known."""
         known = self._mints.row(mint_url)
         return 0 if known is None else known.skew_s or 0
 
@@ -234,7 +235,7 @@ class LockSwaps:
         """Whether a lock is to be redeemed, or taken back, now. What siblings locked they take back."""
         if kind is OpKind.REDEEM:
             return row.state is LockState.REDEEMABLE
-        if not self._ours_back(row) or row.refund_at(self._skew(row.mint_url)) > self._now():
+        if not self._ours_back(row) or row.refund_at(self.skew(row.mint_url)) > self._now():
             return False
         return row.state is LockState.REFUNDABLE or (
             row.owner == "comms" and row.state in (LockState.LOCKED, LockState.DELIVERED)
@@ -279,7 +280,7 @@ class LockSwaps:
         now = self._now()
         next_at = poll_after(row, now)
         if row.role is Role.PAYER and row.state is not LockState.REFUNDABLE:
-            next_at = max(now + 1, min(next_at, row.refund_at(self._skew(row.mint_url))))
+            next_at = max(now + 1, min(next_at, row.refund_at(self.skew(row.mint_url))))
         elif row.state is LockState.DELIVERED:
             # Before its locktime nobody but us can spend it.
             next_at = max(next_at, row.locktime)

@@ -1,0 +1,141 @@
+"""The ways back that docs/money.md names, each gone: a lost database, a dead mint, a payment that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent import Agent
+from channel_world import plugin_again
+from cln_contract import Probe
+from hive_devnet.mint import MintProcess
+from hive_devnet.node import DevnetRpcError
+from hive_devnet.world import World, until
+
+WALLET, MINT = "hive-client-wallet", "hive-comms-escrow-mint"
+
+
+async def _wallet(world: World, action: str, **params: object) -> dict[str, Any]:
+    return await world.alice.call(WALLET, {"action": action, **params})
+
+
+async def _sats(world: World) -> dict[str, int]:
+    rows = (await _wallet(world, "balance"))["mints"]
+    return {row["mint"]: row["free_sats"] for row in rows if row["free_sats"]}
+
+
+async def _set(world: World, option: str, value: str) -> None:
+    await world.alice.call("setconfig", {"config": option, "val": value})
+
+
+async def test_a_lost_database_and_a_dead_mint(world: World, tmp_path: Path) -> None:
+    first, second = await asyncio.gather(
+        *(MintProcess.start(tmp_path / name, input_fee_ppk=0) for name in ("first", "second"))
+    )
+    try:
+        await _set(world, MINT, first.url)
+        await _set(world, "hive-comms-escrow-backup-mints", second.url)
+        await _wallet(world, "fund", amount_sats=1_000)
+        await _wallet(world, "fund", amount_sats=300, mint=second.url)
+        await _lost_database(world, first.url, second.url)
+        await _dead_mint(world, first, second.url)
+    finally:
+        await asyncio.gather(first.stop(), second.stop())
+
+
+async def _lost_database(world: World, first: str, second: str) -> None:
+    await world.alice.stop()
+    for file in world.alice.net_dir.glob("cl_hive_comms.db*"):
+        file.unlink()
+    await world.alice.start()
+    assert await until(lambda: _answer(world, "balance"), "the plugin answers", 60)
+    assert await _sats(world) == {}
+    shown = await _wallet(world, "restore")
+    assert (shown["dry_run"], shown["new_sats"], await _sats(world)) == (True, 1_000, {})
+    for mint in (first, second):
+        await _wallet(world, "restore", mint=mint, dry_run=False)
+    assert await _sats(world) == {first: 1_000, second: 300}
+    # What was found can be spent, and nothing that was made before is made again.
+    sent = await _wallet(world, "send", amount_sats=77)
+    assert (await _wallet(world, "receive", token=sent["token"]))["state"] == "done"
+    assert await _sats(world) == {first: 1_000, second: 300}
+
+
+async def _answer(world: World, action: str) -> dict[str, Any] | None:
+    with suppress(DevnetRpcError, ConnectionError, FileNotFoundError):
+        return await _wallet(world, action)
+    return None
+
+
+async def _dead_mint(world: World, dead: MintProcess, other: str) -> None:
+    await dead.kill()
+    with pytest.raises(DevnetRpcError, match="mint_unavailable") as refused:
+        await _wallet(world, "withdraw", amount_sats=7, timeout=3)
+    assert refused.value.code == 4014
+    await _set(world, MINT, other)
+    await _set(world, "hive-comms-escrow-backup-mints", dead.url)
+    assert (await _wallet(world, "send", amount_sats=50))["token"].startswith("cashuB")
+    held = {row["mint"]: row for row in (await _wallet(world, "balance"))["mints"]}[dead.url]
+    assert held["free_sats"] + held["held_sats"] == 1_000
+    await dead.restart()
+
+    async def out() -> bool:
+        # Until the breaker lets the next call through.
+        with suppress(DevnetRpcError):
+            done = await _wallet(world, "withdraw", amount_sats=900, mint=dead.url, idempotency_key="back")
+            return bool(done["state"] == "done")
+        return False
+
+    assert await until(out, "what lay at the dead mint to be withdrawn", 120, 0.5)
+    assert (await _sats(world))[dead.url] <= 100
+
+
+async def test_a_payment_that_hangs_is_waited_for_and_paid_once(
+    world: World, agent: Agent, tmp_path: Path
+) -> None:
+    """A node on the way holds the HTLC; the plugin is killed meanwhile."""
+    holder = Probe(
+        tmp_path,
+        "hold.py",
+        manifest={"hooks": ["htlc_accepted"]},
+        answers={"htlc_accepted": {"__hold__": True}},
+    )
+    await world.bob.call("plugin", ["start", str(holder.path)])
+    asked = {"amount_msat": 900_000, "label": "held", "description": "advice"}
+    bill = await world.bob.call("invoice", asked)
+    order = {"advisor": agent.npub, "amount_sats": 900, "target": bill["bolt11"]}
+    paying = asyncio.create_task(world.alice.call("hive-client-pay", order))
+
+    async def arrived() -> bool:
+        return bool(holder.received("htlc_accepted"))
+
+    await until(arrived, "the HTLC to be held", 60)
+    await plugin_again(world, None)
+    await asyncio.gather(paying, return_exceptions=True)
+
+    async def row() -> dict[str, Any]:
+        found = await world.alice.call("hive-client-payments", {"action": "history"})
+        return dict(next(each for each in found["items"] if each["payment_hash"] == bill["payment_hash"]))
+
+    async def state() -> dict[str, Any] | None:
+        with suppress(DevnetRpcError):
+            return await row()
+        return None
+
+    assert (await until(state, "the plugin answers", 60))["state"] == "unknown"
+    assert (await world.alice.call("hive-client-pay", order))["status"] == "unknown"
+    listed = (await world.alice.call("listpays", {"payment_hash": bill["payment_hash"]}))["pays"]
+    assert [each["status"] for each in listed] == ["pending"]
+    await world.bob.call("plugin", ["stop", holder.name])
+    # It asks every minute, and at its start.
+    await plugin_again(world)
+
+    async def settled() -> bool:
+        return bool((await row())["state"] == "settled")
+
+    await until(settled, "the payment's end to be taken over", 150, 0.5)
+    assert (await world.alice.call("hive-client-pay", order))["status"] == "settled"
+    assert (await world.bob.call("listinvoices", {"label": "held"}))["invoices"][0]["status"] == "paid"

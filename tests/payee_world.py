@@ -1,5 +1,5 @@
-"""The payee of tickets with a wallet of its own on the kit's database, at a real mint; time is the test's own,
-and `restart` is what a process does after kill -9.
+"""The payee of tickets with a wallet of its own on the kit's database, at a real mint; time is the test's
+own, and `restart` is what a process does after kill -9.
 """
 
 from __future__ import annotations

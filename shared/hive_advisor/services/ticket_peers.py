@@ -30,12 +30,6 @@ _WORKED_FOR: Final = ("active", "paused", "suspect", "ended")
 _ANSWERED_WITH: Final = ("ticket_ack", "ticket_reject")
 
 
-def context_of(credential: StoredCredential) -> str:
-    """What a lock key is for: the contract of a credential, else the credential."""
-    contract = credential.document.get("contract_id")
-    return contract if isinstance(contract, str) and contract else credential.credential_id
-
-
 class TicketPeers:
     """Clients as `payee_rows.Peers`."""
 
@@ -53,7 +47,7 @@ class TicketPeers:
         if client is None or client.state not in _WORKED_FOR:
             return None
         ours = [each for each in credentials if each.state in ("active", "superseded")]
-        contexts = dict.fromkeys(context_of(each) for each in ours)
+        contexts = [each.credential_id for each in ours]
         return Peer(
             key=key,
             name=client.alias,
@@ -99,7 +93,7 @@ class TicketOffers:
 
     def _tell(self, tx: Tx, mints: tuple[str, ...]) -> None:
         for client, credential in self._payers(tx):
-            context = context_of(credential)
+            context = credential.credential_id
             pubkey = public_key(self._keys.lock(context))
             secret = self._keyring.secret(credential.agent_key)
             binding = sign_text(secret, lock_key_text(context, pubkey))
@@ -124,7 +118,7 @@ class TicketOffers:
 
 
 def _name(credential: StoredCredential, mints: tuple[str, ...]) -> str:
-    told = sha256(" ".join((context_of(credential), credential.agent_key, *mints)).encode()).hex()
+    told = sha256(" ".join((credential.credential_id, credential.agent_key, *mints)).encode()).hex()
     return f"ticket_request:{told[:32]}"
 
 

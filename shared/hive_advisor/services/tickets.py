@@ -141,10 +141,14 @@ class TicketService:
 
         def body(tx: Tx) -> HeldItem:
             view = self._view(tx, ticket_id)
-            self._check_task(view.ticket, plan)
-            wanted = [item for item in view.items if number is None or item.i == number]
-            if not wanted:
+            self._check_ticket(view.ticket, plan)
+            named = [item for item in view.items if number is None or item.i == number]
+            if not named:
                 raise NotFound(f"ticket {ticket_id} has no item {number}")
+            task = task_params_hash(plan.spec.schema, plan.spec.name, plan.params)
+            wanted = [item for item in named if item.params_hash == task]
+            if not wanted:
+                raise Conflict(f"ticket {ticket_id} is for another task than this command")
             free = [item for item in wanted if self._free(tx, item)]
             if not free:
                 states = ", ".join(f"{item.i}: {item.state}" for item in wanted[:10])
@@ -193,14 +197,12 @@ class TicketService:
         before = self._rows.item(tx, item.ticket_id, item.i - 1)
         return before is not None and before.state in (PayeeItem.RELEASED, PayeeItem.REDEEMED)
 
-    def _check_task(self, ticket: HeldTicket, plan: Plan) -> None:
+    def _check_ticket(self, ticket: HeldTicket, plan: Plan) -> None:
         terms = ticket.terms
         if terms is None or ticket.intake is not Intake.ACCEPTED:
             raise Conflict(f"ticket {ticket.ticket_id} is {ticket.intake}: no work is begun on it")
         if ticket.peer != plan.client.node_key:
             raise Conflict(f"ticket {ticket.ticket_id} is not of client {plan.client.alias!r}")
-        if terms.task_params_hash != task_params_hash(plan.spec.schema, plan.spec.name, plan.params):
-            raise Conflict(f"ticket {ticket.ticket_id} is for another task than this command")
         if terms.danger < plan.danger.total:
             raise Conflict(
                 f"ticket {ticket.ticket_id} is for danger {terms.danger}, this command has"

@@ -69,18 +69,17 @@ class TicketStore:
         terms = None if ticket.terms is None else encode(terms_json(ticket.terms)).decode()
         changed = tx.execute(
             "INSERT INTO adv_tickets (ticket_id, peer, intake, terms_json, terms_hash, payer_sig,"
-            " params_hash, context, reason, detail, tries, next_at, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " context, reason, detail, tries, next_at, created_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (ticket_id) DO UPDATE SET intake = excluded.intake,"
             " terms_json = excluded.terms_json, terms_hash = excluded.terms_hash,"
-            " payer_sig = excluded.payer_sig, params_hash = excluded.params_hash, context = excluded.context,"
+            " payer_sig = excluded.payer_sig, context = excluded.context,"
             " reason = excluded.reason, detail = excluded.detail, tries = excluded.tries,"
             " next_at = excluded.next_at, updated_at = excluded.updated_at"
             " WHERE intake IN ('collecting', 'checking')",
             (
                 *(ticket.ticket_id, ticket.peer, ticket.intake, terms, ticket.terms_hash or None),
-                *(ticket.payer_sig, "" if ticket.terms is None else ticket.terms.task_params_hash),
-                *(ticket.context, ticket.reason, ticket.detail, ticket.tries),
+                *(ticket.payer_sig, ticket.context, ticket.reason, ticket.detail, ticket.tries),
                 *(ticket.next_at, ticket.created_at, ticket.updated_at),
             ),
         ).rowcount
@@ -124,11 +123,18 @@ class TicketStore:
         """A new item."""
         tx.execute(
             "INSERT INTO adv_ticket_items (ticket_id, i, state, amount_sats, hash, deadline, locktime, label,"
-            " preimage_enc, command_id, note, released_at, ended_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " params_hash, preimage_enc, command_id, note, released_at, ended_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(item.ticket_id, item.i, item.state, item.amount_sats, item.hash, item.deadline),
-                *(item.locktime, item.label, self._sealed_preimage(item), item.command_id, item.note),
+                *(
+                    item.locktime,
+                    item.label,
+                    item.params_hash,
+                    self._sealed_preimage(item),
+                    item.command_id,
+                    item.note,
+                ),
                 *(item.released_at, item.ended_at),
             ),
         )
@@ -157,7 +163,7 @@ class TicketStore:
         """Accepted items of a peer that are for one task, those that end first in front."""
         rows = tx.execute(
             "SELECT i.* FROM adv_tickets t JOIN adv_ticket_items i ON i.ticket_id = t.ticket_id"
-            " WHERE t.params_hash = ? AND t.peer = ? AND t.intake = 'accepted' AND i.state = 'accepted'"
+            " WHERE i.params_hash = ? AND i.state = 'accepted' AND t.peer = ?"
             " ORDER BY i.locktime, i.ticket_id, i.i LIMIT ?",
             (params_hash, peer, limit),
         )
@@ -313,6 +319,7 @@ class TicketStore:
             deadline=row["deadline"],
             locktime=row["locktime"],
             label=row["label"],
+            params_hash=row["params_hash"],
             preimage=preimage,
             command_id=row["command_id"],
             note=row["note"],

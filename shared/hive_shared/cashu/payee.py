@@ -35,7 +35,7 @@ from .payee_rows import (
 from .ports import Mint, MintUnavailable
 from .reasons import MintNonconformant, TokenInvalid
 from .settling import Database
-from .terms import Mode, Terms, decode_terms, share_locktime, terms_hash
+from .terms import Item, Mode, Terms, decode_terms, share_locktime, terms_hash
 from .ticket import MIN_TIME_LEFT_S, CheckedTicket, check_states, check_ticket
 from .ticket_machine import PAYEE_ITEMS, PayeeEvent, PayeeItem
 from .ticket_messages import Failure, Metric, Owed, Release, Ticket, TicketAck, TicketReject, TicketResend
@@ -424,6 +424,7 @@ class PayeeEngine:
                     item.deadline,
                     item.locktime,
                     item.label,
+                    item_task(terms, item),
                 ),
             )
         for share in checked.shares:
@@ -477,6 +478,12 @@ class PayeeEngine:
             if share.state is HeldLock.DELIVERED:
                 ready = replace(share, state=HeldLock.REDEEMABLE, released_at=now, tries=0, next_at=now)
                 self._rows.put_share(tx, ready, HeldLock.DELIVERED)
+
+
+def item_task(terms: Terms, item: Item) -> str:
+    """The hash of an item's task: its own where its `cond` names one, else that of the ticket."""
+    own = item.cond.get("task_params_hash")
+    return own if isinstance(own, str) else terms.task_params_hash
 
 
 def _part(message: Ticket, terms: Terms | None) -> Part:

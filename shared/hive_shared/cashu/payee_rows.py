@@ -62,7 +62,8 @@ class HeldTicket:
 @dataclass(frozen=True, slots=True)
 class HeldItem:
     """One payable part of an accepted ticket. Amount in sat, times in Unix seconds. `preimage` is None until
-    it was revealed; `command_id` is the work it is meant for; `note` is what the payer last said of it."""
+    it was revealed; `params_hash` names its task,
+    `command_id` the work it is meant for; `note` is what the payer last said of it."""
 
     ticket_id: str
     i: int
@@ -72,6 +73,7 @@ class HeldItem:
     deadline: int
     locktime: int
     label: str = ""
+    params_hash: str = ""
     preimage: str | None = None
     command_id: str | None = None
     note: str = ""

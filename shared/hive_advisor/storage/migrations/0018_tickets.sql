@@ -6,7 +6,6 @@ CREATE TABLE adv_tickets (
     terms_json TEXT,
     terms_hash TEXT UNIQUE,
     payer_sig  TEXT NOT NULL,
-    params_hash TEXT NOT NULL,
     context    TEXT NOT NULL,
     reason     TEXT NOT NULL,
     detail     TEXT NOT NULL,
@@ -16,7 +15,6 @@ CREATE TABLE adv_tickets (
     updated_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX adv_tickets_due ON adv_tickets (intake, next_at);
-CREATE INDEX adv_tickets_task ON adv_tickets (params_hash, peer);
 CREATE INDEX adv_tickets_newest ON adv_tickets (created_at, ticket_id);
 
 -- Tokens of tickets that are not decided yet, as they came.
@@ -37,6 +35,7 @@ CREATE TABLE adv_ticket_items (
     deadline     INTEGER NOT NULL,
     locktime     INTEGER NOT NULL,
     label        TEXT NOT NULL,
+    params_hash  TEXT NOT NULL,
     preimage_enc BLOB,
     command_id   TEXT,
     note         TEXT NOT NULL,
@@ -45,6 +44,7 @@ CREATE TABLE adv_ticket_items (
     PRIMARY KEY (ticket_id, i)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX adv_ticket_items_state ON adv_ticket_items (state, locktime);
+CREATE INDEX adv_ticket_items_task ON adv_ticket_items (params_hash, state);
 CREATE INDEX adv_ticket_items_command ON adv_ticket_items (command_id);
 
 CREATE TABLE adv_cashu_locks (

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cl_hive_comms.domain.access_fee import AccessTerms
+from cl_hive_comms.domain.compensation import PayTerms
 from cl_hive_comms.domain.handoff import Handoff
+from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.domain.policy import PolicySnapshot
 from cl_hive_comms.domain.policy_document import parse_document, preset_document
 from cl_hive_comms.services.command_capabilities import About
@@ -19,6 +23,7 @@ from cl_hive_comms.services.command_pipeline import Pipeline, PipelineParts, bui
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.intake import Ingress
 from cl_hive_comms.services.node_backups import NodeBackups
+from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.trust_service import TrustService
 from cl_hive_comms.storage import command_store
@@ -28,6 +33,7 @@ from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.config_store import ConfigStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from cl_hive_comms.storage.htlc_seen_store import HtlcSeenStore
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.presence_store import PresenceStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
@@ -67,6 +73,15 @@ def node_id_of(secret: Secret) -> str:
 
 
 NODE_ID = node_id_of(HSM_KEY)
+
+
+@cache
+def migrated() -> bytes:
+    """A database with all its tables: making one syncs the disk at every migration."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "empty.db"
+        Db.open(path, MIGRATIONS).close()
+        return path.read_bytes()
 
 
 class Crash(BaseException):
@@ -420,6 +435,7 @@ def issue(
     issuer: Secret = HSM_KEY,
     schemas: tuple[str, ...] | None = None,
     access: Mapping[str, JsonValue] | None = None,
+    compensation: Mapping[str, JsonValue] | None = None,
 ) -> Credential:
     """A credential that the node's Lightning key signed; `schemas` in place of the template's."""
     chosen = TEMPLATES[template]
@@ -433,6 +449,7 @@ def issue(
         constraints=constraints,
         coordination=coordination,
         access=access,
+        compensation=compensation,
         trust=trust,
         valid_from=valid[0],
         valid_until=valid[1],
@@ -456,6 +473,8 @@ class World:
         self.handoffs = HandoffsFake(self)
         self.supervised = True
         self.access_terms = AccessTerms()
+        self.pay_terms = PayTerms()
+        self.limits_now = Limits(50_000, 200_000, 25_000, 0, 10_000)
         self.switch = Switch()
         self.archon = Archon()
         self.out = Outside()
@@ -471,6 +490,9 @@ class World:
             lambda n: next(self.random).to_bytes(n, "big"),
         )
         self.credentials.add(View(issue(), "adv-1"))
+        directory.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self.path.write_bytes(migrated())
         self.db = Db.open(self.path, MIGRATIONS)
         self.pipeline = self._build()
 
@@ -482,6 +504,13 @@ class World:
             node_id=lambda: NODE_ID,
             node_keys=lambda: (Keys.pubkey,),
             signmessage=self.node.signmessage,
+            now=lambda: self.now,
+        )
+        self.push = CommandPush(CommandStore(), Keys(), self.out, lambda: self.now)
+        self.limits = PaymentLimits(
+            *(self.db, PaymentStore(SEALER), LockStore(SEALER), self.out),
+            limits=lambda: self.limits_now,
+            advisor_daily=lambda _advisor: None,
             now=lambda: self.now,
         )
         return build_pipeline(
@@ -502,8 +531,10 @@ class World:
                 receipt_rows=ReceiptStore(),
                 access_rows=AccessStore(),
                 payment_rows=PaymentStore(SEALER),
+                payment_limits=self.limits,
+                pay_terms=lambda: self.pay_terms,
                 receipts=self.receipts,
-                push=CommandPush(CommandStore(), Keys(), self.out, lambda: self.now),
+                push=self.push,
                 identity=Keys(),
                 credentials=self.credentials,
                 verify_credential=self.archon.verify,
@@ -521,6 +552,7 @@ class World:
                 access_key=Secret(b"a" * 32),
                 access_terms=lambda: self.access_terms,
                 node_id=NODE_ID,
+                network="regtest",
                 about=lambda: About(
                     "0.1.0", Keys.pubkey, NODE_ID, "regtest", ("nostr_dm", "rest"), ("wss://r",), 300
                 ),

@@ -240,7 +240,7 @@ MONEY = (
         read.mint_urls,
         served=True,
     ),
-    _int("escrow-min-danger", 3, "Danger from which pay is held in escrow.", 1, 10),
+    _int("escrow-min-danger", 3, "Danger from which pay is held in escrow.", 1, 10, served=True),
     _bool("escrow-auto-replenish", True, "Refill the escrow wallet inside the limits."),
     _int("escrow-replenish-threshold", 1_000, "Sats below which the escrow wallet is refilled.", 0),
     _int("escrow-replenish-amount", 5_000, "Sats per refill.", 0),

@@ -14,6 +14,8 @@ from hive_shared.runtime_spec import MethodSpec, Param
 
 from ..domain.access_fee import SERVED
 from ..domain.advisor import MAX_DAYS
+from ..domain.compensation import MAX_RATE_SATS
+from ..domain.compensation import SERVED as PAID_BY
 from ..domain.conflict import CHANNEL_COOLDOWN_S, MAX_COOLDOWN_S
 from ..services.advisor_requests import Hired, Issue
 from ..services.advisor_service import AdvisorService
@@ -43,6 +45,7 @@ class CredentialIssueCommands:
                     Param("constraints_json", "json"),
                     Param("permissions_json", "json"),
                     Param("access_json", "json"),
+                    Param("compensation_json", "json"),
                     Param("valid_days", "int", default=90, minimum=1, maximum=MAX_DAYS),
                     Param("trust", "any"),
                     Param("gossip", "bool", default=False),
@@ -56,13 +59,19 @@ class CredentialIssueCommands:
                 ),
                 self._issue,
                 "Give an agent a credential spelt out: tier, schema patterns, constraints, permissions, what"
-                " it pays for access.",
+                " it pays for access, what it is paid for its commands.",
             )
         ]
 
     async def _issue(self, params: dict[str, Any]) -> dict[str, Any]:
         if params["gossip"]:
             self._refuse_gossip()
+        charge, pay = _charge(params["access_json"]), _pay(params["compensation_json"])
+        if charge is not None and pay is not None and charge["model"] == "per_action":
+            raise InvalidParams(
+                "access_json and compensation_json both go by action, but a command carries one"
+                " payment_proof: leave one of them out"
+            )
         agent_id, key = _agent(params["agent_id"])
         hired = await self._service().authorize(
             Issue(
@@ -72,7 +81,8 @@ class CredentialIssueCommands:
                 days=params["valid_days"],
                 trust=_trust(params["trust"]),
                 permissions=_permissions(params["permissions_json"]),
-                charge=_charge(params["access_json"]),
+                charge=charge,
+                pay=pay,
                 tier=Tier.parse(params["tier"]),
                 schemas=_schemas(params["allowed_schemas_json"]),
                 limits=_constraints(params["constraints_json"]),
@@ -176,6 +186,34 @@ def _charge(value: Any) -> Mapping[str, Any] | None:
             check_price_table(tuple(table))
         except ValueError as error:
             raise InvalidParams(f"access_json.price_table: {error}") from None
+    return value
+
+
+def _pay(value: Any) -> Mapping[str, Any] | None:
+    """What the agent is paid; None: nothing."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.get("model") != "per_action":
+        raise InvalidParams(
+            'compensation_json must be an object such as {"model":"per_action","rate_sats":25}; model is'
+            " per_action (subscription and performance are not served by this version)"
+        )
+    for name in value:
+        if name not in ("model", "rate_sats", "accepted_methods"):
+            raise InvalidParams(f"compensation_json has an unknown key {name[:40]!a}")
+    rate = value.get("rate_sats", 1)
+    if type(rate) is not int or not 1 <= rate <= MAX_RATE_SATS:
+        raise InvalidParams(
+            f"compensation_json.rate_sats must be 1 to {MAX_RATE_SATS} sat; without it the price of the"
+            " action's danger is paid"
+        )
+    methods = value.get("accepted_methods", [])
+    unknown = [name for name in methods if name not in PAID_BY] if isinstance(methods, list) else [methods]
+    if unknown:
+        raise InvalidParams(
+            f"compensation_json.accepted_methods: {str(unknown[0])[:40]!a} is no way this node pays; the list"
+            f" holds {', '.join(PAID_BY)}"
+        )
     return value
 
 

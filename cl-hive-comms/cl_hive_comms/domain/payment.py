@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hive_shared.canonical import JsonValue, encode
 
+from .compensation import command_of
 from .lightning_invoice import fee_bound_msat, sats_up
 from .payment_machine import State
 
@@ -152,6 +153,11 @@ class Payment:
     bound_to: str | None = None
     expires_at: int | None = None
     error: str | None = None
+
+    @property
+    def command_id(self) -> str | None:
+        """The command that this is the pay of; None for every other payment."""
+        return command_of(self.key)
 
     @property
     def reserve_sats(self) -> int:

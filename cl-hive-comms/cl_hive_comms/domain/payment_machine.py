@@ -1,7 +1,8 @@
 """States of a payment and what moves it (docs/protocol/03-escrow-and-payments.md §7.3), as a table.
 
-Outgoing ones begin reserved, incoming ones awaiting. The one effect is the call that pays; whoever may have
-begun it is asked (`look`), never repeated.
+Outgoing ones begin reserved, incoming ones awaiting. The pay of a command stays reserved while it runs,
+is owed once it succeeded, and stays owed until it is paid: a try that failed ends nothing. The one effect is
+the call that pays; whoever may have begun it is asked (`look`), never repeated.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Event(StrEnum):
     ON_EXPIRED = "expired"
     ON_OWED = "owed"
     ON_REFUNDED = "refunded"
+    ON_EARNED = "earned"
+    ON_UNPAID = "unpaid"
 
 
 class Effect(StrEnum):
@@ -60,6 +63,11 @@ PAYMENT_TABLE: Final[Mapping[tuple[State, Event], Step[State, Effect]]] = Mappin
         (State.SENDING, Event.ON_LOST): Step(State.UNKNOWN, Effect.LOOK),
         (State.UNKNOWN, Event.ON_PAID): Step(State.SETTLED),
         (State.UNKNOWN, Event.ON_FAILED): Step(State.FAILED),
+        (State.RESERVED, Event.ON_EARNED): Step(State.OWED),
+        (State.OWED, Event.ON_SENT): Step(State.SENDING, Effect.SEND),
+        (State.OWED, Event.ON_UNPAID): Step(State.OWED),
+        (State.SENDING, Event.ON_UNPAID): Step(State.OWED),
+        (State.UNKNOWN, Event.ON_UNPAID): Step(State.OWED),
         (State.AWAITING, Event.ON_PAID): Step(State.SETTLED),
         (State.AWAITING, Event.ON_EXPIRED): Step(State.EXPIRED),
         (State.EXPIRED, Event.ON_PAID): Step(State.SETTLED),

@@ -10,7 +10,7 @@ from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, c
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
 from cl_hive_comms.plugin.locks import compose_locks, lock_tables
 from cl_hive_comms.plugin.parts import Parts
-from cl_hive_comms.plugin.payments import compose_payments
+from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
@@ -159,6 +159,7 @@ class CommandParts(Parts):
 
     def build_pipeline(self) -> None:
         """The command pipeline."""
+        limits = compose_limits(self.db, self.at_rest, lambda: self.config, self.credentials, self.alerts)
         parts = pipeline_parts(
             db=self.db,
             cln=self.cln,
@@ -179,6 +180,7 @@ class CommandParts(Parts):
             offers=self.offers,
             trust=self.trust,
             handoffs=self.handoffs,
+            payment_limits=limits,
             registered=lambda: [row.name for row in self.sibling_registry.usable()],
             on_receipt=self.receipt_written,
             log=self.log,
@@ -192,7 +194,10 @@ class CommandParts(Parts):
             config=lambda: self.config,
             credentials=self.credentials,
             aliases=self.aliases,
-            executors=self.pipeline.executors,
+            limits=limits,
+            pipeline=self.pipeline,
+            letters=self.signed_messages,
+            push=self.push,
             kill_switch=self.kill_switch,
             alerts=self.alerts,
             log=self.log,

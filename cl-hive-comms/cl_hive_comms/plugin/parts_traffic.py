@@ -5,6 +5,7 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
+from hive_shared.invoice_messages import INVOICE
 from hive_shared.nostr.relay_url import normalise_relay_url
 from hive_shared.siblings import SiblingHub
 
@@ -167,5 +168,6 @@ class TrafficParts(Parts):
             on_receipt=self.receipt_written,
             log=self.log,
         )
+        self.for_siblings.inbox.own[INVOICE] = self.payments.debts.take_invoice
         self.app.authenticate = self.siblings.verify
         self.siblings.on_change(lambda _who, _present: self.verifier.wake())

@@ -19,11 +19,14 @@ from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.command_pipeline import Pipeline
+from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.debts import Debts
 from cl_hive_comms.services.decoded_invoice import decoded
-from cl_hive_comms.services.executors.catalogue import Executors
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.payment_budget import PaymentBudget
 from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
@@ -34,6 +37,7 @@ from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
+from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.state_store import StateStore
 
 
@@ -46,11 +50,13 @@ class Payments:
     history: PaymentHistory
     budget: PaymentBudget
     requests: PaymentRequests
+    debts: Debts
 
     async def settle(self) -> None:
-        """What was paid, and what came."""
+        """What was paid, what came, and what is owed."""
         await self.pay.settle()
         await self.requests.settle()
+        await self.debts.pay_due()
 
 
 def limits_of(config: Config) -> Limits:
@@ -65,8 +71,28 @@ def limits_of(config: Config) -> Limits:
     )
 
 
-def _limits_now(config: Callable[[], Config]) -> Limits:
-    return limits_of(config())
+def compose_limits(
+    db: Db,
+    at_rest: AtRest,
+    config: Callable[[], Config],
+    credentials: CredentialService,
+    alerts: AlertService,
+) -> PaymentLimits:
+    """What bounds everything that this node pays."""
+
+    def daily_of(advisor_id: str) -> int | None:
+        advisor = credentials.advisor(advisor_id)
+        return None if advisor is None else advisor.daily_limit_sats
+
+    return PaymentLimits(
+        db,
+        PaymentStore(at_rest.sealer),
+        LockStore(at_rest.sealer),
+        alerts,
+        limits=lambda: limits_of(config()),
+        advisor_daily=daily_of,
+        now=unix_now,
+    )
 
 
 def compose_payments(
@@ -78,25 +104,17 @@ def compose_payments(
     config: Callable[[], Config],
     credentials: CredentialService,
     aliases: AliasService,
-    executors: Executors,
+    limits: PaymentLimits,
+    pipeline: Pipeline,
+    letters: SignedMessages,
+    push: CommandPush,
     kill_switch: KillSwitch,
     alerts: AlertService,
     log: Log,
 ) -> Payments:
-    """All of them over the same tables; agents' commands hear of what is being paid."""
-    rows = PaymentStore(at_rest.sealer)
+    """All of them over the same tables; commands hear of what is being paid."""
+    rows, executors, fault = PaymentStore(at_rest.sealer), pipeline.executors, fault_point(network)
     lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), executors.offers, network)
-
-    def daily_of(advisor_id: str) -> int | None:
-        advisor = credentials.advisor(advisor_id)
-        return None if advisor is None else advisor.daily_limit_sats
-
-    def name_of(advisor_id: str) -> str:
-        advisor = credentials.advisor(advisor_id)
-        return advisor_id if advisor is None else aliases.name_of(advisor)
-
-    sums, in_force = LockStore(at_rest.sealer), partial(_limits_now, config)
-    limits = PaymentLimits(db, rows, sums, alerts, limits=in_force, advisor_daily=daily_of, now=unix_now)
     service = PaymentService(
         db=db,
         rows=rows,
@@ -110,10 +128,10 @@ def compose_payments(
         restored=lambda tx: StateStore().get(tx, RESTORED_FACT) is not None,
         now=unix_now,
         log=log,
-        fault=fault_point(network),
+        fault=fault,
     )
     executors.also_paying = service.paying
-    history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
+    history = PaymentHistory(db, rows, name_of=partial(_name_of, credentials, aliases), now=unix_now)
     requests = PaymentRequests(
         db=db,
         rows=rows,
@@ -121,9 +139,27 @@ def compose_payments(
         kill_switch=kill_switch,
         random_bytes=os.urandom,
         now=unix_now,
-        fault=fault_point(network),
+        fault=fault,
     )
-    return Payments(service, limits, history, _budget(db, cln, limits, credentials), requests)
+    debts = Debts(
+        db=db,
+        rows=rows,
+        commands=SealedCommandStore(at_rest.sealer),
+        payments=service,
+        lightning=lightning,
+        letters=letters,
+        push=push,
+        alerts=alerts,
+        now=unix_now,
+        log=log,
+    )
+    pipeline.rewards.on_owed, service.on_debt_paid = debts.kick, debts.told
+    return Payments(service, limits, history, _budget(db, cln, limits, credentials), requests, debts)
+
+
+def _name_of(credentials: CredentialService, aliases: AliasService, advisor_id: str) -> str:
+    advisor = credentials.advisor(advisor_id)
+    return advisor_id if advisor is None else aliases.name_of(advisor)
 
 
 def _budget(db: Db, cln: ClnClient, limits: PaymentLimits, credentials: CredentialService) -> PaymentBudget:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from hive_shared.cln import ClnClient
 from hive_shared.crypto import Secret
@@ -10,6 +11,7 @@ from hive_shared.store import Db
 
 from cl_hive_comms import __version__
 from cl_hive_comms.domain.access_fee import AccessTerms
+from cl_hive_comms.domain.compensation import PayTerms
 from cl_hive_comms.domain.sibling_routes import BUILT_IN
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.fault_point import fault_point
@@ -25,6 +27,7 @@ from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.node_backups import NodeBackups
+from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.policy_service import PolicyService
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.receipt_service import ReceiptService
@@ -88,6 +91,7 @@ def pipeline_parts(
     offers: AdvisorOffers,
     trust: TrustService,
     handoffs: HandoffService,
+    payment_limits: PaymentLimits,
     registered: Callable[[], Sequence[str]],
     on_receipt: Callable[[int, str], None],
     log: Log,
@@ -114,18 +118,28 @@ def pipeline_parts(
         payment_rows=PaymentStore(at_rest.sealer),
         commands=SealedCommandStore(at_rest.sealer),
         access_key=Secret(at_rest.subkey(b"l402")),
-        access_terms=lambda: access_terms(config()),
+        payment_limits=payment_limits,
         node_id=node["node_id"],
+        network=node["network"],
         about=lambda: _about(identity, node, config(), registered()),
-        trusted_issuers=lambda: config().trusted_issuers,
-        max_skew_s=lambda: config().max_skew_s,
-        supervised=lambda: bool(config().get("supervised")),
         now=unix_now,
         on_receipt=on_receipt,
-        swap_rpcs=lambda: (str(config().get("swap-out-rpc")), str(config().get("swap-in-rpc"))),
         log=log,
         fault=fault_point(node["network"]),
+        **_options(config),
     )
+
+
+def _options(config: Callable[[], Config]) -> dict[str, Any]:
+    """What the operator's options say, of the moment it is asked for."""
+    return {
+        "access_terms": lambda: access_terms(config()),
+        "pay_terms": lambda: pay_terms(config()),
+        "trusted_issuers": lambda: config().trusted_issuers,
+        "max_skew_s": lambda: config().max_skew_s,
+        "supervised": lambda: bool(config().get("supervised")),
+        "swap_rpcs": lambda: (str(config().get("swap-out-rpc")), str(config().get("swap-in-rpc"))),
+    }
 
 
 def access_terms(config: Config) -> AccessTerms:
@@ -137,6 +151,12 @@ def access_terms(config: Config) -> AccessTerms:
         l402_days=int(str(config.get("l402-days"))),
         l402_actions=int(str(config.get("l402-actions"))),
     )
+
+
+def pay_terms(config: Config) -> PayTerms:
+    """What the options say of paying agents for their commands."""
+    methods = tuple(str(name) for name in config.get("payment-methods"))
+    return PayTerms(methods=methods, escrow_min_danger=int(str(config.get("escrow-min-danger"))))
 
 
 def _about(

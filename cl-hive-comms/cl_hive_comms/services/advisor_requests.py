@@ -38,6 +38,8 @@ class Hire:
     permissions: Mapping[str, JsonValue] | None = None
     charge: Mapping[str, JsonValue] | None = None
     """What the agent pays for access (the credential's `access`); None: nothing."""
+    pay: Mapping[str, JsonValue] | None = None
+    """What the agent is paid (the credential's `compensation`); None: nothing."""
 
     def template(self) -> Template:
         """The rights that are meant. Raises InvalidParams."""
@@ -110,6 +112,8 @@ class Issue(Hire):
             terms["trust"] = str(float(self.trust))
         if self.charge is not None:
             terms["charge"] = dict(self.charge)
+        if self.pay is not None:
+            terms["pay"] = dict(self.pay)
         return terms
 
 

@@ -237,6 +237,7 @@ class AdvisorService:
             permissions=hire.permissions,
             coordination=hire.coordination(),
             access=hire.charge,
+            compensation=hire.pay,
             agent_id=hire.agent_id or None,
             trust=Fraction(1) if hire.trust is None else hire.trust,
             valid_from=now,

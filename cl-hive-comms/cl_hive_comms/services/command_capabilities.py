@@ -12,12 +12,14 @@ from hive_shared.envelope import MAX_BYTES
 from hive_shared.errors import HiveError, NotFound
 from hive_shared.registry import actions, find, unsupported
 
+from ..domain.compensation import COMPENSATION
 from .access_fees import AccessFees
 from .command_case import Case
+from .compensation import Compensation
 from .decision import DecisionService, Who
 from .executors.action import Params
 from .intake import DANGEROUS_PER_MINUTE, PER_MINUTE
-from .ports_commands import CommandRows, Credentials, Database
+from .ports_commands import CommandRows, Credentials, CredentialView, Database
 
 IMPLEMENTATION: Final = "cl-hive-comms"
 PROTOCOL: Final = 1
@@ -50,6 +52,7 @@ class CommandCapabilities:
         credentials: Credentials,
         decision: DecisionService,
         access: AccessFees,
+        rewards: Compensation,
         about: Callable[[], About],
         served: Callable[[str, str], bool],
         why_not: Callable[[str, str], str],
@@ -60,7 +63,7 @@ class CommandCapabilities:
         self._db, self._commands, self._credentials, self._decision = db, commands, credentials, decision
         self._about, self._served, self._random, self._now = about, served, random_bytes, now
         self._why_not = why_not
-        self._partly, self._access = partly, access
+        self._partly, self._access, self._rewards = partly, access, rewards
 
     def of_node(self) -> dict[str, JsonValue]:
         """`hive-client-capabilities`: implementation, version, schemas, what is not served and why."""
@@ -107,9 +110,14 @@ class CommandCapabilities:
                 "tier": credential.effective_tier.word,
                 "permissions": granted,
                 "constraints": dict(credential.constraints),
-                "payment": {"methods": [*self._access.methods(case.view)], "mints": []},
+                "payment": self._payment(case.view),
             }
         return doc
+
+    def _payment(self, view: CredentialView) -> dict[str, JsonValue]:
+        doc: dict[str, JsonValue] = {"methods": [*self._access.methods(view)], "mints": []}
+        agreed = self._rewards.agreed(view)
+        return doc if agreed is None else {**doc, COMPENSATION: agreed}
 
     async def quote(self, case: Case, params: Params) -> dict[str, JsonValue]:
         """`quote`: price, danger, tier and workflow of a command."""
@@ -126,7 +134,11 @@ class CommandCapabilities:
         }
         if spec.served:
             told = await self._decision.preview(who, schema, action, asked)
-            return {**doc, **self._access.quote(who.view, _total(told["danger"])), **told}
+            danger = _total(told["danger"])
+            price = self._access.quote(who.view, danger)
+            if not price["price_sats"] and not spec.read_only:
+                price = self._rewards.quote(who.view, danger) or price
+            return {**doc, **price, **told}
         # Known but not run by this version: its danger can still be told.
         given: Mapping[str, JsonValue] = asked if isinstance(asked, dict) else {}
         return {

@@ -15,6 +15,7 @@ from hive_shared.registry import Danger
 from ..domain.access_fee import Fee, fee_from
 from ..domain.command_machine import Event, State, after
 from ..domain.command_record import CommandRow
+from ..domain.compensation import Reward, reward_from
 from ..domain.sibling_routes import BY_CLOCK
 from .executors.action import Caller, Plan
 from .ports_commands import CredentialView
@@ -116,6 +117,8 @@ class Judged:
     original_params_hash: str | None = None
     fee: Fee | None = None
     """What the agent paid for it."""
+    reward: Reward | None = None
+    """What the agent is paid for it if it succeeds."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, all but the plan; `judged_from` reads it."""
@@ -134,6 +137,7 @@ class Judged:
             "confirm_signature": self.confirm_signature,
             "original_params_hash": self.original_params_hash,
             "fee": None if self.fee is None else self.fee.to_json(),
+            "reward": None if self.reward is None else self.reward.to_json(),
         }
 
     def approval_doc(self) -> dict[str, JsonValue]:
@@ -166,6 +170,7 @@ def judged_from(doc: Mapping[str, Any], undo: dict[str, JsonValue]) -> Judged:
         original_params_hash=doc["original_params_hash"],
         # Rows of a version that took no fees have none.
         fee=fee_from(doc.get("fee")),
+        reward=reward_from(doc.get("reward")),
     )
 
 

@@ -21,9 +21,11 @@ from ..domain.access_fee import NOTHING_PAID, REDEEMED, REFUNDED
 from ..domain.alert import PROPOSAL, level_of_danger
 from ..domain.command_machine import Event, State
 from ..domain.command_record import CommandRow, StoredResponse
+from ..domain.compensation import NOT_DUE
 from ..domain.sibling_routes import BUILT_IN, CALLER_ANSWERED
 from .access_fees import AccessFees
 from .command_case import Case, Judged, walk
+from .compensation import Compensation
 from .executors.action import Outcome
 from .executors.config_adjust import ConfigRows
 from .ports_commands import Alerts, CommandRows, FeeRows, Identity, Messages, SavedRows
@@ -76,6 +78,7 @@ class CommandOutcomes:
         settings: ConfigRows,
         spends: SpendRows,
         access: AccessFees,
+        rewards: Compensation,
         receipts: ReceiptService,
         identity: Identity,
         messages: Messages,
@@ -88,6 +91,7 @@ class CommandOutcomes:
         self._saved, self._settings, self._spends = saved, settings, spends
         self._identity, self._messages, self._alerts, self._now = identity, messages, alerts, now
         self._trust, self._on_receipt, self._access = trust, on_receipt, access
+        self._rewards = rewards
         # Written by the database's thread, read by the loop's: a deque needs no lock for that.
         self._told: deque[tuple[int, str]] = deque(maxlen=1_000)
 
@@ -95,6 +99,7 @@ class CommandOutcomes:
         """Send what the transaction enqueued, if it did, and tell of its receipts soon."""
         if messages:
             self._messages.kick()
+        self._rewards.kick()
         if self._told:
             # A hint: it goes the same way to the node as an answer that is about to be given, behind it.
             asyncio.get_running_loop().call_later(_HINTS_AFTER_S, self._tell)
@@ -305,6 +310,7 @@ class CommandOutcomes:
             case,
             outcome.state,
             paid=REFUNDED if refunded else REDEEMED,
+            earned=self._rewards.finish(tx, case, judged.reward, outcome),
             error=outcome.error,
             danger=judged.danger,
             judged=judged,
@@ -323,14 +329,7 @@ class CommandOutcomes:
         self._fees.add(tx, outcome.fee_writes)
         self._settings.add(tx, outcome.config_changes, case.command_id, self._now())
         self._count(tx, case, outcome)
-        for kind, subject in outcome.disarm:
-            self._commands.disarm(tx, kind, subject)
-        for timer in outcome.arm:
-            self._commands.set_timer(tx, timer)
-        for reason, channel_id in outcome.release:
-            self._saved.drop(tx, reason, channel_id)
-        for hold in outcome.hold:
-            self._saved.hold(tx, hold, self._now())
+        self._keep(tx, outcome)
         return self.respond(
             tx,
             case,
@@ -341,6 +340,17 @@ class CommandOutcomes:
             state_hash=state_after,
             deferred=deferred,
         )
+
+    def _keep(self, tx: Tx, outcome: Outcome) -> None:
+        """What is to happen later, and what is held on channels."""
+        for kind, subject in outcome.disarm:
+            self._commands.disarm(tx, kind, subject)
+        for timer in outcome.arm:
+            self._commands.set_timer(tx, timer)
+        for reason, channel_id in outcome.release:
+            self._saved.drop(tx, reason, channel_id)
+        for hold in outcome.hold:
+            self._saved.hold(tx, hold, self._now())
 
     def _left_to_node(
         self,
@@ -367,6 +377,7 @@ class CommandOutcomes:
                 result=outcome.result,
                 hashes=(state_before, None),
                 paid=REDEEMED,
+                earned=self._rewards.finish(tx, case, judged.reward, outcome),
             )
             receipt = to_doc(begun)
         return self.respond(
@@ -434,6 +445,7 @@ class CommandOutcomes:
         result: JsonValue = None,
         hashes: tuple[str | None, str | None] = (None, None),
         paid: str = REFUNDED,
+        earned: str = NOT_DUE,
     ) -> Receipt:
         command = case.command
         schema, action = (
@@ -454,7 +466,7 @@ class CommandOutcomes:
             params=params,
             danger=None if danger is None else danger.to_doc(),
             approval=judged.approval_doc() if judged else None,
-            payment=dict(NOTHING_PAID) if judged is None or judged.fee is None else judged.fee.doc(paid),
+            payment=_payment(judged, paid, earned),
             error=None if error is None else _error_doc(error),
             result=result,
             state_hash_before=hashes[0],
@@ -465,6 +477,15 @@ class CommandOutcomes:
         receipt = self._receipts.append(tx, fields)
         self._told.append((receipt.receipt_id, receipt.status))
         return receipt
+
+
+def _payment(judged: Judged | None, paid: str, earned: str) -> dict[str, JsonValue]:
+    """The `payment` of a receipt: what the agent paid, or what it earns."""
+    if judged is not None and judged.fee is not None:
+        return judged.fee.doc(paid)
+    if judged is not None and judged.reward is not None:
+        return judged.reward.doc(earned)
+    return dict(NOTHING_PAID)
 
 
 def _short(params: JsonValue) -> JsonValue:

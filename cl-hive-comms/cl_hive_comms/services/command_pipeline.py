@@ -11,10 +11,12 @@ from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
 from ..domain.access_fee import AccessTerms
+from ..domain.compensation import PayTerms
 from ..domain.forwarding import BY_ADVISORS
+from ..domain.lightning_invoice import Asked, plain
 from ..domain.rate_limit import SlidingWindows
 from ..domain.report import PERIODS
-from .access_fees import AccessFees, AccessRows, Income
+from .access_fees import AccessFees, AccessRows
 from .action_caps import ActionCaps
 from .approval_service import ApprovalService
 from .command_capabilities import About, CommandCapabilities
@@ -22,7 +24,9 @@ from .command_control import Acknowledgements, ControlActions, Word
 from .command_outcome import CommandOutcomes
 from .command_push import CommandPush
 from .command_service import CommandService
+from .compensation import Compensation
 from .decision import DecisionService
+from .decoded_invoice import decoded
 from .execution import ExecutionService
 from .execution_locks import ExecutionLocks
 from .executors.catalogue import Executors
@@ -39,6 +43,7 @@ from .intake_order import WINDOW_MS, IntakeOrder
 from .kept_settings import KeptSettings
 from .node_backups import NodeBackups
 from .node_command import NodeCommands
+from .payment_limits import PaymentLimits
 from .peer_bans import BanningPolicies, PeerBans
 from .ports_commands import (
     Alerts,
@@ -61,6 +66,7 @@ from .ports_commands import (
     VerifyCredential,
     no_fault,
 )
+from .ports_payments import PaymentRows
 from .presence_service import PresenceRows, PresenceService
 from .rebalance_rules import RebalanceRules
 from .receipt_service import ReceiptService
@@ -104,7 +110,9 @@ class PipelineParts:
     backups: NodeBackups
     receipt_rows: ReceiptRows
     access_rows: AccessRows
-    payment_rows: Income
+    payment_rows: PaymentRows
+    payment_limits: PaymentLimits
+    pay_terms: Callable[[], PayTerms]
     receipts: ReceiptService
     push: CommandPush
     identity: Identity
@@ -122,6 +130,7 @@ class PipelineParts:
     access_key: Secret
     access_terms: Callable[[], AccessTerms]
     node_id: str
+    network: str
     about: Callable[[], About]
     trusted_issuers: Callable[[], Collection[str]]
     max_skew_s: Callable[[], int]
@@ -152,6 +161,7 @@ class Pipeline:
     presence: PresenceService
     settings: KeptSettings
     access: AccessFees
+    rewards: Compensation
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,7 @@ class _Core:
 
     locks: ExecutionLocks
     access: AccessFees
+    rewards: Compensation
     bans: PeerBans
     executors: Executors
     outcomes: CommandOutcomes
@@ -196,6 +207,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         credentials=parts.credentials,
         decision=core.decision,
         access=core.access,
+        rewards=core.rewards,
         about=parts.about,
         served=core.executors.served,
         why_not=core.executors.why_not,
@@ -225,6 +237,7 @@ def build_pipeline(parts: PipelineParts) -> Pipeline:
         presence,
         core.settings,
         core.access,
+        core.rewards,
     )
 
 
@@ -292,7 +305,7 @@ def _telemetry(parts: PipelineParts, core: _Core, presence: PresenceService) -> 
 
 def _core(parts: PipelineParts) -> _Core:
     locks, spends = ExecutionLocks(), SpendLimits(parts.spends, parts.alerts)
-    access = _access(parts)
+    access, rewards = _access(parts), _rewards(parts)
     bans = PeerBans(parts.db, parts.commands, parts.receipts, parts.now)
     state_hash = StateHashService(
         parts.node,
@@ -309,7 +322,7 @@ def _core(parts: PipelineParts) -> _Core:
     settings = KeptSettings(parts.db, parts.commands)
     policies = BanningPolicies(parts.policies, bans.banned)
     executors = _executors(parts, policies, state_hash, htlcs, settings)
-    outcomes = _outcomes(parts, access)
+    outcomes = _outcomes(parts, access, rewards)
     decision = DecisionService(
         db=parts.db,
         commands=parts.commands,
@@ -319,6 +332,7 @@ def _core(parts: PipelineParts) -> _Core:
         handoffs=parts.handoffs,
         spends=spends,
         access=access,
+        rewards=rewards,
         locks=locks,
         find_write=executors.to_run,
         policy_root=state_hash.policy_root,
@@ -331,6 +345,7 @@ def _core(parts: PipelineParts) -> _Core:
         caps=ActionCaps(parts.fees, parts.alerts),
         spends=spends,
         access=access,
+        rewards=rewards,
         outcomes=outcomes,
         credentials=parts.credentials,
         kill_switch=parts.kill_switch,
@@ -341,7 +356,8 @@ def _core(parts: PipelineParts) -> _Core:
         fault=parts.fault,
     )
     return _Core(
-        locks, access, bans, executors, outcomes, decision, execution, _intake(parts), htlcs, settings
+        *(locks, access, rewards, bans, executors, outcomes, decision, execution),
+        *(_intake(parts), htlcs, settings),
     )
 
 
@@ -394,9 +410,27 @@ def _access(parts: PipelineParts) -> AccessFees:
     )
 
 
-def _outcomes(parts: PipelineParts, access: AccessFees) -> CommandOutcomes:
+def _rewards(parts: PipelineParts) -> Compensation:
+    async def read(text: str) -> Asked:
+        return await decoded(parts.node, *plain(text, parts.network))
+
+    return Compensation(
+        db=parts.db,
+        rows=parts.payment_rows,
+        limits=parts.payment_limits,
+        commands=parts.commands,
+        trust=parts.trust,
+        read=read,
+        node_id=parts.node_id,
+        terms=parts.pay_terms,
+        now=parts.now,
+    )
+
+
+def _outcomes(parts: PipelineParts, access: AccessFees, rewards: Compensation) -> CommandOutcomes:
     return CommandOutcomes(
         access=access,
+        rewards=rewards,
         commands=parts.commands,
         fees=parts.fees,
         saved=parts.saved,

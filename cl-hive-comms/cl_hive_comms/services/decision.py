@@ -34,12 +34,14 @@ from ..domain.access_fee import Fee
 from ..domain.approval import Workflow, expires_in, rank
 from ..domain.command_machine import State
 from ..domain.command_record import NODE_SCOPE, CommandRow, FeeWrite, Use
+from ..domain.compensation import Reward, claims
 from ..domain.constraints import DAILY_ACTIONS
 from ..domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide
 from ..domain.policy_limits import COUNTERS, DAY_S, HOUR_S, counters_of, never
 from .access_fees import AccessFees, Priced
 from .action_caps import PER_DAY, Cap
 from .command_case import Case, Judged, RuleRefusal
+from .compensation import Compensation
 from .decision_facts import amounts_to, changed_fees, channels_of, facts_of_plan, past_write, under_way
 from .execution_locks import ExecutionLocks
 from .executors.action import Caller, Params, Plan, WriteAction
@@ -157,6 +159,7 @@ class DecisionService:
         handoffs: Handoffs,
         spends: SpendLimits,
         access: AccessFees,
+        rewards: Compensation,
         locks: ExecutionLocks,
         find_write: Callable[[str, str], WriteAction | None],
         policy_root: Callable[[Plan], Awaitable[str]],
@@ -167,6 +170,7 @@ class DecisionService:
         self._handoffs, self._spends = handoffs, spends
         self._locks, self._find_write, self._trust_of, self._now = locks, find_write, trust_of, now
         self._policy_root, self._names, self._access = policy_root, names, access
+        self._rewards = rewards
 
     # -- reads ------------------------------------------------------------------------------------------
 
@@ -180,7 +184,7 @@ class DecisionService:
         who = Who.of(case)
         try:
             self.check_read(who, spec, params)
-            fee = await self._paid(case, spec, params, DangerFacts(), danger)
+            fee, _ = await self._paid(case, spec, params, DangerFacts(), danger)
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
         return spec, params, fee
@@ -265,8 +269,8 @@ class DecisionService:
             verdict = self._verdict(who, rated, past, stale)
             if case is None:
                 return verdict
-            fee = await self._paid(case, spec, params, facts, danger)
-            return replace(verdict, judged=replace(verdict.judged, fee=fee))
+            fee, reward = await self._paid(case, spec, params, facts, danger)
+            return replace(verdict, judged=replace(verdict.judged, fee=fee, reward=reward))
         except HiveError as error:
             raise RuleRefusal(error, danger, (spec.schema, spec.name)) from error
 
@@ -415,10 +419,13 @@ class DecisionService:
 
     async def _paid(
         self, case: Case, spec: ActionSpec, params: Params, facts: DangerFacts, danger: Danger
-    ) -> Fee | None:
+    ) -> tuple[Fee | None, Reward | None]:
         constraints_of = () if case.view is None else tuple(case.view.credential.constraints)
-        tier = spec.required_tier(params, facts, constraints_of)
-        return await self._access.check(case, Priced(spec, params, danger, tier))
+        asked = Priced(spec, params, danger, spec.required_tier(params, facts, constraints_of))
+        costs = case.view is not None and self._access.price_sats(case.view, danger.total) > 0
+        if claims(case.command.payment_proof) and not costs:
+            return None, await self._rewards.check(case, asked)
+        return await self._access.check(case, asked), None
 
     # -- what the rules look at -----------------------------------------------------------------------------
 

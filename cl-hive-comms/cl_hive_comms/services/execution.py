@@ -29,6 +29,7 @@ from .access_fees import AccessFees
 from .action_caps import ActionCaps, Cap
 from .command_case import Case, Judged, judged_from, walk
 from .command_outcome import CommandOutcomes, Response, StateMoved, by_message
+from .compensation import Compensation
 from .executors.action import Outcome, WriteAction
 from .ports_commands import (
     CommandRows,
@@ -65,6 +66,7 @@ class ExecutionService:
         caps: ActionCaps,
         spends: SpendLimits,
         access: AccessFees,
+        rewards: Compensation,
         outcomes: CommandOutcomes,
         credentials: Credentials,
         kill_switch: KillSwitch,
@@ -77,7 +79,7 @@ class ExecutionService:
         self._db, self._commands, self._caps, self._outcomes = db, commands, caps, outcomes
         self._state_hash, self._find, self._now, self._log = state_hash, find_action, now, log
         self._credentials, self._kill, self._fault = credentials, kill_switch, fault
-        self._spends, self._access = spends, access
+        self._spends, self._access, self._rewards = spends, access, rewards
         self._live: set[str] = set()
         self._unwritten: list[_Unwritten] = []
         self.going_on: set[asyncio.Future[None]] = set()
@@ -162,6 +164,7 @@ class ExecutionService:
             if spend is not None:
                 self._spends.take(tx, spend, case.command_id, now)
             self._access.redeem(tx, case.command_id, judged.fee)
+            self._rewards.reserve(tx, case, judged.reward)
             moved = self._commands.move(
                 tx,
                 case.command_id,

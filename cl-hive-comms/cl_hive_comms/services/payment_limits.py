@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hive_shared.alerts import Level
@@ -48,6 +48,13 @@ class PaymentLimits:
         own = None if advisor_id is None else self._advisor_daily(advisor_id)
         return self.limits().bounds(budget, advisor_id, own)
 
+    def check(self, tx: Tx, row: Payment) -> None:
+        """Whether a payment would fit into everything that bounds it now; reserves nothing. Raises
+        BudgetExhausted."""
+        assert row.budget is not None
+        for _ in self._fitting(tx, row.budget, row.advisor_id, row.counted_sats):
+            pass
+
     def take(self, tx: Tx, row: Payment) -> None:
         """Check a payment that is about to be inserted against everything that bounds it; alert where it
         brings a limit to 80 %. What it reserves is its `counted_sats`. Raises BudgetExhausted."""
@@ -56,6 +63,17 @@ class PaymentLimits:
 
     def reserve(self, tx: Tx, budget: str, advisor_id: str | None, sats: int) -> None:
         """The same for `sats` that the caller is about to note in its own rows, which count."""
+        for bound, used in self._fitting(tx, budget, advisor_id, sats):
+            if near(used, used + sats, bound.sats):
+                text = (
+                    f"{used + sats} of {bound.sats} sat of {bound.name} are spent or reserved; beyond it"
+                    " payments are refused"
+                )
+                key = f"payment_limit_near:{bound.name}:{bound.advisor_id}"
+                self._alerts.raise_in(tx, Level.WARNING, "limit_near", text, key)
+
+    def _fitting(self, tx: Tx, budget: str, advisor_id: str | None, sats: int) -> Iterator[tuple[Bound, int]]:
+        """Every limit with what is used of it. Raises BudgetExhausted at the one that does not hold it."""
         now = self._now()
         per_action = self.limits().per_action
         if budget == ADVISOR and 0 < per_action < sats:
@@ -77,13 +95,7 @@ class PaymentLimits:
                     used,
                     sats,
                 )
-            if near(used, used + sats, bound.sats):
-                text = (
-                    f"{used + sats} of {bound.sats} sat of {bound.name} are spent or reserved; beyond it"
-                    " payments are refused"
-                )
-                key = f"payment_limit_near:{bound.name}:{bound.advisor_id}"
-                self._alerts.raise_in(tx, Level.WARNING, "limit_near", text, key)
+            yield bound, used
 
     async def tell_hit(self, error: BudgetExhausted) -> None:
         """Tell the operator of a payment that a limit refused."""

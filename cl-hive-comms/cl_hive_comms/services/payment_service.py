@@ -81,6 +81,7 @@ class PaymentService:
         self._methods = methods
         self._kill_switch, self._alerts, self._restored = kill_switch, alerts, restored
         self._now, self._log, self._fault = now, log, fault
+        self.on_debt_paid: Callable[[Tx, Payment], None] = lambda _tx, _row: None
         self._live: set[str] = set()
         self._told: set[str] = set()
         self._looking = asyncio.Lock()
@@ -109,6 +110,22 @@ class PaymentService:
         other = await self._reserve(row)
         if other is not None:
             return self._stored(other, order)
+        try:
+            return await self._send(row)
+        finally:
+            self._live.discard(row.payment_id)
+
+    async def pay_debt(self, row: Payment) -> Payment:
+        """Pay what is owed for a command, by the invoice that its row has.
+
+        Returns the payment, settled or without an end yet, or still owed when nothing was paid. Raises
+        HiveError before anything was sent.
+        """
+        self._check_stop()
+        await self._resolve_first()
+        if row.payment_id in self._live:
+            return row
+        self._live.add(row.payment_id)
         try:
             return await self._send(row)
         finally:
@@ -267,6 +284,7 @@ class PaymentService:
             raise await self._refuse(row, error) from None
         await self._fault("payment_sending")
         if before is not None:
+            sending = replace(sending, payment_hash=before.payment_hash or sending.payment_hash)
             paid = before.state == "complete"
             return await (self._paid(sending, replace(before, ours=False)) if paid else self._lost(sending))
         # Asked last, directly before the call that has an effect (docs/decisions/0397).
@@ -281,10 +299,12 @@ class PaymentService:
 
     async def _before_restore(self, row: Payment) -> Found | None:
         """What a copy of the database that was restored may have forgotten: that this key was paid, or is
-        being paid. Of an invoice the node itself refuses to pay it twice."""
-        if row.payment_hash is not None or not await self._db.read(self._restored):
+        being paid. Of an invoice the node itself refuses to pay it twice, but a debt may have been paid by
+        another invoice than the one that the copy knows."""
+        debt = row.command_id is not None
+        if (row.payment_hash is not None and not debt) or not await self._db.read(self._restored):
             return None
-        found = await self._lightning.look(row)
+        found = await self._lightning.look(replace(row, payment_hash=None, sent_index=0))
         return found if found.state in ("pending", "complete") else None
 
     async def _invoice(self, row: Payment) -> dict[str, Any]:
@@ -308,7 +328,11 @@ class PaymentService:
         return ended(await self._db.write(lambda tx: self._failed(tx, row, Event.ON_FAILED, why)))
 
     def _failed(self, tx: Tx, row: Payment, event: Event, why: HiveError) -> Payment:
-        after = self._rows.move(tx, row, event, self._now(), error=f"{why.symbol}: {why.detail}"[:500])
+        error = f"{why.symbol}: {why.detail}"[:500]
+        if row.command_id is not None:
+            # What was earned stays owed, and counted, however often paying it fails.
+            return self._rows.move(tx, row, Event.ON_UNPAID, self._now(), error=error)
+        after = self._rows.move(tx, row, event, self._now(), error=error)
         self._rows.count(tx, row, 0)
         return replace(after, counted_sats=0)
 
@@ -327,6 +351,8 @@ class PaymentService:
             }
             after = self._rows.move(tx, row, Event.ON_PAID, self._now(), error=None, **changes)
             self._rows.count(tx, row, sats)
+            if row.command_id is not None:
+                self.on_debt_paid(tx, after)
             return replace(after, counted_sats=sats)
 
         return await self._db.write(body)
@@ -373,6 +399,9 @@ class PaymentService:
             self._looked = self._looked or reached
 
     async def _settle(self, row: Payment) -> None:
+        if row.state is State.RESERVED and row.command_id is not None:
+            # Its command runs, or its end is not proved.
+            return
         if row.state is State.RESERVED:
             why = failed("the plugin stopped before the node was told to pay", None)
             await self._db.write(lambda tx: self._failed(tx, row, Event.ON_REFUSED, why))

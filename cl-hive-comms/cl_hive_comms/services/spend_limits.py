@@ -140,7 +140,11 @@ class SpendLimits:
 
 
 def tell_hit(alerts: Alerts, tx: Tx, error: HiveError) -> None:
-    """Tell the operator in the refusal's transaction when the daily budget was what refused (08 §6)."""
-    if error.symbol == "budget_exhausted":
-        text = f"an advisor's spend was refused, the daily budget is used up: {error.detail}"
-        alerts.raise_in(tx, Level.CRITICAL, "budget_hit", text, "budget_hit:daily_budget_sats")
+    """Tell the operator in the refusal's transaction when a budget was what refused (08 §6): that of what
+    advisors spend, or a limit of what they are paid."""
+    if error.symbol != "budget_exhausted":
+        return
+    text, key = f"an advisor's spend was refused, the daily budget is used up: {error.detail}", "budget_hit"
+    if (limit := error.data.get("limit")) is not None:
+        text, key = f"pay for an advisor's command was refused: {error.detail}", "payment_budget_hit"
+    alerts.raise_in(tx, Level.CRITICAL, "budget_hit", text, f"{key}:{limit or 'daily_budget_sats'}")

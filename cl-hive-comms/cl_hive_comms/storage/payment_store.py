@@ -12,6 +12,7 @@ from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 
+from ..domain.compensation import command_of
 from ..domain.payment import OPERATOR_SCOPE, Payment, Target, scope_of
 from ..domain.payment_limits import HOUR_S, Bound
 from ..domain.payment_machine import OPEN, PAYMENT_TABLE, Event, State
@@ -212,6 +213,9 @@ class PaymentStore:
         """Insert a payment of a backup; False when it is here. One that had no end then is unknown now: what
         became of it since, the node's list says. Raises KeyError, TypeError, ValueError for a broken row."""
         state = State(raw["state"])
+        if state is State.RESERVED and command_of(raw["key"]) is not None:
+            # Whether its command succeeded since, no list says.
+            raw, state = {**raw, "counted_sats": 0, "error": "not_due: restored before its end"}, State.FAILED
         if state in OPEN:
             # Begun after the copy was made, perhaps: every part of the node's list may be its own.
             known = {"sent_at": raw["sent_at"] or raw["created_at"], "sent_index": raw["sent_index"] or 0}

@@ -1,0 +1,230 @@
+"""What a command earns its agent: checked at step 15, reserved with the `executing` row, owed with the
+receipt of its success (docs/protocol/02-fleet-management.md §7.1, §8; 03 §7.2, §7.3).
+
+Nothing is paid here and nothing leaves here: `services.debts` pays what is owed after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from hive_shared.canonical import JsonValue, encode
+from hive_shared.crypto import sha256
+from hive_shared.errors import HiveError, from_symbol
+from hive_shared.store import Tx
+
+from ..domain import compensation
+from ..domain.compensation import (
+    BOLT11,
+    COMPENSATION,
+    ESCROW,
+    NOT_DUE,
+    OWED,
+    RESERVED,
+    SERVED,
+    PayTerms,
+    Reward,
+    invalid,
+)
+from ..domain.lightning_invoice import Asked
+from ..domain.payment import ADVISOR, OUT, Payment, Target, fee_limit_msat, id_of
+from ..domain.payment_checks import LEAST_LEFT_S, check_asked
+from ..domain.payment_machine import Event, State
+from .access_fees import Priced
+from .command_case import WAITING, Case
+from .executors.action import Outcome
+from .payment_limits import PaymentLimits
+from .ports_commands import CommandRows, CredentialView, Database
+from .ports_payments import PaymentRows
+from .trust_service import TrustService
+
+
+class Compensation:
+    """Checks claims and books them. `read` is the node's reading of an invoice, `terms` the operator's of
+    this moment; `on_owed` is told after the commit that there is something to pay."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        rows: PaymentRows,
+        limits: PaymentLimits,
+        commands: CommandRows,
+        trust: TrustService,
+        read: Callable[[str], Awaitable[Asked]],
+        node_id: str,
+        terms: Callable[[], PayTerms],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self._limits, self._commands = db, rows, limits, commands
+        self._trust, self._read, self._node_id, self._terms, self._now = trust, read, node_id, terms, now
+        self.on_owed: Callable[[], None] = lambda: None
+        self._owed = False
+
+    # -- what it earns ------------------------------------------------------------------------------------
+
+    def methods(self, view: CredentialView) -> tuple[str, ...]:
+        """Ways to be paid that both the credential and this node take, in the node's order."""
+        offered = tuple(name for name in self._terms().methods if name in SERVED)
+        return compensation.methods_of(view.credential.compensation, offered)
+
+    def quote(self, view: CredentialView | None, danger: int) -> dict[str, JsonValue] | None:
+        """{price_sats, direction, methods, escrow} of an action that earns something; else None (02 §8)."""
+        agreed = {} if view is None else view.credential.compensation
+        price_sats = compensation.rate_sats(agreed, danger)
+        if view is None or not price_sats:
+            return None
+        held = self._held(view, danger)
+        ways = [name for name in self.methods(view) if not held or name == ESCROW]
+        return {"price_sats": price_sats, "direction": COMPENSATION, "methods": [*ways], "escrow": held}
+
+    def agreed(self, view: CredentialView) -> dict[str, JsonValue] | None:
+        """What capabilities say of an agent's pay; None where nothing is agreed."""
+        terms = view.credential.compensation
+        if terms.get("model") != "per_action" or terms.get("rate_sats") == 0:
+            return None
+        doc: dict[str, JsonValue] = {"model": "per_action", "methods": [*self.methods(view)]}
+        doc["escrow_min_danger"] = self._terms().escrow_min_danger
+        return doc if "rate_sats" not in terms else {**doc, "rate_sats": terms["rate_sats"]}
+
+    def _held(self, view: CredentialView, danger: int) -> bool:
+        agreed, least = view.credential.compensation, self._terms().escrow_min_danger
+        return compensation.must_be_held(agreed, danger, self._trust.of(view), least)
+
+    # -- step 15 ------------------------------------------------------------------------------------------
+
+    async def check(self, case: Case, asked: Priced) -> Reward | None:
+        """What a command earns if it succeeds; None when its agent claims nothing. Reserves nothing yet.
+
+        Raises PaymentFailed (payment_invalid, payment_replayed, escrow_required), BudgetExhausted, ClnError
+        when the node cannot be asked.
+        """
+        given = case.command.payment_proof
+        if case.by_clock or case.view is None or not compensation.claims(given):
+            return None
+        if asked.spec.read_only:
+            raise invalid(
+                f"{asked.spec.name} changes nothing, and reads earn nothing; send it without a claim"
+            )
+        danger = asked.danger.total
+        price_sats = compensation.rate_sats(case.view.credential.compensation, danger)
+        if not price_sats:
+            raise invalid("your credential agrees no pay per action; send the command without a claim")
+        method = str(given.get("method"))
+        if method not in self.methods(case.view):
+            ways = ", ".join(self.methods(case.view)) or "nothing"
+            raise invalid(f"this node pays you by {ways}, not by {method}")
+        if method != ESCROW and self._held(case.view, danger):
+            raise from_symbol(
+                "escrow_required",
+                f"pay for danger {danger} is held in escrow: claim it by {ESCROW} with a ticket",
+                danger=danger,
+            )
+        return await self._by_invoice(case, compensation.invoice_claimed(given), price_sats)
+
+    async def _by_invoice(self, case: Case, invoice: str, price_sats: int) -> Reward:
+        waited = self._db.peek(lambda tx: self._waited(tx, case.command_id))
+        try:
+            asked = await self._read(invoice)
+        except HiveError as error:
+            raise invalid(error.detail.replace("bolt11 is no", "payment_proof.invoice is no", 1)) from None
+        if asked.kind != "bolt11 invoice":
+            raise invalid(f"payment_proof.invoice is a {asked.kind}; give a BOLT 11 invoice")
+        if asked.amount_msat != price_sats * 1_000:
+            # People may have reduced what was asked, and its danger with it: another invoice is asked for.
+            if not waited:
+                says = "no amount" if asked.amount_msat is None else f"{asked.amount_msat} msat"
+                raise invalid(
+                    f"the invoice names {says}; this command earns {price_sats} sat", price_sats=price_sats
+                )
+            return self._fitting(case, Reward(BOLT11, price_sats))
+        if waited and asked.expires_at is not None and asked.expires_at < self._now() + LEAST_LEFT_S:
+            return self._fitting(case, Reward(BOLT11, price_sats))
+        try:
+            check_asked(asked, price_sats * 1_000, self._node_id, None, self._now())
+        except HiveError as error:
+            raise invalid(error.detail.partition("; nothing was paid")[0]) from None
+        payment_hash = str(asked.payment_hash)
+        self._db.peek(lambda tx: self._check_unused(tx, payment_hash))
+        return self._fitting(
+            case, Reward(BOLT11, price_sats, payment_hash, asked.text, asked.payee, asked.expires_at)
+        )
+
+    def _waited(self, tx: Tx, command_id: str) -> bool:
+        row = self._commands.get(tx, command_id)
+        return row is not None and row.state in WAITING
+
+    def _fitting(self, case: Case, reward: Reward) -> Reward:
+        row = self._row(case, reward)
+        self._db.peek(lambda tx: self._limits.check(tx, row))
+        return reward
+
+    def _check_unused(self, tx: Tx, payment_hash: str) -> None:
+        if any(row.state is not State.FAILED for row in self._rows.by_hash(tx, payment_hash, OUT)):
+            raise from_symbol(
+                "payment_replayed", "this invoice is that of another payment; make one for this command"
+            )
+
+    # -- steps 17 and 20, inside the caller's transaction -------------------------------------------------
+
+    def reserve(self, tx: Tx, case: Case, reward: Reward | None) -> None:
+        """The command starts: what it may earn counts from now on. Raises BudgetExhausted, PaymentFailed."""
+        if reward is None:
+            return
+        row = self._row(case, reward)
+        if row.payment_hash is not None:
+            self._check_unused(tx, row.payment_hash)
+        self._limits.take(tx, row)
+        self._rows.insert(tx, row)
+
+    def _row(self, case: Case, reward: Reward) -> Payment:
+        key, now, msat = compensation.key_of(case.command_id), self._now(), reward.amount_sats * 1_000
+        payment_id = id_of(key)
+        row = Payment(
+            payment_id=payment_id,
+            key=key,
+            content_hash=sha256(encode(reward.to_json())).hex(),
+            advisor_id=case.advisor_id,
+            budget=ADVISOR,
+            kind=BOLT11,
+            purpose=compensation.PURPOSE,
+            direction=OUT,
+            amount_msat=msat,
+            max_fee_msat=fee_limit_msat(msat, self._limits.limits().max_fee_ppm, None),
+            state=State.RESERVED,
+            target=Target(reward.invoice, reward.invoice or None, reward.payee),
+            label=f"hive:{payment_id}",
+            created_at=now,
+            updated_at=now,
+            payment_hash=reward.ref or None,
+            bound_to=case.sender,
+            expires_at=reward.expires_at,
+        )
+        return replace(row, counted_sats=row.reserve_sats)
+
+    def finish(self, tx: Tx, case: Case, reward: Reward | None, outcome: Outcome) -> str:
+        """The command ended, or is left to the node: what becomes of its pay, in the word of the receipt."""
+        if reward is None:
+            return NOT_DUE
+        row = self._rows.by_key(tx, compensation.key_of(case.command_id))
+        if row is None or row.state is not State.RESERVED:
+            return NOT_DUE
+        if outcome.state in ("pending_external", "indeterminate"):
+            # Nobody can say yet, or ever by himself, that it succeeded; nor that it did not.
+            return RESERVED
+        if outcome.state == "success" and outcome.acted:
+            self._rows.move(tx, row, Event.ON_EARNED, self._now())
+            self._owed = True
+            return OWED
+        self._rows.move(
+            tx, row, Event.ON_REFUSED, self._now(), error=f"not_due: the command ended in {outcome.state}"
+        )
+        self._rows.count(tx, row, 0)
+        return NOT_DUE
+
+    def kick(self) -> None:
+        """Have paid what the transaction owed, if it did; call after the commit."""
+        if self._owed:
+            self._owed = False
+            self.on_owed()

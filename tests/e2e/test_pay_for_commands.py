@@ -1,0 +1,105 @@
+"""An agent that is paid for its commands, on a node: paid after the receipt, once, over a kill -9 between the
+two and within the payment (docs/protocol/02-fleet-management.md §8; 03 §7; 11 §15.8, §15.11)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from agent import Agent
+from hive_devnet.world import World, until
+from hive_shared.canonical import JsonValue
+from hive_shared.invoice_messages import INVOICE
+from hive_shared.signed_message import Draft, sign
+from killed_command import killed_at, receipt_of
+
+LIMITS = "hive:htlc-policy/v1"
+ACTION = "set_htlc_limits"
+POINTS = ("after_executing", "after_outcome", "payment_answered")
+
+
+@pytest.mark.timeout(240)
+async def test_an_agent_is_paid_for_what_succeeded_once_also_after_a_kill(world: World) -> None:
+    channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
+    await world.alice.call("setconfig", {"config": "hive-comms-escrow-min-danger", "val": "10"})
+    async with Agent(world.alice, world.relay.url) as agent:
+        issued = await world.alice.call(
+            "hive-mgmt-credential-issue",
+            {
+                "agent_id": agent.npub,
+                "tier": "standard",
+                "allowed_schemas_json": ["*"],
+                "compensation_json": {"model": "per_action", "rate_sats": 25},
+            },
+        )
+        agent.credential_id = str(issued["credential"]["credential_id"])
+
+        async def claim(label: str, sats: int = 25) -> dict[str, JsonValue]:
+            asked = {"amount_msat": sats * 1_000, "label": label, "description": "one action"}
+            return {"method": "bolt11", "invoice": str((await world.bob.call("invoice", asked))["bolt11"])}
+
+        def limits(minimum: int) -> dict[str, JsonValue]:
+            return {"channel_id": channel, "htlc_minimum_msat": minimum}
+
+        async def ask(minimum: int, proof: dict[str, JsonValue]) -> dict[str, Any]:
+            return await agent.rest(agent.signed(ACTION, limits(minimum), LIMITS, payment_proof=proof))
+
+        async def paid(label: str) -> bool:
+            (row,) = (await world.bob.call("listinvoices", {"label": label}))["invoices"]
+            return bool(row["status"] == "paid")
+
+        wrong = (await ask(7, await claim("too-much", 26)))["error"]
+        assert wrong["slug"] == "payment_invalid" and "earns 25 sat" in wrong["message"], wrong
+        done = await ask(7, await claim("one"))
+        assert done["status"] == 0, done
+        assert done["receipt"]["payment"]["state"] == "owed", done
+        notice = await agent.pushed("payment_notice")
+        assert notice["command_id"] == done["command_id"] and notice["state"] == "settled", notice
+        assert await paid("one") and not await paid("too-much")
+        (invoice,) = (await world.bob.call("listinvoices", {"label": "one"}))["invoices"]
+        assert notice["preimage"] == invoice["payment_preimage"]
+
+        for number, point in enumerate(POINTS):
+            label = f"killed-{point}"
+            proof = await claim(label)
+            killed = await killed_at(
+                world, agent, point, (LIMITS, ACTION), limits(20 + number), payment_proof=proof
+            )
+            receipt = await receipt_of(world, killed)
+            if receipt["status"] == "success":
+                assert receipt["payment"]["state"] == "owed", receipt
+
+                async def settled(label: str = label) -> bool:
+                    return await paid(label)
+
+                await until(settled, f"the pay of {point}", 90)
+            else:
+                assert point == "after_executing" and receipt["payment"]["state"] == "not_due", receipt
+        sent = (await world.alice.call("listsendpays"))["payments"]
+        hashes = [row["payment_hash"] for row in sent if row["status"] == "complete"]
+        assert len(hashes) == len(set(hashes)), sent
+        rows = (await world.alice.call("hive-client-payments", {"action": "history"}))["items"]
+        ends = {row["state"] for row in rows}
+        assert ends <= {"settled", "failed"} and len(rows) == 1 + len(POINTS), rows
+        await _unasked_invoice(world, agent, str((await claim("unasked"))["invoice"]))
+        assert not await paid("unasked")
+
+
+async def _unasked_invoice(world: World, agent: Agent, invoice: str) -> None:
+    """An invoice that nobody asked for is refused, and nothing is paid by it."""
+    body: JsonValue = {
+        "idempotency_key": "00" * 16 + ":0",
+        "bolt11": invoice,
+        "amount_sats": 25,
+        "expires_at": agent.now() + 600,
+    }
+    now = agent.now()
+    message = Draft(INVOICE, str(uuid.uuid4()), "marketplace", 1, now, now + 600, body)
+    await agent.dm(sign(message, agent.secret, agent.node_key))
+
+    async def refused() -> bool:
+        shown = await world.alice.call("hive-comms-transports")
+        return bool(shown["messages"].get("refused"))
+
+    await until(refused, "the refusal of an invoice that nobody asked for", 30)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.cln import ClnClient, version_problem
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
@@ -58,6 +59,7 @@ def compose_selfcheck(
     spending: SpendReport,
     payments: PaymentHistory,
     mints: MintBookService,
+    ecash: Callable[[], WalletService | None],
     republish: Callable[[], bool],
     log: Log,
 ) -> SelfcheckService:
@@ -81,6 +83,7 @@ def compose_selfcheck(
             unresolved=lambda: _unresolved(spending, payments),
             advisors=lambda: len(credentials.live_rows()),
             mints=mints.every,
+            ecash=ecash,
             now=unix_now,
         )
     )

@@ -299,6 +299,7 @@ class CommandParts(Parts):
             spending=spending,
             payments=self.payments.history,
             mints=self.mints.book,
+            ecash=lambda: None if self.wallet is None else self.wallet.service,
             republish=self.republish,
             log=self.log,
         )

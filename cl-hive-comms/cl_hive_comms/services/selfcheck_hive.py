@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hive_shared.cashu.mints import MintRole, MintRow
+from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.crypto import xonly_pubkey
 from hive_shared.siblings import SiblingHub
 from hive_shared.store import Db
@@ -34,8 +35,9 @@ from cl_hive_comms.services.ports_status import Options
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.spend_report import Unresolved
 
-_NO_ECASH: Final = "this version holds no ecash"
 _NAMED: Final = 3
+_LONG_S: Final = 3_600
+"""What the wallet began so long ago and has no end of is told."""
 _LOOK: Final = "compare with listpays (label hive:<id>) and listtransactions; nothing is sent again by itself"
 
 
@@ -59,6 +61,7 @@ class Hive:
     unresolved: Callable[[], Awaitable[Sequence[Unresolved]]]
     advisors: Callable[[], int]
     mints: Callable[[], Sequence[MintRow]]
+    ecash: Callable[[], WalletService | None]
     now: Clock
 
 
@@ -163,7 +166,22 @@ class HiveChecks:
         return ok("mints", f"{len(named)} set" + (f", {len(unchecked)} not checked yet" if unchecked else ""))
 
     async def _proofs(self) -> Check:
-        return ok("proofs", _NO_ECASH)
+        if (wallet := self._h.ecash()) is None:
+            return ok("proofs", "this node derives no keys for ecash")
+        balances = await wallet.balance()
+        held = {name: sum(row[name] for row in balances.values()) for name in ("proofs", "quarantined")}
+        if lasting := await wallet.lasting(_LONG_S):
+            named = "; ".join(
+                f"{op.kind.value} of {op.amount_sats} sat at {op.mint_url}: {op.error or op.state.value}"
+                for op in lasting[:_NAMED]
+            )
+            more = f"; and {len(lasting) - _NAMED} more" if len(lasting) > _NAMED else ""
+            text = f"{len(lasting)} operations have had no end for an hour: {named}{more}"
+            return warn("proofs", text, "`hive-client-wallet action=ops` shows them; they go on")
+        if held["quarantined"]:
+            text = f"{held['quarantined']} sat wait for their mint's word on whether they are unspent"
+            return warn("proofs", text, "`hive-client-wallet action=mints` says which mint does not answer")
+        return ok("proofs", f"{held['proofs']} held")
 
     async def _payments(self) -> Check:
         found = await self._h.unresolved()

@@ -149,6 +149,16 @@ class WalletService:
         """The journal, newest first."""
         return await self._db.read(lambda tx: self._rows.list_ops(tx, state, before, limit))
 
+    async def lasting(self, seconds: int) -> list[Op]:
+        """Operations without an end that were begun at least so long ago, oldest first."""
+        before = self._now() - seconds
+
+        def body(tx: Tx) -> list[Op]:
+            found = (self._rows.op(tx, op_id) for op_id, _ in self._rows.open_ops(tx))
+            return [op for op in found if op.created_at <= before]
+
+        return await self._db.read(body)
+
     async def free_sats(self, mint_url: str) -> int:
         """What is free to spend at a mint."""
         held = await self._db.read(self._rows.balances)

@@ -42,6 +42,7 @@ class KitWorld:
         self.ahead = 0
         self.left: int | None = None
         self.points = 0
+        self.settings: dict[str, Any] = {}
 
     def now(self) -> int:
         return int(time.time()) + self.ahead
@@ -49,7 +50,7 @@ class KitWorld:
     @asynccontextmanager
     async def open(self, *, order: tuple[str, ...] = ("local",)) -> AsyncIterator[Advisor]:
         """The kit, its calls to the node's socket answered by the script."""
-        config = AdvisorConfig(relays=("ws://127.0.0.1:1",), transport_order=order)
+        config = AdvisorConfig(relays=("ws://127.0.0.1:1",), transport_order=order, **self.settings)
         async with Advisor.open(self.paths, self.identity, config, online=False, now=self.now) as kit:
             kit.delivery._local = self
 
@@ -102,7 +103,7 @@ class KitWorld:
         """The same profile and node as they are now, to go on with separately. Nothing may be open."""
         made = KitWorld(directory)
         shutil.copytree(self.paths.data_dir, made.paths.data_dir)
-        made.identity, made.ahead = self.identity, self.ahead
+        made.identity, made.ahead, made.settings = self.identity, self.ahead, self.settings
         for name in ("secret", "key", "hsm", "node_id", "seq", "head"):
             setattr(made.node, name, getattr(self.node, name))
         made.node.chain, made.node.commands = list(self.node.chain), list(self.node.commands)

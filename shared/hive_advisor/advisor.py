@@ -24,6 +24,7 @@ from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, Event
 from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
+from hive_advisor.money import Money, Rows
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.record import Record
 from hive_advisor.services.approvals import ApprovalService
@@ -149,8 +150,8 @@ class Advisor:
             relays=config.relays,
         )
         self._compose_plans(now_us)
-        self.approvals = self._voting(now_us)
-        self.pin_verifier = identity.pin_verifier
+        self._compose_money(paths, rng)
+        self.approvals, self.pin_verifier = self._voting(now_us), identity.pin_verifier
         self._compose_rounds()
 
     def _compose_events(self, profile: str) -> None:
@@ -180,7 +181,6 @@ class Advisor:
             relays=self._config.relays,
         )
         self.retries = RetryService(self._db, self._command_rows, self.clients, self.plans, now=self._now)
-        self._compose_signed_mail()
 
     def _compose_asking(self) -> AskService:
         self._answers = self._record.answers(self.clients, self.commands)
@@ -215,6 +215,7 @@ class Advisor:
                 QuestionStore(),
                 self._fee_rows,
                 self._outbox,
+                *self.money.kept_of_clients,
                 self._route_rows,
                 self._records,
                 TelemetryStore(),
@@ -230,7 +231,7 @@ class Advisor:
         )
         return asks
 
-    def _compose_signed_mail(self) -> None:
+    def _compose_money(self, paths: ProfilePaths, rng: Callable[[int], bytes]) -> None:
         self._outbox = OutboxStore()
         self.signed_mail = SignedMail(
             self._db,
@@ -241,6 +242,19 @@ class Advisor:
             self._link,
             relays=self._config.relays,
             now=self._now,
+            new_id=_new_id,
+            spawn=self._spawn,
+        )
+        self.money = Money(
+            self._db,
+            self._sealer,
+            paths,
+            self._config,
+            Rows(self._command_rows, self._rows, self._records, self._fee_rows),
+            self.signed_mail,
+            halted=lambda: self.guard.halted,
+            now=self._now,
+            rng=rng,
             new_id=_new_id,
             spawn=self._spawn,
         )
@@ -260,6 +274,7 @@ class Advisor:
             self.telemetry,
             self._pings,
             self.signed_mail,
+            self.money.earnings,
             keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
@@ -275,6 +290,7 @@ class Advisor:
             self.commands,
             self._mail,
             self.signed_mail,
+            self.money,
             self.approvals,
             self.shared_key,
             asks,
@@ -325,7 +341,7 @@ class Advisor:
             pump=self.pump,
             now=self._now,
         )
-        self.later = LaterService(
+        self.later: LaterService = LaterService(
             self._db,
             self._command_rows,
             self.clients,
@@ -444,6 +460,7 @@ class Advisor:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.money.close()
         if online:
             await self._link.stop()
 

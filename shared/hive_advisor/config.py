@@ -9,6 +9,7 @@ from pathlib import Path
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay import normalise_relay_url
 
+from hive_advisor.domain.lnaddress import address_url
 from hive_advisor.domain.node_tool_sets import DEFAULT_SETS, check_sets
 from hive_advisor.domain.route import TRANSPORTS
 
@@ -20,6 +21,9 @@ _MCP = ("role", "toolsets", "max_output", "uids", "group", "socket")
 _MOST_UIDS = 32
 _LAST_UID = 2**32 - 2
 _MOST_OUTPUT = 1_048_576
+WAYS_IN = ("none", "manual", "cln", "lnaddress", "nwc")
+WAYS_OUT = ("none", "cln", "nwc")
+_MOST_SATS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,24 @@ class McpConfig:
 
 
 @dataclass(frozen=True)
+class ReceiveConfig:
+    """How nodes pay us. ``cln`` is the name of a node of nodes.toml."""
+
+    method: str = "none"
+    lnaddress: str = ""
+    cln: str = ""
+
+
+@dataclass(frozen=True)
+class SpendConfig:
+    """How we pay, at most ``daily_sats`` in 24 hours. ``cln`` is ``receive.cln`` when it is empty."""
+
+    method: str = "none"
+    cln: str = ""
+    daily_sats: int = 0
+
+
+@dataclass(frozen=True)
 class AdvisorConfig:
     """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs;
     ``transport_order`` names the ways to a client, best first; ``hook`` is the program told of events."""
@@ -49,6 +71,8 @@ class AdvisorConfig:
     transport_order: tuple[str, ...] = DEFAULT_ORDER
     mcp: McpConfig = McpConfig()
     hook: tuple[str, ...] = ()
+    receive: ReceiveConfig = ReceiveConfig()
+    spend: SpendConfig = SpendConfig()
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -68,6 +92,8 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
         "transport": {"order"},
         "mcp": set(_MCP),
         "hooks": {"exec"},
+        "receive": {"method", "lnaddress", "cln"},
+        "spend": {"method", "cln", "daily_sats"},
     }
     for section, keys in document.items():
         if section not in known or not isinstance(keys, dict):
@@ -95,7 +121,34 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     order = _order(_section(document, "transport").get("order", list(DEFAULT_ORDER)))
     mcp = _mcp(_section(document, "mcp"))
     hook = _hook(_section(document, "hooks").get("exec", []), path)
-    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook)
+    receive, spend = _receive(_section(document, "receive")), _spend(_section(document, "spend"))
+    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook, receive, spend)
+
+
+def _receive(section: dict[str, object]) -> ReceiveConfig:
+    method, address, node = (section.get(name, "") for name in ("method", "lnaddress", "cln"))
+    if not isinstance(address, str) or not isinstance(node, str):
+        raise InvalidParams("receive.lnaddress and receive.cln take texts")
+    if address:
+        address_url(address)
+    method = method or ("none" if not (address or node) else "cln" if node else "lnaddress")
+    if method not in WAYS_IN:
+        raise InvalidParams(f"receive.method takes one of {', '.join(WAYS_IN)}")
+    for name, value in (("lnaddress", address), ("cln", node)):
+        if method == name and not value:
+            raise InvalidParams(f"receive.method {name} needs receive.{name}")
+    return ReceiveConfig(str(method), address.strip().lower(), node)
+
+
+def _spend(section: dict[str, object]) -> SpendConfig:
+    method, node, daily = section.get("method", "none"), section.get("cln", ""), section.get("daily_sats", 0)
+    if method not in WAYS_OUT:
+        raise InvalidParams(f"spend.method takes one of {', '.join(WAYS_OUT)}")
+    if not isinstance(node, str):
+        raise InvalidParams("spend.cln takes the name of a node of nodes.toml")
+    if not isinstance(daily, int) or isinstance(daily, bool) or not 0 <= daily <= _MOST_SATS:
+        raise InvalidParams(f"spend.daily_sats takes a number of sat from 0 to {_MOST_SATS}")
+    return SpendConfig(str(method), node, daily)
 
 
 def _hook(value: object, path: Path) -> tuple[str, ...]:

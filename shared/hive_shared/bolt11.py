@@ -29,6 +29,9 @@ _MSAT: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     }
 )
 """Multiplier and divisor from the written amount to msat."""
+_PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
+    {"bitcoin": "bc", "testnet": "tb", "testnet4": "tb", "signet": "tbs", "regtest": "bcrt"}
+)
 _MAX_MSAT: Final = 2_100_000_000_000_000_000
 _TIME_GROUPS, _SIGNATURE_GROUPS, _CHECKSUM_GROUPS = 7, 104, 6
 _HASH, _EXPIRY = 1, 6
@@ -44,6 +47,11 @@ class Invoice:
     payment_hash: str
     created_at: int
     expires_at: int
+
+
+def prefix_of(network: str) -> str | None:
+    """The prefix of the invoices of a network as CLN names it; None for one that is not known."""
+    return _PREFIXES.get(network)
 
 
 def read_invoice(text: str) -> Invoice:

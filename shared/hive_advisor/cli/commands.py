@@ -154,6 +154,8 @@ async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tu
 @click.option("--batch-id", help="what the batch is known by; without it its content")
 @click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
 @click.option("--quote", is_flag=True, help="with --dry-run: also ask the node what it would say")
+@click.option("--pay", is_flag=True, help="have the node pay for it by an invoice of your way in")
+@click.option("--invoice", help="have the node pay for it by this invoice, made with a wallet of yours")
 @click.option("--note", default="", help="your own note, kept locally")
 @click.option("--again", is_flag=True, help="send although the same command is open")
 @click.option("--retry-until", help="plan it anew while the node answers cooldown, this long: 90s, 30m, 4h")
@@ -171,6 +173,8 @@ async def send(
     batch_id: str | None,
     dry_run: bool,
     quote: bool,
+    pay: bool,
+    invoice: str | None,
     note: str,
     again: bool,
     retry_until: str | None,
@@ -191,7 +195,8 @@ async def send(
     if batch is not None:
         from hive_advisor.cli.batch import send_batch
 
-        if target or pairs or params_file or quote or note or if_root or confirm_danger is not None:
+        given = (target, pairs, params_file, quote, pay, invoice, note, if_root)
+        if any(given) or confirm_danger is not None:
             raise InvalidParams("--batch takes its commands from the file: give it a client at most")
         await send_batch(settings, batch, client, batch_id, dry_run=dry_run, again=again, retry_until=until)
     target = _whole(client, target, batch_id)
@@ -210,13 +215,19 @@ async def send(
         refuse(judged.judgement)
         human, confirmed = await ask_human(settings, judged, confirm_danger)
         told = {"again": again, "human": human, "confirmed_danger": confirmed, "retry_until": until}
-        done = await _executed(settings, kit, plan, **told)
+        done = await _executed(settings, kit, plan, (invoice or "") if pay or invoice else None, **told)
         await finish_one(settings, kit, done)
 
 
-async def _executed(settings: Settings, kit: Advisor, plan: Plan, **options: Any) -> StoredCommand:
-    """Send a plan; who breaks off the wait is told the command's id."""
+async def _executed(
+    settings: Settings, kit: Advisor, plan: Plan, invoice: str | None, **options: Any
+) -> StoredCommand:
+    """Send a plan; who breaks off the wait is told the command's id. `invoice` is how the node is to pay for
+    it: one that is pasted, "" for one of the way in, None for not at all."""
     command_id = str(uuid.uuid4())
+    if invoice is not None:
+        quoted = await kit.quote(plan, settings.wait)
+        plan = await kit.money.claim(plan, quoted, command_id, invoice.strip())
     with told_if_interrupted(settings, f"command {command_id}: 'hive-advisor command wait' goes on with it"):
         return await kit.execute(plan, wait_s=settings.wait, origin="cli", command_id=command_id, **options)
 

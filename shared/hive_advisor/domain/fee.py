@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hive_shared import l402
-from hive_shared.bolt11 import read_invoice
+from hive_shared.bolt11 import prefix_of, read_invoice
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
 from hive_shared.registry import base_price_sats
 
@@ -20,7 +20,6 @@ from hive_advisor.domain.rows import StoredCommand
 
 BOLT11: Final = "bolt11"
 L402: Final = "l402"
-_PREFIXES: Final = {"bitcoin": "bc", "testnet": "tb", "testnet4": "tb", "signet": "tbs", "regtest": "bcrt"}
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _TOOK: Final = (CommandState.DONE, CommandState.PARTIAL, CommandState.INDETERMINATE)
 
@@ -106,7 +105,7 @@ def _demand(
         invoice = read_invoice(text)
     except InvalidParams as error:
         raise _refused(error.detail) from None
-    if invoice.prefix != _PREFIXES.get(network):
+    if invoice.prefix != prefix_of(network):
         raise _refused(f"brings an invoice of another network than {network}")
     if invoice.amount_msat != amount_sats * 1_000:
         raise _refused(f"says {amount_sats} sat, its invoice asks for {invoice.amount_msat} msat")

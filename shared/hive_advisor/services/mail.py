@@ -26,6 +26,7 @@ from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
+from hive_advisor.services.earnings import EarningService
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.ports import RecordRows
 from hive_advisor.services.signed_mail import SignedMail
@@ -50,6 +51,7 @@ class MailService:
         telemetry: TelemetryService,
         pings: PingService,
         signed: SignedMail,
+        earnings: EarningService,
         *,
         keyring: Keyring,
         accept_offers: bool,
@@ -60,7 +62,7 @@ class MailService:
         self._db, self._records = db, records
         self._clients, self._commands, self._answers, self._alerts = clients, commands, answers, alerts
         self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
-        self._pings, self._signed = pings, signed
+        self._pings, self._signed, self._earnings = pings, signed, earnings
         self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -193,6 +195,8 @@ class MailService:
         elif action == "alert":
             await self._alerts.take(client, params)
         elif action in _NOTED_PUSHES:
+            if action == "payment_notice":
+                await self._earnings.noticed(client, params)
             await self._db.write(
                 lambda tx: self._records.add_event(tx, action, client.alias, text, self._now())
             )

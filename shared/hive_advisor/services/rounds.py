@@ -57,6 +57,12 @@ class Measuring(Protocol):
     async def measure_due(self) -> int: ...
 
 
+class Ticking(Protocol):
+    """What is looked after in every round (money.Money)."""
+
+    async def tick(self) -> None: ...
+
+
 class RoundService:
     """Rounds over all clients. `catch_up` asks the relays for what waits."""
 
@@ -68,6 +74,7 @@ class RoundService:
         commands: CommandService,
         mail: MailService,
         signed: SignedMail,
+        money: Ticking,
         approvals: ApprovalService,
         shared_key: SharedKeyService,
         ask: Ask,
@@ -86,6 +93,7 @@ class RoundService:
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._mail, self._signed, self._ask = mail, signed, ask
+        self._money = money
         self._approvals, self._catch_up, self._now = approvals, catch_up, now
         self._shared, self._telemetry, self._journal = shared_key, telemetry, journal
         self._plans, self._retries, self._guard = plans, retries, guard
@@ -114,6 +122,7 @@ class RoundService:
                 sent += 1
         sent += 0 if self._guard.halted else await self._approvals.send_unanswered()
         if shared is None:
+            await self._money.tick()
             await self._signed.flush()
             await self._ask_stopped(by_id.values())
             await asyncio.gather(*(self._record(client) for client in by_id.values()))

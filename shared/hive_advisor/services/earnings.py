@@ -1,0 +1,449 @@
+"""What nodes owe us: invoices made and handed out, payment noticed (docs/protocol/11-advisor-kit.md §8,
+§15.8, §15.10, §15.11).
+
+An invoice is handed out only once it is on disk, and there is one for a debt at any time: the next is made
+when the one before ran out and our wallet says that it was not paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
+from hive_shared.invoice_messages import INVOICE, Invoice, InvoiceRequest, Purpose, body_doc, read_body
+from hive_shared.signed_message import Draft
+from hive_shared.store import Db, Tx
+
+from hive_advisor.domain.command_machine import UNSIGNED, did_nothing
+from hive_advisor.domain.earning import (
+    ANSWER_EXPIRY_S,
+    MADE_EXPIRY_S,
+    UNPAID_AFTER_S,
+    WORK_EXPIRY_S,
+    Asked,
+    Earning,
+    EarningEvent,
+    EarningState,
+    Made,
+    Order,
+    agreed_sats,
+    check_invoice,
+    look_pause_s,
+    next_state,
+    shows,
+)
+from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
+from hive_advisor.services.ports_money import WayIn
+from hive_advisor.services.signed_mail import SignedMail
+
+_AT_ONCE: Final = 8
+_PER_ROUND: Final = 40
+_LOOKED_AFTER_S: Final = 7 * 86_400
+"""How long after an invoice ran out our wallet is asked for it."""
+_NEVER_CAME_S: Final = 3_600
+
+
+class InvoiceRows(Protocol):
+    """storage.invoice_store.InvoiceStore, where the methods are described."""
+
+    def add(self, tx: Tx, earning: Earning) -> None: ...
+    def put(self, tx: Tx, earning: Earning, was: EarningState) -> bool: ...
+    def get(self, tx: Tx, earning_id: str) -> Earning | None: ...
+    def of_command(self, tx: Tx, command_id: str) -> Earning | None: ...
+    def of_request(self, tx: Tx, client_id: str, key: str) -> Earning | None: ...
+    def of_hash(self, tx: Tx, payment_hash: str) -> Earning | None: ...
+    def find(self, tx: Tx, prefix: str) -> list[Earning]: ...
+    def newest(self, tx: Tx, limit: int) -> list[Earning]: ...
+    def open(self, tx: Tx) -> list[Earning]: ...
+    def to_look_at(self, tx: Tx, now: int, oldest: int, limit: int) -> list[Earning]: ...
+    def asked(self, tx: Tx, limit: int) -> list[Earning]: ...
+
+
+class EarningService:
+    """Owns what is owed to us. `way(None)` is the way in of the configuration, `way(name)` the one that made
+    an invoice before; both None where there is none."""
+
+    def __init__(
+        self,
+        db: Db,
+        rows: InvoiceRows,
+        commands: CommandRows,
+        clients: ClientRows,
+        records: RecordRows,
+        mail: SignedMail,
+        way: Callable[[str | None], Awaitable[WayIn | None]],
+        *,
+        now: Callable[[], int],
+        new_id: Callable[[], str],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._db, self._rows, self._commands, self._clients = db, rows, commands, clients
+        self._records, self._mail, self._way = records, mail, way
+        self._now, self._new_id, self._spawn = now, new_id, spawn
+        self._making, self._looking = asyncio.Lock(), asyncio.Semaphore(_AT_ONCE)
+        self._told: set[str] = set()
+
+    # -- invoices ------------------------------------------------------------------------------------
+
+    async def order(self, client: Client, command_id: str, amount_sats: int, pasted: str = "") -> Earning:
+        """The invoice that a command not yet sent is to be paid by: of the way in, or `pasted`. Raises
+        PaymentFailed, TransportUnavailable, Unsupported; then nothing came of it."""
+        now = self._now()
+        earning = Earning(
+            earning_id=self._new_id(),
+            client_id=client.client_id,
+            purpose=str(Purpose.ACTION),
+            command_id=command_id,
+            amount_sats=amount_sats,
+            state=EarningState.DUE,
+            due_at=now,
+            created=now,
+            updated=now,
+        )
+        await self._db.write(lambda tx: self._rows.add(tx, earning))
+        return await self.invoice(earning, pasted, least_s=WORK_EXPIRY_S)
+
+    async def invoice(self, earning: Earning, pasted: str = "", *, least_s: int = ANSWER_EXPIRY_S) -> Earning:
+        """The invoice by which it can be paid now, good for `least_s` at least; a new one only where there is
+        none that is. Raises Conflict (paid), PaymentFailed, TransportUnavailable, Unsupported."""
+        async with self._making:
+            current = await self._current(earning)
+            if current.live(self._now(), least_s):
+                if pasted and pasted.lower() != current.invoice.lower():
+                    raise Conflict("it has an invoice that can still be paid; a second one could be paid too")
+                return await self._db.write(lambda tx: self._answered(tx, current))
+            if current.live(self._now(), 0):
+                raise Conflict(
+                    f"its invoice is good until {current.expires_at} only; a new one is made when it ran out"
+                )
+            if current.invoice and await self._seen_paid(current):
+                raise Conflict("it is paid", reason="already_paid")
+            return await self._made(current, pasted, least_s)
+
+    async def _made(self, current: Earning, pasted: str, least_s: int) -> Earning:
+        client = await self._db.read(lambda tx: self._clients.by_id(tx, current.client_id))
+        if client is None:
+            raise NotFound("the client who owes it is gone")
+        number = len(current.former) + bool(current.invoice)
+        order = Order(
+            label=f"hive-advisor:{current.earning_id}:{number}",
+            amount_sats=current.amount_sats,
+            network=client.network,
+            description=f"{current.purpose} {current.command_id}",
+            expiry_s=max(MADE_EXPIRY_S, least_s),
+        )
+        way, made = "manual", Made(pasted)
+        if not pasted:
+            found = await self._way(None)
+            if found is None:
+                raise InvalidParams(
+                    "no way in makes invoices: set receive.method in config.toml, or give an invoice of your"
+                    " wallet with --invoice",
+                    reason="no_way_in",
+                )
+            way, made = found.name, await found.make(order)
+        now = self._now()
+        invoice = check_invoice(made.invoice, order, least_s, now)
+
+        def body(tx: Tx) -> Earning:
+            if self._rows.of_hash(tx, invoice.payment_hash) is not None:
+                raise PaymentFailed("this invoice was handed out before", reason="invoice_mismatch")
+            to = next_state(current.state, EarningEvent.ON_INVOICED)
+            if to is None:
+                raise Conflict(f"nothing is to be paid: it is {current.state}")
+            former = (*current.former, *((current.payment_hash,) if current.payment_hash else ()))
+            fresh = replace(
+                current,
+                state=to,
+                way=way,
+                invoice=made.invoice,
+                payment_hash=invoice.payment_hash,
+                expires_at=invoice.expires_at,
+                look_at=made.look_at,
+                looks=0,
+                next_look=now + look_pause_s(0),
+                former=former,
+                updated=now,
+            )
+            self._put(tx, fresh, current)
+            return self._answered(tx, fresh)
+
+        return await self._db.write(body)
+
+    async def _current(self, earning: Earning) -> Earning:
+        found = await self._db.read(lambda tx: self._rows.get(tx, earning.earning_id))
+        if found is None:
+            raise NotFound("it was forgotten meanwhile")
+        if found.state == EarningState.PAID:
+            raise Conflict("it is paid", reason="already_paid")
+        return found
+
+    # -- what nodes ask and say ----------------------------------------------------------------------
+
+    async def requested(self, client: Client, message: Draft, agent_key: str) -> None:
+        """An `invoice_request` (11 §15.10): answered when command, purpose and amount are those we know.
+        Raises InvalidParams, NotFound, Conflict."""
+        request = read_body(message.body, InvoiceRequest)
+        asked = Asked(message.msg_id, request.idempotency_key, agent_key)
+        await self._db.write(lambda tx: self._note(tx, client, request, asked))
+        self._spawn(self._answer())
+
+    def _note(self, tx: Tx, client: Client, request: InvoiceRequest, asked: Asked) -> None:
+        if request.command_id is None:
+            raise NotFound(f"contract {request.contract_id} is none of ours", reason="not_found")
+        if request.purpose != Purpose.ACTION:
+            raise InvalidParams(f"a command is paid for as action, not as {request.purpose}")
+        known = self._rows.of_request(tx, client.client_id, asked.key)
+        command = self._commands.get(tx, request.command_id)
+        if command is None or command.client_id != client.client_id:
+            raise NotFound(f"command {request.command_id} is none of ours", reason="not_found")
+        if known is not None and (
+            known.amount_sats != request.amount_sats or known.command_id not in self._line(tx, command)
+        ):
+            raise Conflict(
+                "the same idempotency_key asked for another invoice before", reason="idempotency_conflict"
+            )
+        if command.state in UNSIGNED or did_nothing(command.state, command.slug):
+            raise Conflict(f"command {command.command_id} is {command.state}: nothing is owed for it")
+        earning = self._owed(tx, command, request)
+        if earning.state == EarningState.PAID:
+            raise Conflict(f"command {command.command_id} is paid", reason="already_paid")
+        key = earning.request_key or asked.key
+        noted = replace(earning, asked=asked, request_key=key, updated=self._now())
+        self._put(tx, noted, earning)
+
+    def _owed(self, tx: Tx, command: StoredCommand, request: InvoiceRequest) -> Earning:
+        """What is owed for a command, noted now if it was not. Raises InvalidParams for another amount."""
+        for command_id in self._line(tx, command):
+            known = self._rows.of_command(tx, command_id)
+            if known is not None:
+                if known.amount_sats != request.amount_sats:
+                    raise _other_amount(request, known.amount_sats)
+                return known
+        credential = self._clients.credential(tx, command.credential_id)
+        agreed = 0 if credential is None else agreed_sats(credential.document, command.total_danger)
+        if agreed != request.amount_sats:
+            raise _other_amount(request, agreed)
+        now = self._now()
+        made = Earning(
+            earning_id=self._new_id(),
+            client_id=command.client_id,
+            purpose=str(request.purpose),
+            command_id=command.command_id,
+            amount_sats=agreed,
+            state=EarningState.DUE,
+            due_at=request.due_at,
+            created=now,
+            updated=now,
+        )
+        self._rows.add(tx, made)
+        return made
+
+    def _line(self, tx: Tx, command: StoredCommand) -> list[str]:
+        """The command, and those it was planned instead of."""
+        found: list[str] = []
+        current: StoredCommand | None = command
+        while current is not None and current.command_id not in found:
+            found.append(current.command_id)
+            current = None if current.retry_of is None else self._commands.get(tx, current.retry_of)
+        return found
+
+    async def _answer(self) -> None:
+        """Make the invoices that nodes wait for; where that fails it is tried in the next round."""
+        for earning in await self._db.read(lambda tx: self._rows.asked(tx, _PER_ROUND)):
+            try:
+                await self.invoice(earning)
+            except HiveError as error:
+                await self._not_made(earning, error)
+        self._mail.kick()
+
+    async def _not_made(self, earning: Earning, error: HiveError) -> None:
+        def body(tx: Tx) -> None:
+            current = self._rows.get(tx, earning.earning_id)
+            if current is None:
+                return
+            over = error.reason == "already_paid" or self._now() > current.updated + MADE_EXPIRY_S
+            if over:
+                self._put(tx, replace(current, asked=None), current)
+            elif current.earning_id not in self._told:
+                text = error.detail[:300]
+                self._records.add_event(tx, "invoice_not_made", current.command_id, text, self._now())
+
+        await self._db.write(body)
+        self._told.add(earning.earning_id)
+
+    def _answered(self, tx: Tx, earning: Earning) -> Earning:
+        """Put the answer to the node that waits for this invoice, if one does."""
+        asked = earning.asked
+        client = self._clients.by_id(tx, earning.client_id)
+        if asked is None or client is None:
+            return earning
+        body = Invoice(
+            idempotency_key=asked.key,
+            bolt11=earning.invoice,
+            amount_sats=earning.amount_sats,
+            expires_at=earning.expires_at,
+        )
+        self._mail.put(
+            tx,
+            client,
+            INVOICE,
+            body_doc(body),
+            name=f"invoice:{asked.msg_id}",
+            sender=asked.agent_key,
+            answers=asked.msg_id,
+        )
+        told = replace(earning, asked=None)
+        self._put(tx, told, earning)
+        return told
+
+    async def noticed(self, client: Client, params: dict[str, Any]) -> None:
+        """A `payment_notice` (11 §15.8). Its preimage shows that we were paid; without one our wallet is
+        asked soon, and nothing else comes of it. Raises InvalidParams for a preimage of another payment."""
+        payment_hash, preimage = str(params.get("payment_hash")), params.get("preimage")
+        if preimage is not None and not shows(str(preimage), payment_hash):
+            raise InvalidParams("the preimage of the payment notice is not that of its payment hash")
+
+        def body(tx: Tx) -> None:
+            earning = self._rows.of_hash(tx, payment_hash)
+            if earning is None or earning.client_id != client.client_id:
+                return
+            if preimage is not None:
+                self._settle(tx, earning, "preimage", str(preimage))
+            elif earning.state != EarningState.PAID:
+                self._put(tx, replace(earning, looks=0, next_look=self._now()), earning)
+
+        await self._db.write(body)
+
+    # -- whether it was paid -------------------------------------------------------------------------
+
+    async def received(self, payment_hash: str) -> None:
+        """Our wallet says that something came: it is asked about it."""
+        earning = await self._db.read(lambda tx: self._rows.of_hash(tx, payment_hash))
+        if earning is not None and earning.state != EarningState.PAID:
+            await self._look(earning)
+
+    async def tick(self) -> None:
+        """What is done again and again: look for payments, give up on old debts, answer requests."""
+        await self._db.write(self._aged)
+        now = self._now()
+        due = await self._db.read(
+            lambda tx: self._rows.to_look_at(tx, now, now - _LOOKED_AFTER_S, _PER_ROUND)
+        )
+        await asyncio.gather(*(self._look(earning) for earning in due))
+        await self._answer()
+
+    def _aged(self, tx: Tx) -> None:
+        now = self._now()
+        for earning in self._rows.open(tx):
+            command = self._commands.get(tx, earning.command_id)
+            never = command is None and now > earning.created + _NEVER_CAME_S
+            if never or (command is not None and self._came_to_nothing(tx, command)):
+                self._move(tx, earning, EarningEvent.ON_NOT_RUN, "")
+            elif now > earning.due_at + UNPAID_AFTER_S:
+                self._move(tx, earning, EarningEvent.ON_OVERDUE, "earning_unpaid")
+
+    def _came_to_nothing(self, tx: Tx, command: StoredCommand) -> bool:
+        """Whether a command did nothing and was not planned anew: that one is paid by the same invoice."""
+        last: StoredCommand | None = command
+        while last is not None and did_nothing(last.state, last.slug):
+            last = self._commands.retried_by(tx, last.command_id)
+        return last is None
+
+    async def _look(self, earning: Earning) -> None:
+        async with self._looking:
+            try:
+                await self._seen_paid(earning)
+            except HiveError:
+                # The wallet says nothing now: it is asked again, ever less often.
+                await self._db.write(lambda tx: self._later(tx, earning))
+
+    async def _seen_paid(self, earning: Earning) -> bool:
+        """Whether our wallet shows that it was paid; then it is. Raises what the way in raises."""
+        way = await self._way(earning.way)
+        sight = (
+            None if way is None else await way.look(earning.payment_hash, earning.invoice, earning.look_at)
+        )
+        if sight is not None and sight.preimage and not shows(sight.preimage, earning.payment_hash):
+            raise PaymentFailed("the wallet shows a preimage of another payment", reason="wallet_failed")
+
+        def body(tx: Tx) -> bool:
+            if sight is None or not sight.paid:
+                self._later(tx, earning)
+                return False
+            current = self._rows.get(tx, earning.earning_id)
+            if current is not None:
+                self._settle(tx, current, "wallet", sight.preimage)
+            return True
+
+        return await self._db.write(body)
+
+    def _later(self, tx: Tx, earning: Earning) -> None:
+        current = self._rows.get(tx, earning.earning_id)
+        if current is not None and current.state != EarningState.PAID:
+            again = self._now() + look_pause_s(current.looks)
+            self._put(tx, replace(current, looks=current.looks + 1, next_look=again), current)
+
+    def _settle(self, tx: Tx, earning: Earning, evidence: str, preimage: str) -> None:
+        shown = replace(earning, evidence=evidence, preimage=preimage, asked=None)
+        self._move(tx, shown, EarningEvent.ON_PAID, "earning_paid")
+
+    def _move(self, tx: Tx, earning: Earning, event: EarningEvent, told: str) -> bool:
+        to = next_state(earning.state, event)
+        if to is None:
+            return False
+        now = self._now()
+        self._put(tx, replace(earning, state=to, updated=now), earning)
+        if told:
+            text = f"{earning.amount_sats} sat, {earning.evidence or 'nothing shows that it was paid'}"
+            self._records.add_event(tx, told, earning.command_id, text, now)
+        return True
+
+    def _put(self, tx: Tx, earning: Earning, was: Earning) -> None:
+        if not self._rows.put(tx, earning, was.state):
+            raise Conflict("it moved meanwhile; look at it again")
+
+    # -- people --------------------------------------------------------------------------------------
+
+    async def get(self, name: str) -> Earning:
+        """By its id, its command's id, or the beginning of one, 4 characters at least. Raises InvalidParams,
+        NotFound."""
+        if not 4 <= len(name) <= 36 or not set(name) <= set("0123456789abcdef-"):
+            raise InvalidParams(
+                f"{name[:40]!a} is no id of an earning or a command, nor the beginning of one"
+            )
+        found = await self._db.read(lambda tx: self._rows.find(tx, name))
+        if len(found) != 1:
+            what = "fits several earnings" if found else "is no earning"
+            raise NotFound(f"{name!r} {what}; see 'hive-advisor pay list'")
+        return found[0]
+
+    async def of_command(self, command_id: str) -> Earning | None:
+        """What is owed for a command."""
+        return await self._db.read(lambda tx: self._rows.of_command(tx, command_id))
+
+    async def listed(self, limit: int) -> list[Earning]:
+        """The newest first."""
+        return await self._db.read(lambda tx: self._rows.newest(tx, limit))
+
+    async def dispute(self, earning: Earning) -> Earning:
+        """A human says that it is owed and was not paid. Raises Conflict where nothing can be disputed."""
+
+        def body(tx: Tx) -> Earning:
+            current = self._rows.get(tx, earning.earning_id) or earning
+            if not self._move(tx, current, EarningEvent.ON_DISPUTED, "earning_disputed"):
+                raise Conflict(f"it is {current.state}: there is nothing to dispute")
+            return self._rows.get(tx, earning.earning_id) or current
+
+        return await self._db.write(body)
+
+
+def _other_amount(request: InvoiceRequest, owed: int) -> HiveError:
+    return InvalidParams(
+        f"an invoice of {request.amount_sats} sat was asked for; {owed} sat are owed",
+        reason="amount_mismatch",
+    )

@@ -65,6 +65,7 @@ class Money:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._db, self._paths, self._config, self._now, self._rng = db, paths, config, now, rng
+        self._spawn = spawn
         self._ways, self._invoices, self._outgoing = WayStore(sealer), InvoiceStore(), OutgoingStore()
         self._wallet: NwcWallet | None = None
         self._nodes: OwnNodeCalls | None = None
@@ -170,12 +171,15 @@ class Money:
                 return None
             self._wallet = NwcWallet(
                 nwc.parse_uri(uri),
-                heard=self.earnings.received,
+                heard=self._heard,
                 now=self._now,
                 rng=self._rng,
                 proxy=self._config.proxy,
             )
         return self._wallet
+
+    def _heard(self, payment_hash: str) -> None:
+        self._spawn(self.earnings.received(payment_hash))
 
     async def keep_wallet(self, uri: str | None) -> str | None:
         """Keep a wallet connection, sealed, or forget it (None); the wallet's key. Raises InvalidParams."""

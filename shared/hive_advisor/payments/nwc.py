@@ -7,7 +7,7 @@ signed to the request it is about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from hive_shared.errors import HiveError, PaymentFailed, TransportUnavailable
@@ -26,8 +26,9 @@ ANSWER_S: Final = 20.0
 _GOOD_S: Final = 60
 """How long a wallet may act on a request."""
 _BACK_S: Final = 600
-Heard = Callable[[str], Awaitable[None]]
-"""`heard(payment_hash)`: the wallet says that something was received."""
+Heard = Callable[[str], None]
+"""`heard(payment_hash)`: the wallet says that something was received. Returns at once: what comes of it may
+ask the wallet, whose answer comes by the same way."""
 
 
 class NwcWallet:
@@ -186,7 +187,7 @@ class NwcWallet:
             return
         if event.kind == nwc.NOTICE:
             if payment_hash := nwc.paid_hash(text):
-                await self._heard(payment_hash)
+                self._heard(payment_hash)
         elif asked is not None:
             asked.set_result(text)
 

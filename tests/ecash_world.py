@@ -32,7 +32,8 @@ from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
 
-async def _at_once(_seconds: float) -> None:
+async def at_once(_seconds: float) -> None:
+    """What a pause is to a test."""
     await asyncio.sleep(0)
 
 
@@ -49,7 +50,7 @@ class OneMint:
         self.mint_url = mint_url
         # Its clock runs fast, so that no test waits for its turn.
         ticks = count(step=30)
-        self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=_at_once)
+        self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=at_once)
         self.client = self.reached.at(mint_url)
 
     def at(self, url: str) -> Mint:
@@ -86,19 +87,27 @@ class Invoices:
 
 
 @cache
-def _migrated() -> bytes:
+def _migrated(migrations: Path) -> bytes:
     """A database with all its tables: making one syncs the disk at every migration."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "empty.db"
-        Db.open(path, MIGRATIONS).close()
+        Db.open(path, migrations).close()
         return path.read_bytes()
 
 
 class EcashWorld:
     """A wallet with its loop in the test's hands; `restart` is what a process does after kill -9."""
 
+    migrations = MIGRATIONS
+
     def __init__(
-        self, directory: Path, mint_url: str, *, seed: bytes = b"", looks_ahead: bool = False
+        self,
+        directory: Path,
+        mint_url: str,
+        *,
+        seed: bytes = b"",
+        looks_ahead: bool = False,
+        copy_of: Path | None = None,
     ) -> None:
         self.looks_ahead = looks_ahead
         self.path = directory / "comms.db"
@@ -107,7 +116,7 @@ class EcashWorld:
         self.alerts: list[tuple[Level, str, str]] = []
         self.stopped = False
         directory.mkdir(parents=True, exist_ok=True)
-        self.path.write_bytes(_migrated())
+        self.path.write_bytes(_migrated(self.migrations) if copy_of is None else copy_of.read_bytes())
         self.open()
 
     def open(self) -> None:
@@ -161,7 +170,7 @@ class EcashWorld:
             self.mints,
             self.keys,
             now=lambda: int(time.time()),
-            sleep=_at_once,
+            sleep=at_once,
             random_bytes=os.urandom,
         )
 
@@ -210,14 +219,14 @@ class EcashWorld:
         return [coin.y for coins in available.values() for coin in coins]
 
 
-def invoice_of(amount_sat: int) -> str:
+def invoice_of(amount_sat: int, at: int | None = None) -> str:
     """A stranger's invoice over an amount: the mint of the tests says of any that it paid it."""
     return encode_invoice(
         Invoice(
             payee=_STRANGER.node_id,
             payment_hash=os.urandom(32).hex(),
             payment_secret=os.urandom(32).hex(),
-            created_at=int(time.time()),
+            created_at=int(time.time()) if at is None else at,
             amount_msat=amount_sat * 1_000,
             description="ecash",
             features="024100",

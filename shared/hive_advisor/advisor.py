@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, Internal
 from hive_shared.nostr.giftwrap import Message
@@ -22,6 +23,7 @@ from hive_advisor.domain.guard_rules import ToolRate
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, Event
+from hive_advisor.ecash import Ecash, mint_connections
 from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
 from hive_advisor.money import Money, Rows
@@ -125,17 +127,12 @@ class Advisor:
         self.shared_key = SharedKeyService(db, self._rows, self._records, now)
         self.clients = ClientService(db, self._rows, self._records, self.keyring, now)
         self._record = Record(db, self._rows, self._records, self._command_rows, now)
-        self.receipts, self.alerts = self._record.receipts, self._record.alerts
-        self.forks = self._record.forks
-        self.guard = GuardService(
-            db,
-            self._command_rows,
-            self._rows,
-            CounterStore(),
-            rules=lambda: read_rules(paths.guard),
-            halt=HaltFile(paths.halt),
-            now=now,
+        self.receipts, self.alerts, self.forks = (
+            self._record.receipts,
+            self._record.alerts,
+            self._record.forks,
         )
+        self.guard = self._guarding(paths)
         self.commands = CommandService(
             db,
             self._command_rows,
@@ -149,10 +146,37 @@ class Advisor:
             now_us=now_us,
             relays=config.relays,
         )
+        self._compose_ecash(identity, rng)
         self._compose_plans(now_us)
         self._compose_money(paths, rng)
         self.approvals, self.pin_verifier = self._voting(now_us), identity.pin_verifier
         self._compose_rounds()
+
+    def _guarding(self, paths: ProfilePaths) -> GuardService:
+        return GuardService(
+            self._db,
+            self._command_rows,
+            self._rows,
+            CounterStore(),
+            rules=lambda: read_rules(paths.guard),
+            halt=HaltFile(paths.halt),
+            now=self._now,
+        )
+
+    def _compose_ecash(self, identity: Identity, rng: Callable[[int], bytes]) -> None:
+        self.ecash = Ecash(
+            self._db,
+            self._sealer,
+            EscrowKeys(identity.escrow_secret()),
+            self._rows,
+            self.alerts,
+            mint_connections(self._config.proxy),
+            named=self._config.mints,
+            halted=lambda: self.guard.halted,
+            now=self._now,
+            rng=rng,
+            say=self._say,
+        )
 
     def _compose_events(self, profile: str) -> None:
         self._events = EventService(self._db, self._records)
@@ -306,7 +330,7 @@ class Advisor:
             catch_up=self._link.catch_up,
             now=self._now,
         )
-        self.pump, self.sync_receipts = rounds.pump, sync.sync
+        self._round, self.sync_receipts = rounds.pump, sync.sync
         self._compose_batches(asks)
         self._compose_checkup()
 
@@ -415,6 +439,7 @@ class Advisor:
             yield advisor
         finally:
             await advisor._ended(online)
+            await advisor.ecash.stop()
             await asyncio.to_thread(db.close)
 
     @property
@@ -441,6 +466,11 @@ class Advisor:
         await self._link.announce(10)
         value = f"{self._now()} {wanted}"
         await self._db.write(lambda tx: self._rows.set_meta(tx, _ANNOUNCED, value))
+
+    async def pump(self) -> dict[str, Any]:
+        """One round: fetch, answer, send again, ask after. The wallet's journal is carried on beside it."""
+        self._spawn(self.ecash.tick())
+        return await self._round()
 
     async def _relays_answering(self, timeout: int) -> tuple[int, int]:
         return await self._link.relays_answering(timeout), len(self._config.relays)

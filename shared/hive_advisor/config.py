@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay import normalise_relay_url
 
@@ -16,6 +20,7 @@ from hive_advisor.domain.route import TRANSPORTS
 DEFAULT_ORDER = TRANSPORTS
 DEFAULT_RELAYS = ("wss://nos.lol", "wss://relay.damus.io")
 _MAX_RELAYS = 8
+MAX_MINTS = 16
 MCP_ROLES = ("operator", "advisor")
 _MCP = ("role", "toolsets", "max_output", "uids", "group", "socket")
 _MOST_UIDS = 32
@@ -63,7 +68,8 @@ class SpendConfig:
 @dataclass(frozen=True)
 class AdvisorConfig:
     """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs;
-    ``transport_order`` names the ways to a client, best first; ``hook`` is the program told of events."""
+    ``transport_order`` names the ways to a client, best first; ``hook`` is the program told of events;
+    ``mints`` are those the wallet trusts, in normal form, the primary first."""
 
     relays: tuple[str, ...] = DEFAULT_RELAYS
     proxy: str | None = None
@@ -73,6 +79,7 @@ class AdvisorConfig:
     hook: tuple[str, ...] = ()
     receive: ReceiveConfig = ReceiveConfig()
     spend: SpendConfig = SpendConfig()
+    mints: tuple[str, ...] = ()
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -86,6 +93,7 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
             document = tomllib.loads(path.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidParams(f"{path} is not valid TOML: {error}") from error
+    mints = _mints(document.pop("mints", []), path)
     known = {
         "relays": {"primary", "proxy"},
         "auto": {"enabled"},
@@ -122,7 +130,7 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     mcp = _mcp(_section(document, "mcp"))
     hook = _hook(_section(document, "hooks").get("exec", []), path)
     receive, spend = _receive(_section(document, "receive")), _spend(_section(document, "spend"))
-    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook, receive, spend)
+    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook, receive, spend, mints)
 
 
 def _receive(section: dict[str, object]) -> ReceiveConfig:
@@ -149,6 +157,38 @@ def _spend(section: dict[str, object]) -> SpendConfig:
     if not isinstance(daily, int) or isinstance(daily, bool) or not 0 <= daily <= _MOST_SATS:
         raise InvalidParams(f"spend.daily_sats takes a number of sat from 0 to {_MOST_SATS}")
     return SpendConfig(str(method), node, daily)
+
+
+def _mints(value: object, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_MINTS:
+        raise InvalidParams(f'{path}: mints takes a list of at most {MAX_MINTS} addresses: ["https://..."]')
+    try:
+        return tuple(dict.fromkeys(normal_mint_url(str(url)) for url in value))
+    except ValueError as error:
+        raise InvalidParams(f"{path}: mints: {error}") from error
+
+
+def with_mints(text: str, mints: Sequence[str]) -> str:
+    """config.toml with these mints and nothing else changed.
+
+    Raises InvalidParams where it is written in a way that cannot be changed here.
+    """
+    text = text.replace("\r\n", "\n")
+    line = f"mints = {json.dumps([*mints])}\n"
+    table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    head, rest = (text, "") if table is None else (text[: table.start()], text[table.start() :])
+    found = re.search(r"^mints[ \t]*=[ \t]*\[[^\]\n#]*\][ \t]*$\n?", head, re.MULTILINE)
+    made = line + text if found is None else head[: found.start()] + line + head[found.end() :] + rest
+    try:
+        same = tomllib.loads(made) == {**tomllib.loads(text), "mints": [*mints]}
+    except tomllib.TOMLDecodeError:
+        same = False
+    if not same:
+        raise InvalidParams(
+            "config.toml writes mints in a way that cannot be changed here; write them in an editor, as"
+            f" {line.strip()}"
+        )
+    return made
 
 
 def _hook(value: object, path: Path) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from hive_advisor.private_files import replace_file
 
 def read_rules(path: Path) -> GuardRules:
     """The rules of guard.toml; without the file the defaults. Raises InvalidParams."""
-    text = rules_text(path)
+    text = text_of(path)
     if not text:
         return DEFAULT_RULES
     try:
@@ -25,8 +25,8 @@ def read_rules(path: Path) -> GuardRules:
         raise InvalidParams(f"{path} is not valid TOML: {error}") from error
 
 
-def rules_text(path: Path) -> str:
-    """The text of guard.toml; empty without the file. Raises InvalidParams."""
+def text_of(path: Path) -> str:
+    """The text of a settings file; empty without the file. Raises InvalidParams."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def rules_text(path: Path) -> str:
     return text
 
 
-def replace_rules(path: Path, old: str, new: str) -> None:
+def replace_text(path: Path, old: str, new: str) -> None:
     """Put a new text in the place of ``old``, whole or not at all. Raises Conflict when it is another by now,
     or is being changed."""
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -47,7 +47,7 @@ def replace_rules(path: Path, old: str, new: str) -> None:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict(f"{path} is being changed by another hive-advisor; try again") from error
-        if rules_text(path) != old:
+        if text_of(path) != old:
             raise Conflict(f"{path} was changed meanwhile; nothing was written, try again")
         replace_file(path, new.encode())
     finally:

@@ -137,6 +137,7 @@ async def _settled(
         drafts = await kit.plans.expire(unsent_s=0)
         clients = await kit.guard.lose_count()
         await kit.note_restored(made_at)
+        await kit.ecash.note_restored()
     return {"drafts": drafts, "clients": clients}
 
 

@@ -21,7 +21,7 @@ from hive_advisor.cli.context import Settings
 from hive_advisor.cli.main import cli
 from hive_advisor.cli.output import Terminal
 from hive_advisor.domain.guard import Verdict
-from hive_advisor.guard_files import replace_rules
+from hive_advisor.guard_files import replace_text
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
@@ -212,7 +212,7 @@ def test_a_limit_is_tightened_without_an_identity_and_whole_or_not_at_all(
     assert code == NOT_FOUND and file.read_text() == before
     # Somebody else's change in between is not written over.
     with pytest.raises(Conflict, match="changed meanwhile"):
-        replace_rules(file, "[global]\n", "[global]\nfee_step_pct = 1\n")
+        replace_text(file, "[global]\n", "[global]\nfee_step_pct = 1\n")
     held = os.open(file.parent, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     code, said = tighten("global.fee_step_pct", "9")
@@ -220,7 +220,7 @@ def test_a_limit_is_tightened_without_an_identity_and_whole_or_not_at_all(
     os.close(held)
     monkeypatch.setattr(os, "fsync", lambda _descriptor: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        replace_rules(file, before, "[global]\nfee_step_pct = 1\n")
+        replace_text(file, before, "[global]\nfee_step_pct = 1\n")
     assert file.read_text() == before
 
 

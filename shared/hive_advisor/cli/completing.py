@@ -47,6 +47,13 @@ def approvals(ctx: click.Context, _parameter: click.Parameter, incomplete: str) 
     return _items(StoredNames(_database(ctx)).approvals(incomplete), incomplete)
 
 
+def mints(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Addresses of mints."""
+    from hive_advisor.storage.names import StoredNames
+
+    return _items(StoredNames(_database(ctx)).mints(), incomplete)
+
+
 def targets(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """SCHEMA/ACTION of everything that can be sent, with or without ``hive:``."""
     from hive_shared import registry

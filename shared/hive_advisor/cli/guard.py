@@ -11,7 +11,7 @@ from hive_advisor.cli import completing
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.domain.guard_edit import changed, loosened, parse_key, value_of
 from hive_advisor.domain.guard_rules import DEFAULT_RULES, describe
-from hive_advisor.guard_files import HaltFile, read_rules, replace_rules, rules_text
+from hive_advisor.guard_files import HaltFile, read_rules, replace_text, text_of
 
 
 @click.group()
@@ -70,7 +70,7 @@ async def set_(settings: Settings, key: str, value: str | None, unset: bool) -> 
         raise InvalidParams("give a value, or --unset to take the key away")
     where = parse_key(key)
     path = settings.paths.guard
-    old = rules_text(path)
+    old = text_of(path)
     change = changed(old, where, None if value is None else value_of(value))
     shown = {"file": str(path), "key": key, "before": _shown(change.before), "after": _shown(change.after)}
     if change.text == old:
@@ -87,7 +87,7 @@ async def set_(settings: Settings, key: str, value: str | None, unset: bool) -> 
     if change.looser:
         await settings.ask_pin("PIN to loosen the guard", verifier)
     settings.paths.make()
-    replace_rules(path, old, change.text)
+    replace_text(path, old, change.text)
     settings.terminal.show({**shown, "changed": True, "looser": [*change.looser]})
 
 

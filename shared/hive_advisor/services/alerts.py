@@ -15,6 +15,8 @@ from hive_shared.store import Db, Tx
 from hive_advisor.domain.rows import Alert, AlertState, Client
 from hive_advisor.services.ports import ClientRows, Control, RecordRows
 
+OWN = ""
+"""In the place of a client: what is about the kit itself, such as its wallet."""
 _RETRY_S = 600
 _PER_ROUND = 20
 _WAIT_S = 10
@@ -41,19 +43,28 @@ class AlertService:
         self._now = now
 
     def raise_in(self, tx: Tx, client: Client, level: str, code: str, text: str, subject: str) -> bool:
-        """The kit's own alert, once per code and subject while it is open; in the caller's transaction."""
+        """The kit's own alert about a client, once per code and subject while it is open; in the caller's
+        transaction."""
+        return self._raise(tx, client.client_id, client.alias, level, code, text, subject)
+
+    def raise_own(self, tx: Tx, level: str, code: str, text: str, subject: str) -> bool:
+        """The same about the kit itself."""
+        return self._raise(tx, OWN, "-", level, code, text, subject)
+
+    def _raise(
+        self, tx: Tx, client_id: str, name: str, level: str, code: str, text: str, subject: str
+    ) -> bool:
         now = self._now()
         alert_id = f"{code}:{subject}"
-        known = self._rows.named(tx, client.client_id, "kit", alert_id)
+        known = self._rows.named(tx, client_id, "kit", alert_id)
         if known is not None:
             again = known.state == "resolved" and self._rows.move(tx, known, "open", now)
         else:
             again = self._rows.add(
-                tx,
-                Alert(0, client.client_id, "kit", alert_id, level, code, text, subject, "open", now, now),
+                tx, Alert(0, client_id, "kit", alert_id, level, code, text, subject, "open", now, now)
             )
         if again:
-            self._records.add_event(tx, "alert", client.alias, f"{level} {code}: {text}", now)
+            self._records.add_event(tx, "alert", name, f"{level} {code}: {text}", now)
         return again
 
     def resolve_in(self, tx: Tx, client_id: str, code: str, subject: str) -> None:

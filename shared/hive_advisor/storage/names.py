@@ -38,6 +38,12 @@ class StoredNames:
             (prefix, prefix + "~"),
         )
 
+    def mints(self) -> list[tuple[str, str]]:
+        """Address and role of the mints that are trusted."""
+        return self._rows(
+            "SELECT mint_url, role FROM adv_cashu_mints WHERE role <> 'former' ORDER BY mint_url LIMIT ?", ()
+        )
+
     def _rows(self, sql: str, arguments: tuple[str, ...]) -> list[tuple[str, str]]:
         try:
             with self._open() as connection:

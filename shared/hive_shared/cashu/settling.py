@@ -124,7 +124,7 @@ class Settler:
         op = await self._read(op_id)
         if op.state is not OpState.PREPARED or op.kind in INCOMING:
             return op
-        return await self._fail(op, "interrupted", "the plugin stopped before anything was sent to the mint")
+        return await self._fail(op, "interrupted", "it was interrupted before anything was sent to the mint")
 
     async def offer(self, op: Op, inputs: Sequence[Proof]) -> Op | None:
         """Try once whether the mint gives a prepared operation's outputs for `inputs`, whatever its own are:
@@ -163,7 +163,7 @@ class Settler:
                 return await self._watch(op)
             if op.state is OpState.SENT:
                 # Only after a crash: a request under way is in `_busy`.
-                return await self._doubt(op, "the plugin stopped before the mint's answer was stored")
+                return await self._doubt(op, "it was interrupted before the mint's answer was stored")
             if op.state is OpState.RECOVERING:
                 return await self._recover(op)
             return await (self._until_paid(op) if op.kind is OpKind.FUND else self._send(op))

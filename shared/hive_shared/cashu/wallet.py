@@ -242,9 +242,10 @@ class Wallet:
 
         return await self._begin(order, content, plan)
 
-    async def melt(self, order: Order, keys: MintKeys, quote: PayQuote) -> Op:
-        """Have the mint pay an invoice; what it does not take comes back as change."""
-        content = _content("melt", keys.mint_url, str(quote.amount))
+    async def melt(self, order: Order, keys: MintKeys, quote: PayQuote, *more: str) -> Op:
+        """Have the mint pay an invoice; what it does not take comes back as change. `more` is what else makes
+        two calls the same: the invoice, where the caller brought it."""
+        content = _content("melt", keys.mint_url, str(quote.amount), *more)
 
         def plan(tx: Tx, op_id: str) -> Op:
             coins = self._covering(self._available(tx, keys), quote.amount + quote.fee_reserve, keys)

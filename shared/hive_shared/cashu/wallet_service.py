@@ -12,8 +12,17 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from ..alerts import Level
+from ..bolt11 import Invoice, read_invoice
 from ..crypto import Secret, sha256
-from ..errors import EmergencyStop, FeatureDisabled, HiveError, PaymentFailed
+from ..errors import (
+    Conflict,
+    EmergencyStop,
+    FeatureDisabled,
+    HiveError,
+    InvalidParams,
+    PaymentFailed,
+    Unsupported,
+)
 from ..store import Tx
 from .advice import NODE, Advice
 from .derive import EscrowKeys, public_key
@@ -53,8 +62,9 @@ async def patience(seconds: float) -> AsyncIterator[None]:
 
 
 class WalletService:
-    """Operations of the wallet, begun, waited for and carried on. `beyond_signed` makes sure that the
-    counters of a keyset were never used, whatever became of this database."""
+    """Operations of the wallet, begun, waited for and carried on. `invoices` makes invoices of its owner's
+    own node, None where there is none. `beyond_signed` makes sure that the counters of a keyset were never
+    used, whatever became of this database."""
 
     def __init__(
         self,
@@ -63,7 +73,7 @@ class WalletService:
         wallet: Wallet,
         settler: Settler,
         mints: MintBook,
-        invoices: OwnInvoices,
+        invoices: OwnInvoices | None,
         keys: EscrowKeys,
         beyond_signed: Callable[[str, Keyset], Awaitable[None]],
         *,
@@ -129,7 +139,9 @@ class WalletService:
         return await self._driven_to(old, timeout)
 
     async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
-        """Have the mint pay an invoice of this node."""
+        """Have the mint pay an invoice of this node. Raises Unsupported without one."""
+        if self._invoices is None:
+            raise Unsupported("no node of your own makes the invoice: name one that is to be paid")
         mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
             async with patience(timeout):
@@ -138,6 +150,24 @@ class WalletService:
                 quote = await self._pay_quote(mint_url, invoice, amount_sat)
             old = await self._wallet.melt(order, keys, quote)
         return await self._driven_to(old, timeout)
+
+    async def pay(self, invoice: str, mint_url: str | None, timeout: float) -> Op:
+        """Have the mint pay somebody's invoice, once: its payment hash is the operation's key, so the same
+        invoice again is the same operation. Raises InvalidParams (no whole amount), PaymentFailed."""
+        asked = payable(invoice)
+        mint_url = chosen_mint(self._mints, mint_url, self._advice)
+        order, op = await self._attempt(f"pay:{asked.payment_hash}", self._refuse_while_watched)
+        if op is None:
+            self._refuse_when_stopped("melt")
+            if asked.expires_at <= self._now():
+                raise PaymentFailed("the invoice has expired; ask for another", reason="invoice_expired")
+            async with patience(timeout):
+                keys = await self.ready(mint_url)
+                quote = await self._pay_quote(mint_url, invoice, (asked.amount_msat or 0) // 1_000)
+            op = await self._wallet.melt(order, keys, quote, invoice)
+        elif op.body.invoice != invoice:
+            raise Conflict("another invoice with this payment hash was paid, or is being paid")
+        return await self._driven_to(op, timeout)
 
     async def balance(self) -> dict[str, dict[str, int]]:
         """Sats by mint and state; every configured mint is named."""
@@ -253,17 +283,40 @@ class WalletService:
             if op is not None:
                 await self._drive(op.op_id, 0.0)
 
+    async def stop(self) -> None:
+        """What is under way here goes on at the next start, as the journal says."""
+        tasks = (*self._driven.values(), *self._before.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     # -- parts -----------------------------------------------------------------------------------------
 
     async def _receipt_of(self, token: str) -> tuple[Order, Op | None]:
         """The token's own name is its key: handed in twice it is one operation. When nothing came of the
         first, the token is still good, and handing it in again begins another."""
-        name, attempt = "token:" + sha256(token.encode()).hex(), 0
+        return await self._attempt("token:" + sha256(token.encode()).hex())
+
+    async def _attempt(
+        self, name: str, refuse: Callable[[Op], None] = lambda _failed: None
+    ) -> tuple[Order, Op | None]:
+        """The order of the first attempt of that name of which nothing did not come, and its operation."""
+        attempt = 0
         order = Order(name, self._owner)
         while (op := await self._wallet.again(order)) is not None and op.state is OpState.FAILED:
+            refuse(op)
             attempt += 1
             order = Order(f"{name}:{attempt}", self._owner)
         return order, op
+
+    def _refuse_while_watched(self, failed: Op) -> None:
+        if self._now() < failed.watch_until:
+            raise PaymentFailed(
+                "a request to pay this invoice was given up and the mint may still carry it out for"
+                f" {failed.watch_until - self._now()} s: paying again could pay twice",
+                reason="unknown_state",
+                data={"op_id": failed.op_id},
+            )
 
     async def ready(self, mint_url: str) -> MintKeys:
         """A mint's keys for something new; what was open there when the plugin started is looked at first."""
@@ -317,6 +370,8 @@ class WalletService:
 
     async def _compare(self, op: Op) -> None:
         """What a mint says that it paid to this node, with what the node says."""
+        if self._invoices is None or not op.idempotency_key.startswith(CALL):
+            return
         if not await self._invoices.paid(op.body.invoice):
             await self._alert(
                 Level.WARNING,
@@ -366,6 +421,14 @@ def chosen_mint(mints: MintBook, mint_url: str | None, advice: Advice = NODE) ->
     if not accepted:
         raise FeatureDisabled(f"no mint is configured: {advice.first_mint}", data={"option": advice.option})
     return mints.at(mint_url or accepted[0]).url
+
+
+def payable(invoice: str) -> Invoice:
+    """An invoice that ecash can pay. Raises InvalidParams when it is none, or names no whole sats."""
+    asked = read_invoice(invoice)
+    if not asked.amount_msat or asked.amount_msat % 1_000:
+        raise InvalidParams("ecash pays invoices over whole sats; this one names no such amount")
+    return asked
 
 
 def ended(op: Op) -> Op:

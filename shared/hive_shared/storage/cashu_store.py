@@ -212,6 +212,13 @@ class CashuStore:
         )
         return [str(row[0]) for row in rows]
 
+    def doubt_all(self, tx: Tx) -> None:
+        """These rows are an older copy: what they call unspent or held may be spent since."""
+        tx.execute(
+            f"UPDATE {self._proofs} SET state = 'quarantined', used_op = NULL"
+            " WHERE state IN ('unspent', 'pending')"
+        )
+
     def judge(self, tx: Tx, ys: Sequence[str], state: ProofStatus, now: int) -> None:
         """What their mint said of quarantined proofs."""
         for part in _parts(ys):

@@ -21,7 +21,7 @@ from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.ports import Mint
 from hive_shared.cashu.probe import Probe
 from hive_shared.cashu.seed_restore import SeedRestore
-from hive_shared.cashu.settling import Settler
+from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
 from hive_shared.cashu.wallet_ends import Locks, WalletEnds
 from hive_shared.cashu.wallet_service import WalletService, chosen_mint
@@ -70,10 +70,15 @@ class OneMint:
 
 
 class NobodyPays:
-    """The mint of the tests pays its own invoices."""
+    """The mint of the tests pays its own invoices; `end` is what is said of the payment."""
+
+    end: Paid | None = None
 
     async def pay(self, op: Op) -> str:
         return f"payment of {op.op_id}"
+
+    async def became(self, op: Op) -> Paid | None:
+        return self.end
 
 
 class Invoices:
@@ -125,11 +130,12 @@ class EcashWorld:
         self.mints = OneMint(self.mint_url)
         keys = self.keys = EscrowKeys(Secret(self.seed))
         self.wallet = Wallet(self.db, self.store, keys, now=lambda: self.now, random_bytes=os.urandom)
+        self.payer = NobodyPays()
         self.settler = Settler(
             self.db,
             self.store,
             self.mints,
-            NobodyPays(),
+            self.payer,
             WalletEnds(self.store, lambda: self.now, self.locks_of_wallet()),
             now=lambda: self.now,
             alert=self._lost,

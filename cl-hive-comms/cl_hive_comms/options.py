@@ -241,14 +241,17 @@ MONEY = (
         served=True,
     ),
     _int("escrow-min-danger", 3, "Danger from which pay is held in escrow.", 1, 10, served=True),
-    _bool("escrow-auto-replenish", True, "Refill the escrow wallet inside the limits."),
-    _int("escrow-replenish-threshold", 1_000, "Sats below which the escrow wallet is refilled.", 0),
-    _int("escrow-replenish-amount", 5_000, "Sats per refill.", 0),
+    _bool("escrow-auto-replenish", True, "Refill the escrow wallet inside the limits.", served=True),
+    _int(
+        "escrow-replenish-threshold", 1_000, "Sats below which the escrow wallet is refilled.", 0, served=True
+    ),
+    _int("escrow-replenish-amount", 5_000, "Sats per refill.", 0, served=True),
     _text(
         "escrow-replenish-source",
         "lightning",
         "Where refills come from: lightning.",
         read.one_of("lightning"),
+        served=True,
     ),
     _int("escrow-redemption-buffer", 3_600, "Seconds left to redeem (600-86400).", 600, 86_400),
     _int(
@@ -262,7 +265,7 @@ MONEY = (
     _int("mint-max-balance", 50_000, "Sats held free at one mint.", 0, served=True),
     _int("mint-max-locked", 250_000, "Sats locked at one mint.", 0, served=True),
     _int("mint-max-ticket", 25_000, "Sats of one ticket at one mint.", 0, served=True),
-    _int("cashu-automelt-threshold", 0, "Sats above which ecash is melted; 0: off.", 0),
+    _int("cashu-automelt-threshold", 0, "Sats above which ecash is melted; 0: off.", 0, served=True),
     _int("daily-limit", 50_000, "Sats spent per day on advisors.", 0, served=True),
     _int("weekly-limit", 200_000, "Sats spent per week on advisors.", 0, served=True),
     _int("per-advisor-daily-limit", 25_000, "Sats per advisor and day.", 0, served=True),

@@ -18,7 +18,7 @@ from hive_shared.cashu.journal import INCOMING, Op, OpState
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_ports import MintSettings
 from hive_shared.cashu.seed_restore import SeedRestore
-from hive_shared.cashu.settling import Settler
+from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
 from hive_shared.cashu.wallet_ends import WalletEnds
 from hive_shared.cashu.wallet_service import WalletService, chosen_mint
@@ -46,6 +46,9 @@ class _NobodyPays:
     async def pay(self, op: Op) -> str:
         """The kit has no way to pay a mint over Lightning: ecash comes in as tokens."""
         raise FeatureDisabled("this wallet does not pay a mint over Lightning; it takes tokens")
+
+    async def became(self, op: Op) -> Paid | None:
+        return None
 
 
 class _OwnAlerts:

@@ -205,6 +205,23 @@ async def test_a_keyset_that_changed_or_is_listed_twice_disables_the_mint(desk: 
     assert "no active keyset in sat" in (await desk.book.check(MAIN)).last_error
 
 
+async def test_a_keyset_that_is_listed_no_more_stays_away_after_a_restart(desk: Desk) -> None:
+    await desk.book.check(MAIN)
+    main = desk.told(MAIN)
+    old, new = main.paper.keyset, PaperMint(seed="new").keyset
+    main.listed = [KeysetInfo(new.id, "sat", True)]
+    main.paper = PaperMint(seed="new")
+    await desk.book.check(MAIN)
+    again = desk.opened()
+    await again.load()
+    assert set(desk.book.known_keysets(MAIN)) == set(again.known_keysets(MAIN)) == {new.id}
+    # One that comes back is read from the mint and its id recomputed.
+    main.listed = [KeysetInfo(old.id, "sat", True)]
+    main.paper = PaperMint(seed=MAIN)
+    await desk.book.check(MAIN)
+    assert main.keys_asked == [old.id, new.id, old.id] and set(desk.book.known_keysets(MAIN)) == {old.id}
+
+
 async def test_one_keyset_id_with_two_sets_of_keys_flags_both_mints(desk: Desk) -> None:
     await desk.book.check(MAIN)
     await desk.book.probed(MAIN, ABLE, "Nutshell/0.19.2")

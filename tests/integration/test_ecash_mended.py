@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from cashu_mint import PaperMint
 from ecash_world import EcashWorld
 from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
+from hive_shared.cashu.settling import Paid
 from hive_shared.cashu.token import decode_token
 from hive_shared.cashu.wire import QuoteState
 from hive_shared.errors import Conflict, EmergencyStop, PaymentFailed
@@ -232,3 +235,116 @@ async def test_a_refusal_hides_what_a_mint_repeats(payer: EcashWorld, mint_url: 
     secret = "ab" * 32
     front = MintRefused(mint_url, 400, 11_001, f"Token already spent: {secret}")
     assert secret not in front.detail
+
+
+def unpaid(world: EcashWorld) -> Callable[[], None]:
+    """The mint says of every quote that it is not paid, until the answer is called."""
+    state = world.mints.client.mint_quote_state
+
+    async def never(quote_id: str) -> Any:
+        return msgspec.structs.replace(await state(quote_id), state=QuoteState.UNPAID, paid=None)
+
+    put(world, mint_quote_state=never)
+    return lambda: put(world, mint_quote_state=state)
+
+
+async def test_a_fund_waits_for_a_payment_that_hangs_however_long(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    world.now = int(time.time())
+    seen = unpaid(world)
+    world.payer.end = Paid.OPEN
+    assert (await world.service.fund(50, None, None, 2)).open
+    for _ in range(5):
+        world.now += 86_400
+        await world.sweep()
+    (op,) = await world.ops()
+    assert op.open and op.payment_id and "no end yet" in op.error
+    seen()
+    await world.sweep()
+    assert (await world.sats(), world.alerts) == (50, [])
+    await world.close()
+
+
+@pytest.mark.parametrize("end", [Paid.SETTLED, None])
+async def test_a_quote_that_is_paid_after_its_end_is_minted_within_a_day(
+    mint_url: str, tmp_path: Path, end: Paid | None
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    world.now = int(time.time())
+    seen = unpaid(world)
+    world.payer.end = end
+    assert (await world.service.fund(50, None, None, 2)).open
+    world.now += 86_400 + 3_601
+    await world.sweep()
+    (op,) = await world.ops()
+    assert (op.state, op.reason) == (OpState.FAILED, "invoice_expired")
+    told = [text for _, _, text in world.alerts]
+    assert told == (["50 sat were paid to the mint, and it does not say so"] if end else [])
+    seen()
+    await world.sweep()
+    (op,) = await world.ops()
+    assert (op.state, await world.sats()) == (OpState.DONE, 50)
+    await world.close()
+
+
+async def test_a_fund_whose_payment_failed_ends_at_once(mint_url: str, tmp_path: Path) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    unpaid(world)
+    world.payer.end = Paid.FAILED
+    with pytest.raises(PaymentFailed, match="not paid"):
+        await world.service.fund(50, None, None, 5)
+    (op,) = await world.ops()
+    assert (op.state, op.reason, await world.sats()) == (OpState.FAILED, "payment_failed", 0)
+    await world.close()
+
+
+@pytest.mark.parametrize(
+    ("amounts", "asked", "words"),
+    [
+        ((3, 5, 1_024), 10, "no active keyset in sat"),
+        ((2, 4), 10, "no active keyset in sat"),
+        ((1, 3, 7), 1_001, "1001 would take more than 1000 proofs"),
+        ((1, 2), 5_000, "5000 would take more than 1000 proofs"),
+    ],
+)
+async def test_a_keyset_that_no_amount_can_be_made_of_is_refused_in_a_sentence(
+    mint_url: str, tmp_path: Path, amounts: tuple[int, ...], asked: int, words: str
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    paper = PaperMint(seed="odd", amounts=amounts)
+
+    async def odd(url: str) -> Any:
+        return paper.keysets
+
+    world.mints.keysets = odd
+    with pytest.raises(PaymentFailed, match=words):
+        await world.service.fund(asked, None, None, 30)
+    assert await world.ops() == []
+    await world.close()
+
+
+async def test_a_mint_that_signs_only_a_part_is_told_of_and_holds_nothing_up(
+    mint_url: str, tmp_path: Path
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    await world.service.fund(64, None, None, 30)
+    swap, restore = world.mints.client.swap, world.mints.client.restore
+
+    async def part(*request: Any) -> Any:
+        return (await swap(*request))[1:]
+
+    async def part_again(*request: Any) -> Any:
+        answer = await restore(*request)
+        return msgspec.structs.replace(answer, outputs=answer.outputs[1:], signatures=answer.signatures[1:])
+
+    put(world, swap=part, restore=part_again)
+    assert (await world.service.send(10, None, None, "gift", 1)).open
+    assert await world.held() == 64
+    await world.sweep()
+    (op,) = [each for each in await world.ops() if each.kind == "send"]
+    assert (op.state, op.reason, await world.held()) == (OpState.FAILED, "mint_nonconformant", 0)
+    kept = sum(each.output.amount for each in op.body.outputs[1:] if each.use == "keep")
+    ((_, _, text),) = world.alerts
+    missing = sum(each.output.amount for each in op.body.outputs) - kept
+    assert await world.sats() == kept and f"{missing} sat are missing" in text
+    await world.close()

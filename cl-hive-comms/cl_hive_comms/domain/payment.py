@@ -26,6 +26,9 @@ ADVISOR: Final = "advisor"
 LIQUIDITY: Final = "liquidity"
 INTERNAL: Final = "internal"
 """Between this node and its own ecash: no spend, bounded by what a mint may hold (§7.2)."""
+REPLENISH: Final = "wallet:replenish"
+"""Purpose of a payment that refills the wallet by itself: while it has no end, the operator's limits count
+it (§5)."""
 SIBLING_BUDGETS: Final = ("fleet", "provision", "archon")
 OPERATOR_SCOPE: Final = "operator"
 """The limits of the operator's own budgets, advisor and liquidity (§7.2)."""

@@ -243,6 +243,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("payments", self.payments.settle, every=60.0)
         if self.wallet is not None:
             spawn("wallet", self.wallet.service.tick, every=5.0)
+            spawn("ecash-levels", self.wallet.levels.tick, every=60.0, first=120.0)
             spawn("mint-probes", self.wallet.probes.tick, every=15.0, first=60.0)
             spawn("wallet-tidy", self.wallet.service.tidy, every=3_600.0, first=900.0)
         if self.locks is not None:

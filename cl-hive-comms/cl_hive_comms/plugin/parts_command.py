@@ -14,7 +14,7 @@ from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
-from cl_hive_comms.plugin.wallet import compose_wallet
+from cl_hive_comms.plugin.wallet import compose_wallet, levels_of
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
@@ -226,7 +226,8 @@ class CommandParts(Parts):
                 cln=self.cln,
                 payments=self.payments.pay,
                 alerts=self.alerts,
-                most_sat=lambda: int(self.config.get("mint-max-balance")),
+                limits=self.payments.limits,
+                levels=lambda: levels_of(self.config),
                 stopped=self.kill_switch.engaged,
                 locks=tables.books,
                 log=self.log,

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,9 +26,12 @@ from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
 from cl_hive_comms.commands.wallet import WalletCommands
+from cl_hive_comms.options import Config
 from cl_hive_comms.payments.own_invoices import OwnInvoices
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.ecash_levels import EcashLevels, Levels
+from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.wallet_funding import FundPayer
@@ -56,6 +59,7 @@ class EcashParts:
     service: WalletService
     restore: SeedRestore
     probes: ProbeService
+    levels: EcashLevels
 
 
 async def escrow_keys(cln: ClnClient) -> EscrowKeys | None:
@@ -77,8 +81,9 @@ def compose_wallet(
     mints: MintBookService,
     cln: ClnClient,
     payments: PaymentService,
+    limits: PaymentLimits,
+    levels: Callable[[], Levels],
     alerts: AlertService,
-    most_sat: Callable[[], int],
     stopped: Callable[[], bool],
     locks: Locks,
     log: Log,
@@ -107,7 +112,7 @@ def compose_wallet(
         invoices,
         keys,
         restore.beyond_signed,
-        most_sat=most_sat,
+        most_sat=lambda: levels().most,
         stopped=stopped,
         alert=alert,
         now=unix_now,
@@ -115,14 +120,45 @@ def compose_wallet(
         random_bytes=os.urandom,
         log=log,
     )
-    probes = ProbeService(
+    probe = Probe(wallet, settler, mints, keys, now=unix_now, sleep=asyncio.sleep, random_bytes=os.urandom)
+    probes = ProbeService(db, store, mints, service, probe, stopped=stopped, now=unix_now, log=log)
+    loop = _levels(db, store, service, mints, limits, levels, stopped, alert, log)
+    return EcashParts(service, restore, probes, loop)
+
+
+def _levels(
+    db: Db,
+    store: CashuStore,
+    service: WalletService,
+    mints: MintBookService,
+    limits: PaymentLimits,
+    levels: Callable[[], Levels],
+    stopped: Callable[[], bool],
+    alert: Callable[[Level, str, str], Awaitable[None]],
+    log: Log,
+) -> EcashLevels:
+    return EcashLevels(
         db,
         store,
-        mints,
         service,
-        Probe(wallet, settler, mints, keys, now=unix_now, sleep=asyncio.sleep, random_bytes=os.urandom),
+        mints,
+        limits,
+        levels=levels,
+        fit=mints.healthy,
         stopped=stopped,
+        alert=alert,
         now=unix_now,
+        random_bytes=os.urandom,
         log=log,
     )
-    return EcashParts(service, restore, probes)
+
+
+def levels_of(config: Config) -> Levels:
+    """The operator's options about how much ecash lies at a mint."""
+    return Levels(
+        refill=config.get("escrow-auto-replenish") and config.get("escrow-replenish-source") == "lightning",
+        refill_below=config.get("escrow-replenish-threshold"),
+        refill_by=config.get("escrow-replenish-amount"),
+        melt_above=config.get("cashu-automelt-threshold"),
+        most=config.get("mint-max-balance"),
+    )

@@ -10,7 +10,7 @@ from hive_shared.alerts import Level
 from hive_shared.errors import BudgetExhausted
 from hive_shared.store import Tx
 
-from ..domain.payment import ADVISOR, OPERATOR_SCOPE, SIBLING_BUDGETS, Payment
+from ..domain.payment import ADVISOR, LIQUIDITY, OPERATOR_SCOPE, REPLENISH, SIBLING_BUDGETS, Payment
 from ..domain.payment_limits import Bound, Limits, near
 from .ports_commands import Alerts, Database
 from .ports_payments import LockedSums, PaymentRows
@@ -59,7 +59,8 @@ class PaymentLimits:
         """Check a payment that is about to be inserted against everything that bounds it; alert where it
         brings a limit to 80 %. What it reserves is its `counted_sats`. Raises BudgetExhausted."""
         assert row.budget is not None
-        self.reserve(tx, row.budget, row.advisor_id, row.counted_sats)
+        budget = LIQUIDITY if row.purpose == REPLENISH else row.budget
+        self.reserve(tx, budget, row.advisor_id, row.counted_sats)
 
     def reserve(self, tx: Tx, budget: str, advisor_id: str | None, sats: int) -> None:
         """The same for `sats` that the caller is about to note in its own rows, which count."""
@@ -96,6 +97,11 @@ class PaymentLimits:
                     sats,
                 )
             yield bound, used
+
+    def left(self, tx: Tx) -> int:
+        """Sats that the operator's limits of the day and the week leave."""
+        now = self._now()
+        return min(bound.sats - self._used(tx, bound, now) for bound in self.bounds(LIQUIDITY, None))
 
     async def tell_hit(self, error: BudgetExhausted) -> None:
         """Tell the operator of a payment that a limit refused."""

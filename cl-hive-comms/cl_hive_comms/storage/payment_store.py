@@ -13,7 +13,7 @@ from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 
 from ..domain.compensation import command_of
-from ..domain.payment import OPERATOR_SCOPE, Payment, Target, scope_of
+from ..domain.payment import OPERATOR_SCOPE, REPLENISH, Payment, Target, scope_of
 from ..domain.payment_limits import HOUR_S, Bound
 from ..domain.payment_machine import OPEN, PAYMENT_TABLE, Event, State
 from ..domain.payment_query import PaymentQuery, Total
@@ -139,7 +139,19 @@ class PaymentStore:
             " AND created_at > ? AND created_at < ? AND counted_sats > 0",
             (*more, since, (edge + 1) * HOUR_S),
         ).fetchone()
-        return int(whole) + int(first)
+        return int(whole) + int(first) + self._refills(tx, bound)
+
+    def _refills(self, tx: Tx, bound: Bound) -> int:
+        """Sats of refills of the wallet under way: no spend, but nothing else may spend them (03 §5)."""
+        if bound.scope != OPERATOR_SCOPE or bound.advisor_id:
+            return 0
+        marks = ", ".join("?" * len(OPEN))
+        (sats,) = tx.execute(
+            f"SELECT COALESCE(SUM(counted_sats), 0) FROM comms_payments WHERE state IN ({marks})"
+            " AND purpose = ?",
+            (*(state.value for state in OPEN), REPLENISH),
+        ).fetchone()
+        return int(sats)
 
     def oldest_counted(self, tx: Tx, bound: Bound, now: int) -> int | None:
         """When the first payment that counts in the window was made (unix seconds)."""

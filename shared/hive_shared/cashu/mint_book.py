@@ -89,6 +89,11 @@ class MintBookService:
         """What is known of a mint by its normal address; None before its first check."""
         return self._known.get(url)
 
+    def healthy(self, url: str) -> bool:
+        """Whether its last check found nothing against it."""
+        row = self._known.get(url)
+        return row is not None and bool(row.checked_at) and not row.failures and not row.disabled
+
     def every(self) -> list[MintRow]:
         """All that are or were named, the ones in use first."""
         order = {url: place for place, url in enumerate(self._settings().named)}
@@ -212,6 +217,8 @@ class MintBookService:
 
         def store(tx: Tx) -> tuple[MintRow, list[MintRow]]:
             kept, flagged = row, []
+            if keysets is not None:
+                self._rows.drop_keysets(tx, row.url, {each.id for each in keysets})
             for known in keysets or ():
                 for other in named.intersection(self._rows.other_keys(tx, row.url, known)):
                     detail = f"keyset {known.id} has other keys at"

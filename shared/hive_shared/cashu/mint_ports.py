@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class MintRows(Protocol):
     def put_mint(self, tx: Tx, row: MintRow) -> None: ...
     def keysets(self, tx: Tx, url: str) -> dict[str, Keyset]: ...
     def put_keyset(self, tx: Tx, url: str, known: Keyset, now: int) -> None: ...
+    def drop_keysets(self, tx: Tx, url: str, listed: Collection[str]) -> None: ...
     def other_keys(self, tx: Tx, url: str, known: Keyset) -> list[str]: ...
 
 

@@ -47,7 +47,12 @@ _REST: Final = ("back", "race", "two", "two_hashed", "refunds")
 def _lock_sats(keyset: Keyset) -> int:
     """The smallest proof that is worth more than the fee for spending it."""
     fee = fee_sats([keyset.input_fee_ppk])
-    return next(amount for amount in keyset.denominations if amount > fee)
+    worth = next((amount for amount in keyset.denominations if amount > fee), None)
+    if worth is None:
+        raise PaymentFailed(
+            f"keyset {keyset.id} signs no amount above its own fee of {fee} sat", reason="mint_nonconformant"
+        )
+    return worth
 
 
 def probe_sats(keyset: Keyset) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from ..crypto import Secret, schnorr_sign
@@ -37,6 +38,7 @@ CHANGE_S: Final = 600
 """How long after a melt was sent the change that is owed at least may still be signed."""
 QUOTE_GRACE_S: Final = 3_600
 """How long after its expiry a quote that was paid late is still looked for."""
+_UNPAID: Final = "the mint's invoice was not paid in time"
 _MOST_WAIT_S: Final = 60
 _WATCH_EVERY_S: Final = 900
 _REDEEM_WAIT_S: Final = 30
@@ -67,12 +69,24 @@ class JournalRows(Protocol):
     ) -> int: ...
 
 
+class Paid(StrEnum):
+    """What became of a payment: it has no end yet, it went through, it certainly did not and never will."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    FAILED = "failed"
+
+
 class Payer(Protocol):
     """Pays the invoice of a fund operation."""
 
     async def pay(self, op: Op) -> str:
         """Have `op.body.invoice` paid, once per operation: the payment's id. Whether it went through says the
         mint. Raises HiveError when it cannot be paid."""
+        ...
+
+    async def became(self, op: Op) -> Paid | None:
+        """What became of that payment; None when nothing is known of one."""
         ...
 
 
@@ -238,10 +252,18 @@ class Settler:
         if quote.status is QuoteState.ISSUED:
             sent = await self._move(replace(op, state=OpState.SENT, sent_at=now), op.state)
             return await self._doubt(sent, "the mint has issued this quote")
+        became = await self._payer.became(op)
+        if became is Paid.FAILED:
+            return await self._unpaid(op, op.reason or "payment_failed", op.error or _UNPAID)
         if now > op.expires_at + QUOTE_GRACE_S:
-            return await self._fail(
-                op, "invoice_expired", op.error or "the mint's invoice was not paid in time"
-            )
+            if became is Paid.OPEN:
+                # Nobody can take it back: the mint may have it as late as the payment ends.
+                return await self._wait(op, "the payment of the mint's invoice has no end yet", "")
+            end = await self._unpaid(op, "invoice_expired", op.error or _UNPAID)
+            if became is Paid.SETTLED:
+                text = f"{op.amount_sats} sat were paid to the mint, and it does not say so"
+                await self._alert(replace(end, error=text))
+            return end
         if not op.payment_id and now < op.expires_at:
             try:
                 op = await self._move(replace(op, payment_id=await self._payer.pay(op)), op.state)
@@ -253,6 +275,12 @@ class Settler:
                 )
         return await self._wait(op, op.error, op.reason)
 
+    async def _unpaid(self, op: Op, reason: str, text: str) -> Op:
+        """Given up; the mint is asked about it for another day."""
+        now = self._now()
+        watched = replace(op, watch_until=now + WATCH_S, next_retry_at=now + _WATCH_EVERY_S)
+        return await self._fail(watched, reason, text)
+
     # -- doubt -----------------------------------------------------------------------------------------
 
     async def _recover(self, op: Op) -> Op:
@@ -263,6 +291,8 @@ class Settler:
             if quote.status is QuoteState.PENDING:
                 return await self._wait(op, "the mint is still paying", "")
         elif signed := await self._restored(op):
+            if len(signed) != len(op.body.outputs):
+                return await self._in_part(op, signed)
             # An operation of an old backup: what it made may have been spent long since.
             return await self._finish(op, signed, "", await self._spent(op, signed))
         elif op.kind is OpKind.FUND:
@@ -323,9 +353,24 @@ class Settler:
 
     async def _watch(self, op: Op) -> Op:
         """A released operation: carried out late after all?"""
+        if op.kind is OpKind.FUND:
+            return await self._watch_quote(op)
         states = await self._states(op)
         if SpendState.SPENT in states.values() and (signed := await self._late(op)):
             return await self._finish(op, *signed)
+        again = min(self._now() + _WATCH_EVERY_S, op.watch_until)
+        return await self._move(replace(op, next_retry_at=again), op.state)
+
+    async def _watch_quote(self, op: Op) -> Op:
+        """A quote that was given up and paid later is still ours."""
+        quote = await self._mints.at(op.mint_url).mint_quote_state(op.quote_id)
+        signed: Signed = []
+        if quote.status is QuoteState.PAID:
+            signed = await self._checked(op, await self._mint_tokens(op))
+        elif quote.status is QuoteState.ISSUED:
+            signed = await self._restored(op)
+        if signed:
+            return await self._finish(op, signed, "")
         again = min(self._now() + _WATCH_EVERY_S, op.watch_until)
         return await self._move(replace(op, next_retry_at=again), op.state)
 
@@ -418,6 +463,40 @@ class Settler:
             await self._mints.nonconformant(op.mint_url, text)
             await self._alert(replace(stored, error=text))
         return stored
+
+    async def _in_part(self, op: Op, signed: Signed) -> Op:
+        """The mint signed only some of the outputs: waited for as for change, then what is there is taken."""
+        text = f"the mint signed {len(signed)} of {len(op.body.outputs)} outputs"
+        if self._now() < op.sent_at + CHANGE_S:
+            raise MintNonconformant(text)
+        gone = await self._spent(op, signed)
+        states = await self._states(op) if op.inputs else {}
+        now, was = self._now(), op.state
+        end = replace(op, state=OpState.FAILED, error=text, reason="mint_nonconformant", updated_at=now)
+        end = replace(end, next_retry_at=0)
+        kept = [
+            OwnProof(y_of(proof.secret), proof, planned.counter)
+            for planned, proof in signed
+            if planned.use == "keep"
+        ]
+
+        def body(tx: Tx) -> None:
+            free = [y for y in op.inputs if states[y] is SpendState.UNSPENT]
+            self._rows.settle(tx, op.op_id, free, ProofStatus.UNSPENT, now)
+            self._rows.settle(tx, op.op_id, [y for y in op.inputs if y not in free], ProofStatus.SPENT, now)
+            for state, some in (
+                (ProofStatus.UNSPENT, [own for own in kept if own.y not in gone]),
+                (ProofStatus.QUARANTINED, [own for own in kept if own.y in gone]),
+            ):
+                self._rows.add_proofs(tx, op.mint_url, some, state, op.op_id, now)
+            self._rows.move(tx, end, was)
+            self._ends.failed(tx, end)
+
+        await self._db.write(body)
+        await self._mints.nonconformant(op.mint_url, text)
+        missing = sum(o.output.amount for o in op.body.outputs) - sum(own.proof.amount for own in kept)
+        await self._alert(replace(end, error=f"{text}: {missing} sat are missing"))
+        return end
 
     async def _spent_elsewhere(self, op: Op, spent: Sequence[str]) -> Op:
         now, was = self._now(), op.state

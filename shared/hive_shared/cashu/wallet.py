@@ -27,6 +27,8 @@ from .wire import BlindedMessage, Proof
 
 MAX_AMOUNT_SAT: Final = 10_000_000
 """The most that one operation moves (docs/protocol/03 §9)."""
+MAX_ELEMENTS: Final = 1_000
+"""Inputs, and outputs, of one request (docs/protocol/03 §2.1)."""
 _NO_EXPIRY_S: Final = 3_600
 
 
@@ -71,7 +73,8 @@ class MintKeys:
 
 def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:
     """A mint's keysets with the active one that costs least. Raises PaymentFailed when none is active."""
-    active = [each for each in every.values() if each.active]
+    # Without a key for 1 sat most amounts cannot be made.
+    active = [each for each in every.values() if each.active and 1 in each.denominations]
     if not active:
         raise PaymentFailed(f"{mint_url} has no active keyset in sat", reason="mint_unavailable")
     return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every)
@@ -343,7 +346,7 @@ class Wallet:
         return coins
 
     def _own(self, tx: Tx, keys: MintKeys, amount: int, use: str = "keep") -> tuple[PlannedOutput, ...]:
-        amounts = split(amount, keys.active.denominations)
+        amounts = _parts(keys, amount)
         first = self._rows.take_counters(tx, keys.mint_url, keys.active.id, len(amounts)) if amounts else 0
         return tuple(
             self._output(keys.active.id, first + number, each, use) for number, each in enumerate(amounts)
@@ -359,7 +362,7 @@ class Wallet:
         # Not from the seed: what another's key spends, no restore brings back.
         lock = Lock(Kind.P2PK, None, (pubkey,), None, ())
         found = []
-        for each in split(amount, keys.active.denominations):
+        for each in _parts(keys, amount):
             secret = build_secret(lock, self._random_bytes(16).hex())
             r = (int.from_bytes(self._random_bytes(32)) % (ORDER - 1) + 1).to_bytes(32)
             found.append(PlannedOutput(output(each, keys.active.id, secret, r), "give"))
@@ -423,6 +426,12 @@ class Wallet:
         inputs: Sequence[Proof],
         outputs: Sequence[PlannedOutput],
     ) -> Op:
+        if len(inputs) > MAX_ELEMENTS or len(outputs) > MAX_ELEMENTS:
+            raise PaymentFailed(
+                f"this takes {len(inputs)} inputs and {len(outputs)} outputs, a mint takes {MAX_ELEMENTS} of"
+                " each: take a smaller amount",
+                reason="mint_nonconformant",
+            )
         now = self._now()
         # Ascending, so that the mint does not see which of them are change.
         ordered = tuple(sorted(outputs, key=lambda planned: planned.output.amount))
@@ -441,6 +450,16 @@ class Wallet:
             updated_at=now,
             body=OpBody(tuple(inputs), ordered),
         )
+
+
+def _parts(keys: MintKeys, amount: int) -> tuple[int, ...]:
+    """An amount in what the mint signs. Raises PaymentFailed for a keyset that no amount can be paid in."""
+    try:
+        return split(amount, keys.active.denominations)
+    except ValueError as error:
+        raise PaymentFailed(
+            f"{keys.mint_url}: {error} (keyset {keys.active.id})", reason="mint_nonconformant"
+        ) from None
 
 
 def _content(*parts: str) -> str:

@@ -130,6 +130,10 @@ class WalletService:
     async def fund(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Pay the mint over Lightning for `amount_sat` of ecash."""
         mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
+        return await self.fund_as(order, amount_sat, mint_url, timeout)
+
+    async def fund_as(self, order: Order, amount_sat: int, mint_url: str, timeout: float) -> Op:
+        """`fund`, for whom the order names."""
         if (old := await self._wallet.begun(order, OpKind.FUND, mint_url, amount_sat)) is None:
             self._refuse_when_stopped("fund")
             async with patience(timeout):
@@ -140,9 +144,13 @@ class WalletService:
 
     async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
         """Have the mint pay an invoice of this node. Raises Unsupported without one."""
+        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
+        return await self.withdraw_as(order, amount_sat, mint_url, timeout)
+
+    async def withdraw_as(self, order: Order, amount_sat: int, mint_url: str, timeout: float) -> Op:
+        """`withdraw`, for whom the order names."""
         if self._invoices is None:
             raise Unsupported("no node of your own makes the invoice: name one that is to be paid")
-        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
             async with patience(timeout):
                 keys = await self.ready(mint_url)

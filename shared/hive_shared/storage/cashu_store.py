@@ -322,6 +322,35 @@ class CashuStore:
         )
         return [(row[0], row[1]) for row in rows]
 
+    def newest_begun(self, tx: Tx, key_prefix: str) -> int:
+        """When the newest operation with such an idempotency key was begun, Unix s; 0: none."""
+        return int(
+            tx.execute(
+                f"SELECT COALESCE(MAX(created_at), 0) FROM {self._ops}"
+                " WHERE idempotency_key >= ? AND idempotency_key < ?",
+                _prefixed(key_prefix),
+            ).fetchone()[0]
+        )
+
+    def newest_done(self, tx: Tx, kind: str) -> int:
+        """When the newest operation of a kind ended well, Unix s; 0: none."""
+        return int(
+            tx.execute(
+                f"SELECT COALESCE(MAX(updated_at), 0) FROM {self._ops} WHERE state = 'done' AND kind = ?",
+                (kind,),
+            ).fetchone()[0]
+        )
+
+    def failed_since(self, tx: Tx, key_prefix: str, since: int) -> int:
+        """How many operations with such an idempotency key were begun after a time and failed."""
+        return int(
+            tx.execute(
+                f"SELECT COUNT(*) FROM {self._ops} WHERE idempotency_key >= ? AND idempotency_key < ?"
+                " AND state = 'failed' AND created_at > ?",
+                (*_prefixed(key_prefix), since),
+            ).fetchone()[0]
+        )
+
     def unopened_probes(self, tx: Tx) -> list[Op]:
         """Probes whose locks were made and whose openings are not in the journal."""
         rows = tx.execute(
@@ -452,6 +481,11 @@ class CashuStore:
             error=row["error"],
             reason=row["reason"],
         )
+
+
+def _prefixed(prefix: str) -> tuple[str, str]:
+    """The bounds of texts that begin so."""
+    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def _parts(ys: Sequence[str]) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -72,6 +72,15 @@ class MintStore:
                 *(_keys_json(known.keys), now),
             ),
         )
+
+    def drop_keysets(self, tx: Tx, url: str, listed: Collection[str]) -> None:
+        """Forget the keysets that a mint does not list any more; one that comes back is read anew."""
+        known = tx.execute(f"SELECT keyset_id FROM {self._keysets} WHERE mint_url = ?", (url,)).fetchall()
+        for (keyset_id,) in known:
+            if keyset_id not in listed:
+                tx.execute(
+                    f"DELETE FROM {self._keysets} WHERE mint_url = ? AND keyset_id = ?", (url, keyset_id)
+                )
 
     def other_keys(self, tx: Tx, url: str, known: Keyset) -> list[str]:
         """The mints at which the same id stands for other keys."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cl_hive_comms.domain.payment import ADVISOR, BOLT11, OPERATOR_SCOPE, Order, Payment, scope_of
@@ -29,6 +30,15 @@ ADA = "adv-ada"
 SEALER = Sealer({1: Secret(b"\x09" * 32)}, 1)
 
 
+@cache
+def _migrated() -> bytes:
+    """A database as it is after all migrations: they sync the disk once here, not for each world."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "template.db"
+        Db.open(path, MIGRATIONS).close()
+        return path.read_bytes()
+
+
 class PayingWorld:
     """`engaged` is the stop, `offered` what the node can be asked, `by_command` the hashes that commands of
     agents pay."""
@@ -36,6 +46,8 @@ class PayingWorld:
     def __init__(self, directory: Path, node: NodeWithPayments | None = None) -> None:
         self.node = node or NodeWithPayments()
         self.path = directory / "payments.db"
+        if not self.path.exists():
+            self.path.write_bytes(_migrated())
         self.now = NOW
         self.limits_now = LIMITS
         self.own_limits: dict[str, int] = {}

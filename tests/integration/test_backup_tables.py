@@ -209,6 +209,11 @@ async def filled(directory: Path) -> BackupWorld:
         ("INSERT INTO comms_gossip_credentials VALUES ('02', 'c1', NULL, ?, ?, ?, 'over')", (at, 4 * at, at)),
         ("INSERT INTO comms_saved_channel VALUES ('aa', ?, '1x1x1', 1, 990, ?, ?)", (REASON, at, at)),
         ("INSERT INTO comms_saved_channel VALUES ('bb', 'all', '2x1x1', 0, 880, ?, ?)", (at, at)),
+        (
+            "INSERT INTO comms_subscriptions VALUES ('s', 'a', 'bolt12', 'lno1x', '1 months', 5, ?, 'active',"
+            " 1, 2, 'hive:s', NULL, ?, ?, 'why', ?, ?)",
+            (at, at, at + 60, at, at),
+        ),
         ("INSERT INTO comms_timers VALUES ('t', 'fee_anchor', '1x1x1', ?, '{}', NULL)", (at + 60,)),
     )
     world.now += 7_200

@@ -93,7 +93,7 @@ def test_an_invoice_says_whom_how_much_and_until_when() -> None:
         ("bolt11 invoice", {**BOLT11, "valid": False}, "damaged"),
         ("bolt11 invoice", BOLT12, "damaged"),
         ("bolt12 offer", {**OFFER, "offer_currency": "EUR"}, "another currency"),
-        ("bolt12 offer", {**OFFER, "offer_recurrence": {}}, "repeated payments"),
+        ("bolt12 offer", {**OFFER, "offer_recurrence": {}}, "periods that this version cannot read"),
     ],
 )
 def test_what_cannot_be_paid(kind: Kind, decoded: dict[str, Any], said: str) -> None:

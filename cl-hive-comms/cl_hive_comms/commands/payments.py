@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
 
 from hive_shared.errors import InvalidParams, NotFound, PaymentFailed, Unsupported
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
@@ -17,11 +17,14 @@ from ..domain.payment import ADVISOR, BOLT11, BOLT12, KEYSEND, METHODS, SIBLING_
 from ..domain.payment_checks import check_tlvs, method_of
 from ..domain.payment_machine import State
 from ..domain.payment_query import PaymentQuery
+from ..domain.subscription import Subscription
+from ..domain.subscription_machine import State as SubscriptionState
 from ..services.alias_service import AliasService
 from ..services.payment_budget import PaymentBudget
 from ..services.payment_history import PaymentHistory
 from ..services.payment_requests import PaymentRequests
 from ..services.payment_service import PaymentService
+from ..services.subscription_service import PURPOSE, SubscriptionService
 from .rendering import as_text
 from .status import FORMAT
 
@@ -33,6 +36,12 @@ _CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 _PURPOSE: Final = re.compile(r"[a-z0-9][a-z0-9:._-]{0,119}")
 _PURPOSE_FORM: Final = "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
 _ASKED: Final = ("bolt11", "bolt12", "l402", "cashu")
+_VIEWS: Final[Mapping[str, Literal["R", "X"]]] = {
+    "summary": "R",
+    "history": "R",
+    "subscriptions": "R",
+    "end": "X",
+}
 _OPTIONS: Final = {
     "daily": "daily-limit",
     "weekly": "weekly-limit",
@@ -50,9 +59,11 @@ class PaymentCommands:
         payments: Callable[[], PaymentService],
         history: Callable[[], PaymentHistory],
         budget: Callable[[], PaymentBudget],
+        subscriptions: Callable[[], SubscriptionService],
         aliases: Callable[[], AliasService],
     ) -> None:
         self._payments, self._history, self._budget, self._aliases = payments, history, budget, aliases
+        self._subscriptions = subscriptions
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -76,16 +87,18 @@ class PaymentCommands:
                 "hive-client-payments",
                 "R",
                 (
-                    Param("action", "str", default="summary", choices=("summary", "history")),
+                    Param("action", "str", default="summary", choices=tuple(_VIEWS)),
                     Param("advisor", "str", default=""),
                     Param("kind", "str", choices=_KINDS),
                     Param("since", "int", minimum=0),
                     Param("limit", "int", default=50, minimum=1, maximum=500),
                     Param("cursor", "str", default=""),
+                    Param("sub_id", "str", default=""),
                     FORMAT,
                 ),
                 self._listed,
-                "What was paid and received: sums of day and week, or the payments, newest first.",
+                "What was paid and received: sums, or payments, newest first; subscriptions, and their end.",
+                by=ClassBy("action", _VIEWS),
             ),
             MethodSpec(
                 "hive-client-budget",
@@ -115,7 +128,10 @@ class PaymentCommands:
             advisor_id=advisor.advisor_id,
             note=params["note"],
         )
-        row = await self._payments().pay(order)
+        if params["purpose"] == PURPOSE:
+            row = await self._subscriptions().pay(order)
+        else:
+            row = await self._payments().pay(order)
         result = {"payment_id": row.payment_id, "status": row.state.value, "method": row.kind, **_money(row)}
         if row.state is not State.SETTLED:
             result["note"] = (
@@ -137,7 +153,11 @@ class PaymentCommands:
     async def _listed(self, params: dict[str, Any]) -> dict[str, Any]:
         advisor = self._advisor(params["advisor"])
         advisor_id = None if advisor is None else advisor.advisor_id
-        if params["action"] == "summary":
+        if (params["action"] == "end") != bool(params["sub_id"]):
+            raise InvalidParams("sub_id belongs to action=end, which needs it (action=subscriptions)")
+        if params["action"] in ("subscriptions", "end"):
+            result = await self._of_subscriptions(params, advisor_id)
+        elif params["action"] == "summary":
             if params["cursor"]:
                 raise InvalidParams("cursor belongs to action=history, not to summary")
             result = await self._history().sums(advisor_id, params["kind"], params["since"])
@@ -150,6 +170,35 @@ class PaymentCommands:
             if following is not None:
                 result["next_cursor"] = f"{following[0]}-{following[1]}"
         return as_text(result) if params["format"] == "text" else result
+
+    async def _of_subscriptions(self, params: dict[str, Any], advisor_id: str | None) -> dict[str, Any]:
+        for name in ("kind", "since", "cursor"):
+            if params[name]:
+                raise InvalidParams(f"{name} belongs to action=history, not to {params['action']}")
+        if params["action"] == "end":
+            return self._subscription(await self._subscriptions().end(params["sub_id"]))
+        rows = await self._subscriptions().listed(advisor_id, params["limit"])
+        return {"count": len(rows), "items": [self._subscription(row) for row in rows]}
+
+    def _subscription(self, row: Subscription) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "sub_id": row.sub_id,
+            "advisor": self._name_of(row.advisor_id),
+            "kind": row.kind,
+            "state": row.state.value,
+            "amount_sats": row.amount_sats,
+            "period": row.period,
+            "periods_paid": row.recurrence_counter,
+            "began_at": row.created_at,
+        }
+        if row.state is not SubscriptionState.ENDED:
+            shown["payable"] = {"from": row.window_start, "until": row.window_end}
+            shown["failures"] = row.failures
+        if row.state is SubscriptionState.ACTIVE:
+            shown["next_due"] = row.next_due
+        if row.error is not None:
+            shown["error"] = row.error
+        return shown
 
     def _row(self, row: Payment) -> dict[str, Any]:
         shown: dict[str, Any] = {

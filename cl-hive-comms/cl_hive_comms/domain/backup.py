@@ -36,7 +36,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
         *("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops", "comms_cashu_locks"),
         *("comms_escrow_tickets", "comms_escrow_items", "comms_escrow_secrets", "comms_escrow_disputes"),
     ),
-    "payments": ("comms_payments",),
+    "payments": ("comms_payments", "comms_subscriptions"),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),
     "aliases": ("comms_aliases",),
     "channels": ("comms_saved_channel", "comms_timers", "comms_state"),

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal
 
 from hive_shared.errors import HiveError, from_symbol
 
+from .recurrence import Recurrence
+
 Kind = Literal["bolt11 invoice", "bolt12 invoice", "bolt12 offer"]
 
 _BOLT11: Final = re.compile(r"ln(bcrt|tbs|bc|tb)(?:[1-9][0-9]*[munp]?)?1[02-9ac-hj-np-z]+")
@@ -24,7 +26,9 @@ _BOLT12_EXPIRY_S: Final = 7_200
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is to be paid. `amount_msat` None leaves it to the payer, `payee` None is hidden behind blinded
-    paths; an offer has no `payment_hash` before its invoice is fetched. `expires_at` None: never."""
+    paths; an offer has no `payment_hash` before its invoice is fetched. `expires_at` None: never. An
+    offer that is paid period by period says so (`recurrence`), its invoice for which one (`counter`, counted
+    from `start`) and since when (`base`)."""
 
     kind: Kind
     text: str
@@ -32,6 +36,10 @@ class Asked:
     amount_msat: int | None
     payment_hash: str | None
     expires_at: int | None
+    recurrence: Recurrence | None = None
+    counter: int | None = None
+    base: int | None = None
+    start: int | None = None
 
 
 def refused(sentence: str, expected: str, param: str = "bolt11") -> HiveError:
@@ -84,17 +92,30 @@ def asked_by(kind: Kind, text: str, decoded: Mapping[str, Any]) -> Asked:
             _msat(decoded["invoice_amount_msat"]),
             str(decoded["invoice_payment_hash"]),
             int(decoded["invoice_created_at"]) + expiry,
+            _recurrence(kind, decoded),
+            _msat(decoded.get("invreq_recurrence_counter")),
+            _msat(decoded.get("invoice_recurrence_basetime")),
+            _msat(decoded.get("invreq_recurrence_start")),
         )
     if "offer_currency" in decoded:
         raise refused(
             "the offer is priced in another currency; ask for one in bitcoin", "an offer in bitcoin"
         )
-    if "offer_recurrence" in decoded:
-        raise refused("the offer is for repeated payments, which is not served", "an offer paid once")
     payee, until = decoded.get("offer_issuer_id", decoded.get("offer_node_id")), None
     if "offer_absolute_expiry" in decoded:
         until = int(decoded["offer_absolute_expiry"])
-    return Asked(kind, text, payee, _msat(decoded.get("offer_amount_msat")), None, until)
+    repeated = _recurrence(kind, decoded)
+    return Asked(kind, text, payee, _msat(decoded.get("offer_amount_msat")), None, until, repeated)
+
+
+def _recurrence(kind: Kind, decoded: Mapping[str, Any]) -> Recurrence | None:
+    if "offer_recurrence" not in decoded:
+        return None
+    try:
+        return Recurrence.of(decoded["offer_recurrence"])
+    except (KeyError, TypeError, ValueError):
+        text = f"the {kind} is for periods that this version cannot read"
+        raise refused(text, "an offer whose periods are seconds, days or months") from None
 
 
 def amount_of(asked: Asked, given_msat: object) -> int:

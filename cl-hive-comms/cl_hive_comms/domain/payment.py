@@ -14,6 +14,7 @@ from hive_shared.canonical import JsonValue, encode
 from .compensation import command_of
 from .lightning_invoice import fee_bound_msat, sats_up
 from .payment_machine import State
+from .recurrence import Window
 
 BOLT11: Final = "bolt11"
 BOLT12: Final = "bolt12"
@@ -61,6 +62,57 @@ def fee_limit_msat(amount_msat: int, max_fee_ppm: int, own_limit_msat: int | Non
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """Which period of which subscription is paid. `plain` is when the next one may be paid where the offer or
+    invoice does not say."""
+
+    sub_id: str
+    counter: int
+    plain: Window
+    start: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What only one payment that did not fail has."""
+        return f"{self.sub_id}:{self.counter}"
+
+    @property
+    def label(self) -> str:
+        """The one label of a series, at the node and its issuer."""
+        return f"hive:{self.sub_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The part of a target that repeats, stored with it: `label` and `counter` are what the issuer is asked
+    with (None: it knows of no periods), `period` is what operators read, `following` when the next period may
+    be paid (None: this is the last)."""
+
+    label: str | None
+    counter: int
+    period: str
+    following: Window | None
+    start: int | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The stored form, read back by `from_json`."""
+        window = self.following
+        return {
+            "label": self.label,
+            "counter": self.counter,
+            "period": self.period,
+            "following": None if window is None else [window.start, window.due, window.end],
+            "start": self.start,
+        }
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> Series:
+        """Inverse of `to_json`."""
+        window = doc["following"]
+        return cls(**{**doc, "following": None if window is None else Window(*window)})
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """What somebody wants paid. `key` is the caller's idempotency key, `payee` (node id) whom the money must
     reach if that is agreed, `tlvs` are records of a keysend (type -> hex)."""
@@ -78,6 +130,7 @@ class Order:
     payee: str | None = None
     contract_id: str | None = None
     tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    period: Period | None = None
 
     def content_hash(self) -> str:
         """What must be the same when the key is (§7.3); a note is not part of it."""
@@ -107,6 +160,7 @@ class Target:
     payer_note: str = ""
     note: str = ""
     tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    series: Series | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, read back by `from_json`."""
@@ -118,12 +172,15 @@ class Target:
             "payer_note": self.payer_note,
             "note": self.note,
             "tlvs": dict(self.tlvs),
+            "series": None if self.series is None else self.series.to_json(),
         }
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Target:
-        """Inverse of `to_json`."""
-        return cls(**{**doc, "tlvs": dict(doc["tlvs"])})
+        """Inverse of `to_json`, also of what was stored before there were series."""
+        series = doc.get("series")
+        series = None if series is None else Series.from_json(series)
+        return cls(**{**doc, "tlvs": dict(doc["tlvs"]), "series": series})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +213,7 @@ class Payment:
     bound_to: str | None = None
     expires_at: int | None = None
     error: str | None = None
+    period_key: str | None = None
 
     @property
     def command_id(self) -> str | None:
@@ -171,7 +229,8 @@ class Payment:
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the node's list says of a payment: `state` complete, pending, failed or none. `ours` is false for
-    one that was complete before this payment began; then it cost us nothing."""
+    one that was complete before this payment began; then it cost us nothing. `invoice` is what it paid, where
+    only that says it."""
 
     state: str
     preimage: str | None = None
@@ -179,6 +238,7 @@ class Found:
     amount_msat: int = 0
     sent_msat: int = 0
     ours: bool = True
+    invoice: str | None = None
 
     @property
     def fee_msat(self) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from ..domain.lightning_invoice import Asked, Kind, plain
-from ..domain.payment import NONE, RETRY_S, Found, Payment
+from ..domain.payment import NONE, RETRY_S, Found, Payment, Series
 from ..services.ports_commands import Node
 
 _ANSWER_S: Final = 75.0
@@ -70,8 +71,10 @@ class Bolt11:
 
     def _call(self, row: Payment) -> tuple[str, dict[str, object]]:
         params: dict[str, object] = {"maxfee": row.max_fee_msat, "retry_for": RETRY_S}
-        label = {"label": row.label}
         target = row.target
+        series = None if target.series is None else target.series.label
+        # The node finds the period before by the label that all of a series have.
+        label = {"label": series or row.label}
         if target.invoice is None:
             to = {"destination": target.payee, "amount_msat": row.amount_msat, **params, **label}
             if target.tlvs:
@@ -79,7 +82,7 @@ class Bolt11:
             return "xkeysend" if self._offers("xkeysend") else "keysend", to
         if target.amount_is_ours:
             params["amount_msat"] = row.amount_msat
-        if not self._offers("xpay"):
+        if not self._offers("xpay") or (series is not None and not self._offers("xkeysend")):
             return "pay", {"bolt11": target.invoice, **params, **label}
         # xpay and xkeysend learned of labels in the same release.
         named = label if self._offers("xkeysend") else {}
@@ -88,6 +91,9 @@ class Bolt11:
     async def look(self, row: Payment) -> Found:
         """What the node's list says. Raises ClnError."""
         since = row.sent_index or 0
+        series = row.target.series
+        if row.payment_hash is None and series is not None and series.label is not None:
+            return await self._look_for_period(row, series)
         if row.payment_hash is None:
             return _found([part for part in await self._parts.since(since) if part.get("label") == row.label])
         parts = await self._parts.by_hash(row.payment_hash)
@@ -102,6 +108,19 @@ class Bolt11:
             )
         # The node refuses ours while another one is at this invoice; that one may still pay it.
         return before if before.state == "pending" else found
+
+    async def _look_for_period(self, row: Payment, series: Series) -> Found:
+        """What became of a period, whoever began to pay it: its invoice says which one it is for."""
+        for part in await self._parts.since(0):
+            text = part.get("bolt12")
+            if part.get("label") != series.label or not isinstance(text, str):
+                continue
+            asked = await self.read(text)
+            if asked.counter == series.counter:
+                found = await self.look(replace(row, payment_hash=asked.payment_hash, sent_index=0))
+                if found.state != "failed":
+                    return replace(found, invoice=text)
+        return NONE
 
 
 def _found(parts: Sequence[Mapping[str, Any]]) -> Found:

@@ -241,6 +241,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("handoffs", self.handoffs.settle, every=60.0)
         spawn("setup", self.setup.settle, every=60.0)
         spawn("payments", self.payments.settle, every=60.0)
+        spawn("subscriptions", self.payments.subscriptions.tick, every=3_600.0, first=5.0)
         if self.wallet is not None:
             spawn("wallet", self.wallet.service.tick, every=5.0)
             spawn("ecash-levels", self.wallet.levels.tick, every=60.0, first=120.0)

@@ -27,6 +27,7 @@ from cl_hive_comms.storage.policy_store import PolicyStore
 from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.saved_channel_store import SavedChannelStore
 from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.subscription_store import SubscriptionStore
 from cl_hive_comms.storage.trust_store import TrustStore
 
 
@@ -52,6 +53,7 @@ def compose_backups(
         gossip=GossipStore(),
         legacy=LegacyStore(),
         payments=PaymentStore(sealer),
+        subscriptions=SubscriptionStore(),
         saved=SavedChannelStore(),
         timers=commands,
         wallet=CashuStore(sealer, NODE_ECASH),

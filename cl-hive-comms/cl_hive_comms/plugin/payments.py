@@ -33,12 +33,14 @@ from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_requests import PaymentRequests
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_identity import Log
+from cl_hive_comms.services.subscription_service import SubscriptionService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.state_store import StateStore
+from cl_hive_comms.storage.subscription_store import SubscriptionStore
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Payments:
     budget: PaymentBudget
     requests: PaymentRequests
     debts: Debts
+    subscriptions: SubscriptionService
 
     async def settle(self) -> None:
         """What was paid, what came, and what is owed."""
@@ -115,12 +118,13 @@ def compose_payments(
     """All of them over the same tables; commands hear of what is being paid."""
     rows, executors, fault = PaymentStore(at_rest.sealer), pipeline.executors, fault_point(network)
     lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), executors.offers, network)
+    offers = Bolt12(cln, lightning.read, executors.offers)
     service = PaymentService(
         db=db,
         rows=rows,
         limits=limits,
         lightning=lightning,
-        offers=Bolt12(cln, lightning.read, executors.offers),
+        offers=offers,
         paying=executors.paying,
         methods=lambda: config().get("payment-methods"),
         kill_switch=kill_switch,
@@ -153,8 +157,24 @@ def compose_payments(
         now=unix_now,
         log=log,
     )
+    subscriptions = SubscriptionService(
+        db=db,
+        rows=SubscriptionStore(),
+        payments=service,
+        lightning=lightning,
+        offers=offers,
+        hired=lambda advisor_id: credentials.active_of(advisor_id) is not None,
+        name_of=partial(_name_of, credentials, aliases),
+        methods=lambda: config().get("payment-methods"),
+        kill_switch=kill_switch,
+        alerts=alerts,
+        now=unix_now,
+        log=log,
+        fault=fault,
+    )
     pipeline.rewards.on_owed, service.on_debt_paid = debts.kick, debts.told
-    return Payments(service, limits, history, _budget(db, cln, limits, credentials), requests, debts)
+    budget = _budget(db, cln, limits, credentials)
+    return Payments(service, limits, history, budget, requests, debts, subscriptions)
 
 
 def _name_of(credentials: CredentialService, aliases: AliasService, advisor_id: str) -> str:
@@ -181,7 +201,11 @@ def payment_methods(
     """The methods of payments; they exist before the services do."""
     return [
         *PaymentCommands(
-            lambda: payments().pay, lambda: payments().history, lambda: payments().budget, aliases
+            lambda: payments().pay,
+            lambda: payments().history,
+            lambda: payments().budget,
+            lambda: payments().subscriptions,
+            aliases,
         ).specs(),
         *SiblingPaymentCommands(lambda: payments().pay, lambda: payments().requests, aliases).specs(),
     ]

@@ -132,6 +132,8 @@ class BackupService:
     def _payments(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in self._t.payments.raw_payments(tx):
             yield "comms_payments", row
+        for row in self._t.subscriptions.raw_subscriptions(tx):
+            yield "comms_subscriptions", row
 
     def _policy(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         stored = self._t.policy.load(tx)

@@ -45,6 +45,7 @@ from ..domain.payment import (
 )
 from ..domain.payment_checks import WHY, check_asked, failed, of_target
 from ..domain.payment_machine import OPEN, Event, State
+from ..domain.payment_series import fetched, series_of
 from .payment_limits import PaymentLimits
 from .ports_commands import Alerts, Database, Fault, KillSwitch, Log
 from .ports_payments import Lightning, Offers, PaymentRows
@@ -86,6 +87,8 @@ class PaymentService:
         self._told: set[str] = set()
         self._looking = asyncio.Lock()
         self._looked = False
+        self.when_paid: Callable[[Tx, Payment], None] = lambda _tx, _row: None
+        """Told of the payment of a period, inside the transaction that settles it."""
 
     # -- paying ----------------------------------------------------------------------------------------
 
@@ -179,10 +182,12 @@ class PaymentService:
                 f"target is a {asked.kind}, method is {order.method}; give method={kind} or leave it out"
             )
         check_asked(asked, order.amount_msat, own, order.payee, self._now())
+        series = series_of(order, asked)
         if asked.kind == "bolt12 offer" and (lacking := self._offers.lacking()):
             raise Unsupported(lacking)
         invoice = None if asked.kind == "bolt12 offer" else asked.text
-        target = Target(asked.text, invoice, asked.payee, asked.amount_msat is None, **_notes(order))
+        ours = asked.amount_msat is None
+        target = Target(asked.text, invoice, asked.payee, ours, **_notes(order), series=series)
         return self._row(order, target, asked.payment_hash, asked.expires_at)
 
     def _row(self, order: Order, target: Target, payment_hash: str | None, expires_at: int | None) -> Payment:
@@ -207,6 +212,7 @@ class PaymentService:
             payment_hash=payment_hash,
             contract_id=order.contract_id,
             expires_at=expires_at,
+            period_key=None if order.period is None else order.period.key,
         )
         return replace(row, counted_sats=row.reserve_sats)
 
@@ -245,24 +251,31 @@ class PaymentService:
             raise
 
     def _check_free(self, tx: Tx, row: Payment) -> None:
-        if row.payment_hash is None:
-            return
-        other = next(iter(self._rows.by_hash(tx, row.payment_hash, OUT)), None)
+        other, what = None, "invoice"
+        if row.period_key is not None and row.state is State.RESERVED:
+            other, what = self._rows.by_period(tx, row.period_key), "period"
+            if other is not None and other.payment_id == row.payment_id:
+                other = None
+        if other is None and row.payment_hash is not None:
+            other, what = next(iter(self._rows.by_hash(tx, row.payment_hash, OUT)), None), "invoice"
         if other is None or other.state is State.FAILED:
             return
         if other.state in OPEN:
-            text = f"payment {other.payment_id} of this invoice has no end yet ({other.state}); wait for it"
+            text = f"payment {other.payment_id} of this {what} has no end yet ({other.state}); wait for it"
             raise Conflict(text, reason="unknown_state", data={"payment_id": other.payment_id})
-        text = f"payment {other.payment_id} has paid this invoice already"
+        text = f"payment {other.payment_id} has paid this {what} already"
         raise Conflict(text, reason="already_paid", data={"payment_id": other.payment_id})
 
     async def _send(self, row: Payment) -> Payment:
         await self._fault("payment_reserved")
         try:
             resolved: dict[str, Any] = {}
-            if row.target.invoice is None and row.kind == BOLT12:
-                resolved = await self._invoice(row)
             before = await self._before_restore(row)
+            if before is not None and before.invoice is not None:
+                # Its issuer gives no other invoice of a period that is paid.
+                resolved = self._resolved(row, await self._lightning.read(before.invoice))
+            elif row.target.invoice is None and row.kind == BOLT12:
+                resolved = await self._invoice(row)
             # One that the node is at already is looked for among all of its parts.
             since = await self._lightning.count() if before is None else 0
         except (ClnError, HiveError) as error:
@@ -314,7 +327,12 @@ class PaymentService:
         command = await self._paying(str(asked.payment_hash))
         if command is not None:
             raise Conflict(f"command {command} of an agent is paying this invoice", reason="unknown_state")
+        return self._resolved(row, asked)
+
+    def _resolved(self, row: Payment, asked: Asked) -> dict[str, Any]:
         target = replace(row.target, invoice=asked.text, payee=asked.payee, amount_is_ours=False)
+        if row.target.series is not None:
+            target = replace(target, series=fetched(row.target.series, asked))
         return {"target": target, "payment_hash": asked.payment_hash, "expires_at": asked.expires_at}
 
     # -- ends ------------------------------------------------------------------------------------------
@@ -353,6 +371,8 @@ class PaymentService:
             self._rows.count(tx, row, sats)
             if row.command_id is not None:
                 self.on_debt_paid(tx, after)
+            if row.period_key is not None:
+                self.when_paid(tx, after)
             return replace(after, counted_sats=sats)
 
         return await self._db.write(body)
@@ -440,6 +460,10 @@ class PaymentService:
         """The payment of a hash that has no end yet, by its id."""
         rows = await self._db.read(lambda tx: self._rows.by_hash(tx, payment_hash, OUT))
         return next((row.payment_id for row in rows if row.state in OPEN), None)
+
+    async def knows(self, key: str) -> bool:
+        """Whether an order with this idempotency key was given before."""
+        return await self._db.read(lambda tx: self._rows.by_key(tx, key)) is not None
 
     async def find(self, *, payment_id: str = "", key: str = "", payment_hash: str = "") -> Payment:
         """The payment of an id, a key or a hash; of a hash the one that counts. Raises NotFound."""

@@ -115,6 +115,13 @@ class PaymentTables(Protocol):
     def put_raw_payment(self, tx: Tx, raw: Mapping[str, Any]) -> bool: ...
 
 
+class SubscriptionTables(Protocol):
+    """Subscriptions (storage.subscription_store.SubscriptionStore)."""
+
+    def raw_subscriptions(self, tx: Tx) -> Iterator[dict[str, object]]: ...
+    def put_raw_subscription(self, tx: Tx, raw: Mapping[str, Any]) -> bool: ...
+
+
 class SavedTables(Protocol):
     """Bounds from before a freeze (storage.saved_channel_store.SavedChannelStore)."""
 
@@ -168,6 +175,7 @@ class Tables:
     gossip: GossipTables
     legacy: LegacyTables
     payments: PaymentTables
+    subscriptions: SubscriptionTables
     saved: SavedTables
     timers: TimerTables
     wallet: WalletTables

@@ -64,13 +64,17 @@ def restore_credentials(
     return Outcome("credentials", sum(map(len, rows.values())), restored, kept, note)
 
 
-def restore_payments(tx: Tx, tables: Tables, rows: Sequence[dict[str, Any]], now: int) -> Outcome:
-    """Payments that this node does not know. A copy may be older than what was paid since: the node is asked
-    for that from now on, before an offer is paid or money is sent without an invoice."""
+def restore_payments(
+    tx: Tx, tables: Tables, rows: Mapping[str, Sequence[dict[str, Any]]], now: int
+) -> Outcome:
+    """Payments and subscriptions that this node does not know. A copy may be older than what was paid since:
+    the node is asked for that from now on, before an offer is paid or money is sent without an invoice."""
     tables.facts.put(tx, RESTORED_FACT, str(now), now)
-    restored = sum(tables.payments.put_raw_payment(tx, row) for row in rows)
+    restored = sum(tables.payments.put_raw_payment(tx, row) for row in rows["comms_payments"])
     note = "payments without an end are looked up at the node" if restored else ""
-    return Outcome("payments", len(rows), restored, len(rows) - restored, note)
+    restored += sum(tables.subscriptions.put_raw_subscription(tx, row) for row in rows["comms_subscriptions"])
+    count = sum(map(len, rows.values()))
+    return Outcome("payments", count, restored, count - restored, note)
 
 
 def _as_its_issuer_left_it(tx: Tx, gossip: GossipTables, row: dict[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,8 @@ class RestoreService:
                 found = {table: content.of(part, table) for table in TABLES[part]}
                 return restore_wallet(tx, self._t, found)
             case "payments":
-                return restore_payments(tx, self._t, content.of(part, "comms_payments"), self._now())
+                found = {table: content.of(part, table) for table in TABLES[part]}
+                return restore_payments(tx, self._t, found, self._now())
             case "policy":
                 return self._policy(tx, content, replace)
             case _:

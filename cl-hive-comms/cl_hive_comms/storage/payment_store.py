@@ -21,8 +21,18 @@ from ..domain.payment_query import PaymentQuery, Total
 _TABLE: Final = "comms_payments"
 _PLAIN: Final = (
     *("payment_id", "content_hash", "advisor_id", "budget", "kind", "purpose", "direction", "amount_msat"),
-    *("fee_msat", "max_fee_msat", "counted_sats", "payment_hash", "contract_id", "offer_id", "label"),
+    *(
+        "fee_msat",
+        "max_fee_msat",
+        "counted_sats",
+        "payment_hash",
+        "contract_id",
+        "offer_id",
+        "label",
+        "period_key",
+    ),
     *("sent_index", "sent_at", "bound_to", "expires_at", "error", "created_at", "updated_at"),
+    "period_key",
 )
 _CHANGED: Final = ("fee_msat", "payment_hash", "sent_index", "sent_at", "expires_at", "error", "bound_to")
 
@@ -57,6 +67,15 @@ class PaymentStore:
     def by_label(self, tx: Tx, label: str) -> Payment | None:
         """The payment that the node knows by this label."""
         return self._one(tx.execute("SELECT * FROM comms_payments WHERE label = ?", (label,)))
+
+    def by_period(self, tx: Tx, period_key: str) -> Payment | None:
+        """The payment of a subscription's period that has not failed."""
+        return self._one(
+            tx.execute(
+                "SELECT * FROM comms_payments WHERE period_key = ? AND state NOT IN ('failed', 'expired')",
+                (period_key,),
+            )
+        )
 
     def by_hash(self, tx: Tx, payment_hash: str, direction: str) -> tuple[Payment, ...]:
         """Payments of a hash, the newest first; all but one have failed or expired."""
@@ -235,8 +254,9 @@ class PaymentStore:
         row = Payment(**{**raw, "state": state, "target": Target.from_json(raw["target"])})
         taken = tx.execute(
             "SELECT 1 FROM comms_payments WHERE payment_id = ?1 OR idempotency_key = ?2 OR label = ?3"
-            " OR (payment_hash = ?4 AND direction = ?5 AND state NOT IN ('failed', 'expired'))",
-            (row.payment_id, row.key, row.label, row.payment_hash, row.direction),
+            " OR ((payment_hash = ?4 AND direction = ?5 OR period_key = ?6)"
+            " AND state NOT IN ('failed', 'expired'))",
+            (row.payment_id, row.key, row.label, row.payment_hash, row.direction, row.period_key),
         ).fetchone()
         if taken is not None:
             return False

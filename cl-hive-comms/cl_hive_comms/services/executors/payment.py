@@ -73,6 +73,9 @@ class PayInvoice(Payer):
             sentence = "this node cannot ask for the invoice of an offer: it has no fetchinvoice"
             raise refused(sentence, "an invoice")
         asked = await decoded(self._node, kind, text)
+        if kind == "bolt12 offer" and asked.recurrence is not None:
+            sentence = "the offer is for repeated payments, which its operator begins (hive-client-pay)"
+            raise refused(sentence, "an offer paid once")
         check_payable(asked, str(info["id"]), caller.now)
         amount = amount_of(asked, params.get("amount_msat"))
         if asked.payment_hash is not None:

@@ -1,0 +1,51 @@
+"""What is paid to an advisor period by period (docs/protocol/03-escrow-and-payments.md §7.4)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from .subscription_machine import State
+
+RECURRING: Final = "bolt12"
+"""An offer that says its periods."""
+PLAIN: Final = "offer"
+"""An offer paid anew each 30 days."""
+INVOICES: Final = "bolt11"
+"""An invoice of its own for each 30 days, which the operator brings."""
+
+
+def id_of(key: str) -> str:
+    """The id of the subscription that an order with this idempotency key begins."""
+    return hashlib.sha256(b"hive-subscription/v1\0" + key.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One row of comms_subscriptions. `offer` is what is paid (of INVOICES the last invoice),
+    `recurrence_counter` the period to be paid next, `next_due` when that is tried, `failures` how often it
+    failed. Times are unix seconds."""
+
+    sub_id: str
+    advisor_id: str
+    kind: str
+    offer: str
+    period: str
+    amount_sats: int
+    next_due: int
+    state: State
+    failures: int
+    recurrence_counter: int
+    recurrence_label: str
+    recurrence_start: int | None
+    window_start: int
+    window_end: int
+    error: str | None
+    created_at: int
+    updated_at: int
+
+    @property
+    def attempt_key(self) -> str:
+        """The idempotency key of the next attempt to pay; one that failed for good has used its own up."""
+        return f"subscription:{self.sub_id}:{self.recurrence_counter}:{self.failures}"

@@ -1,0 +1,263 @@
+"""Subscriptions by the clock: what is due is paid, what is not paid is told
+(docs/protocol/03-escrow-and-payments.md §7.4, §14.20)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cl_hive_comms.domain.payment import ADVISOR
+from cl_hive_comms.domain.recurrence import DAY_S
+from cl_hive_comms.domain.subscription_machine import State
+from hive_shared.errors import Conflict, InvalidParams, NotFound, PaymentFailed
+from paying_world import ADA
+from subscription_world import MONTH_S, SubscribedWorld
+
+HOUR_S = 3_600
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SubscribedWorld:
+    return SubscribedWorld(tmp_path)
+
+
+def _codes(world: SubscribedWorld) -> list[str]:
+    return [code for _, code, _ in world.outside.alerts]
+
+
+async def test_three_periods_are_paid_one_after_the_other_under_one_label(world: SubscribedWorld) -> None:
+    offer = world.node.series()
+    await world.subscriptions.pay(world.begin(offer))
+    begun = world.one()
+    assert (begun.state, begun.recurrence_counter, begun.kind) == (State.ACTIVE, 1, "bolt12")
+    assert (begun.period, begun.amount_sats) == ("30 days", 50)
+    begin = world.now + MONTH_S
+    assert (begun.window_start, begun.next_due, begun.window_end) == (
+        *(begin - 3 * DAY_S, begin, begin + DAY_S),
+    )
+    await world.subscriptions.tick()
+    world.at(MONTH_S - 60)
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0], "not before it is due"
+    for _ in range(2):
+        world.at(MONTH_S if len(world.node.periods_paid()) > 1 else 120)
+        await world.subscriptions.tick()
+        await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0, 1, 2]
+    label = f"hive:{begun.sub_id}"
+    assert world.node.asked_for == [(label, 0), (label, 1), (label, 2)]
+    assert {row["label"] for row in world.node.parts} == {label}
+    assert (world.one().recurrence_counter, world.one().failures) == (3, 0)
+    assert {row.budget for row in world.stored()} == {ADVISOR}
+    world.check_books()
+
+
+async def test_the_same_call_again_pays_nothing_anew(world: SubscribedWorld) -> None:
+    order = world.begin(world.node.series())
+    first = await world.subscriptions.pay(order)
+    again = await world.subscriptions.pay(order)
+    assert again.payment_id == first.payment_id
+    assert world.node.periods_paid() == [0]
+    with pytest.raises(Conflict, match="can be paid from"):
+        await world.subscriptions.pay(world.begin(order.target, "client:other"))
+
+
+async def test_an_issuer_that_is_gone_is_asked_after_1_4_and_12_hours_then_it_is_suspended(
+    world: SubscribedWorld,
+) -> None:
+    offer = world.node.series()
+    await world.subscriptions.pay(world.begin(offer))
+    world.at(MONTH_S)
+    world.node.down = True
+    begun, tried = world.now, []
+    for _ in range(19):
+        before = world.one().failures
+        await world.subscriptions.tick()
+        row = world.one()
+        if row.failures > before or row.state is State.SUSPENDED:
+            tried.append((world.now - begun) // HOUR_S)
+        if row.state is State.SUSPENDED:
+            break
+        world.at(HOUR_S)
+    assert tried == [0, 1, 5, 17]
+    assert _codes(world) == ["subscription_suspended"]
+    assert "did not answer in time" in str(row.error)
+    assert world.used() == 0, "nothing stays reserved"
+    # It stays so until the operator pays the due period.
+    world.node.down = False
+    world.at(HOUR_S)
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0]
+    await world.subscriptions.pay(world.begin(offer, "client:again"))
+    assert world.node.periods_paid() == [0, 1]
+    assert (world.one().state, world.one().recurrence_counter) == (State.ACTIVE, 2)
+    world.check_books()
+
+
+async def test_a_price_that_rose_suspends_at_once(world: SubscribedWorld) -> None:
+    offer = world.node.series()
+    await world.subscriptions.pay(world.begin(offer))
+    world.at(MONTH_S)
+    world.node.price_msat = 60_000
+    await world.subscriptions.tick()
+    row = world.one()
+    assert (row.state, row.failures) == (State.SUSPENDED, 0)
+    assert "60000 msat instead of 50000" in str(row.error)
+    assert _codes(world) == ["subscription_suspended"]
+    assert world.node.periods_paid() == [0]
+
+
+async def test_an_amount_that_is_changed_at_the_first_period_is_refused(world: SubscribedWorld) -> None:
+    world.node.price_msat = 60_000
+    with pytest.raises(PaymentFailed, match="offer_changed"):
+        await world.subscriptions.pay(world.begin(world.node.series()))
+    assert world.every() == ()
+    assert world.node.parts == []
+
+
+async def test_a_period_whose_time_is_over_is_not_paid(world: SubscribedWorld) -> None:
+    offer = world.node.series()
+    await world.subscriptions.pay(world.begin(offer))
+    world.at(MONTH_S + 2 * DAY_S)
+    await world.subscriptions.tick()
+    row = world.one()
+    assert (row.state, row.error) == (State.SUSPENDED, "the period was not paid in its time")
+    with pytest.raises(PaymentFailed, match="too_late"):
+        await world.subscriptions.pay(world.begin(offer, "client:late"))
+    await world.subscriptions.end(row.sub_id)
+    await world.subscriptions.pay(world.begin(offer, "client:anew"))
+    assert sorted(row.state for row in world.every()) == [State.ACTIVE, State.ENDED]
+
+
+async def test_limits_hold_for_periods(world: SubscribedWorld) -> None:
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    world.at(MONTH_S)
+    world.own_limits[ADA] = 0
+    await world.subscriptions.tick()
+    assert (world.one().failures, world.node.periods_paid()) == (1, [0])
+    assert str(world.one().error).startswith("budget_exhausted")
+    world.own_limits.clear()
+    world.at(HOUR_S)
+    await world.subscriptions.tick()
+    assert (world.one().failures, world.node.periods_paid()) == (0, [0, 1])
+
+
+async def test_the_emergency_stop_pauses_them(world: SubscribedWorld) -> None:
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    world.at(MONTH_S)
+    world.engaged = True
+    await world.subscriptions.tick()
+    assert (world.one().failures, world.node.asked_for[1:]) == (0, [])
+    world.engaged = False
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0, 1]
+
+
+async def test_it_ends_with_the_advisors_last_credential(world: SubscribedWorld) -> None:
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    world.hired.clear()
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    row = world.one()
+    assert (row.state, row.error) == (State.ENDED, "its advisor has no credential any more")
+    assert [(told["recurrence_counter"], told["recurrence_label"]) for told in world.node.ended] == [
+        (1, f"hive:{row.sub_id}")
+    ]
+    assert world.node.periods_paid() == [0]
+
+
+async def test_the_operator_ends_one(world: SubscribedWorld) -> None:
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    sub_id = world.one().sub_id
+    assert (await world.subscriptions.end(sub_id)).state is State.ENDED
+    with pytest.raises(Conflict, match="has ended already"):
+        await world.subscriptions.end(sub_id)
+    with pytest.raises(NotFound):
+        await world.subscriptions.end("nothing")
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0]
+
+
+async def test_the_last_period_of_an_offer_ends_it(world: SubscribedWorld) -> None:
+    world.node.recurrence["limit"] = 1
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    assert (world.one().state, world.node.periods_paid()) == (State.ENDED, [0, 1])
+
+
+async def test_an_offer_without_periods_is_paid_each_thirty_days(world: SubscribedWorld) -> None:
+    offer = world.node.offer_of("plain", 50_000, 50_000)
+    await world.subscriptions.pay(world.begin(offer))
+    begun = world.one()
+    assert (begun.kind, begun.next_due) == ("offer", world.now + MONTH_S)
+    world.at(MONTH_S)
+    # Its issuer gives another invoice each time.
+    world.node.asked[offer]["of"] = world.node.asked[world.node.offer_of("next", 50_000, 50_000)]["of"]
+    world.node.asked[world.node.asked[offer]["of"]]["invoice_created_at"] = world.now
+    await world.subscriptions.tick()
+    assert [row["amount_msat"] for row in world.node.parts] == [50_000, 50_000]
+    assert (world.one().recurrence_counter, world.one().next_due) == (2, begun.next_due + MONTH_S)
+
+
+async def test_invoices_are_brought_by_the_operator(world: SubscribedWorld) -> None:
+    first = world.bill("one", created_at=world.now)
+    await world.subscriptions.pay(world.begin(first, method="bolt11"))
+    assert (world.one().kind, world.one().recurrence_counter) == ("bolt11", 1)
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    await world.subscriptions.tick()
+    assert _codes(world) == ["subscription_due"], "told once"
+    second = world.bill("two", created_at=world.now)
+    await world.subscriptions.pay(world.begin(second, "client:two", method="bolt11"))
+    assert (world.one().recurrence_counter, len(world.node.paid())) == (2, 2)
+    world.at(3 * MONTH_S)
+    await world.subscriptions.tick()
+    assert world.one().state is State.SUSPENDED
+
+
+async def test_an_offer_of_periods_is_not_paid_once(world: SubscribedWorld) -> None:
+    offer = world.node.series()
+    with pytest.raises(InvalidParams, match="purpose=subscription"):
+        await world.service.pay(world.begin(offer, purpose="fee"))
+    assert world.stored() == ()
+
+
+async def test_a_way_the_operator_does_not_allow_is_refused(world: SubscribedWorld) -> None:
+    world.methods = ("bolt11",)
+    with pytest.raises(PaymentFailed, match="no_common_method"):
+        await world.subscriptions.pay(world.begin(world.node.series()))
+    assert world.node.parts == []
+
+
+async def test_a_node_whose_xpay_knows_no_labels_pays_with_the_older_call(world: SubscribedWorld) -> None:
+    world.offered = lambda name: name != "xkeysend"
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    ((_, params),) = world.node.sent
+    assert "bolt11" in params, "pay, not xpay"
+    assert params["label"] == world.one().recurrence_label
+
+
+async def test_a_restored_copy_sees_the_period_that_it_has_forgotten(world: SubscribedWorld) -> None:
+    """The issuer gives no other invoice of a period that is paid, and the node's list has the payment."""
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    world.db.close()
+    old = world.path.read_bytes()
+    world.open()
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0, 1]
+    world.db.close()
+    for file in world.path.parent.glob(world.path.name + "*"):
+        file.unlink()
+    world.path.write_bytes(old)
+    world.restored = True
+    world.open()
+    assert world.one().recurrence_counter == 1
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0, 1], "not paid again"
+    assert (world.one().recurrence_counter, world.used()) == (2, 0)
+    world.at(MONTH_S)
+    await world.subscriptions.tick()
+    assert world.node.periods_paid() == [0, 1, 2]

@@ -139,7 +139,6 @@ class SubscribedWorld(PayingWorld):
             alerts=self.outside,
             now=lambda: self.now,
             log=lambda *_args, **_fields: None,
-            fault=payments._fault,
         )
 
     def at(self, seconds: int) -> None:

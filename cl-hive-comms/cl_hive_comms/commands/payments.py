@@ -85,7 +85,7 @@ class PaymentCommands:
             ),
             MethodSpec(
                 "hive-client-payments",
-                "R",
+                "X",
                 (
                     Param("action", "str", default="summary", choices=tuple(_VIEWS)),
                     Param("advisor", "str", default=""),

@@ -17,6 +17,7 @@ from cl_hive_comms.payments.bolt11 import Bolt11
 from cl_hive_comms.payments.bolt12 import Bolt12
 from cl_hive_comms.plugin.fault_point import fault_point
 from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.plugin.subscriptions import compose_subscriptions
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.command_pipeline import Pipeline
@@ -32,6 +33,7 @@ from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_requests import PaymentRequests
 from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.services.ports_commands import Fault
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.subscription_service import SubscriptionService
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -40,7 +42,6 @@ from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.state_store import StateStore
-from cl_hive_comms.storage.subscription_store import SubscriptionStore
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def compose_payments(
     rows, executors, fault = PaymentStore(at_rest.sealer), pipeline.executors, fault_point(network)
     lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), executors.offers, network)
     offers = Bolt12(cln, lightning.read, executors.offers)
+    name_of = partial(_name_of, credentials, aliases)
+    methods = partial(_methods, config)
     service = PaymentService(
         db=db,
         rows=rows,
@@ -126,7 +129,7 @@ def compose_payments(
         lightning=lightning,
         offers=offers,
         paying=executors.paying,
-        methods=lambda: config().get("payment-methods"),
+        methods=methods,
         kill_switch=kill_switch,
         alerts=alerts,
         restored=lambda tx: StateStore().get(tx, RESTORED_FACT) is not None,
@@ -135,16 +138,8 @@ def compose_payments(
         fault=fault,
     )
     executors.also_paying = service.paying
-    history = PaymentHistory(db, rows, name_of=partial(_name_of, credentials, aliases), now=unix_now)
-    requests = PaymentRequests(
-        db=db,
-        rows=rows,
-        node=cln,
-        kill_switch=kill_switch,
-        random_bytes=os.urandom,
-        now=unix_now,
-        fault=fault,
-    )
+    history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
+    requests = _requests(db, rows, cln, kill_switch, fault)
     debts = Debts(
         db=db,
         rows=rows,
@@ -157,24 +152,30 @@ def compose_payments(
         now=unix_now,
         log=log,
     )
-    subscriptions = SubscriptionService(
-        db=db,
-        rows=SubscriptionStore(),
-        payments=service,
-        lightning=lightning,
-        offers=offers,
-        hired=lambda advisor_id: credentials.active_of(advisor_id) is not None,
-        name_of=partial(_name_of, credentials, aliases),
-        methods=lambda: config().get("payment-methods"),
-        kill_switch=kill_switch,
-        alerts=alerts,
-        now=unix_now,
-        log=log,
-        fault=fault,
-    )
     pipeline.rewards.on_owed, service.on_debt_paid = debts.kick, debts.told
+    subscriptions = compose_subscriptions(
+        db, service, (lightning, offers), methods, credentials, name_of, (kill_switch, alerts, log)
+    )
     budget = _budget(db, cln, limits, credentials)
     return Payments(service, limits, history, budget, requests, debts, subscriptions)
+
+
+def _requests(
+    db: Db, rows: PaymentStore, cln: ClnClient, kill_switch: KillSwitch, fault: Fault
+) -> PaymentRequests:
+    return PaymentRequests(
+        db=db,
+        rows=rows,
+        node=cln,
+        kill_switch=kill_switch,
+        random_bytes=os.urandom,
+        now=unix_now,
+        fault=fault,
+    )
+
+
+def _methods(config: Callable[[], Config]) -> tuple[str, ...]:
+    return tuple(config().get("payment-methods"))
 
 
 def _name_of(credentials: CredentialService, aliases: AliasService, advisor_id: str) -> str:

@@ -31,7 +31,7 @@ from ..domain.recurrence import RETRIES_S, Window, plain_window
 from ..domain.subscription import INVOICES, PLAIN, RECURRING, Subscription, id_of
 from ..domain.subscription_machine import Event, State
 from .payment_service import PaymentService
-from .ports_commands import Alerts, Database, Fault, KillSwitch, Log
+from .ports_commands import Alerts, Database, KillSwitch, Log
 from .ports_payments import Lightning, Offers, SubscriptionRows
 
 PURPOSE: Final = "subscription"
@@ -41,10 +41,7 @@ _FOREVER: Final = 2**53
 
 class SubscriptionService:
     """Begins, pays and ends them. `hired` says whether an advisor still has a credential, `methods` are the
-    operator's.
-
-    Crash points: those of a payment, and `subscription_tried`.
-    """
+    operator's."""
 
     def __init__(
         self,
@@ -61,13 +58,12 @@ class SubscriptionService:
         alerts: Alerts,
         now: Callable[[], int],
         log: Log,
-        fault: Fault,
     ) -> None:
         self._db, self._rows, self._payments = db, rows, payments
         self._lightning, self._offers = lightning, offers
         self._hired, self._name_of, self._methods = hired, name_of, methods
         self._kill_switch, self._alerts = kill_switch, alerts
-        self._now, self._log, self._fault = now, log, fault
+        self._now, self._log = now, log
         self._lock = asyncio.Lock()
         payments.when_paid = self._paid
 
@@ -190,7 +186,6 @@ class SubscriptionService:
             await self._suspend(row, error.detail)
 
     async def _failed(self, row: Subscription, error: HiveError) -> None:
-        await self._fault("subscription_tried")
         failures = row.failures + 1
         if failures > len(RETRIES_S):
             await self._suspend(row, error.detail)

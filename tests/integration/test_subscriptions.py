@@ -62,7 +62,7 @@ async def test_the_same_call_again_pays_nothing_anew(world: SubscribedWorld) -> 
         await world.subscriptions.pay(world.begin(order.target, "client:other"))
 
 
-async def test_an_issuer_that_is_gone_is_asked_after_1_4_and_12_hours_then_it_is_suspended(
+async def test_acceptance_03_20_an_issuer_that_is_gone_is_asked_after_1_4_and_12_hours_then_suspended(
     world: SubscribedWorld,
 ) -> None:
     offer = world.node.series()

@@ -106,7 +106,7 @@ PROOFS: dict[str, tuple[dict[str, Any], str]] = {
     "no text": ({"invoice": 7}, "must be a BOLT 11 invoice"),
     "a book": ({"invoice": "l" * 4_097}, "at most 4096"),
     "with a preimage": ({"invoice": "lnbcrt1q", "preimage": "aa" * 32}, "unknown field 'preimage'"),
-    "a ticket": ({"method": "cashu_escrow", "ticket_id": "ab" * 16, "item": 0}, "not by cashu_escrow"),
+    "a ticket": ({"method": "cashu_escrow", "ticket_id": "ab" * 16, "item": 0}, "holds no pay in escrow"),
 }
 
 

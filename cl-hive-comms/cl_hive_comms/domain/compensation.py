@@ -20,7 +20,7 @@ COMPENSATION: Final = "compensation"
 """The direction of payment from the node to the agent."""
 BOLT11: Final = "bolt11"
 ESCROW: Final = "cashu_escrow"
-SERVED: Final = (BOLT11,)
+SERVED: Final = (BOLT11, ESCROW)
 """Ways in which this node pays for a command."""
 MAX_RATE_SATS: Final = 10_000_000
 """More than this no ticket holds (03 §6)."""
@@ -31,6 +31,7 @@ TRUSTED: Final = Fraction(3, 2)
 """The trust from which escrow may be waived for an agent."""
 
 RESERVED, OWED, NOT_DUE = "reserved", "owed", "not_due"
+RELEASED, FAILED = "released", "failed"
 """How a receipt says what becomes of the pay of its command."""
 
 
@@ -80,6 +81,11 @@ def reward_from(doc: Mapping[str, Any] | None) -> Reward | None:
     return None if doc is None else Reward(**doc)
 
 
+def earned(state: str, *, acted: bool) -> bool:
+    """Whether an outcome earns its pay: success that changed something."""
+    return state == "success" and acted
+
+
 def key_of(command_id: str) -> str:
     """The idempotency key of the payment of a command."""
     return KEY + command_id
@@ -123,7 +129,9 @@ def rate_sats(agreed: Mapping[str, JsonValue], danger: int) -> int:
 def methods_of(agreed: Mapping[str, JsonValue], offered: Collection[str]) -> tuple[str, ...]:
     """Those of the node's ways to pay that the credential allows, in the node's order."""
     taken = agreed.get("accepted_methods")
-    return tuple(name for name in offered if not isinstance(taken, list) or not taken or name in taken)
+    if not isinstance(taken, list) or not taken:
+        return tuple(offered)
+    return tuple(name for name in offered if name in taken or (name == ESCROW and "cashu" in taken))
 
 
 def must_be_held(agreed: Mapping[str, JsonValue], danger: int, trust: Fraction, min_danger: int) -> bool:

@@ -14,6 +14,7 @@ from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
+from cl_hive_comms.plugin.ticket_work import compose_ticket_work
 from cl_hive_comms.plugin.wallet import compose_wallet, levels_of
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
 from cl_hive_comms.services.advisor_runes import AdvisorRunes
@@ -244,6 +245,13 @@ class CommandParts(Parts):
                 stopped=self.kill_switch.engaged,
                 tell=self.lock_changed,
                 log=self.log,
+            )
+            self.pipeline.rewards.tickets = compose_ticket_work(
+                db=self.db,
+                sealer=self.at_rest.sealer,
+                locks=self.locks,
+                credentials=self.credentials,
+                node_id=self.node["node_id"],
             )
 
     def lock_changed(self, row: LockRow) -> None:

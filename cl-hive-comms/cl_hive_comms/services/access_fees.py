@@ -47,6 +47,7 @@ from ..domain.access_income import income_of
 from ..domain.access_proof import check_rights, read_proof
 from ..domain.payment import IN, Payment
 from .command_case import Case
+from .credential_lineage import lineage
 from .ports_commands import Credentials, CredentialView, Database, Log, Node
 from .trust_service import TrustService
 
@@ -56,7 +57,6 @@ _KEPT_S: Final = 90 * _DAY_S
 _BATCH: Final = 100
 _LATE_S: Final = 120
 """How long after the end of an invoice the node may still be taking what came in time."""
-_MAX_RENEWALS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class AccessFees:
             rights,
             node_id=self._node_id,
             agents=(case.sender, case.agent_id),
-            credentials=await self._lineage(case, rights.credential),
+            credentials=await lineage(self._credentials, case, rights.credential),
             tier=asked.tier,
             action=(asked.spec.schema, asked.spec.name, glob_names(asked.spec, asked.params)),
             danger=asked.danger.total,
@@ -231,17 +231,6 @@ class AccessFees:
             price_sats = self.price_sats(view, asked.danger.total)
             raise await self._required(case, view, price_sats, asked.spec)
         return await self._fee(L402, token, limit)
-
-    async def _lineage(self, case: Case, named: str | None) -> tuple[str, ...]:
-        """The command's credential, and the one it came from by renewal when that is the one named: what was
-        sold goes on under the next credential."""
-        at = named
-        for _ in range(_MAX_RENEWALS):
-            if at is None or at == case.credential_id:
-                break
-            view = await self._credentials.current(at)
-            at = None if view is None or view.advisor_id != case.advisor_id else view.superseded_by
-        return (case.credential_id,) if named is None or at is None else (case.credential_id, named)
 
     async def _fee(self, method: str, token: AccessToken, limit: int) -> Fee:
         if token.status == OPEN:

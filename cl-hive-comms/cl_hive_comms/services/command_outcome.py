@@ -150,8 +150,16 @@ class CommandOutcomes:
             result=first.get("result") if first else {"state": "unknown" if row is None else row.state},
             error=first.get("error"),
             receipt=first.get("receipt"),
+            preimage=self._preimage(row, first),
         )
         return envelope.sign_response(self._identity.secret(), doc)
+
+    def _preimage(self, row: CommandRow | None, first: Mapping[str, JsonValue]) -> str | None:
+        """What the first run earned by a ticket: of its answer, or kept longer than the answer is."""
+        told = first.get("preimage")
+        if isinstance(told, str):
+            return told
+        return None if row is None or first else self._rewards.preimage_again(row.command_id)
 
     def send(self, tx: Tx, case: Case, response: Response, *, deferred: bool = False) -> None:
         """Enqueue a response for an agent whose transport does not wait for it, or one that comes later than
@@ -203,6 +211,7 @@ class CommandOutcomes:
         error: HiveError | None = None,
         receipt: JsonValue = None,
         state_hash: str | None = None,
+        preimage: str | None = None,
         deferred: bool = False,
     ) -> Response:
         """Number, sign, keep and send the response to a command whose nonce is burned."""
@@ -216,6 +225,7 @@ class CommandOutcomes:
             state_hash=state_hash,
             receipt=receipt,
             error=None if error is None else _error_doc(error),
+            preimage=preimage,
         )
         response = envelope.sign_response(self._identity.secret(), doc)
         kept = StoredResponse(
@@ -311,6 +321,7 @@ class CommandOutcomes:
             outcome.state,
             paid=REFUNDED if refunded else REDEEMED,
             earned=self._rewards.finish(tx, case, judged.reward, outcome),
+            escrow=self._rewards.escrow_doc(tx, judged.reward, outcome),
             error=outcome.error,
             danger=judged.danger,
             judged=judged,
@@ -338,6 +349,7 @@ class CommandOutcomes:
             error=outcome.error,
             receipt=to_doc(receipt),
             state_hash=state_after,
+            preimage=self._rewards.release(tx, case.command_id, judged.reward, outcome, receipt.receipt_id),
             deferred=deferred,
         )
 
@@ -378,6 +390,7 @@ class CommandOutcomes:
                 hashes=(state_before, None),
                 paid=REDEEMED,
                 earned=self._rewards.finish(tx, case, judged.reward, outcome),
+                escrow=self._rewards.escrow_doc(tx, judged.reward, outcome),
             )
             receipt = to_doc(begun)
         return self.respond(
@@ -446,6 +459,7 @@ class CommandOutcomes:
         hashes: tuple[str | None, str | None] = (None, None),
         paid: str = REFUNDED,
         earned: str = NOT_DUE,
+        escrow: JsonValue = None,
     ) -> Receipt:
         command = case.command
         schema, action = (
@@ -467,6 +481,7 @@ class CommandOutcomes:
             danger=None if danger is None else danger.to_doc(),
             approval=judged.approval_doc() if judged else None,
             payment=_payment(judged, paid, earned),
+            escrow=escrow,
             error=None if error is None else _error_doc(error),
             result=result,
             state_hash_before=hashes[0],

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import sha256
-from hive_shared.errors import HiveError, from_symbol
+from hive_shared.errors import HiveError, Internal, from_symbol
 from hive_shared.store import Tx
 
 from ..domain import compensation
@@ -22,7 +22,6 @@ from ..domain.compensation import (
     NOT_DUE,
     OWED,
     RESERVED,
-    SERVED,
     PayTerms,
     Reward,
     invalid,
@@ -37,6 +36,7 @@ from .executors.action import Outcome
 from .payment_limits import PaymentLimits
 from .ports_commands import CommandRows, CredentialView, Database
 from .ports_payments import PaymentRows
+from .ticket_work import TicketWork
 from .trust_service import TrustService
 
 
@@ -60,13 +60,16 @@ class Compensation:
         self._db, self._rows, self._limits, self._commands = db, rows, limits, commands
         self._trust, self._read, self._node_id, self._terms, self._now = trust, read, node_id, terms, now
         self.on_owed: Callable[[], None] = lambda: None
+        self.tickets: TicketWork | None = None
         self._owed = False
 
     # -- what it earns ------------------------------------------------------------------------------------
 
     def methods(self, view: CredentialView) -> tuple[str, ...]:
         """Ways to be paid that both the credential and this node take, in the node's order."""
-        offered = tuple(name for name in self._terms().methods if name in SERVED)
+        offered = [name for name in self._terms().methods if name == BOLT11]
+        if self.tickets is not None:
+            offered.append(ESCROW)
         return compensation.methods_of(view.credential.compensation, offered)
 
     def quote(self, view: CredentialView | None, danger: int) -> dict[str, JsonValue] | None:
@@ -107,15 +110,19 @@ class Compensation:
             raise invalid(
                 f"{asked.spec.name} changes nothing, and reads earn nothing; send it without a claim"
             )
+        if given.get("method") == ESCROW:
+            # A ticket is agreed with whom it was made for, and its price with it.
+            if self.tickets is None:
+                raise invalid("this node holds no pay in escrow")
+            return await self.tickets.check(case, asked)
         danger = asked.danger.total
         price_sats = compensation.rate_sats(case.view.credential.compensation, danger)
         if not price_sats:
             raise invalid("your credential agrees no pay per action; send the command without a claim")
-        method = str(given.get("method"))
-        if method not in self.methods(case.view):
+        if BOLT11 not in self.methods(case.view):
             ways = ", ".join(self.methods(case.view)) or "nothing"
-            raise invalid(f"this node pays you by {ways}, not by {method}")
-        if method != ESCROW and self._held(case.view, danger):
+            raise invalid(f"this node pays you by {ways}, not by {BOLT11}")
+        if self._held(case.view, danger):
             raise from_symbol(
                 "escrow_required",
                 f"pay for danger {danger} is held in escrow: claim it by {ESCROW} with a ticket",
@@ -172,6 +179,9 @@ class Compensation:
         """The command starts: what it may earn counts from now on. Raises BudgetExhausted, PaymentFailed."""
         if reward is None:
             return
+        if reward.method == ESCROW:
+            self._ticket_work().start(tx, case, reward)
+            return
         row = self._row(case, reward)
         if row.payment_hash is not None:
             self._check_unused(tx, row.payment_hash)
@@ -207,13 +217,15 @@ class Compensation:
         """The command ended, or is left to the node: what becomes of its pay, in the word of the receipt."""
         if reward is None:
             return NOT_DUE
+        if reward.method == ESCROW:
+            return self._ticket_work().state(outcome)
         row = self._rows.by_key(tx, compensation.key_of(case.command_id))
         if row is None or row.state is not State.RESERVED:
             return NOT_DUE
         if outcome.state in ("pending_external", "indeterminate"):
             # Nobody can say yet, or ever by himself, that it succeeded; nor that it did not.
             return RESERVED
-        if outcome.state == "success" and outcome.acted:
+        if compensation.earned(outcome.state, acted=outcome.acted):
             self._rows.move(tx, row, Event.ON_EARNED, self._now())
             self._owed = True
             return OWED
@@ -222,6 +234,30 @@ class Compensation:
         )
         self._rows.count(tx, row, 0)
         return NOT_DUE
+
+    def escrow_doc(self, tx: Tx, reward: Reward | None, outcome: Outcome) -> dict[str, JsonValue] | None:
+        """The `escrow` of the command's receipt; None where no ticket pays for it."""
+        if reward is None or reward.method != ESCROW:
+            return None
+        return self._ticket_work().doc(tx, reward, outcome)
+
+    def release(
+        self, tx: Tx, command_id: str, reward: Reward | None, outcome: Outcome, receipt_id: int
+    ) -> str | None:
+        """The receipt is written in this transaction: the preimage (hex) that the command has earned."""
+        if reward is None or reward.method != ESCROW:
+            return None
+        return self._ticket_work().finish(tx, command_id, reward, outcome, receipt_id)
+
+    def preimage_again(self, command_id: str) -> str | None:
+        """What a command has earned by a ticket, for who asks again what became of it."""
+        tickets = self.tickets
+        return None if tickets is None else self._db.peek(lambda tx: tickets.again(tx, command_id))
+
+    def _ticket_work(self) -> TicketWork:
+        if self.tickets is None:
+            raise Internal("a command is paid by a ticket, but there is no escrow in this process")
+        return self.tickets
 
     def kick(self) -> None:
         """Have paid what the transaction owed, if it did; call after the commit."""

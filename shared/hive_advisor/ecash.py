@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from hive_shared.alerts import Level
 from hive_shared.cashu.advice import KIT
@@ -17,6 +17,7 @@ from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.journal import INCOMING, Op, OpState
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_ports import MintSettings
+from hive_shared.cashu.mints import MintRole
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
@@ -89,9 +90,10 @@ class Ecash:
         self.named, self.keys, self.store = tuple(named), keys, CashuStore(sealer, KIT_ECASH)
         self._db, self._meta, self._now, self._say = db, meta, now, say
         self._alerts, self._connections = _OwnAlerts(alerts), connections
+        self._mint_rows = MintStore(KIT_ECASH)
         self.book = MintBookService(
             db,
-            MintStore(KIT_ECASH),
+            self._mint_rows,
             connections,
             settings=self._settings,
             alerts=self._alerts,
@@ -145,6 +147,21 @@ class Ecash:
         self.named, self._loaded = tuple(mints), False
         await self.ready()
 
+    async def balances(self) -> list[dict[str, Any]]:
+        """Sats by mint, from the database: every mint that is trusted, and others that have some."""
+        await self.ready()
+        return [
+            {
+                "mint": url,
+                "free_sats": row["unspent"],
+                "held_sats": row["pending"],
+                "quarantined_sats": row["quarantined"],
+                "proofs": row["proofs"],
+                "named": url in self.named,
+            }
+            for url, row in (await self.service.balance()).items()
+        ]
+
     async def tick(self) -> None:
         """Check mints that are due, carry on what the journal says, once a day forget what is long over."""
         if self._turn.locked():
@@ -176,16 +193,19 @@ class Ecash:
                     end = replace(op, state=OpState.FAILED, reason="restored", error=text, next_retry_at=0)
                     self.store.move(tx, replace(end, watch_until=0, updated_at=now), op.state)
             self.store.doubt_all(tx)
-            self._meta.set_meta(tx, _RESTORED, "\n".join(self.named))
+            # Not the settings': a copy is looked at before its own have taken their place.
+            mints = (url for url, row in self._mint_rows.mints(tx).items() if row.role is not MintRole.FORMER)
+            self._meta.set_meta(tx, _RESTORED, "\n".join(mints))
 
         await self._db.write(body)
 
     async def _ask_after_restoring(self) -> None:
         waiting = await self._db.read(lambda tx: self._meta.meta(tx, _RESTORED)) or ""
         for url in waiting.split():
+            if url not in self.named:
+                continue  # nobody asks it; should it be named again, it is
             try:
-                if url in self.named:
-                    await self.restore.run(url, dry_run=False)
+                await self.restore.run(url, dry_run=False)
                 await self._db.write(partial(self._asked, url=url))
             except HiveError as error:
                 self._log("warning", "wallet_restore", mint=url, error=error.detail)

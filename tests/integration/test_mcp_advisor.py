@@ -167,6 +167,7 @@ async def test_every_tool_answers_and_leaves_its_row(desk: Desk) -> None:
     assert {name for name, body in said.items() if not body["ok"]} == set()
     assert said["adv_receipts"]["data"]["items"][0]["level"] == "chained"
     assert said["adv_verify"]["data"]["ok"] is True
+    assert said["adv_balances"]["data"] == {"free_sats": 0, "items": [], "count": 0}
     assert {"client": "alice", "state": "active"} in said["adv_status"]["data"]["clients"]
     assert FEE in [row["name"] for row in said["adv_schemas"]["data"]["items"]]
     assert said["adv_schema"]["data"]["action"] == "set_single"

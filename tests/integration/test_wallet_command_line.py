@@ -23,12 +23,14 @@ from hive_advisor.cli.output import Terminal, error_body, exit_code_of
 from hive_advisor.cli.wallet import wallet
 from hive_advisor.config import AdvisorConfig, load_config, with_mints
 from hive_advisor.guard_files import HaltFile
-from hive_advisor.identity import create_identity
+from hive_advisor.identity import create_identity, write_identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.profile_backup import create, restore
 from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared.errors import HiveError, InvalidParams
 
 USAGE, NOT_FOUND, REFUSED, PENDING, PAYMENT = 2, 3, 4, 5, 8
+PASSPHRASE = "correct horse battery staple"
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -182,6 +184,39 @@ async def halted(run: Typed, payer: EcashWorld) -> None:
     token = (await payer.service.send(40, None, None, None, 30)).body.token
     assert (await run("receive", token))["state"] == "done"
     halt.release()
+
+
+async def test_acceptance_11_07_a_restored_profile_asks_its_mints_before_ecash_counts(
+    mint_url: str, tmp_path: Path
+) -> None:
+    run, there = Typed(tmp_path / "one"), Typed(tmp_path / "two")
+    run.paths.make()
+    write_identity(run.paths.identity, run.identity, PASSPHRASE, now=1)
+    there.identity = run.identity
+    payer = EcashWorld(tmp_path / "payer", mint_url)
+    await payer.service.fund(1_000, None, None, 30)
+
+    async def token(amount: int) -> str:
+        return (await payer.service.send(amount, None, None, None, 30)).body.token
+
+    async with run.open():
+        await run("mint", "add", mint_url)
+        await run("receive", await token(256))
+        create(run.paths, tmp_path / "week.hive", PASSPHRASE, 1)
+        gone = await run("send", "100", "--to", payer.service.receive_pubkey)
+        await payer.service.receive(gone["token"], 30)
+        await run("receive", await token(64))
+        have = (await run("balance"))["total_sats"]
+    await restore(there.paths, tmp_path / "week.hive", PASSPHRASE, replace_all=False)
+    async with there.open():
+        (row,) = (await there("balance"))["mints"]
+        assert (row["free_sats"], row["held_sats"], row["quarantined_sats"] > 200) == (0, 0, True)
+        await there.kit.ecash.tick()
+        (row,) = (await there("balance"))["mints"]
+        assert (row["free_sats"], row["held_sats"], row["quarantined_sats"]) == (have, 0, 0)
+        # New ecash has counters of its own: the mint signs it.
+        assert (await there("send", "50", "--to", payer.service.receive_pubkey))["state"] == "done"
+    await payer.close()
 
 
 async def test_the_same_as_typed_in_a_shell(mint_url: str, tmp_path: Path) -> None:

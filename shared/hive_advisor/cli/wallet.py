@@ -15,7 +15,7 @@ from hive_shared.errors import Conflict, InvalidParams
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
-from hive_advisor.domain.cleaning import OwnText
+from hive_advisor.domain.cleaning import Own
 
 if TYPE_CHECKING:
     from hive_shared.cashu.journal import Op
@@ -50,22 +50,11 @@ async def balance(settings: Settings) -> None:
     "held" is in an operation under way; "quarantined" counts once its mint said that it is unspent.
     """
     async with settings.kit(online=False) as kit:
-        await kit.ecash.ready()
-        held = await kit.ecash.service.balance()
+        rows = await kit.ecash.balances()
         settings.terminal.show(
             {
-                "total_sats": sum(row["unspent"] for row in held.values()),
-                "mints": [
-                    {
-                        "mint": OwnText(url),
-                        "free_sats": row["unspent"],
-                        "held_sats": row["pending"],
-                        "quarantined_sats": row["quarantined"],
-                        "proofs": row["proofs"],
-                        "named": url in kit.ecash.named,
-                    }
-                    for url, row in held.items()
-                ],
+                "total_sats": sum(row["free_sats"] for row in rows),
+                "mints": [{**row, "mint": Own(row["mint"])} for row in rows],
                 "receive_pubkey": kit.ecash.service.receive_pubkey,
             }
         )
@@ -114,7 +103,7 @@ async def send(
             "the mint makes the token",
             kit.ecash.service.send(amount_sats, mint, pubkey, key, settings.wait),
         )
-        _ended(settings, op, token=OwnText(op.body.token))
+        _ended(settings, op, token=Own(op.body.token))
 
 
 @wallet.command()
@@ -156,7 +145,7 @@ async def restore(settings: Settings, mint: str | None, apply: bool) -> None:
         found = await _patiently(
             settings, "the mint is asked, counter by counter", kit.ecash.restore.run(mint, dry_run=not apply)
         )
-        settings.terminal.show({**found, "mint": OwnText(found["mint"]), "applied": apply})
+        settings.terminal.show({**found, "mint": Own(found["mint"]), "applied": apply})
 
 
 @wallet.command()
@@ -222,7 +211,7 @@ async def remove(settings: Settings, url: str, force: bool) -> None:
                 data={"left_sats": left},
             )
         await _name(settings, kit.ecash, [each for each in kit.ecash.named if each != address])
-        settings.terminal.show({"mint": OwnText(address), "named": False, "left_sats": left})
+        settings.terminal.show({"mint": Own(address), "named": False, "left_sats": left})
 
 
 def _address(url: str) -> str:
@@ -263,7 +252,7 @@ def _ended(settings: Settings, op: Op, **more: Any) -> NoReturn:
     row: dict[str, Any] = {
         "op_id": op.op_id,
         "state": "done" if not op.open else "pending",
-        "mint": OwnText(op.mint_url),
+        "mint": Own(op.mint_url),
         "amount_sats": op.amount_sats,
         "fee_sats": op.fee_sats,
     }
@@ -287,7 +276,7 @@ def _op_row(op: Op) -> dict[str, Any]:
         "state": op.state.value,
         "amount_sats": op.amount_sats,
         "fee_sats": op.fee_sats,
-        "mint": OwnText(op.mint_url),
+        "mint": Own(op.mint_url),
         "key": _key(op).get("key"),
         "next_at": output.moment(op.next_retry_at) if op.next_retry_at else None,
         "at": output.moment(op.created_at),
@@ -297,7 +286,7 @@ def _op_row(op: Op) -> dict[str, Any]:
 
 def _mint_row(row: MintRow) -> dict[str, Any]:
     return {
-        "mint": OwnText(row.url),
+        "mint": Own(row.url),
         "role": row.role.value,
         "status": row.status.value,
         "version": row.version or None,

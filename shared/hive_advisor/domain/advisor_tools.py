@@ -1,5 +1,5 @@
 """Tools of the role advisor: what a program may do for an advisor, by class
-(docs/protocol/11-advisor-kit.md §11.1). The market's and the wallet's are not here yet.
+(docs/protocol/11-advisor-kit.md §11.1). The market's are not here yet.
 """
 
 from __future__ import annotations
@@ -130,6 +130,11 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
             "R",
             "What nodes and this advisor found worth a look, the newest first.",
             (Param("closed", "bool", default=False), _limit(50, 200)),
+        ),
+        AdvisorTool(
+            "adv_balances",
+            "R",
+            "Ecash of this advisor in sat by mint: free, held by what is under way, not yet counted.",
         ),
         AdvisorTool(
             "adv_events",

@@ -13,8 +13,9 @@ _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_]
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
 
 
-class OwnText(str):
-    """Text of our own that is shown as it is: an address that a human named here, a token of our making."""
+class Own(str):
+    """A text that is ours or the human's here (an alias, an id, a sentence of the kit, the address of a mint
+    that was named, a token of our making), so no words of others: it is shown as it is."""
 
 
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
@@ -27,7 +28,7 @@ def clean_text(text: str, limit: int = MAX_TEXT) -> str:
 
 def clean_value(value: object, limit: int = MAX_TEXT) -> object:
     """``clean_text`` applied to every string inside a JSON value."""
-    if isinstance(value, OwnText):
+    if isinstance(value, Own):
         return str(value)
     if isinstance(value, str):
         return clean_text(value, limit)

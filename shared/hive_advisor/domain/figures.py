@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hive_advisor.domain.tool_output import Own
+from hive_advisor.domain.cleaning import Own
 
 Row = Mapping[str, Any]
 HOUR, DAY = 3_600, 86_400

@@ -16,7 +16,7 @@ from typing import Any, Final
 from hive_shared.errors import SYMBOLS, HiveError
 from hive_shared.registry import actions
 
-from hive_advisor.domain.cleaning import MAX_TEXT, clean_text
+from hive_advisor.domain.cleaning import MAX_TEXT, Own, clean_text
 from hive_advisor.domain.methods import method_table
 
 MAX_UNTRUSTED: Final = 20
@@ -73,11 +73,6 @@ cl-hive cl-hive-comms cl-hive-archon hive archon comms derived random imported h
 always danger local_revocation authorize renew revoke approve reject trial_start trial_end sat msat ppm
 percent
 """
-
-
-class Own(str):
-    """A text that is ours or the human's here (an alias, an id, a sentence of the kit), so no words of
-    others: it stays in `data`. Whatever is not marked so is judged."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from hive_shared.registry.control import TELEMETRY_METRICS
 
 from hive_advisor.domain.advisor_tools import CONTROL
 from hive_advisor.domain.allow_list import AllowList
+from hive_advisor.domain.cleaning import Own
 from hive_advisor.domain.command_machine import CommandState
-from hive_advisor.domain.tool_output import Outside, Own, own
+from hive_advisor.domain.tool_output import Outside, own
 from hive_advisor.services.advisor_kit import AdvisorKit
 from hive_advisor.services.advisor_reads import AdvisorReads, found_action, params_of
 from hive_advisor.services.advisor_tools import AdvisorTools, Made, Said

@@ -19,6 +19,12 @@ from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.telemetry import TelemetryService
 
 
+class Balances(Protocol):
+    """The wallet, as far as a program may look at it (ecash.Ecash)."""
+
+    async def balances(self) -> list[dict[str, Any]]: ...
+
+
 class AdvisorKit(Protocol):
     """The open kit (advisor.Advisor): its services, and what it does with them."""
 
@@ -32,6 +38,9 @@ class AdvisorKit(Protocol):
     journal: JournalService
     alerts: AlertService
     approvals: ApprovalService
+
+    @property
+    def ecash(self) -> Balances: ...
 
     async def brief(self) -> dict[str, Any]: ...
 

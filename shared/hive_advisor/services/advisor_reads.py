@@ -14,10 +14,11 @@ from hive_advisor.domain import schema_help
 from hive_advisor.domain.advisor_tools import ADVISOR_TOOLS, CONTROL
 from hive_advisor.domain.answer import read_answer
 from hive_advisor.domain.approval_request import ApprovalRequest
+from hive_advisor.domain.cleaning import Own
 from hive_advisor.domain.command_machine import FINAL
 from hive_advisor.domain.question import PLAN, Question
 from hive_advisor.domain.rows import Client, StoredCommand
-from hive_advisor.domain.tool_output import Outside, Own, own
+from hive_advisor.domain.tool_output import Outside, own
 from hive_advisor.services.advisor_kit import AdvisorKit
 from hive_advisor.services.advisor_tools import Made, Said
 
@@ -52,6 +53,7 @@ class AdvisorReads:
             "adv_velocity": self._velocity,
             "adv_journal": self._journal,
             "adv_alerts": self._alerts,
+            "adv_balances": self._balances,
             "adv_events": self._events,
             "adv_approvals": self._approvals,
             "adv_tools_search": self._search,
@@ -258,6 +260,11 @@ class AdvisorReads:
             }
             items.append(Outside(f"client {alias}", row))
         return Said({"items": items, "count": len(items)})
+
+    async def _balances(self, given: Given) -> Said:
+        rows = await self._kit.ecash.balances()
+        items = [{**row, "mint": Own(row["mint"])} for row in rows]
+        return Said({"free_sats": sum(row["free_sats"] for row in rows), "items": items, "count": len(items)})
 
     async def _events(self, given: Given) -> Said:
         rows = await self._kit.past_events(given["since"], given["limit"])

@@ -12,10 +12,11 @@ from typing import Any, Final
 from hive_shared.errors import HiveError, Internal, InvalidParams, NotFound, TransportUnavailable
 
 from hive_advisor.domain import figures
+from hive_advisor.domain.cleaning import Own
 from hive_advisor.domain.figure_tools import FIGURE_TOOLS, PENDING
 from hive_advisor.domain.methods import method_table
 from hive_advisor.domain.node_reads import channel_row
-from hive_advisor.domain.tool_output import Outside, Own
+from hive_advisor.domain.tool_output import Outside
 from hive_advisor.services.ports import NodeRefused, OwnNodeCalls
 
 FIRST_ANSWER_S: Final = 5

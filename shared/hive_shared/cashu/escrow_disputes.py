@@ -1,0 +1,222 @@
+"""Disputes about an item of a ticket, opened by either side; silence for three days rejects
+(docs/protocol/03-escrow-and-payments.md §6.7 "Dispute"). Times in Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from hive_shared.cashu.escrow_ports import Database, Mail, Notices
+from hive_shared.cashu.escrow_rows import DisputeRow, DisputeState, EscrowRows, ItemRow, Side, TicketRow
+from hive_shared.cashu.ticket_machine import PAYER_ITEMS, PayerEvent, PayerItem
+from hive_shared.cashu.ticket_messages import Dispute, DisputeReply, Outcome
+from hive_shared.errors import Conflict, InvalidParams, NotFound
+from hive_shared.store import Tx
+
+ANSWER_S: Final = 72 * 3_600
+"""Time to answer; who says nothing rejects."""
+OPEN_S: Final = 30 * 86_400
+"""How long after its locktime an item may be disputed."""
+_STATE: Final[Mapping[Outcome, DisputeState]] = {
+    Outcome.REPLACE: DisputeState.REPLACED,
+    Outcome.PAY: DisputeState.PAID,
+    Outcome.REJECT: DisputeState.REJECTED,
+}
+SILENCE: Final = "no answer within 72 hours"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered; `replacement` is the ticket of outcome replace, `payment_id` the payment of pay."""
+
+    outcome: Outcome
+    reason: str
+    replacement: str | None = None
+    payment_id: str | None = None
+
+
+class EscrowDisputes:
+    """Disputes of tickets that we pay."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: EscrowRows,
+        mail: Mail,
+        notices: Notices,
+        *,
+        now: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._db, self._rows, self._mail, self._notices = db, rows, mail, notices
+        self._now, self._random_bytes = now, random_bytes
+
+    # -- said by us ------------------------------------------------------------------------------------
+
+    async def open(self, ticket_id: str, i: int, claim: str, evidence: Sequence[str]) -> DisputeRow:
+        """Tell the payee what is wrong with an item. Raises NotFound, InvalidParams, Conflict where it is
+        disputed already or too late."""
+
+        def body(tx: Tx) -> DisputeRow:
+            ticket, item = self._item(tx, ticket_id, i)
+            said = Dispute(self._random_bytes(16).hex(), ticket_id, i, claim, list(evidence))
+            row = self._opened(tx, item, Side.PAYER, said)
+            self._put(tx, ticket, said, f"dispute:{said.dispute_id}")
+            return row
+
+        row = await self._db.write(body)
+        self._mail.kick()
+        return row
+
+    async def answer(self, ticket_id: str, i: int, answer: Answer) -> DisputeRow:
+        """Answer what the payee disputes. Raises NotFound where nothing is open, InvalidParams for a
+        replacement that is none."""
+
+        def body(tx: Tx) -> DisputeRow:
+            ticket, item = self._item(tx, ticket_id, i)
+            row = next(
+                (each for each in self._rows.disputes(tx, ticket_id) if self._waits_for_us(each, i)), None
+            )
+            if row is None:
+                raise NotFound(
+                    f"the advisor disputes nothing about item {i} of ticket {ticket_id} that is not answered",
+                    data={"ticket_id": ticket_id, "item": i},
+                )
+            self._check_replacement(tx, ticket, answer)
+            return self._answered(tx, ticket, item, row, answer)
+
+        row = await self._db.write(body)
+        self._mail.kick()
+        return row
+
+    async def tick(self) -> None:
+        """Reject what was not answered in time, on either side."""
+
+        def body(tx: Tx) -> bool:
+            due = self._rows.disputes_due(tx, self._now())
+            for row in due:
+                ticket, item = self._item(tx, row.ticket_id, row.i)
+                silence = Answer(Outcome.REJECT, SILENCE)
+                if row.role is Side.PAYEE:
+                    self._answered(tx, ticket, item, row, silence)
+                else:
+                    self._closed(tx, item, row, silence)
+                self._notices.tell(
+                    tx, ticket, "dispute_answered", f"dispute about item {row.i} rejected: {SILENCE}"
+                )
+            return bool(due)
+
+        if await self._db.read(lambda tx: self._rows.disputes_due(tx, self._now())):
+            await self._db.write(body)
+            self._mail.kick()
+
+    # -- said by the payee -----------------------------------------------------------------------------
+
+    def take(self, tx: Tx, ticket: TicketRow, message: Dispute) -> None:
+        """The payee disputes an item; the same message again changes nothing. Raises Conflict, NotFound."""
+        if self._rows.dispute(tx, message.dispute_id) is not None:
+            return
+        _, item = self._item(tx, ticket.ticket_id, message.item)
+        self._opened(tx, item, Side.PAYEE, message)
+        text = (
+            f"the advisor disputes item {message.item}: {message.claim[:200]} (answer within 72 hours by"
+            f" hive-client-escrow action=dispute ticket_id={ticket.ticket_id} item={message.item} outcome=…)"
+        )
+        self._notices.tell(tx, ticket, "disputed", text)
+
+    def take_reply(self, tx: Tx, sender: str, message: DisputeReply) -> None:
+        """The payee answers a dispute of ours. Raises NotFound for one that it has no part in."""
+        row = self._rows.dispute(tx, message.dispute_id)
+        ticket = None if row is None else self._rows.ticket(tx, row.ticket_id)
+        if row is None or ticket is None or row.role is not Side.PAYER or ticket.terms.payee.id != sender:
+            raise NotFound(f"there is no dispute {message.dispute_id} with this peer")
+        if row.state is not DisputeState.OPEN:
+            return
+        _, item = self._item(tx, row.ticket_id, row.i)
+        self._closed(tx, item, row, Answer(message.outcome, message.reason))
+        text = f"dispute about item {row.i}: {message.outcome}, {message.reason[:200]}"
+        self._notices.tell(tx, ticket, "dispute_answered", text)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _opened(self, tx: Tx, item: ItemRow, role: Side, said: Dispute) -> DisputeRow:
+        now = self._now()
+        if now > item.locktime + OPEN_S:
+            raise Conflict(
+                f"item {item.i} could be disputed until 30 days after its locktime {item.locktime}",
+                reason="too_late",
+            )
+        evidence: dict[str, Any] = {"evidence_hashes": list(said.evidence_hashes)}
+        if isinstance(said.receipt, dict):
+            evidence["receipt"] = said.receipt
+        row = DisputeRow(
+            *(said.dispute_id, item.ticket_id, item.i, role, said.claim, evidence, DisputeState.OPEN),
+            *(now + ANSWER_S, now),
+        )
+        self._rows.add_dispute(tx, row)
+        self._step(tx, item, PayerEvent.ON_DISPUTED)
+        return row
+
+    def _answered(
+        self, tx: Tx, ticket: TicketRow, item: ItemRow, row: DisputeRow, answer: Answer
+    ) -> DisputeRow:
+        said = DisputeReply(row.dispute_id, answer.outcome, answer.reason)
+        if answer.replacement is not None:
+            said = msgspec.structs.replace(said, ticket_id=answer.replacement)
+        self._put(tx, ticket, said, f"dispute-reply:{row.dispute_id}")
+        settled = answer.replacement or answer.payment_id
+        if settled and item.owed_sats and not item.owed_by:
+            item = self._rows.note_item(tx, item, self._now(), owed_by=settled)
+        return self._closed(tx, item, row, answer)
+
+    def _closed(self, tx: Tx, item: ItemRow, row: DisputeRow, answer: Answer) -> DisputeRow:
+        told: dict[str, Any] = {"outcome": answer.outcome.value, "reason": answer.reason}
+        for name in ("replacement", "payment_id"):
+            if (value := getattr(answer, name)) is not None:
+                told[name] = value
+        evidence = {**row.evidence, "answer": told}
+        ended = self._rows.end_dispute(tx, row, _STATE[answer.outcome], evidence, self._now())
+        self._step(tx, item, PayerEvent.ON_DISPUTE_CLOSED)
+        return ended
+
+    def _check_replacement(self, tx: Tx, ticket: TicketRow, answer: Answer) -> None:
+        if (answer.outcome is Outcome.REPLACE) is not (answer.replacement is not None):
+            raise InvalidParams(
+                "outcome=replace names the new ticket in replacement=, made before by action=create replaces="
+                f"{ticket.ticket_id}; no other outcome does",
+                data={"param": "replacement"},
+            )
+        if answer.payment_id is not None and answer.outcome is not Outcome.PAY:
+            raise InvalidParams("payment_id belongs to outcome=pay", data={"param": "payment_id"})
+        if answer.replacement is not None:
+            new = self._rows.ticket(tx, answer.replacement)
+            if new is None or new.terms.replaces != ticket.ticket_id:
+                raise InvalidParams(
+                    f"ticket {answer.replacement} does not replace {ticket.ticket_id}",
+                    data={"param": "replacement"},
+                )
+
+    def _waits_for_us(self, row: DisputeRow, i: int) -> bool:
+        return row.i == i and row.state is DisputeState.OPEN and row.role is Side.PAYEE
+
+    def _item(self, tx: Tx, ticket_id: str, i: int) -> tuple[TicketRow, ItemRow]:
+        ticket = self._rows.ticket(tx, ticket_id)
+        item = self._rows.item(tx, ticket_id, i)
+        if ticket is None or item is None or ticket.role is not Side.PAYER:
+            raise NotFound(
+                f"there is no item {i} of a ticket {ticket_id[:40]!a} that this node pays",
+                data={"ticket_id": ticket_id[:64], "item": i},
+            )
+        return ticket, item
+
+    def _step(self, tx: Tx, item: ItemRow, event: PayerEvent) -> None:
+        """A refunded item is disputed by its state too; any other keeps its own, which its money has."""
+        if isinstance(item.state, PayerItem) and (item.state, event) in PAYER_ITEMS:
+            self._rows.move_item(tx, item, event, self._now())
+
+    def _put(self, tx: Tx, ticket: TicketRow, said: Dispute | DisputeReply, key: str) -> None:
+        self._mail.put(tx, ticket.terms.payee.id, said, key=key, expires_at=self._now() + ANSWER_S)

@@ -29,7 +29,10 @@ from hive_shared.crypto import Sealer, Secret, xonly_pubkey
 from hive_shared.store import Tx
 
 ADA = "adv-ada"
-LIMITS = Limits(daily=50_000, weekly=200_000, per_advisor_daily=25_000, per_action=0, max_fee_ppm=10_000)
+LIMITS = Limits(
+    *(50_000, 200_000, 25_000, 0, 10_000),
+    siblings={"fleet": (100_000, 500_000)},
+)
 
 
 class BookOfOne:

@@ -44,6 +44,7 @@ from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, RELAY_OPTIONS, Config, option_specs
+from cl_hive_comms.plugin.locks import cashu_methods
 from cl_hive_comms.plugin.mints import MINT_OPTIONS
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.plugin.parts_command import CommandParts
@@ -149,6 +150,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *payment_methods(lambda: self.payments, lambda: self.aliases),
+            *cashu_methods(lambda: self.sibling_locks, lambda: self.wallet),
             *wallet_methods(lambda: self.wallet, lambda: self.mints.book),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),

@@ -6,19 +6,26 @@ from dataclasses import dataclass
 
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.mint_book import MintBookService
-from hive_shared.crypto import Sealer
+from hive_shared.cashu.wallet_service import WalletService
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.errors import FeatureDisabled
+from hive_shared.runtime import MethodSpec
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Db
 
+from cl_hive_comms.commands.cashu_calls import SiblingCashuCommands
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.pipeline import unix_now
-from cl_hive_comms.plugin.wallet import EcashParts
+from cl_hive_comms.plugin.wallet import NO_SECRETS, EcashParts
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.lock_books import LockBooks
 from cl_hive_comms.services.lock_service import LockService, LockSettings
 from cl_hive_comms.services.lock_swaps import LockSwaps
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.ports_commands import Log
+from cl_hive_comms.services.sibling_locks import SiblingLocks
 from cl_hive_comms.storage.lock_store import LockStore
 
 
@@ -43,6 +50,39 @@ def lock_settings(config: Config) -> LockSettings:
         most_ticket=config.get("mint-max-ticket"),
         grace_s=config.get("escrow-refund-grace"),
     )
+
+
+def compose_sibling_locks(
+    *,
+    db: Db,
+    tables: LockTables,
+    locks: LockService,
+    mints: MintBookService,
+    keys: EscrowKeys,
+    nostr_key: Callable[[], Secret],
+    sealer: Sealer,
+) -> SiblingLocks:
+    """The same locks for the node's other plugins."""
+    read_op = CashuStore(sealer, NODE_ECASH).op
+    return SiblingLocks(db, tables.rows, locks, mints, keys, nostr_key=nostr_key, read_op=read_op)
+
+
+def cashu_methods(
+    locks: Callable[[], SiblingLocks | None], ecash: Callable[[], EcashParts | None]
+) -> list[MethodSpec]:
+    """What siblings call; it exists before the services do."""
+
+    def of_siblings() -> SiblingLocks:
+        if (found := locks()) is None:
+            raise FeatureDisabled(NO_SECRETS)
+        return found
+
+    def wallet() -> WalletService:
+        if (found := ecash()) is None:
+            raise FeatureDisabled(NO_SECRETS)
+        return found.service
+
+    return SiblingCashuCommands(of_siblings, wallet).specs()
 
 
 def compose_locks(

@@ -58,6 +58,7 @@ from cl_hive_comms.services.report_service import ReportService
 from cl_hive_comms.services.restore_service import RestoreService
 from cl_hive_comms.services.selfcheck_service import SelfcheckService
 from cl_hive_comms.services.setup_service import SetupService
+from cl_hive_comms.services.sibling_locks import SiblingLocks
 from cl_hive_comms.services.sibling_registry import SiblingRegistry
 from cl_hive_comms.services.sibling_watch import SiblingWatch
 from cl_hive_comms.services.status_sections import StatusSections
@@ -135,6 +136,7 @@ class Parts(ABC):
     ecash_keys: EscrowKeys | None
     wallet: EcashParts | None
     locks: LockService | None
+    sibling_locks: SiblingLocks | None
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

@@ -36,6 +36,9 @@ from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.wallet_funding import FundPayer
 
+NO_SECRETS = "this node has no `makesecret`, from which the keys of ecash are derived"
+"""Why there is no ecash."""
+
 
 def wallet_methods(
     ecash: Callable[[], "EcashParts | None"], book: Callable[[], MintBookService]
@@ -44,7 +47,7 @@ def wallet_methods(
 
     def there() -> EcashParts:
         if (parts := ecash()) is None:
-            raise FeatureDisabled("this node has no `makesecret`, from which the keys of ecash are derived")
+            raise FeatureDisabled(NO_SECRETS)
         return parts
 
     return WalletCommands(

@@ -205,10 +205,10 @@ def _shares_at(
         received.append(taken)
     if by_nonce:
         raise TokenInvalid("nonce", f"{len(by_nonce)} proofs of the ticket have no nonce of these terms")
-    return [_share(terms, hash_, item, mint, taken, keysets) for item, taken in enumerate(received)]
+    return [check_share(terms, hash_, item, mint, taken, keysets) for item, taken in enumerate(received)]
 
 
-def _share(
+def check_share(
     terms: Terms,
     hash_: bytes,
     item: int,
@@ -216,6 +216,10 @@ def _share(
     received: Sequence[Proof],
     keysets: Mapping[str, Keyset],
 ) -> Share:
+    """The checks of one item's proofs at one mint, by ascending amounts; `hash_` is `terms_hash(terms)`.
+
+    Raises TokenInvalid as `check_ticket` does from `keyset` on.
+    """
     lock = lock_of(terms, item, mint)
     proofs = []
     fees = []

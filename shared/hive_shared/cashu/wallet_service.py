@@ -142,9 +142,17 @@ class WalletService:
             old = await self._wallet.fund(order, keys, amount_sat, quote, self._most_sat())
         return await self._driven_to(old, timeout)
 
-    async def withdraw(self, amount_sat: int, mint_url: str | None, key: str | None, timeout: float) -> Op:
+    async def withdraw(
+        self,
+        amount_sat: int,
+        mint_url: str | None,
+        key: str | None,
+        timeout: float,
+        *,
+        owner: str | None = None,
+    ) -> Op:
         """Have the mint pay an invoice of this node. Raises Unsupported without one."""
-        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key)
+        mint_url, order = chosen_mint(self._mints, mint_url, self._advice), self._order(key, owner)
         return await self.withdraw_as(order, amount_sat, mint_url, timeout)
 
     async def withdraw_as(self, order: Order, amount_sat: int, mint_url: str, timeout: float) -> Op:
@@ -413,9 +421,9 @@ class WalletService:
         """A quote's end; a mint cannot keep an operation open by naming one that is far away."""
         return min(max(expiry or 0, 0), self._now() + _QUOTE_S)
 
-    def _order(self, key: str | None) -> Order:
+    def _order(self, key: str | None, owner: str | None = None) -> Order:
         # A call without a key gets one that `ops` shows: by it the token of a send is had again.
-        return Order(f"{CALL}{key or self._random_bytes(16).hex()}", self._owner)
+        return Order(f"{CALL}{key or self._random_bytes(16).hex()}", owner or self._owner)
 
     def _refuse_when_stopped(self, action: str) -> None:
         if self._stopped():

@@ -8,10 +8,11 @@ the rune is asked about.
 - `POST /v1/<method>`, header `Rune`: 201 with the result; 403 code 1501 without a rune, 401 with the code of
   `checkrune` for one it refuses, 404 for an unknown path or method, 405 for another HTTP method, 406 for a
   body or answer of another kind or a name given twice, 500 with the error of the method or of the parser.
+- The body is JSON, or a form whose values are texts.
 - `GET /v1/list-methods` without a rune: 200, text about every method.
 - `clnrest-register-path`: further paths, with `{name}` for a part that becomes a parameter.
 
-Left out: YAML, XML and form bodies, Swagger UI, websocket notifications, CORS; one request per connection.
+Left out: YAML and XML bodies, Swagger UI, websocket notifications, CORS; one request per connection.
 The real one takes bodies of any size; this one ends at 64 MiB (413), as a proxy in front of it would.
 """
 
@@ -26,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from hive_shared.cln import ClnClient, ClnError
 from hive_shared.errors import HiveError
@@ -214,9 +215,13 @@ class Clnrest:
     async def _call(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> object:
         route, params = self._route(method, path)
         kind = headers.get("content-type", "application/json")
-        if "*/*" not in kind and "application/json" not in kind:
+        if "*/*" in kind or "application/json" in kind:
+            given = _params(body)
+        elif "application/x-www-form-urlencoded" in kind:
+            given = _form(body)
+        else:
             raise Refused(406, None, f"Unsupported content-type header: {kind}")
-        for name, value in _params(body).items():
+        for name, value in given.items():
             if name in params:
                 raise Refused(406, None, f"Duplicate key: {name}")
             params[name] = value
@@ -294,6 +299,14 @@ def _params(body: bytes) -> dict[str, Any]:
         text = f"Could not parse `{shown}` JSON request: invalid type, expected a map"
         raise Refused(500, None, text)
     return params
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body)))
+    except ValueError as error:
+        shown = body.decode(errors="replace")
+        raise Refused(500, None, f"Could not parse `{shown}` FORM-URLENCODED request: {error}") from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,15 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
 
+def paid_through(url: str, rune: str) -> dict[str, str]:
+    """The environment of a mint that receives and pays with a node of its own, by that node's clnrest."""
+    return {
+        "MINT_BACKEND_BOLT11_SAT": "CLNRestWallet",
+        "MINT_CLNREST_URL": url,
+        "MINT_CLNREST_RUNE": rune,
+    }
+
+
 class MintError(Exception):
     """The mint is not installed or did not start; the text says which, and what it wrote last."""
 
@@ -38,7 +47,8 @@ def mint_installed(release: str = "") -> bool:
 class MintProcess:
     """One mint on a loopback port, its keys and tokens under `directory`.
 
-    Its FakeWallet pays and is paid at once and holds no money, so a mint quote is paid by itself.
+    Unless its environment says otherwise (`paid_through`), its FakeWallet pays and is paid at once and holds
+    no money, so a mint quote is paid by itself.
     """
 
     def __init__(

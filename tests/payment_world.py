@@ -32,6 +32,7 @@ class NodeWithPayments(NodeWithWallet):
         super().__init__()
         self.asked: dict[str, dict[str, Any]] = {}
         self.own: dict[str, dict[str, Any]] = {}
+        self.offers: dict[str, dict[str, Any]] = {}
         self.parts: list[dict[str, Any]] = []
         self.made = 0
         self.ends = "complete"
@@ -169,7 +170,30 @@ class NodeWithPayments(NodeWithWallet):
         return {**row, "payment_secret": "5e" * 32, "created_index": 1}
 
     def _listinvoices(self, params: dict[str, Any]) -> dict[str, Any]:
-        return {"invoices": [dict(row) for label, row in self.own.items() if label == params["label"]]}
+        ((name, value),) = params.items()
+        key = {"offer_id": "local_offer_id"}.get(name, name)
+        return {"invoices": [dict(row) for row in self.own.values() if row.get(key) == value]}
+
+    def _offer(self, params: dict[str, Any]) -> dict[str, Any]:
+        assert params["single_use"] is True
+        offer_id = hashlib.sha256(str(sorted(params.items())).encode()).hexdigest()
+        self.offers[offer_id] = params
+        return {"offer_id": offer_id, "bolt12": bolt11(offer_id).replace("lnbcrt", "lno"), "created": True}
+
+    def fetched(self, offer_id: str, payer: str = "02" + "aa" * 32) -> dict[str, Any]:
+        """The invoice that a payer gets for an offer of this node."""
+        label = f"{offer_id}-{payer}-0"
+        preimage = hashlib.sha256(label.encode())
+        return self.own.setdefault(
+            label,
+            {
+                "label": label,
+                "payment_hash": hashlib.sha256(preimage.digest()).hexdigest(),
+                "status": "unpaid",
+                "local_offer_id": offer_id,
+                "amount_msat": self.offers[offer_id]["amount"],
+            },
+        )
 
 
 class Paying(World):

@@ -78,6 +78,7 @@ async def test_acceptance_03_19_invoices_are_checked_paid_once_and_found_after_a
     await _limits(world, name)
     await _offer(world, name)
     await _asked(world, sibling)
+    await _asked_by_offer(world, sibling)
 
 
 async def _asked(world: World, sibling: Sibling) -> None:
@@ -85,7 +86,7 @@ async def _asked(world: World, sibling: Sibling) -> None:
     asked = {"method": "bolt11", "amount_sats": 100, "purpose": "lease:7"}
     made = await sibling.call("hive-comms-payment-request", **asked)
     refused = await sibling.refused("hive-comms-payment-request", **{**asked, "method": "l402"})
-    assert refused.code == 4013 and "by bolt11, not by l402" in refused.message
+    assert refused.code == 4013 and "by bolt11 and bolt12, not by l402" in refused.message
     paid = await world.bob.call("xpay", {"invstring": made["invoice"]})
 
     async def heard() -> bool:
@@ -100,6 +101,24 @@ async def _asked(world: World, sibling: Sibling) -> None:
     assert again == {"ok": False, "reason": "payment_replayed"}
     wrong = await sibling.refused("hive-comms-payment-verify", **{**good, "proof": {"preimage": "aa"}})
     assert wrong.code == -32602 and "object of payment_hash and preimage" in wrong.message
+
+
+async def _asked_by_offer(world: World, sibling: Sibling) -> None:
+    """An offer of alice's is paid once; whose invoice it was is seen by the offer."""
+    asked = {"method": "bolt12", "amount_sats": 60, "purpose": "lease:8"}
+    made = await sibling.call("hive-comms-payment-request", **asked)
+    fetched = await world.bob.call("fetchinvoice", {"offer": made["offer"]})
+    says = await world.bob.call("decode", {"string": fetched["invoice"]})
+    assert says["invoice_amount_msat"] == 60_000
+    paid = await world.bob.call("xpay", {"invstring": fetched["invoice"]})
+    proof = {"payment_hash": says["invoice_payment_hash"], "preimage": paid["payment_preimage"]}
+    good = {"proof": proof, "price_sats": 60, "agent": "ada"}
+    assert (await sibling.call("hive-comms-payment-verify", **good)) == {
+        "ok": True,
+        "payment_id": made["payment_id"],
+    }
+    again = await sibling.call("hive-comms-payment-verify", **{**good, "agent": "bob"})
+    assert again == {"ok": False, "reason": "payment_replayed"}
 
 
 async def _offer(world: World, name: str) -> None:

@@ -125,6 +125,75 @@ async def test_no_invoice_while_stopped_nor_without_an_answer(world: Asking) -> 
         await world.requests.request(5, "lease:1", None, 600)
 
 
+async def test_an_offer_is_paid_once_and_proved_by_the_invoice_that_was_paid(world: Asking) -> None:
+    rows = [await world.requests.request(5, "lease:1", None, 600, "bolt12") for _ in range(2)]
+    assert rows[0].offer_id != rows[1].offer_id, "the same purpose at the same time"
+    assert (rows[0].payment_hash, rows[0].target.text[:4]) == (None, "lno1")
+    first, other = (world.node.fetched(str(rows[0].offer_id), f"02{word * 32}") for word in ("aa", "bb"))
+    preimage = hashlib.sha256(other["label"].encode()).hexdigest()
+    with pytest.raises(PaymentFailed, match="not_paid"):
+        await world.requests.verify(other["payment_hash"], preimage, 5, "ada")
+    assert world.pay(other["label"]) == preimage
+    world.node.fail["listinvoices"] = LOST
+    with pytest.raises(Busy):
+        await world.requests.verify(other["payment_hash"], preimage, 5, "ada")
+    del world.node.fail["listinvoices"]
+    unpaid = hashlib.sha256(first["label"].encode()).hexdigest()
+    with pytest.raises(PaymentFailed, match="not_found"):
+        await world.requests.verify(first["payment_hash"], unpaid, 5, "ada")
+    assert await world.requests.verify(other["payment_hash"], preimage, 5, "ada") == rows[0].payment_id
+    with pytest.raises(PaymentFailed, match="payment_replayed"):
+        await world.requests.verify(other["payment_hash"], preimage, 5, "bob")
+    await world.requests.heard(world.node.fetched(str(rows[1].offer_id))["label"])
+    world.now = NOW + 600 + 121
+    await world.requests.settle()
+    assert [row.state for row in world.stored()] == [State.SETTLED, State.EXPIRED]
+
+
+async def test_no_offer_without_an_answer(world: Asking) -> None:
+    world.node.fail["offer"] = LOST
+    with pytest.raises(Busy, match="there is no offer"):
+        await world.requests.request(5, "lease:1", None, 600, "bolt12")
+    world.node.fail["offer"] = 1000
+    with pytest.raises(PaymentFailed, match="refused to make an offer"):
+        await world.requests.request(5, "lease:1", None, 600, "bolt12")
+    world.now = NOW + 600 + 121
+    await world.requests.settle()
+    assert {row.state for row in world.stored()} == {State.EXPIRED}
+
+
+async def test_an_offer_killed_anywhere_is_known_once_it_is_paid(tmp_path: Path) -> None:
+    for at in range(MOST_POINTS):
+        (tmp_path / str(at)).mkdir()
+        world, died = Asking(tmp_path / str(at)), True
+        killer = Countdown(at)
+        killer.watch(world.db, "write", "read")
+        killer.watch(world.node, "call")
+        try:
+            row = await world.requests.request(5, "lease:1", None, 600, "bolt12")
+            invoice = world.node.fetched(str(row.offer_id))
+            preimage = world.pay(invoice["label"])
+            await world.requests.heard(invoice["label"])
+            await world.requests.verify(invoice["payment_hash"], preimage, 5, "ada")
+            died = False
+        except Crash:
+            pass
+        killer.left = -1
+        world.node.__dict__.pop("call", None)
+        world.restart()
+        await world.requests.settle()
+        stored, paid = world.stored(), [each for each in world.node.own.values() if each["status"] == "paid"]
+        assert len(world.node.offers) <= len(stored) <= 1, at
+        if paid:
+            # Only an offer that its asker got can have been paid.
+            assert stored[0].state is State.SETTLED and stored[0].payment_hash == paid[0]["payment_hash"]
+        world.db.close()
+        if not died:
+            assert stored[0].bound_to == "ada"
+            return
+    pytest.fail(f"disk and node are touched at more than {MOST_POINTS} points")
+
+
 async def test_killed_anywhere_what_was_paid_is_known(tmp_path: Path) -> None:
     for at in range(MOST_POINTS):
         (tmp_path / str(at)).mkdir()

@@ -297,7 +297,7 @@ class SiblingPaymentCommands:
                     Param("expiry", "int", default=600, minimum=60, maximum=604_800),
                 ),
                 self._request,
-                "Ask for money: an invoice of this node (method bolt11).",
+                "Ask for money: an invoice of this node (bolt11) or an offer that is paid once (bolt12).",
             ),
             MethodSpec(
                 "hive-comms-payment-verify",
@@ -308,13 +308,13 @@ class SiblingPaymentCommands:
                     Param("agent", "str", required=True, maximum=200),
                 ),
                 self._verify,
-                "Whether an invoice of this node was paid, and use that up for an agent, once.",
+                "Whether an invoice of this node was paid, also of an offer; used up for an agent, once.",
             ),
         ]
 
     async def _request(self, params: dict[str, Any]) -> dict[str, Any]:
-        if params["method"] != BOLT11:
-            raise Unsupported(f"this version asks for money by bolt11, not by {params['method']}")
+        if params["method"] not in (BOLT11, BOLT12):
+            raise Unsupported(f"this version asks for money by bolt11 and bolt12, not by {params['method']}")
         if not _PURPOSE.fullmatch(params["purpose"]):
             raise InvalidParams(_PURPOSE_FORM)
         advisor = self._aliases().resolve(params["advisor"]) if params["advisor"].strip() else None
@@ -323,7 +323,15 @@ class SiblingPaymentCommands:
             params["purpose"],
             None if advisor is None else advisor.advisor_id,
             params["expiry"],
+            params["method"],
         )
+        if made.kind == BOLT12:
+            return {
+                "payment_id": made.payment_id,
+                "offer": made.target.text,
+                "offer_id": made.offer_id,
+                "expires_at": made.expires_at,
+            }
         return {
             "payment_id": made.payment_id,
             "invoice": made.target.invoice,

@@ -1,5 +1,5 @@
-"""Invoices that this node gives on behalf of siblings, and the proof that they were paid
-(docs/protocol/03-escrow-and-payments.md §7.4; docs/decisions/0517).
+"""Invoices and offers that this node gives on behalf of siblings, and the proof that they were paid
+(docs/protocol/03-escrow-and-payments.md §7.4; docs/decisions/0517, 0562).
 
 Crash points: `invoice_noted`, `invoice_made`.
 """
@@ -7,6 +7,7 @@ Crash points: `invoice_noted`, `invoice_made`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,16 +17,18 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import Busy, Capacity, Conflict, EmergencyStop, HiveError, PaymentFailed
 from hive_shared.store import Tx
 
-from ..domain.payment import BOLT11, IN, Payment, Target
+from ..domain.payment import BOLT11, BOLT12, IN, Payment, Target
 from ..domain.payment_machine import Event, State
 from .ports_commands import Database, Fault, KillSwitch, Node
 from .ports_payments import PaymentRows
 
 MOST_OPEN: Final = 1_000
-"""Invoices that wait at once; unpaid ones expire."""
+"""Invoices and offers that wait at once; unpaid ones expire."""
 _LATE_S: Final = 120
 """How long after its asker is gone a node may still make an invoice."""
 _DUPLICATE_LABEL: Final = 900
+_OF_OFFER: Final = re.compile(r"([0-9a-f]{64})-0[23][0-9a-f]{64}-0")
+"""The label that the node gives to the invoice of an offer."""
 
 
 class PaymentRequests:
@@ -45,12 +48,15 @@ class PaymentRequests:
         self._db, self._rows, self._node, self._kill_switch = db, rows, node, kill_switch
         self._random, self._now, self._fault = random_bytes, now, fault
 
-    async def request(self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int) -> Payment:
-        """An invoice over an amount, valid for `expiry_s` seconds. Raises Busy when the node does not answer
-        (no invoice is known then: ask anew), PaymentFailed when it refuses, Capacity, EmergencyStop."""
+    async def request(
+        self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int, kind: str = BOLT11
+    ) -> Payment:
+        """An invoice over an amount, or an offer that is paid once, valid for `expiry_s` seconds. Raises Busy
+        when the node does not answer (none is known then: ask anew), PaymentFailed when it refuses, Capacity,
+        EmergencyStop."""
         if self._kill_switch.engaged():
             raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
-        row = self._row(sats, purpose, advisor_id, expiry_s)
+        row = self._row(sats, purpose, advisor_id, expiry_s, kind)
 
         def body(tx: Tx) -> None:
             if len(self._rows.in_states(tx, (State.AWAITING,), MOST_OPEN)) >= MOST_OPEN:
@@ -59,28 +65,49 @@ class PaymentRequests:
 
         await self._db.write(body)
         await self._fault("invoice_noted")
+        done = await (self._offer(row, expiry_s) if kind == BOLT12 else self._invoice(row, expiry_s))
+        await self._fault("invoice_made")
+        await self._db.write(lambda tx: self._rows.asked(tx, done, self._now()))
+        return done
+
+    async def _invoice(self, row: Payment, expiry_s: int) -> Payment:
         asked = {
             "amount_msat": row.amount_msat,
             "label": row.label,
-            "description": purpose,
+            "description": row.purpose,
             "expiry": expiry_s,
         }
         try:
             made = await self._node.call("invoice", asked)
         except ClnError as error:
             made = await self._made(row, error)
-        await self._fault("invoice_made")
         target = replace(row.target, text=str(made["bolt11"]), invoice=str(made["bolt11"]))
-        done = replace(
+        return replace(
             row,
             target=target,
             payment_hash=str(made["payment_hash"]),
             expires_at=int(made["expires_at"]),
         )
-        await self._db.write(lambda tx: self._rows.asked(tx, done, self._now()))
-        return done
 
-    def _row(self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int) -> Payment:
+    async def _offer(self, row: Payment, expiry_s: int) -> Payment:
+        asked = {
+            "amount": row.amount_msat,
+            # An offer is known by what it says: with the id in it no two are the same.
+            "description": f"{row.purpose} {row.payment_id}",
+            "label": row.label,
+            "absolute_expiry": row.created_at + expiry_s,
+            "single_use": True,
+        }
+        try:
+            made = await self._node.call("offer", asked)
+        except ClnError as error:
+            if not error.outcome_unknown:
+                raise PaymentFailed(f"the node refused to make an offer (code {error.code})") from None
+            raise Busy("the node does not answer, so there is no offer; ask for another one") from None
+        target = replace(row.target, text=str(made["bolt12"]))
+        return replace(row, target=target, offer_id=str(made["offer_id"]))
+
+    def _row(self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int, kind: str) -> Payment:
         payment_id, now = self._random(16).hex(), self._now()
         return Payment(
             payment_id=payment_id,
@@ -88,7 +115,7 @@ class PaymentRequests:
             content_hash="",
             advisor_id=advisor_id,
             budget=None,
-            kind=BOLT11,
+            kind=kind,
             purpose=purpose,
             direction=IN,
             amount_msat=sats * 1_000,
@@ -120,7 +147,10 @@ class PaymentRequests:
 
     async def heard(self, label: str) -> None:
         """The node says that the invoice of a label was paid: look, and note it."""
-        row = await self._db.read(lambda tx: self._rows.by_label(tx, label))
+        offer = _OF_OFFER.fullmatch(label)
+        row = await self._db.read(
+            lambda tx: self._rows.by_label(tx, label) if offer is None else self._rows.by_offer(tx, offer[1])
+        )
         if row is not None and row.state in (State.AWAITING, State.EXPIRED):
             # A node that does not answer is asked again by the sweep.
             with suppress(ClnError):
@@ -135,7 +165,7 @@ class PaymentRequests:
                 return
 
     async def _look(self, row: Payment) -> Payment:
-        found = await self._labelled(row.label)
+        found = await self._known(row)
         if found is not None and found["status"] == "paid":
             changes: dict[str, Any] = {
                 "payment_hash": str(found["payment_hash"]),
@@ -147,6 +177,30 @@ class PaymentRequests:
         if row.state is State.AWAITING and (over or self._now() > row.expires_at + _LATE_S):
             return await self._moved(row, Event.ON_EXPIRED, {})
         return row
+
+    async def _known(self, row: Payment) -> dict[str, Any] | None:
+        """The invoice of a row, of an offer the one that was paid."""
+        if row.kind != BOLT12:
+            return await self._labelled(row.label)
+        if row.offer_id is None:
+            # Nobody has heard of an offer whose making was cut off.
+            return None
+        rows = (await self._node.call("listinvoices", {"offer_id": row.offer_id}))["invoices"]
+        return next((dict(each) for each in rows if each["status"] == "paid"), None)
+
+    async def _of_offer(self, payment_hash: str) -> tuple[Payment, ...]:
+        """The row that the invoice of a hash belongs to by its offer, as the node has it now."""
+        try:
+            rows = (await self._node.call("listinvoices", {"payment_hash": payment_hash}))["invoices"]
+            offer_id = next((str(each["local_offer_id"]) for each in rows if "local_offer_id" in each), "")
+            row = await self._db.read(lambda tx: self._rows.by_offer(tx, offer_id)) if offer_id else None
+            if row is None:
+                return ()
+            seen = await self._look(row) if row.state in (State.AWAITING, State.EXPIRED) else row
+        except ClnError:
+            raise _silent() from None
+        # Of an offer for one payment another invoice than this one may have been paid.
+        return (seen,) if seen.payment_hash in (None, payment_hash) else ()
 
     async def _moved(self, row: Payment, event: Event, changes: dict[str, Any]) -> Payment:
         try:
@@ -161,6 +215,7 @@ class PaymentRequests:
         if hashlib.sha256(bytes.fromhex(preimage)).hexdigest() != payment_hash:
             raise _refused("the preimage is not that of the payment hash", "preimage_mismatch")
         rows = await self._db.read(lambda tx: self._rows.by_hash(tx, payment_hash, IN))
+        rows = rows or await self._of_offer(payment_hash)
         if not rows:
             raise _refused("no invoice of this node has this payment hash", "not_found")
         row = rows[0]
@@ -168,9 +223,7 @@ class PaymentRequests:
             try:
                 row = await self._look(row)
             except ClnError:
-                raise Busy(
-                    "the node does not answer, so whether it was paid is not known; try again"
-                ) from None
+                raise _silent() from None
         if row.state is not State.SETTLED:
             raise _refused("the invoice is not paid", "not_paid")
         if row.amount_msat < price_sats * 1_000:
@@ -180,6 +233,10 @@ class PaymentRequests:
         if not await self._db.write(lambda tx: self._rows.bind(tx, row.payment_id, agent, self._now())):
             raise _refused("this payment was used before", "payment_replayed")
         return row.payment_id
+
+
+def _silent() -> Busy:
+    return Busy("the node does not answer, so whether it was paid is not known; try again")
 
 
 def _refused(sentence: str, reason: str) -> HiveError:

@@ -68,6 +68,12 @@ class PaymentStore:
         """The payment that the node knows by this label."""
         return self._one(tx.execute("SELECT * FROM comms_payments WHERE label = ?", (label,)))
 
+    def by_offer(self, tx: Tx, offer_id: str) -> Payment | None:
+        """What is awaited, or came, by an offer of this node."""
+        return self._one(
+            tx.execute("SELECT * FROM comms_payments WHERE offer_id = ? AND direction = 'in'", (offer_id,))
+        )
+
     def by_period(self, tx: Tx, period_key: str) -> Payment | None:
         """The payment of a subscription's period that has not failed."""
         return self._one(
@@ -120,11 +126,11 @@ class PaymentStore:
         return after
 
     def asked(self, tx: Tx, row: Payment, now: int) -> None:
-        """Note the invoice that the node made for a payment that is awaited."""
+        """Note the invoice or offer that the node made for a payment that is awaited."""
         tx.execute(
-            "UPDATE comms_payments SET target_enc = ?, payment_hash = ?, expires_at = ?, updated_at = ?"
-            " WHERE payment_id = ? AND direction = 'in'",
-            (self._target(row), row.payment_hash, row.expires_at, now, row.payment_id),
+            "UPDATE comms_payments SET target_enc = ?, payment_hash = ?, offer_id = ?, expires_at = ?,"
+            " updated_at = ? WHERE payment_id = ? AND direction = 'in'",
+            (self._target(row), row.payment_hash, row.offer_id, row.expires_at, now, row.payment_id),
         )
 
     def bind(self, tx: Tx, payment_id: str, agent: str, now: int) -> bool:

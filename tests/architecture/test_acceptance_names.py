@@ -17,7 +17,7 @@ LATER = {
     "02": {13: "Cashu", 15: "escrow"},
     "03": {
         **dict.fromkeys((2, 3, 4, 7, 8, 9, 10, 17, 23, 25), "escrow"),
-        **{18: "refunds", 22: "the market"},
+        22: "the market",
     },
     "11": {8: "the market", 9: "Cashu", 10: "payments", 19: "wallets"},
     "08": {

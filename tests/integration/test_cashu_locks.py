@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,21 @@ import pytest
 import pytest_asyncio
 from cashu_tickets import preimage
 from cl_hive_comms.domain.cashu_lock import Role
-from cl_hive_comms.services.lock_service import LockSettings
+from cl_hive_comms.domain.payment import ADVISOR, BOLT11, Order
+from cl_hive_comms.payments.bolt11 import Bolt11
+from cl_hive_comms.payments.bolt12 import Bolt12
+from cl_hive_comms.services.decoded_invoice import decoded
+from cl_hive_comms.services.executors.sent_parts import SentParts
+from cl_hive_comms.services.lock_service import LockOrder, LockSettings
+from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
 from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
+from payment_world import NodeWithPayments
+from pipeline_world import SEALER, Switch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -128,6 +138,76 @@ async def test_limits_refuse_before_anything_is_written(payer: LockWorld, payee:
     with pytest.raises(InvalidParams, match="refund_pubkey"):
         await payer.locked(foreign, "sixth")
     assert len(await payer.every()) == 1 and len([op for op in await payer.ops() if op.kind == "lock"]) == 1
+
+
+async def test_acceptance_03_18_limits_hold_over_tickets_and_invoices_and_a_refund_frees(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    await payer.service.fund(47_000, None, None, 30)
+    pays = Invoices(payer)
+
+    async def lock(who: str, sats: int, key: str, **when: int) -> None:
+        await payer.locks.lock(LockOrder(key, advisor_id=who), payer.terms(payee, (sats,), **when))
+
+    await lock("ada", 24_000, "one", locktime=int(time.time()) - 10)
+    held = await payer.counted()
+    assert 24_000 <= held < 24_010
+    with pytest.raises(BudgetExhausted, match="per-advisor-daily-limit: 240") as hit:
+        await pays.pay("ada", 1_900)
+    assert hit.value.code == 4006 and payer.lock_alerts.raised.count("budget_hit") == 1
+    with pytest.raises(BudgetExhausted, match="per-advisor-daily-limit: 240"):
+        await lock("ada", 2_000, "two")
+    # At once: one of the two is first, and the other finds it there.
+    both = await asyncio.gather(lock("bob", 15_000, "three"), pays.pay("bob", 15_000), return_exceptions=True)
+    assert [type(each).__name__ for each in both].count("BudgetExhausted") == 1, both
+    left = await payer.counted()
+    assert 39_000 <= left < 39_400
+    with pytest.raises(BudgetExhausted, match="daily-limit") as total:
+        await lock("cat", 21_000, "four")
+    assert total.value.data["limit"] == "daily-limit" and await payer.counted() == left
+    # What comes back of a ticket counts no more.
+    await payer.sweep()
+    assert await payer.counted() == left - held
+    await pays.pay("ada", 1_900)
+    assert await payer.counted() == left - held + 1_900 + 1
+
+
+class Invoices:
+    """Payments by invoice on the database, and under the limits, of a node that locks."""
+
+    def __init__(self, world: LockWorld) -> None:
+        self.world, self.node, self.made = world, NodeWithPayments(), 0
+        lightning = Bolt11(self.node, SentParts(self.node), partial(decoded, self.node), bool, "regtest")
+
+        async def nobody(_hash: str) -> None:
+            return None
+
+        async def on(_point: str) -> None:
+            return None
+
+        self.service = PaymentService(
+            db=world.db,
+            rows=PaymentStore(SEALER),
+            limits=world.limits,
+            lightning=lightning,
+            offers=Bolt12(self.node, lightning.read, bool),
+            paying=nobody,
+            methods=lambda: ("bolt11",),
+            kill_switch=Switch(),
+            alerts=world.lock_alerts,
+            restored=lambda _tx: False,
+            now=lambda: world.now,
+            log=lambda *_args, **_fields: None,
+            fault=on,
+        )
+
+    async def pay(self, who: str, sats: int) -> None:
+        """Pay an advisor's invoice."""
+        self.made += 1
+        bill = self.node.invoice_of(f"bill-{self.made}", sats * 1_000, created_at=self.world.now)
+        await self.service.pay(
+            Order(f"key-{self.made}", ADVISOR, "fee", BOLT11, bill, sats * 1_000, advisor_id=who)
+        )
 
 
 async def test_acceptance_03_11_after_the_locktime_the_first_spend_wins_and_both_books_agree(

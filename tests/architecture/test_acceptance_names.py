@@ -19,7 +19,7 @@ LATER = {
         **dict.fromkeys((2, 3, 4, 7, 8, 9, 10, 17, 23, 25), "escrow"),
         22: "the market",
     },
-    "11": {8: "the market", 9: "Cashu", 10: "payments", 19: "wallets"},
+    "11": {8: "the market", 9: "Cashu"},
     "08": {
         **{10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
     },
@@ -39,6 +39,13 @@ HALVES = {
     "08.20": ("ten_thousand_unknown_senders", "monsters_by_dm", "monsters_by_rpc"),
     "08.23": ("no_secret_in_any_log_error_receipt", "key_files_and_bad_keys", "concealed_option"),
     "08.22": ("every_dynamic_option", "keeps_the_last_good"),
+    "11.19": (
+        "wallet_of_nip04_only",
+        "repeated_answer",
+        "offline_leaves_it_unknown",
+        "on_this_machine",
+        "answers_otherwise",
+    ),
     "11.20": ("a_day_of_pings", "alerts_stay_open"),
     "02.03": ("time_window", "another_node"),
     "02.04": ("burns_no_nonce", "seal_and_rumor"),

@@ -360,12 +360,16 @@ async def test_an_invoice_of_the_wallet_that_is_not_the_order_is_not_handed_out(
         with pytest.raises(HiveError, match=why):
             await work(kit)
     assert not payer.claims
-    assert {each.state for each in await kit.money.earnings.listed(10)} == {"due"}
-    world.ahead += 4_000
-    await kit.money.tick()
-    assert {each.state for each in await kit.money.earnings.listed(10)} == {"void"}, (
-        "their commands never came"
-    )
+    assert {each.state for each in await kit.money.earnings.listed(10)} == {"void"}
+
+
+async def test_a_command_that_never_left_is_not_owed(
+    world: KitWorld, kit: Advisor, payer: Payer, pocket: PocketWallet
+) -> None:
+    client = await kit.clients.named("alice")
+    await kit.money.earnings.order(client, "00000000-0000-4000-8000-000000000001", PRICE)
+    assert (await looked(world, kit)).state == "invoiced"
+    assert (await looked(world, kit, 4_000)).state == "void"
 
 
 async def test_a_pasted_invoice_is_checked_the_same_and_is_good_once(

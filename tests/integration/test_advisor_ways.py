@@ -307,7 +307,7 @@ async def test_acceptance_11_19_an_address_that_answers_otherwise_is_refused(
         with pytest.raises(HiveError, match=why):
             await ordered(kit, world)
         (earning,) = await kit.money.earnings.listed(10)
-        assert (earning.state, earning.invoice) == ("due", "")
+        assert (earning.state, earning.invoice) == ("void", "")
 
 
 async def test_acceptance_11_19_an_address_on_this_machine_is_refused_by_name_and_after_dns(

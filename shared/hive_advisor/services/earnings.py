@@ -105,7 +105,12 @@ class EarningService:
             updated=now,
         )
         await self._db.write(lambda tx: self._rows.add(tx, earning))
-        return await self.invoice(earning, pasted, least_s=WORK_EXPIRY_S)
+        try:
+            return await self.invoice(earning, pasted, least_s=WORK_EXPIRY_S)
+        except HiveError:
+            # The command is not sent then.
+            await self._db.write(lambda tx: self._move(tx, earning, EarningEvent.ON_NOT_RUN, ""))
+            raise
 
     async def invoice(self, earning: Earning, pasted: str = "", *, least_s: int = ANSWER_EXPIRY_S) -> Earning:
         """The invoice by which it can be paid now, good for `least_s` at least; a new one only where there is

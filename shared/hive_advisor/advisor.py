@@ -348,6 +348,7 @@ class Advisor:
             self.hooks,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
+            ways=self.money.checks,
             now=self._now,
         )
         self.brief, self.doctor = checkup.brief, checkup.doctor

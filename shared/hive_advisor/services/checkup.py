@@ -24,7 +24,8 @@ from hive_advisor.services.shared_key import SharedKeyService
 
 
 class CheckupService:
-    """Reads only. `relays_answering` waits up to so many seconds for a relay and says (answering, all)."""
+    """Reads only. `relays_answering` waits up to so many seconds for a relay and says (answering, all);
+    `ways` checks how money comes and goes."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class CheckupService:
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
+        ways: Callable[[], Awaitable[list[dict[str, str]]]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
@@ -48,6 +50,7 @@ class CheckupService:
         self._guard, self._questions = guard, questions
         self._later, self._hooks = later, hooks
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
+        self._ways = ways
 
     async def brief(self) -> dict[str, Any]:
         """What a new session needs to know."""
@@ -110,6 +113,7 @@ class CheckupService:
         answering, known = await self._relays_answering(timeout)
         detail = f"{answering} of {known} relays answer"
         checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})
+        checks += await self._ways()
         for client in await self._clients.all():
             if client.offset_s:
                 checks.append(

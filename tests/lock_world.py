@@ -11,6 +11,7 @@ from cashu_tickets import PAYEE, PAYER, document, item
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.services.lock_books import LockBooks
+from cl_hive_comms.services.lock_restore import LockRestore
 from cl_hive_comms.services.lock_service import LockOrder, LockService, LockSettings
 from cl_hive_comms.services.lock_swaps import LockSwaps
 from cl_hive_comms.services.payment_limits import PaymentLimits
@@ -136,6 +137,15 @@ class LockWorld(EcashWorld):
     def most_outputs(self, most: int | None) -> None:
         self._most_outputs = most
         self.book.most_elements = None if most is None else most + 40
+
+    def lock_restore(self) -> LockRestore:
+        """What the operator's `restore` runs for locks; no ticket is in this database."""
+        return LockRestore(
+            *(self.db, self.rows, self.books, self.book, self.keys),
+            stored=lambda _: (),
+            grace_s=lambda: self.settings.grace_s,
+            now=lambda: self.now,
+        )
 
     def locks_of_wallet(self) -> Locks:
         return self.books

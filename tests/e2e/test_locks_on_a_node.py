@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cashu_tickets import document, item
-from comms_world import call, until, world
+from comms_world import call, refused, until, world
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_shared.crypto import sha256
 from sibling_caller import Sibling
@@ -87,6 +87,10 @@ async def test_a_sibling_locks_looks_redeems_and_asks(mint_url: str) -> None:
             assert got["state"] == "done" and got["net_sats"] >= 40
             op = await sibling.call("hive-comms-cashu-op", op_id=got["op_id"])
             assert (op["kind"], op["state"], op["amount_sats"]) == ("redeem", "done", got["net_sats"])
+            found = await call(node, "hive-client-wallet", action="restore", terms=terms)
+            assert found["locked"] == {"locks": 0, "locked_sats": 0, "lock_ids": []}, "it is in the books"
+            error = await refused(node, "hive-client-wallet", action="restore", terms="no terms")
+            assert error.code == -32602 and "terms" in error.message
             (seen,) = (await sibling.call("hive-comms-cashu-state", lock_id=locked["lock_id"]))["locks"]
             assert (seen["state"], seen["preimage"]) == ("redeemed", WORD.hex())
             asked = await sibling.call("hive-comms-cashu-state", ys=locked["ys"], mint=mint_url)

@@ -22,10 +22,14 @@ from cl_hive_comms.services.decoded_invoice import decoded
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.lock_service import LockOrder, LockSettings
 from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.token import Token, decode_token, encode_token
+from hive_shared.crypto import SealBroken, Sealer, Secret
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
+from hive_shared.storage.cashu_store import CashuStore
+from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
 from payment_world import NodeWithPayments
@@ -286,3 +290,57 @@ async def test_a_batch_of_200_takes_two_swaps_and_a_bad_lock_holds_up_nobody(
     done = [op for op in await payee.ops() if op.kind == "redeem"]
     assert len([op for op in done[: len(done) - before] if op.state == "done"]) <= 5
     assert await payee.sats() == sum(op.amount_sats for op in done if op.state == "done")
+
+
+async def test_acceptance_03_17_the_file_shows_nothing_and_seed_and_terms_bring_all_back(
+    mint_url: str, payer: LockWorld, payee: LockWorld, tmp_path: Path
+) -> None:
+    terms = payer.terms(payee, (100, 37, 64))
+    rows = await payer.locked(terms)
+    await payer.service.send(20, None, None, None, 30)
+    mine = await taken_in(terms, rows, payee)
+    await payee.locks.redeem({mine[0].lock_id: preimage(0).hex()})
+    await payer.locks.swaps.look([row.lock_id for row in rows])
+    secret = {preimage(0).hex().encode(), preimage(0)}
+    for world in (payer, payee):
+        for seed in (world.keys.seed(), world.keys.lock_seed(), world.keys.l402()):
+            secret |= {seed.reveal(), seed.reveal().hex().encode()}
+        for row in await world.every():
+            secret |= {row.token.encode()}
+            secret |= {proof.secret.encode() for proof in decode_token(row.token).proofs}
+        for op in await world.ops():
+            secret |= {each.output.secret.encode() for each in op.body.outputs}
+    held = await payer.sats()
+    for world in (payer, payee):
+        content = b"".join(file.read_bytes() for file in world.path.parent.iterdir())
+        assert [each for each in secret if each in content] == []
+    # The file of one node says nothing to another.
+    elsewhere = LockStore(Sealer({1: Secret(b"o" * 32)}, 1))
+    for ask in (
+        lambda tx: elsewhere.get(tx, [rows[0].lock_id]),
+        lambda tx: CashuStore(Sealer({1: Secret(b"o" * 32)}, 1), NODE_ECASH).list_ops(tx, None, None, 1),
+    ):
+        with pytest.raises(SealBroken):
+            await payer.db.read(ask)
+    fresh = LockWorld(tmp_path / "fresh", mint_url, seed=payer.seed)
+    fresh.now = int(time.time())
+    await fresh.restore_from_seed().run(None, dry_run=False)
+    # What was sent and nobody took is found too: it is the seed's.
+    assert await fresh.sats() == held + 20
+    with pytest.raises(Conflict, match="brings it back"):
+        await fresh.locked(terms)
+    finder = fresh.lock_restore()
+    shown = await finder.run(mint_url, [terms], dry_run=True)
+    face = sum(row.face_sats for row in rows[1:])
+    assert (shown["locks"], shown["locked_sats"], await fresh.every()) == (3, face, [])
+    assert await finder.run(mint_url, [terms], dry_run=False) == shown
+    assert [(row.lock_id, row.token) for row in sorted(await fresh.every(), key=lambda row: row.item)] == [
+        (row.lock_id, row.token) for row in rows
+    ]
+    assert (await finder.run(mint_url, [terms], dry_run=False))["locks"] == 0
+    await fresh.locks.tick()
+    assert await fresh.states() == [LockState.REDEEMED, LockState.DELIVERED, LockState.DELIVERED]
+    assert (await fresh.locks.rows([rows[0].lock_id]))[0].preimage == preimage(0).hex()
+    with pytest.raises(InvalidParams, match="not this node's"):
+        await finder.run(mint_url, [payee.terms(payer, (5,))], dry_run=True)
+    await fresh.close()

@@ -12,6 +12,7 @@ from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.probe_service import ProbeService
 from hive_shared.cashu.seed_restore import SeedRestore
+from hive_shared.cashu.terms import Terms, decode_terms
 from hive_shared.cashu.wallet import MAX_AMOUNT_SAT
 from hive_shared.cashu.wallet_service import CALL, WalletService, chosen_mint
 from hive_shared.errors import InvalidParams
@@ -20,6 +21,7 @@ from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 from cl_hive_comms.commands.mints import shown_mints
 from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
+from cl_hive_comms.services.lock_restore import LockRestore
 
 _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "balance": frozenset(),
@@ -28,7 +30,7 @@ _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "withdraw": frozenset({"amount_sats", "mint", "destination", "timeout", "idempotency_key"}),
     "send": frozenset({"amount_sats", "mint", "to_pubkey", "timeout", "idempotency_key"}),
     "receive": frozenset({"token", "timeout"}),
-    "restore": frozenset({"mint", "dry_run"}),
+    "restore": frozenset({"mint", "dry_run", "terms"}),
     "ops": frozenset({"state", "cursor", "limit"}),
     "probe": frozenset({"mint", "timeout"}),
 }
@@ -36,6 +38,7 @@ _TAKES: Final[Mapping[str, frozenset[str]]] = {
 _READS: Final = frozenset({"balance", "mints", "ops"})
 _STATES: Final = tuple(state.value for state in OpState)
 _DEFAULT_TIMEOUT_S: Final = 30
+_MOST_TERMS: Final = 50
 
 
 class WalletCommands:
@@ -45,11 +48,12 @@ class WalletCommands:
         self,
         service: Callable[[], WalletService],
         restore: Callable[[], SeedRestore],
+        locks: Callable[[], LockRestore],
         probes: Callable[[], ProbeService],
         book: Callable[[], MintBookService],
         now: Callable[[], int],
     ) -> None:
-        self._service, self._restore, self._probes = service, restore, probes
+        self._service, self._restore, self._locks, self._probes = service, restore, locks, probes
         self._book, self._now = book, now
 
     def specs(self) -> list[MethodSpec]:
@@ -67,6 +71,7 @@ class WalletCommands:
                     Param("destination", "str", choices=("own",)),
                     Param("state", "str", choices=_STATES),
                     Param("dry_run", "bool"),
+                    Param("terms", "json"),
                     Param("cursor", "str", maximum=64),
                     Param("limit", "int", minimum=1, maximum=500),
                     Param("timeout", "int", minimum=1, maximum=300),
@@ -98,8 +103,10 @@ class WalletCommands:
                 return await self._ops(params)
             case "restore":
                 dry_run = params["dry_run"] is not False
+                terms = _terms(params["terms"])
                 found = await self._restore().run(params["mint"], dry_run=dry_run)
-                return {"dry_run": dry_run, **found}
+                locked = await self._locks().run(found["mint"], terms, dry_run=dry_run)
+                return {"dry_run": dry_run, **found, "locked": locked}
             case "probe":
                 return await self._probe(params)
             case "receive":
@@ -168,6 +175,15 @@ def _needed(params: Mapping[str, Any], name: str) -> Any:
     if params[name] is None:
         raise InvalidParams(f"action={params['action']} needs {name}=", data={"param": name})
     return params[name]
+
+
+def _terms(value: Any) -> list[Terms]:
+    documents = [] if value is None else value if isinstance(value, list) else [value]
+    if len(documents) > _MOST_TERMS or not all(isinstance(each, dict) for each in documents):
+        raise InvalidParams(
+            f"terms is the terms of a ticket, or a list of at most {_MOST_TERMS}", data={"param": "terms"}
+        )
+    return [decode_terms(each) for each in documents]
 
 
 def _timeout(params: Mapping[str, Any]) -> int:

@@ -151,7 +151,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *payment_methods(lambda: self.payments, lambda: self.aliases),
             *cashu_methods(lambda: self.sibling_locks, lambda: self.wallet),
-            *wallet_methods(lambda: self.wallet, lambda: self.mints.book),
+            *wallet_methods(lambda: self.wallet, lambda: self.lock_restore, lambda: self.mints.book),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
             *EmergencyCommands(lambda: self.emergency).specs(),

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.escrow_rows import Side, TicketQuery
 from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.terms import Terms
 from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import FeatureDisabled
 from hive_shared.runtime import MethodSpec
 from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.storage.families import NODE_ECASH
-from hive_shared.store import Db
+from hive_shared.store import Db, Tx
 
 from cl_hive_comms.commands.cashu_calls import SiblingCashuCommands
 from cl_hive_comms.domain.cashu_lock import LockRow
@@ -21,12 +23,17 @@ from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.plugin.wallet import NO_SECRETS, EcashParts
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.lock_books import LockBooks
+from cl_hive_comms.services.lock_restore import LockRestore
 from cl_hive_comms.services.lock_service import LockService, LockSettings
 from cl_hive_comms.services.lock_swaps import LockSwaps
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.sibling_locks import SiblingLocks
+from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.lock_store import LockStore
+
+_TICKETS = 500
+"""Tickets of ours, the newest ones, whose locks a restore looks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,34 @@ def lock_settings(config: Config) -> LockSettings:
         most_locked=config.get("mint-max-locked"),
         most_ticket=config.get("mint-max-ticket"),
         grace_s=config.get("escrow-refund-grace"),
+    )
+
+
+def compose_lock_restore(
+    *,
+    db: Db,
+    tables: LockTables,
+    mints: MintBookService,
+    keys: EscrowKeys,
+    sealer: Sealer,
+    config: Callable[[], Config],
+) -> LockRestore:
+    """Locks found again by the terms that the operator gives, and by those of tickets in the database."""
+    tickets = EscrowStore(sealer)
+    query = TicketQuery(role=Side.PAYER, limit=_TICKETS)
+
+    def stored(tx: Tx) -> list[Terms]:
+        return [ticket.terms for ticket in tickets.tickets(tx, query)]
+
+    return LockRestore(
+        db,
+        tables.rows,
+        tables.books,
+        mints,
+        keys,
+        stored=stored,
+        grace_s=lambda: lock_settings(config()).grace_s,
+        now=unix_now,
     )
 
 

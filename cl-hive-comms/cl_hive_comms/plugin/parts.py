@@ -43,6 +43,7 @@ from cl_hive_comms.services.inbound_service import InboundService
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.legacy_peers import LegacyPeers
 from cl_hive_comms.services.legacy_receipts import LegacyReceipts
+from cl_hive_comms.services.lock_restore import LockRestore
 from cl_hive_comms.services.lock_service import LockService
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.messenger_signed import SignedMessages
@@ -137,6 +138,7 @@ class Parts(ABC):
     wallet: EcashParts | None
     locks: LockService | None
     sibling_locks: SiblingLocks | None
+    lock_restore: LockRestore | None
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

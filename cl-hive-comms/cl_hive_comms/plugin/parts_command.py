@@ -8,7 +8,7 @@ import os
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
-from cl_hive_comms.plugin.locks import compose_locks, compose_sibling_locks, lock_tables
+from cl_hive_comms.plugin.locks import compose_lock_restore, compose_locks, compose_sibling_locks, lock_tables
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
@@ -216,7 +216,7 @@ class CommandParts(Parts):
         )
 
     def _build_wallet(self) -> None:
-        self.wallet = self.locks = self.sibling_locks = None
+        self.wallet = self.locks = self.sibling_locks = self.lock_restore = None
         if self.ecash_keys is not None:
             tables = lock_tables(self.at_rest.sealer)
             self.wallet = compose_wallet(
@@ -252,6 +252,14 @@ class CommandParts(Parts):
                 locks=self.locks,
                 credentials=self.credentials,
                 node_id=self.node["node_id"],
+            )
+            self.lock_restore = compose_lock_restore(
+                db=self.db,
+                tables=tables,
+                mints=self.mints.book,
+                keys=self.ecash_keys,
+                sealer=self.at_rest.sealer,
+                config=lambda: self.config,
             )
             self.sibling_locks = compose_sibling_locks(
                 db=self.db,

@@ -31,6 +31,7 @@ from cl_hive_comms.payments.own_invoices import OwnInvoices
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.ecash_levels import EcashLevels, Levels
+from cl_hive_comms.services.lock_restore import LockRestore
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_commands import Log
@@ -41,7 +42,9 @@ NO_SECRETS = "this node has no `makesecret`, from which the keys of ecash are de
 
 
 def wallet_methods(
-    ecash: Callable[[], "EcashParts | None"], book: Callable[[], MintBookService]
+    ecash: Callable[[], "EcashParts | None"],
+    locks: Callable[[], LockRestore | None],
+    book: Callable[[], MintBookService],
 ) -> list[MethodSpec]:
     """The wallet's method; it exists before the services do."""
 
@@ -50,8 +53,13 @@ def wallet_methods(
             raise FeatureDisabled(NO_SECRETS)
         return parts
 
+    def locked() -> LockRestore:
+        if (found := locks()) is None:
+            raise FeatureDisabled(NO_SECRETS)
+        return found
+
     return WalletCommands(
-        lambda: there().service, lambda: there().restore, lambda: there().probes, book, unix_now
+        lambda: there().service, lambda: there().restore, locked, lambda: there().probes, book, unix_now
     ).specs()
 
 

@@ -231,6 +231,7 @@ MONEY = (
         "How conditional payments are locked: cashu.",
         read.one_of("cashu"),
         dynamic=False,
+        served=True,
     ),
     _text("escrow-mint", "", "Mint for escrow; empty: no escrow.", read.mint_url, served=True),
     _text(
@@ -253,7 +254,14 @@ MONEY = (
         read.one_of("lightning"),
         served=True,
     ),
-    _int("escrow-redemption-buffer", 3_600, "Seconds left to redeem (600-86400).", 600, 86_400),
+    _int(
+        "escrow-redemption-buffer",
+        3_600,
+        "Seconds left to redeem (600-86400).",
+        600,
+        86_400,
+        served=True,
+    ),
     _int(
         "escrow-refund-grace",
         86_400,

@@ -44,6 +44,7 @@ from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, RELAY_OPTIONS, Config, option_specs
+from cl_hive_comms.plugin.escrow import escrow_methods
 from cl_hive_comms.plugin.locks import cashu_methods
 from cl_hive_comms.plugin.mints import MINT_OPTIONS
 from cl_hive_comms.plugin.parts import MIGRATIONS
@@ -161,6 +162,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
     def _engagement_methods(self) -> list[MethodSpec]:
         """How an advisor's engagement goes."""
         return [
+            *escrow_methods(
+                lambda: self.escrow, lambda: self.aliases, lambda: self.credentials, lambda: self.config
+            ),
             *TrialCommands(
                 lambda: self.contracts,
                 lambda: self.verdicts,
@@ -251,6 +255,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             spawn("wallet-tidy", self.wallet.service.tidy, every=3_600.0, first=900.0)
         if self.locks is not None:
             spawn("locks", self.locks.tick, every=5.0)
+        if self.escrow is not None:
+            spawn("escrow", self.escrow.tick, every=15.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)

@@ -17,6 +17,7 @@ from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.alerting import Alerting
+from cl_hive_comms.plugin.escrow import EscrowParts
 from cl_hive_comms.plugin.mints import MintParts
 from cl_hive_comms.plugin.payments import Payments
 from cl_hive_comms.plugin.sibling_calls import (
@@ -139,6 +140,7 @@ class Parts(ABC):
     locks: LockService | None
     sibling_locks: SiblingLocks | None
     lock_restore: LockRestore | None
+    escrow: EscrowParts | None
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

@@ -5,10 +5,19 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 
 import os
 
+from hive_shared.cashu.derive import EscrowKeys
+
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
+from cl_hive_comms.plugin.escrow import compose_escrow
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
-from cl_hive_comms.plugin.locks import compose_lock_restore, compose_locks, compose_sibling_locks, lock_tables
+from cl_hive_comms.plugin.locks import (
+    LockTables,
+    compose_lock_restore,
+    compose_locks,
+    compose_sibling_locks,
+    lock_tables,
+)
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
@@ -23,6 +32,7 @@ from cl_hive_comms.services.command_pipeline import build_pipeline
 from cl_hive_comms.services.command_push import CommandPush
 from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.handoff_service import HandoffService
+from cl_hive_comms.services.lock_service import LockService
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -216,7 +226,7 @@ class CommandParts(Parts):
         )
 
     def _build_wallet(self) -> None:
-        self.wallet = self.locks = self.sibling_locks = self.lock_restore = None
+        self.wallet = self.locks = self.sibling_locks = self.lock_restore = self.escrow = None
         if self.ecash_keys is not None:
             tables = lock_tables(self.at_rest.sealer)
             self.wallet = compose_wallet(
@@ -270,6 +280,25 @@ class CommandParts(Parts):
                 nostr_key=self.identity.secret,
                 sealer=self.at_rest.sealer,
             )
+            self._build_escrow(tables, self.ecash_keys, self.locks)
+
+    def _build_escrow(self, tables: LockTables, keys: EscrowKeys, locks: LockService) -> None:
+        self.escrow = compose_escrow(
+            db=self.db,
+            sealer=self.at_rest.sealer,
+            keys=keys,
+            tables=tables,
+            locks=locks,
+            mints=self.mints.book,
+            identity=self.identity,
+            node_id=self.node["node_id"],
+            messages=self.signed_messages,
+            credentials=self.credentials,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            kill_switch=self.kill_switch,
+            config=lambda: self.config,
+        )
 
     def lock_changed(self, row: LockRow) -> None:
         """Tell the node's other plugins."""

@@ -171,3 +171,5 @@ class TrafficParts(Parts):
         self.for_siblings.inbox.own[INVOICE] = self.payments.debts.take_invoice
         self.app.authenticate = self.siblings.verify
         self.siblings.on_change(lambda _who, _present: self.verifier.wake())
+        if self.escrow is not None:
+            self.for_siblings.inbox.own.update(self.escrow.handlers())

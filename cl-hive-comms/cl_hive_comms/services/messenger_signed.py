@@ -95,6 +95,10 @@ class SignedMessages:
             tx, recipient, body, schema=schema, area=area_to_send(schema), name=f"dm:{key}", until=expires_at
         )
 
+    def stored(self, tx: Tx, key: str) -> bool:
+        """Whether `put` stored a message of this key."""
+        return self._messenger.find(tx, f"dm:{key}") is not None
+
     def kick(self) -> None:
         """Send what is due; call after the commit."""
         self._messenger.kick()

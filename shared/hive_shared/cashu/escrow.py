@@ -111,7 +111,7 @@ class EscrowEngine:
         what a lock may raise, with nothing locked and the ticket cancelled; Conflict for a key that stands
         for another plan; InvalidParams, Capacity.
         """
-        ticket = await self._db.write(lambda tx: self._made(tx, plan, order))
+        ticket = await self._db.write(lambda tx: self.made(tx, plan, order))
         if ticket.status is TicketStatus.PENDING:
             await self._lock(ticket, timeout)
             await self.deliver(ticket.ticket_id)
@@ -273,7 +273,9 @@ class EscrowEngine:
 
     # -- inside ----------------------------------------------------------------------------------------
 
-    def _made(self, tx: Tx, plan: TicketPlan, order: Ordered) -> TicketRow:
+    def made(self, tx: Tx, plan: TicketPlan, order: Ordered) -> TicketRow:
+        """A ticket with its preimages, written down and not locked yet; the one of this key if there is one.
+        `create` does the rest."""
         known = self._rows.by_key(tx, order.key)
         if known is not None:
             if known.content != plan.content:

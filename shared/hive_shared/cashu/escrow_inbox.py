@@ -94,10 +94,7 @@ class EscrowInbox:
             case DisputeReply():
                 self._disputes.take_reply(tx, sender, message)
             case SecretRequest():
-                hashes = self._engine.new_secrets(tx, message.task_params_hash, message.count, sender)
-                told = SecretHashes(message.task_params_hash, hashes)
-                until = self._now() + _SECRET_S
-                self._mail.put(tx, sender, told, key=f"secret:{sender}:{msg_id}", expires_at=until)
+                self._give_hashes(tx, message, sender, f"secret:{sender}:{msg_id}")
             case _:
                 raise NotFound("this message is for the payee of a ticket")
 
@@ -129,6 +126,13 @@ class EscrowInbox:
             raise Conflict(f"ticket {ticket.ticket_id} has no such items that were handed over")
         key = f"resend:{ticket.ticket_id}:{msg_id}"
         self._engine.send_again(tx, ticket, message.first, message.last, key)
+
+    def _give_hashes(self, tx: Tx, message: SecretRequest, sender: str, key: str) -> None:
+        if self._mail.stored(tx, key):
+            return  # asked again after a crash: the answer is on its way
+        hashes = self._engine.new_secrets(tx, message.task_params_hash, message.count, sender)
+        told = SecretHashes(message.task_params_hash, hashes)
+        self._mail.put(tx, sender, told, key=key, expires_at=self._now() + _SECRET_S)
 
     async def _look(self, sender: str, message: Redeemed) -> None:
         """The payee says it has the money: the mint is asked, which alone counts."""

@@ -76,6 +76,10 @@ class Mail(Protocol):
         """Store one; the same key stores nothing twice. Raises Capacity with a full outbox."""
         ...
 
+    def stored(self, tx: Tx, key: str) -> bool:
+        """Whether a message of this key was stored."""
+        ...
+
     def kick(self) -> None:
         """Send what is due; after the commit."""
         ...

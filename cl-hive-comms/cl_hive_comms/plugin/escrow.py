@@ -1,0 +1,182 @@
+"""Tickets on this node's adapters; part of the composition root."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.escrow import EscrowEngine
+from hive_shared.cashu.escrow_disputes import EscrowDisputes
+from hive_shared.cashu.escrow_inbox import VERBS, EscrowInbox
+from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.cashu.mint_book import MintBookService
+from hive_shared.cashu.ticket_messages import AREA
+from hive_shared.crypto import Sealer
+from hive_shared.errors import FeatureDisabled
+from hive_shared.runtime import MethodSpec
+from hive_shared.signed_message import Draft
+from hive_shared.store import Db, Tx
+
+from cl_hive_comms.commands.escrow import EscrowCommands
+from cl_hive_comms.domain.cashu_lock import LockRow, Role
+from cl_hive_comms.domain.rate_limit import SlidingWindows
+from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.locks import LockTables
+from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.alias_service import AliasService
+from cl_hive_comms.services.credential_service import CredentialService
+from cl_hive_comms.services.escrow_adapters import EscrowMail, EscrowNotices, NodeLocks, NodePayer
+from cl_hive_comms.services.escrow_service import EscrowService, EscrowSettings, PayeeTold
+from cl_hive_comms.services.identity_service import IdentityService
+from cl_hive_comms.services.inbound_signed import OwnHandler
+from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.lock_service import LockService
+from cl_hive_comms.services.messenger_signed import SignedMessages
+from cl_hive_comms.services.payee_keys import PayeeKeys
+from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.storage.state_store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowParts:
+    """The services of tickets."""
+
+    service: EscrowService
+    work: EscrowWork
+    inbox: EscrowInbox
+    disputes: EscrowDisputes
+    rows: EscrowStore
+    payee_keys: PayeeKeys
+
+    async def tick(self) -> None:
+        """What is to be handed over, told, rejected by silence, forgotten."""
+        await self.service.engine.tick()
+        await self.disputes.tick()
+
+    def handlers(self) -> dict[str, OwnHandler]:
+        """Who takes which message of a payee."""
+
+        async def take(message: Draft, sender: str) -> None:
+            await self.inbox.take(message.schema, message.body, sender, message.msg_id)
+
+        found = dict.fromkeys((f"hive:{AREA}/{verb}" for verb in VERBS), take)
+        return {**found, f"hive:{AREA}/ticket_request": self.payee_keys.take}
+
+
+def escrow_methods(
+    escrow: Callable[[], EscrowParts | None],
+    aliases: Callable[[], AliasService],
+    credentials: Callable[[], CredentialService],
+    config: Callable[[], Config],
+) -> list[MethodSpec]:
+    """The method of tickets; it exists before the services do."""
+
+    def there() -> EscrowParts:
+        if (parts := escrow()) is None:
+            raise FeatureDisabled("this node has no `makesecret`, from which the keys of ecash are derived")
+        return parts
+
+    def name_of(advisor_id: str) -> str:
+        advisor = credentials().advisor(advisor_id)
+        return advisor_id if advisor is None else aliases().name_of(advisor)
+
+    return EscrowCommands(
+        lambda: there().service,
+        lambda: there().disputes,
+        aliases,
+        name_of,
+        lambda: int(config().get("escrow-min-danger")),
+    ).specs()
+
+
+def compose_escrow(
+    *,
+    db: Db,
+    sealer: Sealer,
+    keys: EscrowKeys,
+    tables: LockTables,
+    locks: LockService,
+    mints: MintBookService,
+    identity: IdentityService,
+    node_id: str,
+    messages: SignedMessages,
+    credentials: CredentialService,
+    receipts: ReceiptService,
+    alerts: AlertService,
+    kill_switch: KillSwitch,
+    config: Callable[[], Config],
+) -> EscrowParts:
+    """All of them over the same tables; items follow the locks of the wallet."""
+    rows, mail = EscrowStore(sealer), EscrowMail(messages)
+    wallet, notices = NodeLocks(locks, tables.rows), EscrowNotices(alerts)
+    payer = NodePayer(identity, keys, node_id)
+    engine = EscrowEngine(db, rows, wallet, mail, payer, notices, now=unix_now, random_bytes=os.urandom)
+    locks.on_change(_follower(engine))
+    work = EscrowWork(rows, wallet, unix_now)
+    disputes = EscrowDisputes(db, rows, mail, notices, now=unix_now, random_bytes=os.urandom)
+    inbox = EscrowInbox(
+        db,
+        rows,
+        engine,
+        disputes,
+        wallet,
+        mail,
+        notices,
+        windows=SlidingWindows(unix_now, window_s=3_600),
+        may_ask=lambda sender: _may_ask(credentials, sender),
+        now=unix_now,
+    )
+    payee_keys = PayeeKeys(db, StateStore(), AdvisorStore(), now=unix_now)
+    service = EscrowService(
+        db,
+        rows,
+        engine,
+        work,
+        mail,
+        mints,
+        receipts,
+        credentials,
+        payee=_told(payee_keys),
+        locked_sats=tables.rows.locked_sats,
+        settings=lambda: _settings(config()),
+        refund=wallet.refund,
+        check_stop=kill_switch.check,
+        now=unix_now,
+    )
+    return EscrowParts(service, work, inbox, disputes, rows, payee_keys)
+
+
+def _follower(engine: EscrowEngine) -> Callable[[Tx, LockRow], None]:
+    """Items of our own tickets follow their locks; what siblings lock is theirs."""
+
+    def follow(tx: Tx, row: LockRow) -> None:
+        if row.owner == "comms" and row.role is Role.PAYER:
+            engine.on_lock(tx, row.terms_hash, row.item, row.lock_id, row.state)
+
+    return follow
+
+
+def _told(keys: PayeeKeys) -> Callable[[Tx, str, Sequence[str]], PayeeTold | None]:
+    def told(tx: Tx, pubkey: str, contexts: Sequence[str]) -> PayeeTold | None:
+        key = keys.of(tx, pubkey, contexts)
+        return None if key is None else PayeeTold(key.lock_pubkey, key.mints)
+
+    return told
+
+
+def _settings(config: Config) -> EscrowSettings:
+    return EscrowSettings(
+        buffer_s=config.get("escrow-redemption-buffer"),
+        most_ticket_sats=config.get("mint-max-ticket"),
+        most_locked_sats=config.get("mint-max-locked"),
+    )
+
+
+def _may_ask(credentials: CredentialService, sender: str) -> bool:
+    return any(
+        row.agent_key == sender and row.credential.constraints.get("escrow_secret_generation") is True
+        for row in credentials.live_rows()
+    )

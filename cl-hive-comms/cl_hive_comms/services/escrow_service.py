@@ -1,0 +1,489 @@
+"""What the operator asks of tickets (docs/protocol/03-escrow-and-payments.md §6, §9 hive-client-escrow)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from hive_shared.canonical import JsonValue
+from hive_shared.cashu.escrow import EscrowEngine, Ordered
+from hive_shared.cashu.escrow_ports import Database, Mail
+from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, Side, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of, divided
+from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.cashu.mints import Wish
+from hive_shared.cashu.terms import Mode, TicketType
+from hive_shared.cashu.ticket_machine import PayerItem
+from hive_shared.cashu.ticket_messages import Failure, Metric, Release
+from hive_shared.cashu.windows import BONUS_GRACE_S, OperatorRecord, Quote, Standing, quote
+from hive_shared.crypto import Secret
+from hive_shared.errors import (
+    ConfirmationRequired,
+    Conflict,
+    InvalidParams,
+    NotFound,
+    PaymentFailed,
+    Unauthorized,
+)
+from hive_shared.receipts import Receipt
+from hive_shared.store import Tx
+
+from ..domain.advisor import Advisor, CredentialRow
+from .receipt_service import ReceiptFields, operator_event
+
+DAY_S: Final = 86_400
+NEEDS_APPROVALS: Final = 9
+"""From this danger on a release follows from an approved command, never from the operator's word alone."""
+_MESSAGE_S: Final = 14 * DAY_S
+_RELEASABLE: Final = (PayerItem.EXECUTING, PayerItem.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowSettings:
+    """The operator's options: seconds left to redeem, and what may be of one ticket at one mint (sat)."""
+
+    buffer_s: int
+    most_ticket_sats: int
+    most_locked_sats: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayeeTold:
+    """What a payee announced: the key for its tickets, and the mints it takes (empty: any of ours)."""
+
+    lock_pubkey: str
+    mints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAsked:
+    """An item as the operator wants it; without an amount the price of its danger."""
+
+    amount_sats: int | None = None
+    label: str = ""
+    window_s: int | None = None
+    cond: Mapping[str, Any] = field(default_factory=dict)
+    hash: str | None = None
+    params: Mapping[str, JsonValue] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TicketAsked:
+    """A ticket as the operator wants it."""
+
+    advisor: Advisor
+    type: TicketType
+    mode: Mode
+    items: Sequence[ItemAsked]
+    danger: int
+    schema: str
+    task_action: str
+    params: Mapping[str, JsonValue]
+    mint: str | None = None
+    payee_pubkey: str | None = None
+    task_id: str | None = None
+    contract_id: str | None = None
+    baseline: Mapping[str, Any] | None = None
+    replaces: str | None = None
+    standing: Standing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The operator's word on an item: `success` None where a measured `value` decides."""
+
+    success: bool | None
+    result: Mapping[str, JsonValue]
+    confirm: bool
+
+
+class ChosenMints(Protocol):
+    """The book of mints (hive_shared.cashu.mint_book.MintBookService)."""
+
+    def accepted(self) -> Sequence[str]: ...
+    def allowed(self, url: str) -> str: ...
+    def for_lock(
+        self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
+    ) -> tuple[str, Any]: ...
+
+
+class Receipts(Protocol):
+    """The chain of receipts (services.receipt_service.ReceiptService)."""
+
+    def append(self, tx: Tx, what: ReceiptFields) -> Receipt: ...
+    def read(self, tx: Tx, receipt_id: int) -> dict[str, JsonValue] | None: ...
+
+
+class Credentials(Protocol):
+    """Who an advisor is to us (services.credential_service.CredentialService)."""
+
+    def active_of(self, advisor_id: str) -> CredentialRow | None: ...
+    def known_since(self, advisor_id: str) -> int | None: ...
+
+
+class EscrowService:
+    """Tickets of this node as payer."""
+
+    def __init__(
+        self,
+        db: Database,
+        rows: EscrowRows,
+        engine: EscrowEngine,
+        work: EscrowWork,
+        mail: Mail,
+        mints: ChosenMints,
+        receipts: Receipts,
+        credentials: Credentials,
+        *,
+        payee: Callable[[Tx, str, Sequence[str]], PayeeTold | None],
+        locked_sats: Callable[[Tx], dict[str, int]],
+        settings: Callable[[], EscrowSettings],
+        refund: Callable[[Sequence[str], float], Any],
+        check_stop: Callable[[], None],
+        now: Callable[[], int],
+    ) -> None:
+        self._db, self._rows, self.engine, self._work, self._mail = db, rows, engine, work, mail
+        self._mints, self._receipts, self._credentials = mints, receipts, credentials
+        self._payee, self._locked_sats, self._settings = payee, locked_sats, settings
+        self._refund, self._check_stop, self._now = refund, check_stop, now
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    async def tickets(self, query: TicketQuery) -> list[tuple[TicketRow, list[ItemRow]]]:
+        """A page of tickets with their items."""
+
+        def body(tx: Tx) -> list[tuple[TicketRow, list[ItemRow]]]:
+            return [
+                (ticket, self._rows.items(tx, ticket.ticket_id)) for ticket in self._rows.tickets(tx, query)
+            ]
+
+        return await self._db.read(body)
+
+    async def whole(self, ticket_id: str) -> tuple[TicketRow, list[ItemRow], list[Any]]:
+        """One ticket with items and disputes. Raises NotFound."""
+        ticket = await self.engine.ticket(ticket_id)
+
+        def body(tx: Tx) -> tuple[list[ItemRow], list[Any]]:
+            return self._rows.items(tx, ticket_id), list(self._rows.disputes(tx, ticket_id))
+
+        items, disputes = await self._db.read(body)
+        return ticket, items, disputes
+
+    async def receipts_of(self, ticket_id: str) -> list[tuple[ItemRow, dict[str, JsonValue]]]:
+        """The receipts of a ticket's items, of those that have one."""
+        await self.engine.ticket(ticket_id)
+
+        def body(tx: Tx) -> list[tuple[ItemRow, dict[str, JsonValue]]]:
+            found = []
+            for item in self._rows.items(tx, ticket_id):
+                if item.receipt_id is not None and item.receipt_id.isdigit():
+                    receipt = self._receipts.read(tx, int(item.receipt_id))
+                    found += [] if receipt is None else [(item, receipt)]
+            return found
+
+        return await self._db.read(body)
+
+    def standing_of(self, advisor: Advisor) -> Standing:
+        """How long the advisor has served here without a break: 30 days recognized, 90 senior."""
+        since = self._credentials.known_since(advisor.advisor_id)
+        days = 0 if since is None else (self._now() - since) // DAY_S
+        if days > 90:
+            return Standing.SENIOR
+        return Standing.RECOGNIZED if days > 30 else Standing.NEWCOMER
+
+    def price(
+        self, danger: int, standing: Standing, operator: OperatorRecord = OperatorRecord.NEW, *, trust: bool
+    ) -> Quote:
+        """Price and window of a danger; `trust`: with the modifiers of trust on the price."""
+        return quote(danger, standing, operator, by_trust=trust)
+
+    # -- making ----------------------------------------------------------------------------------------
+
+    async def create(self, asked: TicketAsked, key: str, timeout: float) -> TicketRow:
+        """Make, lock and hand over a ticket. Raises EmergencyStop, InvalidParams, BudgetExhausted, Conflict,
+        Capacity, PaymentFailed (`mint_unavailable`, `mint_not_allowed`, `insufficient_ecash`)."""
+        known = await self._db.read(lambda tx: self._rows.by_key(tx, key))
+        if known is None:
+            self._check_stop()
+            if not self._mints.accepted():
+                raise PaymentFailed(
+                    "no mint is named: set hive-comms-escrow-mint to one you trust; without it there is no"
+                    " escrow",
+                    reason="mint_not_allowed",
+                )
+        told = await self._told(asked)
+        plan = self._plan(asked, told)
+        mints: Sequence[tuple[str, int]] = ()
+        if known is not None:
+            mints = [(each.url, each.permille) for each in known.terms.mints]
+        else:
+            mints = await self._chosen(plan, told, asked.mint)
+        order = Ordered(key, mints, asked.advisor.advisor_id, asked.task_id)
+        return await self.engine.create(plan, order, timeout)
+
+    async def _told(self, asked: TicketAsked) -> PayeeTold:
+        pubkey = asked.advisor.pubkey
+        if pubkey is None:
+            raise InvalidParams(
+                "the advisor has no Nostr key, to which a ticket could be sent", data={"param": "advisor"}
+            )
+        row = self._credentials.active_of(asked.advisor.advisor_id)
+        contexts = [each for each in (asked.contract_id, row and row.credential_id) if each]
+        told = await self._db.read(lambda tx: self._payee(tx, pubkey, contexts))
+        if asked.payee_pubkey is not None:
+            return PayeeTold(asked.payee_pubkey, () if told is None else told.mints)
+        if told is None:
+            raise InvalidParams(
+                "the advisor has not told which key its tickets are locked to; its kit does so by itself when"
+                " it takes ecash, or name the key in payee_pubkey=",
+                data={"param": "payee_pubkey"},
+            )
+        return told
+
+    def _plan(self, asked: TicketAsked, told: PayeeTold) -> TicketPlan:
+        priced = self.price(asked.danger, asked.standing or self.standing_of(asked.advisor), trust=False)
+        row = self._credentials.active_of(asked.advisor.advisor_id)
+        rate = 0
+        if row is not None and row.credential.compensation.get("model") == "per_action":
+            agreed = row.credential.compensation.get("rate_sats")
+            rate = agreed if type(agreed) is int else 0
+        items = []
+        for i, item in enumerate(asked.items):
+            amount = item.amount_sats or rate or priced.adjusted_sats
+            if amount < 1:
+                raise InvalidParams(
+                    f"item {i} needs amount_sats: work of danger {asked.danger} has no price of its own",
+                    data={"param": "items"},
+                )
+            items.append(ItemPlan(amount, item.label, item.window_s, item.cond, item.hash, item.params))
+        return TicketPlan(
+            payee_id=str(asked.advisor.pubkey),
+            lock_pubkey=told.lock_pubkey,
+            type=asked.type,
+            mode=asked.mode,
+            items=items,
+            schema=asked.schema,
+            action=asked.task_action,
+            params=asked.params,
+            danger=asked.danger,
+            window_s=priced.window_s,
+            buffer_s=self._settings().buffer_s,
+            contract_id=asked.contract_id,
+            credential_ref=None if row is None else row.credential_id,
+            baseline=asked.baseline,
+            replaces=asked.replaces,
+            valid_from=None if row is None else row.credential.valid_from,
+        )
+
+    async def _chosen(
+        self, plan: TicketPlan, told: PayeeTold, wanted: str | None
+    ) -> tuple[tuple[str, int], ...]:
+        """The mints that take the ticket now, as many as its size needs."""
+        settings, locked = self._settings(), await self._db.read(self._locked_sats)
+        accepted = set(self._mints.accepted())
+        if wanted is not None:
+            wanted = self._mints.allowed(wanted)
+            accepted &= {wanted}
+        if told.mints:
+            accepted &= set(told.mints)
+        found: list[str] = []
+        while True:
+            share = min(plan.amount_sats, settings.most_ticket_sats)
+            wish = Wish(share, frozenset(accepted - set(found)), wanted or "")
+            last = plan.last_locktime(self._now()) + len(found) * DAY_S
+            try:
+                url, _ = self._mints.for_lock(wish, last, locked, settings.most_locked_sats)
+            except PaymentFailed:
+                if not found:
+                    raise
+                break
+            found.append(url)
+            if plan.amount_sats <= settings.most_ticket_sats:
+                break
+        return divided(plan.amount_sats, len(plan.items), settings.most_ticket_sats, found)
+
+    # -- judging ---------------------------------------------------------------------------------------
+
+    async def complete(self, ticket_id: str, i: int, judged: Judged) -> ItemRow:
+        """The operator judges an item that no command decides: work of another kind, a measured bonus, what a
+        crash left unknown. Its receipt, the step and the message to the payee are one transaction.
+
+        Raises ConfirmationRequired without `confirm`; Unauthorized from danger 9 on; PaymentFailed
+        (`lock_mismatch`, `too_late`, `too_early`, `not_released`), Conflict, InvalidParams, NotFound.
+        """
+        ticket = await self._own(ticket_id)
+
+        def body(tx: Tx) -> ItemRow:
+            item = self._item(tx, ticket, i)
+            bonus = bonus_of(item.cond)
+            success = judged.success if bonus is None else self._measured(item, bonus, judged)
+            if success is None:
+                raise InvalidParams("complete needs success=true or false", data={"param": "success"})
+            self._check_judge(ticket, item, judged)
+            if item.state not in _RELEASABLE:
+                item = self._work.start(tx, self._work.check_free(tx, ticket, i), f"operator:{ticket_id}:{i}")
+            if bonus is not None:
+                item = self._tell_metric(tx, ticket, item, bonus, judged)
+            receipt = self._receipts.append(tx, self._event(ticket, i, success=success, judged=judged))
+            told = str(receipt.receipt_id)
+            if success:
+                self._work.succeed(tx, item, told)
+                self._tell_released(tx, ticket, self._item(tx, ticket, i))
+            else:
+                item = self._work.fail(tx, item, told)
+                said = Failure(ticket_id, i, "missed" if bonus else "task_failed", told, _hash_of(receipt))
+                self._put(tx, ticket, said, f"failure:{ticket_id}:{i}")
+            return self._item(tx, ticket, i)
+
+        if judged.success is not False:
+            self._check_stop()
+        done = await self._db.write(body)
+        self._mail.kick()
+        return done
+
+    async def release(self, ticket_id: str, i: int) -> ItemRow:
+        """Send the payee what it earned, again if need be: the same preimage and receipt. Raises
+        PaymentFailed(`not_released`, `too_late`) for anything not earned."""
+        ticket = await self._own(ticket_id)
+
+        def body(tx: Tx) -> ItemRow:
+            item = self._item(tx, ticket, i)
+            if item.state is PayerItem.SUCCEEDED:
+                self._work.release(tx, ticket, item)
+                item = self._item(tx, ticket, i)
+            self._tell_released(tx, ticket, item)
+            return item
+
+        done = await self._db.write(body)
+        self._mail.kick()
+        return done
+
+    async def refund(self, ticket_id: str, timeout: float) -> TicketRow:
+        """Take back what is due of a ticket now. Raises PaymentFailed(`too_early`), Conflict where nothing
+        of it is locked."""
+        ticket = await self._own(ticket_id)
+        going = (PayerItem.REDEEMED, PayerItem.REFUNDED, PayerItem.CANCELLED, PayerItem.PLANNED)
+
+        def body(tx: Tx) -> list[str]:
+            return [
+                lock_id
+                for item in self._rows.items(tx, ticket_id)
+                if item.state not in going
+                for lock_id in item.lock_ids
+            ]
+
+        lock_ids = await self._db.read(body)
+        if not lock_ids:
+            raise Conflict(
+                f"ticket {ticket_id} is {ticket.status.value}: nothing of it is locked", reason="stale_state"
+            )
+        await self._refund(lock_ids, timeout)
+        return await self.engine.ticket(ticket_id)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    async def _own(self, ticket_id: str) -> TicketRow:
+        ticket = await self.engine.ticket(ticket_id)
+        if ticket.role is not Side.PAYER:
+            raise Unauthorized(f"ticket {ticket_id} pays this node: its payer judges it")
+        return ticket
+
+    def _item(self, tx: Tx, ticket: TicketRow, i: int) -> ItemRow:
+        item = self._rows.item(tx, ticket.ticket_id, i)
+        if item is None:
+            raise NotFound(
+                f"ticket {ticket.ticket_id} has items 0 to {len(ticket.terms.items) - 1}, not {i}",
+                data={"item": i},
+            )
+        return item
+
+    def _check_judge(self, ticket: TicketRow, item: ItemRow, judged: Judged) -> None:
+        if item.state is PayerItem.EXECUTING:
+            raise Conflict(
+                f"item {item.i} pays command {item.command_id}, which is under way: its result decides",
+                reason="stale_state",
+            )
+        if ticket.terms.danger >= NEEDS_APPROVALS:
+            raise Unauthorized(
+                f"danger {ticket.terms.danger} is released by a command with its approvals, not by a word"
+            )
+        if not judged.confirm:
+            raise ConfirmationRequired(
+                f"no result of item {item.i} is stored here: confirm=true says that you judged the work"
+                " yourself"
+            )
+
+    def _measured(self, item: ItemRow, bonus: tuple[str, int], judged: Judged) -> bool:
+        value = judged.result.get("value")
+        if type(value) is not int:
+            raise InvalidParams(
+                f'item {item.i} is a bonus: result={{"value": n}} says what was measured of {bonus[0]}',
+                data={"param": "result"},
+            )
+        if self._now() < item.deadline - BONUS_GRACE_S:
+            raise PaymentFailed(
+                f"item {item.i} is measured until {item.deadline - BONUS_GRACE_S}",
+                reason="too_early",
+                data={"measured_until": item.deadline - BONUS_GRACE_S},
+            )
+        met = value >= bonus[1]
+        if judged.success not in (None, met):
+            raise InvalidParams(
+                f"success={str(judged.success).lower()} contradicts {value} of {bonus[1]}: leave it out",
+                data={"param": "success"},
+            )
+        return met
+
+    def _tell_metric(
+        self, tx: Tx, ticket: TicketRow, item: ItemRow, bonus: tuple[str, int], judged: Judged
+    ) -> ItemRow:
+        """What was measured goes to the payee whether or not it was reached."""
+        metric, threshold = bonus
+        value = int(str(judged.result["value"]))
+        baseline = ticket.terms.baseline
+        base = baseline.get("value", 0) if isinstance(baseline, dict) else 0
+        said = Metric(
+            *(ticket.ticket_id, item.i, metric, value, int(base), threshold, value >= threshold),
+            self._now(),
+        )
+        self._put(tx, ticket, said, f"metric:{ticket.ticket_id}:{item.i}")
+        kept = {"metric": metric, "value": value, "threshold": threshold, "measured_at": self._now()}
+        return self._rows.note_item(tx, item, self._now(), metric=kept)
+
+    def _tell_released(self, tx: Tx, ticket: TicketRow, item: ItemRow) -> None:
+        if ticket.terms.mode is not Mode.TASK:
+            return
+        preimage = self._work.preimage(tx, item)
+        said = Release(ticket.ticket_id, item.i, _hex(preimage))
+        if item.receipt_id is not None and item.receipt_id.isdigit():
+            receipt = self._receipts.read(tx, int(item.receipt_id))
+            if receipt is not None:
+                hash_ = "sha256:" + str(receipt["receipt_hash"]).removeprefix("sha256:")
+                said = Release(ticket.ticket_id, item.i, _hex(preimage), item.receipt_id, hash_)
+        # Once a minute at most, however often it is asked for.
+        self._put(tx, ticket, said, f"release:{ticket.ticket_id}:{item.i}:{self._now() // 60}")
+        if item.hash is not None:
+            self._rows.note_secret(tx, item.hash, delivered_at=self._now())
+
+    def _event(self, ticket: TicketRow, i: int, *, success: bool, judged: Judged) -> ReceiptFields:
+        what = operator_event(
+            "escrow_complete",
+            params={"ticket_id": ticket.ticket_id, "item": i, "terms_hash": ticket.terms_hash},
+            result={"success": success, **judged.result},
+            advisor_id=ticket.advisor_id or "",
+            agent_id=ticket.terms.payee.id,
+        )
+        return what if success else replace(what, status="failed")
+
+    def _put(self, tx: Tx, ticket: TicketRow, message: Release | Failure | Metric, key: str) -> None:
+        until = self._now() + _MESSAGE_S
+        self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
+
+
+def _hash_of(receipt: Receipt) -> str:
+    return "sha256:" + receipt.receipt_hash.removeprefix("sha256:")
+
+
+def _hex(preimage: Secret) -> str:
+    return preimage.reveal().hex()

@@ -1,0 +1,182 @@
+"""Tickets on a node: what the operator types, what the advisor gets, and a kill -9 while the mint is locking
+(docs/protocol/03-escrow-and-payments.md §6, §9, §14.23)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from comms_world import PLUGIN, Agent, call, refused, until, world
+from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
+from hive_devnet.node import DevnetRpcError, NodeHandle
+from hive_shared.cashu.derive import public_key
+from hive_shared.cashu.terms import decode_terms, signed_by, terms_hash, terms_text
+from hive_shared.cashu.ticket_messages import Release, Ticket, decode_message
+from hive_shared.cashu.token import decode_token
+from hive_shared.crypto import Secret, sha256
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+ESCROW = "hive-client-escrow"
+LOCK_KEY = Secret(b"\x21" * 32)
+TASK = {"danger": 5, "schema": "ci:review/v1", "task_action": "review", "params": {"pull": 7}}
+
+
+class Place:
+    """A node whose mint is behind a fault front, and the advisor it hired."""
+
+    def __init__(self, kind: str, node: NodeHandle, agent: Agent, front: MintFaultFront) -> None:
+        self.kind, self.node, self.agent, self.front = kind, node, agent, front
+        self.said: list[str] = []
+
+    async def escrow(self, action: str, **params: object) -> dict[str, Any]:
+        answer = await call(self.node, ESCROW, action=action, **params)
+        self.said.append(json.dumps(answer))
+        return answer
+
+    async def create(self, key: str, **params: object) -> dict[str, Any]:
+        given = {
+            **TASK,
+            "advisor": self.agent.npub,
+            "payee_pubkey": public_key(LOCK_KEY),
+            "amount_sats": 50,
+            **params,
+        }
+        return await self.escrow("create", idempotency_key=key, **given)
+
+    async def told(self, verb: str, ticket_id: str) -> Any:
+        """The message of this verb about a ticket that reached the advisor."""
+        schema = f"hive:escrow/{verb}"
+
+        def wanted(message: dict[str, Any]) -> bool:
+            return message.get("schema") == schema and message["body"]["ticket_id"] == ticket_id
+
+        message = await self.agent.wait_for(wanted, 30)
+        return decode_message(schema, message["body"])
+
+    async def killed(self) -> None:
+        """Kill -9 of the plugin, on real CLN with its node; up again."""
+        if self.kind == "embedded":
+            await self.node.kill_plugin(PLUGIN.name)
+            self.front.clear()
+            await self.node.call("plugin", ["start", str(PLUGIN)])
+        else:
+            await self.node.kill()
+            self.front.clear()
+            await self.node.start()
+        await until(lambda: call(self.node, "hive-client-status"), "the plugin answers", 60)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(mint_url: str) -> AsyncIterator[Place]:
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    try:
+        async with MintFaultFront.before(mint_url) as front:
+            options = {"hive-comms-escrow-mint": front.url}
+            async with (
+                world(directory, **options) as (network, node, relay),
+                Agent(relay.url) as agent,
+            ):
+                await agent.hired(node)
+                await call(node, "hive-client-wallet", action="fund", amount_sats=1_000)
+                await call(node, "hive-client-wallet", action="probe")
+                yield Place(network.kind, node, agent, front)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(place: Place) -> None:
+    made = await place.create("first", items=[{"amount_sats": 50}, {"amount_sats": 8}], amount_sats=None)
+    assert (made["state"], made["item_states"], made["amount_sats"]) == ("active", {"delivered": 2}, 58)
+    id_ = made["ticket_id"]
+    assert (
+        await place.create("first", items=[{"amount_sats": 50}, {"amount_sats": 8}], amount_sats=None) == made
+    )
+    ticket = await place.told("ticket", id_)
+    assert isinstance(ticket, Ticket) and isinstance(ticket.terms, dict)
+    terms = decode_terms(ticket.terms)
+    assert signed_by(terms.payer.id, terms_text(terms_hash(terms)), str(ticket.sig))
+    assert sum(decode_token(text).amount_sats for text in ticket.tokens) >= 58
+    shown = await place.escrow("get", ticket_id=id_)
+    assert [item["state"] for item in shown["items"]] == ["delivered"] * 2
+    assert [row["ticket_id"] for row in (await place.escrow("list", status="active"))["items"]] == [id_]
+    word = await refused(place.node, ESCROW, action="complete", ticket_id=id_, item=0, success=True)
+    assert word.code == 4005, word
+    done = await place.escrow(
+        "complete", ticket_id=id_, item=0, success=True, confirm=True, result={"review": "good"}
+    )
+    assert done["state"] == "released"
+    release = await place.told("release", id_)
+    assert isinstance(release, Release)
+    assert sha256(bytes.fromhex(release.preimage)).hex() == shown["items"][0]["hash"]
+    (row,) = (await place.escrow("receipt", ticket_id=id_))["items"]
+    assert str(row["receipt"]["receipt_id"]) == release.receipt_id
+    again = await place.escrow("release", ticket_id=id_, item=0)
+    assert again["released_at"] == done["released_at"]
+    for changes, reason in (({"item": 1}, "not_released"), ({"item": 2}, None)):
+        error = await refused(place.node, ESCROW, action="release", ticket_id=id_, **changes)
+        assert reason is None or error.data["reason"] == reason, error
+    error = await refused(place.node, ESCROW, action="refund", ticket_id=id_)
+    assert error.data["reason"] == "too_early" and error.code == 4014
+    failed = await place.escrow("complete", ticket_id=id_, item=1, success=False, confirm=True)
+    assert failed["state"] == "failed"
+    error = await refused(place.node, ESCROW, action="cancel", ticket_id=id_)
+    assert error.code == 4015
+    # Neither a token nor a preimage stands in an answer, in the database or in the node's log.
+    secrets = [release.preimage, *(text[20:80] for text in ticket.tokens)]
+    for text in (*place.said, place.node.log_text()):
+        assert not any(secret in text for secret in secrets)
+
+
+async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_handed_over(
+    place: Place,
+) -> None:
+    place.front.set(MintFault(MintFaultKind.HOLD_AFTER, path="/v1/swap"))
+    asked = asyncio.create_task(place.create("killed"))
+    await place.front.until_held()
+    await place.killed()
+    with suppress(DevnetRpcError, ConnectionError):
+        await asked
+
+    async def handed_over() -> bool:
+        rows = (await place.escrow("list", limit=1))["items"]
+        return bool(rows[0]["item_states"] == {"delivered": 1})
+
+    await until(handed_over, "the ticket that the mint locked", 60)
+    again = await place.create("killed")
+    assert again["item_states"] == {"delivered": 1}
+    assert (await place.told("ticket", again["ticket_id"])).ticket_id == again["ticket_id"]
+    locks = [
+        op
+        for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"]
+        if op["kind"] == "lock"
+    ]
+    assert [op["state"] for op in locks] == ["done", "done"]
+    balance = await call(place.node, "hive-client-wallet", action="balance")
+    fees = sum(op["fee_sats"] for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"])
+    locked = sum(op["amount_sats"] for op in locks)
+    assert balance["total_sats"] == 1_000 - locked - fees
+
+
+async def test_during_the_emergency_stop_no_ticket_is_made_and_reads_go_on(place: Place) -> None:
+    await call(place.node, "hive-client-emergency-stop", reason="drill")
+    error = await refused(
+        place.node,
+        ESCROW,
+        action="create",
+        advisor=place.agent.npub,
+        payee_pubkey=public_key(LOCK_KEY),
+        idempotency_key="stopped",
+        amount_sats=5,
+        **TASK,
+    )
+    assert error.code == 4012, error
+    assert (await place.escrow("list"))["count"] == 2
+    assert (await place.escrow("pricing", danger=5))["base_sats"] == 50

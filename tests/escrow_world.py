@@ -1,0 +1,192 @@
+"""Tickets of a payer on locks, a database of its own and a real mint, and their payee with the kit's engine.
+
+What one side tells the other lies in `letters` until the test carries it over; time is the test's own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cashu_tickets import NODE, PAYEE, PAYER
+from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.domain.rate_limit import SlidingWindows
+from cl_hive_comms.services.escrow_adapters import NodeLocks
+from cl_hive_comms.storage.escrow_store import EscrowStore
+from hive_shared.cashu.derive import public_key
+from hive_shared.cashu.escrow import EscrowEngine, Ordered
+from hive_shared.cashu.escrow_disputes import EscrowDisputes
+from hive_shared.cashu.escrow_inbox import EscrowInbox
+from hive_shared.cashu.escrow_rows import ItemRow, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan
+from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.cashu.terms import Terms, TicketType, sign_text, terms_hash, terms_text
+from hive_shared.cashu.ticket_messages import Message, Release, Ticket, body_of, decode_message, schema_of
+from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.store import Tx
+from lock_world import ADA, LockWorld
+from payee_world import PayeeWorld
+
+AGENT = xonly_pubkey(PAYEE)
+NODE_ID = public_key(NODE)
+
+
+class Payer:
+    """Who pays in these tests."""
+
+    payer_id, node_id = xonly_pubkey(PAYER), NODE_ID
+
+    def __init__(self, world: EscrowWorld) -> None:
+        self._world = world
+
+    def refund_pubkey(self, ticket_id: str) -> str:
+        return public_key(self._world.keys.refund(ticket_id))
+
+    def sign(self, terms: Terms) -> str:
+        return sign_text(PAYER, terms_text(terms_hash(terms)))
+
+
+class EscrowWorld(LockWorld):
+    """The payer's node. `letters` are (key, message) in order, `notices` what its operator was told."""
+
+    may_ask = True
+
+    def __init__(self, directory: Path, mint_url: str, **more: Any) -> None:
+        self.letters: dict[str, Message] = {}
+        self.read: set[str] = set()
+        self.notices: list[str] = []
+        super().__init__(directory, mint_url, **more)
+        # Locktimes are the mint's affair, whose clock is real.
+        self.now = int(time.time())
+
+    def open(self) -> None:
+        super().open()
+        clock = lambda: self.now  # noqa: E731
+        self.tickets = EscrowStore(Sealer({1: Secret(b"k" * 32)}, 1))
+        locks = NodeLocks(self.locks, self.rows)
+        self.engine = EscrowEngine(
+            self.db, self.tickets, locks, self, Payer(self), self, now=clock, random_bytes=os.urandom
+        )
+
+        def follow(tx: Tx, row: LockRow) -> None:
+            self.engine.on_lock(tx, row.terms_hash, row.item, row.lock_id, row.state)
+
+        self.locks.on_change(follow)
+        self.work = EscrowWork(self.tickets, locks, clock)
+        self.disputes = EscrowDisputes(self.db, self.tickets, self, self, now=clock, random_bytes=os.urandom)
+        self.inbox = EscrowInbox(
+            self.db,
+            self.tickets,
+            self.engine,
+            self.disputes,
+            locks,
+            self,
+            self,
+            windows=SlidingWindows(clock, window_s=3_600),
+            may_ask=lambda _: self.may_ask,
+            now=clock,
+        )
+
+    # -- messages and notices --------------------------------------------------------------------------
+
+    def put(self, tx: Tx, recipient: str, message: Message, *, key: str, expires_at: int) -> None:
+        assert recipient == AGENT and expires_at > self.now
+        body_of(message)
+        self.letters.setdefault(key, message)
+
+    def stored(self, tx: Tx, key: str) -> bool:
+        return key in self.letters
+
+    def kick(self) -> None:
+        """Nothing is sent by itself."""
+
+    def tell(self, tx: Tx, ticket: TicketRow, what: str, text: str) -> None:
+        self.notices.append(what)
+
+    async def tell_us(self, message: Message, *, sender: str = AGENT, msg_id: str = "") -> None:
+        """A message of the payee, as the node's inbox hands it on."""
+        await self.inbox.take(schema_of(message), body_of(message), sender, msg_id or os.urandom(8).hex())
+
+    async def carry(self, payee: PayeeWorld) -> None:
+        """Everything that lies there goes to the other side, and its answers come back, until all is read."""
+        while True:
+            new = {key: each for key, each in self.letters.items() if key not in self.read}
+            self.read |= set(new)
+            for key, message in new.items():
+                again = decode_message(schema_of(message), body_of(message))
+                if isinstance(again, Ticket):
+                    await payee.engine.ticket(payee.me, again, key)
+                elif isinstance(again, Release):
+                    await payee.engine.released(payee.me, again)
+            await payee.engine.look()
+            answers, payee.sent = payee.sent, []
+            for answer in answers:
+                await self.tell_us(answer)
+            if not new and not answers:
+                return
+
+    # -- tickets ---------------------------------------------------------------------------------------
+
+    def plan(self, payee: PayeeWorld, amounts: Sequence[int], **changes: Any) -> TicketPlan:
+        given: dict[str, Any] = {
+            "type": TicketType.SINGLE if len(amounts) == 1 else TicketType.BATCH,
+            "items": [ItemPlan(amount) for amount in amounts],
+            "schema": "hive:fee-policy/v1",
+            "action": "set_base",
+            "params": {"channel": "1x1x1"},
+            "danger": 5,
+            "window_s": 21_600,
+            "buffer_s": 3_600,
+            **changes,
+        }
+        return TicketPlan(payee_id=AGENT, lock_pubkey=payee.lock_pubkey, **given)
+
+    async def create(
+        self, plan: TicketPlan, key: str = "k", *, mints: Sequence[tuple[str, int]] = (), **more: Any
+    ) -> TicketRow:
+        order = Ordered(key, mints or [(self.mint_url, 1_000)], ADA, **more)
+        return await self.engine.create(plan, order, 30)
+
+    async def items(self, ticket_id: str) -> list[ItemRow]:
+        return await self.db.read(lambda tx: self.tickets.items(tx, ticket_id))
+
+    async def item_states(self, ticket_id: str) -> list[str]:
+        return [item.state.value for item in await self.items(ticket_id)]
+
+    async def every_ticket(self) -> list[TicketRow]:
+        return await self.db.read(lambda tx: self.tickets.tickets(tx, TicketQuery()))
+
+    async def begin(self, ticket: TicketRow, i: int = 0) -> None:
+        """A command that the item pays is being executed."""
+
+        def body(tx: Tx) -> None:
+            self.work.start(tx, self.work.check_free(tx, ticket, i), f"command:{ticket.ticket_id}:{i}")
+
+        await self.db.write(body)
+
+    async def succeed(self, ticket: TicketRow, i: int = 0) -> str:
+        """It succeeded; the preimage that its answer carries."""
+
+        def body(tx: Tx) -> Secret | None:
+            item = self.tickets.item(tx, ticket.ticket_id, i)
+            assert item is not None
+            return self.work.succeed(tx, item, f"{i + 1}")
+
+        given = await self.db.write(body)
+        assert given is not None
+        return given.reveal().hex()
+
+    async def fail(self, ticket: TicketRow, i: int = 0) -> None:
+        def body(tx: Tx) -> None:
+            item = self.tickets.item(tx, ticket.ticket_id, i)
+            assert item is not None
+            self.work.fail(tx, item, f"{i + 1}")
+
+        await self.db.write(body)
+
+    async def sats(self) -> int:
+        """What is free to spend."""
+        return sum(row["unspent"] for row in (await self.service.balance()).values())

@@ -1,0 +1,359 @@
+"""Tickets from the operator's wish to the mint's evidence, between a payer's node and the kit as payee, at a
+real mint (docs/protocol/03-escrow-and-payments.md §6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cl_hive_comms.services.lock_service import LockSettings
+from escrow_world import AGENT, EscrowWorld
+from hive_shared.cashu.escrow import Ordered
+from hive_shared.cashu.escrow_disputes import ANSWER_S, SILENCE, Answer
+from hive_shared.cashu.escrow_rows import DisputeState
+from hive_shared.cashu.escrow_terms import ItemPlan
+from hive_shared.cashu.terms import Mode, TicketType
+from hive_shared.cashu.ticket_machine import TicketStatus
+from hive_shared.cashu.ticket_messages import (
+    Dispute,
+    DisputeReply,
+    Outcome,
+    Owed,
+    Redeemed,
+    Release,
+    SecretHashes,
+    SecretRequest,
+    Ticket,
+    TicketAck,
+    TicketReject,
+    TicketResend,
+)
+from hive_shared.crypto import sha256
+from hive_shared.errors import (
+    BudgetExhausted,
+    Conflict,
+    EmergencyStop,
+    InvalidParams,
+    NotFound,
+    PaymentFailed,
+    RateLimited,
+    Unauthorized,
+)
+from lock_world import ADA
+from payee_world import PayeeWorld
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+PARAMS = "sha256:" + "ab" * 32
+STRANGER = "cd" * 32
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def payer(mint_url: str, tmp_path: Path) -> AsyncIterator[EscrowWorld]:
+    world = EscrowWorld(tmp_path / "payer", mint_url)
+    await world.service.fund(1_500, None, None, 30)
+    yield world
+    await world.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def payee(mint_url: str, tmp_path: Path) -> AsyncIterator[PayeeWorld]:
+    world = PayeeWorld(tmp_path / "payee", mint_url)
+    world.now = int(time.time())
+    yield world
+    await world.close()
+
+
+async def test_a_single_ticket_from_the_wish_to_the_money(payer: EscrowWorld, payee: PayeeWorld) -> None:
+    had = await payer.sats()
+    plan = payer.plan(payee, [100])
+    ticket = await payer.create(plan)
+    assert ticket.status is TicketStatus.ACTIVE
+    assert await payer.item_states(ticket.ticket_id) == ["delivered"]
+    # The same call is the same ticket, and sends nothing twice; another plan under its key is refused.
+    assert await payer.create(plan) == ticket and len(payer.letters) == 1
+    with pytest.raises(Conflict, match="another ticket"):
+        await payer.create(payer.plan(payee, [101]))
+    await payer.carry(payee)
+    assert await payer.item_states(ticket.ticket_id) == ["accepted"]
+    await payer.begin(ticket)
+    preimage = await payer.succeed(ticket)
+    await payee.engine.released(payee.me, Release(ticket.ticket_id, 0, preimage))
+    await payee.redeemer.redeem(at_once=True)
+    assert await payee.sats() == 100
+    await payer.tell_us(Redeemed(ticket.ticket_id, 0))
+    (item,) = await payer.items(ticket.ticket_id)
+    assert item.state.value == "redeemed" and item.redeemed_at == payer.now
+    assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.REDEEMED
+    (row,) = await payer.every()
+    assert row.preimage == preimage and item.hash == sha256(bytes.fromhex(preimage)).hex()
+    fees = sum(op.fee_sats for op in await payer.ops())
+    assert await payer.sats() == had - row.face_sats - fees
+
+
+async def test_a_failed_task_is_taken_back_at_its_locktime_and_not_before(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    now = payer.now
+    # The mint's clock is real: the ticket was made long ago.
+    payer.now = payee.now = now - 21_600 - 3_600 - 61
+    ticket = await payer.create(payer.plan(payee, [100]))
+    await payer.carry(payee)
+    await payer.begin(ticket)
+    await payer.fail(ticket)
+    (lock,) = await payer.every()
+    with pytest.raises(PaymentFailed) as early:
+        await payer.locks.refund([lock.lock_id])
+    assert early.value.symbol == "too_early"
+    payer.now = now
+    await payer.sweep()
+    assert await payer.item_states(ticket.ticket_id) == ["refunded"]
+    assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.REFUNDED
+    assert payer.notices == [] and await payer.counted() == 0
+    fees = sum(op.fee_sats for op in await payer.ops())
+    assert await payer.sats() == 1_500 - fees
+
+
+async def test_what_is_earned_but_came_back_is_owed_until_it_is_replaced(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 61
+    ticket = await payer.create(payer.plan(payee, [100]))
+    await payer.carry(payee)
+    await payer.begin(ticket)
+    await payer.succeed(ticket)
+    # For a day it is left to the payee.
+    payer.now = now - 120
+    await payer.locks.tick()
+    assert await payer.item_states(ticket.ticket_id) == ["released"]
+    payer.now = now
+    await payer.sweep()
+    (item,) = await payer.items(ticket.ticket_id)
+    assert (item.state.value, item.owed_sats, payer.notices) == ("refunded", 100, ["owed"])
+    for _ in range(2):
+        await payer.engine.tick()
+    assert [each for each in payer.letters.values() if isinstance(each, Owed)] == [
+        Owed(ticket.ticket_id, 0, 100, "late_release")
+    ]
+    with pytest.raises(InvalidParams, match="to replace"):
+        await payer.create(payer.plan(payee, [100], replaces="00" * 16), "r")
+    new = await payer.create(payer.plan(payee, [100], replaces=ticket.ticket_id), "r2")
+    (item,) = await payer.items(ticket.ticket_id)
+    assert item.owed_by == new.ticket_id and await payer.db.read(payer.tickets.owed) == []
+
+
+async def test_a_rejected_ticket_waits_for_its_locktime(payer: EscrowWorld, payee: PayeeWorld) -> None:
+    payee.caps = None  # A mint whose probe is unknown takes small tickets only: this one is not small.
+    await payee.restart()
+    ticket = await payer.create(payer.plan(payee, [1_200]))
+    await payer.carry(payee)
+    assert await payer.item_states(ticket.ticket_id) == ["failed"]
+    found = await payer.engine.ticket(ticket.ticket_id)
+    assert found.status is TicketStatus.FAILED and found.error.startswith("rejected by the advisor: ")
+    assert payer.notices == ["rejected"]
+    with pytest.raises(PaymentFailed, match="pays no new task"):
+        await payer.begin(ticket)
+    # An old ack changes nothing any more.
+    await payer.tell_us(TicketAck(ticket.ticket_id, found.terms_hash))
+    assert await payer.item_states(ticket.ticket_id) == ["failed"]
+
+
+async def test_only_the_payee_speaks_about_a_ticket_and_only_about_its_terms(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    ticket = await payer.create(payer.plan(payee, [50, 50]))
+    id_, hash_ = ticket.ticket_id, ticket.terms_hash
+    for sender, message, error in (
+        (STRANGER, TicketAck(id_, hash_), NotFound),
+        (STRANGER, TicketReject(id_, "token_spent", "x"), NotFound),
+        (STRANGER, TicketResend(id_, 0, 1), NotFound),
+        (STRANGER, Redeemed(id_, 0), NotFound),
+        (STRANGER, Dispute("ab" * 16, id_, 0, "mine", []), NotFound),
+        (AGENT, TicketAck("00" * 16, hash_), NotFound),
+        (AGENT, TicketAck(id_, "00" * 32), Conflict),
+        (AGENT, TicketReject(id_, "token_spent", "x", terms_hash="00" * 32), Conflict),
+        (AGENT, TicketResend(id_, 0, 2), Conflict),
+        (AGENT, Ticket(id_, ["cashuB"], first=0, last=0), NotFound),
+        (AGENT, DisputeReply("ab" * 16, Outcome.PAY, "x"), NotFound),
+    ):
+        with pytest.raises(error):
+            await payer.tell_us(message, sender=sender)
+        assert await payer.item_states(id_) == ["delivered", "delivered"]
+    payer.letters.clear()
+    await payer.tell_us(TicketResend(id_, 1, 1))
+    ((_, again),) = payer.letters.items()
+    assert isinstance(again, Ticket) and (again.first, again.last) == (1, 1)
+    with pytest.raises(RateLimited):
+        for _ in range(200):
+            await payer.tell_us(TicketAck(id_, hash_))
+    payer.now += 3_601
+    await payer.tell_us(TicketAck(id_, hash_))
+    assert await payer.item_states(id_) == ["accepted", "accepted"]
+
+
+async def test_what_the_mint_does_not_lock_is_cancelled_and_says_why(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    with pytest.raises(PaymentFailed) as refused:
+        await payer.create(payer.plan(payee, [2_000]))
+    assert refused.value.symbol == "insufficient_ecash"
+    with pytest.raises(PaymentFailed, match="was given up: insufficient_ecash"):
+        await payer.create(payer.plan(payee, [2_000]))
+    payer.settings = LockSettings(most_locked=250_000, most_ticket=90, grace_s=86_400)
+    with pytest.raises(BudgetExhausted, match="mint-max-ticket"):
+        await payer.create(payer.plan(payee, [100]), "k2")
+    payer.settings = EscrowWorld.settings
+    payer.stopped = True
+    with pytest.raises(EmergencyStop):
+        await payer.create(payer.plan(payee, [100]), "k3")
+    payer.stopped = False
+    states = [row.status for row in await payer.every_ticket()]
+    assert states == [TicketStatus.CANCELLED] * 3
+    assert payer.letters == {} and await payer.sats() == 1_500 and await payer.every() == []
+
+
+async def test_cancel_takes_only_what_was_never_funded(payer: EscrowWorld, payee: PayeeWorld) -> None:
+    ticket = await payer.create(payer.plan(payee, [100]))
+    with pytest.raises(Conflict, match="never"):
+        await payer.engine.cancel(ticket.ticket_id)
+    with pytest.raises(NotFound):
+        await payer.engine.cancel("00" * 16)
+    # What a stop left before anything was locked is given up by itself.
+    order = Ordered("k2", [(payer.mint_url, 1_000)], ADA)
+    plan = payer.plan(payee, [70])
+    planned = await payer.db.write(lambda tx: payer.engine.made(tx, plan, order))
+    await payer.restart()
+    await payer.engine.tick()
+    assert (await payer.engine.ticket(planned.ticket_id)).status is TicketStatus.PENDING
+    payer.now += 300
+    await payer.engine.tick()
+    assert (await payer.engine.ticket(planned.ticket_id)).status is TicketStatus.CANCELLED
+    assert await payer.engine.cancel(planned.ticket_id) == await payer.engine.ticket(planned.ticket_id)
+
+
+async def test_hashes_come_from_the_task_from_the_agent_or_anew(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    own = bytes(range(32))
+    registered = await payer.engine.register("review-7", own)
+    assert registered == sha256(own).hex() == await payer.engine.register("review-7", own)
+    with pytest.raises(Conflict):
+        await payer.engine.register("other", own)
+    with pytest.raises(InvalidParams):
+        await payer.engine.register("review-7", bytes(32))
+    (drawn,) = await payer.engine.secrets("review-7", 1)
+    ticket = await payer.create(payer.plan(payee, [10, 10]), task_id="review-7")
+    assert {item.hash for item in await payer.items(ticket.ticket_id)} == {registered, drawn}
+    await payer.engine.secrets("review-7", 1)
+    with pytest.raises(InvalidParams, match="1 hashes are free"):
+        await payer.create(payer.plan(payee, [10, 10]), "k2", task_id="review-7")
+    # What an agent asked for is used for its task, and nobody else's.
+    plan = payer.plan(payee, [10])
+    payer.may_ask = False
+    with pytest.raises(Unauthorized):
+        await payer.tell_us(SecretRequest(plan.params_hash, 1))
+    payer.may_ask = True
+    payer.letters.clear()
+    for _ in range(2):
+        await payer.tell_us(SecretRequest(plan.params_hash, 1), msg_id="m1")
+    (told,) = payer.letters.values()
+    assert isinstance(told, SecretHashes)
+    ticket = await payer.create(plan, "k3")
+    (item,) = await payer.items(ticket.ticket_id)
+    assert item.hash in told.hashes
+    with pytest.raises(RateLimited):
+        for _ in range(31):
+            await payer.tell_us(SecretRequest(PARAMS, 1))
+    hashes = await payer.db.read(lambda tx: payer.tickets.free_secrets(tx, PARAMS, AGENT, payer.now))
+    assert hashes
+    payer.now += 86_400
+    await payer.engine.tick()
+    assert not await payer.db.read(lambda tx: payer.tickets.free_secrets(tx, PARAMS, AGENT, payer.now - 1))
+
+
+async def test_a_lock_without_hash_and_a_hash_of_the_payee(payer: EscrowWorld, payee: PayeeWorld) -> None:
+    ticket = await payer.create(payer.plan(payee, [10], mode=Mode.P2PK))
+    (item,) = await payer.items(ticket.ticket_id)
+    assert item.hash is None and item.state.value == "delivered"
+    with pytest.raises(InvalidParams, match="hash of every item"):
+        await payer.create(payer.plan(payee, [10], mode=Mode.RECEIPT), "k2")
+    theirs = sha256(b"theirs").hex()
+    plan = payer.plan(payee, [10], mode=Mode.RECEIPT, items=[ItemPlan(10, hash=theirs)])
+    ticket = await payer.create(plan, "k3")
+    (item,) = await payer.items(ticket.ticket_id)
+    assert item.hash == theirs
+    assert await payer.db.read(lambda tx: payer.tickets.secret(tx, theirs)) is None
+
+
+async def test_disputes_of_either_side_end_by_an_answer_or_by_silence(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    ticket = await payer.create(payer.plan(payee, [10, 10]))
+    id_ = ticket.ticket_id
+    for _ in range(2):
+        await payer.tell_us(Dispute("ab" * 16, id_, 0, "done and not paid", [PARAMS], receipt={"a": 1}))
+    with pytest.raises(Conflict, match="disputed already"):
+        await payer.tell_us(Dispute("ac" * 16, id_, 0, "again", []))
+    assert payer.notices == ["disputed"]
+    with pytest.raises(InvalidParams, match="names the new ticket"):
+        await payer.disputes.answer(id_, 0, Answer(Outcome.REPLACE, "so it was"))
+    with pytest.raises(InvalidParams, match="does not replace"):
+        await payer.disputes.answer(id_, 0, Answer(Outcome.REPLACE, "so it was", id_))
+    with pytest.raises(NotFound, match="disputes nothing"):
+        await payer.disputes.answer(id_, 1, Answer(Outcome.REJECT, "no"))
+    answered = await payer.disputes.answer(id_, 0, Answer(Outcome.PAY, "so it was", payment_id="p1"))
+    assert answered.state is DisputeState.PAID and answered.evidence["receipt"] == {"a": 1}
+    assert payer.letters[f"dispute-reply:{'ab' * 16}"] == DisputeReply("ab" * 16, Outcome.PAY, "so it was")
+    # Ours, answered by the payee; then one of each side that nobody answers.
+    ours = await payer.disputes.open(id_, 1, "not done", [PARAMS])
+    with pytest.raises(NotFound):
+        await payer.tell_us(DisputeReply(ours.dispute_id, Outcome.PAY, "x"), sender=STRANGER)
+    for _ in range(2):
+        await payer.tell_us(DisputeReply(ours.dispute_id, Outcome.REJECT, "it was"))
+    silent = await payer.disputes.open(id_, 1, "still not done", [])
+    await payer.tell_us(Dispute("ad" * 16, id_, 0, "once more", []))
+    payer.now += ANSWER_S - 1
+    await payer.disputes.tick()
+    payer.now += 1
+    await payer.disputes.tick()
+    rows = {row.dispute_id: row for row in await payer.db.read(lambda tx: payer.tickets.disputes(tx, id_))}
+    assert [rows[each].state for each in (ours.dispute_id, silent.dispute_id, "ad" * 16)] == [
+        DisputeState.REJECTED
+    ] * 3
+    assert rows["ad" * 16].evidence["answer"]["reason"] == SILENCE
+    assert payer.letters[f"dispute-reply:{'ad' * 16}"] == DisputeReply("ad" * 16, Outcome.REJECT, SILENCE)
+    payer.now += 40 * 86_400
+    with pytest.raises(Conflict, match="30 days"):
+        await payer.disputes.open(id_, 1, "late", [])
+
+
+async def test_acceptance_03_08_milestones_that_were_reached_are_paid_and_the_rest_goes_back(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 61
+    ticket = await payer.create(payer.plan(payee, [25, 50, 100], type=TicketType.MILESTONE))
+    await payer.carry(payee)
+    for i in (1, 2):
+        with pytest.raises(PaymentFailed, match=f"comes after item {i - 1}"):
+            await payer.begin(ticket, i)
+    for i in (0, 1):
+        await payer.begin(ticket, i)
+        preimage = await payer.succeed(ticket, i)
+        await payee.engine.released(payee.me, Release(ticket.ticket_id, i, preimage))
+    await payer.begin(ticket, 2)
+    await payer.fail(ticket, 2)
+    payee.now = now - 4_000
+    await payee.redeemer.redeem(at_once=True)
+    # Redeemed together they cost less than one by one, which the payee keeps.
+    assert await payee.sats() in (75, 76)
+    payer.now = now
+    await payer.sweep()
+    assert await payer.item_states(ticket.ticket_id) == ["redeemed", "redeemed", "refunded"]
+    assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.PARTIAL
+    fees = sum(op.fee_sats for op in await payer.ops())
+    faces = sum(row.face_sats for row in await payer.every() if row.state.value == "redeemed")
+    assert await payer.sats() == 1_500 - faces - fees

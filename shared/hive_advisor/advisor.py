@@ -16,13 +16,13 @@ from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, Internal
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.socks import parse_proxy
-from hive_shared.store import Db, StoreError, StoreLocked
+from hive_shared.store import Db, StoreError, StoreLocked, Tx
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain.guard_rules import ToolRate
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import Plan
-from hive_advisor.domain.rows import Client, Event
+from hive_advisor.domain.rows import Client, Event, StoredCommand
 from hive_advisor.ecash import Ecash, mint_connections
 from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
@@ -69,6 +69,7 @@ from hive_advisor.storage.record_store import RecordStore
 from hive_advisor.storage.route_store import RouteStore
 from hive_advisor.storage.sync_store import SyncStore
 from hive_advisor.storage.telemetry_store import TelemetryStore
+from hive_advisor.ticketing import TicketNeighbours, purse_of, ticket_service
 from hive_advisor.transport.commando import CommandoLink
 from hive_advisor.transport.hook_program import HookProgram
 from hive_advisor.transport.local import LocalLink
@@ -149,6 +150,9 @@ class Advisor:
         self._compose_ecash(identity, rng)
         self._compose_plans(now_us)
         self._compose_money(paths, rng)
+        rows = TicketNeighbours(self._rows, self._command_rows, self._records, self.keyring)
+        purse = purse_of(self.ecash)
+        self.tickets = ticket_service(db, self._sealer, purse, rows, self.signed_mail, now=now, rng=rng)
         self.approvals, self.pin_verifier = self._voting(now_us), identity.pin_verifier
         self._compose_rounds()
 
@@ -199,12 +203,16 @@ class Advisor:
             self.keyring,
             self.shared_key,
             self.fees,
+            self._claim,
             now=self._now,
             now_us=now_us,
             new_id=_new_id,
             relays=self._config.relays,
         )
         self.retries = RetryService(self._db, self._command_rows, self.clients, self.plans, now=self._now)
+
+    def _claim(self, tx: Tx, command: StoredCommand) -> None:
+        self.tickets.claim(tx, command)
 
     def _compose_asking(self) -> AskService:
         self._answers = self._record.answers(self.clients, self.commands)
@@ -373,6 +381,7 @@ class Advisor:
             self.commands,
             self.retries,
             self.telemetry,
+            self.tickets,
             now=self._now,
         )
 
@@ -471,7 +480,9 @@ class Advisor:
     async def pump(self) -> dict[str, Any]:
         """One round: fetch, answer, send again, ask after. The wallet's journal is carried on beside it."""
         self._spawn(self.ecash.tick())
-        return await self._round()
+        done = await self._round()
+        self._spawn(self.tickets.tend())
+        return done
 
     async def _relays_answering(self, timeout: int) -> tuple[int, int]:
         return await self._link.relays_answering(timeout), len(self._config.relays)
@@ -503,9 +514,15 @@ class Advisor:
     async def _on_message(self, message: Message, key: str) -> None:
         await self._mail.receive(message, key)
         self._known |= {client.node_key for client in await self.clients.all()}
+        await self._stirred()
 
     async def _on_answer(self, client: Client, content: str) -> None:
         await self._mail.receive_answer(client, content)
+        await self._stirred()
+
+    async def _stirred(self) -> None:
+        if await self.tickets.wanted():
+            self._spawn(self.tickets.tend())
 
     async def _ack_automatically(self, client: Client, credential_id: str) -> None:
         for credential in await self.clients.credentials(client):
@@ -524,14 +541,16 @@ class Advisor:
         note: str = "",
         expected_policy_root: str | None = None,
         payment: dict[str, Any] | None = None,
+        ticketed: bool = True,
     ) -> Plan:
         """Check a command against registry and credential; nothing is signed or sent.
 
         ``expected_policy_root``: the node's root the decision was made by; from another it does not run.
-        ``payment``: the payment_proof that goes with it.
+        ``payment``: the payment_proof that goes with it; without one, and ``ticketed``, the item of a ticket
+        that was made for this command.
         """
         credential = await self.clients.usable_credential(client)
-        return self.plans.plan(
+        plan = self.plans.plan(
             client,
             credential,
             schema_id,
@@ -541,6 +560,7 @@ class Advisor:
             expected_policy_root=expected_policy_root,
             payment=payment,
         )
+        return await self.tickets.with_fitting(plan) if ticketed else plan
 
     async def note_restored(self, made_at: int) -> None:
         """Record that this is a copy of the profile as it was at ``made_at``."""

@@ -4,7 +4,7 @@ used by `advisor.Advisor`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from hive_shared.cashu.derive import EscrowKeys
@@ -14,10 +14,11 @@ from hive_shared.crypto import Sealer
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.keyring import Keyring
+from hive_advisor.ecash import Ecash
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.ticket_disputes import TicketDisputes
-from hive_advisor.services.ticket_peers import TicketMail, TicketOffers, TicketPeers
+from hive_advisor.services.ticket_peers import TicketMail, TicketMintBook, TicketOffers, TicketPeers
 from hive_advisor.services.tickets import TicketService
 from hive_advisor.storage.ticket_store import TicketStore
 
@@ -29,22 +30,36 @@ class Purse:
     mints: TicketMints
     wallet: RedeemingWallet
     keys: EscrowKeys
+    ready: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class TicketNeighbours:
+    """What tickets read of the rest of a profile."""
+
+    clients: ClientRows
+    commands: CommandRows
+    records: RecordRows
+    keyring: Keyring
+
+
+def purse_of(ecash: Ecash) -> Purse:
+    """The kit's wallet as tickets use it."""
+    return Purse(TicketMintBook(ecash.book), ecash.service, ecash.keys, ecash.ready)
 
 
 def ticket_service(
     db: Db,
     sealer: Sealer,
     purse: Purse,
-    clients: ClientRows,
-    commands: CommandRows,
-    records: RecordRows,
-    keyring: Keyring,
+    beside: TicketNeighbours,
     mail: SignedMail,
     *,
     now: Callable[[], int],
     rng: Callable[[int], bytes],
 ) -> TicketService:
     """The tickets of a profile."""
+    clients, commands, records, keyring = beside.clients, beside.commands, beside.records, beside.keyring
     rows, out = TicketStore(sealer), TicketMail(clients, mail)
     peers = TicketPeers(db, clients, keyring, purse.keys)
 
@@ -75,5 +90,6 @@ def ticket_service(
         mail,
         TicketDisputes(db, rows, engine, out, clients, commands, records, now=now, random_bytes=rng),
         TicketOffers(db, clients, keyring, purse.keys, mail, mints=purse.mints.accepted),
+        ready=purse.ready,
         now=now,
     )

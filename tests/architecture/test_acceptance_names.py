@@ -16,10 +16,10 @@ SHEETS = {
 LATER = {
     "02": {13: "Cashu", 15: "escrow"},
     "03": {
-        **dict.fromkeys((2, 3, 4, 7, 8, 9, 10, 23, 25), "escrow"),
+        **dict.fromkeys((2, 3, 7, 8, 9, 10, 23, 25), "escrow"),
         22: "the market",
     },
-    "11": {8: "the market", 9: "Cashu"},
+    "11": {8: "the market"},
     "08": {
         **{10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
     },

@@ -175,11 +175,15 @@ async def test_the_proof_a_plan_names_goes_unchanged_and_is_part_of_its_hash(
     await kit.fees.attach(await run(kit), node.preimage(2).hex())
     world.node.answer = world.node.honest
     client = await kit.clients.named("alice")
-    ticket = {"method": "cashu_escrow", "ticket_id": "ab" * 16, "item": 0}
-    plan = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 155}, payment=ticket)
-    bare = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 155})
-    assert plan.hash != bare.hash and plan.summary()["payment"] == ticket
+    params = {**PARAMS, "fee_ppm": 155}
+    unknown = {"method": "cashu_escrow", "ticket_id": "ab" * 16, "item": 0}
+    with pytest.raises(HiveError, match="is not here"):
+        await kit.execute(await kit.plan(client, *FEE, params, payment=unknown), wait_s=5, human=True)
+    proof = {"method": "bolt11", "invoice": "lnbcrt1"}
+    plan = await kit.plan(client, *FEE, params, payment=proof)
+    bare = await kit.plan(client, *FEE, params)
+    assert plan.hash != bare.hash and plan.summary()["payment"] == proof
     done = await kit.execute(plan, wait_s=5, human=True)
-    assert done.state == "done" and done.payment == ticket
-    assert dict(world.node.commands[-1].payment_proof) == ticket
+    assert done.state == "done" and done.payment == proof
+    assert dict(world.node.commands[-1].payment_proof) == proof
     assert [how for _, how in await kit.fees.listed(10)] == ["good"]

@@ -3,7 +3,6 @@ earned becomes its own (docs/protocol/03-escrow-and-payments.md §6.6, §6.7).""
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,17 +13,15 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cashu_mint import PaperMint
-from cashu_tickets import LOCK_SEED, NOW, PAYER, REFUND_KEY, SECRET_VARIANTS, STRANGER, item, preimage
+from cashu_tickets import NOW, PAYER, REFUND_KEY, STRANGER, item, preimage
 from crash_points import Countdown
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.keysets import split
 from hive_shared.cashu.mint_caps import Caps
-from hive_shared.cashu.outputs import Output, output
 from hive_shared.cashu.payee_rows import HeldLock
 from hive_shared.cashu.terms import Terms, sign_text, terms_hash
-from hive_shared.cashu.ticket import lock_outputs
 from hive_shared.cashu.ticket_messages import (
     Failure,
     Metric,
@@ -37,11 +34,12 @@ from hive_shared.cashu.ticket_messages import (
     TicketResend,
 )
 from hive_shared.cashu.token import Token, encode_token
-from hive_shared.cashu.wire import Dleq, Proof
+from hive_shared.cashu.wire import Proof
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Capacity, Conflict, HiveError, NotFound, PaymentFailed
 from hive_shared.mint_http import MintHttp
+from hostile_tickets import COUNT, SATS, hostile_tickets
 from locked_at_mint import locked, plain
 from payee_world import CONTEXT, PayeeWorld, signature
 from pipeline_world import Crash
@@ -78,48 +76,19 @@ async def test_a_ticket_is_taken_earned_and_redeemed(world: PayeeWorld) -> None:
     assert world.sent[2:] == [ack]
 
 
-async def hostile(world: PayeeWorld) -> list[tuple[str, str, Ticket]]:
-    """Every variant of a ticket that is not what its terms say, and the check that it fails."""
-    keyset, client = await world.keyset(), world.mints.client
-    assert isinstance(client, MintHttp)
-    made: list[tuple[str, str, Terms, Output]] = []
-    for name, check, change in SECRET_VARIANTS:
-        terms = world.terms(63)
-        (honest,) = lock_outputs(terms, 0, 0, keyset, LOCK_SEED)
-        altered = output(64, keyset.id, change(honest.secret), secrets.token_bytes(32))
-        made.append((name, check, terms, altered))
-    others = [world.terms(63) for _ in range(6)]
-    rest = [lock_outputs(terms, 0, 0, keyset, LOCK_SEED)[0] for terms in others]
-    small = output(32, keyset.id, rest[3].secret, secrets.token_bytes(32))
-    proofs = await locked(client, keyset, [*(each[3] for each in made), *rest, small])
-    tickets = [
-        (name, check, world.message(terms, [proof]))
-        for (name, check, terms, _), proof in zip(made, proofs, strict=False)
-    ]
-    good, short = proofs[len(made) : -1], proofs[-1]
-    dleq = good[1].dleq
-    assert dleq is not None
-    forged = PaperMint(seed="forger").proof(64, good[4].secret)
-    replaced = msgspec.structs.replace
-    for name, check, number, given in (
-        ("missing DLEQ", "dleq_missing", 0, (replaced(good[0], dleq=None),)),
-        ("bad DLEQ", "dleq_invalid", 1, (replaced(good[1], dleq=Dleq(dleq.e, "11" * 32, dleq.r)),)),
-        ("repeated secret", "repeated_secret", 2, (good[2], good[2])),
-        ("short amount", "amount_short", 3, (short,)),
-        ("never minted", "dleq_invalid", 4, (replaced(good[4], C=forged.C, dleq=forged.dleq),)),
-    ):
-        tickets.append((name, check, world.message(others[number], given)))
-    foreign = Token("https://foreign.example", (good[5],))
-    tickets.append(("foreign token", "mint", world.message(others[5], (), tokens=[encode_token(foreign)])))
-    return tickets
-
-
 async def test_every_hostile_ticket_is_refused_for_its_own_reason_and_the_mint_is_not_asked(
     tmp_path: Path, mint_url: str
 ) -> None:
     async with MintFaultFront.before(mint_url) as front:
         world = PayeeWorld(tmp_path, front.url)
-        tickets = await hostile(world)
+        keyset, client = await world.keyset(), world.mints.client
+        assert isinstance(client, MintHttp)
+        tickets = await hostile_tickets(
+            [world.terms(SATS) for _ in range(COUNT)],
+            keyset,
+            lambda outputs: locked(client, keyset, outputs),
+            world.message,
+        )
         asked = len(front.requests)
         for number, (_, _, message) in enumerate(tickets):
             await world.engine.ticket(world.me, message, f"m{number}")
@@ -299,7 +268,7 @@ async def test_a_mint_that_is_away_delays_the_answer_and_an_unprobed_one_is_trus
         terms = world.terms(40)
         proofs = (await world.lock(terms))[0]
         await world.engine.ticket(world.me, world.message(terms, proofs), "m")
-        front.set(MintFault(MintFaultKind.LOSE_BEFORE, times=None))
+        front.set(MintFault(MintFaultKind.LOSE_BEFORE, times=0))
         assert await world.engine.look() == 0
         assert (await world.ticket(terms.ticket_id)).reason == "mint_unavailable" and world.sent == []
         front.clear()

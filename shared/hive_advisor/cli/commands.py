@@ -160,6 +160,7 @@ async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tu
 @click.option("--again", is_flag=True, help="send although the same command is open")
 @click.option("--retry-until", help="plan it anew while the node answers cooldown, this long: 90s, 30m, 4h")
 @click.option("--confirm-danger", type=int, help="the computed danger, to confirm it without a terminal")
+@click.option("--ticket", help="the ticket that pays for it, as ID or ID:ITEM; without it one that fits")
 @click.option("--if-root", help="run only while the node's policy root (see state_hash) is this")
 @pass_settings
 @answered
@@ -179,6 +180,7 @@ async def send(
     again: bool,
     retry_until: str | None,
     confirm_danger: int | None,
+    ticket: str | None,
     if_root: str | None,
 ) -> None:
     """Send one command, e.g.: send alice hive:fee-policy/set_single channel_id=103x1x0 fee_ppm=150
@@ -195,7 +197,7 @@ async def send(
     if batch is not None:
         from hive_advisor.cli.batch import send_batch
 
-        given = (target, pairs, params_file, quote, pay, invoice, note, if_root)
+        given = (target, pairs, params_file, quote, pay, invoice, ticket, note, if_root)
         if any(given) or confirm_danger is not None:
             raise InvalidParams("--batch takes its commands from the file: give it a client at most")
         await send_batch(settings, batch, client, batch_id, dry_run=dry_run, again=again, retry_until=until)
@@ -208,7 +210,11 @@ async def send(
     params = parse_pairs(pairs, document, texts_of(schema_id, action))
     async with settings.kit(online=quote or not dry_run) as kit:
         found = await kit.clients.named(client)
-        plan = await kit.plan(found, schema_id, action, params, note=note, expected_policy_root=if_root)
+        fits = not (pay or invoice or ticket)
+        plan = await kit.plan(
+            found, schema_id, action, params, note=note, expected_policy_root=if_root, ticketed=fits
+        )
+        plan = await _with_ticket(kit, plan, ticket, invoiced=bool(pay or invoice))
         judged = await kit.guard.judged(plan, "cli")
         if dry_run:
             await _show_plan(settings, kit, judged, ask_node=quote)
@@ -217,6 +223,17 @@ async def send(
         told = {"again": again, "human": human, "confirmed_danger": confirmed, "retry_until": until}
         done = await _executed(settings, kit, plan, (invoice or "") if pay or invoice else None, **told)
         await finish_one(settings, kit, done)
+
+
+async def _with_ticket(kit: Advisor, plan: Plan, ticket: str | None, *, invoiced: bool) -> Plan:
+    """The plan with the ticket that was named. Raises InvalidParams beside an invoice."""
+    from hive_advisor.cli.tickets import ticket_and_item
+
+    if ticket is None:
+        return plan
+    if invoiced:
+        raise InvalidParams("a command is paid by a ticket or by an invoice, not by both")
+    return await kit.tickets.planned(plan, *ticket_and_item(ticket))
 
 
 async def _executed(

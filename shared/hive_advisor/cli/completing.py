@@ -40,6 +40,13 @@ def commands(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -
     return _items(StoredNames(_database(ctx)).commands(incomplete), incomplete)
 
 
+def tickets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of tickets."""
+    from hive_advisor.storage.names import StoredNames
+
+    return _items(StoredNames(_database(ctx)).tickets(incomplete), incomplete)
+
+
 def approvals(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of approval requests."""
     from hive_advisor.storage.names import StoredNames

@@ -8,6 +8,7 @@ from hive_advisor.cli import output
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
+    from hive_advisor.services.later import Later
 
 _MOST = 10
 _WORDS = {
@@ -18,6 +19,7 @@ _WORDS = {
     "confirm": "confirm it",
     "retry": "plan it anew, the node was busy",
     "renew": "renew the subscription",
+    "redeem": "redeem what was earned at its mint",
 }
 
 
@@ -29,6 +31,10 @@ async def tell_later(terminal: output.Terminal, kit: Advisor) -> None:
     terminal.progress("later (no agent runs now: 'hive-advisor run' does what is not yours to do):")
     for item in due[:_MOST]:
         when = f"{'until' if item.by else 'from'} {output.moment(item.at)}"
-        terminal.progress(f"  {when}: {_WORDS[item.what]} ({output.plain(item.client)} {item.ref})")
+        terminal.progress(f"  {when}: {_WORDS[item.what]}{_of(item)}")
     if len(due) > _MOST:
         terminal.progress(f"  and {len(due) - _MOST} more: 'hive-advisor status'")
+
+
+def _of(item: Later) -> str:
+    return f" ({output.plain(item.client)} {item.ref})" if item.ref else ""

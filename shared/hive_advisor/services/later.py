@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from hive_shared.registry import CONTROL
 from hive_shared.store import Db
@@ -17,13 +17,14 @@ from hive_advisor.services.ports import CommandRows
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.telemetry import TelemetryService
 
-What = Literal["approve", "send", "send_again", "ask_status", "confirm", "retry", "renew"]
+What = Literal["approve", "send", "send_again", "ask_status", "confirm", "retry", "renew", "redeem"]
 _DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True)
 class Later:
-    """One thing that is due: with which command or subscription of which client, when (Unix seconds). ``by``:
+    """One thing that is due: with which command or subscription of which client (both empty for all
+    that was earned and is not redeemed), when (Unix seconds). ``by``:
     until then a human has to do it; otherwise `run` does it from then on."""
 
     what: What
@@ -31,6 +32,12 @@ class Later:
     ref: str
     at: int
     by: bool = False
+
+
+class Released(Protocol):
+    """Tickets with something to redeem (services.tickets.TicketService)."""
+
+    async def due_at(self) -> int | None: ...
 
 
 class LaterService:
@@ -44,11 +51,13 @@ class LaterService:
         commands: CommandService,
         retries: RetryService,
         telemetry: TelemetryService,
+        tickets: Released,
         *,
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._retries, self._telemetry, self._now = retries, telemetry, now
+        self._tickets = tickets
 
     async def due(self) -> list[Later]:
         """All of it, the next first."""
@@ -69,6 +78,9 @@ class LaterService:
             if row.client_id in clients:
                 alias = clients[row.client_id].alias
                 found.append(Later("renew", alias, row.sub_id, row.renew_at))
+        redeem_at = await self._tickets.due_at()
+        if redeem_at is not None:
+            found.append(Later("redeem", "", "", redeem_at))
         return sorted(found, key=lambda later: (later.at, later.ref))
 
     def _of(self, command: StoredCommand, client: Client) -> Later | None:

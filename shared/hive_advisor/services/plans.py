@@ -37,7 +37,8 @@ _DRAFTS_KEPT_S: Final = 86_400
 
 
 class PlanService:
-    """Owns drafts and held commands, and signs. `new_id` makes command ids."""
+    """Owns drafts and held commands, and signs. `claim` has a command take what its payment names, or raises;
+    `new_id` makes command ids."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class PlanService:
         keyring: Keyring,
         shared_key: SharedKeyService,
         fees: FeeService,
+        claim: Callable[[Tx, StoredCommand], None],
         *,
         now: Callable[[], int],
         now_us: Callable[[], int],
@@ -59,7 +61,7 @@ class PlanService:
         self._db, self._commands, self._clients, self._records = db, commands, clients, records
         self._questions, self._guard, self._keyring, self._shared = questions, guard, keyring, shared_key
         self._now, self._now_us, self._new_id, self._relays = now, now_us, new_id, relays
-        self._fees = fees
+        self._fees, self._claim = fees, claim
 
     def plan(
         self,
@@ -359,7 +361,7 @@ class PlanService:
             "schema_type": command.schema,
             "schema_payload": {"action": command.action, "params": command.params},
             "credential": {"credential_id": command.credential_id},
-            "payment_proof": plan.payment or self._fees.take_in(tx, command, plan.credential.document),
+            "payment_proof": self._payment(tx, command, plan),
             "nonce": nonce,
             "timestamp": timestamp,
             "node": plan.client.node_key,
@@ -370,6 +372,12 @@ class PlanService:
         if self._relays:
             document["reply_relays"] = list(self._relays[:3])
         return envelope.sign_command(secret, document)
+
+    def _payment(self, tx: Tx, command: StoredCommand, plan: Plan) -> JsonValue:
+        if plan.payment is None:
+            return self._fees.take_in(tx, command, plan.credential.document)
+        self._claim(tx, command)
+        return plan.payment
 
     def _end(self, tx: Tx, command: StoredCommand, event: CommandEvent, slug: str) -> StoredCommand:
         to = next_state(command.state, event)

@@ -8,7 +8,7 @@ was there when the answer came.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -66,7 +66,7 @@ class TicketView:
 
 
 class TicketService:
-    """Owns tickets in our favour; `tend` does what is due."""
+    """Owns tickets in our favour; `tend` does what is due. `ready` makes the wallet so."""
 
     def __init__(
         self,
@@ -81,12 +81,13 @@ class TicketService:
         disputes: TicketDisputes,
         offers: TicketOffers,
         *,
+        ready: Callable[[], Awaitable[None]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._engine, self._redeemer = db, rows, engine, redeemer
         self._peers, self._commands, self._records, self._mail = peers, commands, records, mail
-        self._now, self.disputes, self._offers = now, disputes, offers
-        self._due = asyncio.Event()
+        self._now, self.disputes, self._offers, self._ready = now, disputes, offers, ready
+        self._due, self._one_at_a_time = asyncio.Event(), asyncio.Lock()
         for verb in HANDLED:
             mail.handle(f"hive:escrow/{verb}", self._message)
 
@@ -115,10 +116,11 @@ class TicketService:
 
     # -- work --------------------------------------------------------------------------------------------
 
-    async def fitting(self, plan: Plan) -> dict[str, Any] | None:
-        """The `payment_proof` of a plan that an item of a ticket was made for; None without one."""
-        if plan.spec.schema == CONTROL or plan.spec.read_only:
-            return None
+    async def with_fitting(self, plan: Plan) -> Plan:
+        """A plan with the item of a ticket that was made for it; as it is where it has a payment, or there
+        is none."""
+        if plan.spec.schema == CONTROL or plan.spec.read_only or plan.payment is not None:
+            return plan
         wanted = task_params_hash(plan.spec.schema, plan.spec.name, plan.params)
         peer, danger = plan.client.node_key, plan.danger.total
 
@@ -131,10 +133,10 @@ class TicketService:
             return None
 
         found = await self._db.read(body)
-        return None if found is None else proof_of(found)
+        return plan if found is None else replace(plan, payment=proof_of(found))
 
-    async def named(self, plan: Plan, ticket_id: str, number: int | None) -> dict[str, Any]:
-        """The `payment_proof` of a ticket that a human named; its first free item where none is given.
+    async def planned(self, plan: Plan, ticket_id: str, number: int | None) -> Plan:
+        """A plan with a ticket that a human named; its first free item where none is given.
 
         Raises NotFound, Conflict where that ticket is not for this command.
         """
@@ -157,7 +159,7 @@ class TicketService:
                 )
             return free[0]
 
-        return proof_of(await self._db.read(body))
+        return replace(plan, payment=proof_of(await self._db.read(body)))
 
     def claim(self, tx: Tx, command: StoredCommand) -> None:
         """A command that names an item is being signed: the item is its own. Raises Conflict, NotFound."""
@@ -213,7 +215,12 @@ class TicketService:
 
     async def tend(self) -> None:
         """Check tickets, take outcomes from commands, redeem what is due, look after what was not paid."""
+        async with self._one_at_a_time:
+            await self._tend()
+
+    async def _tend(self) -> None:
         self._due.clear()
+        await self._ready()
         await self._engine.look()
         await self._settle_work()
         await self._redeemer.redeem()
@@ -222,15 +229,15 @@ class TicketService:
         await self._offers.tell()
         self._mail.kick()
 
-    @property
-    def wanted(self) -> bool:
-        """Whether a message came that `tend` has something to do for."""
-        return self._due.is_set()
+    async def wanted(self) -> bool:
+        """Whether there may be something for `tend` since a message came: a ticket, or an answer to work."""
+        return self._due.is_set() or bool(await self._db.read(self._rows.at_work))
 
     async def redeem_now(self, ticket_id: str | None) -> None:
         """Redeem all that is released without waiting for more. Raises NotFound."""
         if ticket_id is not None:
             await self._db.read(lambda tx: self._view(tx, ticket_id))
+        await self._ready()
         await self._settle_work()
         await self._redeemer.redeem(at_once=True)
         self._mail.kick()
@@ -304,6 +311,7 @@ class TicketService:
         """Every check again: of a ticket that waits, all of 03 §6.6; of an accepted one, that its mint still
         holds what was not redeemed. Raises what speaks against it."""
         view = await self.view(ticket_id)
+        await self._ready()
         if view.ticket.intake is Intake.CHECKING:
             await self._engine.check(view.ticket.ticket_id)
         elif view.ticket.intake is Intake.ACCEPTED:

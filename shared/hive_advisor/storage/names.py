@@ -30,6 +30,14 @@ class StoredNames:
             (prefix, prefix + "~"),
         )
 
+    def tickets(self, prefix: str) -> list[tuple[str, str]]:
+        """Id and how far it is, newest first."""
+        return self._rows(
+            "SELECT ticket_id, intake FROM adv_tickets WHERE ticket_id >= ? AND ticket_id < ?"
+            " ORDER BY created_at DESC LIMIT ?",
+            (prefix, prefix + "~"),
+        )
+
     def approvals(self, prefix: str) -> list[tuple[str, str]]:
         """Id and state."""
         return self._rows(

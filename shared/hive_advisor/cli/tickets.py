@@ -1,0 +1,179 @@
+"""``hive-advisor ticket``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from hive_shared.errors import InvalidParams
+
+from hive_advisor.cli import completing, output
+from hive_advisor.cli.context import Settings, answered, pass_settings
+
+if TYPE_CHECKING:
+    from hive_advisor.advisor import Advisor
+    from hive_advisor.domain.ticket import Dispute
+    from hive_advisor.services.tickets import TicketView
+
+_TICKET_ID_CHARS = 32
+
+
+@click.group()
+def ticket() -> None:
+    """Ecash that nodes locked for your work: checked before you work, redeemed once it is earned."""
+
+
+def ticket_and_item(text: str) -> tuple[str, int | None]:
+    """``TICKET`` or ``TICKET:ITEM``. Raises InvalidParams."""
+    ticket_id, colon, number = text.partition(":")
+    if len(ticket_id) != _TICKET_ID_CHARS or (colon and not (number.isascii() and number.isdigit())):
+        raise InvalidParams(f"{text[:60]!r}: give a ticket's id of 32 characters, or id:item")
+    return ticket_id, int(number) if colon else None
+
+
+def status_of(view: TicketView) -> str:
+    """What a ticket is worth to us, in a word."""
+    from hive_shared.cashu.payee_rows import Intake
+    from hive_shared.cashu.ticket_machine import ticket_status
+
+    if view.ticket.intake is not Intake.ACCEPTED:
+        return str(view.ticket.intake)
+    return str(ticket_status([item.state for item in view.items]))
+
+
+def _row(view: TicketView, alias: str) -> dict[str, Any]:
+    terms = view.ticket.terms
+    redeemed = sum(share.net_sats for share in view.shares if share.state == "redeemed")
+    row = {
+        "ticket_id": view.ticket.ticket_id,
+        "client": alias,
+        "status": status_of(view),
+        "type": None if terms is None else str(terms.type),
+        "schema": None if terms is None else terms.schema,
+        "amount_sats": None if terms is None else terms.amount_sats,
+        "redeemed_sats": redeemed,
+        "items": len(view.items) or None,
+        "reason": view.ticket.reason or None,
+        "at": output.moment(view.ticket.created_at),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _items(view: TicketView) -> list[dict[str, Any]]:
+    found = []
+    for item in view.items:
+        row = {
+            "item": item.i,
+            "state": str(item.state),
+            "amount_sats": item.amount_sats,
+            "label": item.label or None,
+            "deadline": output.moment(item.deadline),
+            "locktime": output.moment(item.locktime),
+            "command_id": item.command_id,
+            "note": item.note or None,
+            "locks": {f"{s.mint_url}": str(s.state) for s in view.shares if s.item == item.i},
+        }
+        found.append({name: value for name, value in row.items() if value is not None})
+    return found
+
+
+def _dispute_row(dispute: Dispute) -> dict[str, Any]:
+    row = {
+        "dispute_id": dispute.dispute_id,
+        "item": dispute.item,
+        "state": dispute.state,
+        "claim": dispute.claim,
+        "reply": dispute.reply or None,
+        "answer_until": output.moment(dispute.due_at) if dispute.state == "open" else None,
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+async def _alias(kit: Advisor, view: TicketView) -> str:
+    client = await kit.clients.with_node_key(view.ticket.peer)
+    return "?" if client is None else client.alias
+
+
+async def _whole(kit: Advisor, view: TicketView) -> dict[str, Any]:
+    data = _row(view, await _alias(kit, view))
+    if view.ticket.detail:
+        data["why"] = view.ticket.detail
+    terms = view.ticket.terms
+    if terms is not None:
+        data |= {"danger": terms.danger, "mints": [mint.url for mint in terms.mints]}
+    disputes = await kit.tickets.disputes.of_ticket(view.ticket.ticket_id)
+    return {
+        **data,
+        "parts": _items(view),
+        **({"disputes": [_dispute_row(each) for each in disputes]} if disputes else {}),
+    }
+
+
+@ticket.command("list")
+@click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True)
+@pass_settings
+@answered
+async def list_(settings: Settings, limit: int) -> None:
+    """Newest first, from the local database."""
+    async with settings.kit(online=False) as kit:
+        items = [_row(view, await _alias(kit, view)) for view in await kit.tickets.listed(None, limit)]
+        settings.terminal.show({"items": items, "count": len(items)})
+
+
+@ticket.command()
+@click.argument("ticket_id", shell_complete=completing.tickets)
+@pass_settings
+@answered
+async def show(settings: Settings, ticket_id: str) -> None:
+    """One ticket: its items, what they came to, disputes."""
+    async with settings.kit(online=False) as kit:
+        settings.terminal.show(await _whole(kit, await kit.tickets.view(ticket_id)))
+
+
+@ticket.command()
+@click.argument("ticket_id", shell_complete=completing.tickets)
+@pass_settings
+@answered
+async def check(settings: Settings, ticket_id: str) -> None:
+    """Ask the mint: every check of a ticket that waits, or whether an accepted one is still there."""
+    async with settings.kit(online=False) as kit:
+        view = await kit.tickets.check(ticket_id)
+        settings.terminal.show({**_row(view, await _alias(kit, view)), "good": True})
+
+
+@ticket.command()
+@click.argument("ticket_id", required=False, shell_complete=completing.tickets)
+@pass_settings
+@answered
+async def redeem(settings: Settings, ticket_id: str | None) -> None:
+    """Redeem what was earned now, without waiting for more to redeem with it.
+
+    An agent that runs does this by itself within a minute. What the payer has not released yet stays locked.
+    """
+    async with settings.kit(online=False) as kit:
+        settings.terminal.progress("redeeming at the mint")
+        await kit.tickets.redeem_now(ticket_id)
+        views = (
+            await kit.tickets.listed(None, 500) if ticket_id is None else [await kit.tickets.view(ticket_id)]
+        )
+        waiting = sum(share.state in ("redeemable", "redeeming") for v in views for share in v.shares)
+        rows = [_row(view, await _alias(kit, view)) for view in views]
+        exit_code = output.PENDING if waiting else output.OK
+        settings.terminal.show({"items": rows, "count": len(rows), "still_waiting": waiting}, exit_code)
+
+
+@ticket.command()
+@click.argument("ticket_id", shell_complete=completing.tickets)
+@click.argument("item", type=click.IntRange(0, 511))
+@click.argument("claim")
+@pass_settings
+@answered
+async def dispute(settings: Settings, ticket_id: str, item: int, claim: str) -> None:
+    """Tell the payer that you earned an item whose money it took back. CLAIM says why, in your words.
+
+    The receipt of the work goes along. The operator has 72 hours to replace, pay or reject; silence is no.
+    """
+    async with settings.kit(online=True) as kit:
+        made = await kit.tickets.disputes.open(ticket_id, item, claim)
+        await kit.signed_mail.flush()
+        settings.terminal.show(_dispute_row(made))

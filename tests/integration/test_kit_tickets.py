@@ -1,0 +1,225 @@
+"""The kit is paid by escrow tickets: told what a ticket needs, handed one, works on it, redeems it
+(docs/protocol/11-advisor-kit.md §8; docs/protocol/03-escrow-and-payments.md §6.6)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cashu_tickets import as_p2pk_with_hash, item, preimage
+from hive_advisor.advisor import Advisor
+from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
+from hive_shared.cashu.curve import y_of
+from hive_shared.cashu.outputs import output
+from hive_shared.cashu.terms import lock_key_text, signed_by, terms_hash
+from hive_shared.cashu.ticket_messages import Redeemed, Release, TicketAck, TicketReject
+from hive_shared.cashu.wire import SpendState
+from hive_shared.errors import Conflict, NotFound
+from hostile_tickets import COUNT, SATS, hostile_tickets
+from kit_tickets import PaidKit, sats, states
+from kit_world import FEE, PARAMS, run_fee
+
+_MOST_POINTS = 60
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(tmp_path: Path, mint_url: str) -> AsyncIterator[PaidKit]:
+    made = PaidKit(tmp_path, mint_url)
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def kit(world: PaidKit) -> AsyncIterator[Advisor]:
+    async with world.open() as opened:
+        await world.hired(opened)
+        yield opened
+
+
+async def test_a_node_is_told_what_a_ticket_needs_and_pays_work_by_one(world: PaidKit, kit: Advisor) -> None:
+    request = await world.asked(kit)
+    (credential,) = await kit.clients.credentials(await kit.clients.named("alice"))
+    assert request.context == credential.credential_id and request.mints == list(world.mints)
+    assert signed_by(kit.pubkey, lock_key_text(request.context, request.lock_pubkey), request.binding)
+    terms = await world.handed(kit, 100)
+    assert await world.decided(kit) == [TicketAck(terms.ticket_id, terms_hash(terms).hex())]
+    done = await run_fee(kit)
+    assert done.state == "done"
+    proof = {"method": "cashu_escrow", "ticket_id": terms.ticket_id, "item": 0}
+    assert world.node.commands[-1].payment_proof == proof
+    await kit.tickets.tend()
+    view = await kit.tickets.view(terms.ticket_id)
+    assert (states(view), view.items[0].command_id) == (["redeemed"], done.command_id)
+    assert await sats(kit) == 100
+    assert (await world.told(kit))[-1] == Redeemed(terms.ticket_id, 0)
+    # Told once, and nothing is attached where no ticket fits.
+    assert [type(each).__name__ for each in await world.told(kit)].count("TicketRequest") == 1
+    await run_fee(kit, 151)
+    assert world.node.commands[-1].payment_proof == {"method": "none"}
+
+
+async def test_work_that_is_not_answered_with_its_preimage_waits_for_a_release(
+    world: PaidKit, kit: Advisor
+) -> None:
+    world.reveals = False
+    terms = await world.handed(kit, 20, 30)
+    assert (await run_fee(kit)).state == "done"
+    await kit.tickets.tend()
+    assert states(await kit.tickets.view(terms.ticket_id)) == ["unknown", "accepted"]
+    await world.say(kit, Release(terms.ticket_id, 0, "ab" * 32))
+    await world.say(kit, Release(terms.ticket_id, 0, preimage(0).hex()))
+    await kit.tickets.tend()
+    assert states(await kit.tickets.view(terms.ticket_id)) == ["redeemed", "accepted"]
+    assert await sats(kit) == 20
+
+
+async def test_an_item_is_one_commands_and_free_again_where_that_did_not_run(
+    world: PaidKit, kit: Advisor
+) -> None:
+    terms = await world.handed(kit, 5)
+    client = await kit.clients.named("alice")
+    plans = [await kit.plan(client, *FEE, PARAMS) for _ in range(2)]
+    assert plans[0].payment is not None and plans[0].payment == plans[1].payment
+    world.node.answer = lambda command: (
+        world.node.response(command, 1, error={"code": 4001, "slug": "policy_denied", "message": "no"})
+        if command.schema_type == FEE[0]
+        else world.work(command)
+    )
+    refused = await kit.execute(plans[0], wait_s=5, human=True)
+    assert refused.state == "rejected"
+    world.node.answer = lambda command: None
+    sent = await kit.execute(plans[1], wait_s=1, human=True)
+    with pytest.raises(Conflict, match="not free any more"):
+        await kit.execute(plans[1], wait_s=1, human=True, again=True)
+    assert (await kit.tickets.view(terms.ticket_id)).items[0].command_id == sent.command_id
+    plain = await kit.plan(client, *FEE, PARAMS, ticketed=False)
+    assert plain.payment is None
+    with pytest.raises(Conflict, match="can be worked for now"):
+        await kit.tickets.planned(plain, terms.ticket_id, None)
+    other = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 200}, ticketed=False)
+    with pytest.raises(Conflict, match="another task"):
+        await kit.tickets.planned(other, terms.ticket_id, 0)
+    with pytest.raises(NotFound, match="no item 3"):
+        await kit.tickets.planned(plain, terms.ticket_id, 3)
+
+
+async def refused(world: PaidKit, kit: Advisor) -> dict[str, str]:
+    """Why each ticket was refused, by its id."""
+    return {
+        each.ticket_id: each.reason for each in await world.decided(kit) if isinstance(each, TicketReject)
+    }
+
+
+async def test_acceptance_11_09_hostile_tickets_are_refused_each_for_its_own_reason_and_nothing_is_worked(
+    tmp_path: Path, mint_url: str
+) -> None:
+    async with MintFaultFront.before(mint_url) as front, MintFaultFront.before(mint_url) as foreign:
+        world = PaidKit(tmp_path, front.url)
+        async with world.open() as kit:
+            await world.hired(kit)
+            (listed,) = [each for each in await world.mint.keysets() if each.active]
+            keyset = await world.mint.keyset(listed)
+            one = [item(0, SATS)]
+            terms = [await world.terms(kit, items=one) for _ in range(COUNT)]
+            tickets = await hostile_tickets(terms, keyset, world.lock, world.ticket)
+            # The first look at a mint asks what it is.
+            await kit.ecash.ready()
+            await kit.ecash.book.check(front.url)
+            asked = len(front.requests)
+            for _, _, message in tickets:
+                await world.say(kit, message)
+            elsewhere = await world.terms(kit, items=one, mints=[{"url": foreign.url, "permille": 1_000}])
+            tickets.append(("terms of a foreign mint", "mint", world.ticket(elsewhere, ())))
+            await world.say(kit, world.ticket(elsewhere, (), tokens=["cashuBx"]))
+            await kit.tickets.tend()
+            reasons = await refused(world, kit)
+            assert reasons == {message.ticket_id: f"token_invalid({check})" for _, check, message in tickets}
+            assert len(reasons) == COUNT + 1 and len(set(reasons.values())) >= 15
+            # No mint was asked anything, the foreign one never heard of us, and no work goes with any.
+            assert len(front.requests) == asked and foreign.connections == 0
+            assert (await run_fee(kit)).state == "done"
+            assert world.node.commands[-1].payment_proof == {"method": "none"}
+            assert await sats(kit) == 0
+        await world.close()
+
+
+async def test_acceptance_11_09_a_lost_answer_of_the_mint_loses_no_sat(tmp_path: Path, mint_url: str) -> None:
+    async with MintFaultFront.before(mint_url) as front:
+        world = PaidKit(tmp_path, front.url)
+        async with world.open() as kit:
+            await world.hired(kit)
+            for number, fault in enumerate((MintFaultKind.LOSE_AFTER, MintFaultKind.LOSE_BEFORE)):
+                terms = await world.handed(kit, 100)
+                front.set(MintFault(fault, path="/v1/swap", times=1))
+                assert (await run_fee(kit)).state == "done"
+                for _ in range(4):
+                    await kit.tickets.tend()
+                    await kit.ecash.tick()
+                    world.ahead += 60
+                assert states(await kit.tickets.view(terms.ticket_id)) == ["redeemed"]
+                assert await sats(kit) == 100 * (number + 1)
+        await world.close()
+
+
+async def test_acceptance_03_04_a_ticket_that_pays_without_its_preimage_is_refused_and_nothing_spent(
+    tmp_path: Path, mint_url: str
+) -> None:
+    async with MintFaultFront.before(mint_url) as front:
+        world = PaidKit(tmp_path, front.url)
+        async with world.open() as kit:
+            await world.hired(kit)
+            terms = await world.terms(kit, 7)
+            (honest,) = await world.outputs(terms)
+            (proof,) = await world.lock(
+                [output(8, honest.keyset_id, as_p2pk_with_hash(honest.secret), honest.r)]
+            )
+            await kit.ecash.ready()
+            await kit.ecash.book.check(front.url)
+            asked = len(front.requests)
+            await world.say(kit, world.ticket(terms, [proof]))
+            await kit.tickets.tend()
+            assert await refused(world, kit) == {terms.ticket_id: "token_invalid(unknown_tag)"}
+            assert (await run_fee(kit)).state == "done"
+            assert world.node.commands[-1].payment_proof == {"method": "none"}
+            assert len(front.requests) == asked
+            (state,) = await world.mint.checkstate([y_of(proof.secret)])
+            assert state.state is SpendState.UNSPENT
+        await world.close()
+
+
+async def test_killed_at_every_write_and_call_of_paid_work_it_is_done_and_redeemed_once(
+    tmp_path: Path, mint_url: str
+) -> None:
+    for at in range(0, _MOST_POINTS, 2):
+        world = PaidKit(tmp_path / str(at), mint_url)
+        async with world.open() as kit:
+            await world.hired(kit)
+            terms = await world.handed(kit, 100)
+
+        async def work(kit: Advisor) -> None:
+            await run_fee(kit)
+            await kit.tickets.tend()
+
+        died = await world.killed(at, work)
+        async with world.open() as kit:
+            client = await kit.clients.named("alice")
+            for command in await kit.commands.open():
+                await kit.send_again(command, client)
+            view = await kit.tickets.view(terms.ticket_id)
+            if view.items[0].command_id is None:
+                await run_fee(kit)
+            for _ in range(3):
+                await kit.tickets.tend()
+                await kit.ecash.tick()
+                world.ahead += 60
+            view = await kit.tickets.view(terms.ticket_id)
+            assert (states(view), await sats(kit)) == (["redeemed"], 100), at
+        paid = [c for c in world.node.commands if (c.payment_proof or {}).get("method") == "cashu_escrow"]
+        assert len({command.command_id for command in paid}) == 1, at
+        await world.close()
+        if not died:
+            return
+    pytest.fail(f"more than {_MOST_POINTS} points")

@@ -32,10 +32,12 @@ from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
+from mint_releases import each_release
 from payment_world import NodeWithPayments
 from pipeline_world import SEALER, Switch
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+mint_url = each_release
 
 
 @pytest_asyncio.fixture(loop_scope="module")

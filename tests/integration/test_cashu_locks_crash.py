@@ -21,9 +21,11 @@ from hive_shared.cashu.terms import Terms
 from hive_shared.cashu.wire import SpendState
 from hive_shared.errors import PaymentFailed
 from lock_world import LockWorld, taken_in
+from mint_releases import each_release
 from pipeline_world import Crash
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+mint_url = each_release
 MINT_CALLS = ("swap", "checkstate", "restore")
 START, AMOUNTS = 256, (60, 37)
 _MOST_POINTS = 60

@@ -20,8 +20,10 @@ from hive_shared.cashu.settling import Paid
 from hive_shared.cashu.token import decode_token
 from hive_shared.cashu.wire import QuoteState
 from hive_shared.errors import Conflict, EmergencyStop, PaymentFailed
+from mint_releases import each_release
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+mint_url = each_release
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -29,9 +29,11 @@ from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, PaymentFailed
 from hive_shared.store import Tx
+from mint_releases import each_release
 from pipeline_world import Crash
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+mint_url = each_release
 MONEY_CALLS = ("mint_quote", "mint", "melt_quote", "melt", "swap")
 MINT_CALLS = (*MONEY_CALLS, "mint_quote_state", "melt_quote_state", "checkstate", "restore")
 START, MOVED = 256, 100

@@ -68,6 +68,33 @@ async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
         assert came == [("in", 5, "settled"), ("in", 1_000, "settled")], listed
 
 
+async def test_an_agent_pays_for_a_period(world: World) -> None:
+    """By an offer of its own; then every command of the period runs."""
+    channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
+    issue: dict[str, Any] = {"tier": "standard", "allowed_schemas_json": ["*"]}
+    async with Agent(world.alice, world.relay.url) as agent:
+        issue |= {"agent_id": agent.npub, "access_json": {"model": "subscription"}}
+        issued = await world.alice.call("hive-mgmt-credential-issue", issue)
+        agent.credential_id = str(issued["credential"]["credential_id"])
+
+        async def write(minimum: int, proof: dict[str, JsonValue]) -> dict[str, Any]:
+            limits: dict[str, JsonValue] = {"channel_id": channel, "htlc_minimum_msat": minimum}
+            return await agent.rest(agent.signed("set_htlc_limits", limits, LIMITS, payment_proof=proof))
+
+        told = (await write(7, {"method": "none"}))["error"]["data"]
+        assert told["methods"] == ["bolt12"] and told["bolt12"]["period"] == "30 days", told
+        asked = {"offer": told["bolt12"]["offer"], "recurrence_counter": 0, "recurrence_label": "mine"}
+        fetched = await world.bob.call("fetchinvoice", asked)
+        paid = await world.bob.call("xpay", {"invstring": fetched["invoice"], "label": "mine"})
+        forged: dict[str, JsonValue] = {"method": "bolt12", "preimage": "07" * 32}
+        assert (await write(7, forged))["error"]["slug"] == "payment_invalid"
+        done = await write(7, {"method": "bolt12", "preimage": paid["payment_preimage"]})
+        assert done["status"] == 0 and done["receipt"]["payment"]["method"] == "bolt12", done
+        assert (await write(8, {"method": "subscription"}))["status"] == 0
+        listed = (await world.alice.call("hive-client-payments", {"action": "history"}))["items"]
+        assert [(row["method"], row["amount_sats"]) for row in listed] == [("bolt12", 1_000)], listed
+
+
 async def test_the_kit_takes_along_what_its_human_paid(world: World) -> None:
     channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
     identity = await world.advisor.run("identity", "create")

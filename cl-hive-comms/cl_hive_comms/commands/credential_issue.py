@@ -12,7 +12,7 @@ from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.registry import Tier, check_price_table
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from ..domain.access_fee import SERVED
+from ..domain.access_fee import PERIODS, SERVED, SUBSCRIPTION
 from ..domain.advisor import MAX_DAYS
 from ..domain.compensation import MAX_RATE_SATS
 from ..domain.compensation import SERVED as PAID_BY
@@ -166,17 +166,18 @@ def _charge(value: Any) -> Mapping[str, Any] | None:
     """What the agent pays for access; None: nothing."""
     if value is None:
         return None
-    if not isinstance(value, dict) or value.get("model") not in ("none", "per_action"):
+    if not isinstance(value, dict) or value.get("model") not in ("none", "per_action", SUBSCRIPTION):
         raise InvalidParams(
             'access_json must be an object such as {"model":"per_action","accepted_methods":["l402"]}; model'
-            " is none or per_action (subscription is not served by this version)"
+            " is none, per_action or subscription"
         )
     methods = value.get("accepted_methods", [])
-    unknown = [name for name in methods if name not in SERVED] if isinstance(methods, list) else [methods]
+    served = PERIODS if value["model"] == SUBSCRIPTION else SERVED
+    unknown = [name for name in methods if name not in served] if isinstance(methods, list) else [methods]
     if unknown:
         raise InvalidParams(
             f"access_json.accepted_methods: {str(unknown[0])[:40]!a} is not taken; the list holds"
-            f" {', '.join(SERVED)}"
+            f" {', '.join(served)}"
         )
     table = value.get("price_table")
     if table is not None:

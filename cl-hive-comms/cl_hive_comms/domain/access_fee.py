@@ -16,12 +16,17 @@ from hive_shared.canonical import JsonValue
 
 ACTION: Final = "action"
 ACCESS: Final = "access"
-"""What a token is for: one action, or those its macaroon says."""
+PERIOD: Final = "period"
+"""What a token is for: one action, those its macaroon says, or all of a period."""
 
 BOLT11: Final = "bolt11"
 L402: Final = "l402"
+BOLT12: Final = "bolt12"
+SUBSCRIPTION: Final = "subscription"
 SERVED: Final = (BOLT11, L402)
-"""Ways in which this node takes a fee for access."""
+"""Ways in which this node takes a fee for access by the action."""
+PERIODS: Final = (BOLT12,)
+"""Ways in which it takes one by the period."""
 
 ACCESS_FEE: Final = "access"
 """The direction of payment from the agent to the node."""

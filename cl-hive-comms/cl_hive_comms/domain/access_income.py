@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from .access_fee import ACCESS, BOLT11, L402, AccessToken
+from .access_fee import ACCESS, BOLT11, BOLT12, L402, PERIOD, AccessToken
 from .payment import IN, Payment, Target, id_of
 from .payment_machine import State
 
@@ -18,7 +18,7 @@ def income_of(token: AccessToken, advisor_id: str | None, now: int) -> Payment:
         content_hash=hashlib.sha256(token.payment_hash.encode()).hexdigest(),
         advisor_id=advisor_id,
         budget=None,
-        kind=L402 if token.service == ACCESS else BOLT11,
+        kind={ACCESS: L402, PERIOD: BOLT12}.get(token.service, BOLT11),
         purpose="access",
         direction=IN,
         amount_msat=token.price_sats * 1_000,

@@ -14,12 +14,13 @@ from hive_shared.errors import HiveError, InvalidParams, from_symbol
 from hive_shared.l402 import Rights
 from hive_shared.registry import Tier
 
-from .access_fee import BOLT11, L402, Proof
+from .access_fee import BOLT11, BOLT12, L402, Proof
 
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     BOLT11: (("preimage",), ("payment_hash",)),
     L402: (("macaroon", "preimage"), ()),
+    BOLT12: (("preimage",), ("payment_hash",)),
 }
 
 

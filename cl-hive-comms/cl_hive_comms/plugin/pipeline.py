@@ -144,7 +144,8 @@ def _options(config: Callable[[], Config]) -> dict[str, Any]:
 
 def access_terms(config: Config) -> AccessTerms:
     """What the options say of selling access."""
-    sold = {"bolt11": "bolt11" in config.get("payment-methods"), "l402": config.get("l402-enabled")}
+    taken = config.get("payment-methods")
+    sold = {"bolt11": "bolt11" in taken, "l402": config.get("l402-enabled"), "bolt12": "bolt12" in taken}
     return AccessTerms(
         methods=tuple(method for method, on in sold.items() if on),
         l402_price_sats=int(str(config.get("l402-price"))),

@@ -29,6 +29,7 @@ from ..domain.access_fee import (
     ACCESS_FEE,
     ACTION,
     BOLT11,
+    BOLT12,
     CHALLENGE_S,
     FEE_GOOD_S,
     HELD,
@@ -36,8 +37,10 @@ from ..domain.access_fee import (
     MAX_OPEN,
     OPEN,
     PAID,
+    PERIODS,
     REDEEMED,
     SERVED,
+    SUBSCRIPTION,
     AccessTerms,
     AccessToken,
     Fee,
@@ -48,6 +51,7 @@ from ..domain.access_proof import check_rights, read_proof
 from ..domain.payment import IN, Payment
 from .command_case import Case
 from .credential_lineage import lineage
+from .period_access import PeriodAccess
 from .ports_commands import Credentials, CredentialView, Database, Log, Node
 from .trust_service import TrustService
 
@@ -74,6 +78,7 @@ class AccessRows(Protocol):
 
     def add(self, tx: Tx, token: AccessToken) -> None: ...
     def of_hash(self, tx: Tx, payment_hash: str) -> AccessToken | None: ...
+    def period_of(self, tx: Tx, agent_key: str, now: int) -> AccessToken | None: ...
     def get(self, tx: Tx, token_id: str) -> AccessToken | None: ...
     def open_of(self, tx: Tx, agent_key: str, now: int) -> int: ...
     def overdue(self, tx: Tx, now: int, limit: int) -> tuple[AccessToken, ...]: ...
@@ -115,6 +120,7 @@ class AccessFees:
         self._trust, self._key, self._node_id, self._terms = trust, key, node_id, terms
         self._random, self._now, self._log, self._income = random_bytes, now, log, income
         self._selling: Counter[str] = Counter()
+        self._periods = PeriodAccess(db, rows, income, node, now)
 
     # -- what it costs ----------------------------------------------------------------------------------
 
@@ -129,16 +135,19 @@ class AccessFees:
             price = table[danger - 1]
             assert isinstance(price, int)
             base = price
+        if access.get("model") == SUBSCRIPTION:
+            return self._terms().l402_price_sats if base else 0
         # No dispute is on record at this node, nor a history that clears it: the operator's modifier is 1.
         return access_price_sats(base, access_modifier(self._trust.of(view)), Fraction(1))
 
     def methods(self, view: CredentialView) -> tuple[str, ...]:
         """Ways to pay that both the credential and this node take, in the node's order."""
         taken = view.credential.access.get("accepted_methods")
+        served = PERIODS if view.credential.access.get("model") == SUBSCRIPTION else SERVED
         return tuple(
             method
             for method in self._terms().methods
-            if method in SERVED and (not isinstance(taken, list) or not taken or method in taken)
+            if method in served and (not isinstance(taken, list) or not taken or method in taken)
         )
 
     def node_methods(self) -> tuple[str, ...]:
@@ -165,8 +174,10 @@ class AccessFees:
             return None
         given = case.command.payment_proof
         price_sats = self.price_sats(case.view, asked.danger.total)
+        model = case.view.credential.access.get("model")
         if not price_sats:
-            if given.get("method") != "none":
+            free = ("none", SUBSCRIPTION, BOLT12) if model == SUBSCRIPTION else ("none",)
+            if given.get("method") not in free:
                 raise from_symbol(
                     "payment_invalid",
                     f"nothing is to be paid; payment method {str(given.get('method'))[:32]!a} was refused",
@@ -175,9 +186,8 @@ class AccessFees:
         held = self._db.peek(lambda tx: self._rows.fee_of(tx, case.command_id))
         if held is not None:
             return held
-        model = case.view.credential.access.get("model")
-        if model != "per_action":
-            raise from_symbol("payment_required", f"access model {model!s:.32} is not served by this version")
+        if model == SUBSCRIPTION:
+            return await self._by_period(case, case.view, price_sats, given)
         if given.get("method") == "none":
             raise await self._required(case, case.view, price_sats, asked.spec)
         # What was sold is good whatever is sold now.
@@ -185,6 +195,29 @@ class AccessFees:
         if proof.method == L402:
             return await self._by_macaroon(case, case.view, asked, proof)
         return await self._by_invoice(case, price_sats, proof)
+
+    async def _by_period(
+        self, case: Case, view: CredentialView, price_sats: int, given: Mapping[str, JsonValue]
+    ) -> Fee:
+        if given.get("method") == BOLT12:
+            proof = read_proof(given, PERIODS)
+            return await self._periods.by_proof(case.sender, case.credential_id, case.advisor_id, proof)
+        if given.get("method") not in ("none", SUBSCRIPTION):
+            raise from_symbol("payment_invalid", "access is paid by the period; use bolt12 or subscription")
+        running = self._periods.running(case.sender)
+        if running is not None:
+            return running
+        methods, data = self.methods(view), {}
+        if methods:
+            days = self._terms().l402_days
+            data[BOLT12] = await self._periods.offer(case.sender, price_sats, days)
+        raise from_symbol(
+            "payment_required",
+            f"no period of yours runs; one costs {price_sats} sat",
+            price_sats=price_sats,
+            methods=[*methods],
+            **data,
+        )
 
     async def _by_invoice(self, case: Case, price_sats: int, proof: Proof) -> Fee:
         payment_hash = hashlib.sha256(bytes.fromhex(proof.preimage)).hexdigest()

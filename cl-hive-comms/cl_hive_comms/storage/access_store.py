@@ -49,6 +49,16 @@ class AccessStore:
             ).fetchone()
         )
 
+    def period_of(self, tx: Tx, agent_key: str, now: int) -> AccessToken | None:
+        """An agent's period that runs, of several the one that ends last."""
+        return _token(
+            tx.execute(
+                "SELECT * FROM comms_l402_tokens WHERE agent_key = ? AND status = 'paid' AND expires_at > ?"
+                " AND service = 'period' AND role = 'server' ORDER BY expires_at DESC LIMIT 1",
+                (agent_key, now),
+            ).fetchone()
+        )
+
     def get(self, tx: Tx, token_id: str) -> AccessToken | None:
         """A token by its id."""
         return _token(

@@ -206,6 +206,7 @@ class Money:
         receive, spend = self._config.receive, self._config.spend
         ways: dict[str, Any] = {"in": receive.method, "out": spend.method, "daily_sats": spend.daily_sats}
         ways["methods"] = ["bolt11"] if receive.method != "none" else []
+        ways["methods"] += ["cashu"] if self._config.mints else []
         kept = await self._db.read(lambda tx: self._ways.secret(tx, NWC))
         if kept is not None:
             ways["wallet"] = nwc.parse_uri(kept).wallet

@@ -215,6 +215,7 @@ async def test_acceptance_11_19_a_wallet_that_is_offline_leaves_it_unknown_and_p
         kit.money._wallet._answer_s = 20
         pocket.pay_out(demand.invoice)
         service.mute = False
+        world.ahead += 60
         await kit.money.tick()
         (payment,) = await kit.money.spending.listed(10)
         assert payment.state == "paid" and pocket.sent == [demand.payment_hash]

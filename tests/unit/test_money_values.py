@@ -11,11 +11,12 @@ from hive_advisor.config import ReceiveConfig, SpendConfig, load_config
 from hive_advisor.domain import lnaddress, nwc
 from hive_advisor.domain.earning import TABLE, EarningEvent, EarningState, agreed_sats, look_pause_s
 from hive_advisor.domain.outgoing import OutEvent, OutState, max_fee_msat, next_state
+from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed, Unsupported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-KEY, SECRET = "f1" * 32, "11" * 32
+KEY, SECRET = xonly_pubkey(Secret(b"\x07" * 32)), "11" * 32
 URI = (
     f"nostr+walletconnect://{KEY}?relay=wss%3A%2F%2Fr.example.org&relay=wss://s.example.org/&secret={SECRET}"
 )
@@ -70,6 +71,7 @@ def test_a_wallet_uri_is_read_and_its_secret_never_shown() -> None:
         "",
         "nostr+walletconnect://",
         URI.replace(KEY, KEY.upper()),
+        URI.replace(KEY, "f1" * 32),
         URI.replace(SECRET, SECRET[:-1]),
         URI.replace(SECRET, "00" * 32),
         URI + f"&secret={SECRET}",

@@ -14,6 +14,8 @@ from hive_shared.canonical import decode_object
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed, Unsupported
 from hive_shared.nostr.keys import is_pubkey
+from hive_shared.nostr.nip44 import conversation_key
+from hive_shared.nostr.reasons import Nip44Error
 from hive_shared.nostr.relay_url import normalise_relay_url
 
 INFO: Final = 13194
@@ -57,7 +59,7 @@ def parse_uri(text: str) -> Connection:
     except ValueError:
         raise _no_uri("cannot be read") from None
     if parts.scheme != "nostr+walletconnect" or not is_pubkey(parts.netloc or parts.path):
-        raise _no_uri("must look like nostr+walletconnect://<wallet key>?relay=wss://…&secret=…")
+        raise _no_uri("must look like nostr+walletconnect://KEY?relay=URL&secret=HEX")
     relays = [value for name, value in pairs if name == "relay"]
     secrets = [value for name, value in pairs if name == "secret"]
     if len(secrets) != 1 or not is_pubkey(secrets[0]):
@@ -66,11 +68,14 @@ def parse_uri(text: str) -> Connection:
         raise _no_uri(f"names {len(relays)} relays; 1 to {_MOST_RELAYS} are taken")
     try:
         urls = tuple(dict.fromkeys(normalise_relay_url(url) for url in relays))
-        secret = Secret(bytes.fromhex(secrets[0]))
+        secret, wallet = Secret(bytes.fromhex(secrets[0])), parts.netloc or parts.path
         xonly_pubkey(secret)
+        conversation_key(secret, wallet)
+    except Nip44Error:
+        raise _no_uri("names a wallet key that no key can be") from None
     except ValueError as error:
         raise _no_uri(f"has a relay or key that cannot be used: {error}") from None
-    return Connection(parts.netloc or parts.path, secret, urls)
+    return Connection(wallet, secret, urls)
 
 
 def check_info(content: str, tags: Sequence[Sequence[str]], needed: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from hive_shared.errors import Conflict, HiveError, InvalidParams, PaymentFailed, PolicyDenied
 from hive_shared.store import Db, Tx
 
-from hive_advisor.domain.earning import shows
+from hive_advisor.domain.earning import look_pause_s, shows
 from hive_advisor.domain.fee import Demand, Fee, demands_of, paid
 from hive_advisor.domain.outgoing import (
     DAY_S,
@@ -70,6 +70,7 @@ class SpendService:
         self._clients, self._records, self._way = clients, records, way
         self._daily_sats, self._halted, self._now = daily_sats, halted, now
         self._under_way: set[str] = set()
+        self._looks: dict[str, tuple[int, int]] = {}
 
     async def pay(self, demand: Demand) -> Outgoing:
         """Pay what a node demands; returns how it stands: paid, failed for good, or unknown. The same demand
@@ -175,10 +176,12 @@ class SpendService:
             await self._noted(known, Result(preimage))
 
     async def tick(self) -> None:
-        """Look for the end of what has none. Nothing is sent."""
+        """Look for the end of what has none, ever less often. Nothing is sent."""
         for payment in await self._db.read(self._rows.unsettled):
-            if payment.payment_hash in self._under_way:
+            looks, at = self._looks.get(payment.payment_hash, (0, 0))
+            if payment.payment_hash in self._under_way or self._now() < at:
                 continue
+            self._looks[payment.payment_hash] = (looks + 1, self._now() + look_pause_s(looks))
             way = await self._way(payment.way)
             result = Result() if way is None else await way.settled(payment)
             await self._noted(payment, result)

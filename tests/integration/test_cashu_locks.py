@@ -346,3 +346,59 @@ async def test_acceptance_03_17_the_file_shows_nothing_and_seed_and_terms_bring_
     with pytest.raises(InvalidParams, match="not this node's"):
         await finder.run(mint_url, [payee.terms(payer, (5,))], dry_run=True)
     await fresh.close()
+
+
+async def test_the_same_call_twice_at_once_is_one_and_old_ends_are_forgotten(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    terms = payer.terms(payee, (30,), locktime=int(time.time()) - 120)
+    first, second = await asyncio.gather(payer.locked(terms), payer.locked(terms))
+    assert first == second and len(await payer.every()) == 1
+    await payer.sweep()
+    assert await payer.states() == [LockState.REFUNDED]
+    await payer.locks.tidy()
+    assert len(await payer.every()) == 1
+    payer.now += 91 * 86_400
+    await payer.locks.tidy()
+    assert await payer.every() == []
+
+
+async def test_what_the_mint_locked_late_is_locked_and_counts_again(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    (row,) = await payer.locked(payer.terms(payee, (30,)))
+    op = next(op for op in await payer.ops() if op.op_id == row.op_id)
+    given = decode_token(row.token).proofs
+
+    def late(tx: Tx) -> None:
+        tx.execute(
+            "UPDATE comms_cashu_locks SET state = ?, token_enc = NULL WHERE lock_id = ?",
+            (LockState.PLANNED.value, row.lock_id),
+        )
+        payer.books.failed(tx, op)
+        assert (payer.rows.get(tx, [row.lock_id])[0].state, payer.rows.locked_sats(tx)) == (
+            LockState.FAILED,
+            {},
+        )
+        payer.books.done(tx, op, given)
+
+    await payer.db.write(late)
+    (again,) = await payer.every()
+    assert (again.state, again.token, again.counted_sats) == (LockState.LOCKED, row.token, row.face_sats)
+
+
+async def test_locks_at_a_mint_that_is_named_no_more_wait_and_the_operator_hears_of_it(
+    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = payer.terms(payee, (30,), locktime=int(time.time()) - 120)
+    await payer.locked(terms)
+
+    async def gone(url: str) -> dict[str, object]:
+        raise PaymentFailed(f"{url} is none of your mints", reason="mint_not_allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(payer.book, "keysets", gone)
+        await payer.sweep()
+        assert await payer.states() == [LockState.LOCKED] and "locks_wait" in payer.lock_alerts.raised
+    await payer.sweep()
+    assert await payer.states() == [LockState.REFUNDED]

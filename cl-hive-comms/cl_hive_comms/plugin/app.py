@@ -255,6 +255,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             spawn("wallet-tidy", self.wallet.service.tidy, every=3_600.0, first=900.0)
         if self.locks is not None:
             spawn("locks", self.locks.tick, every=5.0)
+            spawn("locks-tidy", self.locks.tidy, every=3_600.0, first=900.0)
         if self.escrow is not None:
             spawn("escrow", self.escrow.tick, every=15.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 from hive_shared.cashu.curve import y_of
@@ -51,6 +52,8 @@ MOST_OUTPUTS: Final = 900
 _CHANGE: Final = 40
 """Room for change beside them where a mint takes fewer elements."""
 _STEP_S: Final = 60.0
+KEPT_S: Final = 90 * 86_400
+"""How long after its locktime and its end a lock is kept (03 §8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ class LockService:
         self._wallet, self._mints, self._limits, self._keys = wallet, mints, limits, keys
         self._settings, self._stopped, self._now = settings, stopped, now
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._beginning = set[str]()
+        self._turns = WeakValueDictionary[str, asyncio.Lock]()
 
     # -- locking ---------------------------------------------------------------------------------------
 
@@ -192,21 +197,34 @@ class LockService:
     async def lock_wanted(self, order: LockOrder, wanted: Wanted, timeout: float) -> tuple[LockRow, ...]:
         """The same for any conditions."""
         key, content = f"{order.owner}:{order.key}", wanted.content(order)
+        turn = self._turns.setdefault(key, asyncio.Lock())
+        async with turn:
+            begun = await self._begun(order, key, content, wanted, timeout)
+        return begun or await self._waited(key, timeout)
+
+    async def _begun(
+        self, order: LockOrder, key: str, content: str, wanted: Wanted, timeout: float
+    ) -> tuple[LockRow, ...] | None:
+        """Begin a call; what became of the same one before, if there was one."""
         if known := await self._db.read(lambda tx: self._rows.of_request(tx, key)):
             return await self._again(key, content, known, timeout)
         if self._stopped():
             raise EmergencyStop("the emergency stop is on: nothing is locked until it is released")
         async with patience(timeout):
             batches = await self._prepared(order, key, content, wanted)
+        # Before the rows are there, so that the loop does not take them for what a stop left behind.
+        self._beginning.add(key)
         try:
             first = await self._begin(order, key, batches)
+            task = self._running[key] = asyncio.create_task(self._carry_out(order, key, batches, first))
+            task.add_done_callback(lambda _: self._running.pop(key, None))
         except BudgetExhausted as error:
             if "limit" in error.data:
                 await self._limits.tell_hit(error)
             raise
-        task = self._running[key] = asyncio.create_task(self._carry_out(order, key, batches, first))
-        task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await self._waited(key, timeout)
+        finally:
+            self._beginning.discard(key)
+        return None
 
     async def _again(
         self, key: str, content: str, known: Sequence[LockRow], timeout: float
@@ -494,12 +512,17 @@ class LockService:
 
     # -- the loop --------------------------------------------------------------------------------------
 
+    async def tidy(self) -> None:
+        """Forget locks that ended long ago, with their preimages."""
+        before = self._now() - KEPT_S
+        await self._db.write(lambda tx: self._rows.prune(tx, before))
+
     async def tick(self) -> None:
         """Give up what a stop left unbegun; ask, redeem and take back what is due."""
 
         def body(tx: Tx) -> None:
             for row in self._rows.unbegun(tx):
-                if row.request_key not in self._running:
+                if row.request_key not in self._running and row.request_key not in self._beginning:
                     self._books.move(
                         tx,
                         row,

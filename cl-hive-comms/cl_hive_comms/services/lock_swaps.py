@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -225,8 +226,13 @@ class LockSwaps:
             except HiveError as error:
                 # The mint is not there, or answers falsely: later.
                 self._log("warning", "locks_put_off", mint=url, error=error.detail)
-                later = now + _AGAIN_S
-                await self._db.write(lambda tx: self._rows.put_off(tx, ids, later))
+                await self._db.write(partial(self._later, url=url, ids=ids, why=error))
+
+    def _later(self, tx: Tx, *, url: str, ids: Sequence[str], why: HiveError) -> None:
+        self._rows.put_off(tx, ids, self._now() + _AGAIN_S)
+        if why.reason == "mint_not_allowed":
+            text = f"{len(ids)} locks of ecash at {url} wait: {why.detail}"
+            self._alerts.raise_in(tx, Level.WARNING, "locks_wait", text, f"locks_wait:{url}")
 
     def _turn(self, url: str) -> asyncio.Lock:
         return self._turns.setdefault(url, asyncio.Lock())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from hive_shared.cashu.lock_machine import HOLDING, LOCKS, STANDING, LockEvent, LockState
+from hive_shared.cashu.lock_machine import FINAL, HOLDING, LOCKS, STANDING, LockEvent, LockState
 from hive_shared.cashu.secrets import Kind, Lock, SigFlag
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, NotFound
@@ -142,6 +142,17 @@ class LockStore:
         """Planned ones for which no swap was begun."""
         rows = tx.execute("SELECT * FROM comms_cashu_locks WHERE state = 'planned' AND op_id = ''")
         return tuple(map(self._row, rows))
+
+    def prune(self, tx: Tx, before: int) -> int:
+        """Forget what ended, and whose locktime was, before a time; how many."""
+        ended = [state.value for state in (*FINAL, LockState.FAILED)]
+        return int(
+            tx.execute(
+                f"DELETE FROM comms_cashu_locks WHERE state IN ({_marks(ended)}) AND locktime < ?"
+                " AND updated_at < ?",
+                (*ended, before, before),
+            ).rowcount
+        )
 
     def locked_sats(self, tx: Tx) -> dict[str, int]:
         """What of ours is locked, or may be, by mint."""

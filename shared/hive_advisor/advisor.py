@@ -354,6 +354,7 @@ class Advisor:
             self.questions,
             self.later,
             self.hooks,
+            self.ecash,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
             ways=self.money.checks,
@@ -382,6 +383,7 @@ class Advisor:
             self.retries,
             self.telemetry,
             self.tickets,
+            self.ecash,
             now=self._now,
         )
 

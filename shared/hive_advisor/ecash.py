@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from hive_shared.alerts import Level
 from hive_shared.cashu.advice import KIT
@@ -37,6 +38,7 @@ from hive_advisor.services.ports import ClientRows
 OWNER: Final = "kit"
 """Whose the operations are in the journal: `Order(key, OWNER)`."""
 _CHECK_S: Final = 3_600
+_STUCK_S: Final = 3_600
 _TIDY_S: Final = 86_400
 _TIDIED: Final = "ecash_tidied"
 _RESTORED: Final = "ecash_restored"
@@ -161,6 +163,40 @@ class Ecash:
             }
             for url, row in (await self.service.balance()).items()
         ]
+
+    async def under_way(self) -> list[tuple[str, int]]:
+        """Operations that are not settled, the oldest first: id, and when they are looked at next."""
+
+        def body(tx: Tx) -> list[tuple[str, int]]:
+            return [(op_id, self.store.op(tx, op_id).next_retry_at) for op_id, _ in self.store.open_ops(tx)]
+
+        return [(op_id, at or self._now()) for op_id, at in await self._db.read(body)]
+
+    async def checks(self, timeout: int) -> list[dict[str, str]]:
+        """How each mint that is trusted is now, asked for so many seconds at most; what has had no end for an
+        hour. {id, status ok|warn|fail, detail}"""
+        if not self.named:
+            return []
+        await self.ready()
+        asked = [asyncio.create_task(self.book.check(url)) for url in self.named]
+        await asyncio.wait(asked, timeout=timeout)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        found = []
+        for url, task in zip(self.named, asked, strict=True):
+            row = self.book.row(url)
+            why = "it does not answer" if task.cancelled() else "" if row is None else row.last_error
+            detail = f"{urlsplit(url).hostname}: {why or 'answers as it should'}"
+            found.append({"id": "mint", "status": "warn" if why else "ok", "detail": detail})
+        before = self._now() - _STUCK_S
+        ops = await self._db.read(
+            lambda tx: [self.store.op(tx, op_id) for op_id, _ in self.store.open_ops(tx)]
+        )
+        stuck = [f"{op.kind.value} {op.op_id}: {op.error}" for op in ops if op.created_at < before]
+        if stuck:
+            found.append({"id": "wallet", "status": "warn", "detail": "; ".join(stuck[:5])})
+        return found
 
     async def tick(self) -> None:
         """Check mints that are due, carry on what the journal says, once a day forget what is long over."""

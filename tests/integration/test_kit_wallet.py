@@ -209,6 +209,32 @@ async def test_acceptance_11_07_a_week_old_copy_drops_what_was_spent_and_uses_no
     await old.close()
 
 
+async def test_what_is_not_settled_is_said_until_it_is(
+    mint_url: str, payer: EcashWorld, tmp_path: Path
+) -> None:
+    world = KitEcash(tmp_path, mint_url)
+    await world.ecash.ready()
+    given = await token(payer)
+    (mint,) = await world.ecash.checks(30)
+    assert "clock" in mint["detail"], "the tests' own time is not the mint's"
+    assert await world.ecash.under_way() == []
+    dying = Countdown(-1)
+    dying.watch(world.mints.client, "swap")
+    dying.left = 1
+    with pytest.raises(Crash):
+        await world.service.receive(given, 30)
+    dying.left = -1
+    await world.restart()
+    ((op_id, at),) = await world.ecash.under_way()
+    world.now += 3_700
+    assert at <= world.now
+    (_, stuck) = await world.ecash.checks(30)
+    assert (stuck["id"], stuck["status"]) == ("wallet", "warn") and op_id in stuck["detail"]
+    await world.sweep()
+    assert await world.ecash.under_way() == [] and len(await world.ecash.checks(30)) == 1
+    await world.close()
+
+
 async def test_nothing_of_ecash_is_readable_in_the_profile(
     mint_url: str, payer: EcashWorld, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ async def test_ecash_comes_in_goes_out_and_is_found_again(mint_url: str, tmp_pat
         assert (silent["role"], silent["failed_checks"]) == ("backup", 1) and silent["detail"]
     async with run.open():
         assert [row["mint"] for row in (await run("mint", "list"))["items"]] == [mint_url, NOWHERE]
+        assert [check["status"] for check in await run.kit.ecash.checks(20)] == ["ok", "warn"]
         got = await run("receive", stdin=token + "\n")
         assert (got["state"], got["amount_sats"]) == ("done", 300 - got["fee_sats"])
         # Handed in again it is the same one.

@@ -20,6 +20,7 @@ _WORDS = {
     "retry": "plan it anew, the node was busy",
     "renew": "renew the subscription",
     "redeem": "redeem what was earned at its mint",
+    "settle": "find out what became of the wallet's operation",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from hive_shared.errors import HiveError
 from hive_shared.nostr.keys import npub_encode
@@ -23,6 +23,18 @@ from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.shared_key import SharedKeyService
 
 
+class Holdings(Protocol):
+    """The wallet (ecash.Ecash)."""
+
+    async def balances(self) -> list[dict[str, Any]]:
+        """Sats by mint."""
+        ...
+
+    async def checks(self, timeout: int) -> list[dict[str, str]]:
+        """How its mints are, and what has had no end for long."""
+        ...
+
+
 class CheckupService:
     """Reads only. `relays_answering` waits up to so many seconds for a relay and says (answering, all);
     `ways` checks how money comes and goes."""
@@ -39,6 +51,7 @@ class CheckupService:
         questions: QuestionService,
         later: LaterService,
         hooks: HookService,
+        ecash: Holdings,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
@@ -48,7 +61,7 @@ class CheckupService:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
         self._shared, self._journal = shared_key, journal
         self._guard, self._questions = guard, questions
-        self._later, self._hooks = later, hooks
+        self._later, self._hooks, self._ecash = later, hooks, ecash
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
         self._ways = ways
 
@@ -58,6 +71,7 @@ class CheckupService:
         names = {client.client_id: client.alias for client in clients}
         quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
         shared = await self._shared.found()
+        held = await self._ecash.balances()
         waiting = await self._questions.listed(expired=False, limit=100)
         return {
             "npub": self._npub,
@@ -79,6 +93,7 @@ class CheckupService:
                 {"what": due.what, "client": due.client, "ref": due.ref, "at": due.at, "by_you": due.by}
                 for due in await self._later.due()
             ],
+            **({"ecash_sats": sum(row["free_sats"] for row in held)} if held else {}),
             **await self._journal.brief(),
             "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
         }
@@ -110,6 +125,7 @@ class CheckupService:
         )
         checks.append(await self._guard_check())
         checks += await self._hook_check()
+        checks += await self._ecash.checks(timeout)
         answering, known = await self._relays_answering(timeout)
         detail = f"{answering} of {known} relays answer"
         checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})

@@ -17,15 +17,15 @@ from hive_advisor.services.ports import CommandRows
 from hive_advisor.services.retries import RetryService
 from hive_advisor.services.telemetry import TelemetryService
 
-What = Literal["approve", "send", "send_again", "ask_status", "confirm", "retry", "renew", "redeem"]
+What = Literal["approve", "send", "send_again", "ask_status", "confirm", "retry", "renew", "redeem", "settle"]
 _DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True)
 class Later:
-    """One thing that is due: with which command or subscription of which client (both empty for all
-    that was earned and is not redeemed), when (Unix seconds). ``by``:
-    until then a human has to do it; otherwise `run` does it from then on."""
+    """One thing that is due: with which command or subscription of which client (both empty for all that was
+    earned and is not redeemed; "-" for an operation of the wallet), when (Unix seconds). ``by``: until then a
+    human has to do it; otherwise `run` does it from then on."""
 
     what: What
     client: str
@@ -40,6 +40,14 @@ class Released(Protocol):
     async def due_at(self) -> int | None: ...
 
 
+class Settling(Protocol):
+    """The wallet (ecash.Ecash)."""
+
+    async def under_way(self) -> list[tuple[str, int]]:
+        """Operations that are not settled: id, and when they are looked at next."""
+        ...
+
+
 class LaterService:
     """Reads only."""
 
@@ -52,12 +60,14 @@ class LaterService:
         retries: RetryService,
         telemetry: TelemetryService,
         tickets: Released,
+        ecash: Settling,
         *,
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._retries, self._telemetry, self._now = retries, telemetry, now
         self._tickets = tickets
+        self._ecash = ecash
 
     async def due(self) -> list[Later]:
         """All of it, the next first."""
@@ -81,6 +91,7 @@ class LaterService:
         redeem_at = await self._tickets.due_at()
         if redeem_at is not None:
             found.append(Later("redeem", "", "", redeem_at))
+        found += [Later("settle", "-", op_id, at) for op_id, at in await self._ecash.under_way()]
         return sorted(found, key=lambda later: (later.at, later.ref))
 
     def _of(self, command: StoredCommand, client: Client) -> Later | None:

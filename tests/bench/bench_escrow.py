@@ -1,0 +1,82 @@
+"""Locks of tickets at a real mint on this machine, the mint's own work included (docs/protocol/03 §15)."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cashu_tickets import preimage
+from figures import Figure, percentile
+from hive_devnet.mint import MintProcess, mint_installed
+from hive_shared.cashu.curve import y_of
+from hive_shared.cashu.token import decode_token
+from lock_world import LockWorld, taken_in
+
+T = TypeVar("T")
+GOAL_TICKET_MS = 150
+
+
+def main(smoke: bool) -> list[Figure]:
+    """Milliseconds of wall time; none where no mint is installed."""
+    return asyncio.run(_measured(smoke)) if mint_installed() else []
+
+
+async def _timed(work: Awaitable[T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = await work
+    return (time.perf_counter() - start) * 1_000, result
+
+
+async def _measured(smoke: bool) -> list[Figure]:
+    singles, batch = (3, 50) if smoke else (20, 500)
+    with tempfile.TemporaryDirectory() as directory:
+        mint = await MintProcess.start(Path(directory) / "mint")
+        payer, payee = (LockWorld(Path(directory) / name, mint.url) for name in ("payer", "payee"))
+        try:
+            payer.limits_now = replace(
+                payer.limits_now, daily=1_000_000, weekly=1_000_000, per_advisor_daily=1_000_000
+            )
+            payer.now = payee.now = int(time.time())
+            await payer.service.fund(8_000, None, None, 60)
+            return await _figures(payer, payee, singles, batch)
+        finally:
+            await payer.close()
+            await payee.close()
+            await mint.stop()
+
+
+async def _figures(payer: LockWorld, payee: LockWorld, singles: int, batch: int) -> list[Figure]:
+    lock_ms, redeem_ms = [], []
+    for number in range(singles):
+        terms = payer.terms(payee, (50,))
+        spent, rows = await _timed(payer.locked(terms, f"single{number}"))
+        lock_ms.append(spent)
+        mine = await taken_in(terms, rows, payee)
+        spent, _ = await _timed(payee.locks.redeem({mine[0].lock_id: preimage(0).hex()}, 60))
+        redeem_ms.append(spent)
+    lock_all = redeem_all = check_all = 0.0
+    # A ticket has 512 items at most: two make the batch of a thousand.
+    for half in range(2):
+        terms = payer.terms(payee, (1,) * batch)
+        spent, rows = await _timed(payer.locked(terms, f"batch{half}"))
+        lock_all += spent
+        ys = [y_of(proof.secret) for row in rows for proof in decode_token(row.token).proofs]
+        spent, _ = await _timed(payer.mints.client.checkstate(ys))
+        check_all += spent
+        mine = await taken_in(terms, rows, payee)
+        preimages = {row.lock_id: preimage(row.item).hex() for row in mine}
+        spent, _ = await _timed(payee.locks.redeem(preimages, 120))
+        redeem_all += spent
+    count = 2 * batch
+    return [
+        Figure("escrow: lock one ticket", percentile(lock_ms, 0.5), "ms"),
+        Figure("escrow: redeem one ticket", percentile(redeem_ms, 0.5), "ms", GOAL_TICKET_MS),
+        Figure(f"escrow: lock a batch of {count} items", count / lock_all * 1_000, "/s", at_least=True),
+        Figure(f"escrow: redeem a batch of {count} items", count / redeem_all * 1_000, "/s", at_least=True),
+        Figure(f"escrow: ask after {count} proofs", count / check_all * 1_000, "/s", at_least=True),
+    ]

@@ -112,7 +112,12 @@ async def test_acceptance_02_06_what_cannot_be_issued_is_refused_and_nothing_is_
         ({"permissions_json": {"monitor": 1}}, -32602, "monitor"),
         ({"permissions_json": "all"}, -32602, "permissions_json"),
         ({"access_json": "per_action"}, -32602, "access_json"),
-        ({"access_json": {"model": "subscription"}}, -32602, "subscription is not served"),
+        ({"access_json": {"model": "monthly"}}, -32602, "none, per_action or subscription"),
+        (
+            {"access_json": {"model": "subscription", "accepted_methods": ["bolt11"]}},
+            -32602,
+            "the list holds bolt12",
+        ),
         ({"access_json": {"model": "per_action", "accepted_methods": ["cashu"]}}, -32602, "cashu"),
         ({"access_json": {"model": "per_action", "accepted_methods": 7}}, -32602, "accepted_methods"),
         ({"access_json": {"model": "per_action", "price_table": [0, 5]}}, -32602, "10 entries"),

@@ -15,7 +15,10 @@ from cashu_tickets import NODE, PAYEE, PAYER
 from cl_hive_comms.domain.cashu_lock import LockRow
 from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.escrow_adapters import NodeLocks
+from cl_hive_comms.services.escrow_service import EscrowService, EscrowSettings
+from cl_hive_comms.services.receipt_service import ReceiptFields
 from cl_hive_comms.storage.escrow_store import EscrowStore
+from hive_shared.canonical import JsonValue
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_disputes import EscrowDisputes
@@ -26,6 +29,8 @@ from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Terms, TicketType, sign_text, terms_hash, terms_text
 from hive_shared.cashu.ticket_messages import Message, Release, Ticket, body_of, decode_message, schema_of
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.errors import EmergencyStop
+from hive_shared.receipts import Receipt
 from hive_shared.store import Tx
 from lock_world import ADA, LockWorld
 from payee_world import PayeeWorld
@@ -49,6 +54,55 @@ class Payer:
         return sign_text(PAYER, terms_text(terms_hash(terms)))
 
 
+class Chain:
+    """Receipts, by number."""
+
+    def __init__(self) -> None:
+        self.rows: list[Receipt] = []
+
+    def append(self, tx: Tx, what: ReceiptFields) -> Receipt:
+        row = Receipt(
+            receipt_id=len(self.rows) + 1,
+            v=1,
+            prev_hash="0" * 64,
+            node_id=NODE_ID,
+            created_at=0,
+            schema=what.schema,
+            action=what.action,
+            status=what.status,
+            receipt_hash="sha256:" + "ab" * 32,
+        )
+        self.rows.append(row)
+        return row
+
+    def read(self, tx: Tx, receipt_id: int) -> dict[str, JsonValue] | None:
+        found = [row for row in self.rows if row.receipt_id == receipt_id]
+        return {"receipt_id": receipt_id, "receipt_hash": found[0].receipt_hash} if found else None
+
+
+class NoMints:
+    """No mint is chosen: tests name theirs."""
+
+    def accepted(self) -> Sequence[str]:
+        return ()
+
+    def allowed(self, url: str) -> str:
+        return url
+
+    def for_lock(self, *_: Any) -> tuple[str, Any]:
+        raise AssertionError("tests name their mints")
+
+
+class NoCredentials:
+    """Nobody has one."""
+
+    def active_of(self, advisor_id: str) -> None:
+        return None
+
+    def known_since(self, advisor_id: str) -> None:
+        return None
+
+
 class EscrowWorld(LockWorld):
     """The payer's node. `letters` are (key, message) in order, `notices` what its operator was told."""
 
@@ -58,6 +112,7 @@ class EscrowWorld(LockWorld):
         self.letters: dict[str, Message] = {}
         self.read: set[str] = set()
         self.notices: list[str] = []
+        self.chain = Chain()
         super().__init__(directory, mint_url, **more)
         # Locktimes are the mint's affair, whose clock is real.
         self.now = int(time.time())
@@ -127,6 +182,29 @@ class EscrowWorld(LockWorld):
                 await self.tell_us(answer)
             if not new and not answers:
                 return
+
+    def operator(self) -> EscrowService:
+        """What the operator's calls reach; receipts are numbered and kept here."""
+        return EscrowService(
+            self.db,
+            self.tickets,
+            self.engine,
+            self.work,
+            self,
+            NoMints(),
+            self.chain,
+            NoCredentials(),
+            payee=lambda tx, pubkey, contexts: None,
+            locked_sats=self.rows.locked_sats,
+            settings=lambda: EscrowSettings(3_600, 25_000, 250_000),
+            refund=self.locks.refund,
+            check_stop=self.check_stop,
+            now=lambda: self.now,
+        )
+
+    def check_stop(self) -> None:
+        if self.stopped:
+            raise EmergencyStop("stopped")
 
     # -- tickets ---------------------------------------------------------------------------------------
 

@@ -3,23 +3,29 @@ real mint (docs/protocol/03-escrow-and-payments.md §6)."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
+from cl_hive_comms.services.escrow_service import Judged
 from cl_hive_comms.services.lock_service import LockSettings
 from escrow_world import AGENT, EscrowWorld
 from hive_shared.cashu.escrow import Ordered
 from hive_shared.cashu.escrow_disputes import ANSWER_S, SILENCE, Answer
 from hive_shared.cashu.escrow_rows import DisputeState
 from hive_shared.cashu.escrow_terms import ItemPlan
+from hive_shared.cashu.keysets import fee_sats, split
+from hive_shared.cashu.outputs import output
 from hive_shared.cashu.terms import Mode, TicketType
 from hive_shared.cashu.ticket_machine import TicketStatus
 from hive_shared.cashu.ticket_messages import (
     Dispute,
     DisputeReply,
+    Metric,
     Outcome,
     Owed,
     Redeemed,
@@ -30,7 +36,10 @@ from hive_shared.cashu.ticket_messages import (
     TicketAck,
     TicketReject,
     TicketResend,
+    body_of,
 )
+from hive_shared.cashu.token import decode_token
+from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import sha256
 from hive_shared.errors import (
     BudgetExhausted,
@@ -43,7 +52,7 @@ from hive_shared.errors import (
     Unauthorized,
 )
 from lock_world import ADA
-from payee_world import PayeeWorld
+from payee_world import CONTEXT, PayeeWorld
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PARAMS = "sha256:" + "ab" * 32
@@ -357,3 +366,121 @@ async def test_acceptance_03_08_milestones_that_were_reached_are_paid_and_the_re
     fees = sum(op.fee_sats for op in await payer.ops())
     faces = sum(row.face_sats for row in await payer.every() if row.state.value == "redeemed")
     assert await payer.sats() == 1_500 - faces - fees
+
+
+async def test_acceptance_03_09_a_bonus_is_paid_when_measured_and_otherwise_comes_back(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    now, window = payer.now, 21_600
+    start = now - window - 86_400 - 86_400 - 3_600 - 61
+    base = {"metric": "revenue_msat", "value": 100, "period": [start - 8 * 86_400, start - 86_400]}
+    bonus = ItemPlan(20, cond={"metric": "revenue_msat", "threshold": 110})
+    shape = {"type": TicketType.PERFORMANCE, "items": [ItemPlan(50), bonus], "danger": 8}
+    payer.now = payee.now = start
+    for baseline, valid_from, word in (
+        (None, None, "needs baseline"),
+        (base, start - 86_401, "compared with itself"),
+        ({**base, "period": [start - 86_400, start]}, None, "7 days"),
+        ({**base, "value": "100"}, None, "whole number"),
+    ):
+        with pytest.raises(InvalidParams, match=word):
+            await payer.create(payer.plan(payee, [50], **shape, baseline=baseline, valid_from=valid_from))
+    told: dict[str, list[tuple[bool, int]]] = {}
+    for key, value in (("missed", 109), ("reached", 110)):
+        payer.now = payee.now = start
+        plan = payer.plan(payee, [50, 20], **shape, baseline=base, valid_from=start)
+        ticket = await payer.create(plan, key)
+        await payer.carry(payee)
+        with pytest.raises(PaymentFailed, match="comes after item 0"):
+            await payer.begin(ticket, 1)
+        await payer.begin(ticket)
+        await payee.engine.released(payee.me, Release(ticket.ticket_id, 0, await payer.succeed(ticket)))
+        judged = Judged(None, {"value": value}, confirm=True)
+        with pytest.raises(PaymentFailed) as early:
+            await payer.operator().complete(ticket.ticket_id, 1, judged)
+        assert early.value.symbol == "too_early"
+        payer.now = payee.now = start + window + 86_400
+        with pytest.raises(InvalidParams, match="contradicts"):
+            wrong = Judged(value < 110, {"value": value}, confirm=True)
+            await payer.operator().complete(ticket.ticket_id, 1, wrong)
+        await payer.operator().complete(ticket.ticket_id, 1, judged)
+        await payer.carry(payee)
+        await payee.redeemer.redeem(at_once=True)
+        said = [each for each in payer.letters.values() if isinstance(each, Metric)]
+        told[key] = [(each.met, each.value) for each in said if each.ticket_id == ticket.ticket_id]
+    assert told == {"missed": [(False, 109)], "reached": [(True, 110)]}
+    payer.now = now
+    await payer.sweep()
+    states = {row.key: await payer.item_states(row.ticket_id) for row in await payer.every_ticket()}
+    assert states == {"missed": ["redeemed", "refunded"], "reached": ["redeemed", "redeemed"]}
+    assert await payee.sats() >= 50 + 50 + 20
+
+
+async def test_acceptance_03_07_a_batch_of_200_is_locked_in_two_swaps_and_pays_exactly_what_is_revealed(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    await payer.service.fund(1_000, None, None, 30)
+    ticket = await payer.create(payer.plan(payee, [3] * 200))
+    swaps = [op for op in await payer.ops() if op.kind == "lock"]
+    assert len(swaps) <= 2
+    await payer.carry(payee)
+    assert set(await payer.item_states(ticket.ticket_id)) == {"accepted"}
+    revealed = (0, 99, 199)
+    for i in revealed:
+        await payer.begin(ticket, i)
+        await payee.engine.released(payee.me, Release(ticket.ticket_id, i, await payer.succeed(ticket, i)))
+    before = await payee.sats()
+    await payee.redeemer.redeem(at_once=True)
+    states = await payee.states(ticket.ticket_id)
+    assert [i for i, state in enumerate(states) if state == "redeemed"] == list(revealed)
+    assert await payee.sats() - before >= 9
+    with pytest.raises(ValueError, match="would be refused"):
+        body_of(Release(ticket.ticket_id, 1, ""))
+    for i in range(200):
+        if i not in revealed:
+            await payer.begin(ticket, i)
+            await payee.engine.released(
+                payee.me, Release(ticket.ticket_id, i, await payer.succeed(ticket, i))
+            )
+    already = len(await payee.service.ops(None, None, 500))
+    await payee.redeemer.redeem(at_once=True)
+    assert len(await payee.service.ops(None, None, 500)) - already <= 5 - 1
+    assert set(await payee.states(ticket.ticket_id)) == {"redeemed"}
+    assert await payee.sats() >= 600
+    payer.now += 901
+    await payer.sweep()
+    assert set(await payer.item_states(ticket.ticket_id)) == {"redeemed"}
+    for i in range(120):
+        await payer.tell_us(Redeemed(ticket.ticket_id, i))
+    with pytest.raises(RateLimited):
+        await payer.tell_us(Redeemed(ticket.ticket_id, 120))
+    payee.sent.clear()
+    # An item whose money is gone, since a copy of the payee was quicker, does not hold up the others.
+    small = await payer.create(payer.plan(payee, [3] * 6), "small")
+    await payer.carry(payee)
+    given = []
+    for i in range(6):
+        await payer.begin(small, i)
+        given.append(await payer.succeed(small, i))
+    (row,) = [each for each in await payer.every() if each.ref == small.ticket_id and each.item == 2]
+    key, keyset = payee.keys.lock(CONTEXT), await payee.keyset()
+    taken = [
+        msgspec.structs.replace(
+            proof, id=keyset.id, witness=build(given[2], [sign(key, inputs_digest(proof.secret))])
+        )
+        for proof in decode_token(row.token).proofs
+    ]
+    worth = row.face_sats - fee_sats(keyset.input_fee_ppk for _ in taken)
+    own = [
+        output(amount, keyset.id, os.urandom(16).hex(), sha256(os.urandom(8)))
+        for amount in split(worth, keyset.denominations)
+    ]
+    await payee.mints.client.swap(taken, [each.message for each in own])
+    for i in range(6):
+        await payee.engine.released(payee.me, Release(small.ticket_id, i, given[i]))
+    for _ in range(6):
+        await payee.redeemer.redeem(at_once=True)
+        await payee.service.tick()
+        payee.now += 120
+    shares = await payee.states(small.ticket_id)
+    assert [state for i, state in enumerate(shares) if i != 2] == ["redeemed"] * 5

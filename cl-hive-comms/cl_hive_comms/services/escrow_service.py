@@ -27,6 +27,7 @@ from hive_shared.errors import (
     Unauthorized,
 )
 from hive_shared.receipts import Receipt
+from hive_shared.registry import SCHEMAS, find, parse_params
 from hive_shared.store import Tx
 
 from ..domain.advisor import Advisor, CredentialRow
@@ -256,7 +257,8 @@ class EscrowService:
                     f"item {i} needs amount_sats: work of danger {asked.danger} has no price of its own",
                     data={"param": "items"},
                 )
-            items.append(ItemPlan(amount, item.label, item.window_s, item.cond, item.hash, item.params))
+            params = None if item.params is None else _as_sent(asked, item.params)
+            items.append(ItemPlan(amount, item.label, item.window_s, item.cond, item.hash, params))
         return TicketPlan(
             payee_id=str(asked.advisor.pubkey),
             lock_pubkey=told.lock_pubkey,
@@ -265,7 +267,7 @@ class EscrowService:
             items=items,
             schema=asked.schema,
             action=asked.task_action,
-            params=asked.params,
+            params=_as_sent(asked, asked.params),
             danger=asked.danger,
             window_s=priced.window_s,
             buffer_s=self._settings().buffer_s,
@@ -479,6 +481,14 @@ class EscrowService:
     def _put(self, tx: Tx, ticket: TicketRow, message: Release | Failure | Metric, key: str) -> None:
         until = self._now() + _MESSAGE_S
         self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
+
+
+def _as_sent(asked: TicketAsked, params: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """The parameters as a command of ours has them: checked, defaults filled in. Those of a schema that is
+    not of this node's management stay as they are."""
+    if asked.schema not in SCHEMAS:
+        return params
+    return parse_params(find(asked.schema, asked.task_action), dict(params))
 
 
 def _hash_of(receipt: Receipt) -> str:

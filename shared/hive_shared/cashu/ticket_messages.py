@@ -225,7 +225,12 @@ _VERB_OF: Final = {kind: verb for verb, kind in VERBS.items()}
 
 def schema_of(message: Message) -> str:
     """The schema a body travels under: `hive:escrow/ticket` and so on."""
-    return f"hive:{AREA}/{_VERB_OF[type(message)]}"
+    return schema_of_verb(_VERB_OF[type(message)])
+
+
+def schema_of_verb(verb: str) -> str:
+    """The schema of a verb."""
+    return f"hive:{AREA}/{verb}"
 
 
 def body_of(message: Message) -> dict[str, JsonValue]:

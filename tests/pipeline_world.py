@@ -493,8 +493,11 @@ class World:
         directory.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             self.path.write_bytes(migrated())
-        self.db = Db.open(self.path, MIGRATIONS)
+        self.db = self._open()
         self.pipeline = self._build()
+
+    def _open(self) -> Db:
+        return Db.open(self.path, MIGRATIONS)
 
     def _build(self) -> Pipeline:
         self.receipts = ReceiptService(
@@ -591,7 +594,7 @@ class World:
     def restart(self) -> None:
         """The process ended and is back: nothing in memory is left."""
         self.db.close()
-        self.db = Db.open(self.path, MIGRATIONS)
+        self.db = self._open()
         self.pipeline = self._build()
 
     def close(self) -> None:

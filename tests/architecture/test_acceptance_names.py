@@ -14,7 +14,7 @@ SHEETS = {
     "11": ("docs/protocol/11-advisor-kit.md", "## 18. Acceptance"),
 }
 LATER = {
-    "02": {13: "Cashu", 15: "escrow"},
+    "02": {13: "Cashu"},
     "03": {
         **dict.fromkeys((2, 3, 10, 23, 25), "escrow"),
         22: "the market",

@@ -10,6 +10,8 @@ import pytest
 from agent import Agent
 from hive_devnet.world import World, until
 from hive_shared.canonical import JsonValue
+from hive_shared.cashu.derive import public_key
+from hive_shared.crypto import Secret, sha256
 from hive_shared.invoice_messages import INVOICE
 from hive_shared.signed_message import Draft, sign
 from killed_command import killed_at, receipt_of
@@ -103,3 +105,71 @@ async def _unasked_invoice(world: World, agent: Agent, invoice: str) -> None:
         return bool(shown["messages"].get("refused"))
 
     await until(refused, "the refusal of an invoice that nobody asked for", 30)
+
+
+@pytest.mark.timeout(240)
+async def test_an_agent_is_paid_by_tickets_and_a_kill_neither_loses_nor_gives_away_a_preimage(
+    world: World, mint_url: str
+) -> None:
+    alice = world.alice
+    channel = (await alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
+    await alice.call("setconfig", {"config": "hive-comms-escrow-mint", "val": mint_url})
+
+    async def good() -> bool:
+        rows = (await alice.call("hive-client-wallet", {"action": "mints"}))["items"]
+        return bool(rows) and rows[0]["status"] in ("probation", "trusted")
+
+    await until(good, "the mint", 60)
+    await alice.call("hive-client-wallet", {"action": "fund", "amount_sats": 500})
+    await alice.call("hive-client-wallet", {"action": "probe"})
+    async with Agent(alice, world.relay.url) as agent:
+        issued = await alice.call(
+            "hive-mgmt-credential-issue",
+            {"agent_id": agent.npub, "tier": "standard", "allowed_schemas_json": ["*"]},
+        )
+        agent.credential_id = str(issued["credential"]["credential_id"])
+        tasks = [{"channel_id": channel, "htlc_minimum_msat": number} for number in (31, 32, 33)]
+        made = await alice.call(
+            "hive-client-escrow",
+            {
+                "action": "create",
+                "advisor": agent.npub,
+                "payee_pubkey": public_key(Secret(b"\x21" * 32)),
+                "type": "batch",
+                "danger": 5,
+                "schema": LIMITS,
+                "task_action": ACTION,
+                "params": tasks[0],
+                "items": [{"amount_sats": 20, "params": task} for task in tasks],
+                "idempotency_key": "three",
+            },
+        )
+        assert made["item_states"] == {"delivered": 3}, made
+
+        def claim(number: int) -> dict[str, JsonValue]:
+            return {"method": "cashu_escrow", "ticket_id": made["ticket_id"], "item": number}
+
+        async def items() -> list[dict[str, Any]]:
+            shown = await alice.call("hive-client-escrow", {"action": "get", "ticket_id": made["ticket_id"]})
+            return list(shown["items"])
+
+        hashes = [item["hash"] for item in await items()]
+        wrong = await agent.rest(agent.signed(ACTION, tasks[1], LIMITS, payment_proof=claim(0)))
+        assert wrong["error"]["slug"] == "payment_invalid" and "another task" in wrong["error"]["message"]
+        done = await agent.rest(agent.signed(ACTION, tasks[0], LIMITS, payment_proof=claim(0)))
+        assert done["status"] == 0, done
+        assert sha256(bytes.fromhex(done["preimage"])).hex() == hashes[0]
+        assert done["receipt"]["escrow"]["preimage_released"] is True
+        for number, point in ((1, "after_executing"), (2, "after_outcome")):
+            killed = await killed_at(
+                *(world, agent, point, (LIMITS, ACTION), tasks[number]), payment_proof=claim(number)
+            )
+            receipt = await receipt_of(world, killed)
+            succeeded = receipt["status"] == "success"
+            status = await agent.rest(
+                agent.signed("command_status", {"command_id": killed}, "hive:control/v1")
+            )
+            told = status["result"]["response"].get("preimage")
+            assert (told is not None) == succeeded == receipt["escrow"]["preimage_released"], receipt
+            assert told is None or sha256(bytes.fromhex(told)).hex() == hashes[number]
+            assert (await items())[number]["state"] == ("released" if succeeded else "failed")

@@ -256,13 +256,6 @@ class CommandParts(Parts):
                 tell=self.lock_changed,
                 log=self.log,
             )
-            self.pipeline.rewards.tickets = compose_ticket_work(
-                db=self.db,
-                sealer=self.at_rest.sealer,
-                locks=self.locks,
-                credentials=self.credentials,
-                node_id=self.node["node_id"],
-            )
             self.lock_restore = compose_lock_restore(
                 db=self.db,
                 tables=tables,
@@ -298,6 +291,9 @@ class CommandParts(Parts):
             alerts=self.alerts,
             kill_switch=self.kill_switch,
             config=lambda: self.config,
+        )
+        self.pipeline.rewards.tickets = compose_ticket_work(
+            self.db, self.at_rest.sealer, self.escrow, self.credentials, self.node["node_id"]
         )
 
     def lock_changed(self, row: LockRow) -> None:

@@ -36,7 +36,8 @@ async def test_the_kit_is_paid_and_pays_through_its_own_node(world: World) -> No
 
     await shell.run("node", "add", "mine", "--socket", str(world.bob.net_dir / "lightning-rpc"))
     (config_dir(shell) / "config.toml").write_text(PAY_CONFIG)
-    methods = await shell.run("pay", "methods", "--check")
+    methods = await shell.run("pay", "methods", "--check", "--offer")
+    assert methods["offer"].startswith("lno1")
     assert [row["status"] for row in methods["checks"]] == ["ok", "ok"] and methods["methods"] == ["bolt11"]
 
     done = await shell.run(*write, "htlc_minimum_msat=6", "--pay")

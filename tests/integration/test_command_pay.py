@@ -11,8 +11,9 @@ import pytest
 from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.domain.payment_machine import State
 from cl_hive_comms.services.debts import AGAIN_S, ASK_EVERY_S, ASKED_DAYS, UNPROVEN_S
+from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.errors import HiveError
-from pipeline_world import NODE_ID, NOW, slug
+from pipeline_world import NODE_ID, NOW, SEALER, slug
 from reward_world import AGENT, Rewarding
 
 COST = 25 + 1
@@ -350,4 +351,24 @@ async def test_quote_and_capabilities_say_what_is_earned(tmp_path: Path) -> None
     able = (await world.ask("hive:control/v1", "capabilities", {}))["result"]
     assert able["payment"]["compensation"] == {
         **{"model": "per_action", "rate_sats": 25, "methods": ["bolt11"], "escrow_min_danger": 1},
+    }
+
+
+async def test_what_a_backup_holds_as_reserved_is_not_owed_after_a_restore(tmp_path: Path) -> None:
+    world = Rewarding(tmp_path)
+
+    async def breaks(*_args: object, **_params: object) -> None:
+        raise RuntimeError("half way")
+
+    world.node.setchannel = breaks
+    open_, store = await world.earn(), PaymentStore(SEALER)
+    world.node.__dict__.pop("setchannel")
+    owed = await world.earn(word="owed", channel="102x1x0")
+    raws = world.db.peek(lambda tx: list(store.raw_payments(tx)))
+    other = Rewarding(tmp_path / "other")
+    await other.db.write(lambda tx: [store.put_raw_payment(tx, raw) for raw in raws])
+    states = {row.command_id: (row.state, row.counted_sats) for row in other.owed_rows()}
+    assert states == {
+        open_["command_id"]: (State.FAILED, 0),
+        owed["command_id"]: (State.OWED, MOST),
     }

@@ -92,6 +92,39 @@ async def place(mint_url: str) -> AsyncIterator[Place]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+# First, while the wallet still has calls left of the twenty a minute: a probe takes fifteen.
+async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_handed_over(
+    place: Place,
+) -> None:
+    place.front.set(MintFault(MintFaultKind.HOLD_AFTER, path="/v1/swap"))
+    asked = asyncio.create_task(place.create("killed"))
+    await place.front.until_held()
+    await place.killed()
+    with suppress(DevnetRpcError, ConnectionError):
+        await asked
+
+    async def handed_over() -> bool:
+        rows = (await place.escrow("list", limit=1))["items"]
+        return bool(rows[0]["item_states"] == {"delivered": 1})
+
+    # A mint that was asked in vain is asked again after as long as it has lasted, up to a minute.
+    await until(handed_over, "the ticket that the mint locked", 150)
+    again = await place.create("killed")
+    assert again["item_states"] == {"delivered": 1}
+    assert (await place.told("ticket", again["ticket_id"])).ticket_id == again["ticket_id"]
+    locks = [
+        op
+        for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"]
+        if op["kind"] == "lock"
+    ]
+    assert {op["state"] for op in locks} == {"done"}
+    assert len(locks) == (await place.escrow("list"))["count"], "each ticket was locked once"
+    balance = await call(place.node, "hive-client-wallet", action="balance")
+    fees = sum(op["fee_sats"] for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"])
+    locked = sum(op["amount_sats"] for op in locks)
+    assert balance["total_sats"] == 1_000 - locked - fees
+
+
 async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(place: Place) -> None:
     made = await place.create("first", items=[{"amount_sats": 50}, {"amount_sats": 8}], amount_sats=None)
     assert (made["state"], made["item_states"], made["amount_sats"]) == ("active", {"delivered": 2}, 58)
@@ -106,7 +139,7 @@ async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(p
     assert sum(decode_token(text).amount_sats for text in ticket.tokens) >= 58
     shown = await place.escrow("get", ticket_id=id_)
     assert [item["state"] for item in shown["items"]] == ["delivered"] * 2
-    assert [row["ticket_id"] for row in (await place.escrow("list", status="active"))["items"]] == [id_]
+    assert id_ in [row["ticket_id"] for row in (await place.escrow("list", status="active"))["items"]]
     word = await refused(place.node, ESCROW, action="complete", ticket_id=id_, item=0, success=True)
     assert word.code == 4005, word
     done = await place.escrow(
@@ -135,36 +168,6 @@ async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(p
         assert not any(secret in text for secret in secrets)
 
 
-async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_handed_over(
-    place: Place,
-) -> None:
-    place.front.set(MintFault(MintFaultKind.HOLD_AFTER, path="/v1/swap"))
-    asked = asyncio.create_task(place.create("killed"))
-    await place.front.until_held()
-    await place.killed()
-    with suppress(DevnetRpcError, ConnectionError):
-        await asked
-
-    async def handed_over() -> bool:
-        rows = (await place.escrow("list", limit=1))["items"]
-        return bool(rows[0]["item_states"] == {"delivered": 1})
-
-    await until(handed_over, "the ticket that the mint locked", 60)
-    again = await place.create("killed")
-    assert again["item_states"] == {"delivered": 1}
-    assert (await place.told("ticket", again["ticket_id"])).ticket_id == again["ticket_id"]
-    locks = [
-        op
-        for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"]
-        if op["kind"] == "lock"
-    ]
-    assert [op["state"] for op in locks] == ["done", "done"]
-    balance = await call(place.node, "hive-client-wallet", action="balance")
-    fees = sum(op["fee_sats"] for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"])
-    locked = sum(op["amount_sats"] for op in locks)
-    assert balance["total_sats"] == 1_000 - locked - fees
-
-
 async def test_during_the_emergency_stop_no_ticket_is_made_and_reads_go_on(place: Place) -> None:
     await call(place.node, "hive-client-emergency-stop", reason="drill")
     error = await refused(
@@ -178,5 +181,6 @@ async def test_during_the_emergency_stop_no_ticket_is_made_and_reads_go_on(place
         **TASK,
     )
     assert error.code == 4012, error
-    assert (await place.escrow("list"))["count"] == 2
+    rows = (await place.escrow("list"))["items"]
+    assert all(row["item_states"] != {"planned": 1} for row in rows)
     assert (await place.escrow("pricing", danger=5))["base_sats"] == 50

@@ -9,9 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hive_devnet.demo import chapters
+from hive_devnet.clock import PluginClock
+from hive_devnet.demo import chapters, money
 from hive_devnet.demo.story import Story
 from hive_devnet.mint import MintProcess
+from hive_devnet.mint_faults import MintFaultFront
 from hive_devnet.world import World
 
 
@@ -20,14 +22,16 @@ async def tell(directory: Path) -> Story:
     story = Story()
     world: World | None = None
     mint: MintProcess | None = None
+    clock = PluginClock(directory / "clock")
+    os.environ |= clock.environment
     try:
         async with story.step("development network: relay, two nodes, a channel, cl-hive-comms") as step:
             world = await World.start(directory, with_witness=True, say=step.say)
             step.result(f"{world.network.kind} nodes, channel {world.scid}")
         async with story.step("mint of the development network") as step:
-            mint = await MintProcess.start(directory / "mint")
+            mint = await MintProcess.start(directory / "mint", environment=clock.environment)
             step.check(await mint.healthy(), f"nutshell answers on {mint.url}")
-            step.result("nutshell, health checked (payments come later)")
+            step.result("nutshell, health checked (its ecash comes in chapter 13)")
         await chapters.authorise(story, world)
         await chapters.raise_a_fee(story, world)
         await chapters.ask_too_much(story, world)
@@ -35,6 +39,11 @@ async def tell(directory: Path) -> Story:
         await chapters.killed_in_the_act(story, world)
         await chapters.verify_receipts(story, world)
         await chapters.siblings_come_and_go(story, world)
+        async with MintFaultFront.before(mint.url) as front:
+            await money.fund(story, world, front)
+            await money.paid_work(story, world, clock)
+            await money.lying_mint(story, world, front, clock)
+            await money.refund(story, world, clock)
     except Exception:
         # The step has printed what happened; what is left is the account and the exit code.
         story.broken = True

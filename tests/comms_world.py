@@ -154,6 +154,19 @@ async def world(
         await relay.stop()
 
 
+async def killed(kind: str, node: NodeHandle, while_down: Callable[[], None]) -> None:
+    """Kill -9 of the plugin, on real CLN with its node, which dies at a second plugin start; up again."""
+    if kind == "embedded":
+        await node.kill_plugin(PLUGIN.name)
+        while_down()
+        await node.call("plugin", ["start", str(PLUGIN)])
+    else:
+        await node.kill()
+        while_down()
+        await node.start()
+    await until(lambda: call(node, "hive-client-status"), "the plugin answers", 60)
+
+
 async def call(node: NodeHandle, method: str, **params: object) -> dict[str, Any]:
     """One RPC call."""
     return await node.call(method, params)

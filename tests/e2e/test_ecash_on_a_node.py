@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from comms_world import PLUGIN, call, refused, until, world
+from comms_world import call, killed, refused, until, world
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_shared.cashu.token import decode_token, encode_token, encode_v3
@@ -41,16 +41,7 @@ class Place:
         return [row["status"] for row in (await self.wallet("mints"))["items"]] == ["disabled"]
 
     async def killed(self) -> None:
-        """Kill -9 of the plugin, on real CLN with its node; up again."""
-        if self.kind == "embedded":
-            await self.node.kill_plugin(PLUGIN.name)
-            self.front.clear()
-            await self.node.call("plugin", ["start", str(PLUGIN)])
-        else:
-            await self.node.kill()
-            self.front.clear()
-            await self.node.start()
-        await until(lambda: call(self.node, "hive-client-status"), "the plugin answers", 60)
+        await killed(self.kind, self.node, self.front.clear)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -13,6 +13,7 @@ from hive_advisor.advisor import Advisor
 from hive_advisor.services.tickets import TicketView
 from hive_shared import envelope, signed_message
 from hive_shared.cashu.derive import public_key
+from hive_shared.cashu.keysets import fee_sats, split
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.terms import (
     Terms,
@@ -41,7 +42,7 @@ from hive_shared.nostr.giftwrap import Message as Mail
 from hive_shared.registry import find, parse_params
 from hive_shared.signed_message import Draft
 from kit_world import FEE, PARAMS, KitWorld
-from locked_at_mint import locked
+from locked_at_mint import locked, plain
 
 HOUR = 3_600
 TASK = task_params_hash(*FEE, parse_params(find(*FEE), dict(PARAMS)))
@@ -108,6 +109,13 @@ class PaidKit(KitWorld):
     async def lock(self, outputs: Sequence[Output]) -> list[Proof]:
         (listed,) = [each for each in await self.mint.keysets() if each.active]
         return await locked(self.mint, await self.mint.keyset(listed), outputs)
+
+    async def swapped(self, proofs: Sequence[Proof]) -> None:
+        """Spend proofs with their witnesses."""
+        (listed,) = [each for each in await self.mint.keysets() if each.active]
+        keyset = await self.mint.keyset(listed)
+        worth = sum(each.amount for each in proofs) - fee_sats([keyset.input_fee_ppk] * len(proofs))
+        await self.mint.swap(proofs, [e.message for e in plain(split(worth, keyset.denominations), keyset)])
 
     def ticket(self, terms: Terms, proofs: Sequence[Proof], **changes: Any) -> Ticket:
         token = encode_token(Token(self.mints[0], tuple(proofs)))

@@ -16,7 +16,7 @@ SHEETS = {
 LATER = {
     "02": {13: "Cashu"},
     "03": {
-        **dict.fromkeys((2, 3, 10, 23, 25), "escrow"),
+        **dict.fromkeys((3, 10, 23, 25), "escrow"),
         22: "the market",
     },
     "11": {8: "the market"},

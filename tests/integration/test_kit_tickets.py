@@ -6,19 +6,29 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
-from cashu_tickets import as_p2pk_with_hash, item, preimage
+from cashu_tickets import REFUND_KEY, as_p2pk_with_hash, item, preimage
 from hive_advisor.advisor import Advisor
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.outputs import output
 from hive_shared.cashu.terms import lock_key_text, signed_by, terms_hash
-from hive_shared.cashu.ticket_messages import Redeemed, Release, TicketAck, TicketReject
+from hive_shared.cashu.ticket_messages import (
+    Dispute,
+    DisputeReply,
+    Outcome,
+    Redeemed,
+    Release,
+    TicketAck,
+    TicketReject,
+)
 from hive_shared.cashu.wire import SpendState
-from hive_shared.errors import Conflict, NotFound
+from hive_shared.cashu.witness import build, inputs_digest, sign
+from hive_shared.errors import Conflict, InvalidParams, NotFound
 from hostile_tickets import COUNT, SATS, hostile_tickets
-from kit_tickets import PaidKit, sats, states
+from kit_tickets import HOUR, PaidKit, sats, states
 from kit_world import FEE, PARAMS, run_fee
 
 _MOST_POINTS = 60
@@ -223,3 +233,53 @@ async def test_killed_at_every_write_and_call_of_paid_work_it_is_done_and_redeem
         if not died:
             return
     pytest.fail(f"more than {_MOST_POINTS} points")
+
+
+async def test_what_the_payer_took_back_can_be_disputed_for_a_month_and_silence_is_no(
+    world: PaidKit, kit: Advisor
+) -> None:
+    await kit.ecash.ready()
+    await kit.ecash.book.check(world.mints[0])
+    locktime = world.now() - 60
+    world.ahead = -5_000
+    parts = [item(number, 20, deadline=locktime - HOUR, locktime=locktime) for number in range(2)]
+    terms = await world.terms(kit, items=parts, issued_at=locktime - 2 * HOUR)
+    proofs = await world.lock(await world.outputs(terms))
+    await world.say(kit, world.ticket(terms, proofs))
+    await kit.tickets.tend()
+    world.reveals = False
+    assert (await run_fee(kit)).state == "done"
+    back = [
+        msgspec.structs.replace(proof, witness=build(None, [sign(REFUND_KEY, inputs_digest(proof.secret))]))
+        for proof in proofs
+    ]
+    await world.swapped(back)
+    for number, says in ((0, "is unknown"), (1, "is accepted")):
+        with pytest.raises(Conflict, match=says):
+            await kit.tickets.disputes.open(terms.ticket_id, number, "it was done")
+    world.ahead = 200
+    await kit.tickets.tend()
+    assert states(await kit.tickets.view(terms.ticket_id)) == ["lost", "lost"]
+    with pytest.raises(InvalidParams):
+        await kit.tickets.disputes.open(terms.ticket_id, 0, "")
+    opened = await kit.tickets.disputes.open(terms.ticket_id, 0, "it was done")
+    sent = (await world.told(kit))[-1]
+    assert isinstance(sent, Dispute) and (sent.dispute_id, sent.item) == (opened.dispute_id, 0)
+    # The receipt of the work goes along, and says that it succeeded.
+    assert isinstance(sent.receipt, dict) and sent.receipt["status"] == "success"
+    assert sent.evidence_hashes == [f"sha256:{sent.receipt['receipt_hash']}"]
+    assert states(await kit.tickets.view(terms.ticket_id)) == ["disputed", "lost"]
+    await world.say(kit, DisputeReply(opened.dispute_id, Outcome.REPLACE, "a new one comes"))
+    await world.say(kit, DisputeReply(opened.dispute_id, Outcome.REJECT, "no"))
+    (ended,) = await kit.tickets.disputes.of_ticket(terms.ticket_id)
+    assert (ended.state, ended.reply) == ("replaced", "a new one comes")
+    await kit.tickets.disputes.open(terms.ticket_id, 1, "never asked to work, but locked")
+    world.ahead += 72 * HOUR
+    await kit.tickets.tend()
+    assert [each.state for each in await kit.tickets.disputes.of_ticket(terms.ticket_id)] == [
+        "replaced",
+        "rejected",
+    ]
+    world.ahead += 30 * 24 * HOUR
+    with pytest.raises(Conflict, match="30 days"):
+        await kit.tickets.disputes.open(terms.ticket_id, 1, "once more")

@@ -1,0 +1,133 @@
+"""A node pays its advisor by escrow tickets: both as they are typed, over a relay, at real mints
+(docs/protocol/03-escrow-and-payments.md §6.6, §14.2; docs/protocol/11-advisor-kit.md §8)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from hive_devnet.mint import MintProcess
+from hive_devnet.node import DevnetRpcError
+from hive_devnet.world import AdvisorFailed, World, until
+
+TASKS = (
+    ("hive:fee-policy/v1", "set_single", {"fee_ppm": 480}),
+    ("hive:htlc-policy/v1", "set_htlc_limits", {"htlc_minimum_msat": 6}),
+)
+"""What is paid for at which of the mints."""
+SATS = 50
+FUND_SATS = 256
+
+
+@pytest_asyncio.fixture
+async def mints(mint_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
+    """One mint that takes a fee for every swap, one that does not."""
+    async with AsyncExitStack() as stack:
+        free = await MintProcess.start(tmp_path / "mint", input_fee_ppk=0)
+        stack.push_async_callback(free.stop)
+        yield mint_url, free.url
+
+
+@pytest_asyncio.fixture
+async def paying(mints: tuple[str, str]) -> AsyncIterator[World]:
+    """A node with ecash at both mints, and an advisor it hired that takes both."""
+    directory = Path(tempfile.mkdtemp(prefix="hive-"))
+    options = {
+        "hive-comms-escrow-mint": mints[0],
+        "hive-comms-escrow-backup-mints": mints[1],
+        "hive-comms-escrow-auto-replenish": "false",
+    }
+    world = await World.start(directory, options=options)
+    try:
+        npub = str((await world.advisor.run("identity", "create"))["npub"])
+        issue = {"agent_id": npub, "tier": "standard", "allowed_schemas_json": ["*"]}
+        await world.alice.call("hive-mgmt-credential-issue", issue)
+        await world.accept_offer("alice")
+        for url in mints:
+            await world.advisor.run("wallet", "mint", "add", url)
+            for action, amount in (("fund", {"amount_sats": FUND_SATS}), ("probe", {})):
+                call = {"action": action, "mint": url, **amount}
+                await world.alice.call("hive-client-wallet", call)
+        world.advisor.env["TICKET_NPUB"] = npub
+        yield world
+    finally:
+        await world.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def ticket(world: World, mint: str, task: tuple[str, str, dict[str, int]]) -> str:
+    """The operator locks pay for one task, once the advisor said what a ticket needs."""
+    schema, action, params = task
+    call = {
+        "action": "create",
+        "advisor": world.advisor.env["TICKET_NPUB"],
+        "type": "single",
+        "amount_sats": SATS,
+        "danger": 5,
+        "schema": schema,
+        "task_action": action,
+        "params": {"channel_id": world.scid, **params},
+        "mint": mint,
+        "idempotency_key": action,
+    }
+
+    async def made() -> str | None:
+        await world.advisor.run("run", "--once")
+        try:
+            return str((await world.alice.call("hive-client-escrow", call))["ticket_id"])
+        except DevnetRpcError as error:
+            assert "key" in str(error), error
+            return None
+
+    return await until(made, "a ticket", 90)
+
+
+async def item_of(world: World, ticket_id: str) -> dict[str, Any]:
+    shown = await world.alice.call("hive-client-escrow", {"action": "get", "ticket_id": ticket_id})
+    found: dict[str, Any] = shown["items"][0]
+    return found
+
+
+async def reached(world: World, ticket_id: str, state: str) -> None:
+    """The advisor sends and takes its mail until the payer's item is there."""
+
+    async def there() -> bool:
+        await world.advisor.run("run", "--once")
+        return bool((await item_of(world, ticket_id))["state"] == state)
+
+    await until(there, f"the item is {state}", 120)
+
+
+@pytest.mark.timeout(400)
+async def test_acceptance_03_02_the_payees_net_is_the_amount_at_mints_with_and_without_a_fee(
+    paying: World, mints: tuple[str, str]
+) -> None:
+    shell = paying.advisor
+    for task, mint in zip(TASKS, mints, strict=True):
+        id_ = await ticket(paying, mint, task)
+        await reached(paying, id_, "accepted")
+        if task is TASKS[0]:
+            assert (await shell.run("ticket", "check", id_))["good"]
+            (listed,) = (await shell.run("ticket", "list"))["items"]
+            assert (listed["status"], listed["amount_sats"], listed["client"]) == ("active", SATS, "alice")
+        schema, action, params = task
+        pairs = [f"{name}={value}" for name, value in {"channel_id": paying.scid, **params}.items()]
+        done = await shell.run("--yes", "send", "alice", f"{schema}/{action}", *pairs)
+        assert done["state"] == "done", done
+        await shell.run("ticket", "redeem")
+        shown = await shell.run("ticket", "show", id_)
+        assert [part["state"] for part in shown["parts"]] == ["redeemed"], shown
+        assert shown["parts"][0]["command_id"] == done["command_id"]
+        balance = await shell.run("wallet", "balance")
+        assert {row["mint"]: row["free_sats"] for row in balance["mints"]}[mint] == SATS, balance
+        # Told of it, the payer asks the mint, which shows it the preimage.
+        await reached(paying, id_, "redeemed")
+    with pytest.raises(AdvisorFailed) as refused:
+        await shell.run("ticket", "dispute", id_, "0", "it was paid, really")
+    assert refused.value.code == 4 and "redeemed" in refused.value.error["message"]

@@ -20,6 +20,7 @@ from hive_shared.cashu.journal import Op
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.ports import Mint
 from hive_shared.cashu.probe import Probe
+from hive_shared.cashu.proof_cap import MAX_PROOFS
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
@@ -113,8 +114,9 @@ class EcashWorld:
         seed: bytes = b"",
         looks_ahead: bool = False,
         copy_of: Path | None = None,
+        most_proofs: int = MAX_PROOFS,
     ) -> None:
-        self.looks_ahead = looks_ahead
+        self.looks_ahead, self.most_proofs = looks_ahead, most_proofs
         self.path = directory / "comms.db"
         self.mint_url, self.seed = mint_url, seed or os.urandom(32)
         self.now = 1_800_000_000
@@ -129,7 +131,14 @@ class EcashWorld:
         self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1), NODE_ECASH)
         self.mints = OneMint(self.mint_url)
         keys = self.keys = EscrowKeys(Secret(self.seed))
-        self.wallet = Wallet(self.db, self.store, keys, now=lambda: self.now, random_bytes=os.urandom)
+        self.wallet = Wallet(
+            self.db,
+            self.store,
+            keys,
+            now=lambda: self.now,
+            random_bytes=os.urandom,
+            most_proofs=self.most_proofs,
+        )
         self.payer = NobodyPays()
         self.settler = Settler(
             self.db,
@@ -164,8 +173,15 @@ class EcashWorld:
 
     def restore_from_seed(self) -> SeedRestore:
         """What the operator's `restore` runs."""
+        chosen = partial(chosen_mint, self.mints)
         return SeedRestore(
-            self.db, self.store, self.mints, self.keys, partial(chosen_mint, self.mints), now=lambda: self.now
+            self.db,
+            self.store,
+            self.mints,
+            self.keys,
+            chosen,
+            cap=self.wallet.cap,
+            now=lambda: self.now,
         )
 
     def prober(self) -> Probe:

@@ -14,6 +14,7 @@ from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.record_store import RecordStore
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db
 
@@ -41,6 +42,7 @@ class KitEcash(EcashWorld):
             now=lambda: self.now,
             wait=self._wait,
             rng=os.urandom,
+            most_proofs=self.most_proofs,
         )
         self.store, self.wallet = self.ecash.store, self.ecash.wallet
         self.settler, self.service = self.ecash.settler, self.ecash.service
@@ -49,6 +51,9 @@ class KitEcash(EcashWorld):
 
     async def _not_ahead(self, mint_url: str, keyset: Keyset) -> None:
         """A hundred outputs asked about at each of a thousand starts would cost more than the tests."""
+
+    def restore_from_seed(self) -> SeedRestore:
+        return self.ecash.restore
 
     async def restart(self) -> None:
         await super().restart()

@@ -19,6 +19,7 @@ from hive_shared.cashu.journal import INCOMING, Op, OpState
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_ports import MintSettings
 from hive_shared.cashu.mints import MintRole
+from hive_shared.cashu.proof_cap import MAX_PROOFS
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
@@ -88,6 +89,7 @@ class Ecash:
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: Callable[[int], bytes] = os.urandom,
         say: Callable[[str], None] = lambda _text: None,
+        most_proofs: int = MAX_PROOFS,
     ) -> None:
         self.named, self.keys, self.store = tuple(named), keys, CashuStore(sealer, KIT_ECASH)
         self._db, self._meta, self._now, self._say = db, meta, now, say
@@ -103,12 +105,14 @@ class Ecash:
             log=self._log,
             advice=KIT,
         )
-        self.wallet = Wallet(db, self.store, keys, now=now, random_bytes=rng, advice=KIT)
+        self.wallet = Wallet(
+            db, self.store, keys, now=now, random_bytes=rng, advice=KIT, most_proofs=most_proofs
+        )
         self.settler = Settler(
             db, self.store, self.book, _NobodyPays(), WalletEnds(self.store, now), now=now, alert=self._lost
         )
         chosen = partial(chosen_mint, self.book, advice=KIT)
-        self.restore = SeedRestore(db, self.store, self.book, keys, chosen, now=now)
+        self.restore = SeedRestore(db, self.store, self.book, keys, chosen, cap=self.wallet.cap, now=now)
         self.service = self._service(halted, wait, rng)
         self._loaded, self._turn = False, asyncio.Lock()
 

@@ -55,6 +55,7 @@ async def _lost_database(world: World, first: str, second: str) -> None:
     assert await _sats(world) == {}
     shown = await _wallet(world, "restore")
     assert (shown["dry_run"], shown["new_sats"], await _sats(world)) == (True, 1_000, {})
+    assert shown["not_asked"] == [second]
     for mint in (first, second):
         await _wallet(world, "restore", mint=mint, dry_run=False)
     assert await _sats(world) == {first: 1_000, second: 300}

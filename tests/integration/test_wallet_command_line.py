@@ -114,7 +114,12 @@ async def test_ecash_comes_in_goes_out_and_is_found_again(mint_url: str, tmp_pat
         silent = await run("mint", "add", NOWHERE)
         assert (silent["role"], silent["failed_checks"]) == ("backup", 1) and silent["detail"]
     async with run.open():
-        assert [row["mint"] for row in (await run("mint", "list"))["items"]] == [mint_url, NOWHERE]
+        mints = (await run("mint", "list"))["items"]
+        assert [(row["mint"], row["breaker"], row["held_for_s"]) for row in mints] == [
+            (mint_url, "closed", 0),
+            (NOWHERE, "closed", 0),
+        ]
+        assert mints[0]["last_ok_at"] and mints[1]["last_ok_at"] is None
         assert [check["status"] for check in await run.kit.ecash.checks(20)] == ["ok", "warn"]
         got = await run("receive", stdin=token + "\n")
         assert (got["state"], got["amount_sats"]) == ("done", 300 - got["fee_sats"])
@@ -141,7 +146,7 @@ async def test_ecash_comes_in_goes_out_and_is_found_again(mint_url: str, tmp_pat
         file.unlink()
     async with run.open():
         shown = await run("restore")
-        assert (shown["new_sats"], shown["applied"]) == (total, False)
+        assert (shown["new_sats"], shown["applied"], shown["not_asked"]) == (total, False, [])
         assert (await run("balance"))["total_sats"] == 0
         assert (await run("restore", "--apply"))["new_sats"] == total
         assert (await run("balance"))["total_sats"] == total

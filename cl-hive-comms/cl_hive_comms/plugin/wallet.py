@@ -112,8 +112,9 @@ def compose_wallet(
     ends = WalletEnds(store, unix_now, locks)
     payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
     settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
-    restore = SeedRestore(db, store, mints, keys, partial(chosen_mint, mints), now=unix_now)
     wallet = Wallet(db, store, keys, now=unix_now, random_bytes=os.urandom)
+    chosen = partial(chosen_mint, mints)
+    restore = SeedRestore(db, store, mints, keys, chosen, cap=wallet.cap, now=unix_now)
     service = WalletService(
         db,
         store,

@@ -145,7 +145,8 @@ async def restore(settings: Settings, mint: str | None, apply: bool) -> None:
         found = await _patiently(
             settings, "the mint is asked, counter by counter", kit.ecash.restore.run(mint, dry_run=not apply)
         )
-        settings.terminal.show({**found, "mint": Own(found["mint"]), "applied": apply})
+        mints = {"mint": Own(found["mint"]), "not_asked": [Own(url) for url in found["not_asked"]]}
+        settings.terminal.show({**found, **mints, "applied": apply})
 
 
 @wallet.command()
@@ -172,7 +173,7 @@ async def list_(settings: Settings) -> None:
     """Your mints, the primary first, and how they were when they were asked last."""
     async with settings.kit(online=False) as kit:
         await kit.ecash.ready()
-        items = [_mint_row(row) for row in kit.ecash.book.every()]
+        items = [_mint_row(kit.ecash, row) for row in kit.ecash.book.every()]
         settings.terminal.show({"items": items, "count": len(items)})
 
 
@@ -188,7 +189,7 @@ async def add(settings: Settings, url: str, primary: bool) -> None:
         others = [each for each in kit.ecash.named if each != address]
         await _name(settings, kit.ecash, [address, *others] if primary else [*others, address])
         row = await _patiently(settings, "the mint is asked how it is", kit.ecash.book.check(address))
-        settings.terminal.show(_mint_row(row))
+        settings.terminal.show(_mint_row(kit.ecash, row))
 
 
 @mint.command()
@@ -284,7 +285,9 @@ def _op_row(op: Op) -> dict[str, Any]:
     }
 
 
-def _mint_row(row: MintRow) -> dict[str, Any]:
+def _mint_row(ecash: Ecash, row: MintRow) -> dict[str, Any]:
+    # Of the process that answers: the one that holds the profile, where there is one.
+    traffic = ecash.book.at(row.url).traffic if row.url in ecash.named else None
     return {
         "mint": Own(row.url),
         "role": row.role.value,
@@ -292,5 +295,8 @@ def _mint_row(row: MintRow) -> dict[str, Any]:
         "version": row.version or None,
         "failed_checks": row.failures,
         "checked_at": output.moment(row.checked_at) if row.checked_at else None,
+        "last_ok_at": output.moment(row.last_ok_at) if row.last_ok_at else None,
+        "breaker": traffic and traffic.breaker,
+        "held_for_s": traffic and round(traffic.held_for_s),
         "detail": row.last_error or None,
     }

@@ -9,12 +9,13 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class Advice:
     """Sentence parts: how a first mint is named, how one more is, what brings more ecash, the setting that
-    bounds what may be at one mint. `option` is the setting's machine name."""
+    bounds what may be at one mint, what takes ecash out. `option` is the setting's machine name."""
 
     first_mint: str
     name_mint: str
     fund: str
     most: str
+    fewer: str
     option: str
 
 
@@ -23,6 +24,7 @@ NODE: Final = Advice(
     name_mint="set hive-comms-escrow-mint or hive-comms-escrow-backup-mints if you trust it",
     fund="hive-client-wallet action=fund brings more",
     most="hive-comms-mint-max-balance",
+    fewer="hive-client-wallet action=withdraw takes some out",
     option="hive-comms-escrow-mint",
 )
 """The node's operator."""
@@ -32,6 +34,7 @@ KIT: Final = Advice(
     name_mint="'hive-advisor wallet mint add URL' if you trust it",
     fund="'hive-advisor wallet receive' takes more in",
     most="spend.max_balance_sats",
+    fewer="'hive-advisor wallet melt' takes some out",
     option="mints",
 )
 """The advisor at his command line."""

@@ -68,6 +68,8 @@ MOVES: Final[Mapping[OpState, frozenset[OpState]]] = MappingProxyType(
 )
 """Which state may follow which; a store refuses every other move."""
 
+MAX_ELEMENTS: Final = 1_000
+"""Inputs, and outputs, of one request (docs/protocol/03 §2.1)."""
 INCOMING: Final = frozenset({OpKind.RECEIVE, OpKind.REDEEM, OpKind.REFUND, OpKind.FUND})
 """Operations that bring money to us: one that a crash left unsent is carried on, the others are given up."""
 

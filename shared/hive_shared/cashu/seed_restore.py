@@ -17,6 +17,7 @@ from .journal import OwnProof, ProofStatus
 from .keysets import Keyset
 from .outputs import output, restored
 from .ports import Mint, MintBook
+from .proof_cap import ProofCap
 from .settling import Database
 from .wallet_ports import ServiceRows
 from .wire import SpendState
@@ -47,14 +48,17 @@ class SeedRestore:
         keys: EscrowKeys,
         chosen: Callable[[str | None], str],
         *,
+        cap: ProofCap,
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._mints, self._chosen, self._now = db, rows, mints, chosen, now
+        self._cap = cap
         self._secrets = UnlockedSecrets(keys.seed())
 
     async def run(self, mint_url: str | None, *, dry_run: bool) -> dict[str, Any]:
-        """What was found at a mint (the primary one for None), taken in unless `dry_run`. Raises
-        PaymentFailed when the mint does not answer rightly; then nothing was taken in."""
+        """What was found at a mint (the primary one for None), taken in unless `dry_run`; `not_asked`: the
+        other mints that are named. Raises PaymentFailed when the mint does not answer rightly, Capacity
+        where the wallet is full; then nothing was taken in."""
         url = self._chosen(mint_url)
         mint, keysets = self._mints.at(url), await self._mints.keysets(url)
         found = {each.id: await self._search(mint, each) for each in keysets.values()}
@@ -66,6 +70,8 @@ class SeedRestore:
                 new = [own for own in result.unspent if own.y not in known]
                 added, sat = added + len(new), sat + sum(own.proof.amount for own in new)
                 if not dry_run:
+                    if not self._cap.make_room(tx, len(new)):
+                        raise self._cap.full(len(new))
                     self._rows.add_proofs(tx, url, new, ProofStatus.UNSPENT, "restore", self._now())
                     self._rows.raise_counter(tx, url, keyset_id, result.next)
             return added, sat
@@ -74,6 +80,7 @@ class SeedRestore:
         every = [own for result in found.values() for own in result.unspent]
         return {
             "mint": url,
+            "not_asked": [other for other in self._mints.accepted() if other != url],
             "keysets": len(found),
             "unspent_sats": sum(own.proof.amount for own in every),
             "unspent_proofs": len(every),

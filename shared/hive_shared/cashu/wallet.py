@@ -16,9 +16,10 @@ from ..store import Tx
 from .advice import NODE, Advice
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, UnlockedSecrets
-from .journal import Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from .journal import MAX_ELEMENTS, Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
 from .keysets import Keyset, fee_sats, split
 from .outputs import Output, output
+from .proof_cap import MAX_PROOFS, CapRows, ProofCap
 from .secrets import Kind, Lock, build_secret
 from .selection import CONSOLIDATE_ABOVE, KEEP, MAX_INPUTS, covering, exact, fee_of
 from .settling import Database, JournalRows
@@ -27,8 +28,6 @@ from .wire import BlindedMessage, Proof
 
 MAX_AMOUNT_SAT: Final = 10_000_000
 """The most that one operation moves (docs/protocol/03 §9)."""
-MAX_ELEMENTS: Final = 1_000
-"""Inputs, and outputs, of one request (docs/protocol/03 §2.1)."""
 _NO_EXPIRY_S: Final = 3_600
 
 
@@ -36,7 +35,7 @@ Beside: TypeAlias = Callable[[Tx, Op], Op]
 """What else is written in the transaction that begins an operation; the operation as it is to be stored."""
 
 
-class WalletRows(JournalRows, Protocol):
+class WalletRows(JournalRows, CapRows, Protocol):
     """Rows that beginning an operation reads and writes."""
 
     def op_by_key(self, tx: Tx, idempotency_key: str) -> Op | None: ...
@@ -123,9 +122,11 @@ class Wallet:
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
         advice: Advice = NODE,
+        most_proofs: int = MAX_PROOFS,
     ) -> None:
         self._db, self._rows, self._secrets = db, rows, UnlockedSecrets(keys.seed())
         self._advice = advice
+        self.cap = ProofCap(rows, advice, most_proofs)
         self._now, self._random_bytes = now, random_bytes
 
     async def receive(
@@ -169,6 +170,8 @@ class Wallet:
             total = sum(proof.amount for proof in opening.proofs)
             fee = fee_sats(keys.ppk(proof.id) for proof in opening.proofs)
             outputs = self._own(tx, keys, total - fee)
+            # What is locked is ours already: it comes back also where nothing new is begun.
+            self.cap.make_room(tx, len(outputs))
             proofs = opening.signed([each.output.message for each in outputs])
             order, op_id = Order(opening.key, owner), self._random_bytes(16).hex()
             op = self._op(op_id, order, OpKind.RECEIVE, keys, "", total - fee, fee, proofs, outputs)
@@ -318,6 +321,7 @@ class Wallet:
                     raise _other_content()
                 return old
             op = replace(plan(tx, op_id), content=content)
+            self.cap.admit(tx, op)
             if beside is not None:
                 op = beside(tx, op)
             self._rows.add_op(tx, op)

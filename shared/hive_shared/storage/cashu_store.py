@@ -186,6 +186,20 @@ class CashuStore:
             ).rowcount
         )
 
+    def proof_rows(self, tx: Tx) -> int:
+        """How many proofs are noted, spent ones included."""
+        return int(tx.execute(f"SELECT COUNT(*) FROM {self._proofs}").fetchone()[0])
+
+    def drop_spent(self, tx: Tx, most: int) -> int:
+        """Forget at most so many spent proofs, those spent longest ago; how many."""
+        return int(
+            tx.execute(
+                f"DELETE FROM {self._proofs} WHERE y IN (SELECT y FROM {self._proofs} WHERE state = 'spent'"
+                " ORDER BY spent_at LIMIT ?)",
+                (most,),
+            ).rowcount
+        )
+
     def raw_proofs(self, tx: Tx) -> Iterator[dict[str, object]]:
         """Every proof that is not spent, in clear, for a backup."""
         for row in tx.execute(f"SELECT * FROM {self._proofs} WHERE state <> 'spent' ORDER BY y"):

@@ -108,6 +108,28 @@ async def test_what_nobody_knows_the_end_of_is_never_sent_again_and_found_by_the
     assert [how for _, how in await kit.fees.listed(10)] == ["good"] and len(wallet.sent) == 1
 
 
+async def test_a_wallet_that_is_set_up_no_more_ends_no_round_and_decides_nothing(
+    world: KitWorld, kit: Advisor, wallet: Wallet
+) -> None:
+    wallet.lost = True
+    refused = await run(kit)
+    whole = wallet.call
+
+    async def deaf(name: str, method: str, params: Any) -> dict[str, Any]:
+        if method == "listpays":
+            raise TransportUnavailable("node pocket did not answer in 30 s")
+        return await whole(name, method, params)
+
+    wallet.call = deaf
+    assert (await paid(kit, refused)).state == "unknown"
+    kit.money._nodes = None  # its node is no more in the file of nodes
+    await kit.pump()
+    assert [each.state for each in await kit.money.spending.listed(10)] == ["unknown"]
+    wallet.call, kit.money._nodes, world.ahead = whole, wallet, 100
+    await kit.pump()
+    assert [each.state for each in await kit.money.spending.listed(10)] == ["paid"]
+
+
 async def test_a_refusal_alone_fails_nothing_the_list_without_it_does_later(
     world: KitWorld, kit: Advisor, wallet: Wallet
 ) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from hive_shared.errors import HiveError
@@ -122,7 +123,7 @@ class RoundService:
                 sent += 1
         sent += 0 if self._guard.halted else await self._approvals.send_unanswered()
         if shared is None:
-            await self._money.tick()
+            await self._tend_money()
             await self._signed.flush()
             await self._ask_stopped(by_id.values())
             await asyncio.gather(*(self._record(client) for client in by_id.values()))
@@ -148,6 +149,11 @@ class RoundService:
             "open": len([c for c in await self._commands.open() if c.schema != CONTROL]),
             **({} if shared is None else {"identity_shared": shared}),
         }
+
+    async def _tend_money(self) -> None:
+        """A wallet that refuses must not end the round, and with it `run`; `doctor` tells what is wrong."""
+        with suppress(HiveError):
+            await self._money.tick()
 
     async def _record(self, client: Client) -> None:
         """What is missing of a client's record: pushes, receipts, acknowledgements."""

@@ -182,9 +182,15 @@ class SpendService:
             if payment.payment_hash in self._under_way or self._now() < at:
                 continue
             self._looks[payment.payment_hash] = (looks + 1, self._now() + look_pause_s(looks))
+            await self._noted(payment, await self._seen(payment))
+
+    async def _seen(self, payment: Outgoing) -> Result:
+        """What its wallet says now; no word where that is set up no more, or does not answer."""
+        try:
             way = await self._way(payment.way)
-            result = Result() if way is None else await way.settled(payment)
-            await self._noted(payment, result)
+            return Result() if way is None else await way.settled(payment)
+        except HiveError as error:
+            return Result(why=error.detail[:200])
 
     async def _noted(self, payment: Outgoing, result: Result) -> Outgoing:
         return await self._db.write(lambda tx: self._ended(tx, payment, result))

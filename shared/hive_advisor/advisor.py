@@ -285,6 +285,7 @@ class Advisor:
             Rows(self._command_rows, self._rows, self._records, self._fee_rows),
             self.signed_mail,
             halted=lambda: self.guard.halted,
+            retried=self.retries.pending,
             now=self._now,
             rng=rng,
             new_id=_new_id,

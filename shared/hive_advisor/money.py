@@ -12,12 +12,13 @@ from typing import Any, Final
 from hive_shared.crypto import Sealer
 from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 from hive_shared.invoice_messages import INVOICE_REQUEST
-from hive_shared.store import Db
+from hive_shared.store import Db, Tx
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain import lnaddress, nwc
 from hive_advisor.domain.fee import BOLT11
 from hive_advisor.domain.plan import Plan
+from hive_advisor.domain.rows import StoredCommand
 from hive_advisor.nodes import check_named, load_nodes
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.payments.cln import OwnNodeMoney
@@ -59,6 +60,7 @@ class Money:
         mail: SignedMail,
         *,
         halted: Callable[[], bool],
+        retried: Callable[[Tx, StoredCommand], bool],
         now: Callable[[], int],
         rng: Callable[[int], bytes],
         new_id: Callable[[], str],
@@ -78,6 +80,7 @@ class Money:
             rows.records,
             mail,
             self.way_in,
+            retried,
             now=now,
             new_id=new_id,
             spawn=spawn,

@@ -306,6 +306,39 @@ async def test_what_did_not_run_is_not_owed_and_what_is_planned_anew_is(
     assert payer.said(kit)[-1][1]["bolt11"] == earning.invoice
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_what_is_planned_anew_some_rounds_later_stays_owed(
+    world: KitWorld, kit: Advisor, payer: Payer, pocket: PocketWallet, given_up: bool
+) -> None:
+    payer.refuses = "busy"
+    busy = await work(kit)
+    assert (await looked(world, kit, 10)).state == "invoiced", "its next try is due"
+    if given_up:
+        void = await looked(world, kit, 90_000)
+        assert void.state == "void"
+        with pytest.raises(HiveError, match="nothing is to be paid"):
+            await kit.money.earnings.invoice(void)
+    payer.refuses = None
+    anew = await kit.retries.again(busy)
+    await kit.follow(anew, 5)
+    world.ahead += 90_000
+    await payer.ask(kit, anew.command_id)
+    earning = await owed(kit)
+    assert payer.said(kit)[-1][1]["bolt11"] == earning.invoice and earning.state == "invoiced"
+    assert (await looked(world, kit, 20 * 86_400)).state == "unpaid"
+
+
+async def test_a_node_does_not_put_off_when_its_debt_is_overdue(
+    world: KitWorld, kit: Advisor, payer: Payer, pocket: PocketWallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive_advisor.services.earnings.agreed_sats", lambda _document, _danger: PRICE)
+    client = await kit.clients.named("alice")
+    done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=5, human=True)
+    await payer.ask(kit, done.command_id, due_at=world.now() + 10**9)
+    assert (await owed(kit)).state == "invoiced"
+    assert (await looked(world, kit, 15 * 86_400 + 10)).state == "unpaid"
+
+
 async def test_two_weeks_make_it_unpaid_and_a_late_payment_paid(
     world: KitWorld, kit: Advisor, payer: Payer, pocket: PocketWallet
 ) -> None:

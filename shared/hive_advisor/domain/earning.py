@@ -56,6 +56,8 @@ TABLE: Final[Mapping[tuple[EarningState, EarningEvent], EarningState]] = Mapping
         (_S.INVOICED, _E.ON_INVOICED): _S.INVOICED,
         (_S.UNPAID, _E.ON_INVOICED): _S.INVOICED,
         (_S.DISPUTED, _E.ON_INVOICED): _S.DISPUTED,
+        # It was planned anew after we had given it up, and ran.
+        (_S.VOID, _E.ON_INVOICED): _S.INVOICED,
         **{(state, _E.ON_PAID): _S.PAID for state in _S if state != _S.PAID},
         (_S.DUE, _E.ON_OVERDUE): _S.UNPAID,
         (_S.INVOICED, _E.ON_OVERDUE): _S.UNPAID,

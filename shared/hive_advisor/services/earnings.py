@@ -45,6 +45,7 @@ _PER_ROUND: Final = 40
 _LOOKED_AFTER_S: Final = 7 * 86_400
 """How long after an invoice ran out our wallet is asked for it."""
 _NEVER_CAME_S: Final = 3_600
+_DUE_WITHIN_S: Final = 86_400
 
 
 class InvoiceRows(Protocol):
@@ -65,7 +66,8 @@ class InvoiceRows(Protocol):
 
 class EarningService:
     """Owns what is owed to us. `way(None)` is the way in of the configuration, `way(name)` the one that made
-    an invoice before; both None where there is none."""
+    an invoice before; both None where there is none. `retried` tells whether a command that did nothing is
+    yet to be planned anew."""
 
     def __init__(
         self,
@@ -76,13 +78,14 @@ class EarningService:
         records: RecordRows,
         mail: SignedMail,
         way: Callable[[str | None], Awaitable[WayIn | None]],
+        retried: Callable[[Tx, StoredCommand], bool],
         *,
         now: Callable[[], int],
         new_id: Callable[[], str],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._db, self._rows, self._commands, self._clients = db, rows, commands, clients
-        self._records, self._mail, self._way = records, mail, way
+        self._records, self._mail, self._way, self._retried = records, mail, way, retried
         self._now, self._new_id, self._spawn = now, new_id, spawn
         self._making, self._looking = asyncio.Lock(), asyncio.Semaphore(_AT_ONCE)
         self._told: set[str] = set()
@@ -120,7 +123,7 @@ class EarningService:
             if current.live(self._now(), least_s):
                 if pasted and pasted.lower() != current.invoice.lower():
                     raise Conflict("it has an invoice that can still be paid; a second one could be paid too")
-                return await self._db.write(lambda tx: self._answered(tx, current))
+                return await self._db.write(lambda tx: self._answered(tx, self._owed_again(tx, current)))
             if current.live(self._now(), 0):
                 raise Conflict(
                     f"its invoice is good until {current.expires_at} only; a new one is made when it ran out"
@@ -158,7 +161,7 @@ class EarningService:
             if self._rows.of_hash(tx, invoice.payment_hash) is not None:
                 raise PaymentFailed("this invoice was handed out before", reason="invoice_mismatch")
             to = next_state(current.state, EarningEvent.ON_INVOICED)
-            if to is None:
+            if to is None or self._void(tx, current):
                 raise Conflict(f"nothing is to be paid: it is {current.state}")
             former = (*current.former, *((current.payment_hash,) if current.payment_hash else ()))
             fresh = replace(
@@ -178,6 +181,18 @@ class EarningService:
             return self._answered(tx, fresh)
 
         return await self._db.write(body)
+
+    def _void(self, tx: Tx, earning: Earning) -> bool:
+        """Whether it is void, and no command of its line was more than refused."""
+        command = self._commands.get(tx, earning.command_id)
+        void = earning.state == EarningState.VOID
+        return void and (command is None or self._came_to_nothing(tx, command))
+
+    def _owed_again(self, tx: Tx, earning: Earning) -> Earning:
+        """It as it is; a void one whose command ran after all is owed by its invoice again."""
+        if earning.state == EarningState.VOID and not self._void(tx, earning):
+            self._move(tx, earning, EarningEvent.ON_INVOICED, "")
+        return self._rows.get(tx, earning.earning_id) or earning
 
     async def _current(self, earning: Earning) -> Earning:
         found = await self._db.read(lambda tx: self._rows.get(tx, earning.earning_id))
@@ -241,7 +256,8 @@ class EarningService:
             command_id=command.command_id,
             amount_sats=agreed,
             state=EarningState.DUE,
-            due_at=request.due_at,
+            # A node's word does not put off when an unpaid debt is told of.
+            due_at=min(request.due_at, now + _DUE_WITHIN_S),
             created=now,
             updated=now,
         )
@@ -353,11 +369,15 @@ class EarningService:
                 self._move(tx, earning, EarningEvent.ON_OVERDUE, "earning_unpaid")
 
     def _came_to_nothing(self, tx: Tx, command: StoredCommand) -> bool:
-        """Whether a command did nothing and was not planned anew: that one is paid by the same invoice."""
-        last: StoredCommand | None = command
-        while last is not None and did_nothing(last.state, last.slug):
-            last = self._commands.retried_by(tx, last.command_id)
-        return last is None
+        """Whether a command did nothing, was not planned anew and will not be: what is planned anew is paid
+        by the same invoice."""
+        last = command
+        while did_nothing(last.state, last.slug):
+            anew = self._commands.retried_by(tx, last.command_id)
+            if anew is None:
+                return not self._retried(tx, last)
+            last = anew
+        return False
 
     async def _look(self, earning: Earning) -> None:
         async with self._looking:

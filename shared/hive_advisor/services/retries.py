@@ -45,6 +45,10 @@ class RetryService:
         """When a command may be planned anew (unix seconds); None when it must not."""
         return await self._db.read(lambda tx: self._when(tx, command))
 
+    def pending(self, tx: Tx, command: StoredCommand) -> bool:
+        """Whether a command may still be planned anew by itself: `due` will name it, or does."""
+        return command.updated >= self._now() - DAY and self._when(tx, command) is not None
+
     async def due(self) -> list[StoredCommand]:
         """Refused commands whose next try is due, oldest first."""
         now = self._now()

@@ -21,7 +21,7 @@ LATER = {
     },
     "11": {8: "the market"},
     "08": {
-        **{10: "mints", 12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
+        **{12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
     },
 }
 """Checks of what comes later, with the part they are about."""

@@ -1,4 +1,5 @@
-"""The ways back that docs/money.md names, each gone: a lost database, a dead mint, a payment that hangs."""
+"""The ways back that docs/money.md names, each gone: a lost database, a dead mint, a payment that hangs; and
+escrow without a mint (docs/protocol/08-client-and-plugins.md §13.10)."""
 
 from __future__ import annotations
 
@@ -11,11 +12,25 @@ import pytest
 from agent import Agent
 from channel_world import plugin_again
 from cln_contract import Probe
+from clock_world import world_at
+from hive_devnet.clock import PluginClock
 from hive_devnet.mint import MintProcess
 from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World, until
+from hive_shared.cashu.derive import public_key
+from hive_shared.crypto import Secret
 
-WALLET, MINT = "hive-client-wallet", "hive-comms-escrow-mint"
+WALLET, ESCROW, MINT = "hive-client-wallet", "hive-client-escrow", "hive-comms-escrow-mint"
+TICKET = {
+    "action": "create",
+    "amount_sats": 50,
+    "danger": 5,
+    "schema": "ci:review/v1",
+    "task_action": "review",
+    "params": {"pull": 7},
+    "payee_pubkey": public_key(Secret(b"\x21" * 32)),
+    "idempotency_key": "review",
+}
 
 
 async def _wallet(world: World, action: str, **params: object) -> dict[str, Any]:
@@ -31,19 +46,46 @@ async def _set(world: World, option: str, value: str) -> None:
     await world.alice.call("setconfig", {"config": option, "val": value})
 
 
-async def test_a_lost_database_and_a_dead_mint(world: World, tmp_path: Path) -> None:
-    first, second = await asyncio.gather(
-        *(MintProcess.start(tmp_path / name, input_fee_ppk=0) for name in ("first", "second"))
-    )
-    try:
-        await _set(world, MINT, first.url)
-        await _set(world, "hive-comms-escrow-backup-mints", second.url)
-        await _wallet(world, "fund", amount_sats=1_000)
-        await _wallet(world, "fund", amount_sats=300, mint=second.url)
-        await _lost_database(world, first.url, second.url)
-        await _dead_mint(world, first, second.url)
-    finally:
-        await asyncio.gather(first.stop(), second.stop())
+async def test_acceptance_08_10_no_mint_a_lost_database_and_a_mint_that_dies_under_a_ticket(
+    tmp_path: Path,
+) -> None:
+    async with world_at(tmp_path, lambda now: now) as (world, clock):
+        await _set(world, "hive-comms-escrow-auto-replenish", "false")
+        await _without_a_mint(world)
+        first, second = await asyncio.gather(
+            *(
+                MintProcess.start(tmp_path / name, input_fee_ppk=0, environment=clock.environment)
+                for name in ("first", "second")
+            )
+        )
+        try:
+            await _set(world, MINT, first.url)
+            await _set(world, "hive-comms-escrow-backup-mints", second.url)
+            await _wallet(world, "fund", amount_sats=1_000)
+            await _wallet(world, "fund", amount_sats=300, mint=second.url)
+            await _lost_database(world, first.url, second.url)
+            await _dead_mint(world, first, second.url, clock)
+        finally:
+            await asyncio.gather(first.stop(), second.stop())
+
+
+async def _without_a_mint(world: World) -> None:
+    """Each refusal says which option names one; nothing was begun."""
+    async with Agent(world.alice, world.relay.url) as agent:
+        order = {**TICKET, "advisor": (await agent.hired("fees")).npub}
+    for method, params, code in (
+        (ESCROW, order, 4014),
+        (WALLET, {"action": "fund", "amount_sats": 100}, 4011),
+        (WALLET, {"action": "withdraw", "amount_sats": 100}, 4011),
+        (WALLET, {"action": "send", "amount_sats": 100}, 4011),
+        (WALLET, {"action": "restore"}, 4011),
+        (WALLET, {"action": "probe"}, 4011),
+    ):
+        with pytest.raises(DevnetRpcError) as refused:
+            await world.alice.call(method, params)
+        assert (refused.value.code, MINT in refused.value.message) == (code, True), (method, params)
+    assert (await world.alice.call(ESCROW))["count"] == 0
+    assert (await _wallet(world, "ops"))["count"] == 0
 
 
 async def _lost_database(world: World, first: str, second: str) -> None:
@@ -71,27 +113,39 @@ async def _answer(world: World, action: str) -> dict[str, Any] | None:
     return None
 
 
-async def _dead_mint(world: World, dead: MintProcess, other: str) -> None:
+async def _dead_mint(world: World, dead: MintProcess, other: str, clock: PluginClock) -> None:
+    # A probe takes most of the calls a mint gets in a minute.
+    clock.wait(61)
+    await _wallet(world, "probe")
+    async with Agent(world.alice, world.relay.url) as agent:
+        order = {**TICKET, "advisor": (await agent.hired("fees")).npub}
+        ticket = await world.alice.call(ESCROW, order)
+    assert (ticket["item_states"], await _sats(world)) == ({"delivered": 1}, {dead.url: 950, other: 300})
     await dead.kill()
     with pytest.raises(DevnetRpcError, match="mint_unavailable") as refused:
         await _wallet(world, "withdraw", amount_sats=7, timeout=3)
     assert refused.value.code == 4014
+    # The locktime comes and goes: what nobody earned is due back, and nothing calls it back.
+    clock.pass_to(ticket["locktime"] + 300)
+    back = {"action": "refund", "ticket_id": ticket["ticket_id"], "timeout": 1}
+    assert (await world.alice.call(ESCROW, back))["item_states"] == {"refundable": 1}
     await _set(world, MINT, other)
     await _set(world, "hive-comms-escrow-backup-mints", dead.url)
     assert (await _wallet(world, "send", amount_sats=50))["token"].startswith("cashuB")
     held = {row["mint"]: row for row in (await _wallet(world, "balance"))["mints"]}[dead.url]
-    assert held["free_sats"] + held["held_sats"] == 1_000
+    assert held["free_sats"] + held["held_sats"] == 950
     await dead.restart()
 
-    async def out() -> bool:
-        # Until the breaker lets the next call through.
-        with suppress(DevnetRpcError):
-            done = await _wallet(world, "withdraw", amount_sats=900, mint=dead.url, idempotency_key="back")
-            return bool(done["state"] == "done")
-        return False
+    async def refunded() -> bool:
+        # The waits between questions are the plugin's; here they pass at once.
+        clock.wait(60)
+        shown = await world.alice.call(ESCROW, {"action": "get", "ticket_id": ticket["ticket_id"]})
+        return bool(shown["item_states"] == {"refunded": 1})
 
-    assert await until(out, "what lay at the dead mint to be withdrawn", 120, 0.5)
-    assert (await _sats(world))[dead.url] <= 100
+    assert await until(refunded, "the ticket's sats to come back", 120, 0.5)
+    assert await _sats(world) == {dead.url: 1_000, other: 250}
+    done = await _wallet(world, "withdraw", amount_sats=900, mint=dead.url)
+    assert done["state"] == "done" and (await _sats(world))[dead.url] <= 100
 
 
 async def test_a_payment_that_hangs_is_waited_for_and_paid_once(

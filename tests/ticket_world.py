@@ -40,6 +40,9 @@ class NotedLocks:
     def unheld(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         self.state |= dict.fromkeys(lock_ids, "unheld")
 
+    def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Nothing moves them here."""
+
     def released(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         self.state |= dict.fromkeys(lock_ids, "released")
 

@@ -35,6 +35,9 @@ class Told:
     def unheld(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         self.said.append(("unheld", tuple(lock_ids)))
 
+    def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Nothing moves them here."""
+
     def released(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         self.said.append(("released", tuple(lock_ids)))
 

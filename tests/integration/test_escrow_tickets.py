@@ -154,6 +154,40 @@ async def test_what_is_earned_but_came_back_is_owed_until_it_is_replaced(
     assert item.owed_by == new.ticket_id and await payer.db.read(payer.tickets.owed) == []
 
 
+async def test_a_task_that_outlasts_its_money_ends_as_owed_or_as_refunded(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 61
+    names = ("earned", "failed", "unproved")
+    tickets = {name: await payer.create(payer.plan(payee, [100]), name) for name in names}
+    await payer.carry(payee)
+    for ticket in tickets.values():
+        await payer.begin(ticket)
+    payer.now = now
+    await payer.sweep()
+    assert {row.state.value for row in await payer.every()} == {"refunded"}
+    for ticket in tickets.values():
+        assert await payer.item_states(ticket.ticket_id) == ["executing"]
+    earned = tickets["earned"].ticket_id
+    await payer.succeed(tickets["earned"])
+    await payer.fail(tickets["failed"])
+    (unproved,) = await payer.items(tickets["unproved"].ticket_id)
+    await payer.db.write(lambda tx: payer.work.unknown(tx, unproved, None))
+    await payer.engine.tick()
+    for ticket in tickets.values():
+        assert await payer.item_states(ticket.ticket_id) == ["refunded"]
+        assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.REFUNDED
+    assert [item.ticket_id for item in await payer.db.read(payer.tickets.owed)] == [earned]
+    assert [each for each in payer.letters.values() if isinstance(each, Owed)] == [
+        Owed(earned, 0, 100, "late_release")
+    ]
+    assert payer.notices == ["owed"]
+    # The preimage is told on request all the same: the receipt says that it was released.
+    await payer.operator().release(earned, 0)
+    assert [each.ticket_id for each in payer.letters.values() if isinstance(each, Release)] == [earned]
+
+
 async def test_a_rejected_ticket_waits_for_its_locktime(payer: EscrowWorld, payee: PayeeWorld) -> None:
     payee.caps = None  # A mint whose probe is unknown takes small tickets only: this one is not small.
     await payee.restart()

@@ -66,6 +66,10 @@ class NodeLocks:
         """The payee may have the preimage."""
         self._locks.released(tx, lock_ids)
 
+    def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Where they stand, once more."""
+        self._locks.tell_again(tx, lock_ids)
+
 
 class EscrowMail:
     """Messages of tickets among the node's signed messages."""

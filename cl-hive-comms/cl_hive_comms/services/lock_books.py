@@ -41,6 +41,11 @@ class LockBooks:
         self._rows.insert(tx, row)
         self._tell(tx, row)
 
+    def tell_again(self, tx: Tx, rows: Sequence[LockRow]) -> None:
+        """Where these stand, for followers that could not take it when it was told."""
+        for row in rows:
+            self._tell(tx, row)
+
     def move(self, tx: Tx, row: LockRow, event: LockEvent, **changes: Any) -> LockRow:
         """One step. Raises Conflict (`stale_state`) when it is none of the table, or another came first."""
         after = self._rows.move(tx, row, event, self._now(), **changes)

@@ -448,6 +448,11 @@ class LockService:
                 at = row.locktime + abs(self.swaps.skew(row.mint_url)) + MARGIN_S
                 self._rows.note(tx, row, refund_hold_until=0, next_at=min(row.next_at, at))
 
+    def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Tell those who follow locks once more where these stand: it may have been told while they could
+        not take it."""
+        self._books.tell_again(tx, self._rows.get(tx, lock_ids))
+
     def take_in(
         self,
         tx: Tx,

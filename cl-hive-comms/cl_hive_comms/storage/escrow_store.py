@@ -54,6 +54,8 @@ _ITEM_CHANGES: Final = (
     *("command_id", "receipt_id", "released_at", "delivered_at", "redeemed_at", "refunded_at"),
     *("owed_sats", "owed_by"),
 )
+_EXECUTING: Final = PayerItem.EXECUTING.value
+_UNKNOWN: Final = PayerItem.UNKNOWN.value
 _SECRET_CHANGES: Final = frozenset({"released_at", "delivered_at"})
 
 
@@ -356,12 +358,16 @@ class EscrowStore:
                 yield table, values
 
     def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool:
-        """Insert a row of a backup; False where this node has it, whose own is newer. Raises KeyError,
-        ValueError and sqlite3.Error for what is no such row."""
+        """Insert a row of a backup; False where this node has it, whose own is newer. An item whose task was
+        under way becomes `unknown`: the operator decides. Raises KeyError, ValueError and sqlite3.Error for
+        what is no such row."""
         values = dict(row)
         if table == _SECRETS:
             plain = bytes.fromhex(values.pop("secret"))
             values["secret_enc"] = self._sealer.seal(_SECRETS, values["hash"], "secret_enc", plain)
+        if values.get("state") == _EXECUTING and table == "comms_escrow_items":
+            # The task ended, or not, on the node that was lost: nobody here will come back to it.
+            values["state"] = _UNKNOWN
         columns = [name for name, *_ in tx.execute("SELECT name FROM pragma_table_info(?)", (table,))]
         if table not in _INSERT or set(columns) != set(values):
             raise ValueError(f"a row of {table} has other columns")

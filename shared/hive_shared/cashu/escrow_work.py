@@ -18,7 +18,10 @@ from hive_shared.errors import Internal, PaymentFailed
 from hive_shared.store import Tx
 
 _TAKES_WORK: Final = (PayerItem.DELIVERED, PayerItem.ACCEPTED)
-_REVEALED: Final = (PayerItem.RELEASED, PayerItem.REDEEMED, PayerItem.REFUNDABLE, PayerItem.REFUNDING)
+_REVEALED: Final = (
+    *(PayerItem.RELEASED, PayerItem.REDEEMED),
+    *(PayerItem.REFUNDABLE, PayerItem.REFUNDING, PayerItem.REFUNDED),
+)
 _EARNED: Final = (PayerItem.RELEASED, PayerItem.REDEEMED)
 
 
@@ -35,6 +38,10 @@ class HeldLocks(Protocol):
 
     def released(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """The payee may have the preimage: left to it for a day after the locktime."""
+        ...
+
+    def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        """Say once more where these stand: an item follows no lock while its task is under way."""
         ...
 
 
@@ -99,6 +106,7 @@ class EscrowWork:
         self._check_order(tx, ticket, item.i)
         item = self._rows.move_item(tx, item, PayerEvent.ON_RELEASED, now, released_at=now)
         self._locks.released(tx, item.lock_ids)
+        self._locks.tell_again(tx, item.lock_ids)
         if item.hash is None or ticket.terms.mode is not Mode.TASK:
             return None
         self._rows.note_secret(tx, item.hash, released_at=now)
@@ -107,12 +115,14 @@ class EscrowWork:
     def fail(self, tx: Tx, item: ItemRow, receipt_id: str) -> ItemRow:
         """The task failed: nothing is given out, the money goes back at the locktime."""
         self._locks.unheld(tx, item.lock_ids)
-        return self._rows.move_item(tx, item, PayerEvent.ON_FAILED, self._now(), receipt_id=receipt_id)
+        after = self._rows.move_item(tx, item, PayerEvent.ON_FAILED, self._now(), receipt_id=receipt_id)
+        return self._followed(tx, after)
 
     def unknown(self, tx: Tx, item: ItemRow, receipt_id: str | None) -> ItemRow:
         """Nobody knows what came of the task: nothing is given out by itself; the operator decides."""
         changes = {} if receipt_id is None else {"receipt_id": receipt_id}
-        return self._rows.move_item(tx, item, PayerEvent.ON_UNPROVABLE, self._now(), **changes)
+        after = self._rows.move_item(tx, item, PayerEvent.ON_UNPROVABLE, self._now(), **changes)
+        return self._followed(tx, after)
 
     def preimage(self, tx: Tx, item: ItemRow) -> Secret:
         """What was given out, once more, until 90 days after the locktime.
@@ -134,6 +144,11 @@ class EscrowWork:
         return self._secret(tx, item)
 
     # -- inside ----------------------------------------------------------------------------------------
+
+    def _followed(self, tx: Tx, item: ItemRow) -> ItemRow:
+        """The item with what became of its locks under the task: they may have gone back long ago."""
+        self._locks.tell_again(tx, item.lock_ids)
+        return self._rows.item(tx, item.ticket_id, item.i) or item
 
     def _check_order(self, tx: Tx, ticket: TicketRow, i: int) -> None:
         """Milestones are earned in their order; bonuses after the base."""

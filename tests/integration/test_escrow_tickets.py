@@ -3,6 +3,7 @@ real mint (docs/protocol/03-escrow-and-payments.md §6)."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest_asyncio
 from cl_hive_comms.services.escrow_service import Judged
 from cl_hive_comms.services.lock_service import LockSettings
 from escrow_world import AGENT, EscrowWorld
-from hive_shared.cashu.escrow import Ordered
+from hive_shared.cashu.escrow import UNLOCKED_S, Ordered
 from hive_shared.cashu.escrow_disputes import ANSWER_S, SILENCE, Answer
 from hive_shared.cashu.escrow_rows import DisputeState
 from hive_shared.cashu.escrow_terms import ItemPlan
@@ -39,6 +40,7 @@ from hive_shared.cashu.ticket_messages import (
     body_of,
 )
 from hive_shared.cashu.token import decode_token
+from hive_shared.cashu.wallet import MintKeys
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import sha256
 from hive_shared.errors import (
@@ -271,10 +273,36 @@ async def test_cancel_takes_only_what_was_never_funded(payer: EscrowWorld, payee
     await payer.restart()
     await payer.engine.tick()
     assert (await payer.engine.ticket(planned.ticket_id)).status is TicketStatus.PENDING
-    payer.now += 300
+    payer.now += UNLOCKED_S
     await payer.engine.tick()
     assert (await payer.engine.ticket(planned.ticket_id)).status is TicketStatus.CANCELLED
     assert await payer.engine.cancel(planned.ticket_id) == await payer.engine.ticket(planned.ticket_id)
+
+
+async def test_nothing_is_locked_for_a_ticket_that_is_given_up_while_its_call_runs(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked, going = payer.service.ready, asyncio.Event(), asyncio.Event()
+
+    async def slow(url: str) -> MintKeys:
+        asked.set()
+        await going.wait()
+        return await real(url)
+
+    monkeypatch.setattr(payer.service, "ready", slow)
+    call = asyncio.create_task(payer.create(payer.plan(payee, [100])))
+    await asked.wait()
+    (ticket,) = await payer.every_ticket()
+    await payer.engine.cancel(ticket.ticket_id)
+    going.set()
+    with pytest.raises(Conflict, match="given up meanwhile"):
+        await call
+    await payer.sweep()
+    await payer.engine.tick()
+    found = await payer.engine.ticket(ticket.ticket_id)
+    assert (found.status, found.error) == (TicketStatus.CANCELLED, "cancelled by the operator")
+    assert await payer.every() == [] and payer.letters == {}
+    assert await payer.sats() == 1_500 and await payer.counted() == 0
 
 
 async def test_hashes_come_from_the_task_from_the_agent_or_anew(

@@ -32,8 +32,8 @@ from hive_shared.crypto import Secret, sha256
 from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
 from hive_shared.store import Tx
 
-UNLOCKED_S: Final = 300
-"""A ticket of which nothing was locked for so long is given up: its call has ended."""
+UNLOCKED_S: Final = 900
+"""A ticket of which nothing was locked for so long is given up: its call (300 s at most) has ended."""
 MESSAGE_S: Final = 14 * 86_400
 """How long a message to the payee is kept for sending, at most."""
 _OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST, LockState.FAILED})
@@ -175,10 +175,19 @@ class EscrowEngine:
     # -- what the locks say ----------------------------------------------------------------------------
 
     def on_lock(self, tx: Tx, terms_hash: str, number: int, lock_id: str, state: LockState) -> None:
-        """A lock of ours is new or has moved; called inside the transaction that moved it."""
+        """A lock of ours is new or has moved; called inside the transaction that moved it.
+
+        Raises Conflict for a new lock of a ticket that was given up while its call was under way.
+        """
         item = self._rows.item_of(tx, terms_hash, number)
         if item is None or not isinstance(item.state, PayerItem):
             return
+        if state is LockState.PLANNED and item.state is PayerItem.CANCELLED:
+            raise Conflict(
+                f"ticket {item.ticket_id} was given up meanwhile: nothing is locked for it",
+                reason="stale_state",
+                data={"ticket_id": item.ticket_id},
+            )
         if lock_id not in item.lock_ids:
             item = self._rows.note_item(tx, item, self._now(), lock_ids=(*item.lock_ids, lock_id))
         if state is LockState.PLANNED:
@@ -358,6 +367,8 @@ class EscrowEngine:
             def body(tx: Tx) -> bool:
                 if self._begun(tx, ticket):
                     return False
+                if self._rows.states(tx, ticket.ticket_id) == {PayerItem.CANCELLED}:
+                    return True  # by another call, whose reason stands
                 self._give_up(tx, ticket, text[:500])
                 return True
 

@@ -21,6 +21,7 @@ from hive_shared.cashu.escrow_rows import DisputeState
 from hive_shared.cashu.escrow_terms import ItemPlan
 from hive_shared.cashu.keysets import fee_sats, split
 from hive_shared.cashu.outputs import output
+from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.terms import Mode, TicketType
 from hive_shared.cashu.ticket_machine import TicketStatus
 from hive_shared.cashu.ticket_messages import (
@@ -154,6 +155,43 @@ async def test_what_is_earned_but_came_back_is_owed_until_it_is_replaced(
     new = await payer.create(payer.plan(payee, [100], replaces=ticket.ticket_id), "r2")
     (item,) = await payer.items(ticket.ticket_id)
     assert item.owed_by == new.ticket_id and await payer.db.read(payer.tickets.owed) == []
+
+
+async def test_a_replacement_that_pays_nothing_leaves_what_is_owed_owed(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = payer.now
+    start = payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 61
+    ticket = await payer.create(payer.plan(payee, [100]))
+    await payer.carry(payee)
+    await payer.begin(ticket)
+    await payer.succeed(ticket)
+    payer.now = now
+    await payer.sweep()
+
+    async def owed_by() -> str:
+        (item,) = await payer.items(ticket.ticket_id)
+        open_ = await payer.db.read(payer.tickets.owed)
+        assert [each.ticket_id for each in open_] == ([] if item.owed_by else [ticket.ticket_id])
+        return item.owed_by
+
+    async def down(*_: object) -> None:
+        raise MintUnavailable(payer.mint_url, "down", sent=False)
+
+    again = payer.plan(payee, [100], replaces=ticket.ticket_id)
+    with monkeypatch.context() as broken:
+        # The swap has been begun, with its rows, before the mint turns out to be away.
+        broken.setattr(type(payer.locks._mints.at(payer.mint_url)), "swap", down)
+        with pytest.raises(PaymentFailed):
+            await payer.create(again, "failed")
+    assert await owed_by() == ""
+    payer.now = payee.now = start
+    new = await payer.create(again, "refunded")
+    assert await owed_by() == new.ticket_id
+    payer.now = now
+    await payer.sweep()
+    assert await payer.item_states(new.ticket_id) == ["refunded"]
+    assert await owed_by() == ""
 
 
 async def test_a_task_that_outlasts_its_money_ends_as_owed_or_as_refunded(

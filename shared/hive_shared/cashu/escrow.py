@@ -37,6 +37,7 @@ UNLOCKED_S: Final = 900
 MESSAGE_S: Final = 14 * 86_400
 """How long a message to the payee is kept for sending, at most."""
 _OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST, LockState.FAILED})
+_PAID_NOTHING: Final = (PayerItem.CANCELLED, PayerItem.REFUNDED)
 _BACK: Final = frozenset({LockState.REFUNDABLE, LockState.REFUNDING})
 _PAGE: Final = 200
 
@@ -206,6 +207,7 @@ class EscrowEngine:
             self._step(tx, item, PayerEvent.ON_LOCKED)
         else:
             self._step(tx, item, PayerEvent.ON_CANCELLED)
+            self._owe_again(tx, item.ticket_id)
         if len(alive) < len(states):
             self._rows.note_ticket(
                 tx, item.ticket_id, self._now(), error=f"item {item.i} could not be locked whole"
@@ -237,6 +239,8 @@ class EscrowEngine:
         if owed and ticket is not None:
             text = f"item {item.i} was earned and came back: {owed} sat are owed to the advisor"
             self._notices.tell(tx, ticket, "owed", text)
+        if not owed:
+            self._owe_again(tx, item.ticket_id)
 
     def _step(self, tx: Tx, item: ItemRow, event: PayerEvent, **changes: Any) -> ItemRow:
         """One step where the item's state takes it; a task under way is not disturbed by its lock."""
@@ -384,9 +388,19 @@ class EscrowEngine:
         for item in self._rows.items(tx, ticket.ticket_id):
             self._step(tx, item, PayerEvent.ON_CANCELLED)
         self._rows.note_ticket(tx, ticket.ticket_id, self._now(), error=why)
-        replaced = ticket.terms.replaces
-        for item in self._rows.items(tx, replaced) if isinstance(replaced, str) else ():
-            if item.owed_by == ticket.ticket_id:
+        self._owe_again(tx, ticket.ticket_id)
+
+    def _owe_again(self, tx: Tx, ticket_id: str) -> None:
+        """A replacement that paid nothing, and cannot any more, has settled nothing."""
+        ticket = self._rows.ticket(tx, ticket_id)
+        replaced = None if ticket is None else ticket.terms.replaces
+        if not isinstance(replaced, str) or any(
+            item.state not in _PAID_NOTHING or item.released_at is not None
+            for item in self._rows.items(tx, ticket_id)
+        ):
+            return
+        for item in self._rows.items(tx, replaced):
+            if item.owed_by == ticket_id:
                 self._rows.note_item(tx, item, self._now(), owed_by="")
 
     def _send_tokens(self, tx: Tx, ticket: TicketRow, first: int, last: int, key: str) -> None:

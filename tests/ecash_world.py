@@ -45,25 +45,25 @@ _STRANGER = NodeKeys(bytes(31) + b"\x07")
 
 
 class OneMint:
-    """The only mint this wallet knows, whatever a token calls it."""
+    """The only mint this wallet knows, whatever a token calls it, unless there are `others`."""
 
-    def __init__(self, mint_url: str) -> None:
-        self.mint_url = mint_url
+    def __init__(self, mint_url: str, others: Sequence[str] = ()) -> None:
+        self.mint_url, self.others = mint_url, tuple(others)
         # Its clock runs fast, so that no test waits for its turn.
         ticks = count(step=30)
         self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=at_once)
         self.client = self.reached.at(mint_url)
 
     def at(self, url: str) -> Mint:
-        return self.client
+        return self.reached.at(url) if url in self.others else self.client
 
     def accepted(self) -> tuple[str, ...]:
-        return (self.mint_url,)
+        return (self.mint_url, *self.others)
 
     async def keysets(self, url: str) -> Mapping[str, Keyset]:
         if url not in _KEYSETS:
-            listed = await self.client.keysets()
-            _KEYSETS[url] = {each.id: await self.client.keyset(each) for each in listed}
+            mint = self.at(url)
+            _KEYSETS[url] = {each.id: await mint.keyset(each) for each in await mint.keysets()}
         return _KEYSETS[url]
 
     async def nonconformant(self, url: str, detail: str) -> None:
@@ -115,8 +115,9 @@ class EcashWorld:
         looks_ahead: bool = False,
         copy_of: Path | None = None,
         most_proofs: int = MAX_PROOFS,
+        others: Sequence[str] = (),
     ) -> None:
-        self.looks_ahead, self.most_proofs = looks_ahead, most_proofs
+        self.looks_ahead, self.most_proofs, self.others = looks_ahead, most_proofs, others
         self.path = directory / "comms.db"
         self.mint_url, self.seed = mint_url, seed or os.urandom(32)
         self.now = 1_800_000_000
@@ -129,7 +130,7 @@ class EcashWorld:
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
         self.store = CashuStore(Sealer({1: Secret(b"k" * 32)}, 1), NODE_ECASH)
-        self.mints = OneMint(self.mint_url)
+        self.mints = OneMint(self.mint_url, self.others)
         keys = self.keys = EscrowKeys(Secret(self.seed))
         self.wallet = Wallet(
             self.db,

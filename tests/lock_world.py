@@ -44,7 +44,7 @@ class BookOfOne:
         self.most_elements: int | None = None
 
     def at(self, url: str) -> Any:
-        return self._one.client
+        return self._one.at(url)
 
     def row(self, url: str) -> MintRow:
         info = "{}" if self.most_elements is None else f'{{"max_array_length": {self.most_elements}}}'

@@ -60,15 +60,17 @@ class ProbedMint(OneMint):
         return self.caps
 
     def at(self, url: str) -> Mint:
-        assert url.rstrip("/") == self.mint_url, f"{url} is none of ours"
-        return self.client
+        assert url.rstrip("/") in self.accepted(), f"{url} is none of ours"
+        return super().at(url)
 
 
 class PayeeWorld:
     """One payee; `sent` is what it told its payers, in order."""
 
-    def __init__(self, directory: Path, mint_url: str, *, seed: bytes = b"") -> None:
-        self.path = directory / "advisor.db"
+    def __init__(
+        self, directory: Path, mint_url: str, *, seed: bytes = b"", others: Sequence[str] = ()
+    ) -> None:
+        self.path, self.others = directory / "advisor.db", others
         self.mint_url, self.seed = mint_url, seed or os.urandom(32)
         self.now = NOW
         self.sent: list[Message] = []
@@ -94,7 +96,7 @@ class PayeeWorld:
         self.db = Db.open(self.path, MIGRATIONS)
         sealer = Sealer({1: Secret(b"k" * 32)}, 1)
         self.store, self.rows = CashuStore(sealer, "adv_cashu"), TicketStore(sealer)
-        self.mints = ProbedMint(self.mint_url)
+        self.mints = ProbedMint(self.mint_url, self.others)
         self.mints.caps = self.caps
         self.wallet = Wallet(self.db, self.store, self.keys, now=lambda: self.now, random_bytes=os.urandom)
         settler = Settler(

@@ -16,7 +16,7 @@ SHEETS = {
 LATER = {
     "02": {13: "Cashu"},
     "03": {
-        **dict.fromkeys((3, 10, 23, 25), "escrow"),
+        **dict.fromkeys((25,), "escrow"),
         22: "the market",
     },
     "11": {8: "the market"},
@@ -39,6 +39,7 @@ HALVES = {
     "08.20": ("ten_thousand_unknown_senders", "monsters_by_dm", "monsters_by_rpc"),
     "08.23": ("no_secret_in_any_log_error_receipt", "key_files_and_bad_keys", "concealed_option"),
     "08.22": ("every_dynamic_option", "keeps_the_last_good"),
+    "03.23": ("no_ticket_is_made_and_nothing_paid", "due_refunds_and_redemptions_run"),
     "11.19": (
         "wallet_of_nip04_only",
         "repeated_answer",

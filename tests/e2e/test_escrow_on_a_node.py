@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from comms_world import Agent, call, killed, refused, until, world
+from ecash_world import invoice_of
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_shared.cashu.derive import public_key
@@ -159,7 +160,7 @@ async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(p
         assert not any(secret in text for secret in secrets)
 
 
-async def test_during_the_emergency_stop_no_ticket_is_made_and_reads_go_on(place: Place) -> None:
+async def test_acceptance_03_23_during_the_stop_no_ticket_is_made_and_nothing_paid(place: Place) -> None:
     await call(place.node, "hive-client-emergency-stop", reason="drill")
     error = await refused(
         place.node,
@@ -170,6 +171,10 @@ async def test_during_the_emergency_stop_no_ticket_is_made_and_reads_go_on(place
         idempotency_key="stopped",
         amount_sats=5,
         **TASK,
+    )
+    assert error.code == 4012, error
+    error = await refused(
+        place.node, "hive-client-pay", advisor=place.agent.npub, amount_sats=5, target=invoice_of(5)
     )
     assert error.code == 4012, error
     rows = (await place.escrow("list"))["items"]

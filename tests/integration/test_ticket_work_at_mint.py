@@ -12,45 +12,20 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cashu_tickets import PAYEE, preimage
-from cl_hive_comms.services.ticket_work import TicketWork
 from cl_hive_comms.storage.escrow_store import EscrowStore
-from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from escrow_tables import rows_of, secret_row
-from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.terms import task_params_hash
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.errors import PaymentFailed
-from hive_shared.store import Db, Tx
+from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
-from pipeline_world import NODE_ID, SEALER, View, World, issue
+from pipeline_world import NODE_ID, SEALER
+from ticket_node import TicketNode
 from ticket_world import ACTION, SCHEMA, params_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TASKS = (params_of(102), params_of(103, "102x1x0"))
-
-
-class Node(World):
-    """A pipeline on the database of a wallet that locks; the payee is its agent."""
-
-    def __init__(self, directory: Path, locks: LockWorld) -> None:
-        self._locks = locks
-        super().__init__(directory)
-        self.now, self.ms = locks.now, locks.now * 1_000
-        valid = (self.now - 1_000, self.now + 86_400)
-        self.credentials.add(View(issue(PAYEE, valid=valid), "adv-1"))
-        self.escrow = EscrowStore(SEALER)
-        self.pipeline.rewards.tickets = TicketWork(
-            db=self.db,
-            rows=self.escrow,
-            work=EscrowWork(self.escrow, locks.locks, lambda: self.now),
-            commands=SealedCommandStore(SEALER),
-            credentials=self.credentials,
-            node_id=NODE_ID,
-        )
-
-    def _open(self) -> Db:
-        return self._locks.db
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -80,7 +55,7 @@ async def test_acceptance_02_15_success_carries_the_preimage_of_the_lock_and_an_
     )
     locks = await payer.locked(terms)
     mine = {row.item: row for row in await taken_in(terms, locks, payee)}
-    node = Node(tmp_path / "payer", payer)
+    node = TicketNode(tmp_path / "payer", payer, EscrowStore(SEALER), NODE_ID)
     ticket, items = rows_of(terms, node.now)
     there = [replace(each, state=PayerItem.ACCEPTED, lock_ids=(locks[each.i].lock_id,)) for each in items]
 

@@ -141,17 +141,16 @@ async def test_an_answer_of_the_mint_that_is_lost_makes_no_second_ticket_and_cos
     payee = PayeeWorld(tmp_path / "payee", mint_url)
     async with MintFaultFront.before(mint_url) as front:
         for at in range(_MOST_POINTS):
-            struck = 0
-            for fault in (MintFaultKind.LOSE_BEFORE, MintFaultKind.LOSE_AFTER):
-                world = await opened(tmp_path / f"{at}{fault}", front.url)
-                front.set(MintFault(fault, skip=at, times=1))
-                plan = plan_of(world, payee)
-                ticket = await world.create(plan)
-                struck += front.clear()
-                await settled(world)
-                assert await balanced(world) == "delivered", (at, fault)
-                assert await world.create(plan) == ticket
-                await world.close()
+            world = await opened(tmp_path / str(at), front.url)
+            # The mint acted, and nobody heard of it; that it did not is asked of locks alone.
+            front.set(MintFault(MintFaultKind.LOSE_AFTER, skip=at, times=1))
+            plan = plan_of(world, payee)
+            ticket = await world.create(plan)
+            struck = front.clear()
+            await settled(world)
+            assert await balanced(world) == "delivered", at
+            assert await world.create(plan) == ticket
+            await world.close()
             if not struck:
                 break
         else:

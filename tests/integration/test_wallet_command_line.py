@@ -28,6 +28,8 @@ from hive_advisor.paths import ProfilePaths
 from hive_advisor.profile_backup import create, restore
 from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared.errors import HiveError, InvalidParams
+from kit_tickets import PaidKit
+from kit_world import FEE, PARAMS
 
 USAGE, NOT_FOUND, REFUSED, PENDING, PAYMENT = 2, 3, 4, 5, 8
 PASSPHRASE = "correct horse battery staple"
@@ -178,6 +180,26 @@ async def refusals(run: Typed, mint_url: str) -> None:
     assert (gone["named"], gone["left_sats"]) == (False, 0)
     (row,) = [row for row in (await run("mint", "list"))["items"] if row["mint"] == NOWHERE]
     assert row["role"] == "former"
+
+
+async def test_a_mint_with_tickets_for_us_is_removed_only_by_force_and_no_work_is_done_for_them_then(
+    mint_url: str, tmp_path: Path
+) -> None:
+    world, run = PaidKit(tmp_path / "world", mint_url), Typed(tmp_path / "typed")
+    async with world.open() as kit:
+        await world.hired(kit)
+        run.kit = kit
+        terms = await world.handed(kit, 40)
+        client = await kit.clients.named("alice")
+        assert (await kit.plan(client, *FEE, PARAMS)).payment is not None
+        refused = await fails(run, "mint", "remove", mint_url)
+        assert refused.code == REFUSED and terms.ticket_id in refused.error["message"]
+        assert kit.ecash.named == (mint_url,)
+        assert (await run("mint", "remove", mint_url, "--force"))["named"] is False
+        assert (await kit.plan(client, *FEE, PARAMS)).payment is None
+        with pytest.raises(HiveError, match="can be worked for now"):
+            await kit.tickets.planned(await kit.plan(client, *FEE, PARAMS), terms.ticket_id, 0)
+    await world.close()
 
 
 async def halted(run: Typed, payer: EcashWorld) -> None:

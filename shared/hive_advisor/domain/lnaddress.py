@@ -12,6 +12,8 @@ from hive_shared.web_address import is_local, normal_address
 
 _USER: Final = re.compile(r"[a-z0-9._+-]{1,64}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}(:[1-9][0-9]{0,4})?")
+_PLACE: Final = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?")
+"""A host is shown in commands that people paste into a shell."""
 _MOST_URL: Final = 2_048
 
 
@@ -47,6 +49,8 @@ def checked_url(url: object, what: str) -> str:
         raise InvalidParams(f"{what}: {error}") from None
     if len(base) > 512 or "#" in url or " " in url:
         raise InvalidParams(f"{what} has a URL that is too long or not whole")
+    if not _PLACE.fullmatch(host_of(url)):
+        raise InvalidParams(f"{what} is at a host whose name has characters no host has")
     if is_local(host) and not host.endswith(".onion"):
         raise InvalidParams(f"{what} is on this machine or a private network: {host}")
     return url

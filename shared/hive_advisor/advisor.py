@@ -273,6 +273,7 @@ class Advisor:
             self.keyring,
             self._link,
             relays=self._config.relays,
+            shared=self.shared_key.raised,
             now=self._now,
             new_id=_new_id,
             spawn=self._spawn,

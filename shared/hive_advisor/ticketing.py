@@ -60,7 +60,13 @@ def ticket_service(
 ) -> TicketService:
     """The tickets of a profile."""
     clients, commands, records, keyring = beside.clients, beside.commands, beside.records, beside.keyring
-    rows, out = TicketStore(sealer), TicketMail(clients, mail)
+    rows = TicketStore(sealer)
+
+    def payee(tx: Tx, ticket_id: str) -> str:
+        held = rows.ticket(tx, ticket_id)
+        return "" if held is None or held.terms is None else held.terms.payee.id
+
+    out = TicketMail(clients, keyring, mail, payee)
     peers = TicketPeers(db, clients, keyring, purse.keys)
 
     def told(tx: Tx, kind: str, ticket_id: str, text: str) -> None:

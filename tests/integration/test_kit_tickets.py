@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from cashu_tickets import REFUND_KEY, as_p2pk_with_hash, item, preimage
 from hive_advisor.advisor import Advisor
+from hive_advisor.domain.keyring import Keyring
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.outputs import output
@@ -26,7 +27,8 @@ from hive_shared.cashu.ticket_messages import (
 )
 from hive_shared.cashu.wire import SpendState
 from hive_shared.cashu.witness import build, inputs_digest, sign
-from hive_shared.errors import Conflict, InvalidParams, NotFound
+from hive_shared.crypto import Secret
+from hive_shared.errors import Conflict, InvalidParams, NotFound, from_symbol
 from hostile_tickets import COUNT, SATS, hostile_tickets
 from kit_tickets import HOUR, PaidKit, sats, states
 from kit_world import FEE, PARAMS, run_fee
@@ -75,7 +77,7 @@ async def test_work_that_is_not_answered_with_its_preimage_waits_for_a_release(
     world: PaidKit, kit: Advisor
 ) -> None:
     world.reveals = False
-    terms = await world.handed(kit, 20, 30)
+    terms = await world.handed(kit, 30, 20)
     assert (await run_fee(kit)).state == "done"
     await kit.tickets.tend()
     assert states(await kit.tickets.view(terms.ticket_id)) == ["unknown", "accepted"]
@@ -83,7 +85,54 @@ async def test_work_that_is_not_answered_with_its_preimage_waits_for_a_release(
     await world.say(kit, Release(terms.ticket_id, 0, preimage(0).hex()))
     await kit.tickets.tend()
     assert states(await kit.tickets.view(terms.ticket_id)) == ["redeemed", "accepted"]
-    assert await sats(kit) == 20
+    assert await sats(kit) == 30
+
+
+async def test_the_best_ticket_goes_along_and_one_below_what_is_agreed_only_where_it_is_named(
+    world: PaidKit, kit: Advisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, great = await world.handed(kit, 24), await world.handed(kit, 26)
+    client = await kit.clients.named("alice")
+    monkeypatch.setattr("hive_advisor.services.tickets.rate_sats", lambda _document, _danger: 25)
+    plan = await kit.plan(client, *FEE, PARAMS)
+    assert plan.payment is not None and plan.payment["ticket_id"] == great.ticket_id
+    monkeypatch.setattr("hive_advisor.services.tickets.rate_sats", lambda _document, _danger: 27)
+    plan = await kit.plan(client, *FEE, PARAMS)
+    assert plan.payment is None
+    named = (await kit.tickets.planned(plan, small.ticket_id, None)).payment
+    assert named is not None and named["ticket_id"] == small.ticket_id
+
+
+async def test_a_ticket_is_answered_by_the_key_it_is_payable_to_and_by_none_while_the_key_is_shared(
+    world: PaidKit, kit: Advisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, fresh = kit.pubkey, Secret(b"\x07" * 32)
+    terms = await world.terms(kit, 10)
+    await world.say(kit, world.ticket(terms, await world.lock(await world.outputs(terms))))
+    ring = Keyring([kit.keyring.secret(before), fresh])
+    assert ring.current != before
+    monkeypatch.setattr(kit.signed_mail, "_keyring", ring)
+    await kit.tickets.tend()
+    assert await world.decided(kit) == [TicketAck(terms.ticket_id, terms_hash(terms).hex())]
+    asked = "SELECT sender FROM adv_outbox WHERE name LIKE 'ticket_ack:%'"
+    signers = await kit._db.read(lambda tx: [row["sender"] for row in tx.execute(asked)])
+    assert signers == [before]
+
+    sent: list[str] = []
+
+    async def deliver(recipient: str, content: str, *_: object, **__: object) -> int:
+        sent.append(content)
+        return 1
+
+    error = {"code": from_symbol("nonce_reuse", "no").code, "slug": "nonce_reuse", "message": "no"}
+    world.node.answer = lambda command: world.node.response(command, 1, error=error)
+    await run_fee(kit, 151)
+    assert await kit.shared_key.found() is not None
+    monkeypatch.setattr(kit._link, "deliver", deliver)
+    world.ahead = 600
+    assert (await kit.signed_mail.flush(), sent) == (0, [])
+    assert await kit.shared_key.clear()
+    assert await kit.signed_mail.flush() == len(sent) > 0
 
 
 async def test_an_item_is_one_commands_and_free_again_where_that_did_not_run(

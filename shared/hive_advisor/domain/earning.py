@@ -184,6 +184,14 @@ def agreed_sats(credential: Mapping[str, Any], danger: int) -> int:
     methods = agreed.get("accepted_methods")
     if isinstance(methods, list) and methods and "bolt11" not in methods:
         return 0
+    return rate_sats(credential, danger)
+
+
+def rate_sats(credential: Mapping[str, Any], danger: int) -> int:
+    """What a command of this danger is worth by a credential, however it is paid (02 §8); 0: nothing."""
+    agreed = credential.get("compensation")
+    if not isinstance(agreed, dict) or agreed.get("model") != "per_action":
+        return 0
     rate = agreed.get("rate_sats")
     if rate is None:
         return base_price_sats(danger)

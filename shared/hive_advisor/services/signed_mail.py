@@ -40,7 +40,8 @@ class OutboxRows(Protocol):
 
 
 class SignedMail:
-    """Takes and sends signed messages. `relays` are our own; `spawn` runs a coroutine beside this."""
+    """Takes and sends signed messages. `relays` are our own; `spawn` runs a coroutine beside this. Nothing is
+    sent while `shared` says that somebody else uses our key."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class SignedMail:
         link: Link,
         *,
         relays: Sequence[str],
+        shared: Callable[[Tx], bool],
         now: Callable[[], int],
         new_id: Callable[[], str],
         spawn: Callable[[Coroutine[Any, Any, int]], None],
@@ -59,7 +61,7 @@ class SignedMail:
         self._db, self._rows, self._clients, self._records = db, rows, clients, records
         self._keyring, self._link, self._relays = keyring, link, relays
         self._now, self._new_id, self._spawn = now, new_id, spawn
-        self._one_at_a_time = asyncio.Lock()
+        self._shared, self._one_at_a_time = shared, asyncio.Lock()
         self._handlers: dict[str, Handler] = {}
 
     def handle(self, schema: str, handler: Handler) -> None:
@@ -156,8 +158,11 @@ class SignedMail:
             return await self._flush()
 
     async def _flush(self) -> int:
-        due = await self._db.read(lambda tx: self._rows.due(tx, self._now(), _AT_ONCE))
+        due = await self._db.read(self._due)
         return sum([await self._send(message) for message in due])
+
+    def _due(self, tx: Tx) -> list[OutMessage]:
+        return [] if self._shared(tx) else self._rows.due(tx, self._now(), _AT_ONCE)
 
     async def _send(self, message: OutMessage) -> bool:
         client = await self._db.read(lambda tx: self._clients.by_id(tx, message.client_id))

@@ -125,17 +125,30 @@ def _name(credential: StoredCredential, mints: tuple[str, ...]) -> str:
 class TicketMail:
     """`payee_rows.Outgoing` over the kit's signed messages."""
 
-    def __init__(self, clients: ClientRows, mail: SignedMail) -> None:
-        self._clients, self._mail = clients, mail
+    def __init__(
+        self, clients: ClientRows, keyring: Keyring, mail: SignedMail, payee: Callable[[Tx, str], str]
+    ) -> None:
+        """`payee` is the key of ours that the terms of a ticket name; empty where there are none."""
+        self._clients, self._keyring, self._mail, self._payee = clients, keyring, mail, payee
 
     def put(self, tx: Tx, peer: str, message: Message, key: str) -> None:
-        """Keep a message for a client by its node key. Raises NotFound for one that was forgotten."""
+        """Keep a message for a client by its node key, signed by the key that the ticket is payable to: its
+        payer takes it from no other. Raises NotFound for one that was forgotten."""
         client = self._clients.by_node_key(tx, peer)
         if client is None:
             raise NotFound("the client of this ticket is gone")
         verb, _, cause = key.partition(":")
         answers = cause.rpartition(":")[2] if verb in _ANSWERED_WITH else ""
-        self._mail.put(tx, client, schema_of(message), body_of(message), name=key, answers=answers)
+        payee = self._payee(tx, str(getattr(message, "ticket_id", "")))
+        self._mail.put(
+            tx,
+            client,
+            schema_of(message),
+            body_of(message),
+            name=key,
+            sender=payee if payee in self._keyring else None,
+            answers=answers,
+        )
 
 
 class TicketMintBook:

@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from hive_shared.cashu.payee import PayeeEngine
-from hive_shared.cashu.payee_rows import HeldItem, HeldTicket, Intake, PayeeRows, Peer, Peers, Share
+from hive_shared.cashu.payee_rows import (
+    LOCK_ENDS,
+    HeldItem,
+    HeldLock,
+    HeldTicket,
+    Intake,
+    PayeeRows,
+    Peer,
+    Peers,
+    Share,
+)
 from hive_shared.cashu.redeeming import Redeemer
 from hive_shared.cashu.terms import Mode, task_params_hash
 from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem
@@ -34,6 +44,7 @@ from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.command_machine import FINAL, CommandState, did_nothing
+from hive_advisor.domain.earning import rate_sats
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import Client, StoredCommand
 from hive_advisor.services.ports import CommandRows, RecordRows
@@ -117,18 +128,21 @@ class TicketService:
     # -- work --------------------------------------------------------------------------------------------
 
     async def with_fitting(self, plan: Plan) -> Plan:
-        """A plan with the item of a ticket that was made for it; as it is where it has a payment, or there
-        is none."""
+        """A plan with the item of a ticket that was made for it and pays what the credential agrees on, the
+        best one; as it is where it has a payment, or there is none. Less is worked for only where a human
+        names the ticket (`planned`)."""
         if plan.spec.schema == CONTROL or plan.spec.read_only or plan.payment is not None:
             return plan
         wanted = task_params_hash(plan.spec.schema, plan.spec.name, plan.params)
         peer, danger = plan.client.node_key, plan.danger.total
+        least = rate_sats(plan.credential.document, danger)
 
         def body(tx: Tx) -> HeldItem | None:
             for item in self._rows.fitting(tx, peer, wanted, _FITTING):
                 ticket = self._rows.ticket(tx, item.ticket_id)
                 assert ticket is not None and ticket.terms is not None
-                if ticket.terms.danger >= danger and self._free(tx, item):
+                enough = item.amount_sats >= least
+                if enough and ticket.terms.danger >= danger and self._free(tx, item):
                     return item
             return None
 
@@ -180,7 +194,7 @@ class TicketService:
 
     def _free(self, tx: Tx, item: HeldItem) -> bool:
         """Usable, in its turn, and no other command has it."""
-        if not self._engine.usable(item) or not self._in_turn(tx, item):
+        if not self._engine.usable(tx, item) or not self._in_turn(tx, item):
             return False
         user = None if item.command_id is None else self._commands.get(tx, item.command_id)
         if user is None or did_nothing(user.state, user.slug):
@@ -245,6 +259,12 @@ class TicketService:
     async def due_at(self) -> int | None:
         """When something released is redeemed next, Unix seconds."""
         return await self._redeemer.due_at()
+
+    async def live_at(self, mint_url: str) -> list[Share]:
+        """What tickets may still bring at a mint."""
+        live = [state for state in HeldLock if state not in LOCK_ENDS]
+        shares = await self._db.read(lambda tx: self._rows.shares_in(tx, live))
+        return [share for share in shares if share.mint_url == mint_url]
 
     async def _settle_work(self) -> None:
         for item in await self._db.read(self._rows.at_work):

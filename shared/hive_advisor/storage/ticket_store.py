@@ -160,11 +160,12 @@ class TicketStore:
         return [self._item(row) for row in rows]
 
     def fitting(self, tx: Tx, peer: str, params_hash: str, limit: int) -> Sequence[HeldItem]:
-        """Accepted items of a peer that are for one task, those that end first in front."""
+        """Accepted items of a peer that are for one task, those that pay best in front, then those that end
+        first."""
         rows = tx.execute(
             "SELECT i.* FROM adv_tickets t JOIN adv_ticket_items i ON i.ticket_id = t.ticket_id"
             " WHERE i.params_hash = ? AND i.state = 'accepted' AND t.peer = ?"
-            " ORDER BY i.locktime, i.ticket_id, i.i LIMIT ?",
+            " ORDER BY i.amount_sats DESC, i.locktime, i.ticket_id, i.i LIMIT ?",
             (params_hash, peer, limit),
         )
         return [self._item(row) for row in rows]

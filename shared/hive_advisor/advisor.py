@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.socks import parse_proxy
 from hive_shared.store import Db, StoreError, StoreLocked, Tx
 
+from hive_advisor.background import say_failure
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain.guard_rules import ToolRate
 from hive_advisor.domain.keyring import Keyring
@@ -514,6 +516,7 @@ class Advisor:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(say_failure, self._say))
 
     async def _on_message(self, message: Message, key: str) -> None:
         await self._mail.receive(message, key)

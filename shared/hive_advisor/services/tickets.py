@@ -228,20 +228,33 @@ class TicketService:
     # -- what is due -------------------------------------------------------------------------------------
 
     async def tend(self) -> None:
-        """Check tickets, take outcomes from commands, redeem what is due, look after what was not paid."""
+        """Check tickets, take outcomes from commands, redeem what is due, look after what was not paid.
+
+        Each is done whatever became of the others; raises ExceptionGroup of what failed.
+        """
         async with self._one_at_a_time:
             await self._tend()
 
     async def _tend(self) -> None:
         self._due.clear()
-        await self._ready()
-        await self._engine.look()
-        await self._settle_work()
-        await self._redeemer.redeem()
-        await self._redeemer.look_back()
-        await self.disputes.expire()
-        await self._offers.tell()
+        steps: tuple[Callable[[], Awaitable[object]], ...] = (
+            self._ready,
+            self._engine.look,
+            self._settle_work,
+            self._redeemer.redeem,
+            self._redeemer.look_back,
+            self.disputes.expire,
+            self._offers.tell,
+        )
+        failed: list[Exception] = []
+        for step in steps:
+            try:
+                await step()
+            except Exception as error:
+                failed.append(error)
         self._mail.kick()
+        if failed:
+            raise ExceptionGroup("looking after tickets", failed)
 
     async def wanted(self) -> bool:
         """Whether there may be something for `tend` since a message came: a ticket, or an answer to work."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -210,10 +211,17 @@ class PayeeEngine:
             now = self._now()
             decided = 0
             for ticket in await self._db.read(lambda tx: self._rows.waiting(tx, now)):
-                if ticket.intake is Intake.COLLECTING:
-                    await self._ask_for_the_rest(ticket.ticket_id)
-                else:
-                    decided += await self._decide(ticket)
+                try:
+                    if ticket.intake is Intake.COLLECTING:
+                        await self._ask_for_the_rest(ticket.ticket_id)
+                    else:
+                        decided += await self._decide(ticket)
+                except Exception as error:
+                    # No ticket holds up another, whatever is wrong with it.
+                    detail = repr(error)[:500]
+                    await self._db.write(
+                        partial(self._later, ticket=ticket, reason="internal", detail=detail)
+                    )
             return decided
 
     async def check(self, ticket_id: str) -> CheckedTicket:

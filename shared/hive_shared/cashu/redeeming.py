@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import HiveError
+from ..errors import HiveError, NotFound
 from ..store import Tx
 from .derive import EscrowKeys, public_key
 from .journal import Op, OpKind, OpState
@@ -101,7 +102,12 @@ class Redeemer:
             ]
             while waiting:
                 batch, shares = waiting.pop(0)
-                done, halves = await self._redeem(batch, shares)
+                try:
+                    done, halves = await self._redeem(batch, shares)
+                except Exception as error:
+                    # Its operation may have begun: it goes on under its name, and the others do not wait.
+                    await self._keep_for_later(shares, error)
+                    continue
                 ended += done
                 waiting += halves
             return ended
@@ -120,9 +126,9 @@ class Redeemer:
             few = list(group)
             try:
                 states = await self._states(url, [y for share in few for y in share.ys])
+                gone += await self._back(few, states)
             except HiveError:
                 continue  # the mint is asked again at the next look
-            gone += await self._back(few, states)
         return gone
 
     async def _back(self, shares: Sequence[Share], states: Mapping[str, ProofState]) -> int:
@@ -217,16 +223,25 @@ class Redeemer:
 
         return await self._db.write(body)
 
+    async def _keep_for_later(self, shares: Sequence[Share], error: Exception) -> None:
+        def body(tx: Tx) -> None:
+            for share in shares:
+                later = replace(share, tries=share.tries + 1, next_at=self._now() + _pause_s(share.tries))
+                self._rows.put_share(tx, later, HeldLock.REDEEMING)
+            self._tell_of_waiting(tx, shares[0], repr(error))
+
+        await self._db.write(body)
+
     def _put_off(self, tx: Tx, shares: Sequence[Share], why: str) -> None:
         """Again in 1, 2, 4 .. 30 s, apart from those that come meanwhile."""
         now = self._now()
         for share in shares:
-            wait = min(_MOST_WAIT_S, 1 << min(share.tries, 5))
-            again = replace(
-                share, state=HeldLock.REDEEMABLE, batch="", tries=share.tries + 1, next_at=now + wait
-            )
+            at = now + _pause_s(share.tries)
+            again = replace(share, state=HeldLock.REDEEMABLE, batch="", tries=share.tries + 1, next_at=at)
             self._rows.put_share(tx, again, HeldLock.REDEEMING)
-        first = shares[0]
+        self._tell_of_waiting(tx, shares[0], why)
+
+    def _tell_of_waiting(self, tx: Tx, first: Share, why: str) -> None:
         if first.tries == 0:
             self._told(tx, "ticket_redeem_waits", first.ticket_id, why[:500])
 
@@ -251,7 +266,10 @@ class Redeemer:
             ticket = self._rows.ticket(tx, ticket_id)
             if ticket is not None:
                 key = f"ticket_redeemed:{ticket_id}:{number}"
-                self._out.put(tx, ticket.peer, Redeemed(ticket_id, number), key)
+                with suppress(
+                    NotFound
+                ):  # whoever paid may be forgotten since: the money is ours all the same
+                    self._out.put(tx, ticket.peer, Redeemed(ticket_id, number), key)
             self._told(tx, "ticket_redeemed", ticket_id, f"item {number}, {got} sat")
         else:
             self._engine.move(tx, item, PayeeEvent.ON_LOST)
@@ -298,6 +316,10 @@ class Redeemer:
         for start in range(0, len(ys), CHECKSTATE_YS):
             found |= {each.Y: each for each in await mint.checkstate(ys[start : start + CHECKSTATE_YS])}
         return found
+
+
+def _pause_s(tries: int) -> int:
+    return min(_MOST_WAIT_S, 1 << min(tries, 5))
 
 
 def _by_mint(shares: Sequence[Share]) -> groupby[str, Share]:

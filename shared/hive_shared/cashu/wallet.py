@@ -17,7 +17,7 @@ from .advice import NODE, Advice
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import MAX_ELEMENTS, Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
-from .keysets import Keyset, fee_sats, split
+from .keysets import Keyset, expand, fee_sats, split
 from .outputs import Output, output
 from .proof_cap import MAX_PROOFS, CapRows, ProofCap
 from .secrets import Kind, Lock, build_secret
@@ -66,8 +66,9 @@ class MintKeys:
     every: Mapping[str, Keyset]
 
     def ppk(self, keyset_id: str) -> int:
-        """A keyset's input fee, sat per thousand inputs."""
-        return self.every[keyset_id].input_fee_ppk
+        """A keyset's input fee, sat per thousand inputs. Raises TokenInvalid(`keyset`) for one that the mint
+        does not name (any more)."""
+        return self.every[expand(keyset_id, self.every)].input_fee_ppk
 
 
 def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:

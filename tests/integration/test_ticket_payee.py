@@ -243,6 +243,25 @@ async def test_a_ticket_in_parts_is_put_together_and_what_misses_is_asked_for(wo
     assert await world.states(terms.ticket_id) == ["accepted"] * 4
 
 
+async def test_what_is_sent_again_may_overlap_what_came(world: PayeeWorld) -> None:
+    terms = world.terms(2, 3, 4)
+    proofs = await world.lock(terms)
+    for number, (first, last) in enumerate(((2, 2), (0, 0), (0, 1))):
+        few = [proof for each in proofs[first : last + 1] for proof in each]
+        part = world.message(terms, few, first=first, last=last)
+        await world.engine.ticket(world.me, part, f"m{number}")
+    await world.engine.look()
+    assert isinstance(world.sent[-1], TicketAck)
+    # The same twice in one part is nobody's accident; another proof under a known secret neither.
+    for twice in (proofs[0] * 2, [*proofs[0], msgspec.structs.replace(proofs[0][0], amount=64)]):
+        other = world.terms(2, 3)
+        await world.engine.ticket(world.me, world.message(other, twice, first=0, last=0), "m8")
+        await world.engine.ticket(world.me, world.message(other, proofs[1], first=1, last=1), "m9")
+        await world.engine.look()
+        answer = world.sent[-1]
+        assert isinstance(answer, TicketReject) and answer.reason == "token_invalid(repeated_secret)"
+
+
 async def test_a_ticket_that_never_becomes_whole_is_refused_and_a_peer_leaves_few_of_them(
     world: PayeeWorld,
 ) -> None:

@@ -41,7 +41,7 @@ from .ticket import MIN_TIME_LEFT_S, CheckedTicket, check_states, check_ticket
 from .ticket_machine import PAYEE_ITEMS, PayeeEvent, PayeeItem
 from .ticket_messages import Failure, Metric, Owed, Release, Ticket, TicketAck, TicketReject, TicketResend
 from .token import Token, decode_token
-from .wire import ProofState
+from .wire import Proof, ProofState
 from .witness import preimage_matches
 
 MAX_COLLECTED: Final = 64
@@ -372,11 +372,10 @@ class PayeeEngine:
         peer: Peer,
         known: Mapping[str, Mapping[str, Keyset]],
     ) -> CheckedTicket:
-        tokens: list[Token] = [decode_token(text) for part in parts for text in part.tokens]
         return check_ticket(
             terms,
             ticket.payer_sig,
-            tokens,
+            _tokens(parts),
             payer_id=terms.payer.id if terms.payer.id in peer.ids else peer.key,
             payee_id=terms.payee.id if terms.payee.id in peer.ours else "",
             lock_pubkey=terms.payee.lock_pubkey if terms.payee.lock_pubkey in peer.lock_keys else "",
@@ -501,6 +500,25 @@ def _part(message: Ticket, terms: Terms | None) -> Part:
     if isinstance(message.first, int) and isinstance(message.last, int):
         return Part(message.first, message.last, tuple(message.tokens))
     return Part(0, len(terms.items) - 1 if terms is not None else 0, tuple(message.tokens))
+
+
+def _tokens(parts: Sequence[Part]) -> list[Token]:
+    """The tokens of all parts. What is sent again may overlap what came: the very same proof in two parts is
+    one; twice in one part it stays, to be refused."""
+    found: list[Token] = []
+    before: set[tuple[str, str, int]] = set()
+    for part in parts:
+        tokens = [decode_token(text) for text in part.tokens]
+        for token in tokens:
+            fresh = tuple(each for each in token.proofs if _same_proof(each) not in before)
+            if fresh:
+                found.append(replace(token, proofs=fresh))
+        before.update(_same_proof(each) for token in tokens for each in token.proofs)
+    return found
+
+
+def _same_proof(proof: Proof) -> tuple[str, str, int]:
+    return proof.secret, proof.C, proof.amount
 
 
 def _missing(terms: Terms, parts: Sequence[Part]) -> list[tuple[int, int]]:

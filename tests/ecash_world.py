@@ -24,7 +24,7 @@ from hive_shared.cashu.proof_cap import MAX_PROOFS
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Paid, Settler
 from hive_shared.cashu.wallet import Wallet
-from hive_shared.cashu.wallet_ends import Locks, WalletEnds
+from hive_shared.cashu.wallet_ends import Holders, Locks, WalletEnds
 from hive_shared.cashu.wallet_service import WalletService, chosen_mint
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.mint_http import Mints
@@ -146,7 +146,7 @@ class EcashWorld:
             self.store,
             self.mints,
             self.payer,
-            WalletEnds(self.store, lambda: self.now, self.locks_of_wallet()),
+            WalletEnds(self.store, lambda: self.now, self.locks_of_wallet(), self.holders_of_wallet()),
             now=lambda: self.now,
             alert=self._lost,
         )
@@ -170,6 +170,10 @@ class EcashWorld:
 
     def locks_of_wallet(self) -> Locks | None:
         """What is kept of locks; this world has none."""
+        return None
+
+    def holders_of_wallet(self) -> Holders | None:
+        """Who decides about what operations hold; nobody in this world."""
         return None
 
     def restore_from_seed(self) -> SeedRestore:

@@ -170,6 +170,10 @@ def verify_signature(command: Command, agent_node_id: str | None = None) -> bool
     return False
 
 
+RETURNED: Final = ("change", "refund")
+"""Tokens that give ecash back to the agent: what its fee was too much, and its fee (02 §8)."""
+
+
 def build_response(
     *,
     request_nonce: int,
@@ -182,8 +186,9 @@ def build_response(
     receipt: JsonValue = None,
     error: JsonValue = None,
     preimage: str | None = None,
+    returned: Mapping[str, JsonValue] | None = None,
 ) -> dict[str, JsonValue]:
-    """An unsigned response (02 §6.1); parts that are None are left out."""
+    """An unsigned response (02 §6.1); parts that are None are left out. `returned`: RETURNED by name."""
     doc: dict[str, JsonValue] = {
         "v": VERSION,
         "request_nonce": nonce_json(request_nonce),
@@ -200,7 +205,7 @@ def build_response(
         "preimage": preimage,
     }
     doc.update((name, value) for name, value in optional.items() if value is not None)
-    return doc
+    return {**doc, **(returned or {})}
 
 
 def error_doc(error: HiveError, retry_after: int | None = None) -> dict[str, JsonValue]:

@@ -14,7 +14,7 @@ SHEETS = {
     "11": ("docs/protocol/11-advisor-kit.md", "## 18. Acceptance"),
 }
 LATER = {
-    "02": {13: "Cashu"},
+    "02": {},
     "03": {22: "the market"},
     "11": {8: "the market"},
     "08": {

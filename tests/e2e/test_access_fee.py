@@ -3,10 +3,13 @@ the fee is taken (docs/protocol/02-fleet-management.md §8, §15.14; 03 §7.5)."
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from agent import Agent
+from ecash_fee_world import proof_of, token_of, worth
+from ecash_world import EcashWorld
 from hive_devnet.world import AdvisorFailed, World
 from hive_shared.canonical import JsonValue
 from killed_command import killed_at, receipt_of
@@ -14,7 +17,9 @@ from killed_command import killed_at, receipt_of
 LIMITS = "hive:htlc-policy/v1"
 
 
-async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
+async def test_an_agent_pays_for_an_action_for_many_and_by_ecash(
+    world: World, mint_url: str, tmp_path: Path
+) -> None:
     for name, value in (("enabled", "true"), ("actions", "2")):
         await world.alice.call("setconfig", {"config": f"hive-comms-l402-{name}", "val": value})
     channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
@@ -66,6 +71,44 @@ async def test_an_agent_pays_for_an_action_and_for_many(world: World) -> None:
         listed = (await world.alice.call("hive-client-payments", {"action": "history"}))["items"]
         came = sorted((row["direction"], row["amount_sats"], row["state"]) for row in listed)
         assert came == [("in", 5, "settled"), ("in", 1_000, "settled")], listed
+        wallet = EcashWorld(tmp_path / "agent", mint_url)
+        await pays_by_ecash(world, agent, channel, wallet)
+        await wallet.close()
+
+
+async def pays_by_ecash(world: World, agent: Agent, channel: str, wallet: EcashWorld) -> None:
+    """The price stays, the rest comes back; over a kill -9 as well."""
+    for name, value in (("escrow-mint", wallet.mint_url), ("payment-methods", "bolt11,cashu")):
+        await world.alice.call("setconfig", {"config": f"hive-comms-{name}", "val": value})
+    await wallet.service.fund(200, None, None, 30)
+
+    def limits(minimum: int) -> dict[str, JsonValue]:
+        return {"channel_id": channel, "htlc_minimum_msat": minimum}
+
+    async def given(minimum: int, proof: dict[str, JsonValue]) -> dict[str, Any]:
+        command = agent.signed("set_htlc_limits", limits(minimum), LIMITS, payment_proof=proof)
+        return dict(await agent.rest(command))
+
+    async def balance() -> int:
+        return int((await world.alice.call("hive-client-wallet", {"action": "balance"}))["total_sats"])
+
+    told = (await given(40, {"method": "none"}))["error"]["data"]["cashu"]
+    assert told["amount_sats"] == 5 and told["mints"] == [wallet.mint_url], told
+    token = await token_of(wallet, 32, told["pubkey"])
+    done = await given(40, proof_of(token))
+    assert done["status"] == 0 and done["receipt"]["payment"]["method"] == "cashu", done
+    assert await worth(wallet, done["change"]) == 32 - 1 - 5 and await balance() == 5
+    assert (await given(41, proof_of(token)))["error"]["slug"] == "payment_replayed"
+
+    token = await token_of(wallet, 32)
+    command = (LIMITS, "set_htlc_limits")
+    killed = await killed_at(
+        world, agent, "after_executing", command, limits(42), payment_proof=proof_of(token)
+    )
+    receipt = await receipt_of(world, killed)
+    # The swap had not left: the command did not run, and its final answer gives the value back.
+    assert (receipt["status"], receipt["payment"]["state"]) == ("error", "refunded"), receipt
+    assert await worth(wallet, token) == 0 and await balance() == 5
 
 
 async def test_an_agent_pays_for_a_period(world: World) -> None:

@@ -48,6 +48,8 @@ MINT = "https://mint.example"
 LEFT_OUT = {
     "comms_l402_tokens": "an old copy would count fees as unused that were used since",
     "comms_access_uses": "belongs to comms_l402_tokens and to commands, which are not continued",
+    "comms_ecash_fees": "belongs to commands, which are not continued; a swap's value comes into the wallet",
+    "comms_ecash_fee_proofs": "belongs to comms_ecash_fees; the mint knows what was spent",
     "nostr_state": "its keys are in the part identity, unsealed; relay times and own lists are made again",
     "comms_cashu_mints": "the options name them; they are checked and probed again",
     "comms_cashu_keysets": "read from the mints again",

@@ -22,8 +22,9 @@ PERIOD: Final = "period"
 BOLT11: Final = "bolt11"
 L402: Final = "l402"
 BOLT12: Final = "bolt12"
+CASHU: Final = "cashu"
 SUBSCRIPTION: Final = "subscription"
-SERVED: Final = (BOLT11, L402)
+SERVED: Final = (BOLT11, L402, CASHU)
 """Ways in which this node takes a fee for access by the action."""
 PERIODS: Final = (BOLT12,)
 """Ways in which it takes one by the period."""
@@ -76,17 +77,21 @@ class AccessToken:
 @dataclass(frozen=True, slots=True)
 class Fee:
     """What pays for one command. `limit` is how many uses of the token its holder left it (at most what was
-    sold), `ref` the payment hash."""
+    sold), `ref` the payment hash. Of ecash: the mint, the names of its proofs (`ys`), their hash as `ref`."""
 
     method: str
     amount_sats: int
     ref: str
     token_id: str
     limit: int
+    mint_url: str = ""
+    ys: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, read back by `fee_from`."""
+        ecash: dict[str, JsonValue] = {"mint_url": self.mint_url, "ys": [*self.ys]} if self.ys else {}
         return {
+            **ecash,
             "method": self.method,
             "amount_sats": self.amount_sats,
             "ref": self.ref,
@@ -119,6 +124,8 @@ def fee_from(doc: Mapping[str, Any] | None) -> Fee | None:
         ref=str(doc["ref"]),
         token_id=str(doc["token_id"]),
         limit=int(doc["limit"]),
+        mint_url=str(doc.get("mint_url", "")),
+        ys=tuple(doc.get("ys", ())),
     )
 
 
@@ -130,3 +137,4 @@ class Proof:
     preimage: str
     macaroon: str = ""
     payment_hash: str = ""
+    token: str = ""

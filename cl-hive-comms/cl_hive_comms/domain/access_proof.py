@@ -14,13 +14,14 @@ from hive_shared.errors import HiveError, InvalidParams, from_symbol
 from hive_shared.l402 import Rights
 from hive_shared.registry import Tier
 
-from .access_fee import BOLT11, BOLT12, L402, Proof
+from .access_fee import BOLT11, BOLT12, CASHU, L402, Proof
 
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     BOLT11: (("preimage",), ("payment_hash",)),
     L402: (("macaroon", "preimage"), ()),
     BOLT12: (("preimage",), ("payment_hash",)),
+    CASHU: (("token",), ()),
 }
 
 
@@ -41,7 +42,13 @@ def read_proof(given: Mapping[str, JsonValue], taken: Collection[str]) -> Proof:
         if value is not None and not (isinstance(value, str) and _HEX64.fullmatch(value)):
             raise _bad(f"payment_proof.{name} must be 64 lower-case hex characters")
     texts = {name: str(value) for name, value in given.items()}
-    return Proof(method, texts["preimage"], texts.get("macaroon", ""), texts.get("payment_hash", ""))
+    return Proof(
+        method,
+        texts.get("preimage", ""),
+        texts.get("macaroon", ""),
+        texts.get("payment_hash", ""),
+        texts.get("token", ""),
+    )
 
 
 def check_rights(

@@ -37,6 +37,7 @@ from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.gossip_store import GossipStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.push_store import PushStore
 from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.telemetry_store import TelemetryStore
@@ -241,6 +242,8 @@ class CommandParts(Parts):
                 levels=lambda: levels_of(self.config),
                 stopped=self.kill_switch.engaged,
                 locks=tables.books,
+                access=self.pipeline.access,
+                income=PaymentStore(self.at_rest.sealer),
                 log=self.log,
             )
             self.locks = compose_locks(

@@ -146,6 +146,7 @@ def access_terms(config: Config) -> AccessTerms:
     """What the options say of selling access."""
     taken = config.get("payment-methods")
     sold = {"bolt11": "bolt11" in taken, "l402": config.get("l402-enabled"), "bolt12": "bolt12" in taken}
+    sold["cashu"] = "cashu" in taken
     return AccessTerms(
         methods=tuple(method for method, on in sold.items() if on),
         l402_price_sats=int(str(config.get("l402-price"))),

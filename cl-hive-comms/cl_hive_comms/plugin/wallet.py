@@ -29,13 +29,17 @@ from cl_hive_comms.commands.wallet import WalletCommands
 from cl_hive_comms.options import Config
 from cl_hive_comms.payments.own_invoices import OwnInvoices
 from cl_hive_comms.plugin.pipeline import unix_now
+from cl_hive_comms.services.access_fees import AccessFees
 from cl_hive_comms.services.alert_service import AlertService
+from cl_hive_comms.services.ecash_fees import EcashFees, HeldFees
 from cl_hive_comms.services.ecash_levels import EcashLevels, Levels
 from cl_hive_comms.services.lock_restore import LockRestore
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.wallet_funding import FundPayer
+from cl_hive_comms.storage.ecash_fee_store import EcashFeeStore
+from cl_hive_comms.storage.payment_store import PaymentStore
 
 NO_SECRETS = "this node has no `makesecret`, from which the keys of ecash are derived"
 """Why there is no ecash."""
@@ -97,6 +101,8 @@ def compose_wallet(
     alerts: AlertService,
     stopped: Callable[[], bool],
     locks: Locks,
+    access: AccessFees,
+    income: PaymentStore,
     log: Log,
 ) -> EcashParts:
     """The engine and what the operator asks of it, over the same tables."""
@@ -109,7 +115,8 @@ def compose_wallet(
         text = f"{op.kind.value} of {op.amount_sats} sat at {op.mint_url}: {op.error} (operation {op.op_id})"
         await alert(Level.CRITICAL, "wallet_operation", text)
 
-    ends = WalletEnds(store, unix_now, locks)
+    fees = EcashFeeStore()
+    ends = WalletEnds(store, unix_now, locks, HeldFees(fees, alerts))
     payer, invoices = FundPayer(payments), OwnInvoices(cln, os.urandom)
     settler = Settler(db, store, mints, payer, ends, now=unix_now, alert=lost)
     wallet = Wallet(db, store, keys, now=unix_now, random_bytes=os.urandom)
@@ -132,6 +139,7 @@ def compose_wallet(
         random_bytes=os.urandom,
         log=log,
     )
+    access.ecash = EcashFees(db, fees, service, store, income, accepted=mints.accepted, now=unix_now)
     probe = Probe(wallet, settler, mints, keys, now=unix_now, sleep=asyncio.sleep, random_bytes=os.urandom)
     probes = ProbeService(db, store, mints, service, probe, stopped=stopped, now=unix_now, log=log)
     loop = _levels(db, store, service, mints, limits, levels, stopped, alert, log)

@@ -30,6 +30,7 @@ from ..domain.access_fee import (
     ACTION,
     BOLT11,
     BOLT12,
+    CASHU,
     CHALLENGE_S,
     FEE_GOOD_S,
     HELD,
@@ -51,6 +52,8 @@ from ..domain.access_proof import check_rights, read_proof
 from ..domain.payment import IN, Payment
 from .command_case import Case
 from .credential_lineage import lineage
+from .ecash_fees import EcashFees
+from .executors.action import Outcome
 from .period_access import PeriodAccess
 from .ports_commands import Credentials, CredentialView, Database, Log, Node
 from .trust_service import TrustService
@@ -121,6 +124,8 @@ class AccessFees:
         self._random, self._now, self._log, self._income = random_bytes, now, log, income
         self._selling: Counter[str] = Counter()
         self._periods = PeriodAccess(db, rows, income, node, now)
+        self.ecash: EcashFees | None = None
+        """Set where this node has a wallet."""
 
     # -- what it costs ----------------------------------------------------------------------------------
 
@@ -146,13 +151,22 @@ class AccessFees:
         served = PERIODS if view.credential.access.get("model") == SUBSCRIPTION else SERVED
         return tuple(
             method
-            for method in self._terms().methods
+            for method in self._taken()
             if method in served and (not isinstance(taken, list) or not taken or method in taken)
         )
 
     def node_methods(self) -> tuple[str, ...]:
         """Ways to pay that this node takes."""
-        return tuple(method for method in self._terms().methods if method in SERVED)
+        return tuple(method for method in self._taken() if method in SERVED)
+
+    def _taken(self) -> tuple[str, ...]:
+        return tuple(method for method in self._terms().methods if method != CASHU or self.mints())
+
+    def mints(self) -> tuple[str, ...]:
+        """Mints whose ecash pays for commands here; none where it does not."""
+        if self.ecash is None or CASHU not in self._terms().methods:
+            return ()
+        return self.ecash.mints
 
     def quote(self, view: CredentialView | None, danger: int) -> dict[str, JsonValue]:
         """{price_sats, direction, methods} of an action (02 §8)."""
@@ -183,7 +197,7 @@ class AccessFees:
                     f"nothing is to be paid; payment method {str(given.get('method'))[:32]!a} was refused",
                 )
             return None
-        held = self._db.peek(lambda tx: self._rows.fee_of(tx, case.command_id))
+        held = self._db.peek(lambda tx: self._held(tx, case.command_id))
         if held is not None:
             return held
         if model == SUBSCRIPTION:
@@ -192,6 +206,8 @@ class AccessFees:
             raise await self._required(case, case.view, price_sats, asked.spec)
         # What was sold is good whatever is sold now.
         proof = read_proof(given, SERVED)
+        if proof.method == CASHU:
+            return await self._by_ecash(case, case.view, asked, price_sats, proof)
         if proof.method == L402:
             return await self._by_macaroon(case, case.view, asked, proof)
         return await self._by_invoice(case, price_sats, proof)
@@ -218,6 +234,20 @@ class AccessFees:
             methods=[*methods],
             **data,
         )
+
+    def _held(self, tx: Tx, command_id: str) -> Fee | None:
+        held = self._rows.fee_of(tx, command_id)
+        return self.ecash.brought(tx, command_id) if held is None and self.ecash is not None else held
+
+    async def _by_ecash(
+        self, case: Case, view: CredentialView, asked: Priced, price_sats: int, proof: Proof
+    ) -> Fee:
+        if self.ecash is None or CASHU not in self.methods(view):
+            ways = " or ".join(self.methods(view)) or "none"
+            raise from_symbol("payment_invalid", f"payment method 'cashu' is not taken here; use {ways}")
+        if asked.spec.read_only:
+            raise from_symbol("payment_invalid", "a read is not paid by ecash; use bolt11 or l402")
+        return await self.ecash.check(case.command_id, proof.token, price_sats)
 
     async def _by_invoice(self, case: Case, price_sats: int, proof: Proof) -> Fee:
         payment_hash = hashlib.sha256(bytes.fromhex(proof.preimage)).hexdigest()
@@ -315,17 +345,18 @@ class AccessFees:
         waiting = self._db.peek(lambda tx: self._rows.open_of(tx, case.sender, self._now()))
         # Those that the node is being asked for are nowhere else yet.
         waiting += self._selling[case.sender]
-        if waiting + len(methods) > MAX_OPEN:
+        invoices = len(set(methods) - {CASHU})
+        if waiting + invoices > MAX_OPEN:
             return from_symbol(
                 "rate_limited",
                 f"{waiting} invoices wait for your payment, {MAX_OPEN} may; pay one or let them expire",
                 retry_after=CHALLENGE_S,
             )
-        self._selling[case.sender] += len(methods)
+        self._selling[case.sender] += invoices
         try:
             data = await self._challenge(case, view, price_sats, methods)
         finally:
-            self._selling[case.sender] -= len(methods)
+            self._selling[case.sender] -= invoices
             if not self._selling[case.sender]:
                 del self._selling[case.sender]
         return from_symbol("payment_required", f"{spec.name} costs {price_sats} sat", **data)
@@ -346,6 +377,8 @@ class AccessFees:
                 "amount_sats": price_sats,
                 "payment_hash": token.payment_hash,
             }
+        if CASHU in methods and self.ecash is not None:
+            data[CASHU] = self.ecash.asked(price_sats)
         if L402 in methods:
             caveats = self._caveats(case, view, terms)
             invoice, token = await self._sell(
@@ -404,9 +437,41 @@ class AccessFees:
 
     # -- steps 16 to 20, each inside the caller's transaction ---------------------------------------------
 
-    def hold(self, tx: Tx, command_id: str, fee: Fee | None) -> None:
+    def hold(self, tx: Tx, case: Case, fee: Fee | None) -> None:
         """Keep a use for a command that waits for people. Raises PaymentFailed when none is left."""
-        self._take(tx, command_id, fee, HELD)
+        if self.ecash is not None and fee is not None and fee.method == CASHU:
+            self.ecash.hold(tx, case, fee)
+        else:
+            self._take(tx, case.command_id, fee, HELD)
+
+    async def begin(self, case: Case, fee: Fee | None, start: Callable[[Tx], None]) -> None:
+        """Start a command in one transaction with taking what pays for it. Raises PaymentFailed when that is
+        used up, what `start` does, StoreError."""
+        if self.ecash is not None and fee is not None and fee.method == CASHU:
+            await self.ecash.begin(case, fee, start)
+            return
+
+        def body(tx: Tx) -> None:
+            start(tx)
+            self.redeem(tx, case.command_id, fee)
+
+        await self._db.write(body)
+
+    async def redeemed(self, command_id: str, fee: Fee | None) -> Outcome | None:
+        """None when the command may run, else how it stands for want of its fee."""
+        if self.ecash is None or fee is None or fee.method != CASHU:
+            return None
+        return await self.ecash.redeemed(command_id)
+
+    async def found(self, command_id: str) -> Outcome | None:
+        """How a command stands that has certainly not run for want of its fee; None for every other."""
+        return None if self.ecash is None else await self.ecash.found(command_id)
+
+    def end(self, tx: Tx, command_id: str, *, refunded: bool) -> Mapping[str, JsonValue]:
+        """A command that was begun has ended: what its response gives back beside its result."""
+        if refunded:
+            self._rows.give_back(tx, command_id, self._now())
+        return {} if self.ecash is None else self.ecash.end(tx, command_id, refunded=refunded)
 
     def redeem(self, tx: Tx, command_id: str, fee: Fee | None) -> None:
         """The command starts: its use is gone. Raises PaymentFailed when none is left."""
@@ -418,13 +483,15 @@ class AccessFees:
 
     def give_back(self, tx: Tx, command_id: str) -> None:
         """The command ended and did nothing: what paid for it is good again."""
-        self._rows.give_back(tx, command_id, self._now())
+        self.end(tx, command_id, refunded=True)
 
     # -- by the clock -------------------------------------------------------------------------------------
 
     async def tidy(self) -> None:
         """Forget invoices that nobody paid, keep those that were paid and not presented yet."""
         now = self._now()
+        if self.ecash is not None:
+            await self.ecash.tidy()
         for token in await self._db.read(lambda tx: self._rows.overdue(tx, now - _LATE_S, _BATCH)):
             try:
                 paid = await self._is_paid(token)

@@ -59,7 +59,7 @@ class ApprovalHold:
         now, judged = self._now(), verdict.judged
         self._check_room(tx, case.advisor_id)
         self._caps.take(tx, verdict.caps, case.command_id, now)
-        self._access.hold(tx, case.command_id, judged.fee)
+        self._access.hold(tx, case, judged.fee)
         if judged.workflow == Workflow.MULTISIG:
             self._check_voters(case, judged)
         expires = now + judged.expires_in

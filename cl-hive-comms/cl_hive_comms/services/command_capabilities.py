@@ -81,7 +81,7 @@ class CommandCapabilities:
             "supported_schemas": [*dict.fromkeys(spec.schema for spec in served)],
             "unsupported_actions": [*unsupported(), *missing, *self._partly()],
             "transports": [*about.transports],
-            "payment": {"methods": [*self._access.node_methods()], "mints": []},
+            "payment": {"methods": [*self._access.node_methods()], "mints": [*self._access.mints()]},
         }
 
     async def of_case(self, case: Case) -> dict[str, JsonValue]:
@@ -115,7 +115,8 @@ class CommandCapabilities:
         return doc
 
     def _payment(self, view: CredentialView) -> dict[str, JsonValue]:
-        doc: dict[str, JsonValue] = {"methods": [*self._access.methods(view)], "mints": []}
+        mints = self._access.mints()
+        doc: dict[str, JsonValue] = {"methods": [*self._access.methods(view)], "mints": [*mints]}
         agreed = self._rewards.agreed(view)
         return doc if agreed is None else {**doc, COMPENSATION: agreed}
 

@@ -151,6 +151,7 @@ class CommandOutcomes:
             error=first.get("error"),
             receipt=first.get("receipt"),
             preimage=self._preimage(row, first),
+            returned={name: first[name] for name in envelope.RETURNED if name in first},
         )
         return envelope.sign_response(self._identity.secret(), doc)
 
@@ -212,6 +213,7 @@ class CommandOutcomes:
         receipt: JsonValue = None,
         state_hash: str | None = None,
         preimage: str | None = None,
+        returned: Mapping[str, JsonValue] | None = None,
         deferred: bool = False,
     ) -> Response:
         """Number, sign, keep and send the response to a command whose nonce is burned."""
@@ -226,6 +228,7 @@ class CommandOutcomes:
             receipt=receipt,
             error=None if error is None else _error_doc(error),
             preimage=preimage,
+            returned=returned,
         )
         response = envelope.sign_response(self._identity.secret(), doc)
         kept = StoredResponse(
@@ -313,8 +316,7 @@ class CommandOutcomes:
         if outcome.state == "pending_external":
             return self._left_to_node(tx, case, judged, outcome, state_before, deferred=deferred)
         refunded = not outcome.acted or outcome.state == "error"
-        if refunded:
-            self._access.give_back(tx, case.command_id)
+        returned = self._access.end(tx, case.command_id, refunded=refunded)
         receipt = self._receipt(
             tx,
             case,
@@ -350,6 +352,7 @@ class CommandOutcomes:
             receipt=to_doc(receipt),
             state_hash=state_after,
             preimage=self._rewards.release(tx, case.command_id, judged.reward, outcome, receipt.receipt_id),
+            returned=returned,
             deferred=deferred,
         )
 

@@ -124,7 +124,8 @@ class ExecutionService:
                 before = await self._state_hash.of_plan(judged.plan)
                 await self._begin(case, judged, (tuple(caps), spend), from_state, before)
                 await self._fault("after_executing")
-                outcome = await self._run(action, case, judged)
+                unpaid = await self._access.redeemed(case.command_id, judged.fee)
+                outcome = unpaid or await self._run(action, case, judged)
                 await self._fault("after_cln")
                 after = await self._hash_after(judged, outcome)
                 ended = _Unwritten(case, judged, outcome, before, after, deferred)
@@ -163,7 +164,6 @@ class ExecutionService:
             self._caps.take(tx, caps, case.command_id, now)
             if spend is not None:
                 self._spends.take(tx, spend, case.command_id, now)
-            self._access.redeem(tx, case.command_id, judged.fee)
             self._rewards.reserve(tx, case, judged.reward)
             moved = self._commands.move(
                 tx,
@@ -181,7 +181,7 @@ class ExecutionService:
                 self._commands.move_pending(tx, case.command_id, ("approved",), "executing")
 
         try:
-            await self._db.write(body)
+            await self._access.begin(case, judged.fee, body)
         except StoreError as error:
             raise store_unavailable() from error
 
@@ -287,7 +287,8 @@ class ExecutionService:
         undo: dict[str, JsonValue] = json.loads(row.undo_json or "{}")
         judged = judged_from(record["judged"], undo)
         action = self._find(judged.schema, judged.action)
-        outcome = await action.probe(undo, case.caller(self._now()))
+        unpaid = await self._access.found(row.command_id)
+        outcome = unpaid or await action.probe(undo, case.caller(self._now()))
         if outcome is None:
             return False
         found = "the plugin stopped while the command ran; the node was asked afterwards what became of it"
@@ -304,7 +305,9 @@ class ExecutionService:
         record = json.loads(row.hold_json or "{}")
         undo: dict[str, JsonValue] = json.loads(row.undo_json or "{}")
         judged = judged_from(record["judged"], undo)
-        outcome = await self._find(judged.schema, judged.action).probe(undo, case.caller(self._now()))
+        outcome = await self._access.found(row.command_id)
+        if outcome is None:
+            outcome = await self._find(judged.schema, judged.action).probe(undo, case.caller(self._now()))
         if outcome is None or outcome.state == "pending_external":
             # Moving there was the row's last change.
             if self._now() < row.updated_at + MAX_EXTERNAL_S:

@@ -15,12 +15,12 @@ from ..domain.command_record import CommandRow, PendingRow, StoredResponse
 from .command_store import CommandStore
 
 _MARK: Final = "sealed:"
-_SECRETS: Final = ('"macaroon"', '"preimage"')
+_SECRETS: Final = ('"macaroon"', '"preimage"', '"token":"cashu', '"change":"cashu', '"refund":"cashu')
 
 
 class SealedCommandStore(CommandStore):
-    """The command store of the pipeline. Sealed is only what names a macaroon or preimage: all else is on its
-    way to be public to both sides anyway, and every command would pay for it."""
+    """The command store of the pipeline. Sealed is only what names a macaroon or preimage, or brings ecash:
+    all else is on its way to be public to both sides anyway, and every command would pay for it."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer

@@ -94,7 +94,8 @@ class OwnProof:
 
 @dataclass(frozen=True, slots=True)
 class PlannedOutput:
-    """An output of a request, and what it is for: keep (ours), give (somebody else's), lock."""
+    """An output of a request, and what it is for: keep (ours), hold (ours once the operation's owner says
+    so), give (somebody else's), lock."""
 
     output: Output
     use: str = "keep"

@@ -64,4 +64,4 @@ class ProofCap:
 
 
 def _coming(op: Op) -> int:
-    return sum(planned.use == "keep" for planned in op.body.outputs)
+    return sum(planned.use in ("keep", "hold") for planned in op.body.outputs)

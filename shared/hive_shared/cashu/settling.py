@@ -427,7 +427,12 @@ class Settler:
             for planned, proof in signed
             if planned.use == "keep" and proof.amount
         ]
-        given = [proof for planned, proof in signed if planned.use != "keep"]
+        held = [
+            OwnProof(y_of(proof.secret), proof, planned.counter)
+            for planned, proof in signed
+            if planned.use == "hold"
+        ]
+        given = [proof for planned, proof in signed if planned.use not in ("keep", "hold")]
         fee = most = op.fee_sats
         if op.kind is OpKind.MELT:
             # A mint that gave more than it had to only gave it away.
@@ -450,6 +455,7 @@ class Settler:
             for state, some in (
                 (ProofStatus.UNSPENT, [own for own in kept if own.y not in gone]),
                 (ProofStatus.QUARANTINED, [own for own in kept if own.y in gone]),
+                (ProofStatus.PENDING, held),
             ):
                 self._rows.add_proofs(tx, op.mint_url, some, state, op.op_id, now)
             stored = self._ends.done(tx, end, given)
@@ -477,7 +483,7 @@ class Settler:
         kept = [
             OwnProof(y_of(proof.secret), proof, planned.counter)
             for planned, proof in signed
-            if planned.use == "keep"
+            if planned.use in ("keep", "hold")
         ]
 
         def body(tx: Tx) -> None:

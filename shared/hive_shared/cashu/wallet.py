@@ -137,9 +137,11 @@ class Wallet:
         proofs: Sequence[Proof],
         kind: OpKind = OpKind.RECEIVE,
         beside: Beside | None = None,
+        price: int | None = None,
     ) -> Op:
         """Swap proofs with their witnesses for our own at once: a token's, a lock's in our favour (redeem),
-        our own lock's after its locktime (refund)."""
+        our own lock's after its locktime (refund). With `price` only so much is for us, held by the operation
+        until its owner decides, and the rest is a token for the payer."""
         total = sum(proof.amount for proof in proofs)
         fee = fee_sats(keys.ppk(proof.id) for proof in proofs)
         ys = [y_of(proof.secret) for proof in proofs]
@@ -154,7 +156,11 @@ class Wallet:
             known = self._rows.known(tx, ys)
             if any(state is not ProofStatus.SPENT for state in known.values()):
                 raise Conflict("this ecash is in this wallet already", reason="token_invalid")
-            outputs = self._own(tx, keys, total - fee)
+            if price is None:
+                outputs = self._own(tx, keys, total - fee)
+            else:
+                held = self._own(tx, keys, price, use="hold")
+                outputs = (*held, *self._own(tx, keys, total - fee - price, use="give"))
             return self._op(op_id, order, kind, keys, "", total - fee, fee, proofs, outputs)
 
         return await self._begin(order, _content(kind.value, *ys), plan, beside)

@@ -27,17 +27,39 @@ class Locks(Protocol):
         ...
 
 
-class WalletEnds:
-    """Ends of operations, in the transaction that ends them. `locks` keeps what is locked."""
+class Holders(Protocol):
+    """Owners of operations that hold what they brought until something is decided."""
 
-    def __init__(self, rows: ServiceRows, now: Callable[[], int], locks: Locks | None = None) -> None:
-        self._rows, self._now, self._locks = rows, now, locks
+    def wants(self, tx: Tx, op: Op) -> bool:
+        """Whether what an operation holds is to stay held; asked in the transaction that ends it."""
+        ...
+
+
+class WalletEnds:
+    """Ends of operations, in the transaction that ends them. `locks` keeps what is locked, `holders` knows
+    what is to stay held."""
+
+    def __init__(
+        self,
+        rows: ServiceRows,
+        now: Callable[[], int],
+        locks: Locks | None = None,
+        holders: Holders | None = None,
+    ) -> None:
+        self._rows, self._now, self._locks, self._holders = rows, now, locks, holders
 
     def done(self, tx: Tx, op: Op, given: Sequence[Proof]) -> Op:
         """Somebody else's outputs leave our books as a token that the operation keeps."""
         if self._locks is not None and op.lock_ids:
             # Each of them keeps its own token.
             self._locks.done(tx, op, given)
+            return op
+        held = [y_of(each.output.secret) for each in op.body.outputs if each.use == "hold"]
+        if held and (self._holders is None or not self._holders.wants(tx, op)):
+            # Nobody is left who decides: all of it lies in this wallet and is its owner's to give back.
+            rest = [OwnProof(y_of(proof.secret), proof) for proof in given]
+            self._rows.settle(tx, op.op_id, held, ProofStatus.UNSPENT, self._now())
+            self._rows.add_proofs(tx, op.mint_url, rest, ProofStatus.UNSPENT, op.op_id, self._now())
             return op
         if not given:
             return op

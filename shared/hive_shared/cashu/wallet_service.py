@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from ..alerts import Level
@@ -25,10 +26,11 @@ from ..errors import (
 )
 from ..store import Tx
 from .advice import NODE, Advice
+from .curve import y_of
 from .derive import EscrowKeys, public_key
 from .incoming import acceptable, own_pubkey, receive_key, refuse_spent
 from .journal import Op, OpKind, OpState, ProofStatus
-from .keysets import Keyset
+from .keysets import Keyset, fee_sats
 from .mint_ports import Log
 from .outputs import Output
 from .ports import MintBook
@@ -59,6 +61,17 @@ async def patience(seconds: float) -> AsyncIterator[None]:
         raise PaymentFailed(
             f"mint and node did not answer within {seconds:g} s; nothing was begun", reason="mint_unavailable"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A token that was looked at: the names of its proofs, what is left of it (sat) after the mint's fee for
+    exchanging it, that fee."""
+
+    mint_url: str
+    ys: tuple[str, ...]
+    worth_sats: int
+    fee_sats: int
 
 
 class WalletService:
@@ -106,13 +119,35 @@ class WalletService:
         order, op = await self._receipt_of(token)
         if op is None:
             async with patience(timeout):
-                keys = await self.ready(mint_url)
-                proofs = await asyncio.to_thread(
-                    acceptable, given.proofs, keys.every, receive_key(self._keys)
-                )
+                keys, proofs = await self._acceptable(mint_url, given.proofs)
                 await refuse_spent(self._mints.at(mint_url), proofs)
             op = await self._wallet.receive(order, keys, proofs)
         return await self._driven_to(op, timeout)
+
+    async def looked_at(self, token: str, timeout: float) -> Given:
+        """What a token is worth here, by every check of `receive`; nothing is begun."""
+        given = decode_token(token)
+        mint_url = self._mints.at(given.mint).url
+        async with patience(timeout):
+            keys, proofs = await self._acceptable(mint_url, given.proofs)
+            await refuse_spent(self._mints.at(mint_url), proofs)
+        fee = fee_sats(keys.ppk(proof.id) for proof in proofs)
+        worth = sum(proof.amount for proof in proofs) - fee
+        return Given(mint_url, tuple(y_of(proof.secret) for proof in proofs), worth, fee)
+
+    async def take_fee(self, token: str, key: str, price_sat: int, timeout: float, beside: Beside) -> Op:
+        """Begin the swap of a token of which `price_sat` are to be ours and the rest is a token again
+        (`Wallet.receive`), with what `beside` writes; `driven` carries it out."""
+        given = decode_token(token)
+        mint_url = self._mints.at(given.mint).url
+        async with patience(timeout):
+            keys, proofs = await self._acceptable(mint_url, given.proofs)
+        order = Order(key, self._owner)
+        return await self._wallet.receive(order, keys, proofs, beside=beside, price=price_sat)
+
+    async def _acceptable(self, mint_url: str, proofs: Sequence[Proof]) -> tuple[MintKeys, tuple[Proof, ...]]:
+        keys = await self.ready(mint_url)
+        return keys, await asyncio.to_thread(acceptable, proofs, keys.every, receive_key(self._keys))
 
     async def send(
         self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float

@@ -9,7 +9,7 @@ anywhere it is found again, never begun twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
@@ -28,7 +28,7 @@ from .settling import Database
 from .ticket_machine import PayeeEvent, PayeeItem
 from .ticket_messages import Redeemed
 from .wire import Proof, ProofState, SpendState
-from .witness import build, inputs_digest, parse, sign, signers
+from .witness import build, inputs_digest, parse, preimage_in, sign, signers
 
 GATHER_S: Final = 60
 """How long released items wait for others to be redeemed with."""
@@ -132,7 +132,9 @@ class Redeemer:
         return gone
 
     async def _back(self, shares: Sequence[Share], states: Mapping[str, ProofState]) -> int:
-        return await self._db.write(lambda tx: self._taken_back(tx, shares, states))
+        pubkeys = {each.context: public_key(self._keys.lock(each.context)) for each in shares}
+        ours = {s.place for s in shares if _spent(s, states) and _by_us(s, states, pubkeys[s.context])}
+        return await self._db.write(lambda tx: self._taken_back(tx, shares, states, ours))
 
     async def check_held(self, shares: Sequence[Share]) -> None:
         """Whether the mints still hold what was not redeemed. Raises TokenSpent, and what a call raises."""
@@ -276,8 +278,14 @@ class Redeemer:
             kind = "ticket_lost" if item.preimage is not None else "ticket_taken_back"
             self._told(tx, kind, ticket_id, f"item {number}, {item.amount_sats} sat")
 
-    def _taken_back(self, tx: Tx, shares: Sequence[Share], states: Mapping[str, ProofState]) -> int:
-        now, gone = self._now(), []
+    def _taken_back(
+        self,
+        tx: Tx,
+        shares: Sequence[Share],
+        states: Mapping[str, ProofState],
+        ours: Collection[tuple[str, int, int]],
+    ) -> int:
+        now, gone, redeemed = self._now(), list[Share](), 0
         for share in shares:
             item = self._rows.item(tx, share.ticket_id, share.item)
             current = next(
@@ -286,11 +294,23 @@ class Redeemer:
             )
             if item is None or current is None or current.state is not HeldLock.DELIVERED:
                 continue
-            if _spent(share, states):
+            if share.place in ours:
+                # Of an older copy of the database: this key redeemed it after the copy was made.
+                redeemed += self._redeemed_before(tx, item, current, states)
+            elif _spent(share, states):
                 gone.append(current)
             else:
                 self._rows.put_share(tx, replace(current, next_at=now + _LOOK_EVERY_S), HeldLock.DELIVERED)
-        return self._ended(tx, gone, HeldLock.LOST)
+        return redeemed + self._ended(tx, gone, HeldLock.LOST)
+
+    def _redeemed_before(self, tx: Tx, item: HeldItem, share: Share, states: Mapping[str, ProofState]) -> int:
+        preimage = preimage_in(states[share.ys[0]].witness, item.hash) if item.hash else None
+        if preimage is not None:
+            self._engine.release(tx, item, preimage)
+        else:
+            self._engine.take_without_hash(tx, item)
+        now_is = next(s for s in self._rows.shares(tx, *share.place[:2]) if s.place == share.place)
+        return self._ended(tx, [now_is], HeldLock.REDEEMED)
 
     # -- parts -------------------------------------------------------------------------------------------
 

@@ -59,6 +59,9 @@ class ProbedMint(OneMint):
     def probed(self, url: str) -> Caps | None:
         return self.caps
 
+    async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
+        return await OneMint.keysets(self, url)
+
     def at(self, url: str) -> Mint:
         assert url.rstrip("/") in self.accepted(), f"{url} is none of ours"
         return super().at(url)

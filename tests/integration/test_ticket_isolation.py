@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cashu_tickets import item, preimage
+from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.ticket_messages import TicketAck
+from hive_shared.cashu.payee_rows import Intake
+from hive_shared.cashu.ticket_messages import Redeemed, TicketAck
 from hive_shared.errors import NotFound
+from hive_shared.store import Tx
 from kit_tickets import PaidKit, sats, states
 from kit_world import run_fee
 from payee_world import PayeeWorld
@@ -111,6 +116,66 @@ async def test_a_ticket_that_cannot_be_looked_at_holds_up_no_other(
     world.now += 60
     assert await world.engine.look() == 1
     assert isinstance(world.sent[-1], TicketAck) and world.sent[-1].ticket_id == bad.ticket_id
+
+
+async def test_a_keyset_that_the_mint_made_meanwhile_is_read_before_a_ticket_is_refused(
+    world: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(await world.keyset(), id="00" + "ab" * 7)
+    terms = world.terms(9)
+    proofs = (await world.lock(terms))[0]
+
+    async def stale(_url: str) -> Mapping[str, Keyset]:
+        return {other.id: other}
+
+    monkeypatch.setattr(world.mints, "keysets", stale)
+    await world.engine.ticket(world.me, world.message(terms, proofs), "m")
+    await world.engine.look()
+    assert isinstance(world.sent[-1], TicketAck)
+
+
+async def test_a_mint_that_was_never_read_and_is_silent_decides_no_ticket(
+    tmp_path: Path, mint_url: str
+) -> None:
+    async with MintFaultFront.before(mint_url) as front:
+        world = PaidKit(tmp_path, front.url)
+        async with world.open() as kit:
+            await world.hired(kit)
+            terms = await world.terms(kit, 10)
+            proofs = await world.lock(await world.outputs(terms))
+            front.set(MintFault(MintFaultKind.LOSE_BEFORE, times=0))
+            await world.say(kit, world.ticket(terms, proofs))
+            kit.ecash.book._keysets.clear()
+            await kit.tickets.tend()
+            ticket = (await kit.tickets.view(terms.ticket_id)).ticket
+            assert (ticket.intake, ticket.reason) == (Intake.CHECKING, "mint_unavailable")
+            assert ticket.detail.count("unavailable") == 1
+        await world.close()
+
+
+async def test_what_was_redeemed_after_a_backup_is_known_by_our_own_signature(world: PayeeWorld) -> None:
+    locktime = int(time.time()) + 7_200
+    world.now = locktime - 7_200
+    parts = [item(number, 20, deadline=locktime - 3_600, locktime=locktime) for number in range(2)]
+    terms = world.terms(items=parts, issued_at=world.now)
+    await world.hand_over(terms)
+    await world.release(terms.ticket_id, 0)
+    await world.redeemer.redeem(at_once=True)
+    assert await world.states(terms.ticket_id) == ["redeemed", "accepted"]
+
+    def as_backed_up(tx: Tx) -> None:
+        tx.execute(
+            "UPDATE adv_ticket_items SET state = 'accepted', preimage_enc = NULL, released_at = 0,"
+            " ended_at = 0"
+        )
+        tx.execute("UPDATE adv_cashu_locks SET state = 'delivered', batch = '', released_at = 0, next_at = 0")
+
+    await world.db.write(as_backed_up)
+    world.now = locktime + 200
+    assert await world.redeemer.look_back() == 1
+    assert await world.states(terms.ticket_id) == ["redeemed", "accepted"]
+    assert (await world.items(terms.ticket_id))[0].preimage == preimage(0).hex()
+    assert [each.item for each in world.sent if isinstance(each, Redeemed)] == [0]
 
 
 async def test_the_kit_redeems_whatever_becomes_of_the_rest_and_says_what_failed(

@@ -169,6 +169,10 @@ class TicketMintBook:
         """Its keysets by id."""
         return await self._book.keysets(url)
 
+    async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
+        """The same, asked for anew. Raises MintUnavailable."""
+        return await self._book.keysets_now(url)
+
     def probed(self, url: str) -> Caps | None:
         """What a probe saw; None where there was none. Raises PaymentFailed for a disabled one."""
         row = self._book.row(url)

@@ -104,15 +104,26 @@ class MintBookService:
         return self._keysets.get(url, MappingProxyType({}))
 
     async def keysets(self, url: str) -> Mapping[str, Keyset]:
-        """Its sat keysets by id; from the mint where none are stored yet."""
+        """Its sat keysets by id; from the mint where none are stored yet. Raises MintUnavailable where it
+        gave none: that says nothing about what is at this mint."""
         address = self.allowed(url)
         if not self.known_keysets(address):
             await self.check(address)
         found = self.known_keysets(address)
         if not found:
             why = self._known[address].last_error if address in self._known else "not checked yet"
-            raise PaymentFailed(f"no keysets of {address} are known: {why}", reason="mint_unavailable")
+            raise self._away(address, f"no keysets of it are known: {why}")
         return found
+
+    async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
+        """Its sat keysets by id, asked for anew. Raises MintUnavailable where it does not answer."""
+        row = await self.check(url)
+        if row.failures:
+            raise self._away(row.url, row.last_error)
+        return await self.keysets(row.url)
+
+    def _away(self, address: str, why: str) -> MintUnavailable:
+        return MintUnavailable(address, why.replace(f"the mint {address} is unavailable: ", ""), sent=False)
 
     def for_lock(
         self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int

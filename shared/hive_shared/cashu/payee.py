@@ -70,7 +70,11 @@ class TicketMints(Protocol):
         ...
 
     async def keysets(self, url: str) -> Mapping[str, Keyset]:
-        """Its keysets by id."""
+        """Its keysets by id. Raises MintUnavailable where none are known."""
+        ...
+
+    async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
+        """The same, asked of the mint anew. Raises MintUnavailable."""
         ...
 
     def probed(self, url: str) -> Caps | None:
@@ -356,7 +360,14 @@ class PayeeEngine:
                 )
             known[mint.url] = await self._mints.keysets(mint.url)
             await self._check_mint(terms, mint.url)
-        checked = await asyncio.to_thread(self._check_tokens, ticket, terms, parts, peer, known)
+        try:
+            checked = await asyncio.to_thread(self._check_tokens, ticket, terms, parts, peer, known)
+        except TokenInvalid as error:
+            if error.check != "keyset":
+                raise
+            # The mint may have made a keyset since it was last looked at.
+            known = {mint.url: await self._mints.keysets_now(mint.url) for mint in terms.mints}
+            checked = await asyncio.to_thread(self._check_tokens, ticket, terms, parts, peer, known)
         ys = [y for share in checked.shares for y in share.ys]
         if await self._db.read(lambda tx: self._rows.seen(tx, ys)):
             raise TokenInvalid("repeated_secret", "a proof of the ticket was received before")

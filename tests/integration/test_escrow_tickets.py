@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,11 +16,12 @@ import pytest_asyncio
 from cl_hive_comms.services.escrow_service import Judged
 from cl_hive_comms.services.lock_service import LockSettings
 from escrow_world import AGENT, EscrowWorld
-from hive_shared.cashu.escrow import UNLOCKED_S, Ordered
+from hive_shared.cashu.escrow import UNLOCKED_S, EscrowEngine, Ordered
 from hive_shared.cashu.escrow_disputes import ANSWER_S, SILENCE, Answer
-from hive_shared.cashu.escrow_rows import DisputeState
+from hive_shared.cashu.escrow_rows import DisputeState, TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan
 from hive_shared.cashu.keysets import fee_sats, split
+from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.outputs import output
 from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.terms import Mode, TicketType
@@ -54,6 +56,7 @@ from hive_shared.errors import (
     RateLimited,
     Unauthorized,
 )
+from hive_shared.store import Tx
 from lock_world import ADA
 from payee_world import CONTEXT, PayeeWorld
 
@@ -341,6 +344,51 @@ async def test_nothing_is_locked_for_a_ticket_that_is_given_up_while_its_call_ru
     assert (found.status, found.error) == (TicketStatus.CANCELLED, "cancelled by the operator")
     assert await payer.every() == [] and payer.letters == {}
     assert await payer.sats() == 1_500 and await payer.counted() == 0
+
+
+class TwoShares:
+    """Locks of an item at two mints, of which one may have failed."""
+
+    def __init__(self, ticket: TicketRow, *states: LockState) -> None:
+        self.ids = ["a" * 32, "b" * 32]
+        self.ticket, self.by_id = ticket, dict(zip(self.ids, states, strict=True))
+
+    def of_terms(self, tx: Tx, terms_hash: str) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(lock_id=each, item=0, share=share, state=self.by_id[each], token="")
+            for share, each in enumerate(self.ids)
+        ]
+
+    def states(self, tx: Tx, lock_ids: Sequence[str]) -> list[LockState]:
+        return [self.by_id[each] for each in lock_ids]
+
+    def delivered(self, tx: Tx, lock_ids: Sequence[str]) -> None:
+        assert set(lock_ids) == set(self.ids)
+
+    def begun(self, tx: Tx, engine: EscrowEngine) -> None:
+        for each in self.ids:
+            engine.on_lock(tx, self.ticket.terms_hash, 0, each, LockState.PLANNED)
+        for each in self.ids:
+            engine.on_lock(tx, self.ticket.terms_hash, 0, each, self.by_id[each])
+
+
+@pytest.mark.parametrize("second", [LockState.FAILED, LockState.LOCKED])
+async def test_a_ticket_is_handed_over_when_every_share_is_locked(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch, second: LockState
+) -> None:
+    order = Ordered("k", [(payer.mint_url, 500), ("http://127.0.0.1:1", 500)], ADA)
+    plan = payer.plan(payee, [100])
+    ticket = await payer.db.write(lambda tx: payer.engine.made(tx, plan, order))
+    shares = TwoShares(ticket, LockState.LOCKED, second)
+    monkeypatch.setattr(payer.engine, "_locks", shares)
+    await payer.db.write(lambda tx: shares.begun(tx, payer.engine))
+    whole = second is LockState.LOCKED
+    assert await payer.engine.deliver(ticket.ticket_id) is whole
+    assert await payer.item_states(ticket.ticket_id) == ["delivered" if whole else "locked"]
+    assert payer.notices == ([] if whole else ["partly_locked"])
+    found = await payer.engine.ticket(ticket.ticket_id)
+    assert found.error == ("" if whole else "item 0 could not be locked whole")
+    assert whole or payer.letters == {}
 
 
 async def test_hashes_come_from_the_task_from_the_agent_or_anew(

@@ -20,7 +20,10 @@ from .lock_service import LockOrder, LockService
 from .messenger_signed import SignedMessages
 from .ports_locks import LockRows
 
-_LEVELS = {"rejected": Level.WARNING, "disputed": Level.WARNING, "owed": Level.CRITICAL}
+_LEVELS = {
+    **dict.fromkeys(("rejected", "disputed", "partly_locked"), Level.WARNING),
+    "owed": Level.CRITICAL,
+}
 
 
 class NodeLocks:

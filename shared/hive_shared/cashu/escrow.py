@@ -132,18 +132,22 @@ class EscrowEngine:
         return found
 
     async def deliver(self, ticket_id: str) -> bool:
-        """Hand a ticket over that is locked whole; False where it is not, or was handed over."""
+        """Hand a ticket over that is locked whole, every share of every item; False where it is not, or was
+        handed over."""
 
         def body(tx: Tx) -> bool:
             ticket = self._rows.ticket(tx, ticket_id)
             items = self._rows.items(tx, ticket_id)
             if ticket is None or {item.state for item in items} != {PayerItem.LOCKED}:
                 return False
+            locks = self._locks.of_terms(tx, ticket.terms_hash)
+            if {lock.state for lock in locks} != {LockState.LOCKED}:
+                return False
             self._send_tokens(tx, ticket, 0, len(items) - 1, f"ticket:{ticket_id}")
             now = self._now()
             for item in items:
                 self._rows.move_item(tx, item, PayerEvent.ON_DELIVERED, now, delivered_at=now)
-            self._locks.delivered(tx, [each for item in items for each in item.lock_ids])
+            self._locks.delivered(tx, [lock.lock_id for lock in locks])
             return True
 
         done = await self._db.write(body)
@@ -211,6 +215,24 @@ class EscrowEngine:
         if len(alive) < len(states):
             self._rows.note_ticket(
                 tx, item.ticket_id, self._now(), error=f"item {item.i} could not be locked whole"
+            )
+        self._tell_partly(tx, item)
+
+    def _tell_partly(self, tx: Tx, item: ItemRow) -> None:
+        """Once the mints have answered for every item: a ticket not locked whole is not handed over."""
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        if ticket is None or PayerItem.PLANNED in self._rows.states(tx, item.ticket_id):
+            return
+        locks = self._locks.of_terms(tx, ticket.terms_hash)
+        failed = sorted({lock.item for lock in locks if lock.state is LockState.FAILED})
+        if failed and any(lock.state is LockState.LOCKED for lock in locks):
+            named = ", ".join(str(i) for i in failed[:5]) + (", ..." if len(failed) > 5 else "")
+            self._notices.tell(
+                tx,
+                ticket,
+                "partly_locked",
+                f"item {named} could not be locked whole: the ticket is not handed over, what is locked of it"
+                " goes back at its locktime; create another one",
             )
 
     def _followed(self, tx: Tx, item: ItemRow, states: Sequence[LockState]) -> None:

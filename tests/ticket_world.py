@@ -87,6 +87,8 @@ class Ticketed(Rewarding):
             )
             for number, found in enumerate(hashes)
         ]
+        if changes.get("mode") == "p2pk":
+            items = [{name: value for name, value in each.items() if name != "hash"} for each in items]
         made = document(items, **{"task_params_hash": hashes[0], "danger": 4, "issued_at": NOW, **changes})
         made["payee"] = {"id": AGENT, "lock_pubkey": LOCK_KEY} | changes.get("payee", {})
         made["node_id"] = changes.get("node_id", NODE_ID)

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 import pytest_asyncio
-from cl_hive_comms.services.escrow_service import Judged
+from cl_hive_comms.domain.advisor import Advisor
+from cl_hive_comms.services.escrow_service import ItemAsked, Judged, PayeeTold, TicketAsked
 from cl_hive_comms.services.lock_service import LockSettings
 from escrow_world import AGENT, EscrowWorld
 from hive_shared.cashu.escrow import UNLOCKED_S, EscrowEngine, Ordered
@@ -443,6 +444,26 @@ async def test_a_lock_without_hash_and_a_hash_of_the_payee(payer: EscrowWorld, p
     (item,) = await payer.items(ticket.ticket_id)
     assert item.hash == theirs
     assert await payer.db.read(lambda tx: payer.tickets.secret(tx, theirs)) is None
+
+
+async def test_a_dangerous_command_of_ours_is_promised_no_ticket_that_pays_anyway(
+    payer: EscrowWorld, payee: PayeeWorld
+) -> None:
+    told, service = PayeeTold(payee.lock_pubkey, (payer.mint_url,)), payer.operator()
+    ada = Advisor(ADA, 1, AGENT, None, "Ada", "active", "fees", payer.now, payer.now)
+    ours = ("hive:fee-policy/v1", "set_single", {"channel_id": "1x1x1", "fee_ppm": 5})
+
+    def asked(mode: Mode, danger: int, schema: str = ours[0]) -> TicketAsked:
+        items = [ItemAsked(10, hash="ab" * 32)]
+        return TicketAsked(ada, TicketType.SINGLE, mode, items, danger, schema, ours[1], ours[2])
+
+    for mode in (Mode.P2PK, Mode.RECEIPT):
+        with pytest.raises(InvalidParams, match="take mode task"):
+            service._plan(asked(mode, 3), told)
+        assert service._plan(asked(mode, 2), told).mode is mode
+        # Work that is no command of this node's: nobody here could judge it.
+        assert service._plan(asked(mode, 3, "acme:review/v1"), told).mode is mode
+    assert service._plan(asked(Mode.TASK, 3), told).mode is Mode.TASK
 
 
 async def test_disputes_of_either_side_end_by_an_answer_or_by_silence(

@@ -176,6 +176,17 @@ async def test_a_bonus_is_earned_by_no_command(tmp_path: Path) -> None:
     assert slug(bonus) == "payment_invalid" and "is a bonus" in bonus["error"]["message"]
 
 
+@pytest.mark.parametrize("mode", ["receipt", "p2pk"])
+async def test_a_lock_that_the_payee_can_spend_anyway_pays_no_dangerous_command(
+    tmp_path: Path, mode: str
+) -> None:
+    world = Ticketed(tmp_path)
+    await world.ticket(mode=mode)
+    refused = await world.work()
+    assert slug(refused) == "payment_invalid" and "mode task" in refused["error"]["message"], refused
+    assert world.item().state is PayerItem.ACCEPTED and world.setchannels == 0
+
+
 async def test_a_read_takes_no_item(tmp_path: Path) -> None:
     world = Ticketed(tmp_path)
     await world.ticket()

@@ -16,7 +16,7 @@ from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.terms import Mode, TicketType
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.cashu.ticket_messages import Failure, Metric, Release
-from hive_shared.cashu.windows import BONUS_GRACE_S, OperatorRecord, Quote, Standing, quote
+from hive_shared.cashu.windows import BONUS_GRACE_S, MOST_UNJUDGED, OperatorRecord, Quote, Standing, quote
 from hive_shared.crypto import Secret
 from hive_shared.errors import (
     ConfirmationRequired,
@@ -243,6 +243,13 @@ class EscrowService:
         return told
 
     def _plan(self, asked: TicketAsked, told: PayeeTold) -> TicketPlan:
+        if asked.mode is not Mode.TASK and asked.danger > MOST_UNJUDGED and asked.schema in SCHEMAS:
+            raise InvalidParams(
+                f"mode {asked.mode.value} pays whatever comes of the work: for commands of this node's"
+                f" management from danger {MOST_UNJUDGED + 1} on take mode task, not {asked.mode.value}"
+                f" for danger {asked.danger}",
+                data={"param": "mode"},
+            )
         priced = self.price(asked.danger, asked.standing or self.standing_of(asked.advisor), trust=False)
         row = self._credentials.active_of(asked.advisor.advisor_id)
         rate = 0

@@ -18,6 +18,7 @@ from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, Side, TicketRow
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode, TicketType, task_params_hash
 from hive_shared.cashu.ticket_machine import PayerItem
+from hive_shared.cashu.windows import MOST_UNJUDGED
 from hive_shared.errors import HiveError, PaymentFailed, from_symbol
 from hive_shared.store import Tx
 
@@ -73,6 +74,13 @@ class TicketWork:
             raise invalid(
                 f"ticket {ticket_id} is for work of danger {terms.danger}, this command has"
                 f" {asked.danger.total}; ask for another ticket",
+                danger=asked.danger.total,
+            )
+        if terms.mode is not Mode.TASK and asked.danger.total > MOST_UNJUDGED:
+            raise invalid(
+                f"ticket {ticket_id} is of mode {terms.mode.value}, which is paid whatever comes of the work:"
+                f" that is no escrow from danger {MOST_UNJUDGED + 1} on, this command has"
+                f" {asked.danger.total}; ask for a ticket of mode task",
                 danger=asked.danger.total,
             )
         return Reward(ESCROW, item.amount_sats, f"{ticket_id}:{number}")

@@ -17,6 +17,9 @@ REDEMPTION_BUFFER_S: Final = 3_600
 LEASE_BUFFER_S: Final = 7_200
 MIN_BUFFER_S: Final = 600
 """The least between deadline and locktime, also for just-in-time work."""
+MOST_UNJUDGED: Final = 2
+"""Up to this danger a management command may be paid by a lock that the payee can spend whatever comes of the
+work (modes `p2pk` and `receipt`); above it, only against the payer's preimage."""
 BONUS_GRACE_S: Final = 86_400
 """Between the end of a measurement and the deadline of its bonus."""
 MULTI_MINT_STEP_S: Final = 86_400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ from cashu_tickets import NOW, document, item
 from cl_hive_comms.storage.escrow_store import EscrowStore
 from escrow_tables import TASK, rows_of, secret_row, ticket_rows
 from hive_shared.cashu import escrow_rows
-from hive_shared.cashu.escrow_rows import DisputeRow, DisputeState, ItemRow, Side, TicketQuery
+from hive_shared.cashu.escrow_rows import (
+    DisputeRow,
+    DisputeState,
+    ItemRow,
+    SecretRow,
+    SecretSource,
+    Side,
+    TicketQuery,
+)
 from hive_shared.cashu.terms import decode_terms
 from hive_shared.cashu.ticket_machine import PayeeEvent, PayerEvent, PayerItem, TicketStatus
-from hive_shared.crypto import Sealer, Secret
+from hive_shared.crypto import Sealer, Secret, sha256
 from hive_shared.errors import Capacity, Conflict
 
 E = PayerEvent
@@ -149,6 +158,32 @@ def test_a_hash_is_of_one_item_for_good(store: EscrowStore, tx: sqlite3.Connecti
     assert store.free_secrets(tx, TASK, "", NOW + 86_400) == []
     assert store.prune(tx, NOW + 86_400) == 2
     assert store.secret(tx, secrets[1].hash) is None and store.secret(tx, secrets[0].hash) is not None
+
+
+def test_one_agent_takes_neither_all_hashes_nor_the_operators(
+    store: EscrowStore, tx: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = iter(range(10_000))
+
+    def drawn(count: int, asked_by: str, now: int = NOW) -> list[SecretRow]:
+        found = []
+        for _ in range(count):
+            plain = next(numbers).to_bytes(32, "big")
+            row = SecretRow(sha256(plain).hex(), Secret(plain), TASK, SecretSource.GENERATED, now, now + 60)
+            found.append(replace(row, asked_by=asked_by))
+        return found
+
+    for _ in range(2):
+        store.add_secrets(tx, drawn(512, "aa" * 32))
+    with pytest.raises(Capacity, match="1024 hashes that you were told"):
+        store.add_secrets(tx, drawn(1, "aa" * 32))
+    store.add_secrets(tx, drawn(1, "bb" * 32))
+    # Run out they count no more, also before they are cleared away.
+    store.add_secrets(tx, drawn(1, "aa" * 32, NOW + 60))
+    monkeypatch.setattr("cl_hive_comms.storage.escrow_store.MAX_SECRET_ROWS", 1_026 + 5_000)
+    with pytest.raises(Capacity, match="at most 1026"):
+        store.add_secrets(tx, drawn(1, "cc" * 32))
+    store.add_secrets(tx, drawn(1, ""))
 
 
 def test_preimages_are_sealed_and_kept_until_nobody_may_ask(

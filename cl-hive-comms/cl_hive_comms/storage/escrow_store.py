@@ -17,8 +17,10 @@ import msgspec
 from hive_shared.canonical import encode
 from hive_shared.cashu.escrow_rows import (
     MAX_ACTIVE_TICKETS,
+    MAX_FREE_SECRETS,
     MAX_SECRET_ROWS,
     MAX_TICKET_ROWS,
+    OPERATOR_SECRETS,
     REVEAL_S,
     DisputeRow,
     DisputeState,
@@ -223,10 +225,9 @@ class EscrowStore:
     # -- secrets ---------------------------------------------------------------------------------------
 
     def add_secrets(self, tx: Tx, rows: Sequence[SecretRow]) -> None:
-        """Add preimages. Raises Conflict for a hash that is known, Capacity at 50,000."""
-        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_secrets").fetchone()
-        if count + len(rows) > MAX_SECRET_ROWS:
-            raise Capacity(f"{count} preimages are kept, at most {MAX_SECRET_ROWS} may be")
+        """Add preimages, all told to the same agent or to none. Raises Conflict for a hash that is known;
+        Capacity at 50,000, for an agent at 45,000 or with 1,024 of its own that no ticket uses."""
+        self._check_secrets(tx, rows)
         for row in rows:
             blob = self._sealer.seal(_SECRETS, row.hash, "secret_enc", row.preimage.reveal())
             try:
@@ -243,6 +244,25 @@ class EscrowStore:
                 raise Conflict(
                     f"hash {row.hash} was used before: a hash is of one item for good", reason="hash_used"
                 ) from None
+
+    def _check_secrets(self, tx: Tx, rows: Sequence[SecretRow]) -> None:
+        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_secrets").fetchone()
+        asked_by = rows[0].asked_by if rows else ""
+        most = MAX_SECRET_ROWS - (OPERATOR_SECRETS if asked_by else 0)
+        if count + len(rows) > most:
+            raise Capacity(f"{count} preimages are kept, at most {most} may be")
+        if not asked_by:
+            return
+        (free,) = tx.execute(
+            "SELECT COUNT(*) FROM comms_escrow_secrets WHERE asked_by = ? AND ticket_id IS NULL"
+            " AND expires_at > ?",
+            (asked_by, rows[0].created_at),
+        ).fetchone()
+        if free + len(rows) > MAX_FREE_SECRETS:
+            raise Capacity(
+                f"{free} hashes that you were told are unused and {len(rows)} more are asked for, at most"
+                f" {MAX_FREE_SECRETS} may be: use them, or wait until they run out after a day"
+            )
 
     def secret(self, tx: Tx, hash_: str) -> SecretRow | None:
         """A preimage by its hash. Raises SealBroken."""

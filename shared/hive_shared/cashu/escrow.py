@@ -78,7 +78,10 @@ class EscrowEngine:
         return await self._db.write(lambda tx: self.new_secrets(tx, task_id, count))
 
     def new_secrets(self, tx: Tx, task_id: str, count: int, asked_by: str = "") -> list[str]:
-        """The same in the caller's transaction; `asked_by` is the agent they are told to."""
+        """The same in the caller's transaction; `asked_by` is the agent they are told to.
+
+        Raises Capacity, for an agent also with 1,024 of its own that no ticket uses.
+        """
         plain = [self._random_bytes(32) for _ in range(count)]
         made = [self._secret(each, task_id, SecretSource.GENERATED, asked_by) for each in plain]
         self._rows.add_secrets(tx, made)

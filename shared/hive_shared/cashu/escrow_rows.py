@@ -18,6 +18,10 @@ MAX_ACTIVE_TICKETS: Final = 500
 """Tickets with something left to earn, of either role; beyond it none is made or taken."""
 MAX_TICKET_ROWS: Final = 50_000
 MAX_SECRET_ROWS: Final = 50_000
+OPERATOR_SECRETS: Final = 5_000
+"""Of these rows, what agents leave to the operator."""
+MAX_FREE_SECRETS: Final = 1_024
+"""Hashes that an agent was told and no ticket uses yet."""
 SECRET_UNUSED_S: Final = 86_400
 """How long a hash that was given out waits for its ticket."""
 REVEAL_S: Final = 90 * 86_400

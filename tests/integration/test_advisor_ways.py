@@ -14,13 +14,14 @@ from address_server import HOST, AddressServer
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import ReceiveConfig, SpendConfig
 from hive_advisor.domain.earning import Earning
-from hive_advisor.domain.nwc import parse_uri
+from hive_advisor.domain.nwc import Connection, parse_uri
 from hive_advisor.domain.outgoing import Outgoing, OutState
 from hive_advisor.payments.nwc import NwcWallet
 from hive_advisor.payments.web import PublicWeb
 from hive_devnet.relay import RelayProcess
 from hive_shared.bolt11 import read_invoice
-from hive_shared.errors import HiveError
+from hive_shared.crypto import Secret, xonly_pubkey
+from hive_shared.errors import HiveError, TransportUnavailable
 from kit_world import KitWorld
 from kit_world import run_fee as run
 from nwc_wallet import NwcWalletService, until
@@ -230,6 +231,35 @@ async def test_a_wallets_word_that_it_failed_leaves_it_unknown(
     async with demanded(world, service) as (kit, demand):
         payment = await kit.money.spending.pay(demand)
         assert payment.state == "unknown" and "PAYMENT_FAILED" in payment.why
+
+
+async def test_a_wallet_that_is_not_reached_is_waited_for_once_in_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hive_advisor.payments.nwc.CONNECT_S", 0.01)
+    clock, secret = [1_000], Secret(b"\x06" * 32)
+    wallet = NwcWallet(
+        Connection(xonly_pubkey(secret), secret, ("ws://127.0.0.1:1",)),
+        heard=lambda _hash: None,
+        now=lambda: clock[0],
+        rng=bytes,
+        proxy=None,
+    )
+    waits: list[float] = []
+    wait_for = wallet._pool.wait_for
+
+    async def counted(condition: Any, timeout: float) -> bool:
+        waits.append(timeout)
+        return await wait_for(condition, timeout)
+
+    monkeypatch.setattr(wallet._pool, "wait_for", counted)
+    for at, waited in ((1_000, 1), (1_029, 1), (1_030, 2)):
+        clock[0] = at
+        for _ in range(3):
+            with pytest.raises(TransportUnavailable):
+                await wallet.look("ab" * 32, "", "")
+        assert len(waits) == waited
+    await wallet.close()
 
 
 async def test_what_another_key_answers_is_no_answer(

@@ -85,6 +85,9 @@ async def test_work_that_is_not_answered_with_its_preimage_waits_for_a_release(
     await world.say(kit, Release(terms.ticket_id, 0, preimage(0).hex()))
     await kit.tickets.tend()
     assert states(await kit.tickets.view(terms.ticket_id)) == ["redeemed", "accepted"]
+    kept = await kit._db.read(lambda tx: [row["raw_json"] for row in tx.execute("SELECT * FROM adv_inbox")])
+    assert any("hive:escrow/release" in text for text in kept)
+    assert not any(secret in text for text in kept for secret in (preimage(0).hex(), "ab" * 32, "cashuB"))
     assert await sats(kit) == 30
 
 

@@ -26,6 +26,8 @@ ANSWER_S: Final = 20.0
 _GOOD_S: Final = 60
 """How long a wallet may act on a request."""
 _BACK_S: Final = 600
+_SILENT_S: Final = 30
+"""How long nothing is asked after the wallet was not reached: many questions in a row would each wait."""
 Heard = Callable[[str], None]
 """`heard(payment_hash)`: the wallet says that something was received. Returns at once: what comes of it may
 ask the wallet, whose answer comes by the same way."""
@@ -51,7 +53,7 @@ class NwcWallet:
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._info: Event | None = None
         self._opening = asyncio.Lock()
-        self._open = False
+        self._open, self._silent_until = False, 0
         self.repeats = 0
         """Answers that came again, or to nothing we asked; they have no effect."""
         self._pool = RelayPool(
@@ -133,25 +135,32 @@ class NwcWallet:
 
     async def _connected(self) -> Event:
         async with self._opening:
-            if not self._open:
-                relays = list(self._at.relays)
-                await self._pool.set_relays(relays, relays, relays)
-                mine = {"authors": [self._at.wallet], "#p": [self._at.pubkey]}
-                for name, kind in (("answers", nwc.RESPONSE), ("notices", nwc.NOTICE)):
-                    self._pool.subscribe(
-                        name, [{"kinds": [kind], **mine}], lambda _relay: self._now() - _BACK_S
-                    )
-                await self._pool.start()
-                self._open = True
-            if not await self._pool.wait_for(lambda: self._pool.connected() > 0, CONNECT_S):
-                raise TransportUnavailable("no relay of the wallet connection answers")
-            if self._info is None:
-                asked = [{"kinds": [nwc.INFO], "authors": [self._at.wallet], "limit": 1}]
-                found = await self._pool.query(asked, timeout=CONNECT_S)
-                if not found.events:
-                    raise TransportUnavailable("the wallet has said nothing about itself on its relays")
-                self._info = found.events[0]
-            return self._info
+            if self._now() < self._silent_until:
+                raise TransportUnavailable("the wallet could not be reached a moment ago")
+            try:
+                return await self._reached()
+            except TransportUnavailable:
+                self._silent_until = self._now() + _SILENT_S
+                raise
+
+    async def _reached(self) -> Event:
+        if not self._open:
+            relays = list(self._at.relays)
+            await self._pool.set_relays(relays, relays, relays)
+            mine = {"authors": [self._at.wallet], "#p": [self._at.pubkey]}
+            for name, kind in (("answers", nwc.RESPONSE), ("notices", nwc.NOTICE)):
+                self._pool.subscribe(name, [{"kinds": [kind], **mine}], lambda _relay: self._now() - _BACK_S)
+            await self._pool.start()
+            self._open = True
+        if not await self._pool.wait_for(lambda: self._pool.connected() > 0, CONNECT_S):
+            raise TransportUnavailable("no relay of the wallet connection answers")
+        if self._info is None:
+            asked = [{"kinds": [nwc.INFO], "authors": [self._at.wallet], "limit": 1}]
+            found = await self._pool.query(asked, timeout=CONNECT_S)
+            if not found.events:
+                raise TransportUnavailable("the wallet has said nothing about itself on its relays")
+            self._info = found.events[0]
+        return self._info
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Answer:
         now = self._now()

@@ -103,12 +103,16 @@ class MailService:
             await self._route(message, document, agent_key)
         except (HiveError, Fork) as error:
             self.refused += 1
-            item = Quarantined(message.rumor_id, message.sender, str(error)[:500], self._now(), document)
+            item = Quarantined(
+                message.rumor_id, message.sender, str(error)[:500], self._now(), _kept(document)
+            )
             await self._db.write(lambda tx: self._records.quarantine(tx, item))
             return
         self.taken += 1
         await self._db.write(
-            lambda tx: self._records.add_message(tx, message.rumor_id, message.sender, document, self._now())
+            lambda tx: self._records.add_message(
+                tx, message.rumor_id, message.sender, _kept(document), self._now()
+            )
         )
 
     async def _route(self, message: Message, document: dict[str, Any], agent_key: str) -> None:
@@ -202,6 +206,14 @@ class MailService:
             )
         else:
             raise InvalidParams(f"push {action[:40]!r} is not known to this version")
+
+
+def _kept(document: dict[str, Any]) -> dict[str, Any]:
+    """What is written down of a message. Tokens and preimages are money: who takes them seals them, and here
+    a signed message leaves its name only, an answer all but its preimage."""
+    if isinstance(document.get("schema"), str):
+        return {name: str(document[name])[:100] for name in ("schema", "msg_id") if name in document}
+    return {name: value for name, value in document.items() if name != "preimage"}
 
 
 _NOTED_PUSHES = {"conflict_held", "payment_notice"}

@@ -138,6 +138,16 @@ async def test_a_ticket_is_answered_by_the_key_it_is_payable_to_and_by_none_whil
     assert await kit.signed_mail.flush() == len(sent) > 0
 
 
+async def test_refused_tickets_are_kept_for_a_month(world: PaidKit, kit: Advisor) -> None:
+    elsewhere = [{"url": "https://mint.example", "permille": 1_000}]
+    for _ in range(3):
+        terms = await world.terms(kit, 5, mints=elsewhere)
+        await world.say(kit, world.ticket(terms, [], tokens=["cashuBabcd"]))
+        await kit.tickets.tend()
+        assert [view.ticket.intake for view in await kit.tickets.listed(None, 10)] == ["refused"]
+        await kit._db.write(lambda tx: tx.execute("UPDATE adv_tickets SET updated_at = updated_at - 2592001"))
+
+
 async def test_an_item_is_one_commands_and_free_again_where_that_did_not_run(
     world: PaidKit, kit: Advisor
 ) -> None:

@@ -88,6 +88,10 @@ class TicketStore:
 
     # -- parts -----------------------------------------------------------------------------------------
 
+    def forget_refused(self, tx: Tx, before: int) -> None:
+        """Erase tickets that were refused before then; nothing of them was ours."""
+        tx.execute("DELETE FROM adv_tickets WHERE intake = 'refused' AND updated_at < ?", (before,))
+
     def add_part(self, tx: Tx, ticket_id: str, part: Part) -> None:
         """Keep tokens of some items; those of the same items again take their place."""
         sealed = self._sealer.seal(

@@ -55,6 +55,7 @@ RESEND_AFTER_S: Final = (30, 120, 600)
 INCOMPLETE_S: Final = 3_600
 """How long an incomplete ticket is waited for."""
 CHECKSTATE_YS: Final = 500
+_REFUSED_KEPT_S: Final = 30 * 86_400
 _LONGEST_WAIT_S: Final = 30
 
 
@@ -473,6 +474,7 @@ class PayeeEngine:
             ticket, intake=Intake.REFUSED, reason=reason, detail=detail, updated_at=self._now(), next_at=0
         )
         self._rows.put_ticket(tx, refused)
+        self._rows.forget_refused(tx, refused.updated_at - _REFUSED_KEPT_S)
         self._rows.drop_parts(tx, ticket.ticket_id)
         self._answer(tx, refused, "decided")
         self._told(tx, "ticket_refused", ticket.ticket_id, f"{reason}: {detail}"[:500])

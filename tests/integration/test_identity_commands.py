@@ -161,8 +161,8 @@ def test_files_that_cannot_be_read_are_named(shell: Shell) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     binary.chmod(0o600)
     assert "is not text" in shell.refused(USAGE, "identity", "import", "--file", str(binary))
-    assert "--passphrase-fd 93" in shell.refused(
-        USAGE, "--passphrase-fd", "93", "identity", "import", stdin=RECOVERY
+    assert "--passphrase-fd 99999" in shell.refused(
+        USAGE, "--passphrase-fd", "99999", "identity", "import", stdin=RECOVERY
     )
     both = shell.refused(USAGE, "--passphrase-fd", "0", "identity", "import", stdin=RECOVERY)
     assert "stdin cannot hold both" in both

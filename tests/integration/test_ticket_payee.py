@@ -300,6 +300,11 @@ async def test_a_mint_that_is_away_delays_the_answer_and_an_unprobed_one_is_trus
             assert type(world.sent[-1]).__name__ == says
         last = world.sent[-1]
         assert isinstance(last, TicketReject) and last.reason == "exposure_limit"
+        # What was redeemed makes room again.
+        await world.release(terms.ticket_id, 0)
+        assert await world.redeemer.redeem(at_once=True) == 1
+        await world.hand_over(world.terms(1))
+        assert isinstance(world.sent[-1], TicketAck)
         world.mints.caps = Caps(htlc=False, restore=True)
         await world.hand_over(world.terms(1))
         last = world.sent[-1]

@@ -250,9 +250,10 @@ class TicketStore:
             raise Conflict(f"share {share.place} moved on", reason="stale_state")
 
     def live_sats(self, tx: Tx, mint_url: str) -> int:
-        """What accepted tickets at a mint may still bring or have brought, sat."""
+        """What accepted tickets at a mint may still bring, sat: what was redeemed is exposed no more."""
         (total,) = tx.execute(
-            "SELECT coalesce(sum(net_sats), 0) FROM adv_cashu_locks WHERE mint_url = ? AND state <> 'lost'",
+            "SELECT coalesce(sum(net_sats), 0) FROM adv_cashu_locks"
+            " WHERE mint_url = ? AND state NOT IN ('lost', 'redeemed')",
             (mint_url,),
         ).fetchone()
         return int(total)

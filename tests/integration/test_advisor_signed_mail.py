@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,43 @@ async def test_what_no_relay_took_goes_out_later_until_one_did(
     world.ahead += 600
     assert await kit.signed_mail.flush() == 0
     assert said(carried, world, kit) == [("answer", {"heard": name})]
+
+
+async def test_a_client_whose_relays_are_dead_holds_up_no_other(kit: Advisor) -> None:
+    (alice,) = await kit.clients.all()
+    bob = replace(alice, client_id="b" * 32, alias="bob", node_key="ab" * 32, node_id="02" + "cd" * 32)
+    await kit._db.write(lambda tx: kit._rows.add(tx, bob, "bob"))
+    go_on, tried, bobs = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    sent: list[str] = []
+
+    class OneDead:
+        async def deliver(self, recipient: str, *_: Any, **__: Any) -> int:
+            sent.append(recipient)
+            if recipient == alice.node_key:
+                tried.set()
+                await go_on.wait()
+            else:
+                bobs.set()
+            return 1
+
+    kit.signed_mail._link = OneDead()
+
+    async def put(client: Client, name: str) -> None:
+        await kit._db.write(lambda tx: kit.signed_mail.put(tx, client, ASK, {}, name=name))
+
+    await put(alice, "a1")
+    first = asyncio.create_task(kit.signed_mail.flush())
+    await tried.wait()
+    await put(alice, "a2")
+    await put(bob, "b1")
+    second = asyncio.create_task(kit.signed_mail.flush())
+    async with asyncio.timeout(30):
+        await bobs.wait()
+    assert sent.count(alice.node_key) == 1
+    go_on.set()
+    # None leaves twice.
+    assert (await first, await second) == (1, 2)
+    assert sorted(sent) == sorted([alice.node_key, alice.node_key, bob.node_key])
 
 
 async def test_numbers_rise_in_an_area_also_after_old_messages_are_forgotten(

@@ -22,6 +22,7 @@ from hive_advisor.domain.rows import Client
 from hive_advisor.services.ports import SIGNED, ClientRows, Link, RecordRows
 
 _AT_ONCE: Final = 200
+_CLIENTS_AT_ONCE: Final = 16
 Handler = Callable[[Client, Draft, str], Awaitable[None]]
 """`handler(client, message, agent_key)`: takes a message that `client` signed for `agent_key`, a key of ours.
 Idempotent: it is called again when the process ended before its end was noted. A HiveError refuses the
@@ -34,7 +35,8 @@ class OutboxRows(Protocol):
     def find(self, tx: Tx, client_id: str, name: str) -> OutMessage | None: ...
     def next_seq(self, tx: Tx, client_id: str, area: str, now: int) -> int: ...
     def add(self, tx: Tx, message: OutMessage, now: int) -> None: ...
-    def due(self, tx: Tx, now: int, limit: int) -> list[OutMessage]: ...
+    def waiting(self, tx: Tx, now: int) -> list[str]: ...
+    def due(self, tx: Tx, client_id: str, now: int, limit: int) -> list[OutMessage]: ...
     def tried(self, tx: Tx, msg_id: str, *, taken: bool, next_send: int) -> None: ...
     def again(self, tx: Tx, client_id: str, answers: str, now: int) -> int: ...
 
@@ -61,7 +63,8 @@ class SignedMail:
         self._db, self._rows, self._clients, self._records = db, rows, clients, records
         self._keyring, self._link, self._relays = keyring, link, relays
         self._now, self._new_id, self._spawn = now, new_id, spawn
-        self._shared, self._one_at_a_time = shared, asyncio.Lock()
+        self._shared, self._turns = shared, dict[str, asyncio.Lock]()
+        self._queued, self._in_flight = set[str](), asyncio.Semaphore(_CLIENTS_AT_ONCE)
         self._handlers: dict[str, Handler] = {}
 
     def handle(self, schema: str, handler: Handler) -> None:
@@ -153,16 +156,31 @@ class SignedMail:
         self._spawn(self.flush())
 
     async def flush(self) -> int:
-        """Send what is due; how many messages a relay took."""
-        async with self._one_at_a_time:
-            return await self._flush()
+        """Send what is due; how many messages a relay took. Of one client one after the other; no client
+        waits for the relays of another."""
+        clients = await self._db.read(self._waiting)
+        return sum(await asyncio.gather(*(self._flush_to(each) for each in clients)))
 
-    async def _flush(self) -> int:
-        due = await self._db.read(self._due)
-        return sum([await self._send(message) for message in due])
+    async def _flush_to(self, client_id: str) -> int:
+        if client_id in self._queued:
+            return 0  # whoever waits for its turn sends this too
+        self._queued.add(client_id)
+        try:
+            await self._turns.setdefault(client_id, asyncio.Lock()).acquire()
+        finally:
+            self._queued.discard(client_id)
+        try:
+            async with self._in_flight:
+                due = await self._db.read(lambda tx: self._due(tx, client_id))
+                return sum([await self._send(message) for message in due])
+        finally:
+            self._turns[client_id].release()
 
-    def _due(self, tx: Tx) -> list[OutMessage]:
-        return [] if self._shared(tx) else self._rows.due(tx, self._now(), _AT_ONCE)
+    def _waiting(self, tx: Tx) -> list[str]:
+        return [] if self._shared(tx) else self._rows.waiting(tx, self._now())
+
+    def _due(self, tx: Tx, client_id: str) -> list[OutMessage]:
+        return [] if self._shared(tx) else self._rows.due(tx, client_id, self._now(), _AT_ONCE)
 
     async def _send(self, message: OutMessage) -> bool:
         client = await self._db.read(lambda tx: self._clients.by_id(tx, message.client_id))

@@ -56,12 +56,21 @@ class OutboxStore:
             (now - _KEPT_S,),
         )
 
-    def due(self, tx: Tx, now: int, limit: int) -> list[OutMessage]:
-        """Messages to send now, in the order in which they were put."""
+    def waiting(self, tx: Tx, now: int) -> list[str]:
+        """The clients that messages are to be sent to now."""
         rows = tx.execute(
-            "SELECT * FROM adv_outbox WHERE state = 'waiting' AND next_send <= ? AND expires_at > ?"
-            " ORDER BY created, seq LIMIT ?",
-            (now, now, limit),
+            "SELECT DISTINCT client_id FROM adv_outbox"
+            " WHERE state = 'waiting' AND next_send <= ? AND expires_at > ? ORDER BY client_id",
+            (now, now),
+        )
+        return [str(row["client_id"]) for row in rows]
+
+    def due(self, tx: Tx, client_id: str, now: int, limit: int) -> list[OutMessage]:
+        """Messages to send a client now, in the order in which they were put."""
+        rows = tx.execute(
+            "SELECT * FROM adv_outbox WHERE client_id = ? AND state = 'waiting' AND next_send <= ?"
+            " AND expires_at > ? ORDER BY created, seq LIMIT ?",
+            (client_id, now, now, limit),
         )
         return [_message(row) for row in rows]
 

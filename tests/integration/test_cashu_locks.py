@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,18 +14,21 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cashu_tickets import preimage
-from cl_hive_comms.domain.cashu_lock import Role
+from cl_hive_comms.domain.cashu_lock import LockRow, Role
 from cl_hive_comms.domain.payment import ADVISOR, BOLT11, Order
 from cl_hive_comms.payments.bolt11 import Bolt11
 from cl_hive_comms.payments.bolt12 import Bolt12
+from cl_hive_comms.services import lock_swaps
 from cl_hive_comms.services.decoded_invoice import decoded
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.lock_service import LockOrder, LockSettings
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
+from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.token import Token, decode_token, encode_token
+from hive_shared.cashu.wire import BlindedMessage, Proof, RestoreAnswer
 from hive_shared.crypto import SealBroken, Sealer, Secret
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
 from hive_shared.storage.cashu_store import CashuStore
@@ -120,7 +123,49 @@ async def test_an_idle_ticket_comes_back_after_its_locktime_and_frees_the_limit(
     assert await payer.sats() == 1_000 - fees
 
 
-async def test_limits_refuse_before_anything_is_written(payer: LockWorld, payee: LockWorld) -> None:
+async def test_a_lock_of_a_keyset_that_is_listed_no_more_waits_alone(
+    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, fine = await payer.locked(payer.terms(payee, (64, 20), locktime=int(time.time()) - 1_000))
+    proofs_of = lock_swaps._proofs
+
+    def unlisted(row: LockRow, keysets: Mapping[str, Keyset]) -> tuple[Proof, ...]:
+        found = proofs_of(row, keysets)
+        if row.lock_id != gone.lock_id:
+            return found
+        return tuple(msgspec.structs.replace(proof, id="00" + "f" * 14) for proof in found)
+
+    monkeypatch.setattr(lock_swaps, "_proofs", unlisted)
+    await payer.sweep()
+    assert await payer.states() == [LockState.LOCKED, LockState.REFUNDED]
+    assert payer.lock_alerts.raised == ["locks_wait"]
+    monkeypatch.undo()
+    payer.now += 600
+    await payer.sweep()
+    assert await payer.states() == [LockState.REFUNDED] * 2
+    assert fine.lock_id != gone.lock_id
+
+
+async def test_a_lock_of_a_backup_is_left_to_its_payee_for_a_day_more(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    (row,) = await payer.locked(payer.terms(payee, (64,)))
+    (raw,) = await payer.db.read(lambda tx: list(payer.rows.raw_locks(tx)))
+
+    def again(tx: Tx) -> LockRow:
+        tx.execute("DELETE FROM comms_cashu_locks")
+        assert payer.rows.put_raw_lock(tx, raw)
+        (found,) = payer.rows.get(tx, [row.lock_id])
+        return found
+
+    found = await payer.db.write(again)
+    # What was released since the copy was made it does not say.
+    assert row.refund_hold_until == 0 and found.refund_hold_until == row.locktime + 86_400
+
+
+async def test_limits_refuse_before_anything_is_written(
+    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     payer.settings = LockSettings(most_locked=150, most_ticket=120, grace_s=0)
     with pytest.raises(BudgetExhausted) as ticket:
         await payer.locked(payer.terms(payee, (121,)))
@@ -140,6 +185,18 @@ async def test_limits_refuse_before_anything_is_written(payer: LockWorld, payee:
     payer.stopped = True
     with pytest.raises(EmergencyStop):
         await payer.locked(payer.terms(payee, (1,)), "fifth")
+    # Engaged while the mint is asked: nothing begins after it.
+    payer.stopped, restore = False, payer.mints.client.restore
+
+    async def stopping(outputs: Sequence[BlindedMessage]) -> RestoreAnswer:
+        payer.stopped = True
+        return await restore(outputs)
+
+    monkeypatch.setattr(payer.mints.client, "restore", stopping)
+    payer.limits_now = type(payer.limits_now)(10_000, 20_000, 25_000, 0, 0)
+    with pytest.raises(EmergencyStop):
+        await payer.locked(payer.terms(payee, (1,)), "while asked")
+    monkeypatch.undo()
     foreign = payer.terms(payee, (5,), ticket_id=os.urandom(16).hex())
     with pytest.raises(InvalidParams, match="refund_pubkey"):
         await payer.locked(foreign, "sixth")

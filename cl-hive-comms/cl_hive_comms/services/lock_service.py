@@ -208,8 +208,7 @@ class LockService:
         """Begin a call; what became of the same one before, if there was one."""
         if known := await self._db.read(lambda tx: self._rows.of_request(tx, key)):
             return await self._again(key, content, known, timeout)
-        if self._stopped():
-            raise EmergencyStop("the emergency stop is on: nothing is locked until it is released")
+        self._refuse_when_stopped()
         async with patience(timeout):
             batches = await self._prepared(order, key, content, wanted)
         # Before the rows are there, so that the loop does not take them for what a stop left behind.
@@ -361,6 +360,8 @@ class LockService:
         ids = tuple(row.lock_id for row in batches[0].rows)
 
         def beside(tx: Tx, op: Op) -> Op:
+            # Asked last, where it begins: the stop may have come while the mint was asked.
+            self._refuse_when_stopped()
             self._check_exposure(tx, every)
             counted = sum(row.counted_sats for row in every)
             if order.budget is not None:
@@ -371,6 +372,10 @@ class LockService:
 
         batch = batches[0]
         return await self._wallet.lock_out(_order(order, key, 0), batch.keys, batch.outputs, beside=beside)
+
+    def _refuse_when_stopped(self) -> None:
+        if self._stopped():
+            raise EmergencyStop("the emergency stop is on: nothing is locked until it is released")
 
     def _check_exposure(self, tx: Tx, rows: Sequence[LockRow]) -> None:
         locked, most = self._rows.locked_sats(tx), self._settings().most_locked
@@ -390,6 +395,7 @@ class LockService:
                 ids = tuple(row.lock_id for row in batch.rows)
 
                 def attach(tx: Tx, begun: Op, ids: tuple[str, ...] = ids) -> Op:
+                    self._refuse_when_stopped()
                     for row in self._rows.get(tx, ids):
                         self._rows.note(tx, row, op_id=begun.op_id)
                     return replace(begun, lock_ids=ids)

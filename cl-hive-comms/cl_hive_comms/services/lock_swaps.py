@@ -219,7 +219,7 @@ class LockSwaps:
             if not ids:
                 return
             try:
-                standing = await self._asked(url, ids)
+                standing = await self._listed(url, await self._asked(url, ids))
                 for kind in (OpKind.REDEEM, OpKind.REFUND):
                     for group in _groups([each for each in standing if self._wants(each[0], kind)]):
                         await self._spend(url, kind, group)
@@ -227,6 +227,21 @@ class LockSwaps:
                 # The mint is not there, or answers falsely: later.
                 self._log("warning", "locks_put_off", mint=url, error=error.detail)
                 await self._db.write(partial(self._later, url=url, ids=ids, why=error))
+
+    async def _listed(self, url: str, standing: Sequence[Held]) -> list[Held]:
+        """Those whose fee can be told. A lock of a keyset that the mint names no more waits, and no other
+        waits with it."""
+        keysets = await self._mints.keysets(url)
+        listed = [each for each in standing if all(proof.id in keysets for proof in each[1])]
+        if ids := [row.lock_id for row, _ in standing if row.lock_id not in {r.lock_id for r, _ in listed}]:
+            text = f"{len(ids)} locks of ecash at {url} wait: it does not list their keyset any more"
+
+            def body(tx: Tx) -> None:
+                self._rows.put_off(tx, ids, self._now() + _AGAIN_S)
+                self._alerts.raise_in(tx, Level.WARNING, "locks_wait", text, f"locks_wait:{url}")
+
+            await self._db.write(body)
+        return listed
 
     def _later(self, tx: Tx, *, url: str, ids: Sequence[str], why: HiveError) -> None:
         self._rows.put_off(tx, ids, self._now() + _AGAIN_S)
@@ -367,9 +382,9 @@ class LockSwaps:
 
 
 def _proofs(row: LockRow, keysets: Mapping[str, Keyset]) -> tuple[Proof, ...]:
+    known = {*keysets, row.keyset_id}
     return tuple(
-        msgspec.structs.replace(proof, id=expand(proof.id, keysets.keys()))
-        for proof in decode_token(row.token).proofs
+        msgspec.structs.replace(proof, id=expand(proof.id, known)) for proof in decode_token(row.token).proofs
     )
 
 

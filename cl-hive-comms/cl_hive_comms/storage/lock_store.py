@@ -38,6 +38,9 @@ _COLUMNS: Final = (
     *("state", "token_enc", "witness_enc"),
 )
 _CHUNK: Final = 400
+_HELD_BACK: Final = (LockState.LOCKED, LockState.DELIVERED, LockState.REFUNDABLE)
+HELD_AFTER_RESTORE_S: Final = 86_400
+"""How long after its locktime a payer's lock of a backup is left to its payee (03 §6.7)."""
 
 
 class LockStore:
@@ -253,6 +256,10 @@ class LockStore:
             token=str(raw["token"]),
             preimage=str(raw["preimage"]),
         )
+        if row.role is Role.PAYER and row.state in _HELD_BACK:
+            # Nobody here knows whether it was released since the copy was made: as if it was.
+            until = max(row.refund_hold_until, row.locktime + HELD_AFTER_RESTORE_S)
+            row = replace(row, refund_hold_until=until)
         self.insert(tx, row)
         return True
 

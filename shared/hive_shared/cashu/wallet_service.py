@@ -159,6 +159,7 @@ class WalletService:
             self._refuse_when_stopped("send")
             async with patience(timeout):
                 keys = await self.ready(mint_url)
+            self._refuse_when_stopped("send")
             old = await self._wallet.send(order, keys, amount_sat, pubkey)
         return await self._driven_to(old, timeout)
 
@@ -174,6 +175,7 @@ class WalletService:
             async with patience(timeout):
                 keys = await self.ready(mint_url)
                 quote = await self._fund_quote(mint_url, amount_sat)
+            self._refuse_when_stopped("fund")
             old = await self._wallet.fund(order, keys, amount_sat, quote, self._most_sat())
         return await self._driven_to(old, timeout)
 
@@ -215,6 +217,7 @@ class WalletService:
             async with patience(timeout):
                 keys = await self.ready(mint_url)
                 quote = await self._pay_quote(mint_url, invoice, (asked.amount_msat or 0) // 1_000)
+            self._refuse_when_stopped("melt")
             op = await self._wallet.melt(order, keys, quote, invoice)
         elif op.body.invoice != invoice:
             raise Conflict("another invoice with this payment hash was paid, or is being paid")

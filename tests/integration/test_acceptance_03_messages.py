@@ -170,14 +170,14 @@ async def test_acceptance_03_25_old_releases_and_altered_terms_are_refused_by_th
     world.reveals = False
     async with world.open() as kit:
         await world.hired(kit)
-        terms = await world.handed(kit, 20, 30)
+        terms = await world.handed(kit, 30, 20)
         assert (await run_fee(kit)).state == "done"
         await kit.tickets.tend()
         release, msg_id = Release(terms.ticket_id, 0, preimage(0).hex()), str(uuid.uuid4())
         await world.say(kit, release, msg_id)
         await kit.tickets.tend()
         before = await kit.tickets.view(terms.ticket_id)
-        assert states(before) == ["redeemed", "accepted"] and await sats(kit) == 20
+        assert states(before) == ["redeemed", "accepted"] and await sats(kit) == 30
         # The same message once more, the same words under a new name, and old words about another item.
         for message, name in (
             (release, msg_id),
@@ -186,7 +186,7 @@ async def test_acceptance_03_25_old_releases_and_altered_terms_are_refused_by_th
         ):
             await world.say(kit, message, name)
             await kit.tickets.tend()
-            assert await kit.tickets.view(terms.ticket_id) == before and await sats(kit) == 20
+            assert await kit.tickets.view(terms.ticket_id) == before and await sats(kit) == 30
         assert (await world.told(kit)).count(Redeemed(terms.ticket_id, 0)) == 1
         # Other terms under the name of a ticket that is here, and terms that its payer did not sign.
         now = world.now()

@@ -118,7 +118,7 @@ async def test_acceptance_02_06_what_cannot_be_issued_is_refused_and_nothing_is_
             -32602,
             "the list holds bolt12",
         ),
-        ({"access_json": {"model": "per_action", "accepted_methods": ["cashu"]}}, -32602, "cashu"),
+        ({"access_json": {"model": "per_action", "accepted_methods": ["bolt12"]}}, -32602, "bolt12"),
         ({"access_json": {"model": "per_action", "accepted_methods": 7}}, -32602, "accepted_methods"),
         ({"access_json": {"model": "per_action", "price_table": [0, 5]}}, -32602, "10 entries"),
         ({"access_json": {"model": "per_action", "price_table": [9] * 10}}, -32602, "danger 1"),

@@ -232,8 +232,14 @@ class LockSwaps:
         """Those whose fee can be told. A lock of a keyset that the mint names no more waits, and no other
         waits with it."""
         keysets = await self._mints.keysets(url)
-        listed = [each for each in standing if all(proof.id in keysets for proof in each[1])]
-        if ids := [row.lock_id for row, _ in standing if row.lock_id not in {r.lock_id for r, _ in listed}]:
+        listed: list[Held] = []
+        ids: list[str] = []
+        for row, proofs in standing:
+            if all(proof.id in keysets for proof in proofs):
+                listed.append((row, proofs))
+            else:
+                ids.append(row.lock_id)
+        if ids:
             text = f"{len(ids)} locks of ecash at {url} wait: it does not list their keyset any more"
 
             def body(tx: Tx) -> None:

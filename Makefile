@@ -16,7 +16,7 @@ export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
 # Nodes, relays and plugins are started by the hundred. As on an operator's machine, whatever the environment
 # says, compiled modules are kept for the next start; here outside of the source tree.
 KEPT := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/compiled
-WORKERS ?= 3
+WORKERS ?= 4
 # In this order: at the end, short files fill what the long ones leave of the workers.
 SUITES := tests/e2e tests/integration tests/compat tests/contract tests/fuzz tests/unit tests/architecture
 

@@ -8,13 +8,14 @@ code.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import asdict, fields
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference"
@@ -253,13 +254,13 @@ def _row(plugin: str, spec: Any) -> dict[str, Any]:
     row["params"] = [
         {
             field.name: getattr(param, field.name)
-            for field in dataclasses.fields(param)
+            for field in fields(param)
             if field.name == "default" or not _nothing(getattr(param, field.name))
         }
         for param in spec.params
     ]
     if spec.by is not None:
-        row["by"] = dataclasses.asdict(spec.by)
+        row["by"] = asdict(spec.by)
     return row
 
 
@@ -295,7 +296,11 @@ def _specs(package: str) -> Sequence[Any]:
         return specs
     # Handlers are only declared here, never called.
     status = importlib.import_module(f"{package}.commands.status")
-    specs = status.methods(None, None) if package == "cl_hive_archon" else status.methods(None, None, None)
+    if package == "cl_hive_archon":
+        specs = status.methods(None, None)
+    else:
+        escrow = importlib.import_module("cl_hive.commands.escrow")
+        specs = [*status.methods(None, None, None), *escrow.methods(None)]
     return specs
 
 

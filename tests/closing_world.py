@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from cl_hive_comms.domain.policy_rules import Override
 from hive_shared import crypto
 from hive_shared.canonical import JsonValue
 from hive_shared.envelope import approve_digest, command_digest
+from msgspec.structs import replace
 from pipeline_world import NOW, View, World
 from wallet_world import APPROVER, ask
 

@@ -189,16 +189,19 @@ class EcashWorld:
             now=lambda: self.now,
         )
 
-    def prober(self) -> Probe:
+    def prober(self, **more: object) -> Probe:
         """Probes with this wallet's ecash; the mint's clock is the machine's."""
         return Probe(
             self.wallet,
             self.settler,
             self.mints,
             self.keys,
-            now=lambda: int(time.time()),
-            sleep=at_once,
-            random_bytes=os.urandom,
+            **{
+                "now": lambda: int(time.time()),
+                "sleep": at_once,
+                "random_bytes": os.urandom,
+                **more,
+            },
         )
 
     async def _beyond_signed(self, mint_url: str, keyset: Keyset) -> None:

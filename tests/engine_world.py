@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hive_advisor.local_socket import Channel, Peer, connect, peer_of
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.pin import pin_verifier
 from hive_devnet.world import AdvisorShell
+from msgspec.structs import replace
 from plan_world import SCID, PlanWorld
 
 FEE = ("hive:fee-policy/set_single", f"channel_id={SCID}")

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cashu_tickets import NODE, PAYEE, PAYER
+from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.cashu_lock import LockRow
-from cl_hive_comms.domain.rate_limit import SlidingWindows
+from cl_hive_comms.domain.report import baseline_digest, baseline_doc
+from cl_hive_comms.services.bonus_measure import BonusMeasure
 from cl_hive_comms.services.escrow_adapters import NodeLocks
-from cl_hive_comms.services.escrow_service import EscrowService, EscrowSettings
+from cl_hive_comms.services.escrow_service import EscrowService
+from cl_hive_comms.services.executors.monitor import ReadNode
+from cl_hive_comms.services.item_ends import ItemEnds
+from cl_hive_comms.services.item_judge import ItemJudge
 from cl_hive_comms.services.receipt_service import ReceiptFields
-from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.services.ticket_mints import EscrowSettings
+from cl_hive_comms.services.trial_measure import TrialMeasure
+from hiring_world import Books
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
@@ -28,9 +35,13 @@ from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Terms, TicketType, sign_text, terms_hash, terms_text
 from hive_shared.cashu.ticket_messages import Message, Release, Ticket, body_of, decode_message, schema_of
-from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.cln import ClnError
+from hive_shared.crypto import Sealer, Secret, schnorr_sign, xonly_pubkey
 from hive_shared.errors import EmergencyStop
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.receipts import Receipt
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
 from hive_shared.store import Tx
 from lock_world import ADA, LockWorld
 from payee_world import PayeeWorld
@@ -93,14 +104,52 @@ class NoMints:
         raise AssertionError("tests name their mints")
 
 
-class NoCredentials:
-    """Nobody has one."""
+class Credentials:
+    """Those of a test, the oldest first, and baselines of theirs; nobody has one at first."""
 
-    def active_of(self, advisor_id: str) -> None:
-        return None
+    def __init__(self, node: Books) -> None:
+        self._node, self.given, self.trial = node, list[CredentialRow](), False
 
-    def known_since(self, advisor_id: str) -> None:
-        return None
+    def rows(self) -> tuple[CredentialRow, ...]:
+        return tuple(self.given)
+
+    def active_of(self, advisor_id: str) -> CredentialRow | None:
+        return self.given[-1] if self.given else None
+
+    def known_since(self, advisor_id: str) -> int | None:
+        return self.given[0].created_at if self.given else None
+
+    async def on_trial(self, credential_id: str) -> bool:
+        return self.trial
+
+    async def taken(self, row: CredentialRow) -> dict[str, JsonValue]:
+        """As services.report_service makes and signs it."""
+        measure = TrialMeasure(cast(ReadNode, self._node))
+        baseline = await measure.baseline(row.credential.valid_from)
+        doc = baseline_doc(baseline, NODE_ID, AGENT, row.credential_id)
+        return {**doc, "signature": schnorr_sign(PAYER, baseline_digest(doc))}
+
+
+class JudgingNode(Books):
+    """A node with forwards, and with a method `judge` that answers `verdict`, an error or an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verdict: object = {"success": True, "evidence_hash": "sha256:" + "cd" * 32}
+        self.asked: list[dict[str, Any]] = []
+        self.asking: Callable[[], Awaitable[None]] | None = None
+
+    async def call(
+        self, method: str, params: Mapping[str, object] | None = None, *, timeout: float = 30.0
+    ) -> dict[str, Any]:
+        if method != "judge":
+            return await super().call(method, params, timeout=timeout)
+        self.asked.append(dict(params or {}))
+        if self.asking is not None:
+            await self.asking()
+        if isinstance(self.verdict, ClnError):
+            raise self.verdict
+        return cast(dict[str, Any], self.verdict)
 
 
 class EscrowWorld(LockWorld):
@@ -112,7 +161,8 @@ class EscrowWorld(LockWorld):
         self.letters: dict[str, Message] = {}
         self.read: set[str] = set()
         self.notices: list[str] = []
-        self.chain = Chain()
+        self.chain, self.node = Chain(), JudgingNode()
+        self.hired, self.judges = Credentials(self.node), frozenset({"judge"})
         super().__init__(directory, mint_url, **more)
         # Locktimes are the mint's affair, whose clock is real.
         self.now = int(time.time())
@@ -120,7 +170,7 @@ class EscrowWorld(LockWorld):
     def open(self) -> None:
         super().open()
         clock = lambda: self.now  # noqa: E731
-        self.tickets = EscrowStore(Sealer({1: Secret(b"k" * 32)}, 1))
+        self.tickets = EscrowStore(Sealer({1: Secret(b"k" * 32)}, 1), NODE_TICKETS)
         locks = NodeLocks(self.locks, self.rows)
         self.engine = EscrowEngine(
             self.db, self.tickets, locks, self, Payer(self), self, now=clock, random_bytes=os.urandom
@@ -131,6 +181,21 @@ class EscrowWorld(LockWorld):
 
         self.locks.on_change(follow)
         self.work = EscrowWork(self.tickets, locks, clock)
+        self.ends = ItemEnds(self.tickets, self.work, self, self.chain, clock)
+        self.judge = ItemJudge(
+            *(self.db, self.tickets, self.work, self.ends, self, self, self.node),
+            allowed=lambda: self.judges,
+        )
+        self.bonuses = BonusMeasure(
+            *(self.db, self.tickets, self.work, self.ends, self, self),
+            incomes=TrialMeasure(cast(ReadNode, self.node)),
+            baselines=lambda: self.hired,
+            credentials=self.hired,
+            in_trial=self.hired.on_trial,
+            stopped=lambda: self.stopped,
+            now=clock,
+            log=lambda *_, **__: None,
+        )
         self.disputes = EscrowDisputes(self.db, self.tickets, self, self, now=clock, random_bytes=os.urandom)
         self.inbox = EscrowInbox(
             self.db,
@@ -190,10 +255,13 @@ class EscrowWorld(LockWorld):
             self.tickets,
             self.engine,
             self.work,
+            self.ends,
+            self.judge,
+            self.bonuses,
             self,
             NoMints(),
             self.chain,
-            NoCredentials(),
+            self.hired,
             payee=lambda tx, pubkey, contexts: None,
             locked_sats=self.rows.locked_sats,
             settings=lambda: EscrowSettings(3_600, 25_000, 250_000),

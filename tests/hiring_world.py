@@ -151,7 +151,7 @@ class HiringWorld:
             signmessage=Signer().signmessage,
             now=now,
         )
-        messenger = Messenger(
+        self.messenger = messenger = Messenger(
             self.db,
             OutboxStore(sealer),
             self.identity,

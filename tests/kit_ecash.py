@@ -23,6 +23,8 @@ class KitEcash(EcashWorld):
     """The same wallet as the plugin's, on the tables of a profile; it has no node of its own."""
 
     migrations = MIGRATIONS
+    probing = False
+    """Whether the mint is probed as it comes; a probe costs a few sats."""
 
     def open(self) -> None:
         self.db = Db.open(self.path, MIGRATIONS)
@@ -46,6 +48,7 @@ class KitEcash(EcashWorld):
         )
         self.store, self.wallet = self.ecash.store, self.ecash.wallet
         self.settler, self.service = self.ecash.settler, self.ecash.service
+        self.ecash.probing = self.probing
         if not self.looks_ahead:
             self.service._beyond_signed = self._not_ahead
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,23 @@ TASK = task_params_hash(*FEE, parse_params(find(*FEE), dict(PARAMS)))
 
 
 class PaidKit(KitWorld):
-    """`reveals` is whether the node's answer to paid work brings the preimage."""
+    """`reveals` is whether the node's answer to paid work brings the preimage, `probing` whether the kit
+    tries its mint out."""
 
     def __init__(self, directory: Path, mint_url: str) -> None:
         super().__init__(directory)
-        self.mints, self.reveals = (mint_url,), True
+        self.mints, self.reveals, self.probing = (mint_url,), True, False
         self.settings = {"mints": self.mints}
         self.reached = Mints(jitter=lambda: 0.0)
         self.node.answer = self.work
         self._mails = 0
+
+    @asynccontextmanager
+    async def open(self, *, order: tuple[str, ...] = ("local",)) -> AsyncIterator[Advisor]:
+        """The kit; it probes mints only where the test is about that."""
+        async with super().open(order=order) as kit:
+            kit.ecash.probing = self.probing
+            yield kit
 
     @property
     def mint(self) -> MintHttp:

@@ -15,6 +15,8 @@ from typing import Any
 from cashu_tickets import LOCK_SEED, NODE, NOW, PAYEE, PAYER, document, item, preimage
 from ecash_world import Invoices, NobodyPays, OneMint
 from hive_advisor.advisor import MIGRATIONS
+from hive_advisor.domain.ticket import OwnHash
+from hive_advisor.storage.ticket_hash_store import TicketHashStore
 from hive_advisor.storage.ticket_store import TicketStore
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.keysets import Keyset
@@ -32,7 +34,7 @@ from hive_shared.cashu.wallet import Wallet
 from hive_shared.cashu.wallet_ends import WalletEnds
 from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.cashu.wire import Proof
-from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.crypto import Sealer, Secret, sha256, xonly_pubkey
 from hive_shared.mint_http import MintHttp
 from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.store import Db, Tx
@@ -99,6 +101,7 @@ class PayeeWorld:
         self.db = Db.open(self.path, MIGRATIONS)
         sealer = Sealer({1: Secret(b"k" * 32)}, 1)
         self.store, self.rows = CashuStore(sealer, "adv_cashu"), TicketStore(sealer)
+        self.hashes = TicketHashStore(sealer)
         self.mints = ProbedMint(self.mint_url, self.others)
         self.mints.caps = self.caps
         self.wallet = Wallet(self.db, self.store, self.keys, now=lambda: self.now, random_bytes=os.urandom)
@@ -130,7 +133,7 @@ class PayeeWorld:
             owner="kit",
         )
         self.engine = PayeeEngine(
-            self.db, self.rows, self.mints, self.keys, self, self, told=self._told, now=lambda: self.now
+            self.db, self.rows, self.mints, self.keys, self, self, self, told=self._told, now=lambda: self.now
         )
         self.redeemer = Redeemer(
             self.db,
@@ -147,6 +150,21 @@ class PayeeWorld:
 
     async def peer(self, key: str) -> Peer | None:
         return self.me if key == self.me.key else None
+
+    def preimage(self, tx: Tx, peer: str, hash_: str, ticket_id: str) -> str | None:
+        own = self.hashes.own(tx, hash_)
+        if own is None or own.peer != peer or own.ticket_id not in ("", ticket_id):
+            return None
+        return own.preimage
+
+    def bind(self, tx: Tx, hash_: str, ticket_id: str, i: int) -> None:
+        self.hashes.bind_own(tx, hash_, ticket_id, i)
+
+    async def own_hash(self, plain: bytes) -> str:
+        """A preimage of the payee's own, for the payer of this world."""
+        made = OwnHash(sha256(plain).hex(), plain.hex(), "client", self.me.key, "", self.now)
+        await self.db.write(lambda tx: self.hashes.add_own(tx, [made]))
+        return made.hash
 
     def put(self, tx: Tx, peer: str, message: Message, key: str) -> None:
         assert peer == self.me.key

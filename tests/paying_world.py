@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db
+from msgspec.structs import replace
 from payment_world import NodeWithPayments
 from pipeline_world import MIGRATIONS, NOW, Outside
 

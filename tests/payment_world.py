@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from cl_hive_comms.domain.policy_rules import Override
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError, ClnTimeout
 from hive_shared.registry import PAYMENT, Tier
+from msgspec.structs import replace
 from node_with_wallet import NodeWithWallet
 from pipeline_world import NODE_ID, NOW, View, World, issue
 from wallet_world import Case

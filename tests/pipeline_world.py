@@ -6,12 +6,13 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cl_hive_comms.domain.access_fee import AccessTerms
 from cl_hive_comms.domain.compensation import PayTerms
 from cl_hive_comms.domain.handoff import Handoff
@@ -55,6 +56,7 @@ from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import Tier
 from hive_shared.sealed_file import written
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 MIGRATIONS = Path(command_store.__file__).parent / "migrations"
 NOW = 1_770_000_000
@@ -279,8 +281,7 @@ class NodeFake:
         return frozenset({"listpeerchannels", "setchannel"})
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     credential: Credential
     advisor_id: str
     status: str = "active"

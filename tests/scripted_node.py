@@ -20,6 +20,7 @@ from hive_shared.hidden import hidden
 from hive_shared.nostr import giftwrap
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.relay import RelayPool
+from msgspec.structs import replace
 
 Answer = Callable[[envelope.Command], dict[str, Any] | None]
 
@@ -159,11 +160,11 @@ class ScriptedNode:
         )
         return envelope.sign_push(self.secret, made)
 
-    def credential(self, agent_key: str, access: str = "fees") -> dict[str, Any]:
+    def credential(self, agent_key: str, access: str = "fees", **constraints: bool) -> dict[str, Any]:
         """A management credential, signed by this node's Lightning key."""
-        now = self.now()
+        now, template = self.now(), credential_scope.resolve_access(access)
         made = credentials.new(
-            template=credential_scope.resolve_access(access),
+            template=replace(template, constraints={**template.constraints, **constraints}),
             credential_id=str(uuid.uuid4()),
             node_id=self.node_id,
             agent_key=agent_key,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cashu_tickets import PAYEE
 from cl_hive_comms.services.ticket_work import TicketWork
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.storage.escrow_store import EscrowStore
 from hive_shared.store import Db
 from lock_world import LockWorld
 from pipeline_world import SEALER, View, World, issue

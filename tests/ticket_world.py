@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cashu_tickets import document, item, preimage
 from cl_hive_comms.services.ticket_work import TicketWork
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from escrow_tables import rows_of, secret_row
 from hive_shared.canonical import JsonValue
@@ -19,7 +17,10 @@ from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import decode_terms, task_params_hash
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.crypto import Secret
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
 from hive_shared.store import Tx
+from msgspec.structs import replace
 from pipeline_world import NODE_ID, NOW, SEALER
 from reward_world import AGENT, Rewarding
 
@@ -61,7 +62,7 @@ class Ticketed(Rewarding):
 
     def restart(self) -> None:
         super().restart()
-        self.escrow = EscrowStore(SEALER)
+        self.escrow = EscrowStore(SEALER, NODE_TICKETS)
         self.pipeline.rewards.tickets = TicketWork(
             db=self.db,
             rows=self.escrow,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hive_shared import crypto
 from hive_shared.canonical import JsonValue
 from hive_shared.envelope import approve_digest, command_digest
 from hive_shared.registry import PEER, WALLET, Tier
+from msgspec.structs import replace
 from node_with_wallet import COINS, FOREIGN, STRANGER, UNCONFIRMED, NodeWithWallet
 from pipeline_world import NOW, View, World, issue
 

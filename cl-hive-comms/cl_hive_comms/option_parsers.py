@@ -121,6 +121,15 @@ def mint_url(value: Any) -> str:
     return found[0] if found else ""
 
 
+def method_names(value: Any) -> tuple[str, ...]:
+    """Names of RPC methods, each once."""
+    found = words(value)
+    for entry in found:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", entry):
+            raise ValueError(f"{entry!r} is not the name of a method")
+    return tuple(dict.fromkeys(found))
+
+
 def webhook(value: Any) -> str:
     """One web address, or none."""
     shown = text(value)
@@ -202,6 +211,8 @@ def weights(value: Any) -> tuple[tuple[str, str], ...]:
         ):
             raise ValueError(f"{entry!r} is not a weight like rep=0.35")
         pairs.append((name, share))
+    if len({name for name, share in pairs if not float(share)}) == 6:
+        raise ValueError("one of the weights at least has to be above 0")
     return tuple(pairs)
 
 

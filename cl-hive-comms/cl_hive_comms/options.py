@@ -7,9 +7,9 @@ value other than the default is reported by hive-client-status and hive-client-s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 from hive_shared.crypto import Secret
 from hive_shared.runtime_spec import OptionSpec
 
@@ -22,8 +22,7 @@ PREFIX = "hive-comms-"
 NOT_SERVED = "Not served by this version: the value is kept and reported, nothing reads it yet"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One option: how CLN sees it, and whether this version acts on it."""
 
     name: str
@@ -242,6 +241,13 @@ MONEY = (
         served=True,
     ),
     _int("escrow-min-danger", 3, "Danger from which pay is held in escrow.", 1, 10, served=True),
+    _text(
+        "escrow-verify-methods",
+        "",
+        "Methods of this node that may judge items of tickets, comma separated.",
+        read.method_names,
+        served=True,
+    ),
     _bool("escrow-auto-replenish", True, "Refill the escrow wallet inside the limits.", served=True),
     _int(
         "escrow-replenish-threshold", 1_000, "Sats below which the escrow wallet is refilled.", 0, served=True
@@ -338,22 +344,23 @@ NOSTR = (
 )
 
 MARKET = (
-    _bool("marketplace-enabled", True, "The advisor market.", dynamic=False),
+    _bool("marketplace-enabled", True, "The advisor market.", dynamic=False, served=True),
     _bool("marketplace-publish", True, "Publish your own adverts.", served=True),
-    _bool("marketplace-subscribe", True, "Receive adverts."),
+    _bool("marketplace-subscribe", True, "Receive adverts.", served=True),
     _bool("marketplace-dual-nip99", True, "Copy adverts as NIP-99 classifieds."),
     _bool("marketplace-dual-nip15", False, "Copy adverts as NIP-15 stalls."),
     _int("marketplace-pow-bits", 20, "Proof of work on own adverts, bits (0-28).", 0, 28),
     _bool("marketplace-provider", False, "Answer proposals and bid: this node offers its services."),
-    _int("marketplace-min-pow", 0, "Proof of work demanded of adverts, bits.", 0, 64),
-    _bool("marketplace-require-did", False, "Hide adverts without a verified DID."),
-    _int("marketplace-min-trust", 0, "Trust below which adverts are hidden.", 0),
-    _int("marketplace-min-relays", 2, "Relays that must answer a query.", 1, 8),
+    _int("marketplace-min-pow", 0, "Proof of work demanded of adverts, bits.", 0, 64, served=True),
+    _bool("marketplace-require-did", False, "Hide adverts without a verified DID.", served=True),
+    _int("marketplace-min-trust", 0, "Trust below which adverts are hidden.", 0, served=True),
+    _int("marketplace-min-relays", 2, "Relays that must answer a query.", 1, 8, served=True),
     _text(
         "marketplace-weights",
         "rep=0.35,cap=0.25,spec=0.15,price=0.10,avail=0.10,fresh=0.05",
         "Weights of the ranking.",
         read.weights,
+        served=True,
     ),
     _text(
         "marketplace-confirm",
@@ -367,7 +374,14 @@ MARKET = (
     _bool("marketplace-premium", False, "Show premium listings."),
     _bool("marketplace-auto-accept", False, "Accept proposals that fit without asking."),
     _int("marketplace-max-client-trials", 3, "Trials granted to one client.", 0),
-    _int("marketplace-rehire-days", 30, "Days before a trial may be repeated.", 0, 3_650),
+    _int(
+        "marketplace-rehire-days",
+        30,
+        "Days after a contract was terminated before its advisor is hired by contract again.",
+        0,
+        3_650,
+        served=True,
+    ),
     _int("marketplace-relay-min-reputation", 0, "Reputation below which gossip is not relayed.", 0),
 )
 
@@ -421,8 +435,7 @@ def option_specs() -> Sequence[OptionSpec]:
     return [row.spec() for row in ROWS]
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """All options, parsed; one immutable snapshot that is replaced as a whole on a change."""
 
     values: Mapping[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hive_shared.runtime_config import OptionGroup, OptionTable, Rule
+from hive_shared.runtime_config import Config, OptionGroup, OptionTable, Rule
 from hive_shared.runtime_values import fraction, one_of, whole, words
 
 from cl_hive.options_money import provisioning, settlement
@@ -160,3 +160,9 @@ TABLE: Final = OptionTable(
         _ordered("provision-ratio-ppm-terminal", "provision-ratio-ppm-critical", "provision-ratio-ppm-warn"),
     ),
 )
+
+
+def settlement_mints(config: Config) -> tuple[str, ...]:
+    """The mints of fleet tickets; those of the old name where the new one is empty (sheet 06 section 2)."""
+    named = config[PREFIX + "settlement-mints"] or config[PREFIX + "cashu-mints"] or ()
+    return tuple(named)

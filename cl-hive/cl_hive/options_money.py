@@ -24,7 +24,7 @@ def settlement() -> OptionGroup:
     group.later(
         "settlement-window", "daily", "Preferred window.", one_of("per-event", "hourly", "daily", "weekly")
     )
-    group.later("settlement-mints", "", "Accepted mints, comma separated; empty: no Cashu.", urls)
+    group.add("settlement-mints", "", "Accepted mints, comma separated; empty: no Cashu.", urls)
     group.later(
         "settlement-rails",
         "cashu,bolt12,bolt11,keysend,onchain",
@@ -51,7 +51,7 @@ def settlement() -> OptionGroup:
         "intelligence-bonus-threshold-ppm", 100_000, "Improvement that releases the bonus.", whole(0, _PPM)
     )
     group.later("receipt-retention-days", 90, "Days receipts are kept.", whole(1, 3_650))
-    group.later("cashu-mints", None, "Old name of hive-settlement-mints.", urls, deprecated=True)
+    group.add("cashu-mints", None, "Old name of hive-settlement-mints.", urls, deprecated=True)
     return group
 
 

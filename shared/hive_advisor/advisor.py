@@ -28,6 +28,7 @@ from hive_advisor.domain.rows import Client, Event, StoredCommand
 from hive_advisor.ecash import Ecash, mint_connections
 from hive_advisor.guard_files import HaltFile, read_rules
 from hive_advisor.identity import Identity
+from hive_advisor.marketing import Market, MarketNeighbours
 from hive_advisor.money import Money, Rows
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.record import Record
@@ -46,6 +47,7 @@ from hive_advisor.services.hooks import HookService
 from hive_advisor.services.journal import JournalService
 from hive_advisor.services.later import LaterService
 from hive_advisor.services.mail import MailService
+from hive_advisor.services.old_answers import seal_old_answers
 from hive_advisor.services.pings import PingService
 from hive_advisor.services.plans import PlanService
 from hive_advisor.services.questions import QuestionService
@@ -113,9 +115,10 @@ class Advisor:
         self._db, self._config, self._now, self._say = db, config, now, say
         self._tasks, self._flushed = set[asyncio.Task[Any]](), False
         self.keyring = Keyring(identity.readable_secrets(now()))
-        self._rows, self._records, self._command_rows = ClientStore(), RecordStore(), CommandStore()
+        self._sealer = Sealer({1: identity.store_secret()}, 1)
+        self._rows, self._records, self._known = ClientStore(), RecordStore(), set[str]()
+        self._command_rows = CommandStore(self._sealer)
         self._compose_events(paths.profile)
-        self._known: set[str] = set()
         self._link = NostrKeys(
             self.keyring,
             received=self._on_message,
@@ -126,15 +129,12 @@ class Advisor:
             rng=rng,
             say=say,
         )
-        self.delivery = self._ways(identity)
+        self.delivery = self._ways()
         self.shared_key = SharedKeyService(db, self._rows, self._records, now)
         self.clients = ClientService(db, self._rows, self._records, self.keyring, now)
-        self._record = Record(db, self._rows, self._records, self._command_rows, now)
-        self.receipts, self.alerts, self.forks = (
-            self._record.receipts,
-            self._record.alerts,
-            self._record.forks,
-        )
+        self.record = Record(db, self._rows, self._records, self._command_rows, now)
+        self.receipts, self.alerts = self.record.receipts, self.record.alerts
+        self.forks = self.record.forks
         self.guard = self._guarding(paths)
         self.commands = CommandService(
             db,
@@ -217,7 +217,7 @@ class Advisor:
         self.tickets.claim(tx, command)
 
     def _compose_asking(self) -> AskService:
-        self._answers = self._record.answers(self.clients, self.commands)
+        self._answers = self.record.answers(self.clients, self.commands)
         asks = AskService(
             self._db,
             self._rows,
@@ -245,20 +245,13 @@ class Advisor:
             now=self._now,
         )
         kept_of_clients = (
-            *(
-                QuestionStore(),
-                self._fee_rows,
-                self._outbox,
-                *self.money.kept_of_clients,
-                self._route_rows,
-                self._records,
-                TelemetryStore(),
-                ActionLogStore(),
-            ),
+            *(QuestionStore(), self._fee_rows, self._outbox, *self.money.kept_of_clients),
+            *(self.tickets.hashes, self._route_rows, self._records, TelemetryStore(), ActionLogStore()),
             *(JournalStore(), CounterStore(), SyncStore(), AlertStore(), self._command_rows, self._rows),
         )
         self.forgetting = ForgetService(
-            self._db, kept_of_clients, self._rows, self._command_rows, self._records, self._now
+            *(self._db, kept_of_clients, self.money.debts, self.tickets, self._rows, self._command_rows),
+            *(self._records, self._now),
         )
         self.journal = JournalService(
             self._db, JournalStore(), self._command_rows, self.clients, asks.read, now=self._now
@@ -280,12 +273,27 @@ class Advisor:
             new_id=_new_id,
             spawn=self._spawn,
         )
+        self.market = Market(
+            self._db,
+            MarketNeighbours(
+                self._rows,
+                self._records,
+                self.keyring,
+                self.signed_mail,
+                self._link,
+                self.shared_key.raised,
+            ),
+            self._config,
+            halted=lambda: self.guard.halted,
+            now=self._now,
+            new_id=_new_id,
+        )
         self.money = Money(
             self._db,
             self._sealer,
             paths,
             self._config,
-            Rows(self._command_rows, self._rows, self._records, self._fee_rows),
+            Rows(self._command_rows, self._rows, self._records, self._fee_rows, self.ecash),
             self.signed_mail,
             halted=lambda: self.guard.halted,
             retried=self.retries.pending,
@@ -311,14 +319,15 @@ class Advisor:
             self._pings,
             self.signed_mail,
             self.money.earnings,
+            self.market.contracts,
             keyring=self.keyring,
             accept_offers=self._config.accept_offers,
             own_relays=self._config.relays,
             now=self._now,
             on_accepted=self._ack_automatically,
         )
-        self.standing = self._record.standing(self.keyring, asks.control)
-        sync = self._record.sync(self.clients, self.standing, asks.control)
+        self.standing = self.record.standing(self.keyring, asks.control)
+        sync = self.record.sync(self.clients, self.standing, asks.control)
         rounds = RoundService(
             self._db,
             self._rows,
@@ -337,7 +346,7 @@ class Advisor:
             self.guard,
             sync,
             self.standing,
-            self._record.gaps(self.clients, asks.control, self._mail.receive_polled),
+            self.record.gaps(self.clients, asks.control, self._mail.receive_polled),
             self.alerts,
             catch_up=self._link.catch_up,
             now=self._now,
@@ -359,9 +368,10 @@ class Advisor:
             self.later,
             self.hooks,
             self.ecash,
+            self.market,
             pubkey=self.pubkey,
             relays_answering=self._relays_answering,
-            ways=self.money.checks,
+            ways=self.money,
             now=self._now,
         )
         self.brief, self.doctor = checkup.brief, checkup.doctor
@@ -407,9 +417,8 @@ class Advisor:
             new_id=_new_id,
         )
 
-    def _ways(self, identity: Identity) -> DeliveryService:
+    def _ways(self) -> DeliveryService:
         proxy = self._config.proxy
-        self._sealer = Sealer({1: identity.store_secret()}, 1)
         self._route_rows = RouteStore(self._sealer)
         return DeliveryService(
             self._db,
@@ -450,6 +459,7 @@ class Advisor:
             raise Internal(f"the database of profile {paths.profile!r} cannot be used: {error}") from error
         advisor = cls(db, paths, identity, config, now=now, now_us=now_us, rng=rng, say=say)
         try:
+            await seal_old_answers(db, advisor._command_rows, advisor._rows)
             if online:
                 await advisor._connect()
             yield advisor
@@ -465,6 +475,7 @@ class Advisor:
 
     async def _connect(self) -> None:
         self._known = {client.node_key for client in await self.clients.all()}
+        self._known |= await self.market.negotiations.peers()
         clients = await self.clients.all()
         reads = tuple(dict.fromkeys((*self._config.relays, *(url for c in clients for url in c.relays))))[:8]
         last = await self._db.read(lambda tx: self._rows.meta(tx, LAST_SEEN))
@@ -487,6 +498,8 @@ class Advisor:
         """One round: fetch, answer, send again, ask after. The wallet's journal is carried on beside it."""
         self._spawn(self.ecash.tick())
         done = await self._round()
+        await self.market.tick()
+        self._spawn(self.market.refresh())
         self._spawn(self.tickets.tend())
         return done
 
@@ -521,6 +534,7 @@ class Advisor:
     async def _on_message(self, message: Message, key: str) -> None:
         await self._mail.receive(message, key)
         self._known |= {client.node_key for client in await self.clients.all()}
+        self._known |= await self.market.negotiations.peers()
         await self._stirred()
 
     async def _on_answer(self, client: Client, content: str) -> None:
@@ -568,19 +582,6 @@ class Advisor:
             payment=payment,
         )
         return await self.tickets.with_fitting(plan) if ticketed else plan
-
-    async def note_restored(self, made_at: int) -> None:
-        """Record that this is a copy of the profile as it was at ``made_at``."""
-        at = str(made_at)
-        await self._db.write(
-            lambda tx: self._records.add_event(tx, "restored", at, "from a backup", self._now())
-        )
-
-    async def note_rotation(self, replaced: str, npub: str) -> None:
-        """Record that the next key is in use from the next start on."""
-        await self._db.write(
-            lambda tx: self._records.add_event(tx, "key_rotated", npub, f"replaces {replaced}", self._now())
-        )
 
     async def alias_of(self, client_id: str) -> str:
         return next((c.alias for c in await self.clients.all() if c.client_id == client_id), "?")

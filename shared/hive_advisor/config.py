@@ -6,13 +6,15 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.errors import InvalidParams
+from hive_shared.nostr.pow import MAX_BITS
 from hive_shared.nostr.relay import normalise_relay_url
 
+from hive_advisor.domain.auto_hire import TIERS, AutoHire
 from hive_advisor.domain.lnaddress import address_url
 from hive_advisor.domain.node_tool_sets import DEFAULT_SETS, check_sets
 from hive_advisor.domain.route import TRANSPORTS
@@ -27,12 +29,12 @@ _MOST_UIDS = 32
 _LAST_UID = 2**32 - 2
 _MOST_OUTPUT = 1_048_576
 WAYS_IN = ("none", "manual", "cln", "lnaddress", "nwc")
-WAYS_OUT = ("none", "cln", "nwc")
+WAYS_OUT = ("none", "cln", "nwc", "cashu")
 _MOST_SATS = 100_000_000
+_AUTO = ("min_monthly_sats", "max_nodes", "tiers", "capabilities", "min_trial_sats", "mints")
 
 
-@dataclass(frozen=True)
-class McpConfig:
+class McpConfig(msgspec.Struct, frozen=True):
     """What `mcp serve` does when it is not told otherwise. ``max_output``: bytes of one answer.
 
     ``uids``: whose programs the engine serves, None is its own user's. ``group`` may open ``socket``, which
@@ -47,8 +49,7 @@ class McpConfig:
     socket: Path | None = None
 
 
-@dataclass(frozen=True)
-class ReceiveConfig:
+class ReceiveConfig(msgspec.Struct, frozen=True):
     """How nodes pay us. ``cln`` is the name of a node of nodes.toml."""
 
     method: str = "none"
@@ -56,8 +57,7 @@ class ReceiveConfig:
     cln: str = ""
 
 
-@dataclass(frozen=True)
-class SpendConfig:
+class SpendConfig(msgspec.Struct, frozen=True):
     """How we pay, at most ``daily_sats`` in 24 hours. ``cln`` is ``receive.cln`` when it is empty."""
 
     method: str = "none"
@@ -65,8 +65,13 @@ class SpendConfig:
     daily_sats: int = 0
 
 
-@dataclass(frozen=True)
-class AdvisorConfig:
+class MarketConfig(msgspec.Struct, frozen=True):
+    """How adverts are published: with so many bits of work in each."""
+
+    pow_bits: int = 20
+
+
+class AdvisorConfig(msgspec.Struct, frozen=True):
     """Settings of one profile. ``proxy`` is a SOCKS URL or None; relays are normalised URLs;
     ``transport_order`` names the ways to a client, best first; ``hook`` is the program told of events;
     ``mints`` are those the wallet trusts, in normal form, the primary first."""
@@ -80,6 +85,8 @@ class AdvisorConfig:
     receive: ReceiveConfig = ReceiveConfig()
     spend: SpendConfig = SpendConfig()
     mints: tuple[str, ...] = ()
+    market: MarketConfig = MarketConfig()
+    auto_hire: AutoHire | None = None
 
 
 def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
@@ -96,7 +103,8 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     mints = _mints(document.pop("mints", []), path)
     known = {
         "relays": {"primary", "proxy"},
-        "auto": {"enabled"},
+        "auto": {"enabled", *_AUTO},
+        "market": {"pow_bits"},
         "transport": {"order"},
         "mcp": set(_MCP),
         "hooks": {"exec"},
@@ -130,7 +138,52 @@ def load_config(path: Path, relay_override: str | None = None) -> AdvisorConfig:
     mcp = _mcp(_section(document, "mcp"))
     hook = _hook(_section(document, "hooks").get("exec", []), path)
     receive, spend = _receive(_section(document, "receive")), _spend(_section(document, "spend"))
-    return AdvisorConfig(normalised, proxy or None, accept, order, mcp, hook, receive, spend, mints)
+    market, hire = _market(_section(document, "market")), _auto_hire(_section(document, "auto"), accept)
+    return AdvisorConfig(
+        normalised, proxy or None, accept, order, mcp, hook, receive, spend, mints, market, hire
+    )
+
+
+def _market(section: dict[str, object]) -> MarketConfig:
+    bits = section.get("pow_bits", 20)
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 0 <= bits <= MAX_BITS:
+        raise InvalidParams(f"market.pow_bits takes a number from 0 to {MAX_BITS}")
+    return MarketConfig(bits)
+
+
+def _auto_hire(section: dict[str, object], enabled: bool) -> AutoHire | None:
+    """Nothing is agreed to unasked before all of its limits are given."""
+    if not any(name in section for name in _AUTO):
+        return None
+    missing = [name for name in _AUTO[:4] if name not in section]
+    if missing:
+        raise InvalidParams(f"auto.{missing[0]} is missing: agreeing to hires unasked takes all its limits")
+    limits = AutoHire(
+        min_monthly_sats=_sats(section, "min_monthly_sats"),
+        max_nodes=_sats(section, "max_nodes"),
+        tiers=_words(section, "tiers"),
+        capabilities=_words(section, "capabilities"),
+        min_trial_sats=_sats(section, "min_trial_sats"),
+        mints=_words(section, "mints"),
+    )
+    wrong = sorted(set(limits.tiers) - set(TIERS))
+    if wrong:
+        raise InvalidParams(f"auto.tiers: {wrong[0]!r} is none of {', '.join(TIERS)}")
+    return limits if enabled else None
+
+
+def _sats(section: dict[str, object], name: str) -> int:
+    value = section.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_SATS:
+        raise InvalidParams(f"auto.{name} takes a number from 0 to {_MOST_SATS}")
+    return value
+
+
+def _words(section: dict[str, object], name: str) -> tuple[str, ...]:
+    listed = section.get(name, [])
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise InvalidParams(f"auto.{name} takes a list of texts")
+    return tuple(listed)
 
 
 def _receive(section: dict[str, object]) -> ReceiveConfig:

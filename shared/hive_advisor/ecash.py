@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,10 +14,12 @@ from urllib.parse import urlsplit
 from hive_shared.alerts import Level
 from hive_shared.cashu.advice import KIT
 from hive_shared.cashu.derive import EscrowKeys
-from hive_shared.cashu.journal import INCOMING, Op, OpState
+from hive_shared.cashu.journal import INCOMING, Op, OpKind, OpState
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_ports import MintSettings
 from hive_shared.cashu.mints import MintRole
+from hive_shared.cashu.probe import Probe
+from hive_shared.cashu.probe_service import AGAIN_S, ProbeService
 from hive_shared.cashu.proof_cap import MAX_PROOFS
 from hive_shared.cashu.seed_restore import SeedRestore
 from hive_shared.cashu.settling import Paid, Settler
@@ -32,6 +33,7 @@ from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.storage.families import KIT_ECASH
 from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.ports import ClientRows
@@ -40,6 +42,7 @@ OWNER: Final = "kit"
 """Whose the operations are in the journal: `Order(key, OWNER)`."""
 _CHECK_S: Final = 3_600
 _STUCK_S: Final = 3_600
+_LATEST_OPS: Final = 50
 _TIDY_S: Final = 86_400
 _TIDIED: Final = "ecash_tidied"
 _RESTORED: Final = "ecash_restored"
@@ -72,7 +75,7 @@ def mint_connections(proxy: str | None) -> Mints:
 
 class Ecash:
     """The wallet of one profile. `named` are the mints it trusts, the primary first; `ready` comes before
-    anything else is used. Every `tick` carries on what the journal says."""
+    anything else is used. Every `tick` carries on what the journal says, and with `probing` begins probes."""
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Ecash:
         chosen = partial(chosen_mint, self.book, advice=KIT)
         self.restore = SeedRestore(db, self.store, self.book, keys, chosen, cap=self.wallet.cap, now=now)
         self.service = self._service(halted, wait, rng)
+        self.probes, self.probing = self._prober(halted, wait, rng), False
         self._loaded, self._turn = False, asyncio.Lock()
 
     def _service(
@@ -140,6 +144,28 @@ class Ecash:
             log=self._log,
             advice=KIT,
             owner=OWNER,
+        )
+
+    def _prober(
+        self,
+        halted: Callable[[], bool],
+        wait: Callable[[float], Awaitable[None]],
+        rng: Callable[[int], bytes],
+    ) -> ProbeService:
+        probe = Probe(
+            *(self.wallet, self.settler, self.book, self.keys),
+            now=self._now,
+            sleep=wait,
+            random_bytes=rng,
+            owner=OWNER,
+        )
+        return ProbeService(
+            *(self._db, self.store, self.book, self.service, probe),
+            stopped=halted,
+            now=self._now,
+            log=self._log,
+            advice=KIT,
+            leisurely=False,
         )
 
     async def ready(self) -> None:
@@ -203,7 +229,8 @@ class Ecash:
         return found
 
     async def tick(self) -> None:
-        """Check mints that are due, carry on what the journal says, once a day forget what is long over."""
+        """Check mints that are due, carry on what the journal says, probe a mint where there are sats for it,
+        once a day forget what is long over."""
         if self._turn.locked():
             return
         async with self._turn:
@@ -213,10 +240,12 @@ class Ecash:
             await self.book.tick()
             await self._ask_after_restoring()
             await self.service.tick()
+            await self._probe()
             await self._tidy()
 
     async def stop(self) -> None:
         """End what runs here and every connection; the journal goes on with it at the next start."""
+        await self.probes.stop()
         await self.service.stop()
         await self._connections.close()
 
@@ -253,6 +282,16 @@ class Ecash:
     def _asked(self, tx: Tx, url: str) -> None:
         left = [each for each in (self._meta.meta(tx, _RESTORED) or "").split() if each != url]
         self._meta.set_meta(tx, _RESTORED, "\n".join(left))
+
+    async def _probe(self) -> None:
+        """Only while an agent runs on; one that was begun a moment ago is not begun again, by another process
+        either: each costs fees."""
+        since = self._now() - AGAIN_S
+        ops = await self._db.read(lambda tx: self.store.list_ops(tx, None, None, _LATEST_OPS))
+        if not self.probing or any(op.kind is OpKind.PROBE and op.created_at > since for op in ops):
+            await self.probes.open_what_is_left()
+        else:
+            await self.probes.tick()
 
     async def _tidy(self) -> None:
         now = self._now()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import decode_object, encode
 from hive_shared.crypto import Secret, hkdf_sha256, xonly_pubkey
 from hive_shared.errors import Capacity, InvalidParams, NotFound, Unauthorized
 from hive_shared.nostr.keys import npub_encode
+from msgspec.structs import asdict, replace
 
 from hive_advisor.private_files import replace_file
 
@@ -30,8 +31,7 @@ class Locked(Unauthorized):
     """The identity could not be unlocked: wrong passphrase, or too many tries (exit code 9)."""
 
 
-@dataclass(frozen=True)
-class DidLink:
+class DidLink(msgspec.Struct, frozen=True):
     """A DID made elsewhere and what it takes to prove that it and our key ``key`` belong together
     (docs/protocol/09-archon.md §7). ``attestation`` is the id of the published binding, None before that."""
 
@@ -42,8 +42,7 @@ class DidLink:
     attestation: str | None = None
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """An unlocked identity. ``imported`` is a Nostr key that came from elsewhere and replaces nostr/0.
 
     ``pin_verifier`` is what is kept of the approval PIN, None when none is set. ``retired_at`` says when
@@ -52,9 +51,13 @@ class Identity:
 
     root: Secret
     imported: Secret | None = None
-    pin_verifier: str | None = field(default=None, repr=False)
+    pin_verifier: str | None = None
     retired_at: tuple[int, ...] = ()
     did_link: DidLink | None = None
+
+    def __repr__(self) -> str:
+        """Without the verifier: a PIN is short enough to be guessed from it."""
+        return f"Identity(rotation={self.rotation}, did_link={self.did_link!r})"
 
     @property
     def rotation(self) -> int:

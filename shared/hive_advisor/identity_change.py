@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from hive_shared import binding
 from hive_shared.errors import Conflict, InvalidParams, NotFound
+from msgspec.structs import replace
 
 from hive_advisor.identity import DidLink, Identity, read_public, write_identity
 from hive_advisor.paths import ProfilePaths

@@ -8,9 +8,9 @@ No server and no framework: the caller answers with status 402 and the header of
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared import l402
 from hive_shared.bolt11 import read_invoice
 from hive_shared.crypto import Secret
@@ -24,8 +24,7 @@ Take = Callable[[str, int], Awaitable[bool]]
 """`(token_id, limit)`: count one more use of a token, durably; False when `limit` uses were counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """What an unpaid request is answered with: `header` is the value of `WWW-Authenticate`."""
 
     header: str
@@ -34,8 +33,7 @@ class Challenge:
     amount_sats: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """A paid request. `rights` are what the macaroon says, checked."""
 
     token_id: str

@@ -11,10 +11,10 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from hive_shared.errors import Conflict, InvalidParams
 
 from hive_advisor.domain.engine_frames import MAX_FRAME, AnyFrame, Frame, decoded, encoded
@@ -26,8 +26,7 @@ _LONGEST_ADDRESS: Final = 100
 _BACKLOG: Final = 64
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The process at the other end, as the kernel knows it."""
 
     pid: int

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from hive_shared.errors import HiveError, Unsupported
 
 from hive_advisor import __version__
@@ -59,13 +59,12 @@ and the guard are the human's: no tool does that."""
 INSTRUCTIONS: Mapping[str, str] = {"operator": OPERATOR_INSTRUCTIONS, "advisor": ADVISOR_INSTRUCTIONS}
 
 
-@dataclass(frozen=True)
-class Face:
+class Face(msgspec.Struct, frozen=True):
     """What a role shows beside its tools."""
 
     instructions: str
     resources: Sequence[Resource] = ()
-    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    prompts: Mapping[str, Prompt] = msgspec.field(default_factory=dict)
 
 
 class ToolCalls(Protocol):

@@ -5,46 +5,53 @@ Composed here, used by `advisor.Advisor`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 from hive_shared.crypto import Sealer
 from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 from hive_shared.invoice_messages import INVOICE_REQUEST
 from hive_shared.store import Db, Tx
+from msgspec.structs import asdict, replace
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain import lnaddress, nwc
 from hive_advisor.domain.fee import BOLT11
 from hive_advisor.domain.plan import Plan
 from hive_advisor.domain.rows import StoredCommand
+from hive_advisor.ecash import Ecash
 from hive_advisor.nodes import check_named, load_nodes
 from hive_advisor.paths import ProfilePaths
 from hive_advisor.payments.cln import OwnNodeMoney
+from hive_advisor.payments.ecash import EcashMoney
 from hive_advisor.payments.lnaddress import LnAddressIn
-from hive_advisor.payments.nwc import NwcWallet
+from hive_advisor.payments.nwc import NwcWallet, Silence
 from hive_advisor.payments.web import PublicWeb
-from hive_advisor.services.earnings import EarningService
+from hive_advisor.services.earnings import CASHU, EarningService
 from hive_advisor.services.ports import ClientRows, CommandRows, OwnNodeCalls, RecordRows
 from hive_advisor.services.ports_money import WayIn, WayOut, Web
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.spending import PaidFees, SpendService
+from hive_advisor.services.token_income import TokenIncome
 from hive_advisor.storage.invoice_store import InvoiceStore
 from hive_advisor.storage.outgoing_store import OutgoingStore, WayStore
+from hive_advisor.storage.token_store import TokenStore
 from hive_advisor.transport.own_node import OwnNodes
 
 NWC: Final = "nwc"
+_SILENT: Final = "nwc_silent"
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """The stores that money reads beside its own."""
 
     commands: CommandRows
     clients: ClientRows
     records: RecordRows
     fees: PaidFees
+    ecash: Ecash
 
 
 class Money:
@@ -70,6 +77,7 @@ class Money:
         self._spawn = spawn
         self._ways, self._invoices, self._outgoing = WayStore(sealer), InvoiceStore(), OutgoingStore()
         self._wallet: NwcWallet | None = None
+        self._meta = rows.clients
         self._nodes: OwnNodeCalls | None = None
         self._web: Web = PublicWeb(config.proxy)
         self.earnings = EarningService(
@@ -97,13 +105,32 @@ class Money:
             halted=halted,
             now=now,
         )
-        self.kept_of_clients = (self._invoices, self._outgoing)
+        self._ecash, tokens = rows.ecash, TokenStore(sealer)
+        self.tokens = self._ecash_income(rows, tokens)
+        self.earnings.on_token = self.tokens.sent
+        self.debts, self.kept_of_clients = self._invoices, (self._invoices, self._outgoing, tokens)
         mail.handle(INVOICE_REQUEST, self.earnings.requested)
+
+    def _ecash_income(self, rows: Rows, tokens: TokenStore) -> TokenIncome:
+        return TokenIncome(
+            self._db,
+            tokens,
+            rows.commands,
+            rows.records,
+            self.earnings,
+            rows.ecash.service,
+            rows.ecash.keys,
+            ready=rows.ecash.ready,
+            now=self._now,
+            spawn=self._spawn,
+        )
 
     async def tick(self) -> None:
         """What is done in every round."""
         await self.spending.tick()
         await self.earnings.tick()
+        # A mint that is slow holds nothing else up.
+        self._spawn(self.tokens.tick())
 
     async def close(self) -> None:
         """Close what is open."""
@@ -111,9 +138,9 @@ class Money:
             await self._wallet.close()
 
     async def claim(self, plan: Plan, quoted: dict[str, Any], command_id: str, pasted: str = "") -> Plan:
-        """The plan with an invoice by which the node is to pay for it once it succeeded (11 §15.11): of the
-        way in, or `pasted`. `quoted` is the node's word on the plan (`Advisor.quote`); the command has to be
-        sent under `command_id`.
+        """The plan with what the node is to pay for it once it succeeded (11 §15.11): an invoice of the way
+        in, or `pasted`, or ecash, whichever the node names first and we can take. `quoted` is the node's
+        word on the plan (`Advisor.quote`); the command has to be sent under `command_id`.
 
         Raises TransportUnavailable (no quote), InvalidParams (it pays nothing for it, or not so), and what
         making an invoice raises.
@@ -125,12 +152,20 @@ class Money:
         amount, methods = said.get("price_sats"), said.get("methods")
         if said.get("direction") != "compensation" or not isinstance(amount, int) or amount < 1:
             raise InvalidParams("the node pays nothing for this command: leave --pay out", reason="not_paid")
-        if not isinstance(methods, list) or BOLT11 not in methods:
-            ways = ", ".join(str(name)[:20] for name in methods) if isinstance(methods, list) else ""
+        offered = [str(name)[:20] for name in methods] if isinstance(methods, list) else []
+        ours = [CASHU] if self._ecash.named and not pasted else []
+        if pasted or CASHU not in offered or not ours or await self.way_in(None) is not None:
+            ours.append(BOLT11)
+        method = next((name for name in offered if name in ours), None)
+        if method is None:
             raise InvalidParams(
-                f"the node pays for this command by {ways or 'no way it offers'}, not by bolt11",
+                f"the node pays for this command by {', '.join(offered) or 'no way it offers'}, not by"
+                f" {' or '.join(sorted(ours))}",
                 reason="no_common_method",
             )
+        if method == CASHU:
+            await self.earnings.claimed(plan.client, command_id, amount)
+            return replace(plan, payment={"method": CASHU})
         earning = await self.earnings.order(plan.client, command_id, amount, pasted)
         return replace(plan, payment={"method": BOLT11, "invoice": earning.invoice})
 
@@ -149,10 +184,18 @@ class Money:
         return await self._nwc(needed=name is None) if wanted == NWC else None
 
     async def way_out(self, name: str | None) -> WayOut | None:
-        """The way out of the configuration, or the named one as far as it is still set up."""
+        """The way out of the configuration, or the named one as far as it is still set up. Raises
+        InvalidParams, NotFound for one that is set up wrongly."""
         spend, wanted = self._config.spend, name or self._config.spend.method
         if wanted == "cln" and (node := spend.cln or self._config.receive.cln):
             return self._own_node(node)
+        if wanted == CASHU:
+            if name is None and not self._ecash.named:
+                raise InvalidParams(
+                    "spend.method cashu needs a mint to pay from: 'hive-advisor wallet mint add URL'",
+                    reason="no_way_out",
+                )
+            return EcashMoney(self._ecash, self._now)
         return await self._nwc(needed=name is None) if wanted == NWC else None
 
     def _own_node(self, node: str) -> OwnNodeMoney:
@@ -178,8 +221,25 @@ class Money:
                 now=self._now,
                 rng=self._rng,
                 proxy=self._config.proxy,
+                silence=await self._silence(),
+                silent=self._keep_silence,
             )
         return self._wallet
+
+    async def _silence(self) -> Silence:
+        kept = await self._db.read(lambda tx: self._meta.meta(tx, _SILENT))
+        return Silence(**json.loads(kept)) if kept else Silence()
+
+    async def _keep_silence(self, silence: Silence) -> None:
+        text = json.dumps(asdict(silence))
+        await self._db.write(lambda tx: self._meta.set_meta(tx, _SILENT, text))
+
+    async def silent(self) -> list[dict[str, Any]]:
+        """Wallets that did not answer and are not asked for a while."""
+        silence = await self._silence()
+        if silence.until <= self._now():
+            return []
+        return [{"way": NWC, "why": silence.why, "asked_again": silence.until, "times": silence.times}]
 
     def _heard(self, payment_hash: str) -> None:
         self._spawn(self.earnings.received(payment_hash))
@@ -194,6 +254,7 @@ class Money:
         if self._wallet is not None:
             await self._wallet.close()
             self._wallet = None
+        await self._keep_silence(Silence())
         return None if connection is None else connection.wallet
 
     async def trust_host(self, host: str) -> str:
@@ -231,7 +292,7 @@ class Money:
                 way = await (self.way_in(None) if what == "way in" else self.way_out(None))
                 if isinstance(way, NwcWallet):
                     await way.check(needed)
-                elif isinstance(way, OwnNodeMoney | LnAddressIn):
+                elif isinstance(way, OwnNodeMoney | LnAddressIn | EcashMoney):
                     await way.check()
             except HiveError as error:
                 rows.append({"id": what, "status": "fail", "detail": f"{method}: {error.detail}"})

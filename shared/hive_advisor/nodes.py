@@ -6,10 +6,10 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from hive_shared.errors import Conflict, InvalidParams, NotFound
 
 from hive_advisor.domain.route import RestRoute, check_fingerprint, check_rest_url
@@ -22,8 +22,7 @@ _REST: Final = frozenset({"rest_url", "rune_file", "ca_cert", "tls_sha256"})
 _HOW: Final = 'socket = "/path/to/lightning-rpc", or rest_url, rune_file and ca_cert or tls_sha256'
 
 
-@dataclass(frozen=True)
-class OwnNode:
+class OwnNode(msgspec.Struct, frozen=True):
     """One node of the operator: its RPC ``socket``, or clnrest and the file that holds its rune."""
 
     name: str

@@ -10,6 +10,7 @@ from pathlib import Path
 _PROFILE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+# Completion reads this at every press of a key, and nothing that needs msgspec.
 @dataclass(frozen=True)
 class ProfilePaths:
     """The files of one profile: configuration and data, each in a directory of mode 0700."""

@@ -11,6 +11,7 @@ day, receipts and missed pushes are asked for anew.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,10 +19,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import decode_object
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, Internal, InvalidParams
@@ -42,8 +43,7 @@ DATABASE: Final = "advisor.db"
 IDENTITY: Final = "identity.json"
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What a backup holds: when it was made, whose it is, SHA-256 and bytes by part."""
 
     made_at: int
@@ -104,7 +104,7 @@ async def restore(
             )
         identity = read_identity(place / IDENTITY, passphrase)
         paths.make()
-        settled = await _settled(replace(paths, data_dir=place), identity, found.made_at, now)
+        settled = await _settled(dataclasses.replace(paths, data_dir=place), identity, found.made_at, now)
         try:
             with held_closed(paths.database):
                 aside = _exchange(paths, place, now())
@@ -136,7 +136,7 @@ async def _settled(
     async with Advisor.open(staged, identity, config, online=False, now=now) as kit:
         drafts = await kit.plans.expire(unsent_s=0)
         clients = await kit.guard.lose_count()
-        await kit.note_restored(made_at)
+        await kit.record.note_restored(made_at)
         await kit.ecash.note_restored()
     return {"drafts": drafts, "clients": clients}
 

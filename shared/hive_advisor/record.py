@@ -93,3 +93,14 @@ class Record:
     ) -> PushGaps:
         """What asks for pushes that did not come."""
         return PushGaps(self._db, self._sync, clients, control, receive, self._now)
+
+    async def note_restored(self, made_at: int) -> None:
+        """Record that this is a copy of the profile as it was at ``made_at``."""
+        await self._note("restored", str(made_at), "from a backup")
+
+    async def note_rotation(self, replaced: str, npub: str) -> None:
+        """Record that the next key is in use from the next start on."""
+        await self._note("key_rotated", npub, f"replaces {replaced}")
+
+    async def _note(self, kind: str, ref: str, text: str) -> None:
+        await self._db.write(lambda tx: self._records.add_event(tx, kind, ref, text, self._now()))

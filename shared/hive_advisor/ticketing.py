@@ -5,11 +5,12 @@ used by `advisor.Advisor`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.payee import PayeeEngine, TicketMints
 from hive_shared.cashu.redeeming import Redeemer, RedeemingWallet
+from hive_shared.cashu.ticket_mints import TicketMintBook
 from hive_shared.crypto import Sealer
 from hive_shared.store import Db, Tx
 
@@ -18,13 +19,14 @@ from hive_advisor.ecash import Ecash
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.ticket_disputes import TicketDisputes
-from hive_advisor.services.ticket_peers import TicketMail, TicketMintBook, TicketOffers, TicketPeers
+from hive_advisor.services.ticket_hashes import TicketHashes
+from hive_advisor.services.ticket_peers import TicketMail, TicketOffers, TicketPeers
 from hive_advisor.services.tickets import TicketService
+from hive_advisor.storage.ticket_hash_store import TicketHashStore
 from hive_advisor.storage.ticket_store import TicketStore
 
 
-@dataclass(frozen=True)
-class Purse:
+class Purse(msgspec.Struct, frozen=True):
     """What tickets need of the ecash wallet."""
 
     mints: TicketMints
@@ -33,8 +35,7 @@ class Purse:
     ready: Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class TicketNeighbours:
+class TicketNeighbours(msgspec.Struct, frozen=True):
     """What tickets read of the rest of a profile."""
 
     clients: ClientRows
@@ -72,7 +73,8 @@ def ticket_service(
     def told(tx: Tx, kind: str, ticket_id: str, text: str) -> None:
         records.add_event(tx, kind, ticket_id, text, now())
 
-    engine = PayeeEngine(db, rows, purse.mints, purse.keys, peers, out, told=told, now=now)
+    hashes = TicketHashes(db, TicketHashStore(sealer), records, mail, now=now, random_bytes=rng)
+    engine = PayeeEngine(db, rows, purse.mints, purse.keys, peers, out, hashes, told=told, now=now)
     redeemer = Redeemer(
         db,
         rows,
@@ -95,6 +97,7 @@ def ticket_service(
         records,
         mail,
         TicketDisputes(db, rows, engine, out, clients, commands, records, now=now, random_bytes=rng),
+        hashes,
         TicketOffers(db, clients, keyring, purse.keys, mail, mints=purse.mints.accepted),
         ready=purse.ready,
         now=now,

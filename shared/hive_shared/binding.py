@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+from . import base58
 from .canonical import encode
 from .crypto import Secret, schnorr_sign, sha256, xonly_pubkey
 from .errors import InvalidParams, Unauthorized
@@ -14,8 +15,7 @@ TAG: Final = "hive-bind-v1:"
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _DID: Final = re.compile(r"did:(?:cid:b[a-z2-7]{20,100}|key:z[1-9A-HJ-NP-Za-km-z]{20,100})")
-_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_SECP256K1: Final = b"\xe7\x01"
+SECP256K1: Final = b"\xe7\x01"
 """Multicodec prefix of a compressed secp256k1 key."""
 
 
@@ -71,9 +71,4 @@ def key_proof(secret: Secret, did: str, nonce: str, valid_from: str) -> str:
 
 def did_key(node_id: str) -> str:
     """The did:key of a Lightning node id (66 hex digits)."""
-    number = int.from_bytes(_SECP256K1 + bytes.fromhex(node_id), "big")
-    digits = []
-    while number:
-        number, digit = divmod(number, 58)
-        digits.append(_BASE58[digit])
-    return "did:key:z" + "".join(reversed(digits))
+    return "did:key:z" + base58.encode(SECP256K1 + bytes.fromhex(node_id))

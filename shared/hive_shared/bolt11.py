@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from .errors import InvalidParams
 
@@ -38,8 +39,7 @@ _HASH, _EXPIRY = 1, 6
 _HASH_GROUPS: Final = 52
 
 
-@dataclass(frozen=True, slots=True)
-class Invoice:
+class Invoice(msgspec.Struct, frozen=True):
     """`prefix` names the network (bc, tb, tbs, bcrt), `amount_msat` is None where the payer decides."""
 
     prefix: str

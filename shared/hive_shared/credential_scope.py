@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from .canonical import JsonValue, encode
 from .errors import InvalidParams, Unsupported
@@ -244,8 +245,7 @@ def check_constraints(constraints: JsonValue) -> Mapping[str, JsonValue]:
 # ----------------------------------------------------------------------------------------- templates
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """A ready set of rights: tier, schema patterns, constraints and the permission flags they need."""
 
     name: str
@@ -272,8 +272,7 @@ def permissions_for(schemas: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in PERMISSIONS if name in granted)
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfReach:
+class OutOfReach(msgspec.Struct, frozen=True):
     """An action that patterns admit and the rest of a credential does not: `needs` says what is missing."""
 
     schema: str

@@ -14,8 +14,10 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from .crypto import Secret
 from .errors import PaymentFailed, from_symbol
@@ -41,8 +43,7 @@ def _bad(what: str) -> PaymentFailed:
     return PaymentFailed(f"macaroon {what}", reason="payment_invalid")
 
 
-@dataclass(frozen=True, slots=True)
-class Identifier:
+class Identifier(msgspec.Struct, frozen=True):
     """What a macaroon is bound to: the hash of a payment's preimage and the seller's token, 32 bytes each."""
 
     payment_hash: bytes
@@ -60,8 +61,7 @@ class Identifier:
         return cls(data[2:34], data[34:])
 
 
-@dataclass(frozen=True, slots=True)
-class Macaroon:
+class Macaroon(msgspec.Struct, frozen=True):
     """A macaroon as it travels. `signature` shows that the caveats are those of the root key, or more."""
 
     identifier: Identifier
@@ -223,8 +223,7 @@ def _hmac(key: bytes, data: bytes) -> bytes:
 # -- what caveats allow ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(msgspec.Struct, frozen=True):
     """What the caveats leave, None where they say nothing. `schemas` holds one tuple of patterns for each
     such caveat: an action must fit every one of them."""
 

@@ -19,9 +19,10 @@ What happens when the process dies:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from .errors import Conflict
 from .store import Db, Tx
@@ -45,8 +46,7 @@ class Step(NamedTuple, Generic[S, F]):
 Table: TypeAlias = Mapping[tuple[S, E], Step[S, F]]
 
 
-@dataclass(frozen=True, slots=True)
-class Subject(Generic[S]):
+class Subject(msgspec.Struct, Generic[S], frozen=True):
     """A row that has a state. `seq` counts its transitions and makes every intent's key unique."""
 
     id: str
@@ -54,8 +54,7 @@ class Subject(Generic[S]):
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Intent(Generic[F]):
+class Intent(msgspec.Struct, Generic[F], frozen=True):
     """An effect that was decided but whose outcome is not settled. `key` is its idempotency key."""
 
     key: str
@@ -63,8 +62,7 @@ class Intent(Generic[F]):
     effect: F
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[E]):
+class Outcome(msgspec.Struct, Generic[E], frozen=True):
     """What an effect led to: the event, and rows that join the transaction in which it is applied."""
 
     event: E

@@ -12,8 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hive_shared.breaker import Breaker, BreakerState
 from hive_shared.cashu.ports import QUEUE_SECONDS, MintUnavailable
@@ -24,13 +25,13 @@ ALL_MINTS_AT_ONCE: Final = 8
 ONE_MINT_AT_ONCE: Final = 2
 REQUESTS_A_MINUTE: Final = 60
 MONEY_CALLS_A_MINUTE: Final = 20
+LEISURELY_A_MINUTE: Final = MONEY_CALLS_A_MINUTE // 2
 FAILURES_TO_OPEN: Final = 5
 LONGEST_RETRY_AFTER_S: Final = 3_600.0
 _MINUTE: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class MintTraffic:
+class MintTraffic(msgspec.Struct, frozen=True):
     """Where a lane stands: the breaker, the seconds until it or a `Retry-After` lets calls through again, and
     what was sent in the last minute."""
 
@@ -38,6 +39,8 @@ class MintTraffic:
     held_for_s: float
     requests: int
     money_calls: int
+    leisure_in_s: float
+    """When what nobody waits for may be sent: half of a minute's money calls are left to the others."""
 
 
 class MintLane:
@@ -68,7 +71,10 @@ class MintLane:
         now = self._monotonic()
         self._forget(now)
         held = max(self._breaker.open_for, self._not_before - now, 0.0)
-        return MintTraffic(self._breaker.state, held, len(self._sent), len(self._money))
+        leisure = 0.0
+        if (over := len(self._money) - LEISURELY_A_MINUTE) >= 0:
+            leisure = self._money[over] + _MINUTE - now
+        return MintTraffic(self._breaker.state, held, len(self._sent), len(self._money), leisure)
 
     @asynccontextmanager
     async def turn(self, *, money: bool) -> AsyncIterator[None]:

@@ -7,10 +7,12 @@ nothing uses yet says so in its help text, and a status warns when an operator h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from hive_shared.runtime_spec import InitInfo, OptionSpec, option_from_node
 from hive_shared.runtime_values import decimal_text
@@ -20,8 +22,7 @@ __all__ = ["Config", "OptionGroup", "OptionTable", "Rule"]
 NOT_SERVED: Final = "Not served by this version: the value is checked and kept, nothing uses it yet."
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """A condition over several options: ``broken(values)`` returns the sentence that refuses them, or
     None."""
 
@@ -29,12 +30,11 @@ class Rule:
     broken: Callable[[Mapping[str, Any]], str | None]
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """The values in force, by full option name. ``refused``: options that kept their default, and why."""
 
     values: Mapping[str, Any]
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -67,7 +67,7 @@ class OptionGroup:
         full = self.prefix + name
         text = description if served else f"{description} {NOT_SERVED}"
         spec = OptionSpec(full, kind, default, text, dynamic, multi, deprecated)
-        self.specs.append(spec if parse is None else OptionSpec(**{**vars(spec), "parse": parse}))
+        self.specs.append(spec if parse is None else replace(spec, parse=parse))
         if served:
             self.served.add(full)
 

@@ -11,9 +11,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import msgspec
 
 from hive_shared.errors import InvalidParams
 
@@ -47,8 +48,7 @@ _JSON_TEXT_MAX: Final = 1_048_576
 _INT64: Final = 1 << 63
 
 
-@dataclass(frozen=True)
-class Param:
+class Param(msgspec.Struct, frozen=True):
     """One parameter of a method.
 
     ``str`` also takes a JSON integer, because lightning-cli sends a bare number when text looks like one.
@@ -66,8 +66,7 @@ class Param:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ClassBy:
+class ClassBy(msgspec.Struct, frozen=True):
     """The parameter that decides the class of a call, and the class each of its values has."""
 
     param: str
@@ -83,8 +82,7 @@ class ClassBy:
         return tuple(value for value, own in self.classes.items() if own == klass)
 
 
-@dataclass(frozen=True)
-class MethodSpec:
+class MethodSpec(msgspec.Struct, frozen=True):
     """One RPC method and who may call it (08 section 5.2).
 
     ``by`` is for a method that reads with one value of a parameter and changes things with another; ``klass``
@@ -131,8 +129,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
-class OptionSpec:
+class OptionSpec(msgspec.Struct, frozen=True):
     """One plugin option.
 
     ``parse`` turns the value (already of the declared kind; a list of it when ``multi``) into what the plugin
@@ -150,8 +147,7 @@ class OptionSpec:
     parse: Callable[[Any], Any] = _same
 
 
-@dataclass(frozen=True)
-class InitInfo:
+class InitInfo(msgspec.Struct, frozen=True):
     """What lightningd tells a plugin in ``init``. ``net_dir`` is NET of the specification (per network).
 
     ``options`` holds every declared option by name, parsed. ``invalid_options`` names those whose value was
@@ -166,7 +162,7 @@ class InitInfo:
     proxy: str | None
     always_use_proxy: bool
     options: dict[str, Any]
-    invalid_options: Mapping[str, str] = field(default_factory=dict)
+    invalid_options: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class RepeatedName(dict[str, Any]):

@@ -5,8 +5,9 @@ The rumor around it can be denied; this signature cannot, and it binds the recip
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hive_shared.canonical import JsonValue, decode_object, encode
 from hive_shared.crypto import Secret, schnorr_sign, schnorr_verify, tagged
@@ -15,9 +16,9 @@ from hive_shared.errors import InvalidParams
 TAG = "hive-mkt-msg:v1:"
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A message before it is signed. Times are Unix seconds."""
+class Draft(msgspec.Struct, frozen=True):
+    """A message before it is signed, or one that was read: then `sig` is its sender's. Times are Unix
+    seconds."""
 
     schema: str
     msg_id: str
@@ -26,6 +27,7 @@ class Draft:
     sent_at: int
     expires_at: int
     body: JsonValue
+    sig: str = ""
 
 
 def sign(draft: Draft, secret: Secret, recipient: str) -> str:
@@ -60,8 +62,7 @@ _FIELDS: Final = frozenset(
 _OPTIONAL: Final = frozenset(("contract_id", "node_sig"))
 
 
-@dataclass(frozen=True)
-class OtherVersion:
+class OtherVersion(msgspec.Struct, frozen=True):
     """A message of a version that is not ours, signed by its sender as ours are."""
 
     version: int
@@ -97,7 +98,9 @@ def parse(text: str, sender: str, recipients: Collection[str]) -> Draft | OtherV
         raise InvalidParams("thread_id is not a text of 1 to 64 characters")
     seq, sent_at, expires_at = (_whole(message, key) for key in ("seq", "sent_at", "expires_at"))
     _check_signature(message, sender, recipients)
-    return Draft(schema, msg_id, thread_id, seq, sent_at, expires_at, message["body"])
+    return Draft(
+        schema, msg_id, thread_id, seq, sent_at, expires_at, message["body"], sig=str(message["sig"])
+    )
 
 
 def check_times(message: Draft, now: int) -> None:

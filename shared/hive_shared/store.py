@@ -172,6 +172,19 @@ class Db:
         self._refuse_when_closed()
         await asyncio.get_running_loop().run_in_executor(self._writer, fold)
 
+    async def compact(self) -> None:
+        """Write the whole file anew, so that nothing stays in it of what was changed or deleted."""
+
+        def anew() -> None:
+            try:
+                self._connection.execute("VACUUM")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as err:
+                _raise_store_error(err, self.path)
+
+        self._refuse_when_closed()
+        await asyncio.get_running_loop().run_in_executor(self._writer, anew)
+
     def close(self) -> None:
         """Finish the queued work, move the WAL into the file, close and unlock. Blocking; idempotent."""
         if self._closed:

@@ -15,7 +15,7 @@ SHEETS = {
 }
 LATER = {
     "02": {},
-    "03": {22: "the market"},
+    "03": {},
     "11": {8: "the market"},
     "08": {
         **{12: "archon", 13: "archon", 14: "liquidity", 19: "the image"},
@@ -36,6 +36,7 @@ HALVES = {
     "08.20": ("ten_thousand_unknown_senders", "monsters_by_dm", "monsters_by_rpc"),
     "08.23": ("no_secret_in_any_log_error_receipt", "key_files_and_bad_keys", "concealed_option"),
     "08.22": ("every_dynamic_option", "keeps_the_last_good"),
+    "03.22": ("comms_alone_full_marketplace_hire_paid_by_ticket", "a_fleet_ticket_through_cl_hive"),
     "03.23": ("no_ticket_is_made_and_nothing_paid", "due_refunds_and_redemptions_run"),
     "03.25": ("of_300_kb_loses_a_part", "old_releases_and_altered_terms"),
     "11.19": (

@@ -22,7 +22,9 @@ DOMAIN_MAY_USE = (
     "hive_shared.alerts",
     "hive_shared.hidden",
     "hive_shared.l402",
+    "hive_shared.market",
     "hive_shared.nostr",
+    "hive_shared.vc",
     "msgspec",
 )
 """Value types and pure functions. nostr without its relay engine."""

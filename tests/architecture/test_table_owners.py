@@ -21,7 +21,8 @@ from architecture.sources import (
 )
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.storage.cashu_store import CashuStore
-from hive_shared.storage.families import KIT_ECASH, NODE_ECASH
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import FLEET_TICKETS, KIT_ECASH, NODE_ECASH, NODE_TICKETS
 from hive_shared.storage.mint_store import MintStore
 
 STATEMENT = re.compile(
@@ -36,8 +37,12 @@ HOUSES = {
     "hive_advisor": ROOT / "shared" / "hive_advisor" / "storage" / "migrations",
 }
 
-FAMILIES = {"cl-hive-comms": NODE_ECASH, "hive_advisor": KIT_ECASH}
-"""What hive_shared's stores put for the first words of a table's name, by house."""
+FAMILIES = {
+    "cl-hive-comms": {"cashu_store": NODE_ECASH, "mint_store": NODE_ECASH, "escrow_store": NODE_TICKETS},
+    "cl-hive": {"escrow_store": FLEET_TICKETS},
+    "hive_advisor": {"cashu_store": KIT_ECASH, "mint_store": KIT_ECASH},
+}
+"""What hive_shared's stores put for the first words of a table's name, by house and store."""
 
 
 def texts(source: Source, family: str = "") -> Iterator[tuple[int, str]]:
@@ -115,8 +120,10 @@ def test_every_table_has_exactly_one_writer(house: str) -> None:
         for _, text in texts(source):
             for table in WRITE.findall(text):
                 writers.setdefault(table, set()).add(source.path.stem)
-    for source in of_shared("hive_shared") if house in FAMILIES else ():
-        for _, text in texts(source, FAMILIES[house]) if source.layer == "storage" else ():
+    families = FAMILIES.get(house, {})
+    for source in of_shared("hive_shared"):
+        family = families.get(source.path.stem, "") if source.layer == "storage" else ""
+        for _, text in texts(source, family) if family else ():
             for table in WRITE.findall(text):
                 writers.setdefault(table, set()).add(source.path.stem)
     assert writers, f"{house} has no tables"
@@ -126,9 +133,10 @@ def test_every_table_has_exactly_one_writer(house: str) -> None:
 
 
 def test_a_shared_store_names_its_tables_as_its_attributes() -> None:
-    stores = (CashuStore(Sealer({1: Secret(bytes(32))}, 1), "some"), MintStore("some"))
+    sealer = Sealer({1: Secret(bytes(32))}, 1)
+    stores = (CashuStore(sealer, "some"), MintStore("some"), EscrowStore(sealer, "some"))
     named = {name: table for store in stores for name, table in vars(store).items() if isinstance(table, str)}
-    assert len(named) == 5
+    assert len(named) == 9
     assert named == {name: f"some{name}" for name in named}
 
 

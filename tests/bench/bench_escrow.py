@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Awaitable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from hive_devnet.mint import MintProcess, mint_installed
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.token import decode_token
 from lock_world import LockWorld, taken_in
+from msgspec.structs import replace
 
 T = TypeVar("T")
 GOAL_TICKET_MS = 150

@@ -153,15 +153,16 @@ async def _fill(directory: Path, rows: int) -> None:
 
 async def _lists(directory: Path, times: int) -> list[Figure]:
     from hive_advisor.storage.command_store import CommandStore
+    from hive_shared.crypto import Sealer, Secret
 
     db = _open(directory)
     until = _T0 + 45 * DAY_S
     listed, trends, fitted = [], [], []
-    store = JournalStore()
+    store, commands = JournalStore(), CommandStore(Sealer({1: Secret(b"k" * 32)}, 1))
     try:
         for _ in range(times * 5):
             began = time.perf_counter()
-            await db.read(lambda tx: CommandStore().listed(tx, None, None, 50))
+            await db.read(lambda tx: commands.listed(tx, None, None, 50))
             listed.append((time.perf_counter() - began) * 1_000)
             began = time.perf_counter()
             totals = await db.read(lambda tx: store.totals(tx, "c1", until - 30 * DAY_S))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from cl_hive_comms.domain.payment import Payment, Target
@@ -14,6 +13,7 @@ from cl_hive_comms.domain.payment_query import PaymentQuery
 from cl_hive_comms.storage.payment_store import PaymentStore
 from figures import Figure, cpu_ms, percentile
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 from paying_world import LIMITS, SEALER
 from pipeline_world import MIGRATIONS, NOW
 

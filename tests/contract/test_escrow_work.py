@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from cashu_tickets import NOW, document, item, preimage
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from escrow_tables import rows_of, secret_row
 from hive_shared.cashu.escrow_rows import REVEAL_S, ItemRow, TicketRow
 from hive_shared.cashu.escrow_work import EscrowWork
@@ -17,6 +16,8 @@ from hive_shared.cashu.terms import decode_terms
 from hive_shared.cashu.ticket_machine import PayerEvent, PayerItem
 from hive_shared.crypto import Sealer, Secret, sha256
 from hive_shared.errors import Conflict, PaymentFailed
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
 from hive_shared.store import Tx
 
 MIGRATION = Path(__file__).parents[2] / "cl-hive-comms/cl_hive_comms/storage/migrations"
@@ -45,7 +46,7 @@ class Told:
 class World:
     def __init__(self, tx: sqlite3.Connection) -> None:
         self.tx, self.now, self.told = tx, NOW + 10, Told()
-        self.store = EscrowStore(Sealer({1: Secret(bytes(32))}, 1))
+        self.store = EscrowStore(Sealer({1: Secret(bytes(32))}, 1), NODE_TICKETS)
         self.work = EscrowWork(self.store, self.told, lambda: self.now)
 
     def ticket(self, amounts: Sequence[int], **changes: Any) -> TicketRow:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -32,6 +32,7 @@ from hive_shared.mint_lane import MintTraffic
 from hive_shared.storage.families import NODE_ECASH
 from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db
+from msgspec.structs import replace
 
 MIGRATIONS = Path(state_store.__file__).parent / "migrations"
 NOW = 1_800_000_000
@@ -56,7 +57,7 @@ class Told:
     now: Callable[[], int] = lambda: NOW
     failure: Exception | None = None
     listed: list[KeysetInfo] | None = None
-    traffic: MintTraffic = field(default_factory=lambda: MintTraffic("closed", 0.0, 0, 0))
+    traffic: MintTraffic = field(default_factory=lambda: MintTraffic("closed", 0.0, 0, 0, 0.0))
     keys_asked: list[str] = field(default_factory=list)
 
     async def info(self) -> MintInfo:

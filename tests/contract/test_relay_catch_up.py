@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ from contract.hostile_relay import HostileRelay
 from hive_shared.crypto import Secret
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.relay import RelayLimits, RelayPool
+from msgspec.structs import replace
 
 AUTHOR = Secret(b"\x09" * 32)
 LIMITS = RelayLimits(

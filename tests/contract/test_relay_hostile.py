@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import giftwrap, inbound
 from hive_shared.nostr.event import Event, build, event_id
 from hive_shared.nostr.relay import RelayLimits, RelayPool
+from msgspec.structs import replace
 
 NODE, ADVISOR = Secret(b"\x07" * 32), Secret(b"\x08" * 32)
 NODE_KEY = xonly_pubkey(NODE)

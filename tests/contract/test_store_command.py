@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from cl_hive_comms.storage import command_store
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.fee_store import FeeStore
 from hive_shared.store import Db
+from msgspec.structs import replace
 
 MIGRATIONS = Path(command_store.__file__).parent / "migrations"
 AGENT = "aa" * 32
@@ -254,3 +254,13 @@ async def test_rebalances_of_before_are_told_from_new_bounds(tmp_path: Path) -> 
     found = await new.read(lambda tx: FeeStore().since(tx, ["1x1x1"], 0))
     assert [write.field for write in found] == ["balance", "htlc_maximum_msat"]
     new.close()
+
+
+async def test_what_is_put_back_within_the_same_second_is_one_change(db: Db) -> None:
+    store = FeeStore()
+    there = FeeWrite("1x1x1", 10, 100, 50_000, 1, 1, "adv", "cred", "c1")
+    back = FeeWrite("1x1x1", 10, 50_000, 100, 1, 2, "adv", "cred", "c1")
+    await db.write(lambda tx: store.add(tx, [there]))
+    await db.write(lambda tx: store.add(tx, [back]))
+    (kept,) = await db.read(lambda tx: store.since(tx, ["1x1x1"], 0))
+    assert (kept.old_ppm, kept.new_ppm, kept.old_base, kept.new_base) == (100, 100, 1, 2)

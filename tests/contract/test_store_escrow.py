@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cashu_tickets import NOW, document, item
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from escrow_tables import TASK, rows_of, secret_row, ticket_rows
 from hive_shared.cashu import escrow_rows
 from hive_shared.cashu.escrow_rows import (
@@ -26,6 +24,9 @@ from hive_shared.cashu.terms import decode_terms
 from hive_shared.cashu.ticket_machine import PayeeEvent, PayerEvent, PayerItem, TicketStatus
 from hive_shared.crypto import Sealer, Secret, sha256
 from hive_shared.errors import Capacity, Conflict
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
+from msgspec.structs import replace
 
 E = PayerEvent
 MIGRATION = Path(__file__).parents[2] / "cl-hive-comms/cl_hive_comms/storage/migrations"
@@ -45,7 +46,7 @@ def tx() -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def store() -> EscrowStore:
-    return EscrowStore(SEALER)
+    return EscrowStore(SEALER, NODE_TICKETS)
 
 
 def batch(count: int, **changes: Any) -> tuple[Any, list[ItemRow]]:
@@ -133,7 +134,7 @@ def test_lists_and_what_is_due(store: EscrowStore, tx: sqlite3.Connection) -> No
     assert store.tickets(tx, TicketQuery(role=Side.PAYEE)) == []
     (locked,) = store.items_in(tx, [PayerItem.LOCKED, PayerItem.DELIVERED], 9)
     assert locked.ticket_id == f"{3:032x}"
-    assert store.owed(tx) == [locked] and store.active(tx) == 5
+    assert store.owed(tx) == [locked] and store.active(tx, Side.PAYER) == 5
     store.note_item(tx, locked, NOW, owed_by="replacement")
     assert store.owed(tx) == []
 
@@ -180,7 +181,7 @@ def test_one_agent_takes_neither_all_hashes_nor_the_operators(
     store.add_secrets(tx, drawn(1, "bb" * 32))
     # Run out they count no more, also before they are cleared away.
     store.add_secrets(tx, drawn(1, "aa" * 32, NOW + 60))
-    monkeypatch.setattr("cl_hive_comms.storage.escrow_store.MAX_SECRET_ROWS", 1_026 + 5_000)
+    monkeypatch.setattr("hive_shared.storage.escrow_store.MAX_SECRET_ROWS", 1_026 + 5_000)
     with pytest.raises(Capacity, match="at most 1026"):
         store.add_secrets(tx, drawn(1, "cc" * 32))
     store.add_secrets(tx, drawn(1, ""))
@@ -206,7 +207,7 @@ def test_preimages_are_sealed_and_kept_until_nobody_may_ask(
 def test_caps_refuse_what_is_new_and_drop_what_is_over(
     store: EscrowStore, tx: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cl_hive_comms.storage import escrow_store
+    from hive_shared.storage import escrow_store
 
     for name, value in (("MAX_ACTIVE_TICKETS", 2), ("MAX_TICKET_ROWS", 3), ("MAX_SECRET_ROWS", 2)):
         monkeypatch.setattr(escrow_store, name, value)
@@ -234,7 +235,7 @@ def test_one_dispute_of_an_item_at_a_time(store: EscrowStore, tx: sqlite3.Connec
     )
     store.add_dispute(tx, told)
     with pytest.raises(Conflict, match="disputed already"):
-        store.add_dispute(tx, DisputeRow("cc" * 16, *[getattr(told, name) for name in told.__slots__][1:]))
+        store.add_dispute(tx, replace(told, dispute_id="cc" * 16))
     assert store.dispute(tx, told.dispute_id) == told and store.disputes(tx, ticket.ticket_id) == [told]
     assert store.disputes_due(tx, NOW + 8) == [] and store.disputes_due(tx, NOW + 9) == [told]
     ended = store.end_dispute(tx, told, DisputeState.REJECTED, {"answer": "no"}, NOW + 9)

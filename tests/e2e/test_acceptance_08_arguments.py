@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from cl_hive.plugin import HivePlugin
+from cl_hive.plugin.app import HivePlugin
 from cl_hive_archon.plugin import ArchonPlugin
 from cl_hive_comms.plugin.app import Comms
 from hive_devnet.node import DevnetRpcError, NodeHandle

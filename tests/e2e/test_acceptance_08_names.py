@@ -130,7 +130,7 @@ async def test_acceptance_08_16_a_similar_name_that_nobody_has_is_not_guessed(wo
 
 
 async def test_acceptance_08_16_a_stale_index_of_a_search_is_refused(world: World) -> None:
-    """Searching comes with the market; until then every index is a stale one."""
+    """Nothing was searched for here (an index that is good: tests/e2e/test_market_search_on_a_node.py)."""
     await hire(world, advisor=somebody())
     for index in ("1", 1, "01"):
         error = await refused(world, "hive-client-authorize", advisor=index, access="fees")

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from comms_world import call, killed, refused, until, world
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_shared.cashu.token import decode_token, encode_token, encode_v3
+from msgspec.structs import replace
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WALLET = "hive-client-wallet"

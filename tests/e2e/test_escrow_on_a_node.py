@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytest_asyncio
 from comms_world import Agent, call, killed, refused, until, world
 from ecash_world import invoice_of
+from hive_devnet.clock import PluginClock
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.node import DevnetRpcError, NodeHandle
 from hive_shared.cashu.derive import public_key
@@ -26,6 +29,7 @@ from hive_shared.crypto import Secret, sha256
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ESCROW = "hive-client-escrow"
+JUDGE = Path(__file__).parents[1] / "judge_plugin.py"
 LOCK_KEY = Secret(b"\x21" * 32)
 TASK = {"danger": 5, "schema": "ci:review/v1", "task_action": "review", "params": {"pull": 7}}
 
@@ -33,8 +37,10 @@ TASK = {"danger": 5, "schema": "ci:review/v1", "task_action": "review", "params"
 class Place:
     """A node whose mint is behind a fault front, and the advisor it hired."""
 
-    def __init__(self, kind: str, node: NodeHandle, agent: Agent, front: MintFaultFront) -> None:
-        self.kind, self.node, self.agent, self.front = kind, node, agent, front
+    def __init__(
+        self, kind: str, node: NodeHandle, agent: Agent, front: MintFaultFront, clock: PluginClock
+    ) -> None:
+        self.kind, self.node, self.agent, self.front, self.clock = kind, node, agent, front, clock
         self.said: list[str] = []
 
     async def escrow(self, action: str, **params: object) -> dict[str, Any]:
@@ -52,12 +58,14 @@ class Place:
         }
         return await self.escrow("create", idempotency_key=key, **given)
 
-    async def told(self, verb: str, ticket_id: str) -> Any:
-        """The message of this verb about a ticket that reached the advisor."""
+    async def told(self, verb: str, ticket_id: str, item: int | None = None) -> Any:
+        """The message of this verb about a ticket, or an item of it, that reached the advisor."""
         schema = f"hive:escrow/{verb}"
 
         def wanted(message: dict[str, Any]) -> bool:
-            return message.get("schema") == schema and message["body"]["ticket_id"] == ticket_id
+            if message.get("schema") != schema or message["body"]["ticket_id"] != ticket_id:
+                return False
+            return item is None or message["body"]["item"] == item
 
         message = await self.agent.wait_for(wanted, 30)
         return decode_message(schema, message["body"])
@@ -70,8 +78,13 @@ class Place:
 async def place(mint_url: str) -> AsyncIterator[Place]:
     directory = Path(tempfile.mkdtemp(prefix="hive-"))
     try:
-        async with MintFaultFront.before(mint_url) as front:
-            options = {"hive-comms-escrow-mint": front.url}
+        async with MintFaultFront.before(mint_url) as front, AsyncExitStack() as stack:
+            options = {
+                "hive-comms-escrow-mint": front.url,
+                "hive-comms-escrow-verify-methods": "review-judge,gone-judge",
+            }
+            clock = PluginClock(directory / "clock")
+            stack.enter_context(mock.patch.dict(os.environ, clock.environment))
             async with (
                 world(directory, **options) as (network, node, relay),
                 Agent(relay.url) as agent,
@@ -79,7 +92,7 @@ async def place(mint_url: str) -> AsyncIterator[Place]:
                 await agent.hired(node)
                 await call(node, "hive-client-wallet", action="fund", amount_sats=1_000)
                 await call(node, "hive-client-wallet", action="probe")
-                yield Place(network.kind, node, agent, front)
+                yield Place(network.kind, node, agent, front, clock)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -91,6 +104,10 @@ async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_
     place.front.set(MintFault(MintFaultKind.HOLD_AFTER, path="/v1/swap"))
     asked = asyncio.create_task(place.create("killed"))
     await place.front.until_held()
+    # Nobody else waits for a mint that hangs (03 §15).
+    reads = [("hive-client-escrow", "list"), ("hive-client-wallet", "balance")] * 50
+    await asyncio.gather(*(call(place.node, method, action=action) for method, action in reads))
+    assert not asked.done()
     await place.killed()
     with suppress(DevnetRpcError, ConnectionError):
         await asked
@@ -158,6 +175,88 @@ async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(p
     secrets = [release.preimage, *(text[20:80] for text in ticket.tokens)]
     for text in (*place.said, place.node.log_text()):
         assert not any(secret in text for secret in secrets)
+
+
+async def test_a_method_of_the_node_judges_an_item_and_what_it_leaves_open_waits_for_the_operator(
+    place: Place, tmp_path: Path
+) -> None:
+    wrong = await refused(
+        place.node,
+        ESCROW,
+        action="create",
+        advisor=place.agent.npub,
+        payee_pubkey=public_key(LOCK_KEY),
+        idempotency_key="unknown judge",
+        items=[{"amount_sats": 1, "cond": {"verify_rpc": "stop"}}],
+        **TASK,
+    )
+    assert wrong.code == -32602 and "hive-comms-escrow-verify-methods" in wrong.message, wrong
+    judge = {"amount_sats": 1, "cond": {"verify_rpc": "review-judge"}}
+    gone = {"amount_sats": 1, "cond": {"verify_rpc": "gone-judge"}}
+    made = await place.create("judged", items=[judge, judge, judge, gone], amount_sats=None)
+    id_ = made["ticket_id"]
+
+    async def asked(item: int, **evidence: object) -> dict[str, Any]:
+        return await place.escrow("complete", ticket_id=id_, item=item, result=evidence)
+
+    error = await refused(place.node, ESCROW, action="complete", ticket_id=id_, item=0, result={"good": True})
+    assert error.code == 4005 and error.data["judge"] == "review-judge", error
+    await call(place.node, "plugin", subcommand="start", plugin=str(JUDGE))
+    assert (await asked(0, good=True))["state"] == "released"
+    await place.told("release", id_, 0)
+    (row,) = (await place.escrow("receipt", ticket_id=id_))["items"]
+    assert row["receipt"]["result"]["judge"] == "review-judge"
+    assert (await asked(1, good=False))["state"] == "failed"
+    assert (await place.told("failure", id_, 1)).reason == "refused_by_judge"
+    for item, evidence in ((2, {"odd": True}), (3, {"good": True})):
+        error = await refused(
+            place.node, ESCROW, action="complete", ticket_id=id_, item=item, result=evidence
+        )
+        assert error.code == 4005 and "judge it yourself" in error.message, error
+    # The plugin dies while the judge thinks: nothing is released by itself, and it may be asked again.
+    os.mkfifo(fifo := tmp_path / "fifo")
+    thinking = asyncio.create_task(asked(2, good=True, fifo=str(fifo)))
+    writing = await asyncio.to_thread(os.open, fifo, os.O_WRONLY)
+    await place.killed()
+    os.close(writing)
+    with suppress(DevnetRpcError, ConnectionError):
+        await thinking
+    if place.kind != "embedded":
+        await call(place.node, "plugin", subcommand="start", plugin=str(JUDGE))
+    states = [item["state"] for item in (await place.escrow("get", ticket_id=id_))["items"]]
+    assert states == ["released", "failed", "unknown", "unknown"]
+    assert (await asked(2, good=True))["state"] == "released"
+
+
+async def test_acceptance_03_09_the_node_measures_a_bonus_when_its_window_is_over(place: Place) -> None:
+    def bonus(threshold: int) -> dict[str, Any]:
+        cond = {"metric": "revenue_msat_per_day", "threshold": threshold}
+        return {"amount_sats": 1, "window_s": 600, "cond": cond}
+
+    items = [{"amount_sats": 3, "window_s": 600}, bonus(0), bonus(1)]
+    shape = {"type": "performance", "items": items, "amount_sats": None, "danger": 8}
+    made = await place.create("bonus", **shape)
+    id_ = made["ticket_id"]
+    assert await place.create("bonus", **shape) == made
+    terms = (await place.escrow("get", ticket_id=id_))["terms"]
+    report = await call(place.node, "hive-client-report", advisor=place.agent.npub)
+    income, baseline = report["baseline"]["income"], terms["baseline"]
+    assert (
+        baseline["period"] == [income["from"], income["to"]] and income["to"] - income["from"] == 7 * 86_400
+    )
+    assert baseline["signature"] == report["baseline"]["signature"] and baseline["value"] == 0
+    await place.escrow("complete", ticket_id=id_, item=0, success=True, confirm=True)
+    early = await refused(place.node, ESCROW, action="complete", ticket_id=id_, item=1, result={"value": 5})
+    assert early.data["reason"] == "too_early", early
+    place.clock.wait(1_300)
+    met, missed = [await place.told("metric", id_, item) for item in (1, 2)]
+    assert (met.value, met.threshold, met.met) == (0, 0, True)
+    assert (missed.value, missed.threshold, missed.met) == (0, 1, False)
+    release = await place.told("release", id_, 1)
+    assert (await place.told("failure", id_, 2)).reason == "missed"
+    shown = (await place.escrow("get", ticket_id=id_))["items"]
+    assert sha256(bytes.fromhex(release.preimage)).hex() == shown[1]["hash"]
+    assert [item["state"] for item in shown] == ["released", "released", "failed"]
 
 
 async def test_acceptance_03_23_during_the_stop_no_ticket_is_made_and_nothing_paid(place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from comms_world import PLUGIN, call, refused, relay_options, until
+from hive_advisor.domain.earning import shows
+from hive_advisor.domain.outgoing import Outgoing, OutState
+from hive_advisor.payments.ecash import EcashMoney
 from hive_devnet import clnrest
 from hive_devnet.mint import MintProcess, paid_through
 from hive_devnet.network import open_network
 from hive_devnet.node import NodeHandle
 from hive_devnet.relay import RelayProcess
 from hive_devnet.world import free_port
+from kit_ecash import KitEcash
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHANNEL_SAT, MINTS_SAT = 1_000_000, 300_000
@@ -80,6 +85,38 @@ async def test_ecash_is_bought_and_sold_over_lightning(place: Place) -> None:
     # The node has received what the mint says that it paid.
     alerts = (await call(place.node, "hive-client-alerts"))["items"]
     assert not [alert for alert in alerts if "has not received" in alert["text"]]
+
+
+async def test_the_kit_pays_a_fee_by_ecash(place: Place, tmp_path: Path) -> None:
+    await place.wallet("fund", amount_sats=300)
+    token = (await place.wallet("send", amount_sats=200))["token"]
+    kit = KitEcash(tmp_path, place.mint.url)
+    kit.now = int(time.time())
+    await kit.ecash.ready()
+    await kit.service.receive(token, 30)
+    had, sold, money = await kit.sats(), await place.ours(), EcashMoney(kit.ecash, lambda: kit.now)
+    made = await place.node.call(
+        "invoice", {"amount_msat": 50_000, "label": "a fee", "description": "access"}
+    )
+    payment = Outgoing(
+        payment_hash=made["payment_hash"],
+        client_id="alice",
+        command_id="c1",
+        method="bolt11",
+        way=money.name,
+        invoice=made["bolt11"],
+        amount_sats=50,
+        max_fee_msat=money.most_fee_msat(50),
+        invoice_expires=made["expires_at"],
+        state=OutState.SENDING,
+        created=kit.now,
+        updated=kit.now,
+    )
+    result = await money.pay(payment)
+    assert shows(result.preimage, payment.payment_hash), result
+    assert await money.pay(payment) == await money.settled(payment) == result
+    assert await place.ours() == sold + 50 and 50 <= had - await kit.sats() <= payment.reserved_sats
+    await kit.close()
 
 
 async def test_what_cannot_be_paid_ends_at_once_and_costs_nothing(place: Place) -> None:

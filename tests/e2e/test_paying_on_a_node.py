@@ -85,8 +85,9 @@ async def _asked(world: World, sibling: Sibling) -> None:
     """Alice asks for money; that it came is heard at once, and its proof is good once."""
     asked = {"method": "bolt11", "amount_sats": 100, "purpose": "lease:7"}
     made = await sibling.call("hive-comms-payment-request", **asked)
-    refused = await sibling.refused("hive-comms-payment-request", **{**asked, "method": "l402"})
-    assert refused.code == 4013 and "by bolt11 and bolt12, not by l402" in refused.message
+    refused = await sibling.refused("hive-comms-payment-request", **{**asked, "method": "cashu"})
+    assert refused.code == 4014 and refused.data["reason"] == "mint_not_allowed", refused
+    with_macaroon = await sibling.call("hive-comms-payment-request", **{**asked, "method": "l402"})
     paid = await world.bob.call("xpay", {"invstring": made["invoice"]})
 
     async def heard() -> bool:
@@ -99,8 +100,15 @@ async def _asked(world: World, sibling: Sibling) -> None:
     assert (await sibling.call("hive-comms-payment-verify", **good))["ok"] is True
     again = await sibling.call("hive-comms-payment-verify", **good)
     assert again == {"ok": False, "reason": "payment_replayed"}
-    wrong = await sibling.refused("hive-comms-payment-verify", **{**good, "proof": {"preimage": "aa"}})
-    assert wrong.code == -32602 and "object of payment_hash and preimage" in wrong.message
+    for bad in ({"preimage": "aa"}, {**proof, "macaroon": "AgEE"}, {"token": 1}, []):
+        wrong = await sibling.refused("hive-comms-payment-verify", **{**good, "proof": bad})
+        assert wrong.code == -32602 and "object of texts: payment_hash and preimage" in wrong.message
+    paid = await world.bob.call("xpay", {"invstring": with_macaroon["invoice"]})
+    proof = {"macaroon": with_macaroon["macaroon"], "preimage": paid["payment_preimage"]}
+    assert await sibling.call("hive-comms-payment-verify", **{**good, "proof": proof}) == {
+        "ok": True,
+        "payment_id": with_macaroon["payment_id"],
+    }
 
 
 async def _asked_by_offer(world: World, sibling: Sibling) -> None:

@@ -46,7 +46,12 @@ async def paying(mints: tuple[str, str]) -> AsyncIterator[World]:
     world = await World.start(directory, options=options)
     try:
         npub = str((await world.advisor.run("identity", "create"))["npub"])
-        issue = {"agent_id": npub, "tier": "standard", "allowed_schemas_json": ["*"]}
+        issue = {
+            "agent_id": npub,
+            "tier": "standard",
+            "allowed_schemas_json": ["*"],
+            "constraints_json": {"escrow_secret_generation": True},
+        }
         await world.alice.call("hive-mgmt-credential-issue", issue)
         await world.accept_offer("alice")
         for url in mints:
@@ -88,6 +93,24 @@ async def ticket(world: World, mint: str, task: tuple[str, str, dict[str, int]])
     return await until(made, "a ticket", 90)
 
 
+async def told_hashes(world: World, task: tuple[str, str, dict[str, int]]) -> list[str]:
+    """The advisor asks for hashes of a task; the node keeps their preimages."""
+    schema, action, params = task
+    pairs = [f"{name}={value}" for name, value in {"channel_id": world.scid, **params}.items()]
+
+    async def told() -> list[str] | None:
+        try:
+            row = await world.advisor.run(
+                "ticket", "secrets", "alice", f"{schema}/{action}", *pairs, "--count", "3"
+            )
+        except AdvisorFailed as waiting:
+            assert waiting.code == 5, waiting
+            return None
+        return [str(each) for each in row["hashes"]]
+
+    return await until(told, "hashes of the node", 90)
+
+
 async def item_of(world: World, ticket_id: str) -> dict[str, Any]:
     shown = await world.alice.call("hive-client-escrow", {"action": "get", "ticket_id": ticket_id})
     found: dict[str, Any] = shown["items"][0]
@@ -109,8 +132,11 @@ async def test_acceptance_03_02_the_payees_net_is_the_amount_at_mints_with_and_w
     paying: World, mints: tuple[str, str]
 ) -> None:
     shell = paying.advisor
+    hashes = await told_hashes(paying, TASKS[0])
     for task, mint in zip(TASKS, mints, strict=True):
         id_ = await ticket(paying, mint, task)
+        # What the advisor was told before is what its ticket is made with, and nobody else's.
+        assert ((await item_of(paying, id_))["hash"] in hashes) is (task is TASKS[0])
         await reached(paying, id_, "accepted")
         if task is TASKS[0]:
             assert (await shell.run("ticket", "check", id_))["good"]

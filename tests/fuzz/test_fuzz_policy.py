@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -22,12 +21,13 @@ from cl_hive_comms.domain.policy import (
 from cl_hive_comms.domain.policy_document import parse_document, preset_document, with_overrides
 from cl_hive_comms.domain.policy_limits import COUNTERS, counters_of
 from cl_hive_comms.domain.policy_rules import Override, Rule, conflicts, parse_rule
-from cl_hive_comms.domain.policy_settings import DAYS, PRESETS, clock, loosened
+from cl_hive_comms.domain.policy_settings import DAYS, PRESETS, QuietHours, clock, loosened
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import SYMBOLS, InvalidParams
 from hive_shared.registry import CONTROL, ActionSpec, actions
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 NOW = 1_770_000_000
 PEERS = ["02" + "aa" * 32, "03" + "bb" * 32]
@@ -396,7 +396,8 @@ def test_quiet_hours_by_the_clock_on_the_wall(
     span = document.settings.quiet_hours
     assert span is not None and span.active(now) == quiet
     if start != end:
-        assert replace(span, start=span.end, end=span.start).active(now) != quiet
+        turned = QuietHours(span.end, span.start, span.timezone, span.zone)
+        assert turned.active(now) != quiet
     decision = decide(PolicySnapshot(1, "aggressive", document), replace(request, now=now))
     emergency = (request.schema, request.action) == ("hive:emergency/v1", "disable_forwarding")
     silenced = quiet and request.danger > loudest and not request.read_only and not emergency
@@ -409,7 +410,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
     max_leaves=10,
 )
-known_keys = st.sampled_from([*PRESETS["moderate"].__dataclass_fields__, "time_restrictions"])
+known_keys = st.sampled_from([*PRESETS["moderate"].__struct_fields__, "time_restrictions"])
 
 
 @given(json_values | st.dictionaries(known_keys, json_values, max_size=4))

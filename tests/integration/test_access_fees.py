@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cl_hive_comms.domain.access_fee import MAX_OPEN, AccessTerms
 from hive_shared import l402
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
+from msgspec.structs import replace
 from pipeline_world import OTHER_KEY, View, issue, slug
 from pymacaroons import Macaroon as Independent
 from pymacaroons import Verifier

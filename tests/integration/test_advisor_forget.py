@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from hive_advisor.advisor import MIGRATIONS
-from hive_advisor.storage.command_store import CommandStore
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 from kit_world import KitWorld, run_fee
@@ -22,6 +21,7 @@ OF_ALL = {
     *("adv_cashu_proofs", "adv_cashu_ops", "adv_cashu_counters", "adv_cashu_mints", "adv_cashu_keysets"),
     *("adv_cashu_locks", "adv_cashu_lock_ys"),
     *("adv_tickets", "adv_ticket_parts", "adv_ticket_items", "adv_ticket_disputes"),
+    *("adv_threads", "adv_messages", "adv_contracts", "adv_profile", "adv_offers", "adv_market_events"),
 }
 
 
@@ -83,7 +83,7 @@ async def test_a_client_is_forgotten_once_its_credential_has_ended(tmp_path: Pat
         assert (await kit.receipts.verify(left))["ok"]
         assert (await kit.delivery.routes(left)).socket_path is None
         assert "forgotten" in [event.kind for event in await kit.past_events(0, 500)]
-        assert await kit._db.read(lambda tx: CommandStore().open(tx)) == []
+        assert await kit._db.read(kit._command_rows.open) == []
     world.ahead = 0
     async with world.open() as kit:
         await kit.pump()

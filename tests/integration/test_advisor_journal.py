@@ -18,7 +18,7 @@ from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_advisor.storage.journal_store import JournalStore
 from hive_advisor.storage.record_store import RecordStore
-from hive_shared.crypto import Secret
+from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 from hive_shared.store import Db
 
@@ -78,7 +78,12 @@ class World:
         keyring = Keyring((Secret(b"\x07" * 32),))
         self.clients = ClientService(self.db, ClientStore(), RecordStore(), keyring, self.clock)
         self.journal = JournalService(
-            self.db, JournalStore(), CommandStore(), self.clients, self.node, now=self.clock
+            self.db,
+            JournalStore(),
+            CommandStore(Sealer({1: Secret(b"k" * 32)}, 1)),
+            self.clients,
+            self.node,
+            now=self.clock,
         )
 
     def clock(self) -> int:

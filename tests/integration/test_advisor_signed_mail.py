@@ -6,18 +6,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from hive_advisor.advisor import Advisor
+from hive_advisor.domain.mail import Stranger
 from hive_advisor.domain.rows import Client
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.signed_message import Draft, parse, sign
 from kit_world import KitWorld
+from msgspec.structs import replace
 from scripted_node import ScriptedNode
 
 ASK = "hive:marketplace/test_question"
@@ -30,11 +31,16 @@ class Carried:
         self.took: list[str] = []
         self.topics: list[str] = []
         self.works = True
+        self.ways: list[tuple[str, ...]] = []
+
+    async def inbox_relays(self, key: str) -> tuple[str, ...]:
+        return (f"wss://reads.{key[:4]}.example",)
 
     async def deliver(
         self, recipient: str, content: str, relays: Sequence[str], *, topic: str, **_: Any
     ) -> int:
         self.topics.append(topic)
+        self.ways.append(tuple(relays))
         if self.works:
             self.took.append(content)
         return int(self.works)
@@ -91,8 +97,8 @@ async def arrive(
     """A message of the node reaches the kit; `changes` replace parts of it after it was signed."""
     node, now = by or world.node, world.now()
     draft = Draft(ASK, msg_id or str(uuid.uuid4()), "marketplace", 1, now, now + 600, {"n": 1})
-    before = {name: value for name, value in changes.items() if name in Draft.__dataclass_fields__}
-    draft = Draft(**{**{name: getattr(draft, name) for name in Draft.__dataclass_fields__}, **before})
+    before = {name: value for name, value in changes.items() if name in Draft.__struct_fields__}
+    draft = Draft(**{**{name: getattr(draft, name) for name in Draft.__struct_fields__}, **before})
     text = sign(draft, node.secret, changes.get("recipient", kit.pubkey))
     for old, new in changes.get("altered", ()):
         assert old in text
@@ -270,3 +276,70 @@ async def test_a_kill_between_taking_and_noting_answers_once(world: KitWorld, tm
             assert at > 2
             return
     pytest.fail("taking a message writes more than 12 times")
+
+
+class Heard:
+    """A handler that takes messages of anybody and answers in their thread."""
+
+    def __init__(self, kit: Advisor) -> None:
+        self.kit, self.heard, self.refuses = kit, list[tuple[Any, str, str]](), False
+        kit.signed_mail.handle_any(ASK, self)
+
+    async def __call__(self, message: Draft, content: str, sender: str, agent_key: str) -> None:
+        self.heard.append((message.body, content, sender))
+        if self.refuses:
+            raise InvalidParams("not this")
+        for number in (1, 2):
+            await self.kit._db.write(
+                lambda tx, number=number: self.kit.signed_mail.put(
+                    tx,
+                    Stranger(sender),
+                    "hive:marketplace/answer",
+                    {"n": number},
+                    name=f"answer:{message.msg_id}:{number}",
+                    sender=agent_key,
+                    answers=message.msg_id,
+                    thread_id=message.thread_id,
+                )
+            )
+
+
+async def test_a_stranger_is_heard_where_anybody_is_and_answered_in_its_thread(
+    world: KitWorld, kit: Advisor, carried: Carried
+) -> None:
+    heard, stranger, thread = Heard(kit), ScriptedNode("ws://127.0.0.1:1"), str(uuid.uuid4())
+    name = await arrive(world, kit, by=stranger, thread_id=thread)
+    assert [(body, sender) for body, _, sender in heard.heard] == [({"n": 1}, stranger.key)]
+    answers = [parse(text, kit.pubkey, (stranger.key,)) for text in carried.took]
+    assert [(each.thread_id, each.seq, each.body) for each in answers if isinstance(each, Draft)] == [
+        (thread, 1, {"n": 1}),
+        (thread, 2, {"n": 2}),
+    ]
+    assert carried.ways[0][0] == f"wss://reads.{stranger.key[:4]}.example"
+    await arrive(world, kit, by=stranger, thread_id=thread, msg_id=name)
+    assert len(heard.heard) == 1 and carried.took[2:] == carried.took[:2]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_only_a_known_stranger_is_told_why(
+    world: KitWorld, kit: Advisor, carried: Carried, known: bool
+) -> None:
+    heard, stranger = Heard(kit), ScriptedNode("ws://127.0.0.1:1")
+    heard.refuses = True
+    kit.signed_mail.also_known(lambda _tx, key: known and key == stranger.key)
+    await arrive(world, kit, by=stranger)
+    assert len(carried.took) == known
+
+
+async def test_strangers_have_thirty_messages_a_minute_together_and_clients_are_not_counted(
+    world: KitWorld, kit: Advisor
+) -> None:
+    heard = Heard(kit)
+    for _ in range(32):
+        await arrive(world, kit, by=ScriptedNode("ws://127.0.0.1:1"))
+    assert len(heard.heard) == 30
+    await arrive(world, kit)
+    assert len(heard.heard) == 31
+    world.ahead += 60
+    await arrive(world, kit, by=ScriptedNode("ws://127.0.0.1:1"))
+    assert len(heard.heard) == 32

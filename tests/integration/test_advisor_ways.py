@@ -16,7 +16,7 @@ from hive_advisor.config import ReceiveConfig, SpendConfig
 from hive_advisor.domain.earning import Earning
 from hive_advisor.domain.nwc import Connection, parse_uri
 from hive_advisor.domain.outgoing import Outgoing, OutState
-from hive_advisor.payments.nwc import NwcWallet
+from hive_advisor.payments.nwc import NwcWallet, Silence
 from hive_advisor.payments.web import PublicWeb
 from hive_devnet.relay import RelayProcess
 from hive_shared.bolt11 import read_invoice
@@ -77,6 +77,8 @@ async def by_wallet(
             now=world.now,
             rng=kit.money._rng,
             proxy=None,
+            silence=await kit.money._silence(),
+            silent=kit.money._keep_silence,
             answer_s=answer_s,
         )
         yield kit
@@ -238,12 +240,18 @@ async def test_a_wallet_that_is_not_reached_is_waited_for_once_in_half_a_minute(
 ) -> None:
     monkeypatch.setattr("hive_advisor.payments.nwc.CONNECT_S", 0.01)
     clock, secret = [1_000], Secret(b"\x06" * 32)
+
+    async def kept(_silence: Silence) -> None:
+        return
+
     wallet = NwcWallet(
         Connection(xonly_pubkey(secret), secret, ("ws://127.0.0.1:1",)),
         heard=lambda _hash: None,
         now=lambda: clock[0],
         rng=bytes,
         proxy=None,
+        silence=Silence(),
+        silent=kept,
     )
     waits: list[float] = []
     wait_for = wallet._pool.wait_for
@@ -260,6 +268,41 @@ async def test_a_wallet_that_is_not_reached_is_waited_for_once_in_half_a_minute(
                 await wallet.look("ab" * 32, "", "")
         assert len(waits) == waited
     await wallet.close()
+
+
+async def test_a_wallet_that_never_answers_is_not_asked_for_a_while_by_the_next_process_either(
+    world: KitWorld, service: NwcWalletService, pocket: PocketWallet
+) -> None:
+    await service.start()
+    async with by_wallet(world, service, 0.2) as kit:
+        earning = await ordered(kit, world)
+        service.mute = True
+        asked = len(service.asked)
+        await seen(kit, world, earning)
+        (told,) = (await kit.brief())["wallets_silent"]
+        assert (told["way"], told["times"]) == ("nwc", 1) and "did not answer in 0.2 s" in told["why"]
+        with pytest.raises(TransportUnavailable, match="asked again in 30 s"):
+            await ordered(kit, world)
+    wallet_silent = kit.money._wallet
+    async with world.open() as kit:
+        way = await kit.money.way_in(None)
+        assert way is not None and way is not wallet_silent
+        with pytest.raises(TransportUnavailable, match="asked again in"):
+            await way.look(earning.payment_hash, earning.invoice, "")
+        assert len(service.asked) == asked + 1
+        # Each time longer, ten minutes at most; one answer ends it.
+        for before, pause in ((30, 60), (60, 120)):
+            world.ahead += before
+            kit.money._wallet._answer_s = 0.2
+            with pytest.raises(TransportUnavailable, match="did not answer"):
+                await way.look(earning.payment_hash, earning.invoice, "")
+            (told,) = await kit.money.silent()
+            assert told["asked_again"] - world.now() in (pause, pause - 1)
+        service.mute = False
+        world.ahead += 120
+        kit.money._wallet._answer_s = 20
+        await way.look(earning.payment_hash, earning.invoice, "")
+        assert await kit.money.silent() == [] and "wallets_silent" not in await kit.brief()
 
 
 async def test_what_another_key_answers_is_no_answer(

@@ -21,6 +21,7 @@ from hive_devnet.node import DevnetRpcError, NodeHandle
 ROOT = Path(__file__).parents[2]
 ARCHON = ROOT / "cl-hive-archon" / "cl-hive-archon.py"
 HIVE = ROOT / "cl-hive" / "cl-hive.py"
+ESCROW = ("tickets", "items", "secrets", "disputes", "locks", "outbox", "receipts")
 LISTENER = """#!{python}
 from pyln.client import Plugin
 plugin = Plugin()
@@ -68,7 +69,7 @@ async def test_databases_are_private_files_beside_the_nodes_own(node: NodeHandle
     await start(node, HIVE)
     for name, tables in (
         ("cl_hive_archon.db", {"archon_audit", "archon_migrations"}),
-        ("cl_hive.db", {"hive_meta"}),
+        ("cl_hive.db", {"hive_meta", *(f"escrow_{name}" for name in ESCROW)}),
     ):
         path = node.net_dir / name
         assert path.stat().st_mode & 0o777 == 0o600
@@ -177,8 +178,8 @@ async def test_unknown_view_and_parameter_are_refused(node: NodeHandle) -> None:
             await node.call("hive-status", params)
         assert caught.value.code == -32602 and caught.value.message.startswith("invalid_params: ")
     views = [await node.call("hive-status", {"view": view}) for view in ("loops", "features")]
-    assert {row["name"] for row in views[0]["loops"]} == {"siblings", "ready", "degraded"}
-    assert not any(row["served"] for row in views[1]["features"])
+    assert {row["name"] for row in views[0]["loops"]} == {"siblings", "ready", "degraded", "escrow"}
+    assert [row["name"] for row in views[1]["features"] if row["served"]] == ["escrow"]
 
 
 async def test_ready_is_announced_and_the_log_stays_quiet(node: NodeHandle, tmp_path: Path) -> None:

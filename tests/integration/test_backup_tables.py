@@ -7,13 +7,13 @@ import json
 import resource
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
 from backup_world import SEALER, WORD, BackupWorld
 from cl_hive_comms.domain.backup import PARTS, TABLES
 from cl_hive_comms.domain.cashu_lock import LockRow, Role
+from cl_hive_comms.domain.engagement import Engagement, MarketMessage
 from cl_hive_comms.domain.legacy_record import Segment
 from cl_hive_comms.domain.payment import Payment, Target
 from cl_hive_comms.domain.payment_machine import State
@@ -22,7 +22,7 @@ from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from cl_hive_comms.services.advisor_service import Hire
 from cl_hive_comms.services.forwarding_freeze import REASON
 from cl_hive_comms.services.receipt_service import operator_event
-from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.storage.contract_store import ContractStore
 from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.policy_store import PolicyStore
@@ -38,10 +38,17 @@ from hive_shared.cashu.secrets import htlc
 from hive_shared.cashu.wire import Dleq, Proof
 from hive_shared.crypto import Secret, cln_sign_message, schnorr_sign, sha256, xonly_pubkey
 from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.market import negotiation
+from hive_shared.market.contract_machine import ContractState
+from hive_shared.market.negotiation import Negotiation, Round
+from hive_shared.market.negotiation_machine import ThreadState
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.sealed_file import SealedFileError
 from hive_shared.storage.cashu_store import CashuStore
-from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_ECASH, NODE_TICKETS
+from market_terms import terms
+from msgspec.structs import astuple, replace
 
 AGENT = xonly_pubkey(Secret(b"\x03" * 32))
 MINT = "https://mint.example"
@@ -50,6 +57,8 @@ LEFT_OUT = {
     "comms_access_uses": "belongs to comms_l402_tokens and to commands, which are not continued",
     "comms_ecash_fees": "belongs to commands, which are not continued; a swap's value comes into the wallet",
     "comms_ecash_fee_proofs": "belongs to comms_ecash_fees; the mint knows what was spent",
+    "comms_escrow_received": "tickets not accepted yet: their payer hands them over again, or has them back",
+    "comms_escrow_parts": "belongs to comms_escrow_received",
     "nostr_state": "its keys are in the part identity, unsealed; relay times and own lists are made again",
     "comms_cashu_mints": "the options name them; they are checked and probed again",
     "comms_cashu_keysets": "read from the mints again",
@@ -66,6 +75,11 @@ LEFT_OUT = {
     "comms_channel_names": "noted again; a channel that comes back with another name is named by its id",
     "comms_htlc_seen": "of HTLCs in flight, which no restored channel has",
     "comms_telemetry": "an agent subscribes again; its figures would go on under numbers it has seen",
+    "marketplace_profiles": "adverts of others: the relays have them",
+    "marketplace_capabilities": "belongs to marketplace_profiles",
+    "marketplace_offers": "adverts of others: the relays have them",
+    "marketplace_tombstones": "the relays have them",
+    "marketplace_blocklist": "whose adverts are not shown; decides nothing but what a search lists",
     "marketplace_trial_verdicts": "each is a receipt with its summary",
     "comms_pings": "of the hours that the lost node ran",
     "comms_reports": "sent to those who asked for them; the receipts say what was done",
@@ -136,7 +150,7 @@ def ecash(tx: sqlite3.Connection) -> None:
 
 def tickets(tx: sqlite3.Connection) -> None:
     """A disputed ticket with its preimage."""
-    store = EscrowStore(SEALER)
+    store = EscrowStore(SEALER, NODE_TICKETS)
     ticket, items = ticket_rows(NOW)
     store.add_secrets(tx, [secret_row(NOW)])
     store.add_ticket(tx, ticket, items)
@@ -153,7 +167,7 @@ def wallet_content(tx: sqlite3.Connection) -> tuple[list[object], ...]:
     store = CashuStore(SEALER, NODE_ECASH)
     # How long a lock is held is another after a restore, and compared apart.
     locks = [{**raw, "refund_hold_until": 0} for raw in LockStore(SEALER).raw_locks(tx)]
-    tickets = EscrowStore(SEALER).raw_rows(tx)
+    tickets = EscrowStore(SEALER, NODE_TICKETS).raw_rows(tx)
     return list(store.raw_proofs(tx)), list(store.raw_ops(tx)), list(locks), list(tickets)
 
 
@@ -171,6 +185,25 @@ async def paid(world: BackupWorld, at: int) -> None:
     late = replace(base, state=State.UNKNOWN, preimage=None, sent_index=7, sent_at=at, **ids)
     for row in (base, late):
         await world.db.write(lambda tx, row=row: store.insert(tx, row))
+
+
+def contract(tx: sqlite3.Connection, at: int) -> None:
+    """A contract that was proposed, and the proposal."""
+    key = xonly_pubkey(Secret(b"\x04" * 32))
+    ids = ("6f1d8a34-3c1f-4f0e-9b52-0d9a4a3f6c11", "0b6e4a52-9a0e-4f7b-8a55-0f4f9c2f1d22")
+    first = Round(0, negotiation.Side.OPERATOR, terms(), "ab" * 32, at + 9)
+    thread = Negotiation(ids[0], (first,), ThreadState.ADVISORS_TURN)
+    row = Engagement(
+        **{"contract_id": ids[0], "thread_id": ids[1], "peer_pubkey": key, "advisor_did": f"did:nostr:{key}"},
+        **{"advisor_name": "Hex", "operator_id": "did:nostr:me", "node_id": NODE_ID, "thread": thread},
+        **{"status": ContractState.PROPOSED, "created_at": at, "updated_at": at},
+    )
+    ContractStore().add(tx, row)
+    said = MarketMessage(
+        **{"msg_id": "m", "thread_id": ids[1], "direction": "out", "seq": 1, "verb": "contract_proposal"},
+        **{"body": {"terms": terms()}, "sig": "cd" * 64, "sent_at": at, "expires_at": at, "state": "sent"},
+    )
+    ContractStore().add_message(tx, said)
 
 
 def without_seals(row: dict[str, object]) -> dict[str, object]:
@@ -198,6 +231,7 @@ async def filled(directory: Path) -> BackupWorld:
         text = encode({"executed_at": at, "receipt_id": f"r{seq}", "schema_id": "hive:x/v1"}).decode()
         legacy.append((seq, f"r{seq}", at, "hive:x/v1", sha256(text.encode()).hex(), text))
     await paid(world, at)
+    await world.db.write(lambda tx: contract(tx, at))
     closing = closed(at, [str(row[4]) for row in legacy], world.identity.secret())
     # Larger than a management document, and full of what JSON has to escape.
     row = json.dumps({"status": "\u0007" * 300_000})

@@ -27,8 +27,10 @@ from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.lock_machine import LockState
+from hive_shared.cashu.outputs import output
 from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wire import BlindedMessage, Proof, RestoreAnswer
+from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import SealBroken, Sealer, Secret
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
 from hive_shared.storage.cashu_store import CashuStore
@@ -123,6 +125,32 @@ async def test_an_idle_ticket_comes_back_after_its_locktime_and_frees_the_limit(
     assert await payer.sats() == 1_000 - fees
 
 
+async def test_what_a_payee_leaves_of_a_lock_that_nobody_can_spend_keeps_it_open_no_longer(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    terms = payer.terms(payee, (2, 20))
+    small, other = await payer.locked(terms)
+    await payer.db.write(lambda tx: payer.locks.delivered(tx, [small.lock_id, other.lock_id]))
+    proofs = decode_token(small.token).proofs
+    assert [proof.amount for proof in proofs] == [1, 2]
+    keyset = next(iter((await payee.mints.keysets(payee.mint_url)).values()))
+    key = payee.keys.lock("t")
+    witness = build(preimage(0).hex(), [sign(key, inputs_digest(proofs[1].secret))])
+    taken = msgspec.structs.replace(proofs[1], id=keyset.id, witness=witness)
+    own = output(1, keyset.id, os.urandom(16).hex(), os.urandom(32))
+    await payee.mints.client.swap([taken], [own.message])
+    payer.now += 1_000
+    await payer.sweep()
+    assert await payer.states() == [LockState.DELIVERED] * 2, "until its locktime the rest is the payee's"
+    payer.now = small.locktime + 61
+    await payer.sweep()
+    (done, _) = sorted(await payer.every(), key=lambda row: row.item)
+    assert (done.state, done.preimage) == (LockState.REDEEMED, preimage(0).hex())
+    # What was told of locks that move no more is not kept in memory.
+    told = payer.locks.swaps._told
+    assert small.lock_id not in told and (small.lock_id, "redeemed") in payer.told
+
+
 async def test_a_lock_of_a_keyset_that_is_listed_no_more_waits_alone(
     payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +198,9 @@ async def test_limits_refuse_before_anything_is_written(
     with pytest.raises(BudgetExhausted) as ticket:
         await payer.locked(payer.terms(payee, (121,)))
     assert ticket.value.reason == "exposure_limit" and "mint-max-ticket" in ticket.value.detail
+    # What counts is what leaves the wallet: the amount and what its payee pays to spend it.
+    with pytest.raises(BudgetExhausted, match="locks 121 sat"):
+        await payer.locked(payer.terms(payee, (120,)))
     await payer.locked(payer.terms(payee, (100,)))
     with pytest.raises(BudgetExhausted) as locked:
         await payer.locked(payer.terms(payee, (100,)), "second")

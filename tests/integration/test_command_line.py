@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,9 @@ from hive_advisor.storage.client_store import ClientStore
 from hive_advisor.storage.command_store import CommandStore
 from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared import errors
+from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 from terminal import at_terminal
 
 PASSPHRASE = "correct horse battery staple"
@@ -68,7 +69,7 @@ def profile(tmp_path: Path) -> Iterator[dict[str, str]]:
     def body(tx: Tx) -> None:
         for client in (ALICE, ALBERT):
             ClientStore().add(tx, client, check_alias(client.alias)[1])
-        CommandStore().add(tx, COMMAND)
+        CommandStore(Sealer({1: Secret(bytes(32))}, 1)).add(tx, COMMAND)
 
     asyncio.run(db.write(body))
     try:

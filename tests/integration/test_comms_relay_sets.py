@@ -279,7 +279,9 @@ async def test_adverts_are_read_from_search_relays_and_isolated_ones_without_our
     def advert(content: str, kind: int = 38381) -> Event:
         return build(author, kind, [["d", content], ["t", "hive-advisor-offer"]], content, int(time.time()))
 
-    async with relays(1) as (search,), world(tmp_path) as (_, node, relay), Agent(relay.url) as agent:
+    # The node's own search would read adverts from the start.
+    unread = world(tmp_path, **{"hive-comms-marketplace-subscribe": "false"})
+    async with relays(1) as (search,), unread as (_, node, relay), Agent(relay.url) as agent:
         sibling = await Sibling.started(node, tmp_path)
         await set_option(node, "nostr-search-relays", search.url)
         assert not any(row["url"] == search.url for row in (await nostr_row(node))["relays"])

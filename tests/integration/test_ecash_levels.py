@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from hive_shared.cashu.settling import Paid
 from hive_shared.cashu.wire import QuoteState
 from hive_shared.crypto import Sealer, Secret
 from lock_world import LockWorld
+from msgspec.structs import replace
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPTIONS = Levels(refill=True, refill_below=1_000, refill_by=5_000, melt_above=0, most=50_000)

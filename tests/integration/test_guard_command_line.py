@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.registry import Danger
+from msgspec.structs import replace
 from plan_world import PlanWorld
 from scripted_node import ScriptedNode
 from terminal import at_terminal
@@ -128,7 +129,7 @@ async def test_acceptance_11_12_danger_7_wants_its_number_or_its_words(tmp_path:
     """What ``send`` does before anything is planned for good; no terminal is there."""
     world = PlanWorld(tmp_path)
     asks = Settings(world.paths, Terminal(as_json=True, quiet=True), 1, 1, False, False, None, None)
-    yes = replace(asks, yes=True)
+    yes = dataclasses.replace(asks, yes=True)
     async with world.open() as kit:
         await world.read(kit)
         plan = await world.plan(kit)

@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 from cashu_tickets import REFUND_KEY, as_p2pk_with_hash, item, preimage
+from crash_points import Countdown
 from hive_advisor.advisor import Advisor
 from hive_advisor.domain.keyring import Keyring
+from hive_advisor.services.tickets import MESSAGES_AN_HOUR
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.outputs import output
-from hive_shared.cashu.terms import lock_key_text, signed_by, terms_hash
+from hive_shared.cashu.terms import Terms, lock_key_text, signed_by, terms_hash
 from hive_shared.cashu.ticket_messages import (
     Dispute,
     DisputeReply,
@@ -29,9 +34,12 @@ from hive_shared.cashu.wire import SpendState
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, InvalidParams, NotFound, from_symbol
+from hive_shared.store import Db, Tx
 from hostile_tickets import COUNT, SATS, hostile_tickets
 from kit_tickets import HOUR, PaidKit, sats, states
 from kit_world import FEE, PARAMS, run_fee
+from pipeline_world import Crash
+from scripted_node import ScriptedNode
 
 _MOST_POINTS = 60
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -91,6 +99,32 @@ async def test_work_that_is_not_answered_with_its_preimage_waits_for_a_release(
     assert await sats(kit) == 30
 
 
+async def test_a_client_is_heard_120_times_an_hour_and_what_it_released_always(
+    world: PaidKit, kit: Advisor
+) -> None:
+    terms, more = await world.handed(kit, 7), [await world.terms(kit, 7) for _ in range(3)]
+    for _ in range(MESSAGES_AN_HOUR - 1):
+        await world.say(kit, Release(terms.ticket_id, 0, "ab" * 32))
+    assert await heard(world, kit, more[0]) is False
+    # What makes money ours is never too much.
+    await world.say(kit, Release(terms.ticket_id, 0, preimage(0).hex()))
+    assert states(await kit.tickets.view(terms.ticket_id)) == ["released"]
+    # Another client is not concerned.
+    alice, world.node = world.node, ScriptedNode("ws://127.0.0.1:1")
+    await world.push(kit, world.node.offer(kit.pubkey))
+    await kit.clients.accept(next(c for c in await kit.clients.all() if c.state == "offered"), "bob")
+    assert await heard(world, kit, more[1])
+    world.node = alice
+    world.ahead += HOUR
+    assert await heard(world, kit, more[2])
+
+
+async def heard(world: PaidKit, kit: Advisor, terms: Terms) -> bool:
+    """Whether a ticket's first message is taken."""
+    await world.say(kit, world.ticket(terms, [], tokens=[]))
+    return terms.ticket_id in {view.ticket.ticket_id for view in await kit.tickets.listed(None, 9)}
+
+
 async def test_the_best_ticket_goes_along_and_one_below_what_is_agreed_only_where_it_is_named(
     world: PaidKit, kit: Advisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +180,86 @@ async def test_refused_tickets_are_kept_for_a_month(world: PaidKit, kit: Advisor
         await kit.tickets.tend()
         assert [view.ticket.intake for view in await kit.tickets.listed(None, 10)] == ["refused"]
         await kit._db.write(lambda tx: tx.execute("UPDATE adv_tickets SET updated_at = updated_at - 2592001"))
+
+
+async def test_the_preimage_of_an_answer_is_sealed_also_where_an_earlier_version_kept_it(
+    tmp_path: Path, mint_url: str
+) -> None:
+    world, shown = PaidKit(tmp_path, mint_url), preimage(0).hex()
+    async with world.open() as kit:
+        await world.hired(kit)
+        await world.handed(kit, 9)
+        done = await run_fee(kit)
+        assert done.response["preimage"] == shown
+    assert shown.encode() not in in_files(world)
+    old = {**done.response, "old": "x" * 5_000}
+
+    def as_before(tx: Tx) -> None:
+        tx.execute("UPDATE adv_commands SET response_json = ?, preimage_enc = NULL", (json.dumps(old),))
+        tx.execute("DELETE FROM adv_meta WHERE key = 'preimages_sealed'")
+
+    async with world.open() as kit:
+        await kit._db.write(as_before)
+    assert shown.encode() in in_files(world)
+    # Killed at each write of it, it is done at the next start.
+    for at in range(_MOST_POINTS):
+        left = Countdown(at)
+        with counted_writes(left):
+            try:
+                async with world.open():
+                    pass
+                died = False
+            except Crash:
+                died = True
+        async with world.open() as kit:
+            stored = await kit._db.read(lambda tx: kit._command_rows.get(tx, done.command_id))
+            assert stored is not None and stored.response == old
+        assert shown.encode() not in in_files(world), at
+        if not died:
+            break
+        async with world.open() as kit:
+            await kit._db.write(as_before)
+    await world.close()
+
+
+def in_files(world: PaidKit) -> bytes:
+    """Everything that stands in the database's files."""
+    return b"".join(path.read_bytes() for path in sorted(world.paths.data_dir.glob("advisor.db*")))
+
+
+@contextmanager
+def counted_writes(left: Countdown) -> Iterator[None]:
+    """Every write of every database counts down."""
+    with pytest.MonkeyPatch.context() as patch:
+        write, compact = Db.write, Db.compact
+
+        async def counted(self: Db, body: Any, **options: Any) -> Any:
+            return await left.watched(lambda: write(self, body, **options))()
+
+        patch.setattr(Db, "write", counted)
+        patch.setattr(Db, "compact", lambda self: left.watched(lambda: compact(self))())
+        yield
+
+
+async def test_a_client_that_owes_us_is_forgotten_only_where_a_human_gives_that_up(
+    world: PaidKit, kit: Advisor
+) -> None:
+    await world.handed(kit, 30, 20)
+    client = await kit.clients.named("alice")
+    await kit._db.write(
+        lambda tx: tx.execute(
+            "INSERT INTO adv_invoices (earning_id, client_id, command_id, purpose, amount_sats, state,"
+            " due_at, created, updated) VALUES ('e', ?, 'c', 'period', 70, 'unpaid', 1, 1, 1)",
+            (client.client_id,),
+        )
+    )
+    (credential,) = await kit.clients.credentials(client)
+    world.ahead = credential.valid_until - world.now() + 5
+    with pytest.raises(Conflict, match=r"1 debts of 70 sat .* and 2 items of tickets of 50 sat") as refused:
+        await kit.forgetting.forget(client)
+    assert refused.value.data["items_sats"] == 50 and await kit.money.earnings.listed(5) != []
+    assert await kit.forgetting.forget(client, even_unpaid=True) > 0
+    assert await kit.money.earnings.listed(5) == []
 
 
 async def test_an_item_is_one_commands_and_free_again_where_that_did_not_run(

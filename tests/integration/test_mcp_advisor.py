@@ -162,11 +162,12 @@ async def test_every_tool_answers_and_leaves_its_row(desk: Desk) -> None:
     said = {
         name: await desk.call(name, **given.get(name, {}))
         for name in ADVISOR_TOOLS
-        if name not in ("adv_plan", "adv_commit", "adv_cancel", "adv_halt", "adv_alert_ack")
+        if name not in ("adv_thread", "adv_plan", "adv_commit", "adv_cancel", "adv_halt", "adv_alert_ack")
     }
     assert {name for name, body in said.items() if not body["ok"]} == set()
     assert said["adv_receipts"]["data"]["items"][0]["level"] == "chained"
     assert said["adv_verify"]["data"]["ok"] is True
+    assert said["adv_threads"]["data"] == said["adv_contracts"]["data"] == {"items": [], "count": 0}
     assert said["adv_balances"]["data"] == {"free_sats": 0, "items": [], "count": 0}
     assert {"client": "alice", "state": "active"} in said["adv_status"]["data"]["clients"]
     assert FEE in [row["name"] for row in said["adv_schemas"]["data"]["items"]]

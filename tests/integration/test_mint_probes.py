@@ -49,16 +49,24 @@ class Desk:
             now=lambda: world.now,
             log=_no_log,
         )
+        self.asked = 0
         self.probes = ProbeService(
             world.db,
             world.store,
             self.book,
             world.service,
-            world.prober(),
+            world.prober(leisure=self.leisure, sleep=self.sleep),
             stopped=lambda: world.stopped,
             now=lambda: world.now,
             log=_no_log,
         )
+
+    def leisure(self, url: str) -> float:
+        self.asked += 1
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody else needs the mint")
 
     async def row(self) -> tuple[MintStatus, int]:
         row = self.book.row(self.url)
@@ -102,6 +110,8 @@ async def test_a_mint_is_probed_when_there_are_sats_and_takes_locks_from_then_on
     await desk.tick()
     assert await desk.row() == (MintStatus.TRUSTED, world.now) and await desk.probes_made() == 1
     assert desk.book.for_lock(wish, world.now + 86_400, {}, 250_000)[0] == desk.url
+    # By itself it gives way to whoever needs the mint.
+    assert desk.asked == 15
     world.now += AGAIN_S
     await desk.tick()
     assert await desk.probes_made() == 1
@@ -130,7 +140,7 @@ async def test_one_that_is_asked_for_says_what_it_lacks(desk: Desk) -> None:
     assert await desk.probes_made() == 0
     world.stopped = False
     state = await desk.probes.probe(desk.url, 30)
-    assert state.result is not None and state.result.caps.tickets
+    assert state.result is not None and state.result.caps.tickets and desk.asked == 0
     assert await world.sats() == 64 - state.result.cost_sats
 
 

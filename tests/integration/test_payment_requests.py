@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 from cl_hive_comms.domain.payment_machine import State
+from cl_hive_comms.domain.request_macaroon import macaroon_of
 from cl_hive_comms.services.payment_requests import PaymentRequests
 from crash_points import MOST_POINTS, Countdown
 from hive_shared.cln import LOST
-from hive_shared.errors import Busy, EmergencyStop, PaymentFailed
+from hive_shared.crypto import Secret, xonly_pubkey
+from hive_shared.errors import Busy, EmergencyStop, FeatureDisabled, PaymentFailed
+from hive_shared.l402 import decode
+from hive_shared.nostr.keys import npub_encode
+from msgspec.structs import replace
 from paying_world import PayingWorld
 from pipeline_world import NOW, Crash
+
+NODE_ID = "02" + "ab" * 32
 
 
 class Asking(PayingWorld):
@@ -45,6 +52,8 @@ class Asking(PayingWorld):
             random_bytes=lambda n: (done + next(numbers)).to_bytes(n, "big"),
             now=lambda: self.now,
             fault=fault,
+            key=Secret(b"\x4c" * 32),
+            node_id=NODE_ID,
         )
 
     def pay(self, label: str) -> str:
@@ -222,3 +231,45 @@ async def test_killed_anywhere_what_was_paid_is_known(tmp_path: Path) -> None:
             assert stored[0].bound_to == "ada"
             return
     pytest.fail(f"disk and node are touched at more than {MOST_POINTS} points")
+
+
+async def test_an_invoice_with_a_macaroon_is_proved_by_both_for_its_agent_alone(world: Asking) -> None:
+    agent = xonly_pubkey(Secret(b"\x03" * 32))
+    row = await world.requests.request(500, "lease:7", None, 600, "l402", payer=agent)
+    told = world.requests.told(row, agent)
+    macaroon = str(told["macaroon"])
+    assert told["invoice"] == row.target.invoice and told["payment_hash"] == row.payment_hash
+    caveats = decode(macaroon).caveats
+    assert caveats[:2] == (f"node={NODE_ID}", f"agent={agent}") and "max_actions=1" in caveats
+    preimage = hashlib.sha256(row.label.encode()).hexdigest()
+    verify = world.requests.verify_macaroon
+    with pytest.raises(PaymentFailed, match="not_paid"):
+        await verify(macaroon, preimage, 500, agent)
+    assert world.pay(row.label) == preimage
+    # An invoice of its own has no macaroon, and access that was sold is no payment of a sibling.
+    plain = await world.requests.request(5, "lease:8", None, 600)
+    sold = macaroon_of(Secret(b"\x4c" * 32), replace(row, payment_id="00" * 16), NODE_ID, agent)
+    strange = macaroon_of(Secret(b"\x4d" * 32), row, NODE_ID, agent)
+    edited = macaroon_of(Secret(b"\x4c" * 32), row, "03" + "cd" * 32, agent)
+    narrowed = decode(macaroon).with_caveats(f"expires={world.now}").text()
+    for text, proof, who, price, reason in (
+        (macaroon, "00" * 32, agent, 500, "payment_invalid"),
+        (macaroon, preimage, "ff" * 32, 500, "payment_invalid"),
+        (strange, preimage, agent, 500, "payment_invalid"),
+        (edited, preimage, agent, 500, "payment_invalid"),
+        (narrowed, preimage, agent, 500, "payment_invalid"),
+        ("AgEE", preimage, agent, 500, "payment_invalid"),
+        (sold, preimage, agent, 500, "not_found"),
+        (macaroon, preimage, agent, 501, "too_little"),
+    ):
+        with pytest.raises(PaymentFailed) as refused:
+            await verify(text, proof, price, who)
+        assert refused.value.symbol == reason, (text, refused.value)
+    with pytest.raises(PaymentFailed, match="payment_invalid: the proof of this payment is its macaroon"):
+        await world.requests.verify(str(row.payment_hash), preimage, 500, agent)
+    assert await verify(macaroon, preimage, 500, npub_encode(agent)) == row.payment_id
+    with pytest.raises(PaymentFailed, match="payment_replayed"):
+        await verify(macaroon, preimage, 500, agent)
+    assert "macaroon" not in world.requests.told(plain, None)
+    with pytest.raises(FeatureDisabled):
+        await world.requests.request(5, "lease:9", None, 600, "cashu")

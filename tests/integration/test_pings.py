@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from cl_hive_comms.storage.presence_store import PresenceStore
 from crash_points import killed
 from hive_shared import crypto, envelope
 from hive_shared.registry.control import PUSHES
+from msgspec.structs import replace
 from pipeline_world import AGENT_KEY, NODE_ID, NOW, OTHER_KEY, Keys, View, World, issue
 
 CONTROL = "hive:control/v1"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.crypto import Secret
 from hive_shared.envelope import approve_digest, confirm_digest
 from hive_shared.errors import Conflict, EmergencyStop, InvalidParams, NotFound, Unauthorized
+from msgspec.structs import replace
 from pipeline_world import AGENT_KEY, OTHER_KEY, View, World, issue, slug
 
 FEES = "hive:fee-policy/v1"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from cl_hive_comms.storage.trust_store import TrustStore
 from hive_shared.canonical import JsonValue
+from msgspec.structs import replace
 from pipeline_world import AGENT_KEY, MIGRATIONS, View, World, issue, slug
 
 DAY = 86_400

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from crash_points import Countdown, killed
 from hiring_world import NOW, HiringWorld
 from hive_shared import crypto, envelope
 from hive_shared.crypto import Secret, xonly_pubkey
+from msgspec.structs import replace
 from pipeline_world import AGENT_KEY, NODE_ID, Crash, Keys, World, issue
 
 DAY = 86_400

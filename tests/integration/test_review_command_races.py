@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hive_shared.credential_scope import TEMPLATES
 from hive_shared.envelope import approve_digest
 from hive_shared.errors import Conflict, InvalidParams, PolicyDenied
 from hive_shared.store import StoreError
+from msgspec.structs import replace
 from pipeline_world import Crash, View, World, issue, slug
 
 FEES = "hive:fee-policy/v1"

@@ -197,7 +197,8 @@ class SlowKit:
 
     def __init__(self) -> None:
         self.begun, self.cancelled, self.flushed = asyncio.Event(), False, -1.0
-        self.hooks = self.commands = self
+        self.hooks = self.commands = self.ecash = self
+        self.probing = False
 
     async def pump(self) -> dict[str, Any]:
         self.begun.set()

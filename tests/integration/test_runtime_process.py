@@ -21,6 +21,7 @@ PLUGIN = """
 import asyncio, sys, threading, time
 sys.path.insert(0, {shared!r})
 from hive_shared.errors import Conflict
+from msgspec.structs import asdict
 from hive_shared.runtime import MethodSpec, OptionSpec, Param, PluginApp
 
 async def echo(p): return {{"params": p, "thread": threading.current_thread().name}}
@@ -47,7 +48,7 @@ async def on_init(info):
     if info.options["test-disable"]: return info.options["test-disable"]
     app.spawn("tick", tick, every=0.01)
     app.spawn("fails", fails)
-async def info(p): return {{"info": {{k: str(v) for k, v in vars(state["info"]).items()}}}}
+async def info(p): return {{"info": {{k: str(v) for k, v in asdict(state["info"]).items()}}}}
 async def tick(): pass
 async def fails(): raise ValueError("no")
 async def on_setconfig(name, value):

@@ -50,6 +50,7 @@ async def nodes(directory: Path, mint_url: str) -> tuple[Node, Node]:
             *(world.db, world.rows, world.locks, world.book, world.keys),
             nostr_key=lambda: PAYEE,
             read_op=world.store.op,
+            answers=world.rows.answers,
         )
         made.append(Node(world, siblings))
     await made[0].world.service.fund(1_000, None, None, 30)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cl_hive_comms.storage.telemetry_store import TelemetryStore
 from hiring_world import HiringWorld
 from hive_shared import crypto, envelope
 from hive_shared.registry.control import PUSHES, TELEMETRY_NAMES
+from msgspec.structs import replace
 from pipeline_world import AGENT_KEY, NOW, OTHER_KEY, Keys, View, World, issue, slug
 
 CONTROL = "hive:control/v1"

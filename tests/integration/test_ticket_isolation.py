@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from hive_shared.errors import NotFound
 from hive_shared.store import Tx
 from kit_tickets import PaidKit, sats, states
 from kit_world import run_fee
+from msgspec.structs import replace
 from payee_world import PayeeWorld
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from hive_shared.errors import Capacity, Conflict, HiveError, NotFound, PaymentF
 from hive_shared.mint_http import MintHttp
 from hostile_tickets import COUNT, SATS, hostile_tickets
 from locked_at_mint import locked, plain
+from msgspec.structs import replace
 from payee_world import CONTEXT, PayeeWorld, signature
 from pipeline_world import Crash
 
@@ -277,6 +277,33 @@ async def test_a_ticket_that_never_becomes_whole_is_refused_and_a_peer_leaves_fe
     refused = [each for each in world.sent if isinstance(each, TicketReject)]
     assert len(refused) == 64 and {each.reason for each in refused} == {"token_invalid(amount_short)"}
     await world.engine.ticket(world.me, world.message(whole[64], (), tokens=[]), "m65")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its keysets known", "nothing of it known"])
+async def test_a_ticket_whose_mint_stays_silent_is_refused_while_its_payer_can_still_plan(
+    tmp_path: Path, mint_url: str, known: bool
+) -> None:
+    async with MintFaultFront.before(mint_url) as front:
+        world = PayeeWorld(tmp_path, front.url)
+        soon = item(0, 40, deadline=NOW + 5_000, locktime=NOW + 9_000)
+        later = item(1, 40, deadline=NOW + 9_000, locktime=NOW + 9_600)
+        terms = world.terms(items=[soon, later])
+        proofs = [each for few in await world.lock(terms) for each in few]
+        await world.engine.ticket(world.me, world.message(terms, proofs), "m")
+        front.set(MintFault(MintFaultKind.LOSE_BEFORE, times=0))
+        if not known:
+            await world.restart()
+        # While anything could be earned by it, it waits.
+        world.now = NOW + 8_100
+        assert await world.engine.look() == 0 and world.sent == []
+        world.now += 31
+        assert await world.engine.look() == 1
+        (answer,) = world.sent
+        assert isinstance(answer, TicketReject) and answer.reason == "mint_unavailable"
+        assert world.now + 600 < NOW + 9_000 and await world.items(terms.ticket_id) == []
+        front.clear()
+        assert await world.engine.look() == 0
+        await world.close()
 
 
 async def test_a_mint_that_is_away_delays_the_answer_and_an_unprobed_one_is_trusted_little(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -244,6 +245,10 @@ async def test_the_same_envelope_and_the_same_command_anew_tell_the_same_preimag
     await world.db.write(lambda tx: CommandStore.prune_responses(CommandStore(), tx, NOW + 1))
     later = await world.work(command_id=command)
     assert later["preimage"] == secret_of(), later
+    tickets = world.pipeline.rewards.tickets
+    for asker, told in ((AGENT_KEY, secret_of()), (OTHER_KEY, None)):
+        case = SimpleNamespace(sender=xonly_pubkey(asker), agent_id="nobody")
+        assert world.db.peek(lambda tx, case=case: tickets.again(tx, command, case)) == told
     world.pass_time(7_200 + REVEAL_S + 1)
     world.credentials.add(View(issue(valid=(NOW, world.now + 1_000)), "adv-1"))
     assert "preimage" not in await world.work(command_id=command)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cashu_tickets import PAYEE, preimage
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from escrow_tables import rows_of, secret_row
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.terms import task_params_hash
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.errors import PaymentFailed
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
 from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
+from msgspec.structs import replace
 from pipeline_world import NODE_ID, SEALER
 from ticket_node import TicketNode
 from ticket_world import ACTION, SCHEMA, params_of
@@ -55,7 +56,7 @@ async def test_acceptance_02_15_success_carries_the_preimage_of_the_lock_and_an_
     )
     locks = await payer.locked(terms)
     mine = {row.item: row for row in await taken_in(terms, locks, payee)}
-    node = TicketNode(tmp_path / "payer", payer, EscrowStore(SEALER), NODE_ID)
+    node = TicketNode(tmp_path / "payer", payer, EscrowStore(SEALER, NODE_TICKETS), NODE_ID)
     ticket, items = rows_of(terms, node.now)
     there = [replace(each, state=PayerItem.ACCEPTED, lock_ids=(locks[each.i].lock_id,)) for each in items]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Conflict, EmergencyStop, FeatureDisabled, NotFound
 from hive_shared.receipts import merkle_root
+from msgspec.structs import replace
 from pipeline_world import Crash
 
 DAY = 86_400

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from cl_hive_comms.services.vc_verifier import METHOD, VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from hive_shared.errors import Busy, HiveError, NotFound, SiblingUnavailable
 from hive_shared.store import Db
+from msgspec.structs import replace
 from pipeline_world import MIGRATIONS, NOW, issue
 
 DID = "did:cid:bagaaieraexample"

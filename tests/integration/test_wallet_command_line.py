@@ -4,22 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.shell_completion import ShellComplete
 from ecash_world import EcashWorld, at_once, invoice_of
 from hive_advisor.advisor import Advisor
-from hive_advisor.cli.context import Settings
 from hive_advisor.cli.main import cli
-from hive_advisor.cli.output import Terminal, error_body, exit_code_of
 from hive_advisor.cli.wallet import wallet
 from hive_advisor.config import AdvisorConfig, load_config, with_mints
 from hive_advisor.guard_files import HaltFile
@@ -30,35 +25,11 @@ from hive_devnet.world import AdvisorFailed, AdvisorShell
 from hive_shared.errors import HiveError, InvalidParams
 from kit_tickets import PaidKit
 from kit_world import FEE, PARAMS
+from typed_kit import Refused, typed
 
 USAGE, NOT_FOUND, REFUSED, PENDING, PAYMENT = 2, 3, 4, 5, 8
 PASSPHRASE = "correct horse battery staple"
 NOWHERE = "http://127.0.0.1:1"
-
-
-class Collected:
-    """The console of a script: nobody is there to ask."""
-
-    interactive = False
-
-    def __init__(self, stdin: str = "") -> None:
-        self.stdin, self.said, self.progress = stdin, "", ""
-
-    def out(self, text: str) -> None:
-        self.said += text
-
-    def err(self, text: str) -> None:
-        self.progress += text
-
-    async def text_of(self, source: str) -> str:
-        assert source == "-"
-        return self.stdin
-
-
-@dataclass
-class Refused(Exception):
-    code: int
-    error: dict[str, Any]
 
 
 class Typed:
@@ -79,18 +50,7 @@ class Typed:
             yield
 
     async def __call__(self, *words: str, yes: bool = True, stdin: str = "") -> Any:
-        console = Collected(stdin)
-        terminal = Terminal(True, True, console)
-        settings = Settings(self.paths, terminal, 60, 20, yes, False, None, None, engine=self.kit)
-        try:
-            await wallet.main([*words], standalone_mode=False, obj=settings)
-        except click.ClickException as error:
-            raise Refused(error.exit_code, {"message": error.format_message()}) from None
-        except HiveError as error:
-            raise Refused(exit_code_of(error), error_body(error)) from None
-        except SystemExit as ended:
-            assert ended.code == 0, console.said
-        return json.loads(console.said)["data"]
+        return await typed(wallet, words, self.kit, self.paths, yes=yes, stdin=stdin)
 
 
 async def fails(run: Typed, *words: str, yes: bool = True) -> Refused:

@@ -73,7 +73,7 @@ def test_no_pin_no_vote(tmp_path: Path) -> None:
 
 
 def test_the_verifier_lives_in_the_sealed_identity(tmp_path: Path) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     path, made = tmp_path / "identity.json", create_identity()
     write_identity(path, made, PASSPHRASE, now=1)

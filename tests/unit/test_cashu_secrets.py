@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hive_shared.canonical import encode
@@ -14,6 +13,7 @@ from hive_shared.cashu.secrets import Kind, Lock, LockedSecret, SigFlag, build_s
 from hive_shared.crypto import Secret, sha256
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 KEYS = tuple(public_key(Secret(bytes([number]) * 32)) for number in range(1, 10))
 ONE_G = public_key(Secret((1).to_bytes(32)))

@@ -268,7 +268,7 @@ def test_mints() -> None:
 
 
 def changed(keyset: Keyset, **fields: Any) -> dict[str, dict[str, Keyset]]:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     other = replace(keyset, **fields)
     return {URL: {other.id: other}}
@@ -285,7 +285,7 @@ def test_keysets() -> None:
     second = PaperMint(seed=URL + "2", version=2).keyset
     short = PaperTicket.make(document([item(0, 4)]), version=2)
     twin_id = short.mints[URL].keyset.id[:16] + "0" * 50
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     known = short.known()
     known[URL] = {**known[URL], twin_id: replace(second, id=twin_id)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hive_shared.cashu.outputs import Output, finish, restored
 from hive_shared.cashu.reasons import MintNonconformant
 from hive_shared.cashu.wire import BlindedMessage, BlindSignature, Proof, decode
 from hive_shared.crypto import schnorr_verify
+from msgspec.structs import replace
 
 MINT = PaperMint(input_fee_ppk=100)
 POINT = MINT.keyset.key(1)

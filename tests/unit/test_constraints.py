@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +13,7 @@ from hive_shared.credential_scope import CONSTRAINTS
 from hive_shared.errors import HiveError
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 PEER, OTHER = "02" + "aa" * 32, "03" + "bb" * 32
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +16,7 @@ from hive_shared.registry import ActionSpec, actions, contained, export, find
 from hive_shared.registry.contained import AMOUNTS_TO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 NOON = 1_770_033_600
 APPROVERS = ["ab" * 32, "cd" * 32, "local"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from hive_advisor.domain.observed import FeeSeen, Observed
 from hive_shared.errors import InvalidParams
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 
 NOW = 1_770_000_000
 SCID = "103x1x0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from hive_advisor.domain.command_machine import CommandState
 from hive_advisor.domain.observed import observe
 from hive_advisor.domain.rows import StoredCommand
 from hive_advisor.storage.command_store import CommandStore
+from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 NOW = 1_770_000_000
 CHANNEL_ID = "ab" * 32
@@ -201,7 +202,9 @@ async def test_commands_of_an_older_kit_are_all_there_after_the_upgrade(tmp_path
     tx.close()
     db = Db.open(file, MIGRATIONS)
     try:
-        rows = await db.read(lambda tx: CommandStore().listed(tx, "cl", None, 10))
+        rows = await db.read(
+            lambda tx: CommandStore(Sealer({1: Secret(b"k" * 32)}, 1)).listed(tx, "cl", None, 10)
+        )
     finally:
         db.close()
     assert [(row.command_id, row.nonce, str(row.state)) for row in reversed(rows)] == [

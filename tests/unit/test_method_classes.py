@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cl_hive.plugin import HivePlugin
+from cl_hive.plugin.app import HivePlugin
 from cl_hive_archon.plugin import ArchonPlugin
 from cl_hive_comms.plugin.app import Comms
 from hive_devnet.embedded.runes import Alternative, Rune, alternative_from_text

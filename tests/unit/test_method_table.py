@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from cl_hive.plugin import HivePlugin
+from cl_hive.plugin.app import HivePlugin
 from cl_hive_archon.plugin import ArchonPlugin
 from cl_hive_comms.plugin.app import Comms
 from hive_advisor.domain.allow_list import acting, read_allow_list

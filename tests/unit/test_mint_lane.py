@@ -54,6 +54,22 @@ async def test_twenty_money_calls_a_minute_then_the_budget_is_waited_for_or_refu
     assert clock.slept == [29.0] and clock.now == 60.0
 
 
+async def test_what_nobody_waits_for_leaves_half_of_the_money_calls_to_the_others() -> None:
+    clock = Clock()
+    lane = _lane(clock)
+    for second in range(10):
+        assert lane.traffic.leisure_in_s == 0.0
+        clock.now = float(second)
+        await _send(lane, money=True)
+    assert lane.traffic.leisure_in_s == 51.0
+    # The others are not kept waiting, and what they send is waited for too.
+    for _ in range(10):
+        await _send(lane, money=True)
+    assert clock.slept == [] and lane.traffic.leisure_in_s == 60.0
+    clock.now = 69.0
+    assert lane.traffic.leisure_in_s == 0.0
+
+
 async def test_sixty_requests_a_minute() -> None:
     clock = Clock()
     lane = _lane(clock)

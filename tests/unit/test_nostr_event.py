@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from typing import Any
 
 import nostr_sdk
@@ -15,6 +14,7 @@ from hive_shared.nostr.event import Event, build, check, parse_event, to_text, v
 from hive_shared.nostr.reasons import EventInvalid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 SECRET = Secret(bytes.fromhex("11" * 32))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cashu_tickets import PAYEE, PAYER, STRANGER
 from cl_hive_comms.plugin.parts import MIGRATIONS
-from cl_hive_comms.services.payee_keys import PayeeKey, PayeeKeys
+from cl_hive_comms.services.payee_keys import MOST_CONTRACTS, PayeeKey, PayeeKeys
 from cl_hive_comms.storage.state_store import StateStore
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.terms import lock_key_text, sign_text
@@ -22,6 +22,7 @@ from hive_shared.signed_message import Draft
 from hive_shared.store import Db
 
 AGENT, KEY = xonly_pubkey(PAYEE), public_key(Secret(b"\x61" * 32))
+NOBODY = Secret(b"\x62" * 32)
 MINT = "https://mint.example"
 
 
@@ -57,7 +58,6 @@ async def test_the_newest_word_of_an_agent_is_kept_and_nobody_elses(db: Db) -> N
         (said(by=PAYER), Unauthorized),
         (said("anothers"), Unauthorized),
         (said("ended"), Unauthorized),
-        (said("of nobody".replace(" ", "_")), Unauthorized),
         (said(mint="ftp://mint.example"), InvalidParams),
         (Draft("hive:escrow/ticket_request", "m", "escrow", 1, 1, 2, {"context": "mine"}), InvalidParams),
     ]
@@ -75,3 +75,21 @@ async def test_the_newest_word_of_an_agent_is_kept_and_nobody_elses(db: Db) -> N
     assert await db.read(lambda tx: keys.of(tx, AGENT, ["mine"])) == PayeeKey(KEY, (MINT,), 100)
     await keys.take(said(key=STRANGER, at=101), AGENT)
     assert await db.read(lambda tx: keys.of(tx, AGENT, ["mine"])) == PayeeKey(STRANGER, (MINT,), 101)
+
+
+async def test_an_agent_names_contracts_too_and_the_newest_of_them_stay(db: Db) -> None:
+    keys = PayeeKeys(db, StateStore(), Issued(), now=lambda: 500)
+    await keys.take(said(at=50), AGENT)
+    for number in range(MOST_CONTRACTS + 1):
+        await keys.take(said(f"contract-{number}", at=100 + number), AGENT)
+    last = f"contract-{MOST_CONTRACTS}"
+    assert await db.read(lambda tx: keys.of(tx, AGENT, ["contract-0"])) is None
+    assert await db.read(lambda tx: keys.of(tx, AGENT, ["contract-1", last])) == PayeeKey(
+        KEY, (MINT,), 100 + MOST_CONTRACTS
+    )
+    assert await db.read(lambda tx: keys.of(tx, AGENT, ["mine"])) == PayeeKey(KEY, (MINT,), 50)
+    newest = await db.read(lambda tx: keys.newest(tx, AGENT))
+    assert newest == PayeeKey(KEY, (MINT,), 100 + MOST_CONTRACTS)
+    assert await db.read(lambda tx: keys.newest(tx, xonly_pubkey(NOBODY))) is None
+    with pytest.raises(Unauthorized, match="no active credential"):
+        await keys.take(said("contract-1", by=NOBODY), xonly_pubkey(NOBODY))

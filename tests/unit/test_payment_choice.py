@@ -18,7 +18,12 @@ ALL = ("bolt11", "bolt12", "l402", "cashu")
         (Case(PER_ACTION), ("bolt11", "bolt12"), ALL, "bolt11"),
         (Case(PER_ACTION), ("l402", "bolt11"), ALL, "l402"),
         (Case(FLAT), ("bolt12", "bolt11"), ALL, "bolt11"),
-        (Case(PER_ACTION, conditional=True, shared_mint=True), ("bolt11",), ALL, "escrow"),
+        (
+            Case(PER_ACTION, conditional=True, shared_mint=True),
+            ("bolt11",),
+            (*ALL, "cashu_escrow"),
+            "cashu_escrow",
+        ),
         (Case(PER_ACTION, shared_mint=True), ("bolt12",), ("cashu", "bolt11"), "cashu"),
         (Case(PER_ACTION, shared_mint=True), ("cashu", "bolt11"), ALL, "cashu"),
         (Case(PER_ACTION, danger=3, shared_mint=True), ("cashu", "bolt11"), ALL, "bolt11"),

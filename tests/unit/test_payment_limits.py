@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cl_hive_comms.domain.payment_machine import State
 from hive_shared.errors import BudgetExhausted
+from msgspec.structs import replace
 from paying_world import ADA, LIMITS, PayingWorld
 from pipeline_world import NOW
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -22,6 +21,7 @@ from cl_hive_comms.domain.policy_document import merged, parse_document, preset_
 from cl_hive_comms.domain.policy_limits import COUNTERS, is_public_host
 from cl_hive_comms.domain.policy_rules import Override, parse_rule
 from hive_shared.canonical import JsonValue
+from msgspec.structs import replace
 
 NOON = int(datetime(2026, 2, 2, 12, tzinfo=UTC).timestamp())
 PEER, OTHER_PEER = "02" + "aa" * 32, "03" + "bb" * 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +16,7 @@ from hive_shared.credential_scope import check_constraints
 from hive_shared.errors import InvalidParams
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 PEER = "02" + "aa" * 32
 NOW = 1_770_033_600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +22,7 @@ from cl_hive_comms.domain.policy_reach import (
 )
 from cl_hive_comms.domain.policy_settings import RateLimits, RequiredConfirmation, Settings
 from hive_shared.registry import actions, find
+from msgspec.structs import fields
 
 NOON = 1_770_033_600
 _READ: set[str] = set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import fields, replace
 from fractions import Fraction
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from cl_hive_comms.domain.policy_reach import ALL, REACH, served_actions
 from cl_hive_comms.domain.policy_settings import RateLimits, Settings
 from cl_hive_comms.domain.spend import ONCHAIN, Spend
 from hive_shared.registry import ActionSpec, find
+from msgspec.structs import fields, replace
 from pipeline_world import World
 
 PEER, SCID, NIGHT = "02" + "11" * 32, "1x1x0", 1_770_073_200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cl_hive_comms.domain.rate_limit import SlidingWindows
+from hive_shared.rate_limit import SlidingWindows
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 AUDIT_ROWS_MAX: Final = 100_000
 
@@ -16,8 +17,7 @@ class AuditEvent(StrEnum):
     OPTION_CHANGED = "option_changed"
 
 
-@dataclass(frozen=True)
-class AuditEntry:
+class AuditEntry(msgspec.Struct, frozen=True):
     """One row: what happened, who caused it, details (never secrets), unix seconds."""
 
     event: AuditEvent

@@ -12,6 +12,7 @@ from hive_shared.runtime_spec import MethodSpec, Param
 
 from cl_hive_comms.domain.advisor import GOSSIP, MAX_DAYS, CredentialRow, days_left
 from cl_hive_comms.domain.gossip import GossipRow
+from cl_hive_comms.domain.names import is_index
 from cl_hive_comms.domain.trial import trial_days
 from cl_hive_comms.services.advisor_requests import Dismissed, Hire, Hired
 from cl_hive_comms.services.advisor_service import AdvisorService
@@ -89,8 +90,13 @@ class AdvisorCommands:
         ]
 
     async def _authorize(self, params: dict[str, Any]) -> dict[str, Any]:
-        if params["result_id"]:
-            raise NotFound("there is no search result to refer to; give the advisor's key or name")
+        advisor, npub = params["advisor"], params["advisor_npub"]
+        if is_index(advisor) and not npub and not params["advisor_did"]:
+            pubkey, name = self._aliases().found_at(advisor, params["result_id"])
+            # A stranger's name is taken over where nobody has one like it.
+            advisor, npub = self._aliases().free_name(name), npub_encode(pubkey)
+        elif params["result_id"]:
+            raise InvalidParams("result_id goes with the index of a search result, for example advisor=1")
         if params["template"] and params["access"] not in ("", params["template"]):
             raise InvalidParams("give access or template, not both: they mean the same")
         days = trial_days(params["trial"])
@@ -98,7 +104,7 @@ class AdvisorCommands:
             raise InvalidParams(f"a trial says its own length: trial={params['days']}; leave days out")
         hired = await self._service().authorize(
             Hire(
-                advisor=params["advisor"],
+                advisor=advisor,
                 access=params["template"] or params["access"] or "monitoring",
                 days=params["days"] or DEFAULT_DAYS,
                 allow=_words(params["allow"]),
@@ -106,7 +112,7 @@ class AdvisorCommands:
                 max_rebalance_sats=params["max_rebalance"],
                 daily_limit_sats=params["daily_limit_sats"],
                 note=params["note"],
-                npub=params["advisor_npub"],
+                npub=npub,
                 did=params["advisor_did"],
                 trial_days=days,
                 confirm=params["confirm"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hive_shared.errors import ConfirmationRequired
 from hive_shared.runtime_spec import MethodSpec, Param
 from hive_shared.sealed_file import file_path, read_passphrase
 from hive_shared.store import StoreError
+from msgspec.structs import asdict
 
 from ..services.backup_service import BackupService
 from ..services.restore_parts import names

@@ -1,27 +1,31 @@
 """hive-comms-cashu-*: ecash under conditions for sibling plugins (docs/protocol/03 §9).
 
-A token stands in the answer of -lock alone, a preimage in that of -state.
+A token stands in the answer of -lock, and of -state with tokens=true; a preimage in that of -state.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.lock_machine import HOLDING, LockState
+from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.cashu.secrets import Lock
 from hive_shared.cashu.terms import Terms, decode_terms
 from hive_shared.cashu.wallet import MAX_AMOUNT_SAT
 from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.domain.cashu_lock import LockRow, Role
 from cl_hive_comms.domain.payment import SIBLING_BUDGETS
 from cl_hive_comms.services.sibling_locks import MOST_YS, OWNER, Conditions, Package, SiblingLocks
+from cl_hive_comms.services.sibling_payees import SiblingPayees
 
 _CONTEXT: Final = re.compile(r"[!-~]{1,128}").fullmatch
 _HEX32: Final = re.compile(r"[0-9a-f]{32}").fullmatch
@@ -31,13 +35,21 @@ _TIMEOUT: Final = Param("timeout", "int", default=30, minimum=1, maximum=300)
 _LOCKS: Final = (Param("lock_id", "str", maximum=32), Param("lock_ids", "json"))
 _MOST_LOCKS: Final = 512
 T = TypeVar("T")
+_Amounts = Annotated[
+    list[Annotated[int, msgspec.Meta(ge=1, le=MAX_AMOUNT_SAT)]], msgspec.Meta(min_length=1, max_length=512)
+]
 
 
 class SiblingCashuCommands:
     """Methods of class S about ecash. The runtime has checked the caller's `auth`."""
 
-    def __init__(self, locks: Callable[[], SiblingLocks], wallet: Callable[[], WalletService]) -> None:
-        self._locks, self._wallet = locks, wallet
+    def __init__(
+        self,
+        locks: Callable[[], SiblingLocks],
+        wallet: Callable[[], WalletService],
+        payees: Callable[[], SiblingPayees],
+    ) -> None:
+        self._locks, self._wallet, self._payees = locks, wallet, payees
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -55,6 +67,20 @@ class SiblingCashuCommands:
                 self._pubkey,
                 "The key that ecash is locked to for a context (role payer: that takes back the money of the"
                 " ticket of this id), bound to it by this node's Nostr key.",
+            ),
+            MethodSpec(
+                "hive-comms-cashu-payee",
+                "S",
+                (
+                    Param("agent", "str", required=True, maximum=64),
+                    Param("amounts", "json", required=True),
+                    Param("window_s", "int", required=True, minimum=60, maximum=366 * 86_400),
+                    Param("mints", "json", required=True),
+                    Param("payee_pubkey", "str", maximum=66),
+                ),
+                self._payee,
+                "The key that an agent's tickets are locked to, and which of the caller's mints take one of"
+                " this size now.",
             ),
             MethodSpec(
                 "hive-comms-cashu-lock",
@@ -134,7 +160,13 @@ class SiblingCashuCommands:
             MethodSpec(
                 "hive-comms-cashu-state",
                 "S",
-                (*_LOCKS, Param("ys", "json"), Param("mint", "str", maximum=1_024)),
+                (
+                    *_LOCKS,
+                    Param("ys", "json"),
+                    Param("mint", "str", maximum=1_024),
+                    Param("ask", "bool", default=True),
+                    Param("tokens", "bool", default=False),
+                ),
                 self._state,
                 "Where locks stand, asked at their mints; or what a mint says of proofs by their names.",
             ),
@@ -150,6 +182,28 @@ class SiblingCashuCommands:
     async def _pubkey(self, params: dict[str, Any]) -> dict[str, Any]:
         pubkey, binding = self._locks().pubkey(_context(params["context"]), params["role"] == "payer")
         return {"pubkey": pubkey, "binding": binding}
+
+    async def _payee(self, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            agent = parse_pubkey(params["agent"])
+            urls = [normal_mint_url(url) for url in _texts("mints", params["mints"])]
+        except ValueError as error:
+            raise InvalidParams(str(error)[:200]) from None
+        pubkey = params["payee_pubkey"]
+        if pubkey is not None and not is_point(pubkey):
+            raise InvalidParams(
+                "payee_pubkey is a compressed public key: 66 lower-case hex, 02 or 03 first",
+                data={"param": "payee_pubkey"},
+            )
+        amounts = _read("amounts", params["amounts"], _Amounts)
+        needs = await self._payees().needs(agent, amounts, params["window_s"], urls, pubkey)
+        shown: dict[str, Any] = {
+            "agent": agent,
+            "lock_pubkey": needs.lock_pubkey,
+            "mints": [{"url": url, "permille": permille} for url, permille in needs.mints],
+            "buffer_s": needs.buffer_s,
+        }
+        return shown if needs.credential_id is None else {**shown, "credential_id": needs.credential_id}
 
     async def _lock(self, params: dict[str, Any]) -> dict[str, Any]:
         key, budget, timeout = params["idempotency_key"], params["budget"], params["timeout"]
@@ -227,7 +281,16 @@ class SiblingCashuCommands:
         if params["ys"] is None:
             if params["mint"] is not None:
                 raise InvalidParams("mint belongs to ys: a lock knows its own", data={"param": "mint"})
-            return {"locks": [_seen(row) for row in await self._locks().look(_lock_ids(params))]}
+            ids = _lock_ids(params)
+            rows = await (self._locks().look(ids) if params["ask"] else self._locks().known(ids))
+            answers = await self._locks().answers(ids)
+            shown = [_seen(row, answers.get(row.lock_id, [])) for row in rows]
+            if params["tokens"]:
+                mine = {row.lock_id: row.token for row in rows if row.token and row.role is Role.PAYER}
+                for each in shown:
+                    if (token := mine.get(each["lock_id"])) is not None:
+                        each["token"] = token
+            return {"locks": shown}
         ys = params["ys"]
         if params["lock_id"] is not None or params["lock_ids"] is not None:
             raise InvalidParams("give one of lock_id, lock_ids and ys")
@@ -286,6 +349,12 @@ def _read(name: str, value: object, kind: type[T]) -> T:
         raise InvalidParams(f"{name}: {str(error)[:160]}", data={"param": name}) from None
 
 
+def _texts(name: str, value: object) -> list[str]:
+    if not (isinstance(value, list) and len(value) <= 64 and all(isinstance(each, str) for each in value)):
+        raise InvalidParams(f"{name} is a list of at most 64 texts", data={"param": name})
+    return value
+
+
 def _lock_ids(params: Mapping[str, Any]) -> list[str]:
     one, several = params["lock_id"], params["lock_ids"]
     if (one is None) == (several is None):
@@ -314,8 +383,10 @@ def _row(row: LockRow) -> dict[str, Any]:
     return shown
 
 
-def _seen(row: LockRow) -> dict[str, Any]:
+def _seen(row: LockRow, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shown = {**_row(row), "locktime": row.locktime}
+    if answers:
+        shown["answers"] = list(answers)
     known = row.preimage and row.state is LockState.REDEEMED
     return {**shown, "preimage": row.preimage} if known else shown
 

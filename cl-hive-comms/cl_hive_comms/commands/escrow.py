@@ -14,15 +14,18 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.escrow_disputes import Answer, EscrowDisputes
 from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, Side, TicketQuery, TicketRow
+from hive_shared.cashu.payee_rows import HeldTicket
 from hive_shared.cashu.terms import MAX_BATCH, MAX_ITEM_SATS, Mode, TicketType, terms_json
-from hive_shared.cashu.ticket_machine import TicketStatus
+from hive_shared.cashu.ticket_machine import PayeeItem, TicketStatus
 from hive_shared.cashu.ticket_messages import Outcome
 from hive_shared.cashu.windows import OperatorRecord, Standing, escrow_required
-from hive_shared.errors import InvalidParams
+from hive_shared.errors import InvalidParams, NotFound
+from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from ..services.alias_service import AliasService
 from ..services.escrow_service import EscrowService, ItemAsked, Judged, TicketAsked
+from ..services.received_tickets import ReceivedTicketService
 from .rendering import as_text
 from .status import FORMAT
 
@@ -38,9 +41,10 @@ _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "secret": frozenset({"task_id", "count"}),
     "register": frozenset({"task_id", "secret"}),
     "create": frozenset(_CREATE),
-    "complete": frozenset({"ticket_id", "item", "success", "result", "confirm"}),
+    "complete": frozenset({"ticket_id", "item", "success", "result", "confirm", "timeout"}),
     "release": frozenset({"ticket_id", "item"}),
-    "redeem": frozenset({"ticket_id"}),
+    "announce": frozenset({"payer", "contract_id", "days"}),
+    "redeem": frozenset({"ticket_id", "timeout"}),
     "refund": frozenset({"ticket_id", "timeout"}),
     "receipt": frozenset({"ticket_id"}),
     "dispute": frozenset(
@@ -54,6 +58,8 @@ _HASH: Final = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 _CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})").fullmatch
 _TASK: Final = re.compile(r"[!-~]{1,128}").fullmatch
 _DEFAULT_TIMEOUT_S: Final = 30
+_DAYS: Final = 30
+"""How long a payer may hand over tickets after it was told a key."""
 _ITEM_FIELDS: Final = frozenset({"amount_sats", "label", "window_s", "cond", "hash", "params"})
 
 
@@ -64,11 +70,13 @@ class EscrowCommands:
         self,
         service: Callable[[], EscrowService],
         disputes: Callable[[], EscrowDisputes],
+        received: Callable[[], ReceivedTicketService],
         aliases: Callable[[], AliasService],
         name_of: Callable[[str], str],
         min_danger: Callable[[], int],
     ) -> None:
         self._service, self._disputes, self._aliases = service, disputes, aliases
+        self._received = received
         self._name_of, self._min_danger = name_of, min_danger
 
     def specs(self) -> list[MethodSpec]:
@@ -97,6 +105,8 @@ class EscrowCommands:
                     Param("replacement", "str", maximum=32),
                     Param("payment_id", "str", maximum=64),
                     Param("operator", "str", choices=tuple(each.value for each in OperatorRecord)),
+                    Param("payer", "str", maximum=200),
+                    Param("days", "int", minimum=1, maximum=366),
                     Param("limit", "int", minimum=1, maximum=500),
                     Param("cursor", "str", maximum=64),
                     Param("timeout", "int", minimum=1, maximum=300),
@@ -105,7 +115,7 @@ class EscrowCommands:
                 self._escrow,
                 "Tickets: ecash locked for a task, which goes to whoever did it or back to you: list, get,"
                 " pricing, secret, register, create, complete, release, refund, receipt, dispute, cancel;"
-                " redeem for tickets that pay this node.",
+                " of tickets that pay this node: announce, list, get, redeem, receipt, dispute.",
                 by=ClassBy("action", {name: "R" if name in _READS else "X" for name in _TAKES}),
             )
         ]
@@ -139,7 +149,11 @@ class EscrowCommands:
         return page
 
     async def _get(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        ticket, items, disputes = await self._service().whole(_ticket_id(params))
+        ticket_id = _ticket_id(params)
+        try:
+            ticket, items, disputes = await self._service().whole(ticket_id)
+        except NotFound:
+            return _undecided(await self._received().undecided(ticket_id))
         shown = {
             **self._row(ticket, items),
             "terms_hash": ticket.terms_hash,
@@ -147,7 +161,7 @@ class EscrowCommands:
         }
         if ticket.acked_by:
             shown["acknowledged_by"] = ticket.acked_by
-        shown["items"] = [_item(item) for item in items]
+        shown["items"] = [{**_item(item), **_said(item)} for item in items]
         if disputes:
             shown["disputes"] = [_dispute(row) for row in disputes]
         return shown
@@ -173,6 +187,14 @@ class EscrowCommands:
 
     async def _receipt(self, params: Mapping[str, Any]) -> dict[str, Any]:
         ticket_id = _ticket_id(params)
+        ticket, items, _ = await self._service().whole(ticket_id)
+        if ticket.role is Side.PAYEE:
+            named = [
+                {"item": item.i, "state": item.state.value, "receipt_id": item.receipt_id, **_said(item)}
+                for item in items
+                if item.receipt_id is not None
+            ]
+            return {"ticket_id": ticket_id, "count": len(named), "items": named}
         found = await self._service().receipts_of(ticket_id)
         rows = [{"item": item.i, "state": item.state.value, "receipt": receipt} for item, receipt in found]
         return {"ticket_id": ticket_id, "count": len(rows), "items": rows}
@@ -219,7 +241,12 @@ class EscrowCommands:
         return await self._shown(ticket.ticket_id)
 
     async def _complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        judged = Judged(params["success"], _object(params, "result") or {}, params["confirm"] is True)
+        judged = Judged(
+            params["success"],
+            _object(params, "result") or {},
+            params["confirm"] is True,
+            float(params["timeout"] or _DEFAULT_TIMEOUT_S),
+        )
         item = await self._service().complete(_ticket_id(params), params["item"] or 0, judged)
         return {"ticket_id": item.ticket_id, **_item(item)}
 
@@ -228,12 +255,45 @@ class EscrowCommands:
         return {"ticket_id": item.ticket_id, **_item(item)}
 
     async def _redeem(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        ticket, *_ = await self._service().whole(_ticket_id(params))
-        raise InvalidParams(
-            f"ticket {ticket.ticket_id} is paid by this node: its payee redeems it; action=refund takes back"
-            " what was not earned, after its locktime",
-            data={"param": "ticket_id"},
-        )
+        ticket, items, _ = await self._service().whole(_ticket_id(params))
+        if ticket.role is Side.PAYER:
+            raise InvalidParams(
+                f"ticket {ticket.ticket_id} is paid by this node: its payee redeems it; action=refund takes"
+                " back what was not earned, after its locktime",
+                data={"param": "ticket_id"},
+            )
+        timeout = params["timeout"] or _DEFAULT_TIMEOUT_S
+        await self._received().redeem(ticket.ticket_id, [item.i for item in items], timeout)
+        return await self._shown(ticket.ticket_id)
+
+    async def _announce(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        text, context = str(_needed(params, "payer")), params["contract_id"]
+        advisor = self._aliases().find(text)
+        try:
+            payer = parse_pubkey(text) if advisor is None else advisor.pubkey
+        except ValueError:
+            raise InvalidParams(
+                f"payer {text[:80]!a} is no advisor of this node and no key; give an npub",
+                data={"param": "payer"},
+            ) from None
+        if payer is None:
+            raise InvalidParams(
+                "the advisor has no Nostr key, from which its tickets would come", data={"param": "payer"}
+            )
+        if context is not None and not _TASK(context):
+            raise InvalidParams(
+                "contract_id is one word of up to 128 printable characters", data={"param": "contract_id"}
+            )
+        mints = self._service().mints_taken()
+        made = await self._received().announce(payer, context, mints, params["days"] or _DAYS)
+        return {
+            "payer": npub_encode(payer),
+            "contract_id": made.key.context,
+            "lock_pubkey": made.lock_pubkey,
+            "binding": made.binding,
+            "mints": list(made.mints),
+            "expires_at": made.key.expires_at,
+        }
 
     async def _refund(self, params: Mapping[str, Any]) -> dict[str, Any]:
         timeout = params["timeout"] or _DEFAULT_TIMEOUT_S
@@ -278,12 +338,14 @@ class EscrowCommands:
         for item in items:
             states[item.state.value] = states.get(item.state.value, 0) + 1
         terms = ticket.terms
+        who = {"payer": npub_encode(terms.payer.id)} if ticket.role is Side.PAYEE else {}
         row: dict[str, Any] = {
             "ticket_id": ticket.ticket_id,
             "role": ticket.role.value,
             "type": terms.type.value,
             "mode": terms.mode.value,
             "advisor": None if ticket.advisor_id is None else self._name_of(ticket.advisor_id),
+            **who,
             "state": ticket.status.value,
             "amount_sats": terms.amount_sats,
             "mints": [mint.url for mint in terms.mints],
@@ -439,13 +501,35 @@ def _item(item: ItemRow) -> dict[str, Any]:
     if item.hash is not None:
         shown["hash"] = item.hash
     for name in (
-        *("command_id", "receipt_id", "metric", "delivered_at", "released_at", "redeemed_at", "refunded_at"),
+        *("command_id", "receipt_id", "delivered_at", "released_at", "redeemed_at", "refunded_at"),
+        *(() if isinstance(item.state, PayeeItem) else ("metric",)),
     ):
         if (value := getattr(item, name)) is not None:
             shown[name] = value
     if item.owed_sats:
         shown["owed_sats"] = item.owed_sats
     return {**shown, "owed_by": item.owed_by} if item.owed_by else shown
+
+
+def _said(item: ItemRow) -> dict[str, Any]:
+    """What the payer said of an item that pays us."""
+    told = {} if item.metric is None or not isinstance(item.state, PayeeItem) else item.metric
+    return {name: told[name] for name in ("receipt_hash", "note") if name in told}
+
+
+def _undecided(ticket: HeldTicket) -> dict[str, Any]:
+    """A ticket for this node that was not accepted."""
+    shown: dict[str, Any] = {
+        "ticket_id": ticket.ticket_id,
+        "role": Side.PAYEE.value,
+        "payer": npub_encode(ticket.peer),
+        "state": ticket.intake.value,
+        "created_at": ticket.created_at,
+        "updated_at": ticket.updated_at,
+    }
+    if ticket.terms is not None:
+        shown["amount_sats"] = ticket.terms.amount_sats
+    return {**shown, "reason": ticket.reason, "note": ticket.detail} if ticket.reason else shown
 
 
 def _dispute(row: DisputeRow) -> dict[str, Any]:

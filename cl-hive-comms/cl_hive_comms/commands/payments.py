@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
-from hive_shared.errors import InvalidParams, NotFound, PaymentFailed, Unsupported
+from hive_shared.errors import InvalidParams, NotFound, PaymentFailed
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from ..domain.advisor import Advisor
@@ -36,6 +36,11 @@ _CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
 _PURPOSE: Final = re.compile(r"[a-z0-9][a-z0-9:._-]{0,119}")
 _PURPOSE_FORM: Final = "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
 _ASKED: Final = ("bolt11", "bolt12", "l402", "cashu")
+_PROOFS: Final = (
+    frozenset({"payment_hash", "preimage"}),
+    frozenset({"macaroon", "preimage"}),
+    frozenset({"token"}),
+)
 _VIEWS: Final[Mapping[str, Literal["R", "X"]]] = {
     "summary": "R",
     "history": "R",
@@ -297,7 +302,8 @@ class SiblingPaymentCommands:
                     Param("expiry", "int", default=600, minimum=60, maximum=604_800),
                 ),
                 self._request,
-                "Ask for money: an invoice of this node (bolt11) or an offer that is paid once (bolt12).",
+                "Ask for money: an invoice of this node (bolt11, with a macaroon: l402), an offer that is"
+                " paid once (bolt12), a key that ecash is locked to (cashu).",
             ),
             MethodSpec(
                 "hive-comms-payment-verify",
@@ -308,49 +314,48 @@ class SiblingPaymentCommands:
                     Param("agent", "str", required=True, maximum=200),
                 ),
                 self._verify,
-                "Whether an invoice of this node was paid, also of an offer; used up for an agent, once.",
+                "Whether an invoice of this node was paid, also of an offer, or take ecash; used up for an"
+                " agent, once.",
             ),
         ]
 
     async def _request(self, params: dict[str, Any]) -> dict[str, Any]:
-        if params["method"] not in (BOLT11, BOLT12):
-            raise Unsupported(f"this version asks for money by bolt11 and bolt12, not by {params['method']}")
         if not _PURPOSE.fullmatch(params["purpose"]):
             raise InvalidParams(_PURPOSE_FORM)
         advisor = self._aliases().resolve(params["advisor"]) if params["advisor"].strip() else None
+        payer = None if advisor is None else advisor.pubkey
         made = await self._requests().request(
             params["amount_sats"],
             params["purpose"],
             None if advisor is None else advisor.advisor_id,
             params["expiry"],
             params["method"],
+            payer=payer,
         )
-        if made.kind == BOLT12:
-            return {
-                "payment_id": made.payment_id,
-                "offer": made.target.text,
-                "offer_id": made.offer_id,
-                "expires_at": made.expires_at,
-            }
-        return {
-            "payment_id": made.payment_id,
-            "invoice": made.target.invoice,
-            "payment_hash": made.payment_hash,
-            "expires_at": made.expires_at,
-        }
+        told = self._requests().told(made, payer)
+        return {"payment_id": made.payment_id, **told, "expires_at": made.expires_at}
 
     async def _verify(self, params: dict[str, Any]) -> dict[str, Any]:
-        proof = params["proof"]
-        names = ("payment_hash", "preimage")
-        if not isinstance(proof, dict) or set(proof) != set(names):
-            raise InvalidParams("proof is an object of payment_hash and preimage", data={"param": "proof"})
-        for name in names:
-            if not isinstance(proof[name], str) or not _HASH.fullmatch(proof[name]):
-                raise InvalidParams(f"{name} is 64 lower-case hex characters", data={"param": "proof"})
-        try:
-            payment_id = await self._requests().verify(
-                proof["payment_hash"], proof["preimage"], params["price_sats"], params["agent"]
+        proof, price, agent = params["proof"], params["price_sats"], params["agent"]
+        names = frozenset(proof) if isinstance(proof, dict) else frozenset()
+        if names not in _PROOFS or not all(isinstance(proof[name], str) for name in names):
+            raise InvalidParams(
+                "proof is an object of texts: payment_hash and preimage, macaroon and preimage, or token",
+                data={"param": "proof"},
             )
+        for name in names & {"payment_hash", "preimage"}:
+            if not _HASH.fullmatch(proof[name]):
+                raise InvalidParams(f"{name} is 64 lower-case hex characters", data={"param": "proof"})
+        requests = self._requests()
+        try:
+            if "token" in names:
+                payment_id = await requests.verify_token(proof["token"], price, agent)
+            elif "macaroon" in names:
+                payment_id = await requests.verify_macaroon(
+                    proof["macaroon"], proof["preimage"], price, agent
+                )
+            else:
+                payment_id = await requests.verify(proof["payment_hash"], proof["preimage"], price, agent)
         except PaymentFailed as error:
             return {"ok": False, "reason": error.symbol}
         return {"ok": True, "payment_id": payment_id}

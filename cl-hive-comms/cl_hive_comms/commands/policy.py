@@ -1,11 +1,12 @@
 """hive-client-policy (docs/protocol/08-client-and-plugins.md §5.2, §5.4)."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
+from msgspec.structs import asdict, fields
 
 from cl_hive_comms.domain.policy_reach import idle_keys
 from cl_hive_comms.domain.policy_rules import Rule, conflicts
@@ -198,7 +199,7 @@ def _plain(value: Any) -> Any:
         return list(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, msgspec.Struct):
         return asdict(value)
     return value
 

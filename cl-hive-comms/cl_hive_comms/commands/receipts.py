@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from hive_shared.errors import InvalidParams
 from hive_shared.runtime_spec import MethodSpec, Param
 from hive_shared.store import StoreError
+from msgspec.structs import asdict
 
 from ..domain.receipt_record import ReceiptQuery
 from ..services.alert_service import AlertService

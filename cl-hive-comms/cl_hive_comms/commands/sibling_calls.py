@@ -11,7 +11,13 @@ from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
 
-from cl_hive_comms.services.messenger_signed import MAX_MESSAGE_BYTES, SignedMessages, schema_inside
+from cl_hive_comms.services.messenger_signed import (
+    MAX_MESSAGE_BYTES,
+    MAX_TICKET_BYTES,
+    TICKET_SCHEMA,
+    SignedMessages,
+    schema_inside,
+)
 
 
 class SiblingCommands:
@@ -44,7 +50,7 @@ class SiblingCommands:
         message = params["message"] if params["message"] is not None else params["plaintext"]
         if message is None:
             raise InvalidParams("message is missing")
-        body = _body(message)
+        body = _body(message, params["schema"])
         sent = await self._messages().send(
             _key(params["recipient"] or params["recipient_pubkey"]),
             body,
@@ -62,11 +68,12 @@ def _key(text: str) -> str:
         raise InvalidParams(f"recipient: {error}") from None
 
 
-def _body(message: Any) -> JsonValue:
+def _body(message: Any, schema: str) -> JsonValue:
     """The message as JSON if it is JSON, else as the text it is."""
+    most = MAX_TICKET_BYTES if schema == TICKET_SCHEMA else MAX_MESSAGE_BYTES
     if isinstance(message, str):
-        if len(message.encode()) > MAX_MESSAGE_BYTES:
-            raise InvalidParams(f"message has more than {MAX_MESSAGE_BYTES} bytes", reason="too_large")
+        if len(message.encode()) > most:
+            raise InvalidParams(f"message has more than {most} bytes", reason="too_large")
         try:
             return decode(message)
         except HiveError:
@@ -75,7 +82,7 @@ def _body(message: Any) -> JsonValue:
         size = len(encode(message))
     except (ValueError, TypeError) as error:
         raise InvalidParams(f"message has no canonical form: {error}") from None
-    if size > MAX_MESSAGE_BYTES:
-        raise InvalidParams(f"message has more than {MAX_MESSAGE_BYTES} bytes", reason="too_large")
+    if size > most:
+        raise InvalidParams(f"message has more than {most} bytes", reason="too_large")
     body: JsonValue = message
     return body

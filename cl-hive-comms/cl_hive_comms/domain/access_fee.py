@@ -9,9 +9,9 @@ and comes back when the command did nothing: it runs once, or the fee is still g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 
 ACTION: Final = "action"
@@ -45,8 +45,7 @@ FEE_GOOD_S: Final = 365 * 86_400
 """How long the paid fee of one action stays good while it was not used."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccessTerms:
+class AccessTerms(msgspec.Struct, frozen=True):
     """The operator's terms: methods taken, and what an L402 token costs (sat), for how many days, for how
     many actions."""
 
@@ -56,8 +55,7 @@ class AccessTerms:
     l402_actions: int = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class AccessToken:
+class AccessToken(msgspec.Struct, frozen=True):
     """One row of `comms_l402_tokens`, role server. `token_id` and `payment_hash` are 64 hex; `expires_at` is
     the invoice's end while the token is `open`, the token's own end once it is `paid`."""
 
@@ -74,8 +72,7 @@ class AccessToken:
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fee:
+class Fee(msgspec.Struct, frozen=True):
     """What pays for one command. `limit` is how many uses of the token its holder left it (at most what was
     sold), `ref` the payment hash. Of ecash: the mint, the names of its proofs (`ys`), their hash as `ref`."""
 
@@ -129,8 +126,7 @@ def fee_from(doc: Mapping[str, Any] | None) -> Fee | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     """A payment proof as the agent gave it, of a known form."""
 
     method: str

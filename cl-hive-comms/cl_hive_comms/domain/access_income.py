@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from .access_fee import ACCESS, BOLT11, BOLT12, CASHU, L402, PERIOD, AccessToken
 from .payment import IN, Payment, Target, id_of

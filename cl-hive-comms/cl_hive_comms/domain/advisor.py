@@ -1,8 +1,8 @@
 """Advisors and their credentials as this node keeps them (docs/protocol/02-fleet-management.md §2, §11)."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
+import msgspec
 from hive_shared.credential import Credential
 
 MAX_LIVE_CREDENTIALS = 1_000
@@ -15,8 +15,7 @@ DAY_S = 86_400
 MAX_DAYS = 730
 
 
-@dataclass(frozen=True)
-class Advisor:
+class Advisor(msgspec.Struct, frozen=True):
     """One row of comms_advisors; `pubkey` is the x-only key in hex, `number` makes `advisor-N`."""
 
     advisor_id: str
@@ -40,8 +39,7 @@ class Advisor:
         return self.status == "active"
 
 
-@dataclass(frozen=True)
-class CredentialRow:
+class CredentialRow(msgspec.Struct, frozen=True):
     """One row of comms_credentials: the signed document and what happened to it here.
 
     `trust_pinned`: the operator chose the trust at issue, and history does not move it (docs/decisions/0202).
@@ -86,8 +84,7 @@ class CredentialRow:
         return self.status == "active" and self.credential.valid_at(now)
 
 
-@dataclass(frozen=True)
-class Alias:
+class Alias(msgspec.Struct, frozen=True):
     """A name the operator gave: `key` is its case-folded form, `target` an advisor id or `node`."""
 
     key: str

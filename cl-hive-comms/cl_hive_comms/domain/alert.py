@@ -1,9 +1,9 @@
 """Alerts: what the operator should notice (docs/protocol/08-client-and-plugins.md §6 "Alerts")."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+import msgspec
 from hive_shared.alerts import Level
 
 DEDUP_S = 600
@@ -27,8 +27,7 @@ class Channel(StrEnum):
     EMAIL = "email"
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """How far an alert is on a way with tries of its own: none, waiting, sent or failed."""
 
     state: str = "none"
@@ -36,8 +35,7 @@ class Delivery:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Alert:
+class Alert(msgspec.Struct, frozen=True):
     """One row of comms_alerts. Times are Unix seconds.
 
     `dm` is none, waiting, queued (in the outbox) or failed.

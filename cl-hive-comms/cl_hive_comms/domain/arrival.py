@@ -1,13 +1,11 @@
 """A message that came in, over whatever transport."""
 
-from dataclasses import dataclass
-
+import msgspec
 from hive_shared.nostr.giftwrap import KIND_WRAP
 from hive_shared.nostr.legacy_dm import KIND_LEGACY
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """Who sent a message and how it came.
 
     `sender` is the x-only key that the transport verified; over a registered transport the one its plugin
@@ -37,8 +35,7 @@ class Arrival:
         return f"{self.transport}:{self.sender}:{self.message_id}"
 
 
-@dataclass(frozen=True)
-class Forms:
+class Forms(msgspec.Struct, frozen=True):
     """Which older forms of a message are read: kind 4 with NIP-44 content, kind 4 without encryption."""
 
     legacy: bool = False

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, decode_object, encode
 from hive_shared.errors import InvalidParams
 
@@ -27,6 +28,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
             "marketplace_trial_scopes",
             "comms_state",
         ),
+        *("marketplace_contracts", "marketplace_threads", "marketplace_messages"),
     ),
     "receipts": (
         *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),
@@ -60,8 +62,7 @@ def chosen(components: Sequence[str], skip: Sequence[str] = ()) -> tuple[str, ..
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What a backup is of: node, network, time (Unix s), the node's npub then."""
 
     node_id: str
@@ -101,8 +102,7 @@ class Tally:
         return {"count": self.count, "sha256": self.hash.hexdigest()}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One stored row of a part."""
 
     part: str

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class BitcoinTx:
+class BitcoinTx(msgspec.Struct, frozen=True):
     """Outpoints `txid:n` spent, amounts paid in sat, weight units."""
 
     inputs: tuple[str, ...]

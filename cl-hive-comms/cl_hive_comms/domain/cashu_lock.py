@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.reasons import TokenInvalid
 from hive_shared.cashu.secrets import Kind, Lock, SigFlag
 from hive_shared.cashu.wire import Proof, ProofState, SpendState
 from hive_shared.cashu.witness import inputs_digest, parse, preimage_in, signers
-from hive_shared.crypto import sha256
 
 MARGIN_S: Final = 60
 """How long after its locktime, by the mint's clock, a lock is taken back at the earliest."""
@@ -31,8 +30,7 @@ class Role(StrEnum):
     OBSERVER = "observer"
 
 
-@dataclass(frozen=True, slots=True)
-class LockRow:
+class LockRow(msgspec.Struct, frozen=True):
     """One row of comms_cashu_locks. `lock` are the conditions; `token` (V4) is the money once it is locked,
     `preimage` what opens it, ours to give or seen at the mint; `key_context` is the payer's ticket id or the
     payee's lock context; `counted_sats` count in the sums of `budget`."""
@@ -84,11 +82,6 @@ class LockRow:
         return max(self.locktime + abs(skew_s) + MARGIN_S, self.refund_hold_until)
 
 
-def lock_id_of(terms_hash: str, item: int, share: int, role: Role) -> str:
-    """The id of a lock: the same on every copy of the database."""
-    return sha256(f"hive-lock/v1\0{terms_hash}\0{item}\0{share}\0{role.value}".encode()).hex()[:32]
-
-
 class Spent(StrEnum):
     """Who spent a proof, by the witness that the mint shows; UNKNOWN: it shows none that does it."""
 
@@ -97,8 +90,7 @@ class Spent(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """What a mint says of a lock's proofs: those nobody spent, by whom the others were, and the preimage."""
 
     unspent: tuple[str, ...]

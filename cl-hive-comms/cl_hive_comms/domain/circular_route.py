@@ -8,9 +8,9 @@ no more than allowed and be one route.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 
 _NOW: Final = ("short_channel_id_dir", "node_id_out", "amount_out_msat", "cltv_out")
@@ -18,8 +18,7 @@ _BEFORE: Final = ("channel", "id", "amount_msat", "delay")
 """What `sendpay` calls the four members of a hop: as of CLN v26.06, and before."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """A channel of ours, as the node lists it: its ids, and our direction in it (0 or 1, BOLT 7)."""
 
     scid: str
@@ -65,8 +64,7 @@ class End:
         return cls(str(scid), str(row["channel_id"]), peer, 0 if own_id < peer else 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """A route as `sendpay` takes it. `hops` are `scid/direction` from our own first channel on, `amounts`
     what arrives at the end of each, msat."""
 

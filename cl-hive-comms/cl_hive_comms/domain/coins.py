@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import HiveError, from_symbol
 
 # Upper bounds in weight units: version, counts and locktime; a P2WPKH input with its witness; a P2TR output.
@@ -14,8 +14,7 @@ INPUT_WEIGHT: Final = 272
 OUTPUT_WEIGHT: Final = 172
 
 
-@dataclass(frozen=True, slots=True)
-class Coin:
+class Coin(msgspec.Struct, frozen=True):
     """An unspent output as the node lists it. `depth` is its number of confirmations, 0 for none;
     `reserved_to` the block until which it is set aside, 0 for none."""
 

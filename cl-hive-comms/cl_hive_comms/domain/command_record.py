@@ -5,12 +5,12 @@ Plain frozen values: the stores fill them, the services read them. Times are uni
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class CommandRow:
+
+class CommandRow(msgspec.Struct, frozen=True):
     """One row of `comms_commands`: an authenticated command whose nonce is burned.
 
     `body_hash` is the command hash (whole envelope without signature), `payload_hash` covers schema and
@@ -41,8 +41,7 @@ class CommandRow:
     deadline: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRow:
+class PendingRow(msgspec.Struct, frozen=True):
     """One row of `comms_pending`: an action that waits for people. `action_id` is the command id."""
 
     action_id: str
@@ -62,8 +61,7 @@ class PendingRow:
     result_json: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(msgspec.Struct, frozen=True):
     """One approver's word on a command; `approver` is an x-only key, a DID or `local`."""
 
     command_id: str
@@ -73,8 +71,7 @@ class Vote:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
+class StoredResponse(msgspec.Struct, frozen=True):
     """The reply a nonce got; given again when the same envelope comes again (kept 7 days)."""
 
     sender_key: str
@@ -84,8 +81,7 @@ class StoredResponse:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class FeeWrite:
+class FeeWrite(msgspec.Struct, frozen=True):
     """One executed change of one channel; ppm and base (msat) before and after. A row that changes neither
     tells who wrote to the channel, and when; `field` is then what was changed."""
 
@@ -105,8 +101,7 @@ NODE_SCOPE: Final = "node"
 """Scope of the counters that all advisors share."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """One use of a counter (docs/protocol/08-client-and-plugins.md §5.4: counters slide).
 
     `name` is the counter, `scope` whose it is (`node`, a credential id, an advisor id).
@@ -116,8 +111,7 @@ class Use:
     scope: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimerRow:
+class TimerRow(msgspec.Struct, frozen=True):
     """A deadline of `comms_timers`; fires once, also after a restart (02 §5.5)."""
 
     timer_id: str
@@ -128,8 +122,7 @@ class TimerRow:
     done_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefusalGroup:
+class RefusalGroup(msgspec.Struct, frozen=True):
     """Repeated refusals of one sender with one symbol in one minute that still need their roll-up."""
 
     sender_key: str
@@ -139,8 +132,7 @@ class RefusalGroup:
     last_command_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadGroup:
+class ReadGroup(msgspec.Struct, frozen=True):
     """An agent's reads of one credential and schema action inside one hour that have no receipt yet."""
 
     advisor_id: str

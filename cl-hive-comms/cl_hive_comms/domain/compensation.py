@@ -6,21 +6,22 @@ from the step that receipts its success, and paid after that; a command that did
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.windows import WAIVABLE_UP_TO, escrow_required
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import base_price_sats
 
+from .payment_choice import CASHU, ESCROW
+
 COMPENSATION: Final = "compensation"
 """The direction of payment from the node to the agent."""
 BOLT11: Final = "bolt11"
-ESCROW: Final = "cashu_escrow"
-SERVED: Final = (BOLT11, ESCROW)
+SERVED: Final = (BOLT11, CASHU, ESCROW)
 """Ways in which this node pays for a command."""
 MAX_RATE_SATS: Final = 10_000_000
 """More than this no ticket holds (03 §6)."""
@@ -35,17 +36,17 @@ RELEASED, FAILED = "released", "failed"
 """How a receipt says what becomes of the pay of its command."""
 
 
-@dataclass(frozen=True, slots=True)
-class PayTerms:
+class PayTerms(msgspec.Struct, frozen=True):
     """The operator's terms: methods taken in their order, and the danger from which pay is held in escrow."""
 
     methods: tuple[str, ...] = (BOLT11,)
     escrow_min_danger: int = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """What a command earns. `ref` is the payment hash, "" while no invoice is good; `invoice` the agent's."""
+class Reward(msgspec.Struct, frozen=True):
+    """What a command earns. `ref` is the payment hash, "" while no invoice is good; `invoice` the agent's.
+    By ecash `payee` is the key it is locked to and `mints` those that both sides take; `then` is the method
+    that takes over when this one has ended without paying, "" for none."""
 
     method: str
     amount_sats: int
@@ -53,6 +54,8 @@ class Reward:
     invoice: str = ""
     payee: str | None = None
     expires_at: int | None = None
+    mints: tuple[str, ...] = ()
+    then: str = ""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, read back by `reward_from`."""
@@ -63,6 +66,8 @@ class Reward:
             "invoice": self.invoice,
             "payee": self.payee,
             "expires_at": self.expires_at,
+            "mints": [*self.mints],
+            "then": self.then,
         }
 
     def doc(self, state: str) -> dict[str, JsonValue]:
@@ -78,7 +83,7 @@ class Reward:
 
 def reward_from(doc: Mapping[str, Any] | None) -> Reward | None:
     """Inverse of `Reward.to_json`."""
-    return None if doc is None else Reward(**doc)
+    return None if doc is None else Reward(**{**doc, "mints": tuple(doc.get("mints", ()))})
 
 
 def earned(state: str, *, acted: bool) -> bool:
@@ -98,7 +103,22 @@ def command_of(key: str) -> str | None:
 
 def claims(proof: Mapping[str, JsonValue]) -> bool:
     """Whether a payment proof asks to be paid, and is none of a payment."""
-    return proof.get("method") == ESCROW or (proof.get("method") == BOLT11 and "invoice" in proof)
+    method = proof.get("method")
+    return (
+        method == ESCROW
+        or (method == BOLT11 and "invoice" in proof)
+        or (method == CASHU and "token" not in proof)
+    )
+
+
+def check_ecash_claim(proof: Mapping[str, JsonValue]) -> None:
+    """A claim of ecash says its method and nothing else. Raises PaymentFailed (payment_invalid)."""
+    for name in proof:
+        if name != "method":
+            raise invalid(
+                f"payment_proof that claims ecash has an unknown field {name[:32]!a}; the node locks it to"
+                " the key that you announced"
+            )
 
 
 def invoice_claimed(proof: Mapping[str, JsonValue]) -> str:
@@ -126,12 +146,13 @@ def rate_sats(agreed: Mapping[str, JsonValue], danger: int) -> int:
     return rate
 
 
-def methods_of(agreed: Mapping[str, JsonValue], offered: Collection[str]) -> tuple[str, ...]:
-    """Those of the node's ways to pay that the credential allows, in the node's order."""
+def accepted_of(agreed: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """The ways to be paid that a credential allows: all of ours where it names none, and tickets with
+    ecash."""
     taken = agreed.get("accepted_methods")
     if not isinstance(taken, list) or not taken:
-        return tuple(offered)
-    return tuple(name for name in offered if name in taken or (name == ESCROW and "cashu" in taken))
+        return SERVED
+    return tuple(name for name in SERVED if name in taken or (name == ESCROW and CASHU in taken))
 
 
 def must_be_held(agreed: Mapping[str, JsonValue], danger: int, trust: Fraction, min_danger: int) -> bool:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 DAY_S: Final = 86_400
 QUIET_ISOLATION_S: Final = 12 * 3_600
@@ -13,8 +14,7 @@ QUIET_REVENUE_MSAT: Final = 100_000
 """Below this revenue of 24 hours a node's group is isolated for `QUIET_ISOLATION_S` only."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
+class ConfigChange(msgspec.Struct, frozen=True):
     """One setting that a run changed. `group` is its isolation group, "" without one; `old` and `new` are the
     values as text; `reason` is the agent's."""
 
@@ -25,8 +25,7 @@ class ConfigChange:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeRow:
+class ChangeRow(msgspec.Struct, frozen=True):
     """A stored change: which command made it, and when (unix seconds)."""
 
     change: ConfigChange

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 
 CHANNEL_COOLDOWN_S: Final = 300
@@ -24,8 +24,7 @@ ESCALATE_AFTER_S: Final = 3_600
 _RELATED: Final = frozenset({"hive:fee-policy/v1", "hive:rebalance/v1", "hive:forwarding/v1"})
 
 
-@dataclass(frozen=True, slots=True)
-class PastWrite:
+class PastWrite(msgspec.Struct, frozen=True):
     """A write that was done or is pending: whose, on what, when (Unix s)."""
 
     advisor_id: str

@@ -6,8 +6,9 @@ command has certainly not run; from `redeemed` on it may have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from .access_fee import Fee
 
@@ -23,8 +24,7 @@ class FeeState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class EcashFee:
+class EcashFee(msgspec.Struct, frozen=True):
     """One row of comms_ecash_fees. `op_id` is "" until the swap is begun; `at` is unix seconds."""
 
     command_id: str

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from typing import Final, Literal, NamedTuple
+
+import msgspec
+from msgspec.structs import asdict
 
 TOKEN_S: Final = 600
 """How long a token from the stop's status may be used to release it, seconds."""
@@ -14,8 +16,7 @@ MAX_REASON: Final = 280
 """Characters of a reason that are kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
     """One engaged stop. `cancel_due` and `revoke_due` are effects that were ordered and are not done yet;
     they are stored with the stop so that a restart goes on with them."""
 
@@ -49,8 +50,7 @@ class Limits(NamedTuple):
     htlc_max_msat: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedChannel:
+class SavedChannel(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds a channel had before it was frozen; `frozen_at` is None until a receipt says it is."""
 
     channel_id: str

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Final
+
+import msgspec
 
 from .policy_settings import DAYS
 
@@ -18,8 +19,7 @@ LONGEST_HOLD_S: Final = 720 * 3_600
 """A held rate ends by itself after this, should nobody end it before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hours:
+class Hours(msgspec.Struct, frozen=True):
     """A rule's hours of the day: minutes from local midnight; `days` are those on which they begin."""
 
     start: int
@@ -46,8 +46,7 @@ def _at(midnight: datetime, minute: int) -> int:
     return int(midnight.replace(hour=minute // 60, minute=minute % 60).timestamp())
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """A rule's threshold on how much of a channel is ours, in thousandths."""
 
     below: int | None
@@ -62,8 +61,7 @@ class Share:
         return permille > self.above - slack
 
 
-@dataclass(frozen=True, slots=True)
-class FeeRule:
+class FeeRule(msgspec.Struct, frozen=True):
     """One rule: the rate of some channels while it is in force. `index` is its place in the schedule."""
 
     index: int
@@ -73,8 +71,7 @@ class FeeRule:
     share: Share | None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A rate that a rule holds on a channel: which rule, since when, until when."""
 
     index: int
@@ -83,8 +80,7 @@ class Held:
     until: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a rule wants of a channel now. `since` is when its hours began, for a threshold the day."""
 
     rule: FeeRule

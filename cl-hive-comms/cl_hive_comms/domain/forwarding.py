@@ -8,8 +8,9 @@ hold keeps the bounds from before the first of them; the channel forwards again 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .emergency import Limits, SavedChannel, frozen
 
@@ -20,8 +21,7 @@ ALL: Final = "all"
 BY_ADVISORS: Final = frozenset({INDIVIDUAL, ALL})
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """One reason for which a channel does not forward, and the bounds it gets back afterwards."""
 
     reason: str

@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared import credential as credentials
 from hive_shared.canonical import decode_object, encode
 from hive_shared.credential import Credential
@@ -35,8 +35,7 @@ _NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(msgspec.Struct, frozen=True):
     """A credential's end, as its issuer signed it."""
 
     credential_id: str
@@ -49,8 +48,7 @@ class Revocation:
         return " ".join("".join(c if c.isprintable() else " " for c in self.reason).split())
 
 
-@dataclass(frozen=True, slots=True)
-class GossipRow:
+class GossipRow(msgspec.Struct, frozen=True):
     """One row of comms_gossip_credentials; `credential` is None when only its revocation was seen."""
 
     issuer_id: str

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import decode_object, encode
+from msgspec.structs import asdict
 
 FACT: Final = "handoff:"
 """Key of a running handoff among the facts, before the outgoing advisor's id."""
@@ -15,8 +16,7 @@ MAX_DAYS: Final = 7
 DEFAULT_DAYS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Handoff:
+class Handoff(msgspec.Struct, frozen=True):
     """Who hands over to whom, by advisor ids. Times are Unix seconds."""
 
     outgoing: str

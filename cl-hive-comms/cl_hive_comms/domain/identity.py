@@ -5,9 +5,9 @@ string=hive-comms-nostr-v1`, info = generation as u32 big endian) mod n; 0 means
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.canonical import decode_object, encode
 from hive_shared.crypto import Secret, hkdf_sha256
 
@@ -18,8 +18,7 @@ READABLE_S = 30 * 86_400
 _CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
-@dataclass(frozen=True)
-class KeyRecord:
+class KeyRecord(msgspec.Struct, frozen=True):
     """One key of this node: x-only public key, where it came from, and until when it is readable."""
 
     pubkey: str
@@ -32,8 +31,7 @@ class KeyRecord:
         return self.readable_until is None or now < self.readable_until
 
 
-@dataclass(frozen=True)
-class KeyRing:
+class KeyRing(msgspec.Struct, frozen=True):
     """The current key, the replaced ones (newest first), and the generation a rotation derives next."""
 
     current: KeyRecord

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 
 RECEIPTS: Final = "management_receipts"
@@ -28,8 +29,7 @@ Cell = int | float | bytes | None
 """A value as SQLite has it; text comes as `Text`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """Text of the source, in the bytes it has there."""
 
     raw: bytes
@@ -42,8 +42,7 @@ class Text:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyTable:
+class LegacyTable(msgspec.Struct, frozen=True):
     """A table we take: its id column, the columns it must have, and what becomes of its rows."""
 
     name: str
@@ -85,8 +84,7 @@ MARKER: Final = "hive_members"
 """A table that the earlier single plugin always has and no other of its family."""
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyRow:
+class LegacyRow(msgspec.Struct, frozen=True):
     """One row as it is kept: its id, canonical JSON and that text's SHA-256."""
 
     key: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared import crypto, receipts
 from hive_shared.canonical import JsonValue, decode_object
 
@@ -18,8 +18,7 @@ _MAX_TEXT: Final = 8 << 20
 """Bytes of a row's text: one of 1 MiB that has to be escaped throughout."""
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyReceipt:
+class LegacyReceipt(msgspec.Struct, frozen=True):
     """One kept receipt. `row_json` is the canonical text of the whole row; time and schema repeat it."""
 
     seq: int
@@ -53,8 +52,7 @@ def shown_schema(value: object) -> str:
     return value[:64] if isinstance(value, str) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """The legacy receipts that one migration brought, `first_seq..last_seq`, closed at `at` (Unix s) by both
     keys of the node."""
 
@@ -71,8 +69,7 @@ class Segment:
         return receipts.root_text(LEGACY, self.at, self.first_seq, self.last_seq, self.merkle_root)
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyVerdict:
+class LegacyVerdict(msgspec.Struct, frozen=True):
     """How many legacy receipts hold; the first that does not, and why."""
 
     checked: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+import msgspec
 from hive_shared.errors import HiveError, from_symbol
 
 from .recurrence import Recurrence
@@ -23,8 +23,7 @@ _URI: Final = "lightning:"
 _BOLT12_EXPIRY_S: Final = 7_200
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What is to be paid. `amount_msat` None leaves it to the payer, `payee` None is hidden behind blinded
     paths; an offer has no `payment_hash` before its invoice is fetched. `expires_at` None: never. An
     offer that is paid period by period says so (`recurrence`), its invoice for which one (`counter`, counted

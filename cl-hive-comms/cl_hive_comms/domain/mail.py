@@ -2,10 +2,10 @@
 `alert-email`, `alert-smtp`; docs/decisions/0251-mail-for-alerts.md)."""
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
 from hive_shared.crypto import Secret
 from hive_shared.nostr.relay_url import is_loopback
 
@@ -16,8 +16,7 @@ _ADDRESS: Final = re.compile(
 _PORT: Final = {"smtps": 465, "smtp": 587}
 
 
-@dataclass(frozen=True, slots=True)
-class MailServer:
+class MailServer(msgspec.Struct, frozen=True):
     """Where mail is handed in. `tls` is "implicit", "starttls" (demanded, never just offered) or "none"."""
 
     host: str

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import equal, hmac_sha256
 
@@ -36,8 +36,7 @@ def is_backup_id(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{16}", text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class BackupFile:
+class BackupFile(msgspec.Struct, frozen=True):
     """One sealed file of a backup: its name, SHA-256 (hex) and bytes."""
 
     name: str
@@ -49,8 +48,7 @@ class BackupFile:
         return {"name": self.name, "sha256": self.sha256, "bytes": self.size}
 
 
-@dataclass(frozen=True, slots=True)
-class NodeBackup:
+class NodeBackup(msgspec.Struct, frozen=True):
     """What a backup says of itself; `created_at` in Unix seconds. `kind` is `scb` or `full`."""
 
     backup_id: str

@@ -3,9 +3,9 @@
 docs/protocol/04-marketplace-and-nostr.md §6 ("Send to"), docs/protocol/02-fleet-management.md §6.2.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 from hive_shared.nostr.giftwrap import long_id
 
 MAX_QUEUED = 2_000
@@ -24,8 +24,7 @@ class MessageKind(StrEnum):
     EVENT = "event"
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A message to store in the outbox. `sender` and `recipient` are x-only keys in hex.
 
     `transport` names the registered transport it has to take; "" is a direct message. Of an event to
@@ -49,8 +48,7 @@ class Outgoing:
         return None if self.kind is MessageKind.EVENT else long_id(self.content)
 
 
-@dataclass(frozen=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True):
     """A stored message that is due."""
 
     outbox_id: int
@@ -58,8 +56,7 @@ class Queued:
     attempts: int
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """A message that was handled, remembered so that a repeat is recognised."""
 
     sender_key: str
@@ -69,8 +66,7 @@ class Seen:
     received_at: int
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     """A message that a transport handed in, kept until it is handled."""
 
     sender_key: str

@@ -3,7 +3,7 @@ docs/decisions/0311-timed-overrides-in-a-restore.md). A node has one at most, an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from .policy_rules import Override
 
@@ -11,8 +11,7 @@ CLEARED = "cleared"
 """State of an override that the operator ended by hand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """The override in force afterwards; a sentence where the backup's is not begun or an own one ends."""
 
     override: Override | None

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 
 from .compensation import command_of
@@ -19,6 +19,7 @@ from .recurrence import Window
 BOLT11: Final = "bolt11"
 BOLT12: Final = "bolt12"
 KEYSEND: Final = "keysend"
+CASHU: Final = "cashu"
 METHODS: Final = (BOLT11, BOLT12, KEYSEND)
 """Ways to pay over Lightning."""
 OUT: Final = "out"
@@ -36,6 +37,8 @@ OPERATOR_SCOPE: Final = "operator"
 LEAST_FEE_MSAT: Final = 5_000
 RETRY_S: Final = 60
 """How long the node tries a payment again (`retry_for`)."""
+LATE_S: Final = 120
+"""How long after its end, or that of who asked for it, the node may still be at an invoice."""
 SETTLE_S: Final = RETRY_S + 120
 """After that no call to pay can still be at an attempt (docs/decisions/0516)."""
 
@@ -61,8 +64,7 @@ def fee_limit_msat(amount_msat: int, max_fee_ppm: int, own_limit_msat: int | Non
     return rule if own_limit_msat is None else min(rule, own_limit_msat)
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(msgspec.Struct, frozen=True):
     """Which period of which subscription is paid. `plain` is when the next one may be paid where the offer or
     invoice does not say."""
 
@@ -82,8 +84,7 @@ class Period:
         return f"hive:{self.sub_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(msgspec.Struct, frozen=True):
     """The part of a target that repeats, stored with it: `label` and `counter` are what the issuer is asked
     with (None: it knows of no periods), `period` is what operators read, `following` when the next period may
     be paid (None: this is the last)."""
@@ -112,8 +113,7 @@ class Series:
         return cls(**{**doc, "following": None if window is None else Window(*window)})
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What somebody wants paid. `key` is the caller's idempotency key, `payee` (node id) whom the money must
     reach if that is agreed, `tlvs` are records of a keysend (type -> hex)."""
 
@@ -129,7 +129,7 @@ class Order:
     note: str = ""
     payee: str | None = None
     contract_id: str | None = None
-    tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tlvs: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     period: Period | None = None
 
     def content_hash(self) -> str:
@@ -148,10 +148,12 @@ class Order:
         return hashlib.sha256(encode(doc)).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """Where a payment goes, sealed on disk. `invoice` is what the node is told to pay (None for a keysend,
-    and for an offer until its invoice is there); `amount_is_ours`: the invoice names no amount."""
+    and for an offer until its invoice is there); `amount_is_ours`: the invoice names no amount. For ecash
+    `payee` is the key it is locked to, `mints` those that it may be of, the one in use first, and `then` the
+    method that takes over when it was not taken; since `asked_since` (Unix s, 0: from the beginning) the
+    payee is asked for an invoice."""
 
     text: str
     invoice: str | None = None
@@ -159,8 +161,11 @@ class Target:
     amount_is_ours: bool = False
     payer_note: str = ""
     note: str = ""
-    tlvs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tlvs: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     series: Series | None = None
+    mints: tuple[str, ...] = ()
+    then: str = ""
+    asked_since: int = 0
 
     def to_json(self) -> dict[str, JsonValue]:
         """The stored form, read back by `from_json`."""
@@ -173,18 +178,21 @@ class Target:
             "note": self.note,
             "tlvs": dict(self.tlvs),
             "series": None if self.series is None else self.series.to_json(),
+            "mints": [*self.mints],
+            "then": self.then,
+            "asked_since": self.asked_since,
         }
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Target:
-        """Inverse of `to_json`, also of what was stored before there were series."""
+        """Inverse of `to_json`, also of what was stored before there were series and ecash."""
         series = doc.get("series")
         series = None if series is None else Series.from_json(series)
-        return cls(**{**doc, "tlvs": dict(doc["tlvs"]), "series": series})
+        mints = tuple(doc.get("mints", ()))
+        return cls(**{**doc, "tlvs": dict(doc["tlvs"]), "series": series, "mints": mints})
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(msgspec.Struct, frozen=True):
     """One row of comms_payments. Times are unix seconds."""
 
     payment_id: str
@@ -226,8 +234,7 @@ class Payment:
         return sats_up(self.amount_msat) + sats_up(self.max_fee_msat)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What the node's list says of a payment: `state` complete, pending, failed or none. `ours` is false for
     one that was complete before this payment began; then it cost us nothing. `invoice` is what it paid, where
     only that says it."""

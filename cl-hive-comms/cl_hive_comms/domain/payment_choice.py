@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.errors import HiveError, PaymentFailed
 
-ESCROW: Final = "escrow"
+ESCROW: Final = "cashu_escrow"
 CASHU: Final = "cashu"
 SUBSCRIPTION: Final = "subscription"
 PER_ACTION: Final = "per_action"
@@ -22,8 +22,7 @@ BEARER_DANGER: Final = 2
 """Ecash that nothing locks is paid up to this danger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """What is to be paid for: `context` is subscription, per_action or flat; `conditional` pay depends on an
     outcome; `shared_mint` says whether both sides use one mint."""
 
@@ -33,25 +32,28 @@ class Case:
     shared_mint: bool = False
 
 
-def choose(case: Case, preferred: Sequence[str], accepted: Collection[str]) -> str:
-    """The method: `escrow` for what is conditional, else the first of the operator's that the peer accepts
-    and that fits; a subscription takes Bolt12 before Bolt11 whatever the order. With none in common ecash,
-    where a mint is shared. Raises PaymentFailed with the reason `no_common_method`."""
+def ways(case: Case, preferred: Sequence[str], accepted: Collection[str]) -> tuple[str, ...]:
+    """Every method that both sides take and that fits, the one to take first: those of the operator in his
+    order (a subscription takes Bolt12 before Bolt11 whatever it is), then ecash where a mint is shared.
+    Conditional pay knows escrow alone."""
     if case.conditional:
-        if case.shared_mint:
-            return ESCROW
-        raise _none("conditional pay needs a mint that both sides use")
+        return (ESCROW,) if case.shared_mint and ESCROW in accepted else ()
     bearer = case.shared_mint and case.danger <= BEARER_DANGER
     fits = (*_FITS[case.context], *((CASHU,) if bearer else ()))
-    order = fits if case.context == SUBSCRIPTION else preferred
-    for method in order:
-        if method in fits and method in preferred and method in accepted:
-            return method
-    if bearer and CASHU in accepted:
-        return CASHU
-    raise _none(
-        f"we pay by {', '.join(preferred) or 'nothing'}, they take {', '.join(sorted(accepted)) or 'nothing'}"
-    )
+    order = fits if case.context == SUBSCRIPTION else tuple(preferred)
+    common = [name for name in order if name in fits and name in preferred and name in accepted]
+    last = [CASHU] if bearer and CASHU in accepted else []
+    return tuple(dict.fromkeys((*common, *last)))
+
+
+def choose(case: Case, preferred: Sequence[str], accepted: Collection[str]) -> str:
+    """The first of `ways`. Raises PaymentFailed with the reason `no_common_method`."""
+    if found := ways(case, preferred, accepted):
+        return found[0]
+    if case.conditional and not case.shared_mint:
+        raise _none("conditional pay needs a mint that both sides use")
+    ours = ESCROW if case.conditional else ", ".join(preferred) or "nothing"
+    raise _none(f"we pay by {ours}, they take {', '.join(sorted(accepted)) or 'nothing'}")
 
 
 def _none(why: str) -> HiveError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from .payment import INTERNAL, OPERATOR_SCOPE, scope_of
 
@@ -14,8 +15,7 @@ WEEK_S: Final = 7 * DAY_S
 HOUR_S: Final = 3_600
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(msgspec.Struct, frozen=True):
     """One limit: `sats` in `window_s`, of a scope and, if named, one advisor's part of it. `name` is the
     option that sets it."""
 
@@ -26,8 +26,7 @@ class Bound:
     advisor_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """All limits in force. `per_action` 0 means none; 0 elsewhere means that nothing may be spent.
     `siblings` are (day, week) by budget, `of_advisor` what the operator set for single advisors."""
 
@@ -36,7 +35,7 @@ class Limits:
     per_advisor_daily: int
     per_action: int
     max_fee_ppm: int
-    siblings: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    siblings: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
     def bounds(self, budget: str, advisor_id: str | None, advisor_daily: int | None) -> tuple[Bound, ...]:
         """What bounds a payment out of a budget. `advisor_daily` is the advisor's own limit; it counts

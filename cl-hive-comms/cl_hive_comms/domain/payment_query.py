@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentQuery:
+class PaymentQuery(msgspec.Struct, frozen=True):
     """Newest first. `before` is the (created_at, payment_id) of the last row of the page before."""
 
     advisor_id: str | None = None
@@ -16,8 +15,7 @@ class PaymentQuery:
     limit: int = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(msgspec.Struct, frozen=True):
     """Sums of payments of one direction, method, advisor and state."""
 
     direction: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hive_shared.errors import InvalidParams
+from msgspec.structs import replace
 
 from .lightning_invoice import Asked
 from .payment import Order, Series

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 CORE: Final = frozenset(
     {
@@ -33,8 +34,7 @@ _FROM_START: Final = ("default", "pluginstart")
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Untouchable:
+class Untouchable(msgspec.Struct, frozen=True):
     """Why a plugin is not stopped: symbol, sentence, and the rule where it is one."""
 
     symbol: str

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cached_property
 from typing import Final, Literal
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, Unsupported, from_symbol
 from hive_shared.registry import MONITOR, REBALANCE, WALLET, contained, find
+from msgspec.structs import replace
 
 from . import approval
 from .approval import Workflow
@@ -31,8 +33,7 @@ _MULTI: Final = re.compile(r"multi_sig_([1-9])_of_([1-9])")
 _PEER_PARAMS: Final = ("peer_id", "node_id", "destination", "provider_id")
 
 
-@dataclass(frozen=True)
-class PolicySnapshot:
+class PolicySnapshot(msgspec.Struct, frozen=True, dict=True):
     """Everything a decision rests on, at one version.
 
     `locked` says why nothing but monitor reads may run: the policy could not be read at start. The
@@ -74,8 +75,7 @@ def locked_snapshot(reason: str) -> PolicySnapshot:
     return PolicySnapshot(0, "conservative", preset_document("conservative"), locked=reason)
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelFact:
+class ChannelFact(msgspec.Struct, frozen=True):
     """What is known of a channel a command touches; rates 24 h ago are None when they were the same."""
 
     scid: str
@@ -96,8 +96,7 @@ class ChannelFact:
         return self.former | {self.scid, self.channel_id}
 
 
-@dataclass(frozen=True)
-class ActionRequest:
+class ActionRequest(msgspec.Struct, frozen=True, dict=True):
     """A command as policy sees it: canonical action, parsed parameters, computed danger, touched channels.
 
     `channels` are all channels the action changes, also those an `all` or peer-wide action reaches.
@@ -115,10 +114,10 @@ class ActionRequest:
     advisor_id: str
     trust: Fraction
     channels: tuple[ChannelFact, ...] = ()
-    new_fees: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    new_fees: Mapping[str, tuple[int | None, int | None]] = msgspec.field(default_factory=dict)
     amount_sat: int = 0
     now: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = msgspec.field(default_factory=dict)
     also_actions: tuple[str, ...] = ()
     spend: Spend | None = None
     feerate_perkw: int = 0
@@ -203,8 +202,7 @@ def _peers_in(params: Mapping[str, JsonValue]) -> Iterator[str]:
                     yield from _peers_in(item)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What policy says. `approvals_needed` votes within `expires_in` seconds turn a wait into a run.
 
     `symbol` is the symbol of 02 §7.2 when denied, `rule_ids` name every rule that spoke.
@@ -463,8 +461,7 @@ _SYMBOL_ORDER: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """`hive-client-policy action=explain`: the decision, the rules that speak, oddities of the rules."""
 
     decision: Decision

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.errors import InvalidParams
 from hive_shared.registry import actions
@@ -31,6 +31,7 @@ from hive_shared.registry.params import (
     ParamType,
     Text,
 )
+from msgspec.structs import replace
 
 from .policy_settings import PRESETS, QuietHours, RateLimits, RequiredConfirmation, Settings, apply
 
@@ -186,8 +187,7 @@ KEYS: Final[Mapping[str, ParamType]] = MappingProxyType(
 _VALUES: Final = ParamSchema(tuple(Param(name, kind) for name, kind in KEYS.items()))
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyDocument:
+class PolicyDocument(msgspec.Struct, frozen=True):
     """A document that was read: its preset, the overrides as written, and what they come to."""
 
     preset: str
@@ -260,10 +260,10 @@ def parse_values(base: Settings, overrides: JsonValue, path: str = "overrides") 
 def _fields(base: Settings, key: str, raw: JsonValue) -> dict[str, object]:
     if isinstance(raw, dict):
         if key == "required_confirmation":
-            confirmation: RequiredConfirmation = replace(base.required_confirmation, **raw)  # type: ignore[arg-type]
+            confirmation: RequiredConfirmation = replace(base.required_confirmation, **raw)
             return {key: confirmation}
         if key == "rate_limits":
-            limits: RateLimits = replace(base.rate_limits, **raw)  # type: ignore[arg-type]
+            limits: RateLimits = replace(base.rate_limits, **raw)
             return {key: limits}
         if key == "time_restrictions":
             result: dict[str, object] = dict(raw)

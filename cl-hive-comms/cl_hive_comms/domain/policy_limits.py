@@ -10,10 +10,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.registry import SPLICE
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 HOUR_S, DAY_S = 3_600, 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
+class Denial(msgspec.Struct, frozen=True):
     """A refusal: the symbol of 02 §7.2, the rule that decided, and a sentence for the agent."""
 
     symbol: str

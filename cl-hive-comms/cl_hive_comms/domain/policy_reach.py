@@ -7,11 +7,11 @@ this table: a limit on actions that nobody can run yet protects nothing, and mus
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from hive_shared.registry import CONTROL, actions
 
 WRITES: Final = "every write"
@@ -107,8 +107,7 @@ BESIDES: Final[Mapping[str, str]] = MappingProxyType(
 """What a key does besides deciding about commands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """The globs of a key of which this version runs something, and those of which it runs nothing."""
 
     served: tuple[str, ...]

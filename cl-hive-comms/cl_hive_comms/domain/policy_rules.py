@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 from hive_shared.canonical import MAX_INTEGER, JsonValue
 from hive_shared.errors import InvalidParams
 from hive_shared.registry import CONTROL, actions
@@ -26,6 +26,7 @@ from hive_shared.registry.params import (
     ParamSchema,
     Text,
 )
+from msgspec.structs import fields
 
 from .policy_document import MAX_IDS, parse_values
 from .policy_settings import DAYS, Settings, apply, clock, minute_of_day, weekday
@@ -72,8 +73,7 @@ _RULE: Final = ParamSchema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """What a rule applies to: every criterion that is given must hold; none at all means every write.
 
     `hours` are minutes of the operator's day, start included, over midnight if start is the later one.
@@ -91,16 +91,14 @@ class Match:
     hours: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cap:
+class Cap(msgspec.Struct, frozen=True):
     """A number no parameter of that name may exceed."""
 
     field: str
     max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule; `source` is `operator`, or the sibling that added it."""
 
     id: str
@@ -194,8 +192,7 @@ def parse_rule(doc: JsonValue, *, rule_id: str | None = None, source: str = "ope
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
+class Override(msgspec.Struct, frozen=True):
     """A timed change of document keys. Active while starts_at <= now < expires_at, whatever ran meanwhile."""
 
     id: str
@@ -218,8 +215,7 @@ class Override:
         return isinstance(top, int) and top >= danger
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Two rules that disagree, or one that can never decide anything."""
 
     kind: Literal["contradictory", "unreachable"]

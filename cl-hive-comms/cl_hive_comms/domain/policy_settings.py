@@ -7,13 +7,15 @@ everything that decides reads it and nothing else. Amounts are sat, rates ppm, t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
 
+import msgspec
 from hive_shared.canonical import JsonValue
+from msgspec.structs import fields, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,7 @@ def clock(minute: int) -> str:
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-@dataclass(frozen=True, slots=True)
-class RequiredConfirmation:
+class RequiredConfirmation(msgspec.Struct, frozen=True):
     """When the operator wants to be asked, whatever else would allow it."""
 
     danger_gte: int | None = None
@@ -71,8 +72,7 @@ class RequiredConfirmation:
     onchain_send_gte_sats: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimits:
+class RateLimits(msgspec.Struct, frozen=True):
     """Managed writes per sliding window, over all advisors."""
 
     fee_changes_per_hour: int = 10
@@ -80,8 +80,7 @@ class RateLimits:
     total_actions_per_day: int = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every key of the policy document with its value; None means no limit.
 
     `forbidden_actions` are globs over `<category with _>_<action>` that come with the preset.
@@ -101,7 +100,7 @@ class Settings:
     protected_channels: frozenset[str] = frozenset()
     blocked_schemas: tuple[str, ...] = ()
     allowed_config: frozenset[str] = frozenset()
-    approved_plugins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    approved_plugins: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     approvers: frozenset[str] = frozenset()
     allow_push: bool = False
     allow_private_hosts: bool = False
@@ -112,7 +111,7 @@ class Settings:
     rate_limits: RateLimits = RateLimits()
     quiet_hours: QuietHours | None = None
     quiet_hour_max_danger: int = 2
-    approval_overrides: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    approval_overrides: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def zone(self) -> tzinfo:
@@ -170,7 +169,7 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
 
 def apply(settings: Settings, values: Mapping[str, object]) -> Settings:
     """`settings` with parsed values (policy_document.parse_values) replacing its own."""
-    return replace(settings, **values)  # type: ignore[arg-type]  # keys and types are parse_values' promise
+    return replace(settings, **values)  # keys and types are parse_values' promise
 
 
 def _more(before: int | None, after: int | None) -> bool:

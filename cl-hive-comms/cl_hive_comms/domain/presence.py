@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 
 HOUR_S: Final = 3_600
@@ -14,8 +14,7 @@ PING_ANSWER_S: Final = 120
 """An answer that takes longer does not count."""
 
 
-@dataclass(frozen=True)
-class Presence:
+class Presence(msgspec.Struct, frozen=True):
     """What was heard of an agent in a span. Hours are counted from its begin.
 
     `sent`: pings; `asked`: hours with a ping; `heard`: hours with an answered ping or command; `seconds`:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .bitcoin_tx import BitcoinTx, Reader, parse_tx
 
@@ -14,8 +15,7 @@ _MAGIC: Final = b"psbt\xff"
 _UNSIGNED_TX: Final = b"\x00"
 
 
-@dataclass(frozen=True, slots=True)
-class Unsigned:
+class Unsigned(msgspec.Struct, frozen=True):
     """A transaction before its signatures. Its txid stays: of segwit inputs no signature is part of it."""
 
     txid: str

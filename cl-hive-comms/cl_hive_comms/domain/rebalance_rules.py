@@ -3,16 +3,16 @@ docs/decisions/0427)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .fee_rules import Hours
 
 _DAY_S: Final = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class RebalanceRule:
+class RebalanceRule(msgspec.Struct, frozen=True):
     """One rule: move an amount from one channel to another while ours of `target` is below so many
     thousandths, and ours of `source` above so many. `index` is its place in the list."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 
 class ReceiptRow(NamedTuple):
@@ -25,8 +26,7 @@ class ReceiptRow(NamedTuple):
     agent_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RootRow:
+class RootRow(msgspec.Struct, frozen=True):
     """Merkle root over the receipts `first_id..last_id` of an hour or a day that began at `start`; or, as a
     checkpoint (kind `prune`), over receipts that were archived at `start`."""
 
@@ -46,8 +46,7 @@ class RootRow:
         return f"{self.kind}:{self.first_id if self.kind == 'prune' else self.start}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptQuery:
+class ReceiptQuery(msgspec.Struct, frozen=True):
     """Filter of a receipt listing; newest first, `before_id` is the keyset cursor."""
 
     advisor_id: str | None = None
@@ -58,8 +57,7 @@ class ReceiptQuery:
     limit: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class AckRow:
+class AckRow(msgspec.Struct, frozen=True):
     """An agent's signature on the outcome of a receipt (11 §15.6)."""
 
     receipt_id: int

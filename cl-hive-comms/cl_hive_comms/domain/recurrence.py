@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+
+import msgspec
 
 DAY_S: Final = 86_400
 _MONTHS: Final = 2
@@ -20,8 +21,7 @@ PLAIN_PERIOD_S: Final = 30 * DAY_S
 """The period of what does not say its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """When a period may be paid (`start` to `end`) and when that is begun (`due`)."""
 
     start: int
@@ -29,8 +29,7 @@ class Window:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Recurrence:
+class Recurrence(msgspec.Struct, frozen=True):
     """What an offer says of its periods. `before`, `after` are the seconds around a period's begin in which
     it may be paid (None: during it and the one before), `limit` the last period's index."""
 

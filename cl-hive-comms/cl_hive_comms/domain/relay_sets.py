@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from .published_kinds import PROFILE_KINDS, family_of, relays_needed
 
@@ -15,8 +16,7 @@ LOW_REDUNDANCY: Final = "low_redundancy"
 _KIND_DELETION: Final = 5
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """The connections that are kept: what is subscribed where, who may learn our key by a login.
 
     `reads` carry our messages, `adverts` the subscriptions to adverts, `all` is every one of them.
@@ -27,8 +27,7 @@ class Standing:
     all: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class RelaySets:
+class RelaySets(msgspec.Struct, frozen=True):
     """The operator's lists of relays and how much relays may learn."""
 
     primary: tuple[str, ...] = ()

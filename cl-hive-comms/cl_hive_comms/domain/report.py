@@ -6,10 +6,10 @@ Every figure is measured by the node; what nobody measured is null and says why.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import sha256
 from hive_shared.registry.control import REPORT_DAILY, REPORT_WEEKLY
@@ -27,8 +27,7 @@ _MADE_UP: Final = {"daily": 7, "weekly": 4}
 """So many missed reports are made afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """Unix seconds from `since` up to, not including, `until`."""
 
     since: int

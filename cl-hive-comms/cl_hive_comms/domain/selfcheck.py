@@ -1,9 +1,9 @@
 """Findings of the self-check (docs/protocol/08-client-and-plugins.md §8.6)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 from hive_shared.alerts import Level
 
 WAL_MAX: Final = 64 * 1024 * 1024
@@ -27,8 +27,7 @@ _RECORDS: Final = frozenset({"database", "key", "receipts"})
 Status = Literal["ok", "warn", "fail"]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One finding; `fix` says what to do, empty when nothing is to be done."""
 
     id: str
@@ -56,8 +55,7 @@ def fail(name: str, detail: str, fix: str) -> Check:
     return Check(name, "fail", detail, fix)
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(msgspec.Struct, frozen=True):
     """A change that the operator should hear of."""
 
     level: Level

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 from hive_shared.errors import InvalidParams, Unsupported
 from hive_shared.nostr.keys import npub_encode
+from msgspec.structs import replace
 
 from .names import refuse_secret
 
@@ -130,8 +130,7 @@ class Part(msgspec.Struct, frozen=True):
     detail: str
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(msgspec.Struct, frozen=True):
     """One row of comms_setup. Times are Unix seconds."""
 
     session_id: str

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .sibling_names import Owner, owner_of
 
@@ -24,8 +25,7 @@ HELD_S: Final = 600
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Transport:
+class Transport(msgspec.Struct, frozen=True):
     """One row of comms_transports. Lower `priority` is tried first; `gone_at` None while it is served."""
 
     name: str
@@ -49,8 +49,7 @@ class Transport:
         return self.enabled and self.gone_at is None
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True):
     """One row of comms_handlers: the method that gets the messages whose schema the pattern names."""
 
     pattern: str

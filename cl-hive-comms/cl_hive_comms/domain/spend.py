@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 
 ONCHAIN: Final = "onchain"
@@ -17,8 +17,7 @@ DAY_S: Final = 86_400
 """Spends of the last 24 hours count, sliding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
+class Spend(msgspec.Struct, frozen=True):
     """Sats that leave for somebody else's wallet, and what moving them costs (an upper bound before it ran).
 
     Sats that only move within the node's own wallet are no amount; their fee counts all the same.
@@ -43,8 +42,7 @@ class Spend:
         return cls(str(doc["kind"]), int(doc["amount_sat"]), int(doc["fee_sat"]))
 
 
-@dataclass(frozen=True, slots=True)
-class SpentRow:
+class SpentRow(msgspec.Struct, frozen=True):
     """Sums of one credential and class: amounts, fees, and how much of both is reserved but not settled."""
 
     credential_id: str

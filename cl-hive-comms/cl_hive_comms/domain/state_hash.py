@@ -9,9 +9,9 @@ results of CLN calls that the caller made (listpeerchannels, listfunds, listconf
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import hmac_sha256, sha256
 from hive_shared.receipts import merkle_root
@@ -29,8 +29,7 @@ _FEES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StateRoots:
+class StateRoots(msgspec.Struct, frozen=True):
     """The five roots, 64 hex each, in the order in which they are hashed."""
 
     policy: str

@@ -3,7 +3,7 @@ docs/decisions/0312-a-restore-never-lifts-a-stop.md)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from .emergency import MAX_REASON, Stop
 

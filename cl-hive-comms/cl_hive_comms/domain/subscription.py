@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .subscription_machine import State
 
@@ -21,8 +22,7 @@ def id_of(key: str) -> str:
     return hashlib.sha256(b"hive-subscription/v1\0" + key.encode()).hexdigest()[:32]
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True):
     """One row of comms_subscriptions. `offer` is what is paid (of INVOICES the last invoice),
     `recurrence_counter` the period to be paid next, `next_due` when that is tried, `failures` how often it
     failed. Times are unix seconds."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+import msgspec
 
 State = Literal["done", "pending", "rejected", "failed", "unknown", "unclear"]
 """`rejected`: nothing was begun. `failed`: begun and given up. `unknown`: it never heard of the swap.
@@ -23,8 +24,7 @@ _BOLTZ_OVER: Final = ("error", "refunded", "abandoned", "failed", "expired")
 _BOLTZ_FEES: Final = ("boltzFee", "networkFee", "serviceFee", "routingFee", "onchainFee")
 
 
-@dataclass(frozen=True, slots=True)
-class SwapAnswer:
+class SwapAnswer(msgspec.Struct, frozen=True):
     """How a swap stands. `fee_sat` None: the service did not say."""
 
     state: State

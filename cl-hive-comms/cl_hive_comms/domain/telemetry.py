@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.registry.control import ACTION_LOG, REPORT_DAILY, REPORT_WEEKLY, TELEMETRY_STREAMS
 
@@ -42,8 +43,7 @@ OF_NODE: Final = frozenset({"health", "revenue", "forwards", "stagnant", "liquid
 """Metrics that are the same for everybody; the others are the subscriber's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True):
     """Figures for one agent. `seq` is that of the last push, `dropped` how many of them were not sent,
     `told_to` the last receipt that an action log has told of."""
 

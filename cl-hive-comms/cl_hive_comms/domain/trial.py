@@ -5,13 +5,13 @@ figure is measured by the node; what nobody measured is unknown, and says why.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.credential_scope import TEMPLATES, Template, patterns_allow
 from hive_shared.errors import Conflict, InvalidParams
@@ -46,8 +46,7 @@ class Outcome(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True)
-class Criterion:
+class Criterion(msgspec.Struct, frozen=True):
     """One thing a trial is judged by: the metric must stand in this relation to the threshold."""
 
     metric: str
@@ -75,8 +74,7 @@ CRITERIA: Final = (
 """The defaults of 04 §10."""
 
 
-@dataclass(frozen=True)
-class Income:
+class Income(msgspec.Struct, frozen=True):
     """Routing fees of a span and what rebalancing cost in it, msat; None: the node could not say.
 
     `complete` is false when the node had more forwards than were read.
@@ -112,8 +110,7 @@ class Income:
         return Fraction((self.fees_msat - (cost if net else 0)) * DAY_S, max(1, self.until - self.since))
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(msgspec.Struct, frozen=True):
     """What the node was like when a trial began: income of the seven days before, and its channels."""
 
     income: Income
@@ -137,8 +134,7 @@ class Baseline:
         return cls(income, doc["channels"], doc["capacity_msat"], doc["own_msat"])
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True):
     """One row of marketplace_trials with its scopes. Times are Unix seconds."""
 
     trial_id: str
@@ -259,8 +255,7 @@ def _day(at: int) -> str:
 # -- what was measured --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What an advisor's commands were in a span: writes done, commands refused, whether it was there, and the
     seconds it took to take its credential (None: it never said)."""
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.receipts import merkle_root
 
@@ -21,8 +21,7 @@ _TOPIC: Final = "hive-advisor-reputation"
 _FEES: Final = "monitor,fee-policy"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One row of marketplace_trial_verdicts. `by` is `operator` or `time`; `published` is `due`, `queued`
     (then `event_id` says which event) or the reason it is withheld for."""
 

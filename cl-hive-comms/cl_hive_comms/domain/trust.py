@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
+
+import msgspec
 
 from .advisor import DAY_S
 from .approval import trust_of
@@ -20,8 +21,7 @@ VIOLATIONS: Final = frozenset(
 """Refusals of what the agent could know it must not ask. A policy it cannot see is none of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """Finished writes of an advisor in the window, how many of them succeeded, and violations."""
 
     writes: int = 0

@@ -8,9 +8,9 @@ clearly good is no permission.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import CredentialInvalid, CredentialUnverifiable, HiveError, from_symbol
 
 CHECK_TTL_S: Final = 3_600
@@ -40,8 +40,7 @@ _SYMBOLS: Final[Mapping[str, str]] = {
 _UNDECIDED: Final = frozenset({"credential_unverifiable", "revocation_unverifiable", "unverifiable"})
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """When the credential's revocation was looked up last (Unix s), and what was found: good or revoked."""
 
     at: int
@@ -56,8 +55,7 @@ class Check:
         return self.status == GOOD and not 0 <= now - self.at < REFRESH_AFTER_S
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(msgspec.Struct, frozen=True):
     """What the answer must be about: the agent, its command key, whose word counts here (None: nobody's)."""
 
     subject: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from ..domain.lightning_invoice import Asked, Kind, plain
 from ..domain.payment import NONE, RETRY_S, Found, Payment, Series

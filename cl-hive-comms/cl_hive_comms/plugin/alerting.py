@@ -1,8 +1,8 @@
 """What takes alerts to the operator, on this node's adapters; part of the composition root."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.cln import ClnClient
 from hive_shared.runtime_spec import InitInfo
 from hive_shared.store import Db
@@ -19,8 +19,7 @@ from cl_hive_comms.transport.mail import SmtpMail
 from cl_hive_comms.transport.webhook import HttpWebhook
 
 
-@dataclass(frozen=True)
-class Alerting:
+class Alerting(msgspec.Struct, frozen=True):
     """The services that carry alerts out."""
 
     delivery: AlertDelivery

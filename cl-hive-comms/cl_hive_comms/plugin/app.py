@@ -44,8 +44,10 @@ from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import PREFIX, RELAY_OPTIONS, Config, option_specs
+from cl_hive_comms.plugin.engagements import engagement_methods
 from cl_hive_comms.plugin.escrow import escrow_methods
 from cl_hive_comms.plugin.locks import cashu_methods
+from cl_hive_comms.plugin.market import market_methods
 from cl_hive_comms.plugin.mints import MINT_OPTIONS
 from cl_hive_comms.plugin.parts import MIGRATIONS
 from cl_hive_comms.plugin.parts_command import CommandParts
@@ -151,7 +153,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             *SchemaCommands(lambda: self.pipeline.capabilities).specs(),
             *sibling_methods(lambda: self.for_siblings, lambda: self.gossip),
             *payment_methods(lambda: self.payments, lambda: self.aliases),
-            *cashu_methods(lambda: self.sibling_locks, lambda: self.wallet),
+            *cashu_methods(lambda: self.sibling_locks, lambda: self.wallet, lambda: self.escrow),
             *wallet_methods(lambda: self.wallet, lambda: self.lock_restore, lambda: self.mints.book),
             *SelfcheckCommands(lambda: self.selfcheck).specs(),
             *SetupCommands(lambda: self.setup).specs(),
@@ -172,8 +174,10 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 lambda: self.aliases,
                 unix_now,
             ).specs(),
+            *market_methods(lambda: self.market),
             *ReportCommands(lambda: self.reports, lambda: self.aliases, lambda: self.credentials).specs(),
             *HandoffCommands(lambda: self.handoffs, lambda: self.aliases).specs(),
+            *engagement_methods(self),
         ]
 
     # -- start ---------------------------------------------------------------------------------------
@@ -209,7 +213,10 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         self.build_emergency()
         await self.credentials.load()
         await self.aliases.load()
+        if self.escrow is not None:
+            await self.escrow.received.payers.load()
         await self.handoffs.load()
+        await self.engagements.negotiations.load()
         await self.legacy_peers.load()
         await self.inbound.load()
         await self.sibling_registry.load()
@@ -242,9 +249,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("credential-checks", self.verifier.run)
         spawn("runes", self.advisor_runes.settle, every=60.0)
         spawn("rest-path", self.rest_door.offer_path, every=60.0)
-        spawn("trials", self.contracts.settle, every=30.0)
-        spawn("trial-verdicts", self.verdicts.settle, every=30.0)
-        spawn("handoffs", self.handoffs.settle, every=60.0)
+        self._start_engagements()
         spawn("setup", self.setup.settle, every=60.0)
         spawn("payments", self.payments.settle, every=60.0)
         spawn("subscriptions", self.payments.subscriptions.tick, every=3_600.0, first=5.0)
@@ -258,6 +263,7 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             spawn("locks-tidy", self.locks.tidy, every=3_600.0, first=900.0)
         if self.escrow is not None:
             spawn("escrow", self.escrow.tick, every=15.0)
+            spawn("escrow-bonuses", self.escrow.judges.bonuses.tick, every=60.0, first=30.0)
         spawn("policy-file", self.policy.watch_file, every=5.0)
         spawn("policy-overrides", self.policy.expire_overrides, every=30.0)
         spawn("selfcheck", self.selfcheck.report, every=86_400.0, first=30.0)
@@ -270,7 +276,16 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
         spawn("receipts", self.pipeline.timers.hourly, every=3_600.0, first=60.0)
         spawn("receipt-archive", self.receipt_archive.sweep, every=3_600.0, first=600.0)
 
+    def _start_engagements(self) -> None:
+        spawn = self.app.spawn
+        spawn("trials", self.contracts.settle, every=30.0)
+        spawn("trial-verdicts", self.verdicts.settle, every=30.0)
+        spawn("handoffs", self.handoffs.settle, every=60.0)
+        spawn("negotiations", self.engagements.negotiations.settle, every=60.0)
+        spawn("contracts", self.engagements.contracts.run)
+
     async def _start_nostr(self) -> None:
+        self.market.start_loops(self.app)
         await self.nostr.start(self.config.relay_sets)
         self.app.spawn("relay-lists", self._publish_lists)
         self.app.notify("hive_comms_ready", {"npub": self.identity.npub, "version": __version__})
@@ -307,6 +322,8 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
             await self.policy.follow_preset(value)
         elif name == PREFIX + "policy-file":
             await self.policy.reload_file(value)
+        elif name == PREFIX + "marketplace-subscribe":
+            self.market.discovery.follow(subscribe=bool(value))
         self.config = changed
         if name in MINT_OPTIONS:
             self.app.spawn("mints-changed", self.mints.book.tick)

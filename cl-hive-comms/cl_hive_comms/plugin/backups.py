@@ -4,7 +4,8 @@ import os
 
 from hive_shared.crypto import Sealer
 from hive_shared.storage.cashu_store import CashuStore
-from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_ECASH, NODE_TICKETS
 from hive_shared.store import Db
 
 from cl_hive_comms import __version__
@@ -17,7 +18,7 @@ from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService, Running
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
-from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.storage.contract_store import ContractStore
 from cl_hive_comms.storage.gossip_store import GossipStore
 from cl_hive_comms.storage.legacy_store import LegacyStore
 from cl_hive_comms.storage.lock_store import LockStore
@@ -49,6 +50,7 @@ def compose_backups(
         policy=PolicyStore(),
         receipts=ReceiptStore(),
         trials=MarketplaceStore(),
+        contracts=ContractStore(),
         trust=TrustStore(),
         gossip=GossipStore(),
         legacy=LegacyStore(),
@@ -58,7 +60,7 @@ def compose_backups(
         timers=commands,
         wallet=CashuStore(sealer, NODE_ECASH),
         locks=LockStore(sealer),
-        tickets=EscrowStore(sealer),
+        tickets=EscrowStore(sealer, NODE_TICKETS),
         facts=StateStore(),
     )
     backups = BackupService(

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.escrow import EscrowEngine
 from hive_shared.cashu.escrow_disputes import EscrowDisputes
@@ -13,21 +13,24 @@ from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.ticket_messages import AREA
 from hive_shared.crypto import Sealer
 from hive_shared.errors import FeatureDisabled
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.runtime import MethodSpec
 from hive_shared.signed_message import Draft
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_TICKETS
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.commands.escrow import EscrowCommands
 from cl_hive_comms.domain.cashu_lock import LockRow, Role
-from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.options import Config
+from cl_hive_comms.plugin.judges import JudgeParts, Judging, compose_judges
 from cl_hive_comms.plugin.locks import LockTables
 from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.alias_service import AliasService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.escrow_adapters import EscrowMail, EscrowNotices, NodeLocks, NodePayer
-from cl_hive_comms.services.escrow_service import EscrowService, EscrowSettings, PayeeTold
+from cl_hive_comms.services.escrow_service import EscrowService, PayeeTold
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_signed import OwnHandler
 from cl_hive_comms.services.kill_switch import KillSwitch
@@ -35,13 +38,16 @@ from cl_hive_comms.services.lock_service import LockService
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.payee_keys import PayeeKeys
 from cl_hive_comms.services.receipt_service import ReceiptService
+from cl_hive_comms.services.received_tickets import VERBS as RECEIVED
+from cl_hive_comms.services.received_tickets import ReceivedTicketService
+from cl_hive_comms.services.sibling_answers import SiblingAnswers
+from cl_hive_comms.services.sibling_payees import SiblingPayees
+from cl_hive_comms.services.ticket_mints import EscrowSettings, TicketMints
 from cl_hive_comms.storage.advisor_store import AdvisorStore
-from cl_hive_comms.storage.escrow_store import EscrowStore
 from cl_hive_comms.storage.state_store import StateStore
 
 
-@dataclass(frozen=True, slots=True)
-class EscrowParts:
+class EscrowParts(msgspec.Struct, frozen=True):
     """The services of tickets."""
 
     service: EscrowService
@@ -50,19 +56,31 @@ class EscrowParts:
     disputes: EscrowDisputes
     rows: EscrowStore
     payee_keys: PayeeKeys
+    judges: JudgeParts
+    received: ReceivedTicketService
+    answers: SiblingAnswers
+    payees: SiblingPayees
 
     async def tick(self) -> None:
-        """What is to be handed over, told, rejected by silence, forgotten."""
+        """What is to be handed over, told, rejected by silence, forgotten; what was handed to us."""
+        await self.judges.judge.settle()
         await self.service.engine.tick()
         await self.disputes.tick()
+        await self.received.tick()
 
     def handlers(self) -> dict[str, OwnHandler]:
         """Who takes which message of a payee."""
 
         async def take(message: Draft, sender: str) -> None:
+            if await self.answers.take(message, sender):
+                return
             await self.inbox.take(message.schema, message.body, sender, message.msg_id)
 
+        async def receive(message: Draft, sender: str) -> None:
+            await self.received.take(message.schema, message.body, sender, message.msg_id)
+
         found = dict.fromkeys((f"hive:{AREA}/{verb}" for verb in VERBS), take)
+        found |= dict.fromkeys((f"hive:{AREA}/{verb}" for verb in RECEIVED), receive)
         return {**found, f"hive:{AREA}/ticket_request": self.payee_keys.take}
 
 
@@ -86,6 +104,7 @@ def escrow_methods(
     return EscrowCommands(
         lambda: there().service,
         lambda: there().disputes,
+        lambda: there().received,
         aliases,
         name_of,
         lambda: int(config().get("escrow-min-danger")),
@@ -107,34 +126,31 @@ def compose_escrow(
     receipts: ReceiptService,
     alerts: AlertService,
     kill_switch: KillSwitch,
+    judging: Judging,
     config: Callable[[], Config],
+    received: Callable[[EscrowStore, EscrowMail], ReceivedTicketService],
+    tell: Callable[[LockRow], None],
 ) -> EscrowParts:
-    """All of them over the same tables; items follow the locks of the wallet."""
-    rows, mail = EscrowStore(sealer), EscrowMail(messages)
+    """All of them over the same tables; items follow the locks of the wallet. `received` composes what pays
+    this node, `tell` signals a lock of a sibling."""
+    rows, mail = EscrowStore(sealer, NODE_TICKETS), EscrowMail(messages)
     wallet, notices = NodeLocks(locks, tables.rows), EscrowNotices(alerts)
     payer = NodePayer(identity, keys, node_id)
     engine = EscrowEngine(db, rows, wallet, mail, payer, notices, now=unix_now, random_bytes=os.urandom)
     locks.on_change(_follower(engine))
     work = EscrowWork(rows, wallet, unix_now)
     disputes = EscrowDisputes(db, rows, mail, notices, now=unix_now, random_bytes=os.urandom)
-    inbox = EscrowInbox(
-        db,
-        rows,
-        engine,
-        disputes,
-        wallet,
-        mail,
-        notices,
-        windows=SlidingWindows(unix_now, window_s=3_600),
-        may_ask=lambda sender: _may_ask(credentials, sender),
-        now=unix_now,
-    )
+    inbox = _inbox(db, rows, engine, disputes, wallet, mail, notices, credentials)
+    judges = compose_judges(judging, db, rows, work, mail, receipts, notices)
     payee_keys = PayeeKeys(db, StateStore(), AdvisorStore(), now=unix_now)
     service = EscrowService(
         db,
         rows,
         engine,
         work,
+        judges.ends,
+        judges.judge,
+        judges.bonuses,
         mail,
         mints,
         receipts,
@@ -146,7 +162,47 @@ def compose_escrow(
         check_stop=kill_switch.check,
         now=unix_now,
     )
-    return EscrowParts(service, work, inbox, disputes, rows, payee_keys)
+    answers = SiblingAnswers(db, tables.rows, SlidingWindows(unix_now, window_s=3_600), tell=tell)
+    return EscrowParts(
+        *(service, work, inbox, disputes, rows, payee_keys, judges, received(rows, mail), answers),
+        _payees(db, payee_keys, mints, tables, credentials, lambda: _settings(config())),
+    )
+
+
+def _inbox(
+    db: Db,
+    rows: EscrowStore,
+    engine: EscrowEngine,
+    disputes: EscrowDisputes,
+    locks: NodeLocks,
+    mail: EscrowMail,
+    notices: EscrowNotices,
+    credentials: CredentialService,
+) -> EscrowInbox:
+    return EscrowInbox(
+        db,
+        rows,
+        engine,
+        disputes,
+        locks,
+        mail,
+        notices,
+        windows=SlidingWindows(unix_now, window_s=3_600),
+        may_ask=lambda sender: _may_ask(credentials, sender),
+        now=unix_now,
+    )
+
+
+def _payees(
+    db: Db,
+    keys: PayeeKeys,
+    mints: MintBookService,
+    tables: LockTables,
+    credentials: CredentialService,
+    settings: Callable[[], EscrowSettings],
+) -> SiblingPayees:
+    chosen = TicketMints(db, mints, tables.rows.locked_sats, settings)
+    return SiblingPayees(db, keys, chosen, credentials=credentials.live_rows, settings=settings, now=unix_now)
 
 
 def _follower(engine: EscrowEngine) -> Callable[[Tx, LockRow], None]:
@@ -161,7 +217,7 @@ def _follower(engine: EscrowEngine) -> Callable[[Tx, LockRow], None]:
 
 def _told(keys: PayeeKeys) -> Callable[[Tx, str, Sequence[str]], PayeeTold | None]:
     def told(tx: Tx, pubkey: str, contexts: Sequence[str]) -> PayeeTold | None:
-        key = keys.of(tx, pubkey, contexts)
+        key = keys.of(tx, pubkey, contexts) or keys.newest(tx, pubkey)
         return None if key is None else PayeeTold(key.lock_pubkey, key.mints)
 
     return told

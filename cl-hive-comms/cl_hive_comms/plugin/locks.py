@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
+import msgspec
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.escrow_rows import Side, TicketQuery
 from hive_shared.cashu.mint_book import MintBookService
@@ -13,7 +14,8 @@ from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import FeatureDisabled
 from hive_shared.runtime import MethodSpec
 from hive_shared.storage.cashu_store import CashuStore
-from hive_shared.storage.families import NODE_ECASH
+from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_ECASH, NODE_TICKETS
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.commands.cashu_calls import SiblingCashuCommands
@@ -29,15 +31,14 @@ from cl_hive_comms.services.lock_swaps import LockSwaps
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.ports_commands import Log
 from cl_hive_comms.services.sibling_locks import SiblingLocks
-from cl_hive_comms.storage.escrow_store import EscrowStore
+from cl_hive_comms.services.sibling_payees import SiblingPayees
 from cl_hive_comms.storage.lock_store import LockStore
 
 _TICKETS = 500
 """Tickets of ours, the newest ones, whose locks a restore looks for."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockTables:
+class LockTables(msgspec.Struct, frozen=True):
     """The rows of locks, and who moves them; the wallet's ends need them before the services are."""
 
     rows: LockStore
@@ -69,7 +70,7 @@ def compose_lock_restore(
     config: Callable[[], Config],
 ) -> LockRestore:
     """Locks found again by the terms that the operator gives, and by those of tickets in the database."""
-    tickets = EscrowStore(sealer)
+    tickets = EscrowStore(sealer, NODE_TICKETS)
     query = TicketQuery(role=Side.PAYER, limit=_TICKETS)
 
     def stored(tx: Tx) -> list[Terms]:
@@ -99,11 +100,23 @@ def compose_sibling_locks(
 ) -> SiblingLocks:
     """The same locks for the node's other plugins."""
     read_op = CashuStore(sealer, NODE_ECASH).op
-    return SiblingLocks(db, tables.rows, locks, mints, keys, nostr_key=nostr_key, read_op=read_op)
+    rows = tables.rows
+    return SiblingLocks(
+        db, rows, locks, mints, keys, nostr_key=nostr_key, read_op=read_op, answers=rows.answers
+    )
+
+
+class KnowsPayees(Protocol):
+    """The services of tickets, as far as siblings ask them (plugin.escrow.EscrowParts)."""
+
+    @property
+    def payees(self) -> SiblingPayees: ...
 
 
 def cashu_methods(
-    locks: Callable[[], SiblingLocks | None], ecash: Callable[[], EcashParts | None]
+    locks: Callable[[], SiblingLocks | None],
+    ecash: Callable[[], EcashParts | None],
+    escrow: Callable[[], KnowsPayees | None],
 ) -> list[MethodSpec]:
     """What siblings call; it exists before the services do."""
 
@@ -117,7 +130,12 @@ def cashu_methods(
             raise FeatureDisabled(NO_SECRETS)
         return found.service
 
-    return SiblingCashuCommands(of_siblings, wallet).specs()
+    def told() -> SiblingPayees:
+        if (found := escrow()) is None:
+            raise FeatureDisabled(NO_SECRETS)
+        return found.payees
+
+    return SiblingCashuCommands(of_siblings, wallet, told).specs()
 
 
 def compose_locks(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_ports import MintSettings
 from hive_shared.mint_http import Mints
@@ -23,8 +23,7 @@ MINT_OPTIONS = frozenset({f"{PREFIX}escrow-mint", f"{PREFIX}escrow-backup-mints"
 """A change of one of them is followed at once."""
 
 
-@dataclass(frozen=True)
-class MintParts:
+class MintParts(msgspec.Struct, frozen=True):
     """The ways to the mints, and what is known of them."""
 
     connections: Mints

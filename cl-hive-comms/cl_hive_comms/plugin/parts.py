@@ -17,7 +17,9 @@ from cl_hive_comms.domain.arrival import Arrival
 from cl_hive_comms.domain.emergency import Stop
 from cl_hive_comms.options import Config
 from cl_hive_comms.plugin.alerting import Alerting
+from cl_hive_comms.plugin.engagements import EngagementParts
 from cl_hive_comms.plugin.escrow import EscrowParts
+from cl_hive_comms.plugin.market import MarketParts
 from cl_hive_comms.plugin.mints import MintParts
 from cl_hive_comms.plugin.payments import Payments
 from cl_hive_comms.plugin.sibling_calls import (
@@ -141,6 +143,8 @@ class Parts(ABC):
     sibling_locks: SiblingLocks | None
     lock_restore: LockRestore | None
     escrow: EscrowParts | None
+    market: MarketParts
+    engagements: EngagementParts
     sections: StatusSections
     selfcheck: SelfcheckService
     reports: ReportService

@@ -4,13 +4,17 @@ Part of the composition root: concrete adapters are joined here, nothing is deci
 """
 
 import os
+from functools import partial
 
 from hive_shared.cashu.derive import EscrowKeys
 
 from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.plugin.bearer import compose_bearer_pay
 from cl_hive_comms.plugin.contracts import compose_contracts, compose_reports, compose_verdicts
+from cl_hive_comms.plugin.engagements import compose_engagements
 from cl_hive_comms.plugin.escrow import compose_escrow
 from cl_hive_comms.plugin.health import compose_selfcheck, compose_spending
+from cl_hive_comms.plugin.judges import Judging
 from cl_hive_comms.plugin.locks import (
     LockTables,
     compose_lock_restore,
@@ -19,6 +23,7 @@ from cl_hive_comms.plugin.locks import (
     lock_tables,
 )
 from cl_hive_comms.plugin.parts import Parts
+from cl_hive_comms.plugin.payee import compose_received
 from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
@@ -30,9 +35,11 @@ from cl_hive_comms.services.advisor_runes import AdvisorRunes
 from cl_hive_comms.services.advisor_service import AdvisorService, Ports
 from cl_hive_comms.services.command_pipeline import build_pipeline
 from cl_hive_comms.services.command_push import CommandPush
+from cl_hive_comms.services.ecash_requests import EcashRequests
 from cl_hive_comms.services.gossip_credentials import GossipCredentials
 from cl_hive_comms.services.handoff_service import HandoffService
 from cl_hive_comms.services.lock_service import LockService
+from cl_hive_comms.services.payer_book import PayerBook
 from cl_hive_comms.services.status_sections import StatusSections
 from cl_hive_comms.services.vc_verifier import VcVerifier
 from cl_hive_comms.storage.advisor_store import AdvisorStore
@@ -122,6 +129,7 @@ class CommandParts(Parts):
         self.advisors.on_revoked = self.credentials_revoked
         self._build_handoffs()
         self._build_verifier()
+        self._build_engagements()
         self.setup = compose_setup(
             db=self.db,
             cln=self.cln,
@@ -133,6 +141,23 @@ class CommandParts(Parts):
             receipts=self.receipts,
             alerts=self.alerts,
             selfcheck=lambda: self.selfcheck,
+            log=self.log,
+        )
+
+    def _build_engagements(self) -> None:
+        self.engagements = compose_engagements(
+            db=self.db,
+            letters=self.signed_messages,
+            identity=self.identity,
+            node_id=self.node["node_id"],
+            credentials=self.credentials,
+            advisors=lambda: self.advisors,
+            aliases=self.aliases,
+            offers=self.offers,
+            receipts=self.receipts,
+            alerts=self.alerts,
+            kill_switch=self.kill_switch,
+            config=lambda: self.config,
             log=self.log,
         )
 
@@ -203,6 +228,7 @@ class CommandParts(Parts):
             cln=self.cln,
             at_rest=self.at_rest,
             network=self.node["network"],
+            node_id=self.node["node_id"],
             config=lambda: self.config,
             credentials=self.credentials,
             aliases=self.aliases,
@@ -293,11 +319,70 @@ class CommandParts(Parts):
             receipts=self.receipts,
             alerts=self.alerts,
             kill_switch=self.kill_switch,
+            judging=Judging(
+                self.cln,
+                self.credentials,
+                self.contracts,
+                lambda: self.reports,
+                self.kill_switch,
+                lambda: self.config.get("escrow-verify-methods"),
+                self.log,
+            ),
             config=lambda: self.config,
+            received=partial(
+                compose_received,
+                db=self.db,
+                sealer=self.at_rest.sealer,
+                keys=keys,
+                tables=tables,
+                locks=locks,
+                mints=self.mints.book,
+                identity=self.identity,
+                alerts=self.alerts,
+                advisor=self.aliases.find,
+                kick=self._look_at_received,
+            ),
+            tell=self.lock_changed,
         )
+        self.escrow.service.check_contract = self.engagements.reading.check_pay
+        self._let_payers_in(keys, self.escrow.received.payers)
         self.pipeline.rewards.tickets = compose_ticket_work(
             self.db, self.at_rest.sealer, self.escrow, self.credentials, self.node["node_id"]
         )
+        compose_bearer_pay(
+            db=self.db,
+            sealer=self.at_rest.sealer,
+            keys=keys,
+            tables=tables,
+            locks=locks,
+            mints=self.mints.book,
+            escrow=self.escrow,
+            payments=self.payments,
+            pipeline=self.pipeline,
+            push=self.push,
+            alerts=self.alerts,
+            config=lambda: self.config,
+        )
+
+    def _let_payers_in(self, keys: EscrowKeys, payers: PayerBook) -> None:
+        """Whoever pays this node by tickets or ecash is known by what it was told."""
+        self.credentials.also_known(lambda: self.policy.approver_keys() | payers.known)
+        assert self.wallet is not None
+        self.payments.requests.ecash = EcashRequests(
+            self.db,
+            PaymentStore(self.at_rest.sealer),
+            self.wallet.service,
+            keys,
+            self.identity,
+            payers,
+            mints=self.mints.book.accepted,
+            most_sat=lambda: levels_of(self.config).most,
+            now=unix_now,
+        )
+
+    def _look_at_received(self) -> None:
+        if self.escrow is not None:
+            self.app.spawn("tickets-received", self.escrow.received.tick)
 
     def lock_changed(self, row: LockRow) -> None:
         """Tell the node's other plugins."""

@@ -13,6 +13,7 @@ from cl_hive_comms import __version__
 from cl_hive_comms.domain.arrival import Forms
 from cl_hive_comms.plugin.alerting import compose_alerting
 from cl_hive_comms.plugin.fault_point import fault_point
+from cl_hive_comms.plugin.market import compose_market
 from cl_hive_comms.plugin.mints import compose_mints
 from cl_hive_comms.plugin.parts import MIGRATIONS, Parts
 from cl_hive_comms.plugin.pipeline import unix_now
@@ -49,7 +50,7 @@ class TrafficParts(Parts):
             self.db,
             InboxStore(self.at_rest.sealer),
             self.identity,
-            knows=self.credentials.knows,
+            knows=lambda key: self.credentials.knows(key) or self.engagements.negotiations.hears(key),
             handle_command=self.handle_command,
             now=unix_now,
             log=self.log,
@@ -168,7 +169,18 @@ class TrafficParts(Parts):
             on_receipt=self.receipt_written,
             log=self.log,
         )
+        self.market = compose_market(
+            db=self.db,
+            nostr=self.nostr,
+            config=lambda: self.config,
+            identity=self.identity,
+            credentials=self.credentials,
+            aliases=self.aliases,
+            contract_counts=self.engagements.reading.counts,
+            log=self.log,
+        )
         self.for_siblings.inbox.own[INVOICE] = self.payments.debts.take_invoice
+        self.for_siblings.inbox.own.update(self.engagements.handlers())
         self.app.authenticate = self.siblings.verify
         self.siblings.on_change(lambda _who, _present: self.verifier.wake())
         if self.escrow is not None:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 from hive_shared.cln import ClnClient
+from hive_shared.crypto import Secret
 from hive_shared.runtime import MethodSpec
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.commands.payments import PaymentCommands, SiblingPaymentCommands
 from cl_hive_comms.domain.payment import RESTORED_FACT
@@ -44,8 +46,7 @@ from cl_hive_comms.storage.sealed_command_store import SealedCommandStore
 from cl_hive_comms.storage.state_store import StateStore
 
 
-@dataclass(frozen=True)
-class Payments:
+class Payments(msgspec.Struct, frozen=True):
     """The services of payments."""
 
     pay: PaymentService
@@ -105,6 +106,7 @@ def compose_payments(
     cln: ClnClient,
     at_rest: AtRest,
     network: str,
+    node_id: str,
     config: Callable[[], Config],
     credentials: CredentialService,
     aliases: AliasService,
@@ -139,7 +141,7 @@ def compose_payments(
     )
     executors.also_paying = service.paying
     history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
-    requests = _requests(db, rows, cln, kill_switch, fault)
+    requests = _requests(db, rows, cln, kill_switch, fault, at_rest, node_id)
     debts = Debts(
         db=db,
         rows=rows,
@@ -161,7 +163,13 @@ def compose_payments(
 
 
 def _requests(
-    db: Db, rows: PaymentStore, cln: ClnClient, kill_switch: KillSwitch, fault: Fault
+    db: Db,
+    rows: PaymentStore,
+    cln: ClnClient,
+    kill_switch: KillSwitch,
+    fault: Fault,
+    at_rest: AtRest,
+    node_id: str,
 ) -> PaymentRequests:
     return PaymentRequests(
         db=db,
@@ -171,6 +179,8 @@ def _requests(
         random_bytes=os.urandom,
         now=unix_now,
         fault=fault,
+        key=Secret(at_rest.subkey(b"l402")),
+        node_id=node_id,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.cln import ClnClient
 from hive_shared.errors import HiveError
 from hive_shared.runtime import MethodSpec
@@ -101,8 +101,7 @@ def compose_ways(
     )
 
 
-@dataclass(frozen=True)
-class SiblingServices:
+class SiblingServices(msgspec.Struct, frozen=True):
     """The services behind the calls of class S."""
 
     messages: SignedMessages
@@ -196,7 +195,7 @@ def compose_sibling_services(
     inbox = SignedInbox(registry, delivery, identity, errors=errors, now=unix_now, log=log)
     inbound.on_schema(inbox)
     subscriptions = SiblingSubscriptions(nostr, delivery, cln, random_bytes=os.urandom, log=log)
-    nostr.on_asked = subscriptions.on_event
+    nostr.on_asked = lambda _relay, name, event: subscriptions.on_event(name, event)
     registry.on_change(delivery.wake)
     hub.on_change(lambda who, present: delivery.wake())
     return SiblingServices(

@@ -3,9 +3,9 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.cashu.derive import MASTER_LABEL, EscrowKeys
 from hive_shared.cashu.journal import Op
@@ -67,8 +67,7 @@ def wallet_methods(
     ).specs()
 
 
-@dataclass(frozen=True, slots=True)
-class EcashParts:
+class EcashParts(msgspec.Struct, frozen=True):
     """The wallet's services."""
 
     service: WalletService
@@ -140,10 +139,20 @@ def compose_wallet(
         log=log,
     )
     access.ecash = EcashFees(db, fees, service, store, income, accepted=mints.accepted, now=unix_now)
-    probe = Probe(wallet, settler, mints, keys, now=unix_now, sleep=asyncio.sleep, random_bytes=os.urandom)
+    probe = _probe(wallet, settler, mints, keys)
     probes = ProbeService(db, store, mints, service, probe, stopped=stopped, now=unix_now, log=log)
     loop = _levels(db, store, service, mints, limits, levels, stopped, alert, log)
     return EcashParts(service, restore, probes, loop)
+
+
+def _probe(wallet: Wallet, settler: Settler, mints: MintBookService, keys: EscrowKeys) -> Probe:
+    return Probe(
+        *(wallet, settler, mints, keys),
+        now=unix_now,
+        sleep=asyncio.sleep,
+        random_bytes=os.urandom,
+        leisure=lambda url: mints.at(url).traffic.leisure_in_s,
+    )
 
 
 def _levels(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared import l402
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
@@ -49,7 +49,7 @@ from ..domain.access_fee import (
 )
 from ..domain.access_income import income_of
 from ..domain.access_proof import check_rights, read_proof
-from ..domain.payment import IN, Payment
+from ..domain.payment import IN, LATE_S, Payment
 from .command_case import Case
 from .credential_lineage import lineage
 from .ecash_fees import EcashFees
@@ -62,12 +62,9 @@ _LABEL: Final = "hive:access:"
 _DAY_S: Final = 86_400
 _KEPT_S: Final = 90 * _DAY_S
 _BATCH: Final = 100
-_LATE_S: Final = 120
-"""How long after the end of an invoice the node may still be taking what came in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Priced:
+class Priced(msgspec.Struct, frozen=True):
     """A command that every rule before payment allows: what it is, how dangerous, for which tier."""
 
     spec: ActionSpec
@@ -492,7 +489,7 @@ class AccessFees:
         now = self._now()
         if self.ecash is not None:
             await self.ecash.tidy()
-        for token in await self._db.read(lambda tx: self._rows.overdue(tx, now - _LATE_S, _BATCH)):
+        for token in await self._db.read(lambda tx: self._rows.overdue(tx, now - LATE_S, _BATCH)):
             try:
                 paid = await self._is_paid(token)
             except ClnError:

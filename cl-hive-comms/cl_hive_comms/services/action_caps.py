@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.errors import from_symbol
 from hive_shared.registry import PAYMENT, WALLET
@@ -17,8 +17,7 @@ from ..domain.command_record import NODE_SCOPE, Use
 from .ports_commands import Alerts, FeeRows
 
 
-@dataclass(frozen=True, slots=True)
-class Cap:
+class Cap(msgspec.Struct, frozen=True):
     """A counter that a run uses, and how many uses its window of seconds allows (None: no limit)."""
 
     use: Use

@@ -60,6 +60,8 @@ class AdvisorOffers:
         self._bindings: dict[str, str] = {}
         self.trial_of: Callable[[Tx, str], str | None] = lambda tx, credential_id: None
         """Set by the composition root: the trial that a credential was issued for, by id."""
+        self.contract_of: Callable[[Tx, str], str | None] = lambda tx, credential_id: None
+        """Set by the composition root: the contract that a credential was issued for, by id."""
 
     @property
     def node_key(self) -> str:
@@ -91,6 +93,8 @@ class AdvisorOffers:
             payload["node"]["alias"] = self._node["alias"]
         if (trial_id := self.trial_of(tx, row.credential_id)) is not None:
             payload["trial_id"] = trial_id
+        if (contract_id := self.contract_of(tx, row.credential_id)) is not None:
+            payload["contract_id"] = contract_id
         if rest is not None:
             payload["rest"] = dict(rest)
         self._push.push(tx, row.agent_key, "credential_offer", payload, ttl=OFFER_TTL_S)

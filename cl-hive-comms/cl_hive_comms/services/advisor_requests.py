@@ -1,10 +1,10 @@
 """What is asked of the advisor service, and what it answers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.credential_scope import OutOfReach, Template, custom_template, resolve_access
 from hive_shared.errors import InvalidParams
@@ -14,8 +14,7 @@ from cl_hive_comms.domain.advisor import Advisor, CredentialRow
 from cl_hive_comms.domain.conflict import CHANNEL_COOLDOWN_S
 
 
-@dataclass(frozen=True)
-class Hire:
+class Hire(msgspec.Struct, frozen=True):
     """What the operator asked for. Limits replace the template's constraints of the same name.
 
     With `trial_days` (7 to 30) it is a trial of that length, and `days` does not count.
@@ -40,6 +39,10 @@ class Hire:
     """What the agent pays for access (the credential's `access`); None: nothing."""
     pay: Mapping[str, JsonValue] | None = None
     """What the agent is paid (the credential's `compensation`); None: nothing."""
+    credential_id: str = ""
+    """The id the credential gets, where it was agreed before; empty: a new one."""
+    until: int = 0
+    """When it ends (Unix s), where that was agreed before; 0: after `days`."""
 
     def template(self) -> Template:
         """The rights that are meant. Raises InvalidParams."""
@@ -76,13 +79,12 @@ class Hire:
         }
 
 
-@dataclass(frozen=True)
-class Issue(Hire):
+class Issue(Hire, frozen=True):
     """A credential spelt out instead of picked from the templates (`hive-mgmt-credential-issue`)."""
 
     tier: Tier = Tier.MONITOR
     schemas: tuple[str, ...] = ()
-    limits: Mapping[str, JsonValue] = field(default_factory=dict)
+    limits: Mapping[str, JsonValue] = msgspec.field(default_factory=dict)
     action_cooldown_s: int = CHANNEL_COOLDOWN_S
 
     def template(self) -> Template:
@@ -117,8 +119,7 @@ class Issue(Hire):
         return terms
 
 
-@dataclass(frozen=True)
-class Hired:
+class Hired(msgspec.Struct, frozen=True):
     """The outcome of `authorize`."""
 
     advisor: Advisor
@@ -131,8 +132,7 @@ class Hired:
     out_of_reach: tuple[OutOfReach, ...] = ()
 
 
-@dataclass(frozen=True)
-class Dismissed:
+class Dismissed(msgspec.Struct, frozen=True):
     """The outcome of `revoke`."""
 
     names: tuple[str, ...]

@@ -9,10 +9,10 @@ once; the rune and the message follow and are retried.
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 from hive_shared import credential as credentials
 from hive_shared.credential_scope import Template, out_of_reach
 from hive_shared.errors import (
@@ -25,6 +25,7 @@ from hive_shared.errors import (
 )
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain.advisor import DAY_S, MAX_LIVE_CREDENTIALS, Advisor, CredentialRow, days_left
 from cl_hive_comms.domain.trial import scope_of, trial_template
@@ -47,8 +48,7 @@ from cl_hive_comms.services.ports_identity import Clock, Log, RandomBytes
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
 
 
-@dataclass(frozen=True)
-class Ports:
+class Ports(msgspec.Struct, frozen=True):
     """The collaborators of AdvisorService, bundled because there are many."""
 
     db: Db
@@ -71,8 +71,7 @@ class Ports:
     log: Log
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(msgspec.Struct, frozen=True):
     """A hire that is ready to be stored."""
 
     row: CredentialRow
@@ -229,7 +228,7 @@ class AdvisorService:
             )
         self._refuse_own_key(pubkey)
         unsigned = credentials.new(
-            credential_id=str(uuid.UUID(bytes=self._p.random_bytes(16), version=4)),
+            credential_id=hire.credential_id or str(uuid.UUID(bytes=self._p.random_bytes(16), version=4)),
             node_id=self._p.node_id,
             agent_key=pubkey,
             template=template,
@@ -241,7 +240,7 @@ class AdvisorService:
             agent_id=hire.agent_id or None,
             trust=Fraction(1) if hire.trust is None else hire.trust,
             valid_from=now,
-            valid_until=now + (hire.trial_days or hire.days) * DAY_S,
+            valid_until=hire.until or now + (hire.trial_days or hire.days) * DAY_S,
         )
         zbase = await self._p.signer.signmessage(credentials.signing_text(unsigned))
         signed = credentials.with_signature(unsigned, zbase)

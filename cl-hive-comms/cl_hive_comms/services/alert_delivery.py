@@ -9,11 +9,11 @@ the same `alert_id`, or one mail with the same Message-ID.
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.canonical import encode
 from hive_shared.errors import Capacity, NotFound
@@ -37,8 +37,7 @@ class _Unset(DeliveryFailed):
     """The operator took the target away: there is nothing to try again."""
 
 
-@dataclass(frozen=True)
-class Targets:
+class Targets(msgspec.Struct, frozen=True):
     """Where the operator wants alerts: addresses and an x-only key, empty for none. Mail needs a server."""
 
     webhook: str = ""

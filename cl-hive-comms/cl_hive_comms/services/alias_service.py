@@ -5,9 +5,10 @@ pass as they are. Renames of profiles never move a local alias.
 """
 
 import re
+from typing import Protocol
 
 from hive_shared.errors import Ambiguous, Capacity, Conflict, InvalidParams, NotFound
-from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain import names
@@ -20,12 +21,21 @@ _NEARLY_KEY = re.compile(r"[0-9a-fA-F]{50,}")
 _KEY_FORM = re.compile(r"(npub1|did:|nostr:)\S+|[0-9a-fA-F]{64}")
 
 
+class Search(Protocol):
+    """Results of the search for advisors (services.discovery_service)."""
+
+    def key_at(self, index: str, result_id: str = "") -> str: ...
+    def name_of(self, pubkey: str) -> str: ...
+
+
 class AliasService:
     """Local names of advisors: at most ten each, unique whatever the case."""
 
     def __init__(self, db: Db, store: AdvisorRows, credentials: CredentialService, *, now: Clock) -> None:
         self._db, self._store, self._credentials, self._now = db, store, credentials, now
         self._aliases: dict[str, Alias] = {}
+        self.search: Search | None = None
+        """The search for advisors, whose results are named by index."""
 
     async def load(self) -> None:
         """Reads the names; call once at start and after every change."""
@@ -40,9 +50,9 @@ class AliasService:
         if found is not None:
             return found
         if names.is_index(text):
+            npub = npub_encode(self.found_at(text)[0])
             raise NotFound(
-                f"index {text.strip()} belongs to no search result of the last hour; give a name or a key",
-                reason="stale_index",
+                f"index {text.strip()} is {npub}, whom you have not hired; hive-client-authorize does that"
             )
         if self.is_key(text):
             raise NotFound(
@@ -71,7 +81,7 @@ class AliasService:
             if key in (f"advisor-{each.number}", each.advisor_id):
                 return each
         if names.is_index(wanted):
-            return None
+            return self._by_index(wanted)
         same = [each for each in self._credentials.advisors() if names.key_of(each.display_name) == key]
         if len(same) > 1:
             own = [f"advisor-{each.number}" for each in same]
@@ -81,6 +91,26 @@ class AliasService:
                 data={"candidates": list(own)},
             )
         return same[0] if same else None
+
+    def _by_index(self, index: str) -> Advisor | None:
+        try:
+            pubkey, _ = self.found_at(index)
+        except NotFound:
+            return None
+        return self._by_key(f"did:nostr:{pubkey}")
+
+    def found_at(self, index: str, result_id: str = "") -> tuple[str, str]:
+        """Key and name of the advisor at an index of a search result, of the last one unless it is named.
+
+        Raises NotFound, reason `stale_index`.
+        """
+        if self.search is None:
+            raise NotFound(
+                f"index {index.strip()} belongs to no search result of the last hour; give a name or a key",
+                reason="stale_index",
+            )
+        pubkey = self.search.key_at(index, result_id)
+        return pubkey, self.search.name_of(pubkey)
 
     def is_key(self, text: str) -> bool:
         """Whether `text` has the form of a key or DID rather than of a name."""
@@ -135,6 +165,15 @@ class AliasService:
         if names.key_of(text) in self._aliases:
             raise Conflict(f"{text!a} is already the name of another advisor; remove it there first")
         return text
+
+    def free_name(self, name: str) -> str:
+        """The name where somebody new could have it and nothing here looks like it; empty otherwise."""
+        try:
+            text = names.clean(name)
+        except InvalidParams:
+            return ""
+        others = set(map(names.drawn_form, self.all_names()))
+        return "" if names.drawn_form(text) in others else text
 
     def put(self, tx: Tx, name: str, advisor_id: str) -> Alias:
         """As `set`, inside the caller's transaction; the caller loads afterwards."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Literal
 
 from hive_shared import crypto
@@ -21,6 +20,7 @@ from hive_shared.envelope import STATUS_PENDING, approve_digest, confirm_digest
 from hive_shared.errors import Conflict, HiveError, InvalidParams, Unauthorized, from_symbol
 from hive_shared.registry import find, parse_params
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.approval import CHALLENGE_S, LOCAL, Workflow, only_reduces, rank, voters
 from ..domain.command_machine import Event, State

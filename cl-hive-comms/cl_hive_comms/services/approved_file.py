@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 MAX_BYTES: Final = 268_435_456
 _NOBODY_ELSE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -22,8 +23,7 @@ class FileRefused(Exception):
     """Why a file is not started; the sentence names no path."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovedFile:
+class ApprovedFile(msgspec.Struct, frozen=True):
     """A file as it was looked at: its real path and the SHA-256 of its content, hex."""
 
     path: str

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
 from hive_shared.sealed_file import written
 from hive_shared.store import Tx
+from msgspec.structs import asdict
 
 from ..domain.backup import Head, Row, Tally, chosen, manifest_line, row_line
 from ..domain.handoff import FACT as HANDOFF_FACT
@@ -28,8 +29,7 @@ LAST_BACKUP: Final = "last_backup"
 """Fact: {part: Unix seconds} of the newest backup the operator had written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backup:
+class Backup(msgspec.Struct, frozen=True):
     """A backup that was written: its file, SHA-256 and the manifest {part: {count, sha256}}."""
 
     path: Path
@@ -109,6 +109,7 @@ class BackupService:
             yield "comms_trust_days", row
         for row in self._t.trials.raw_trials(tx):
             yield "marketplace_trials", row
+        yield from self._t.contracts.raw_rows(tx)
         for key, text in sorted(self._facts.with_prefix(tx, HANDOFF_FACT).items()):
             yield "comms_state", {"key": key, "value": text}
 
@@ -170,7 +171,7 @@ class BackupService:
 
     def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for hold in self._t.saved.holds(tx):
-            yield "comms_saved_channel", asdict(hold)
+            yield "comms_saved_channel", msgspec.to_builtins(hold)
         for timer in self._t.timers.timers(tx):
             yield "comms_timers", asdict(timer)
         if (stop := self._facts.get(tx, EMERGENCY_FACT)) is not None:

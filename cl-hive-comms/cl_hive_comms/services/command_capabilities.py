@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.envelope import MAX_BYTES
 from hive_shared.errors import HiveError, NotFound
@@ -26,8 +26,7 @@ PROTOCOL: Final = 1
 QUOTE_VALID_S: Final = 600
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """Who this node is, for capabilities. `relays` are those it reads messages from."""
 
     version: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.envelope import Command, decode_command
 from hive_shared.errors import HiveError
@@ -45,8 +45,7 @@ class RuleRefusal(Exception):
         self.error, self.danger, self.spec = error, danger, spec
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """A received command. `message_id` names the message it came in, "" after a restart; `view` is its
     credential, None for an approver's vote and where only the stored row is at hand. `advisor_id` and
     `credential_id` are "" for a vote without credential."""
@@ -94,8 +93,7 @@ class Case:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """A command that rules allow: how dangerous it is, what it would do, whom it has to ask.
 
     `workflow` is `auto`, `queue`, `confirm` or `multisig`; `params` are parsed, or as an operator reduced

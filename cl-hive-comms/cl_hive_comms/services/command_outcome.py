@@ -150,17 +150,17 @@ class CommandOutcomes:
             result=first.get("result") if first else {"state": "unknown" if row is None else row.state},
             error=first.get("error"),
             receipt=first.get("receipt"),
-            preimage=self._preimage(row, first),
+            preimage=self._preimage(case, row, first),
             returned={name: first[name] for name in envelope.RETURNED if name in first},
         )
         return envelope.sign_response(self._identity.secret(), doc)
 
-    def _preimage(self, row: CommandRow | None, first: Mapping[str, JsonValue]) -> str | None:
+    def _preimage(self, case: Case, row: CommandRow | None, first: Mapping[str, JsonValue]) -> str | None:
         """What the first run earned by a ticket: of its answer, or kept longer than the answer is."""
         told = first.get("preimage")
         if isinstance(told, str):
             return told
-        return None if row is None or first else self._rewards.preimage_again(row.command_id)
+        return None if row is None or first else self._rewards.preimage_again(row.command_id, case)
 
     def send(self, tx: Tx, case: Case, response: Response, *, deferred: bool = False) -> None:
         """Enqueue a response for an agent whose transport does not wait for it, or one that comes later than

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.crypto import Secret
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.store import Tx
 
 from ..domain.access_fee import AccessTerms
 from ..domain.compensation import PayTerms
 from ..domain.forwarding import BY_ADVISORS
 from ..domain.lightning_invoice import Asked, plain
-from ..domain.rate_limit import SlidingWindows
 from ..domain.report import PERIODS
 from .access_fees import AccessFees, AccessRows
 from .action_caps import ActionCaps
@@ -86,8 +86,7 @@ def unix_now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class PipelineParts:
+class PipelineParts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the pipeline takes from outside. Times: `now` unix seconds, `now_ms` milliseconds.
 
     `state_key` keys balances inside state hashes, `access_key` signs what is sold for access; `on_receipt`
@@ -145,8 +144,7 @@ class PipelineParts:
     swap_rpcs: Configured = lambda: ("", "")
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class Pipeline(msgspec.Struct, frozen=True):
     """The services other parts of the plugin talk to."""
 
     commands: CommandService
@@ -164,8 +162,7 @@ class Pipeline:
     rewards: Compensation
 
 
-@dataclass(frozen=True)
-class _Core:
+class _Core(msgspec.Struct, frozen=True):
     """What the services of the pipeline share."""
 
     locks: ExecutionLocks

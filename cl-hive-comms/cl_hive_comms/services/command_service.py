@@ -13,9 +13,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.cln import ClnError
@@ -45,16 +45,14 @@ READS_PER_DAY: Final = 5_000
 _DAY: Final = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class _Repeat:
+class _Repeat(msgspec.Struct, frozen=True):
     """The command is known: `response` is the reply it got, None while it has none."""
 
     row: CommandRow
     response: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Late:
+class _Late(msgspec.Struct, frozen=True):
     """The nonce cannot be used (any more)."""
 
     error: HiveError

@@ -6,19 +6,19 @@ Nothing is paid here and nothing leaves here: `services.debts` pays what is owed
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import sha256
 from hive_shared.errors import HiveError, Internal, from_symbol
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain import compensation
 from ..domain.compensation import (
     BOLT11,
     COMPENSATION,
-    ESCROW,
     NOT_DUE,
     OWED,
     RESERVED,
@@ -29,6 +29,8 @@ from ..domain.compensation import (
 from ..domain.lightning_invoice import Asked
 from ..domain.payment import ADVISOR, OUT, Payment, Target, fee_limit_msat, id_of
 from ..domain.payment_checks import LEAST_LEFT_S, check_asked
+from ..domain.payment_choice import BEARER_DANGER, CASHU, ESCROW, PER_ACTION, ways
+from ..domain.payment_choice import Case as PayCase
 from ..domain.payment_machine import Event, State
 from .access_fees import Priced
 from .command_case import WAITING, Case
@@ -38,6 +40,18 @@ from .ports_commands import CommandRows, CredentialView, Database
 from .ports_payments import PaymentRows
 from .ticket_work import TicketWork
 from .trust_service import TrustService
+
+_LIGHTNING: Final = (BOLT11, CASHU)
+"""Ways of the operator's list by which a command is paid."""
+
+
+class BearerKeys(Protocol):
+    """Whom ecash can be locked to (services.bearer_pay.BearerPay)."""
+
+    def shared(self, tx: Tx, agent_key: str, credential_id: str) -> tuple[str, Sequence[str]] | None:
+        """The key that an agent announced for a credential, and the mints that both sides take; None where
+        there is no key or no mint."""
+        ...
 
 
 class Compensation:
@@ -61,16 +75,25 @@ class Compensation:
         self._trust, self._read, self._node_id, self._terms, self._now = trust, read, node_id, terms, now
         self.on_owed: Callable[[], None] = lambda: None
         self.tickets: TicketWork | None = None
+        self.bearer: BearerKeys | None = None
         self._owed = False
 
     # -- what it earns ------------------------------------------------------------------------------------
 
-    def methods(self, view: CredentialView) -> tuple[str, ...]:
-        """Ways to be paid that both the credential and this node take, in the node's order."""
-        offered = [name for name in self._terms().methods if name == BOLT11]
-        if self.tickets is not None:
-            offered.append(ESCROW)
-        return compensation.methods_of(view.credential.compensation, offered)
+    def methods(self, view: CredentialView, danger: int = BEARER_DANGER) -> tuple[str, ...]:
+        """Ways to be paid for work of a danger that both the credential and this node take, the one to take
+        first at the beginning (03 §7.1); a ticket is always the last."""
+        accepted = compensation.accepted_of(view.credential.compensation)
+        preferred = [name for name in self._terms().methods if name in _LIGHTNING]
+        case = PayCase(PER_ACTION, danger=danger, shared_mint=self._shared(view) is not None)
+        found = ways(case, preferred, accepted)
+        return (*found, ESCROW) if self.tickets is not None and ESCROW in accepted else found
+
+    def _shared(self, view: CredentialView) -> tuple[str, Sequence[str]] | None:
+        bearer, document = self.bearer, view.credential
+        if bearer is None:
+            return None
+        return self._db.peek(lambda tx: bearer.shared(tx, document.agent_key, document.credential_id))
 
     def quote(self, view: CredentialView | None, danger: int) -> dict[str, JsonValue] | None:
         """{price_sats, direction, methods, escrow} of an action that earns something; else None (02 §8)."""
@@ -79,8 +102,8 @@ class Compensation:
         if view is None or not price_sats:
             return None
         held = self._held(view, danger)
-        ways = [name for name in self.methods(view) if not held or name == ESCROW]
-        return {"price_sats": price_sats, "direction": COMPENSATION, "methods": [*ways], "escrow": held}
+        found = [name for name in self.methods(view, danger) if not held or name == ESCROW]
+        return {"price_sats": price_sats, "direction": COMPENSATION, "methods": [*found], "escrow": held}
 
     def agreed(self, view: CredentialView) -> dict[str, JsonValue] | None:
         """What capabilities say of an agent's pay; None where nothing is agreed."""
@@ -119,16 +142,34 @@ class Compensation:
         price_sats = compensation.rate_sats(case.view.credential.compensation, danger)
         if not price_sats:
             raise invalid("your credential agrees no pay per action; send the command without a claim")
-        if BOLT11 not in self.methods(case.view):
-            ways = ", ".join(self.methods(case.view)) or "nothing"
-            raise invalid(f"this node pays you by {ways}, not by {BOLT11}")
+        method, taken = str(given["method"]), self.methods(case.view, danger)
+        if method not in taken:
+            raise self._not_by(case.view, method, danger, taken)
         if self._held(case.view, danger):
             raise from_symbol(
                 "escrow_required",
                 f"pay for danger {danger} is held in escrow: claim it by {ESCROW} with a ticket",
                 danger=danger,
             )
+        if method == CASHU:
+            compensation.check_ecash_claim(given)
+            return self._by_ecash(case, case.view, price_sats, taken)
         return await self._by_invoice(case, compensation.invoice_claimed(given), price_sats)
+
+    def _not_by(self, view: CredentialView, method: str, danger: int, taken: Sequence[str]) -> HiveError:
+        text = f"this node pays you by {', '.join(taken) or 'nothing'}, not by {method}"
+        if method == CASHU and danger > BEARER_DANGER:
+            text += f": ecash that nothing holds back is paid up to danger {BEARER_DANGER}, this is {danger}"
+        elif method == CASHU and self.bearer is not None and self._shared(view) is None:
+            text += ": you announced no key for your credential, or no mint that this node takes"
+        return invalid(text, check="no_common_method", methods=[*taken])
+
+    def _by_ecash(self, case: Case, view: CredentialView, price_sats: int, taken: Sequence[str]) -> Reward:
+        shared = self._shared(view)
+        assert shared is not None
+        key, mints = shared
+        then = BOLT11 if BOLT11 in taken else ""
+        return self._fitting(case, Reward(CASHU, price_sats, payee=key, mints=tuple(mints), then=then))
 
     async def _by_invoice(self, case: Case, invoice: str, price_sats: int) -> Reward:
         waited = self._db.peek(lambda tx: self._waited(tx, case.command_id))
@@ -197,13 +238,13 @@ class Compensation:
             content_hash=sha256(encode(reward.to_json())).hex(),
             advisor_id=case.advisor_id,
             budget=ADVISOR,
-            kind=BOLT11,
+            kind=reward.method,
             purpose=compensation.PURPOSE,
             direction=OUT,
             amount_msat=msat,
             max_fee_msat=fee_limit_msat(msat, self._limits.limits().max_fee_ppm, None),
             state=State.RESERVED,
-            target=Target(reward.invoice, reward.invoice or None, reward.payee),
+            target=_target(reward),
             label=f"hive:{payment_id}",
             created_at=now,
             updated_at=now,
@@ -249,10 +290,10 @@ class Compensation:
             return None
         return self._ticket_work().finish(tx, command_id, reward, outcome, receipt_id)
 
-    def preimage_again(self, command_id: str) -> str | None:
+    def preimage_again(self, command_id: str, case: Case) -> str | None:
         """What a command has earned by a ticket, for who asks again what became of it."""
         tickets = self.tickets
-        return None if tickets is None else self._db.peek(lambda tx: tickets.again(tx, command_id))
+        return None if tickets is None else self._db.peek(lambda tx: tickets.again(tx, command_id, case))
 
     def _ticket_work(self) -> TicketWork:
         if self.tickets is None:
@@ -264,3 +305,7 @@ class Compensation:
         if self._owed:
             self._owed = False
             self.on_owed()
+
+
+def _target(reward: Reward) -> Target:
+    return Target(reward.invoice, reward.invoice or None, reward.payee, mints=reward.mints, then=reward.then)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
@@ -45,8 +45,7 @@ _PATIENCE_S: Final = 3_600
 _BATCH: Final = 50
 
 
-@dataclass(frozen=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """A trial that is to begin with a credential: what it is compared with, and where it overlaps."""
 
     baseline: Baseline

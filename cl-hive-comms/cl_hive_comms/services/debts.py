@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Protocol
 
 from hive_shared.alerts import Level
@@ -26,12 +25,14 @@ from hive_shared.invoice_messages import (
 )
 from hive_shared.signed_message import Draft
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain.command_machine import State as CommandState
 from ..domain.lightning_invoice import sats_up
-from ..domain.payment import OUT, Payment, Target
+from ..domain.payment import CASHU, OUT, Payment, Target
 from ..domain.payment_checks import LEAST_LEFT_S, check_asked
 from ..domain.payment_machine import Event, State
+from .bearer_pay import BearerPay
 from .payment_service import PaymentService
 from .ports_commands import Alerts, CommandRows, Database, Log
 from .ports_payments import Lightning, PaymentRows
@@ -85,6 +86,7 @@ class Debts:
         self._running: asyncio.Task[None] | None = None
         self._again = False
         self._told: set[str] = set()
+        self.bearer: BearerPay | None = None
 
     # -- paying -------------------------------------------------------------------------------------------
 
@@ -110,9 +112,11 @@ class Debts:
 
     async def pay_due(self) -> None:
         """Pay what is owed and can be paid, ask for the invoices that miss; also run every minute."""
-        owed = (State.OWED, State.RESERVED)
+        owed = (State.OWED, State.RESERVED, State.SENDING, State.UNKNOWN)
         for row in await self._db.read(lambda tx: self._rows.in_states(tx, owed)):
             if row.direction != OUT or row.command_id is None:
+                continue
+            if row.state in (State.SENDING, State.UNKNOWN) and row.kind != CASHU:
                 continue
             try:
                 await self._look_after(row)
@@ -125,6 +129,11 @@ class Debts:
         now = self._now()
         if row.state is State.RESERVED:
             await self._give_up_unproven(row)
+        elif row.kind == CASHU:
+            if self.bearer is not None and (
+                row.state is not State.OWED or row.error is None or now >= row.updated_at + AGAIN_S
+            ):
+                await self.bearer.pay(row)
         elif row.target.invoice is None or (
             row.expires_at is not None and row.expires_at < now + LEAST_LEFT_S
         ):
@@ -166,7 +175,8 @@ class Debts:
 
     def _ask(self, tx: Tx, row: Payment) -> None:
         now = self._now()
-        day = (now - row.created_at) // ASK_EVERY_S
+        since = row.target.asked_since or row.created_at
+        day = (now - since) // ASK_EVERY_S
         if day >= ASKED_DAYS:
             if row.payment_id in self._told:
                 return
@@ -183,7 +193,7 @@ class Debts:
         request = InvoiceRequest(
             purpose=Purpose.ACTION,
             amount_sats=sats_up(row.amount_msat),
-            due_at=row.created_at + ASKED_DAYS * ASK_EVERY_S,
+            due_at=since + ASKED_DAYS * ASK_EVERY_S,
             idempotency_key=f"{row.payment_id}:{day}",
             command_id=row.command_id,
         )
@@ -219,13 +229,15 @@ class Debts:
             raise PaymentFailed(what, reason="invoice_mismatch")
         check_asked(asked, row.amount_msat, own, None, self._now())
         good = row
+        since = row.target.asked_since
+        target = Target(asked.text, asked.text, asked.payee, asked_since=since)
 
         def body(tx: Tx) -> None:
             taken = self._rows.by_hash(tx, str(asked.payment_hash), OUT)
             if any(one.state is not State.FAILED and one.payment_id != payment_id for one in taken):
                 raise Conflict("the invoice is that of another payment", reason="already_paid")
             self._rows.move(
-                *(tx, replace(good, target=Target(asked.text, asked.text, asked.payee)), Event.ON_UNPAID),
+                *(tx, replace(good, target=target), Event.ON_UNPAID),
                 self._now(),
                 payment_hash=asked.payment_hash,
                 expires_at=asked.expires_at,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Set
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Self
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.envelope import Command
 from hive_shared.errors import HiveError, InvalidParams, from_symbol
@@ -28,6 +28,7 @@ from hive_shared.registry import (
     parse_params,
 )
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain import conflict, constraints
 from ..domain.access_fee import Fee
@@ -54,8 +55,7 @@ Rate = Callable[[str, int], None]
 UNDER_WAY: Final = (State.PENDING_APPROVAL, State.CONFIRM_WAIT, State.APPROVED, State.EXECUTING)
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
+class Who(msgspec.Struct, frozen=True):
     """Who asks, as the rules see it. `view` None: nobody in particular (`hive-schema-validate`)."""
 
     view: CredentialView | None
@@ -71,8 +71,7 @@ class Who:
         return cls(case.view, case.advisor_id, case.credential_id, case.command_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """A command that may run now (`judged.workflow` auto) or after people agree, and what it uses."""
 
     judged: Judged
@@ -83,8 +82,7 @@ class Verdict:
     """Whether it would run by itself but for `held_by`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rated:
+class _Rated(msgspec.Struct, frozen=True):
     """A command with its computed danger."""
 
     spec: ActionSpec
@@ -95,8 +93,7 @@ class _Rated:
     facts: DangerFacts
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """What is asked, by whom, and what it would change."""
 
     who: Who
@@ -133,8 +130,7 @@ class Preparation:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
+class _Past(msgspec.Struct, frozen=True):
     """What was done and what is under way, as the rules need it."""
 
     counts: Mapping[str, int]

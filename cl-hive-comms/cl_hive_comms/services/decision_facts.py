@@ -4,10 +4,10 @@ way (docs/protocol/02-fleet-management.md §3, §7.5)."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Final
 
 from hive_shared.registry import FEE_POLICY, ActionSpec, DangerFacts, find, scored_as
+from msgspec.structs import replace
 
 from ..domain.command_record import CommandRow, FeeWrite
 from ..domain.conflict import PastWrite

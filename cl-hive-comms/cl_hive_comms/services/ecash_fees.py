@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from hive_shared.alerts import Level
@@ -24,6 +23,7 @@ from hive_shared.cashu.wallet import Beside
 from hive_shared.cashu.wallet_service import Given
 from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain.access_fee import CASHU, Fee
 from ..domain.access_income import ecash_income_of

@@ -4,9 +4,9 @@ too much (docs/protocol/03-escrow-and-payments.md §4.2, §5; docs/decisions/055
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.cashu.journal import Op
 from hive_shared.cashu.ports import MintBook
@@ -30,8 +30,7 @@ _LEAST_MELT_SAT: Final = 500
 _WAIT_S: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
+class Levels(msgspec.Struct, frozen=True):
     """The operator's options, in sat; `melt_above` 0: only `most` counts."""
 
     refill: bool
@@ -49,8 +48,7 @@ class Levels:
         return min(self.most, max(self.melt_above, refilled))
 
 
-@dataclass(frozen=True, slots=True)
-class Refills:
+class Refills(msgspec.Struct, frozen=True):
     """What the journal says of refills: when the newest was begun and the newest fund ended well (Unix s, 0:
     never), how many failed since."""
 

@@ -13,7 +13,6 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.alerts import Level
@@ -21,6 +20,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import Busy, ConfirmationRequired, Conflict, HiveError, Internal
 from hive_shared.store import Db, StoreError, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain.emergency import MAX_REASON, TOKEN_S, Stop
 from cl_hive_comms.services.alert_service import AlertService

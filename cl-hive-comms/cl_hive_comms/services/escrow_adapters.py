@@ -21,7 +21,7 @@ from .messenger_signed import SignedMessages
 from .ports_locks import LockRows
 
 _LEVELS = {
-    **dict.fromkeys(("rejected", "disputed", "partly_locked"), Level.WARNING),
+    **dict.fromkeys(("rejected", "disputed", "partly_locked", "unjudged", "not_measured"), Level.WARNING),
     "owed": Level.CRITICAL,
 }
 

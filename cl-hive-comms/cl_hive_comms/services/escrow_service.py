@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail
 from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, Side, TicketQuery, TicketRow
-from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of, divided
+from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of
 from hive_shared.cashu.escrow_work import EscrowWork
-from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.terms import Mode, TicketType
 from hive_shared.cashu.ticket_machine import PayerItem
-from hive_shared.cashu.ticket_messages import Failure, Metric, Release
 from hive_shared.cashu.windows import BONUS_GRACE_S, MOST_UNJUDGED, OperatorRecord, Quote, Standing, quote
-from hive_shared.crypto import Secret
 from hive_shared.errors import (
     ConfirmationRequired,
     Conflict,
@@ -26,51 +23,42 @@ from hive_shared.errors import (
     PaymentFailed,
     Unauthorized,
 )
-from hive_shared.receipts import Receipt
 from hive_shared.registry import SCHEMAS, find, parse_params
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.advisor import Advisor, CredentialRow
-from .receipt_service import ReceiptFields, operator_event
+from ..domain.bonus import METRICS
+from .bonus_measure import BonusMeasure
+from .item_ends import ItemEnds, Measured, Receipts, Verdict
+from .item_judge import ItemJudge, check_judges, judge_of
+from .ticket_mints import NO_MINT, ChosenMints, EscrowSettings, TicketMints
 
 DAY_S: Final = 86_400
 NEEDS_APPROVALS: Final = 9
 """From this danger on a release follows from an approved command, never from the operator's word alone."""
-_MESSAGE_S: Final = 14 * DAY_S
 _RELEASABLE: Final = (PayerItem.EXECUTING, PayerItem.UNKNOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class EscrowSettings:
-    """The operator's options: seconds left to redeem, and what may be of one ticket at one mint (sat)."""
-
-    buffer_s: int
-    most_ticket_sats: int
-    most_locked_sats: int
-
-
-@dataclass(frozen=True, slots=True)
-class PayeeTold:
+class PayeeTold(msgspec.Struct, frozen=True):
     """What a payee announced: the key for its tickets, and the mints it takes (empty: any of ours)."""
 
     lock_pubkey: str
     mints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ItemAsked:
+class ItemAsked(msgspec.Struct, frozen=True):
     """An item as the operator wants it; without an amount the price of its danger."""
 
     amount_sats: int | None = None
     label: str = ""
     window_s: int | None = None
-    cond: Mapping[str, Any] = field(default_factory=dict)
+    cond: Mapping[str, Any] = msgspec.field(default_factory=dict)
     hash: str | None = None
     params: Mapping[str, JsonValue] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TicketAsked:
+class TicketAsked(msgspec.Struct, frozen=True):
     """A ticket as the operator wants it."""
 
     advisor: Advisor
@@ -90,30 +78,14 @@ class TicketAsked:
     standing: Standing | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The operator's word on an item: `success` None where a measured `value` decides."""
+class Judged(msgspec.Struct, frozen=True):
+    """The operator's word on an item: `success` None where a measured `value`, or the item's judge within
+    `timeout_s`, decides."""
 
     success: bool | None
     result: Mapping[str, JsonValue]
     confirm: bool
-
-
-class ChosenMints(Protocol):
-    """The book of mints (hive_shared.cashu.mint_book.MintBookService)."""
-
-    def accepted(self) -> Sequence[str]: ...
-    def allowed(self, url: str) -> str: ...
-    def for_lock(
-        self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
-    ) -> tuple[str, Any]: ...
-
-
-class Receipts(Protocol):
-    """The chain of receipts (services.receipt_service.ReceiptService)."""
-
-    def append(self, tx: Tx, what: ReceiptFields) -> Receipt: ...
-    def read(self, tx: Tx, receipt_id: int) -> dict[str, JsonValue] | None: ...
+    timeout_s: float = 30.0
 
 
 class Credentials(Protocol):
@@ -132,6 +104,9 @@ class EscrowService:
         rows: EscrowRows,
         engine: EscrowEngine,
         work: EscrowWork,
+        ends: ItemEnds,
+        judge: ItemJudge,
+        bonuses: BonusMeasure,
         mail: Mail,
         mints: ChosenMints,
         receipts: Receipts,
@@ -145,9 +120,13 @@ class EscrowService:
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self.engine, self._work, self._mail = db, rows, engine, work, mail
+        self._ends, self._judge, self._bonuses = ends, judge, bonuses
         self._mints, self._receipts, self._credentials = mints, receipts, credentials
-        self._payee, self._locked_sats, self._settings = payee, locked_sats, settings
+        self._payee, self._settings = payee, settings
+        self._chooser = TicketMints(db, mints, locked_sats, settings)
         self._refund, self._check_stop, self._now = refund, check_stop, now
+        self.check_contract: Callable[[Tx, str, str], None] = lambda tx, contract_id, pubkey: None
+        """Set by the composition root: raises Conflict for a contract that does not pay this advisor."""
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -199,6 +178,10 @@ class EscrowService:
         """Price and window of a danger; `trust`: with the modifiers of trust on the price."""
         return quote(danger, standing, operator, by_trust=trust)
 
+    def mints_taken(self) -> Sequence[str]:
+        """The mints that the operator named, in normal form."""
+        return self._mints.accepted()
+
     # -- making ----------------------------------------------------------------------------------------
 
     async def create(self, asked: TicketAsked, key: str, timeout: float) -> TicketRow:
@@ -208,20 +191,41 @@ class EscrowService:
         if known is None:
             self._check_stop()
             if not self._mints.accepted():
-                raise PaymentFailed(
-                    "no mint is named: set hive-comms-escrow-mint to one you trust; without it there is no"
-                    " escrow",
-                    reason="mint_not_allowed",
-                )
+                raise PaymentFailed(NO_MINT, reason="mint_not_allowed")
+            contract_id, pubkey = asked.contract_id, asked.advisor.pubkey
+            if contract_id is not None and pubkey is not None:
+                await self._db.read(lambda tx: self.check_contract(tx, contract_id, pubkey))
         told = await self._told(asked)
+        asked = await self._with_baseline(asked, known)
         plan = self._plan(asked, told)
         mints: Sequence[tuple[str, int]] = ()
         if known is not None:
             mints = [(each.url, each.permille) for each in known.terms.mints]
         else:
-            mints = await self._chosen(plan, told, asked.mint)
+            last = plan.last_locktime(self._now())
+            amounts = [item.amount_sats for item in plan.items]
+            mints = await self._chooser.chosen(amounts, last, takes=told.mints, wanted=asked.mint)
         order = Ordered(key, mints, asked.advisor.advisor_id, asked.task_id)
         return await self.engine.create(plan, order, timeout)
+
+    async def _with_baseline(self, asked: TicketAsked, known: TicketRow | None) -> TicketAsked:
+        """With the baseline that this node measured, for bonuses that it measures itself."""
+        bonuses = [bonus_of(item.cond) for item in asked.items[1:]]
+        if asked.type is not TicketType.PERFORMANCE:
+            return asked
+        metrics = [bonus[0] for bonus in bonuses if bonus is not None]
+        if asked.baseline is not None:
+            if METRICS.isdisjoint(metrics):
+                return asked
+            raise InvalidParams(
+                f"this node measures {', '.join(sorted(METRICS.intersection(metrics)))} itself, also its"
+                " baseline: leave baseline= out",
+                data={"param": "baseline"},
+            )
+        if known is not None:
+            same = known.terms.baseline
+            return replace(asked, baseline=same) if isinstance(same, dict) else asked
+        return replace(asked, baseline=await self._bonuses.baseline(asked.advisor, metrics))
 
     async def _told(self, asked: TicketAsked) -> PayeeTold:
         pubkey = asked.advisor.pubkey
@@ -250,6 +254,8 @@ class EscrowService:
                 f" for danger {asked.danger}",
                 data={"param": "mode"},
             )
+        own_command = asked.schema in SCHEMAS
+        check_judges([item.cond for item in asked.items], self._judge.allowed(), own_command=own_command)
         priced = self.price(asked.danger, asked.standing or self.standing_of(asked.advisor), trust=False)
         row = self._credentials.active_of(asked.advisor.advisor_id)
         rate = 0
@@ -285,33 +291,6 @@ class EscrowService:
             valid_from=None if row is None else row.credential.valid_from,
         )
 
-    async def _chosen(
-        self, plan: TicketPlan, told: PayeeTold, wanted: str | None
-    ) -> tuple[tuple[str, int], ...]:
-        """The mints that take the ticket now, as many as its size needs."""
-        settings, locked = self._settings(), await self._db.read(self._locked_sats)
-        accepted = set(self._mints.accepted())
-        if wanted is not None:
-            wanted = self._mints.allowed(wanted)
-            accepted &= {wanted}
-        if told.mints:
-            accepted &= set(told.mints)
-        found: list[str] = []
-        while True:
-            share = min(plan.amount_sats, settings.most_ticket_sats)
-            wish = Wish(share, frozenset(accepted - set(found)), wanted or "")
-            last = plan.last_locktime(self._now()) + len(found) * DAY_S
-            try:
-                url, _ = self._mints.for_lock(wish, last, locked, settings.most_locked_sats)
-            except PaymentFailed:
-                if not found:
-                    raise
-                break
-            found.append(url)
-            if plan.amount_sats <= settings.most_ticket_sats:
-                break
-        return divided(plan.amount_sats, len(plan.items), settings.most_ticket_sats, found)
-
     # -- judging ---------------------------------------------------------------------------------------
 
     async def complete(self, ticket_id: str, i: int, judged: Judged) -> ItemRow:
@@ -322,6 +301,12 @@ class EscrowService:
         (`lock_mismatch`, `too_late`, `too_early`, `not_released`), Conflict, InvalidParams, NotFound.
         """
         ticket = await self._own(ticket_id)
+        if judged.success is not False:
+            self._check_stop()
+        asked = await self._db.read(lambda tx: self._item(tx, ticket, i))
+        if judged.success is None and judge_of(asked.cond) is not None:
+            self._check_judge(ticket, asked, judged, by_method=True)
+            return await self._judge.ask(ticket, i, judged.result, judged.timeout_s)
 
         def body(tx: Tx) -> ItemRow:
             item = self._item(tx, ticket, i)
@@ -332,21 +317,12 @@ class EscrowService:
             self._check_judge(ticket, item, judged)
             if item.state not in _RELEASABLE:
                 item = self._work.start(tx, self._work.check_free(tx, ticket, i), f"operator:{ticket_id}:{i}")
+            reason = "task_failed"
             if bonus is not None:
-                item = self._tell_metric(tx, ticket, item, bonus, judged)
-            receipt = self._receipts.append(tx, self._event(ticket, i, success=success, judged=judged))
-            told = str(receipt.receipt_id)
-            if success:
-                self._work.succeed(tx, item, told)
-                self._tell_released(tx, ticket, self._item(tx, ticket, i))
-            else:
-                item = self._work.fail(tx, item, told)
-                said = Failure(ticket_id, i, "missed" if bonus else "task_failed", told, _hash_of(receipt))
-                self._put(tx, ticket, said, f"failure:{ticket_id}:{i}")
-            return self._item(tx, ticket, i)
+                found = Measured(*(bonus[0], int(str(judged.result["value"])), bonus[1], self._now()))
+                item, reason = self._ends.tell_metric(tx, ticket, item, found), "missed"
+            return self._ends.end(tx, ticket, item, Verdict(success, judged.result, reason))
 
-        if judged.success is not False:
-            self._check_stop()
         done = await self._db.write(body)
         self._mail.kick()
         return done
@@ -361,7 +337,7 @@ class EscrowService:
             if item.state is PayerItem.SUCCEEDED:
                 self._work.release(tx, ticket, item)
                 item = self._item(tx, ticket, i)
-            self._tell_released(tx, ticket, item)
+            self._ends.tell_released(tx, ticket, item)
             return item
 
         done = await self._db.write(body)
@@ -407,7 +383,9 @@ class EscrowService:
             )
         return item
 
-    def _check_judge(self, ticket: TicketRow, item: ItemRow, judged: Judged) -> None:
+    def _check_judge(
+        self, ticket: TicketRow, item: ItemRow, judged: Judged, *, by_method: bool = False
+    ) -> None:
         if item.state is PayerItem.EXECUTING:
             raise Conflict(
                 f"item {item.i} pays command {item.command_id}, which is under way: its result decides",
@@ -417,7 +395,7 @@ class EscrowService:
             raise Unauthorized(
                 f"danger {ticket.terms.danger} is released by a command with its approvals, not by a word"
             )
-        if not judged.confirm:
+        if not judged.confirm and not by_method:
             raise ConfirmationRequired(
                 f"no result of item {item.i} is stored here: confirm=true says that you judged the work"
                 " yourself"
@@ -444,51 +422,6 @@ class EscrowService:
             )
         return met
 
-    def _tell_metric(
-        self, tx: Tx, ticket: TicketRow, item: ItemRow, bonus: tuple[str, int], judged: Judged
-    ) -> ItemRow:
-        """What was measured goes to the payee whether or not it was reached."""
-        metric, threshold = bonus
-        value = int(str(judged.result["value"]))
-        baseline = ticket.terms.baseline
-        base = baseline.get("value", 0) if isinstance(baseline, dict) else 0
-        said = Metric(
-            *(ticket.ticket_id, item.i, metric, value, int(base), threshold, value >= threshold),
-            self._now(),
-        )
-        self._put(tx, ticket, said, f"metric:{ticket.ticket_id}:{item.i}")
-        kept = {"metric": metric, "value": value, "threshold": threshold, "measured_at": self._now()}
-        return self._rows.note_item(tx, item, self._now(), metric=kept)
-
-    def _tell_released(self, tx: Tx, ticket: TicketRow, item: ItemRow) -> None:
-        if ticket.terms.mode is not Mode.TASK:
-            return
-        preimage = self._work.preimage(tx, item)
-        said = Release(ticket.ticket_id, item.i, _hex(preimage))
-        if item.receipt_id is not None and item.receipt_id.isdigit():
-            receipt = self._receipts.read(tx, int(item.receipt_id))
-            if receipt is not None:
-                hash_ = "sha256:" + str(receipt["receipt_hash"]).removeprefix("sha256:")
-                said = Release(ticket.ticket_id, item.i, _hex(preimage), item.receipt_id, hash_)
-        # Once a minute at most, however often it is asked for.
-        self._put(tx, ticket, said, f"release:{ticket.ticket_id}:{item.i}:{self._now() // 60}")
-        if item.hash is not None:
-            self._rows.note_secret(tx, item.hash, delivered_at=self._now())
-
-    def _event(self, ticket: TicketRow, i: int, *, success: bool, judged: Judged) -> ReceiptFields:
-        what = operator_event(
-            "escrow_complete",
-            params={"ticket_id": ticket.ticket_id, "item": i, "terms_hash": ticket.terms_hash},
-            result={"success": success, **judged.result},
-            advisor_id=ticket.advisor_id or "",
-            agent_id=ticket.terms.payee.id,
-        )
-        return what if success else replace(what, status="failed")
-
-    def _put(self, tx: Tx, ticket: TicketRow, message: Release | Failure | Metric, key: str) -> None:
-        until = self._now() + _MESSAGE_S
-        self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
-
 
 def _as_sent(asked: TicketAsked, params: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     """The parameters as a command of ours has them: checked, defaults filled in. Those of a schema that is
@@ -496,11 +429,3 @@ def _as_sent(asked: TicketAsked, params: Mapping[str, JsonValue]) -> Mapping[str
     if asked.schema not in SCHEMAS:
         return params
     return parse_params(find(asked.schema, asked.task_action), dict(params))
-
-
-def _hash_of(receipt: Receipt) -> str:
-    return "sha256:" + receipt.receipt_hash.removeprefix("sha256:")
-
-
-def _hex(preimage: Secret) -> str:
-    return preimage.reveal().hex()

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import EmergencyStop, FeatureDisabled, InvalidParams, RateLimited
 from hive_shared.nostr.event import Event, body_fields, build, to_text
 from hive_shared.nostr.reasons import EventInvalid
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.store import Db, Tx
 
 from ..domain.published_kinds import (
@@ -21,7 +22,6 @@ from ..domain.published_kinds import (
     family_of,
     hourly,
 )
-from ..domain.rate_limit import SlidingWindows
 from ..domain.relay_sets import LOW_REDUNDANCY
 from .identity_service import IdentityService
 from .messenger import Messenger
@@ -32,8 +32,7 @@ _FIELDS: Final = frozenset({"kind", "content", "tags", "created_at", "pubkey"})
 _MAX_AHEAD_S: Final = 300
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """What the caller gets: the event's id and author, how far it is (the outbox states), and a slug when
     something could be better."""
 

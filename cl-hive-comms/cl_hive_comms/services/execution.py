@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 from hive_shared import envelope
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Busy, HiveError, from_symbol
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain.command_machine import MAX_EXTERNAL_S, Event, State
 from ..domain.command_record import CommandRow
@@ -44,8 +45,7 @@ from .spend_limits import SpendCap, SpendLimits
 from .state_hash_service import StateHashService
 
 
-@dataclass(frozen=True, slots=True)
-class _Unwritten:
+class _Unwritten(msgspec.Struct, frozen=True):
     case: Case
     judged: Judged
     outcome: Outcome

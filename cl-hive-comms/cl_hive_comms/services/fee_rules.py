@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.envelope import STATUS_SUCCESS
 from hive_shared.errors import HiveError
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import TimerRow
 from ..domain.fee_rules import FeeRule, Held, Wanted, local_permille, wanted
@@ -34,8 +35,7 @@ _DAY_S: Final = 86_400
 _Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Anchor:
+class _Anchor(msgspec.Struct, frozen=True):
     """An anchor and what it holds; `held` None for one that no rule set."""
 
     timer: TimerRow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.registry import WALLET
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import TimerRow
 from .executors.action import Caller

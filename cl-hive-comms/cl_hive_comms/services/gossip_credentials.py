@@ -9,13 +9,14 @@ the table that commands are judged by, and never against what the operator decid
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.credential import Credential, doc_hash
 from hive_shared.errors import EmergencyStop, NotFound
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.advisor import GOSSIP, MAX_LIVE_CREDENTIALS, Advisor, CredentialRow, days_left
 from ..domain.gossip import (
@@ -49,8 +50,7 @@ class GossipRows(Protocol):
     def rows(self, tx: Tx) -> list[GossipRow]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What became of a message. `status` is stored, duplicate, rejected or deferred; `relay`: pass it on, a
     duplicate only to members first seen less than 24 h ago. `reason` says why it was not stored, or why a
     credential for this node is not in force."""

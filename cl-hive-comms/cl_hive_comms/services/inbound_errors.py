@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from hive_shared.rate_limit import SlidingWindows
+
 from ..domain.arrival import Arrival
-from ..domain.rate_limit import SlidingWindows
 from .inbound_ids import MessageIds
 from .ports_identity import Clock
 

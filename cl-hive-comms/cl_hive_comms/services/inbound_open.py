@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.nostr import nip44
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import Message, WrapInvalid, unwrap
@@ -18,8 +18,7 @@ from .ports_identity import Clock, NodeKeys
 _MAX_AHEAD_S: Final = 900
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A message, our key it was sealed for, and whether its sender writes (and reads) encrypted kind 4."""
 
     message: Message

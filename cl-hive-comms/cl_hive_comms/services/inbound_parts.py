@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 from hive_shared.nostr.chunks import Missing
 from hive_shared.nostr.long_messages import LongMessages
 from hive_shared.nostr.reasons import ChunkInvalid
+from msgspec.structs import replace
 
 from ..domain.arrival import Arrival
 from .ports_identity import Clock, Log

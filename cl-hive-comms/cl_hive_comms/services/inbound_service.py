@@ -15,11 +15,11 @@ from hive_shared.errors import Busy, RateLimited
 from hive_shared.nostr.chunks import CHUNK_SCHEMA, RESEND_SCHEMA
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.reasons import ChunkInvalid
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.store import Db, StoreError, Tx
 
 from cl_hive_comms.domain.arrival import WRAPS_ONLY, Arrival, Forms
 from cl_hive_comms.domain.outbox import KEPT_S, Kept, Seen
-from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.inbound_ids import EitherIds, MessageIds
 from cl_hive_comms.services.inbound_open import Opener

@@ -10,10 +10,10 @@ from typing import Any, Final, Protocol
 
 from hive_shared import signed_message
 from hive_shared.errors import HiveError, InvalidParams
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.signed_message import Draft, OtherVersion
 
 from ..domain.arrival import Arrival
-from ..domain.rate_limit import SlidingWindows
 from .inbound_errors import MessageErrors
 from .ports_commands import Log
 from .ports_identity import NodeKeys

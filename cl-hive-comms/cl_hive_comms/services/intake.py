@@ -7,9 +7,9 @@ a set lookup. Refusals are answered to keys we know, and to nobody else.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from hive_shared import envelope
 from hive_shared.canonical import JsonValue, decode, encode
 from hive_shared.credential import doc_hash, parse, to_doc
@@ -29,8 +29,7 @@ _PROVES_SENDER: Final = frozenset({"nostr_dm"})
 VOTES: Final = frozenset({"approve", "reject"})
 
 
-@dataclass(frozen=True, slots=True)
-class Ingress:
+class Ingress(msgspec.Struct, frozen=True):
     """How a message came in.
 
     `sender_key` is the x-only key that the transport verified (Nostr), or the one the caller claims
@@ -44,16 +43,14 @@ class Ingress:
     received_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """A command that its agent signed under a credential in force. `view` is None for an approver's vote."""
 
     command: Command
     view: CredentialView | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A refusal before the nonce was burned. `nonce` is 0 where it could not be read."""
 
     error: HiveError

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.cashu.curve import y_of
@@ -13,6 +12,7 @@ from hive_shared.cashu.lock_machine import LOCKS, LockEvent, LockState
 from hive_shared.cashu.token import Token, encode_token
 from hive_shared.cashu.wire import Proof
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.cashu_lock import LockRow, poll_after
 from .ports_locks import LockRows, OnChange
@@ -80,6 +80,9 @@ class LockBooks:
                 continue
             alone, tries = len(rows) == 1, row.tries + 1
             later = min(_RETRY_MOST_S, _RETRY_S << min(tries, 6)) if alone else 0
+            if op.kind is OpKind.REDEEM and now < row.locktime:
+                # After it the payer may take it back.
+                later = min(later, _RETRY_S)
             batch = max(1, len(rows) // 2)
             next_at = now if op.reason == "token_spent" else now + later
             self.move(tx, row, event, batch=batch, tries=tries, next_at=next_at, **why)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.lock_machine import LockState
+from hive_shared.cashu.lock_machine import LockState, lock_id_of
 from hive_shared.cashu.outputs import Output, restored
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
 from hive_shared.cashu.ticket import lock_of, lock_outputs
@@ -23,15 +23,14 @@ from hive_shared.cashu.wire import Proof, SpendState
 from hive_shared.errors import InvalidParams
 from hive_shared.store import Tx
 
-from ..domain.cashu_lock import LockRow, Role, lock_id_of
+from ..domain.cashu_lock import LockRow, Role
 from .lock_books import LockBooks
 from .lock_swaps import MOST_PROOFS
 from .ports_commands import Database
 from .ports_locks import LockMints, LockRows
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """An item's share."""
 
     terms: Terms
@@ -40,8 +39,7 @@ class _Place:
     share: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """A lock that a mint signed, as it goes into the books, and what of it nobody has spent."""
 
     row: LockRow

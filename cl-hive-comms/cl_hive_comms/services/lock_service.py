@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -18,7 +17,7 @@ from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.lock_machine import LockEvent, LockState
+from hive_shared.cashu.lock_machine import LockEvent, LockState, lock_id_of
 from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.secrets import Lock, SigFlag
@@ -39,8 +38,9 @@ from hive_shared.errors import (
     PaymentFailed,
 )
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
-from ..domain.cashu_lock import MARGIN_S, POLL_LEAST_S, LockRow, Role, lock_id_of
+from ..domain.cashu_lock import MARGIN_S, POLL_LEAST_S, LockRow, Role
 from ..domain.payment import ADVISOR
 from .lock_books import LockBooks
 from .lock_swaps import LockSwaps
@@ -56,8 +56,7 @@ KEPT_S: Final = 90 * 86_400
 """How long after its locktime and its end a lock is kept (03 §8)."""
 
 
-@dataclass(frozen=True, slots=True)
-class LockOrder:
+class LockOrder(msgspec.Struct, frozen=True):
     """Who asks for locks. The same key with the same content is the same call; what is locked counts in
     `budget` (None: in none, 03 §7.2) and for the advisor."""
 
@@ -67,8 +66,7 @@ class LockOrder:
     advisor_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """One lock that is wanted: `outputs` makes its proofs of a keyset."""
 
     item: int
@@ -79,8 +77,7 @@ class Piece:
     outputs: Callable[[Keyset], tuple[Output, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a call asks for. `terms_hash` (64 hex) is what nonces are derived from; `key_context` names the
     refund key if it is ours; `fits_ticket`: whether mint-max-ticket bounds it."""
 
@@ -97,8 +94,7 @@ class Wanted:
         return sha256("\n".join((*whose, *parts)).encode()).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(msgspec.Struct, frozen=True):
     """What one swap locks."""
 
     keys: MintKeys
@@ -106,8 +102,7 @@ class _Batch:
     outputs: tuple[Output, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LockSettings:
+class LockSettings(msgspec.Struct, frozen=True):
     """The operator's options: what may be locked at one mint, and of one ticket there (sat); how long after
     its locktime a released lock is left to the payee (seconds)."""
 
@@ -263,11 +258,11 @@ class LockService:
                 multisig=any((piece.lock.n_sigs or 1) > 1 for piece in pieces),
                 sigall=any(piece.lock.sigflag is SigFlag.SIG_ALL for piece in pieces),
             )
-            self._check_ticket(url, least, wanted)
             last = max(piece.lock.locktime or 0 for piece in pieces)
             _, keyset = self._mints.for_lock(wish, last, locked, self._settings().most_locked)
             keys = await self._wallet.ready(url)
             rows = await asyncio.to_thread(self._planned, order, key, content, wanted, pieces, keyset)
+            self._check_ticket(url, sum(row.face_sats for row, _ in rows), wanted)
             await self._refuse_signed(url, [outputs[0] for _, outputs in rows])
             await self._check_free(url, [row for row, _ in rows])
             batches += _batches(keys, rows, self._most_outputs(url))
@@ -277,8 +272,9 @@ class LockService:
         most = self._settings().most_ticket
         if wanted.fits_ticket and sats > most:
             raise BudgetExhausted(
-                f"the ticket locks {sats} sat at {url}, at most {most} sat may be of one ticket at one mint"
-                " (hive-comms-mint-max-ticket): divide it among more mints, or raise the option",
+                f"the ticket locks {sats} sat at {url} with the fees of its payee, at most {most} sat may be"
+                " of one ticket at one mint (hive-comms-mint-max-ticket): divide it among more mints, or"
+                " raise the option",
                 reason="exposure_limit",
             )
 

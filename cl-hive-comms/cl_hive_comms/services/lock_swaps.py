@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -18,8 +17,8 @@ from hive_shared.alerts import Level
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.journal import Op, OpKind
-from hive_shared.cashu.keysets import Keyset, expand
-from hive_shared.cashu.lock_machine import STANDING, LockEvent, LockState
+from hive_shared.cashu.keysets import Keyset, expand, fee_sats
+from hive_shared.cashu.lock_machine import FINAL, STANDING, LockEvent, LockState
 from hive_shared.cashu.reasons import MintNonconformant
 from hive_shared.cashu.secrets import SigFlag
 from hive_shared.cashu.token import decode_token
@@ -28,6 +27,7 @@ from hive_shared.cashu.witness import all_digest, build, inputs_digest, preimage
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, HiveError, InvalidParams, PaymentFailed
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.cashu_lock import Evidence, LockRow, Role, Spent, evidence, poll_after
 from .lock_books import LockBooks
@@ -38,7 +38,7 @@ MOST_PROOFS: Final = 500
 """Proofs of one swap, and of one question about their states (03 §6.7)."""
 _MOST_DUE: Final = 2_000
 _STEP_S: Final = 60.0
-_AGAIN_S: Final = 60
+_AGAIN_S: Final = 30
 
 Held: TypeAlias = tuple[LockRow, tuple[Proof, ...]]
 """A lock with those of its proofs that nobody has spent."""
@@ -209,6 +209,9 @@ class LockSwaps:
             if self._told.get(row.lock_id) is not row.state:
                 self._told[row.lock_id] = row.state
                 self._tell(row)
+            if row.state in FINAL:
+                # It moves no more: nothing of it is told twice.
+                del self._told[row.lock_id]
 
     async def _at(self, url: str) -> None:
         """Everything due at one mint; one at a time, so that what comes in meanwhile goes into one swap."""
@@ -220,6 +223,7 @@ class LockSwaps:
                 return
             try:
                 standing = await self._listed(url, await self._asked(url, ids))
+                standing = await self._without_dust(url, standing)
                 for kind in (OpKind.REDEEM, OpKind.REFUND):
                     for group in _groups([each for each in standing if self._wants(each[0], kind)]):
                         await self._spend(url, kind, group)
@@ -248,6 +252,29 @@ class LockSwaps:
 
             await self._db.write(body)
         return listed
+
+    async def _without_dust(self, url: str, standing: Sequence[Held]) -> list[Held]:
+        """A lock of which its payee left less than spending it costs is redeemed: the rest is nobody's."""
+        keysets = await self._mints.keysets(url)
+
+        def is_dust(row: LockRow, proofs: Sequence[Proof]) -> bool:
+            shown = bool(row.preimage) or row.lock.hash is None
+            worth = sum(proof.amount for proof in proofs)
+            costs = fee_sats(keysets[proof.id].input_fee_ppk for proof in proofs)
+            return shown and len(proofs) < len(row.ys) and worth <= costs
+
+        dust = [row for row, proofs in standing if self._wants(row, OpKind.REFUND) and is_dust(row, proofs)]
+        if not dust:
+            return list(standing)
+        ids = {row.lock_id for row in dust}
+
+        def body(tx: Tx) -> None:
+            for row in self._rows.get(tx, sorted(ids)):
+                if row.state in STANDING:
+                    self._books.move(tx, row, LockEvent.ON_REDEEMED, error="", reason="")
+
+        await self._db.write(body)
+        return [each for each in standing if each[0].lock_id not in ids]
 
     def _later(self, tx: Tx, *, url: str, ids: Sequence[str], why: HiveError) -> None:
         self._rows.put_off(tx, ids, self._now() + _AGAIN_S)

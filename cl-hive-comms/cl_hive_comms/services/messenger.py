@@ -7,13 +7,13 @@ is enough; until then retries go on at 2 .. 300 s until the message expires, als
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from hive_shared.crypto import Secret
 from hive_shared.errors import Capacity, TransportUnavailable
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain.outbox import KEPT_S, MAX_QUEUED, MessageKind, Outgoing, Queued, retry_delay
 from cl_hive_comms.services.identity_service import IdentityService

@@ -6,30 +6,33 @@ docs/protocol/08-client-and-plugins.md §3.4 (hive-comms-send-dm), docs/protocol
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from hive_shared.canonical import JsonValue
+import msgspec
+from hive_shared.canonical import JsonValue, decode_object
 from hive_shared.errors import InvalidParams, RateLimited
 from hive_shared.nostr.event import event_id
 from hive_shared.nostr.giftwrap import KIND_RUMOR, split_chunks
-from hive_shared.signed_message import Draft, sign
+from hive_shared.rate_limit import SlidingWindows
+from hive_shared.signed_message import MAX_BYTES, Draft, sign
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
-from cl_hive_comms.domain.rate_limit import SlidingWindows
 from cl_hive_comms.domain.sibling_names import area_to_send
 from cl_hive_comms.services.identity_service import IdentityService
 from cl_hive_comms.services.messenger import Messenger
 from cl_hive_comms.services.ports_identity import Clock, FactStore, RandomBytes
 
 MAX_MESSAGE_BYTES: Final = 65_535
+TICKET_SCHEMA: Final = "hive:escrow/ticket"
+MAX_TICKET_BYTES: Final = 1_000_000
+"""The tokens of a batch (03 §6.6 "Size"); they travel in chunks."""
 PER_MINUTE: Final = 60
 DEFAULT_TTL_S: Final = 86_400
 MAX_TTL_S: Final = 14 * 86_400
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """What the caller gets: the id of the (first) rumor, and the state in the outbox."""
 
     event_id: str
@@ -95,6 +98,24 @@ class SignedMessages:
             tx, recipient, body, schema=schema, area=area_to_send(schema), name=f"dm:{key}", until=expires_at
         )
 
+    def put_in_thread(
+        self,
+        tx: Tx,
+        recipient: str,
+        body: JsonValue,
+        *,
+        schema: str,
+        thread_id: str,
+        seq: int,
+        expires_at: int,
+    ) -> Draft:
+        """Store a message of a conversation in the caller's transaction, under a number that its caller has
+        not used there; returns it with its signature. `kick` after the commit. Raises as `put`."""
+        area_to_send(schema)
+        draft = Draft(schema, self._uuid(), thread_id, seq, self._now(), expires_at, body)
+        signed = self._enqueue(tx, draft, recipient, f"dm:{thread_id}:{seq}")
+        return replace(draft, sig=str(decode_object(signed, max_bytes=MAX_BYTES, floats=True)["sig"]))
+
     def stored(self, tx: Tx, key: str) -> bool:
         """Whether `put` stored a message of this key."""
         return self._messenger.find(tx, f"dm:{key}") is not None
@@ -122,19 +143,25 @@ class SignedMessages:
         if self._messenger.find(tx, name) is not None:
             return
         now = self._now()
-        msg_id = str(uuid.UUID(bytes=self._random_bytes(16), version=4))
         counter = f"msg_seq:{area}:{recipient}"
         seq = int(self._facts.get(tx, counter) or 0) + 1
         self._facts.put(tx, counter, str(seq), now)
-        draft = Draft(schema, msg_id, area, seq, now, until, body)
+        self._enqueue(tx, Draft(schema, self._uuid(), area, seq, now, until, body), recipient, name)
+
+    def _enqueue(self, tx: Tx, draft: Draft, recipient: str, name: str) -> str:
+        signed = sign(draft, self._identity.secret(), recipient)
         self._messenger.enqueue(
             tx,
             recipient=recipient,
-            content=sign(draft, self._identity.secret(), recipient),
+            content=signed,
             kind="message",
             idempotency_key=name,
-            expires_at=until,
+            expires_at=draft.expires_at,
         )
+        return signed
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(bytes=self._random_bytes(16), version=4))
 
     def _told(self, tx: Tx, name: str) -> Sent | None:
         found = self._messenger.find(tx, name)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import DecodeError, JsonValue, decode
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Busy, Conflict
@@ -49,8 +50,7 @@ _CREDENTIAL_NOTE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Migrated:
+class Migrated(msgspec.Struct, frozen=True):
     """What a migration did, or would do. `reissue` lists credentials of ours that were still valid."""
 
     source_sha256: str
@@ -64,8 +64,7 @@ class Migrated:
         return sum(table.imported for table in self.tables)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(msgspec.Struct, frozen=True):
     """The earlier plugin's key, or why there is none to take."""
 
     secret: Secret | None

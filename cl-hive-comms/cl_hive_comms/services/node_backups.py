@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import Secret, hkdf_sha256
 from hive_shared.sealed_file import SealedFileError, SealedReader, file_digest, new_file, written
@@ -30,8 +30,7 @@ WriteOwn = Callable[[Path, Secret], Awaitable[object]]
 """Writes this plugin's own backup to a new file, sealed with the passphrase."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackupKey:
+class BackupKey(msgspec.Struct, frozen=True):
     """What the node's `makesecret` gave: it seals the files, and marks the manifest as this node's."""
 
     secret: Secret
@@ -47,8 +46,7 @@ class BackupKey:
         return hkdf_sha256(self.secret.reveal(), info=b"manifest")
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(msgspec.Struct, frozen=True):
     """What is found of a backup: names of files that are gone or changed, and the channel entries, None
     where the backup holds none or its file does not open."""
 

@@ -14,11 +14,11 @@ from hive_shared.nostr.chunk_resend import ResentParts, parse_resend
 from hive_shared.nostr.chunks import KEEP_SECONDS, Missing
 from hive_shared.nostr.giftwrap import split_chunks
 from hive_shared.nostr.reasons import ChunkInvalid
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.store import Db, Tx
 
 from ..domain.arrival import Arrival
 from ..domain.outbox import MessageKind, Outgoing
-from ..domain.rate_limit import SlidingWindows
 from .ports_identity import Clock, Log, NodeKeys
 from .ports_transport import PartMessages, Routes
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.errors import BudgetExhausted
 from hive_shared.store import Tx
@@ -16,8 +16,7 @@ from .ports_commands import Alerts, Database
 from .ports_payments import LockedSums, PaymentRows
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """A limit and how far it is used: sats, and when (unix seconds) the oldest of it counts no more."""
 
     bound: Bound

@@ -1,5 +1,5 @@
-"""Invoices and offers that this node gives on behalf of siblings, and the proof that they were paid
-(docs/protocol/03-escrow-and-payments.md §7.4; docs/decisions/0517, 0562).
+"""Invoices, offers and keys for ecash that this node gives on behalf of siblings, and the proof that they
+were paid (docs/protocol/03-escrow-and-payments.md §7.4, §7.5; docs/decisions/0517, 0562, 0596).
 
 Crash points: `invoice_noted`, `invoice_made`.
 """
@@ -10,22 +10,32 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.cln import ClnError
-from hive_shared.errors import Busy, Capacity, Conflict, EmergencyStop, HiveError, PaymentFailed
+from hive_shared.crypto import Secret
+from hive_shared.errors import (
+    Busy,
+    Capacity,
+    Conflict,
+    EmergencyStop,
+    FeatureDisabled,
+    HiveError,
+    PaymentFailed,
+)
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
-from ..domain.payment import BOLT11, BOLT12, IN, Payment, Target
+from ..domain.access_fee import CASHU, L402
+from ..domain.payment import BOLT11, BOLT12, IN, LATE_S, Payment, Target
 from ..domain.payment_machine import Event, State
+from ..domain.request_macaroon import check_macaroon, is_of, macaroon_of
+from .ecash_requests import EcashRequests
 from .ports_commands import Database, Fault, KillSwitch, Node
 from .ports_payments import PaymentRows
 
 MOST_OPEN: Final = 1_000
 """Invoices and offers that wait at once; unpaid ones expire."""
-_LATE_S: Final = 120
-"""How long after its asker is gone a node may still make an invoice."""
 _DUPLICATE_LABEL: Final = 900
 _OF_OFFER: Final = re.compile(r"([0-9a-f]{64})-0[23][0-9a-f]{64}-0")
 """The label that the node gives to the invoice of an offer."""
@@ -44,31 +54,73 @@ class PaymentRequests:
         random_bytes: Callable[[int], bytes],
         now: Callable[[], int],
         fault: Fault,
+        key: Secret,
+        node_id: str,
     ) -> None:
+        self._key, self._node_id = key, node_id
+        self.ecash: EcashRequests | None = None
+        """Set where this node has a wallet."""
         self._db, self._rows, self._node, self._kill_switch = db, rows, node, kill_switch
         self._random, self._now, self._fault = random_bytes, now, fault
 
     async def request(
-        self, sats: int, purpose: str, advisor_id: str | None, expiry_s: int, kind: str = BOLT11
+        self,
+        sats: int,
+        purpose: str,
+        advisor_id: str | None,
+        expiry_s: int,
+        kind: str = BOLT11,
+        *,
+        payer: str | None = None,
     ) -> Payment:
-        """An invoice over an amount, or an offer that is paid once, valid for `expiry_s` seconds. Raises Busy
-        when the node does not answer (none is known then: ask anew), PaymentFailed when it refuses, Capacity,
-        EmergencyStop."""
+        """An invoice over an amount (bolt11, l402), an offer that is paid once, or a key for ecash, valid for
+        `expiry_s` seconds; `payer` (x-only hex) may lock tickets to that key too. Raises Busy when the node
+        does not answer (none is known then: ask anew), PaymentFailed when it refuses, Capacity,
+        EmergencyStop, FeatureDisabled."""
         if self._kill_switch.engaged():
             raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
         row = self._row(sats, purpose, advisor_id, expiry_s, kind)
 
         def body(tx: Tx) -> None:
-            if len(self._rows.in_states(tx, (State.AWAITING,), MOST_OPEN)) >= MOST_OPEN:
+            if self._rows.awaited(tx) >= MOST_OPEN:
                 raise Capacity(f"{MOST_OPEN} invoices wait to be paid; unpaid ones expire, ask again later")
             self._rows.insert(tx, row)
 
+        if kind == CASHU:
+            return await self._by_ecash(row, payer, body)
         await self._db.write(body)
         await self._fault("invoice_noted")
         done = await (self._offer(row, expiry_s) if kind == BOLT12 else self._invoice(row, expiry_s))
         await self._fault("invoice_made")
         await self._db.write(lambda tx: self._rows.asked(tx, done, self._now()))
         return done
+
+    async def _by_ecash(self, row: Payment, payer: str | None, insert: Callable[[Tx], None]) -> Payment:
+        ecash = self._of_ecash()
+
+        def body(tx: Tx) -> Payment:
+            insert(tx)
+            asked = ecash.asked(tx, row, payer)
+            self._rows.asked(tx, asked, self._now())
+            return asked
+
+        return await self._db.write(body)
+
+    def _of_ecash(self) -> EcashRequests:
+        if self.ecash is None:
+            raise FeatureDisabled("this node has no ecash wallet: it has no `makesecret`")
+        return self.ecash
+
+    def told(self, row: Payment, payer: str | None) -> dict[str, object]:
+        """What whoever is to pay a request is told beside its id and end."""
+        if row.kind == CASHU:
+            return self._of_ecash().told(row, payer)
+        if row.kind == BOLT12:
+            return {"offer": row.target.text, "offer_id": row.offer_id}
+        shown: dict[str, object] = {"invoice": row.target.invoice, "payment_hash": row.payment_hash}
+        if row.kind == L402:
+            shown["macaroon"] = macaroon_of(self._key, row, self._node_id, payer)
+        return shown
 
     async def _invoice(self, row: Payment, expiry_s: int) -> Payment:
         asked = {
@@ -165,6 +217,8 @@ class PaymentRequests:
                 return
 
     async def _look(self, row: Payment) -> Payment:
+        if row.kind == CASHU:
+            return row if self.ecash is None else await self.ecash.look(row)
         found = await self._known(row)
         if found is not None and found["status"] == "paid":
             changes: dict[str, Any] = {
@@ -174,7 +228,7 @@ class PaymentRequests:
             return await self._moved(row, Event.ON_PAID, changes)
         assert row.expires_at is not None
         over = found is not None and found["status"] == "expired"
-        if row.state is State.AWAITING and (over or self._now() > row.expires_at + _LATE_S):
+        if row.state is State.AWAITING and (over or self._now() > row.expires_at + LATE_S):
             return await self._moved(row, Event.ON_EXPIRED, {})
         return row
 
@@ -209,7 +263,26 @@ class PaymentRequests:
             # The notification and the sweep may meet; the first one has written it.
             return await self._db.read(lambda tx: self._rows.get(tx, row.payment_id)) or row
 
-    async def verify(self, payment_hash: str, preimage: str, price_sats: int, agent: str) -> str:
+    async def verify_token(self, token: str, price_sats: int, agent: str) -> str:
+        """Take ecash for the request whose key it is locked to (`EcashRequests.verify`)."""
+        return await self._of_ecash().verify(token, price_sats, agent)
+
+    async def verify_macaroon(self, macaroon: str, preimage: str, price_sats: int, agent: str) -> str:
+        """As `verify`, of an invoice that was given with a macaroon. Raises PaymentFailed `payment_invalid`
+        too."""
+        now = self._now()
+        token_id = check_macaroon(self._key, macaroon, preimage, node_id=self._node_id, agent=agent, now=now)
+        digest = hashlib.sha256(bytes.fromhex(preimage)).hexdigest()
+        return await self.verify(digest, preimage, price_sats, agent, token_id)
+
+    async def verify(
+        self,
+        payment_hash: str,
+        preimage: str,
+        price_sats: int,
+        agent: str,
+        token_id: bytes | None = None,
+    ) -> str:
         """Use up what was paid, for an agent, once; the payment's id. Raises PaymentFailed with the reason
         `preimage_mismatch`, `not_found`, `not_paid`, `too_little` or `payment_replayed`."""
         if hashlib.sha256(bytes.fromhex(preimage)).hexdigest() != payment_hash:
@@ -219,6 +292,10 @@ class PaymentRequests:
         if not rows:
             raise _refused("no invoice of this node has this payment hash", "not_found")
         row = rows[0]
+        if (row.kind == L402) is not (token_id is not None):
+            raise _refused("the proof of this payment is its macaroon with the preimage", "payment_invalid")
+        if token_id is not None and not is_of(row, token_id):
+            raise _refused("no invoice of this node has this macaroon", "not_found")
         if row.state in (State.AWAITING, State.EXPIRED):
             try:
                 row = await self._look(row)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from hive_shared.canonical import JsonValue
 from hive_shared.registry import PEER
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import TimerRow
 from ..domain.policy import PolicySnapshot

@@ -8,10 +8,11 @@ reload or a restore that finds something else leaves a receipt, and an alert whe
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 
+import msgspec
 from hive_shared.errors import InvalidParams
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain.policy import PolicySnapshot, locked_snapshot
 from cl_hive_comms.domain.policy_document import PolicyDocument, canonical_text, merged, preset_document
@@ -28,8 +29,7 @@ OPERATOR = "operator"
 """Source of the operator's own rules."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Options that every decision needs besides the document."""
 
     confirm_hours_low: int

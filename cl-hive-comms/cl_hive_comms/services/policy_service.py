@@ -10,13 +10,14 @@ leaves a receipt and an alert too (docs/decisions/0310-what-was-in-force-is-reme
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain.policy_document import (
     PolicyDocument,

@@ -1,9 +1,9 @@
 """What the delivery of alerts needs from the outside."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from hive_shared.store import Tx
 
 from cl_hive_comms.domain.alert import Alert, Channel
@@ -31,8 +31,7 @@ class Webhook(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(msgspec.Struct, frozen=True):
     """One mail. `at` is Unix seconds; a repeat of the same alert bears the same `message_id`."""
 
     recipient: str

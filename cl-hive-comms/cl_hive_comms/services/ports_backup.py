@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
@@ -81,6 +81,13 @@ class TrialTables(Protocol):
     def put_raw_trial(self, tx: Tx, row: Mapping[str, Any]) -> bool: ...
 
 
+class ContractTables(Protocol):
+    """Negotiations and contracts (storage.contract_store.ContractStore)."""
+
+    def raw_rows(self, tx: Tx) -> Iterator[tuple[str, dict[str, object]]]: ...
+    def put_raw(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool: ...
+
+
 class GossipTables(Protocol):
     """What other nodes told of credentials (storage.gossip_store.GossipStore)."""
 
@@ -149,7 +156,7 @@ class WalletTables(Protocol):
 
 
 class TicketTables(Protocol):
-    """Escrow tickets (storage.escrow_store.EscrowStore)."""
+    """Escrow tickets (hive_shared.storage.escrow_store.EscrowStore)."""
 
     def raw_rows(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]: ...
     def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool: ...
@@ -162,8 +169,7 @@ class LockTables(Protocol):
     def put_raw_lock(self, tx: Tx, raw: Mapping[str, Any]) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(msgspec.Struct, frozen=True):
     """All of them."""
 
     advisors: AdvisorTables
@@ -171,6 +177,7 @@ class Tables:
     policy: PolicyTables
     receipts: ReceiptTables
     trials: TrialTables
+    contracts: ContractTables
     trust: TrustTables
     gossip: GossipTables
     legacy: LegacyTables

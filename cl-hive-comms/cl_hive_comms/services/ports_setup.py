@@ -1,9 +1,9 @@
 """What the setup session needs from storage and the node, and what it shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 from hive_shared.store import Tx
 
 from cl_hive_comms.domain.setup import Part, Session
@@ -41,8 +41,7 @@ class SelfCheck(Protocol):
     async def run(self, fix: bool = False) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One answer that may be given. `example` is what to type where `answer` only describes it."""
 
     answer: str
@@ -55,17 +54,15 @@ class Choice:
         return self.example or self.answer
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What a step asks: a prompt, the answers to it, and what is to be known first."""
 
     prompt: str
     choices: tuple[Choice, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """A session as it is shown. `then` are commands for afterwards."""
 
     session_id: str

@@ -1,9 +1,9 @@
 """What the messenger and the inbound service need from storage and from the Nostr adapter."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
 
@@ -47,8 +47,7 @@ class InboxStore(Protocol):
     def prune_seen(self, tx: Tx, before: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """What the relays said: who took the message, and why the others did not.
 
     Of a registered transport `way` is the name; `for_good`: it will not take this message later either.

@@ -6,14 +6,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from hive_shared import receipts
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.errors import Conflict
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import asdict
 
 from ..domain.command_machine import UNFINISHED
 from ..domain.receipt_checkpoint import PRUNE, archive_end
@@ -29,8 +30,7 @@ _SEGMENT: Final = 10_000
 DAY_S: Final = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Archived:
+class Archived(msgspec.Struct, frozen=True):
     """What one run moved; `path` is the signed file, None when nothing was old enough."""
 
     count: int

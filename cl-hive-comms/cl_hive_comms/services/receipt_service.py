@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -16,6 +15,7 @@ from hive_shared.errors import InvalidParams
 from hive_shared.hidden import hidden
 from hive_shared.receipts import MAX_RESULT_BYTES, ChainReport, Receipt
 from hive_shared.store import Tx
+from msgspec.structs import asdict, fields, replace
 
 from ..domain.receipt_checkpoint import PRUNE, ArchiveEnd, archive_end, signed_text
 from ..domain.receipt_checkpoint import fault as checkpoint_fault
@@ -31,8 +31,7 @@ _MAX_ROOTS_PER_SWEEP: Final = 100
 _MAX_SEALS_PER_SWEEP: Final = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptFields:
+class ReceiptFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a receipt says, before it gets its place in the chain. Names are those of 02 §9.1.
 
     `advisor_id` is local and not signed: it finds an advisor's receipts. Secrets in `params`, `result` and

@@ -190,6 +190,14 @@ class ReportService:
             income = None
         return await self._db.read(lambda tx: self._built(tx, row, kind, span, income))
 
+    async def taken(self, row: CredentialRow) -> dict[str, JsonValue] | None:
+        """The signed baseline of a credential that has begun, measured now if it was not; None where the node
+        cannot tell."""
+        if (kept := await self.baseline(row)) is None and row.credential.valid_from <= self._now():
+            await self._take_baseline(row)
+            kept = await self.baseline(row)
+        return kept
+
     async def baseline(self, row: CredentialRow) -> dict[str, JsonValue] | None:
         """The signed baseline of a credential; None before it was taken."""
         kept = await self._db.read(lambda tx: self._rows.baseline(tx, row.credential_id))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from hive_shared.store import Tx
@@ -45,6 +45,18 @@ def restore_record(
     for trial in trials:
         taken += trial["credential_id"] in known and tables.trials.put_raw_trial(tx, trial)
     return taken, len(days) + len(trials) - taken
+
+
+def restore_contracts(
+    tx: Tx, tables: Tables, rows_of: Callable[[str, str], Sequence[dict[str, Any]]]
+) -> tuple[int, int]:
+    """Negotiations and contracts that are not here: how many rows were taken in, and left as they are."""
+    taken = found = 0
+    for table in ("marketplace_contracts", "marketplace_threads", "marketplace_messages"):
+        for row in rows_of("credentials", table):
+            found += 1
+            taken += tables.contracts.put_raw(tx, table, row)
+    return taken, found - taken
 
 
 def restore_handoffs(

@@ -4,9 +4,9 @@ stays unless `replace`, and nothing a revocation ended begins again."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.errors import InvalidParams
 from hive_shared.store import Tx
 
@@ -15,8 +15,7 @@ from ..domain.payment import RESTORED_FACT
 from .ports_backup import AdvisorTables, GossipTables, Tables
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of a part: rows in the backup, taken in, and left as they are here."""
 
     part: str

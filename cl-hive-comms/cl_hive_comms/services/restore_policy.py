@@ -4,9 +4,9 @@ docs/decisions/0132-what-a-restore-does.md, 0311-timed-overrides-in-a-restore.md
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.errors import HiveError
 from hive_shared.store import Tx
 
@@ -22,16 +22,14 @@ from .ports_policy import StoredPolicy
 from .restore_parts import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A policy that came into force with a restore; `before` is None when it could not be read."""
 
     before: PolicySnapshot | None
     after: PolicySnapshot
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(msgspec.Struct, frozen=True):
     """The policy of a backup."""
 
     document: PolicyDocument

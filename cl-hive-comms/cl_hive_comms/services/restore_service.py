@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, InvalidParams
 from hive_shared.receipts import ChainReport
 from hive_shared.sealed_file import SealedReader
 from hive_shared.store import Tx
+from msgspec.structs import asdict, replace
 
 from ..domain.backup import TABLES, Head, Reading, Row, chosen
 from ..domain.emergency import Stop
@@ -34,6 +36,7 @@ from .restore_history import (
     LEGACY_RECEIPTS,
     LEGACY_ROWS,
     restore_channels,
+    restore_contracts,
     restore_handoffs,
     restore_legacy,
     restore_record,
@@ -47,8 +50,7 @@ _RECEIPTS: Final = "management_receipts"
 _STREAMED: Final = frozenset({_RECEIPTS, LEGACY_RECEIPTS, LEGACY_ROWS})
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(msgspec.Struct, frozen=True):
     """What of the running plugin a restore meets. `committing` is held around the transaction: nothing else
     changes these meanwhile, and memory follows at its end. `policy_by_file` tells whether a file is the
     policy document, `stop` which emergency stop is on; `engaged` stores one with its receipt and alert."""
@@ -60,8 +62,7 @@ class Running:
     engaged: Callable[[Tx, Stop, Mapping[str, JsonValue]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """What a restore did, or would do."""
 
     head: Head
@@ -238,6 +239,7 @@ class RestoreService:
         count = content.counts["credentials"]
         record = restore_record(tx, self._t, found["comms_trust_days"], found["marketplace_trials"])
         outcome = _joined(outcome, count, *record)
+        outcome = _joined(outcome, count, *restore_contracts(tx, self._t, content.of))
         handoffs = found["comms_state"]
         taken, note = restore_handoffs(tx, self._t, handoffs, newer_here=content.newer_here, now=self._now())
         outcome = _joined(outcome, count, taken, len(handoffs) - taken, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
@@ -13,6 +13,7 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import CredentialInvalid, HiveError, from_symbol
 from hive_shared.registry import CONFIG
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain.approval import Workflow, rank
 from ..domain.command_machine import State

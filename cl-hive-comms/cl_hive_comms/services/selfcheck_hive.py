@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.cashu.mints import MintRole, MintRow
 from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.crypto import xonly_pubkey
@@ -41,8 +41,7 @@ _LONG_S: Final = 3_600
 _LOOK: Final = "compare with listpays (label hive:<id>) and listtransactions; nothing is sent again by itself"
 
 
-@dataclass(frozen=True)
-class Hive:
+class Hive(msgspec.Struct, frozen=True):
     """What is looked at."""
 
     db: Db

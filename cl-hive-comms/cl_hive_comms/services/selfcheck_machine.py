@@ -7,10 +7,10 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from hive_shared.store import Db
 
 from cl_hive_comms.domain.selfcheck import (
@@ -32,8 +32,7 @@ _SIGNALS: Final = frozenset({"EMERGENCY_STOP", "DRAIN"})
 """Files an operator makes with `touch`; nothing is in them."""
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """What is looked at. `kept` is NET/hive; `offsets` gives our time minus that of relays, seconds."""
 
     db: Db

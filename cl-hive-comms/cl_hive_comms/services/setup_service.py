@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -20,6 +19,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import Conflict, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from cl_hive_comms.domain import setup
 from cl_hive_comms.domain.advisor import CredentialRow

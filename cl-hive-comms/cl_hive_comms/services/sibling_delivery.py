@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import msgspec
 from hive_shared.errors import Busy, HiveError, SiblingUnavailable
 
 from ..domain.sibling_names import Owner
@@ -33,8 +34,7 @@ Outcome = Literal["delivered", "refused", "dropped"]
 Done = Callable[[Outcome], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(msgspec.Struct, frozen=True):
     """One call to make. `method` gives the method at the time of the try, None while nobody serves it.
 
     `lane`: what has the same one is delivered in the order it came. `needs_queued`: only the answer

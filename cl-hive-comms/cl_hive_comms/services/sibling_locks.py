@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from hive_shared.canonical import encode
 from hive_shared.cashu import curve
 from hive_shared.cashu.curve import verify_proof_dleq, y_of
-from hive_shared.cashu.derive import EscrowKeys, lock_nonce, lock_r, public_key
+from hive_shared.cashu.derive import EscrowKeys, lock_nonce, public_key
 from hive_shared.cashu.journal import Op, OpKind, OpState
-from hive_shared.cashu.keysets import Keyset, expand, face_sats, fee_sats, split
-from hive_shared.cashu.outputs import Output, output
+from hive_shared.cashu.keysets import Keyset, expand, fee_sats
+from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.reasons import TokenInvalid
 from hive_shared.cashu.secrets import Lock, SigFlag, build_secret, is_plain, multisig, parse_secret
 from hive_shared.cashu.terms import (
@@ -30,7 +29,7 @@ from hive_shared.cashu.terms import (
     sign_text,
     terms_hash,
 )
-from hive_shared.cashu.ticket import CheckedTicket, check_share
+from hive_shared.cashu.ticket import CheckedTicket, check_share, outputs_under
 from hive_shared.cashu.token import decode_token
 from hive_shared.cashu.wire import BlindedMessage, Proof, ProofState
 from hive_shared.cashu.witness import all_digest, check_all_alike, sign
@@ -38,6 +37,7 @@ from hive_shared.crypto import Secret, sha256
 from hive_shared.errors import InvalidParams, NotFound, PaymentFailed
 from hive_shared.store import Tx
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from ..domain.cashu_lock import LockRow
 from .lock_service import LockOrder, LockService, Piece, Wanted
@@ -90,8 +90,7 @@ class Package(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Annotated[list[SignOutput], Meta(min_length=1, max_length=100)]
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Inspected(msgspec.Struct, frozen=True):
     """What a token is. `state` is unspent, pending, spent or mixed; `problems` is empty for a good one."""
 
     mint: str
@@ -116,9 +115,10 @@ class SiblingLocks:
         *,
         nostr_key: Callable[[], Secret],
         read_op: Callable[[Tx, str], Op],
+        answers: Callable[[Tx, Sequence[str]], dict[str, list[dict[str, Any]]]],
     ) -> None:
         self._db, self._rows, self._locks, self._mints, self._keys = db, rows, locks, mints, keys
-        self._nostr_key, self._read_op = nostr_key, read_op
+        self._nostr_key, self._read_op, self._answers = nostr_key, read_op, answers
 
     def pubkey(self, context: str, refund: bool) -> tuple[str, str]:
         """The key that others lock to for a context, or with `refund` the one that takes a ticket's money
@@ -148,16 +148,7 @@ class SiblingLocks:
         seed = self._keys.lock_seed()
 
         def outputs(keyset: Keyset) -> tuple[Output, ...]:
-            face = face_sats(conditions.amount_sats, keyset.input_fee_ppk, keyset.denominations)
-            return tuple(
-                output(
-                    amount,
-                    keyset.id,
-                    build_secret(lock, lock_nonce(hash_, 0, 0, number)),
-                    lock_r(seed, hash_, 0, 0, number),
-                )
-                for number, amount in enumerate(split(face, keyset.denominations))
-            )
+            return outputs_under(lock, hash_, conditions.amount_sats, keyset, seed)
 
         ours = public_key(self._keys.refund(conditions.ref)) == conditions.refund_pubkey
         wanted = Wanted(
@@ -248,6 +239,15 @@ class SiblingLocks:
         """These locks after asking their mints."""
         await self._owned(lock_ids)
         return await self._locks.swaps.look(lock_ids)
+
+    async def answers(self, lock_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """What agents answered about these."""
+        return await self._db.read(lambda tx: self._answers(tx, lock_ids))
+
+    async def known(self, lock_ids: Sequence[str]) -> tuple[LockRow, ...]:
+        """These locks as the books have them, no mint asked. Raises NotFound."""
+        await self._owned(lock_ids)
+        return await self._locks.rows(lock_ids)
 
     async def states(self, mint_url: str, ys: Sequence[str]) -> Sequence[ProofState]:
         """What a mint says of proofs by their names."""

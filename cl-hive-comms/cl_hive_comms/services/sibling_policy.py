@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final, Protocol
 
@@ -14,6 +13,7 @@ from hive_shared.cln import ClnError
 from hive_shared.errors import Conflict, HiveError, InvalidParams
 from hive_shared.registry import ActionSpec, find, parse_params
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import Use
 from ..domain.policy import ActionRequest, ChannelFact, Decision, PolicySnapshot, decide

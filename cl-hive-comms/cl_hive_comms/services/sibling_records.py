@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared import binding
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.crypto import sha256
 from hive_shared.errors import EmergencyStop, InvalidParams, RateLimited
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.store import Tx
 
-from ..domain.rate_limit import SlidingWindows
 from ..domain.sibling_names import check_receipt_schema
 from .ports_commands import Alerts, Database, Identity, KillSwitch, ReceiptRows
 from .receipt_service import ReceiptFields, ReceiptService
@@ -33,8 +33,7 @@ _COMMAND_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _OUR_CODES: Final = ("alert_", "command_")
 
 
-@dataclass(frozen=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True):
     """A receipt in the chain."""
 
     receipt_id: int

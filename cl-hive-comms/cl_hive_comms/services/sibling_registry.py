@@ -8,7 +8,6 @@ ten minutes they are remembered, so that messages are held for it (08 §1.2).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Final, Protocol
 
 from hive_shared.canonical import JsonValue, encode
@@ -17,6 +16,7 @@ from hive_shared.crypto import sha256
 from hive_shared.errors import Capacity, Conflict, InvalidParams, NotFound
 from hive_shared.siblings import PLUGIN
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.sibling_names import check_pattern, owner_of
 from ..domain.sibling_routes import (

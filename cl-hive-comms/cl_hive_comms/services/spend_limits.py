@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.store import Tx
@@ -42,8 +42,7 @@ class SpendRows(Protocol):
     def prune(self, tx: Tx, before: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SpendCap:
+class SpendCap(msgspec.Struct, frozen=True):
     """A spend that was judged, and what it was judged against.
 
     `budget_sat` is the operator's daily budget, `limit_sat` the credential's limit of that class (None: no

@@ -4,9 +4,9 @@ self-check (docs/protocol/08-client-and-plugins.md §5.2, §8.6)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.errors import HiveError
 from hive_shared.registry import PAYMENT, WALLET, find
 from hive_shared.store import Tx
@@ -42,8 +42,7 @@ class Commands(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Unresolved:
+class Unresolved(msgspec.Struct, frozen=True):
     """A spend without a known end: `state` since `since` (unix seconds)."""
 
     command_id: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import EMERGENCY
 from hive_shared.store import StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import FeeWrite, TimerRow
 from .execution_locks import ExecutionLocks

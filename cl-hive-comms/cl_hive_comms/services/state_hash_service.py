@@ -7,9 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.receipts import MerkleLevels
@@ -30,8 +30,7 @@ Holds = frozenset[tuple[str, str]]
 """Why which channels are disabled: pairs of reason and channel id."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Own:
+class _Own(msgspec.Struct, frozen=True):
     """What the config root holds of this plugin's own records."""
 
     bans: frozenset[str]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from hive_shared.alerts import Level
@@ -23,6 +22,7 @@ from hive_shared.errors import (
     PaymentFailed,
 )
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import ADVISOR, BOLT11, BOLT12, Order, Payment, Period

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -17,6 +16,7 @@ from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import find, parse_params
 from hive_shared.registry.control import ACTION_LOG, REPORTS, TELEMETRY_NAMES, TELEMETRY_STREAMS
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.spend import CLASSES
 from ..domain.telemetry import DAY_S, MAX_PER_CREDENTIAL, OF_NODE, READ_OF, Subscription

@@ -23,11 +23,13 @@ from hive_shared.errors import HiveError, PaymentFailed, from_symbol
 from hive_shared.store import Tx
 
 from ..domain.command_machine import State
-from ..domain.compensation import ESCROW, FAILED, RELEASED, RESERVED, Reward, earned, invalid
+from ..domain.compensation import FAILED, RELEASED, RESERVED, Reward, earned, invalid
+from ..domain.payment_choice import ESCROW
 from .access_fees import Priced
 from .command_case import WAITING, Case
 from .credential_lineage import lineage
 from .executors.action import Outcome
+from .item_judge import judge_of
 from .ports_commands import CommandRows, Credentials, Database
 
 _TICKET: Final = re.compile(r"[0-9a-f]{32}")
@@ -102,6 +104,11 @@ class TicketWork:
         if ticket.terms.type is TicketType.PERFORMANCE and number > 0:
             raise invalid(
                 f"item {number} of ticket {ticket.ticket_id} is a bonus: it is measured, not worked for"
+            )
+        if item is not None and judge_of(item.cond) is not None:
+            raise invalid(
+                f"item {number} of ticket {ticket.ticket_id} is judged by a method of the operator, not by a"
+                " command's result"
             )
         try:
             found = self._work.check_free(tx, ticket, number)
@@ -184,11 +191,14 @@ class TicketWork:
             self._work.unknown(tx, item, str(receipt_id))
         return None
 
-    def again(self, tx: Tx, command_id: str) -> str | None:
+    def again(self, tx: Tx, command_id: str, case: Case) -> str | None:
         """The preimage (hex) that a command has earned, until 90 days after the locktime; None for any
-        other."""
+        other, and for who asks and is not the ticket's payee."""
         item = self._rows.of_command(tx, command_id)
         if item is None or item.hash is None or item.released_at is None:
+            return None
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        if ticket is None or not self._is_payee(case, ticket):
             return None
         try:
             return self._work.preimage(tx, item).reveal().hex()

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.errors import Conflict, EmergencyStop, FeatureDisabled, HiveError, NotFound, RateLimited
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from ..domain.trial import Trial
 from ..domain.trial_verdict import (

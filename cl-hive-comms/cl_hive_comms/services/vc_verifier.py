@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from hive_shared.canonical import decode
@@ -18,6 +17,7 @@ from hive_shared.errors import CredentialInvalid, CredentialUnverifiable, HiveEr
 from hive_shared.registry import actions
 from hive_shared.siblings import Sibling
 from hive_shared.store import Db, StoreError, Tx
+from msgspec.structs import replace
 
 from ..domain import vc_check
 from ..domain.advisor import CredentialRow

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from hive_shared.cln import ClnError
 from hive_shared.crypto import Sealer, Secret, hkdf_sha256
 
@@ -12,8 +12,7 @@ _STRING = "hive-comms-at-rest-v1"
 _VERSION = 1
 
 
-@dataclass(frozen=True)
-class AtRest:
+class AtRest(msgspec.Struct, frozen=True):
     """Keys that only this node can derive: the sealer of columns, and further keys by purpose."""
 
     sealer: Sealer

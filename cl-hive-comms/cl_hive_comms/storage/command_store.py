@@ -5,10 +5,10 @@ transaction."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from sqlite3 import Row
 
 from hive_shared.store import Tx
+from msgspec.structs import fields
 
 from ..domain.command_record import (
     CommandRow,

@@ -13,10 +13,11 @@ class FeeStore:
     """What fees were before, and how often things were done."""
 
     def add(self, tx: Tx, writes: Iterable[FeeWrite]) -> None:
-        """Remember executed fee changes."""
+        """Remember executed fee changes. What one changed twice in a second is one change."""
         tx.executemany(
             "INSERT INTO comms_fee_history (scid, ts, old_ppm, new_ppm, old_base, new_base, advisor_id,"
-            " credential_id, command_id, field) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " credential_id, command_id, field) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET new_ppm = excluded.new_ppm, new_base = excluded.new_base",
             [
                 (
                     w.scid,

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple
 from typing import Any
 
 from hive_shared.canonical import encode
 from hive_shared.store import Tx
+from msgspec.structs import astuple
 
 from cl_hive_comms.domain.legacy import LegacyRow
 from cl_hive_comms.domain.legacy_record import LegacyReceipt, Segment

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.cashu.lock_machine import FINAL, HOLDING, LOCKS, STANDING, LockEvent, LockState
@@ -16,6 +15,7 @@ from hive_shared.cashu.secrets import Kind, Lock, SigFlag
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict, NotFound
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.cashu_lock import LockRow, Role
 from ..domain.payment import ADVISOR, LIQUIDITY, OPERATOR_SCOPE, scope_of
@@ -132,6 +132,31 @@ class LockStore:
         )
         return tuple(map(self._row, rows))
 
+    def of_ref(self, tx: Tx, owner: str, ref: str) -> tuple[LockRow, ...]:
+        """Those of an owner for one ticket or bond, by item and share."""
+        rows = tx.execute(
+            "SELECT * FROM comms_cashu_locks WHERE ref = ? AND owner = ? ORDER BY item, share, role",
+            (ref, owner),
+        )
+        return tuple(map(self._row, rows))
+
+    def answers(self, tx: Tx, lock_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """What agents answered, by lock, the oldest first."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for part in _parts(lock_ids):
+            rows = tx.execute(
+                f"SELECT lock_id, answers_json FROM comms_cashu_locks WHERE lock_id IN ({_marks(part)})", part
+            )
+            found |= {row[0]: json.loads(row[1]) for row in rows}
+        return found
+
+    def put_answers(self, tx: Tx, lock_id: str, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Replace what agents answered about a lock."""
+        tx.execute(
+            "UPDATE comms_cashu_locks SET answers_json = ? WHERE lock_id = ?",
+            (json.dumps(list(answers)), lock_id),
+        )
+
     def due(self, tx: Tx, now: int, limit: int) -> list[tuple[str, str]]:
         """(lock_id, mint) of standing ones that are to be looked at, the longest due first."""
         rows = tx.execute(
@@ -165,6 +190,15 @@ class LockStore:
             [state.value for state in HOLDING],
         )
         return {row[0]: int(row[1]) for row in rows}
+
+    def payee_sats(self, tx: Tx, mint_url: str) -> int:
+        """What tickets of others may still bring us at a mint."""
+        (sats,) = tx.execute(
+            "SELECT COALESCE(SUM(amount_sats), 0) FROM comms_cashu_locks WHERE role = 'payee'"
+            f" AND owner = 'comms' AND mint_url = ? AND state IN ({_marks(HOLDING)})",
+            (mint_url, *(state.value for state in HOLDING)),
+        ).fetchone()
+        return int(sats)
 
     def page(self, tx: Tx, owner: str, before: tuple[int, str] | None, limit: int) -> list[LockRow]:
         """An owner's, newest first, beginning behind (created_at, lock_id)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any, Final
 
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
+from msgspec.structs import asdict, replace
 
 from ..domain.compensation import command_of
 from ..domain.payment import OPERATOR_SCOPE, REPLENISH, Payment, Target, scope_of
@@ -34,7 +34,9 @@ _PLAIN: Final = (
     *("sent_index", "sent_at", "bound_to", "expires_at", "error", "created_at", "updated_at"),
     "period_key",
 )
-_CHANGED: Final = ("fee_msat", "payment_hash", "sent_index", "sent_at", "expires_at", "error", "bound_to")
+_CHANGED: Final = (
+    *("kind", "fee_msat", "payment_hash", "sent_index", "sent_at", "expires_at", "error", "bound_to"),
+)
 
 
 class PaymentStore:
@@ -141,6 +143,20 @@ class PaymentStore:
             (agent, now, payment_id),
         )
         return done.rowcount == 1
+
+    def claim(self, tx: Tx, payment_id: str, agent: str, now: int) -> bool:
+        """An agent presents what pays an awaited payment; False when that is not awaited any more."""
+        done = tx.execute(
+            "UPDATE comms_payments SET bound_to = ?, updated_at = ? WHERE payment_id = ? AND direction = 'in'"
+            " AND state = 'awaiting'",
+            (agent, now, payment_id),
+        )
+        return done.rowcount == 1
+
+    def awaited(self, tx: Tx) -> int:
+        """How many payments to us are waited for."""
+        (count,) = tx.execute("SELECT COUNT(*) FROM comms_payments WHERE state = 'awaiting'").fetchone()
+        return int(count)
 
     # -- limits ----------------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 import json
 import sqlite3
-from dataclasses import dataclass
+
+import msgspec
 
 from cl_hive_comms.domain.policy_rules import Override, Rule, parse_rule
 
 
-@dataclass(frozen=True)
-class StoredPolicy:
+class StoredPolicy(msgspec.Struct, frozen=True):
     """What the tables hold: the document's text, all rules, the override that was last begun."""
 
     version: int

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 
 from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import StoredResponse
 from .command_store import CommandStore

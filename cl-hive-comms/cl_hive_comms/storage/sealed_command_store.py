@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from ..domain.command_record import CommandRow, PendingRow, StoredResponse
 from .command_store import CommandStore

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
+from msgspec.structs import asdict, fields, replace
 
 from ..domain.subscription import RECURRING, Subscription
 from ..domain.subscription_machine import SUBSCRIPTION_TABLE, Event, State

@@ -15,7 +15,7 @@ from hive_shared.nostr import nip44
 from hive_shared.nostr.event import Event, build, parse_event
 from hive_shared.nostr.giftwrap import split_chunks, wrap
 from hive_shared.nostr.legacy_dm import build_legacy
-from hive_shared.nostr.relay import PublishResult, RelayPool
+from hive_shared.nostr.relay import PublishResult, QueryResult, RelayPool
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.arrival import Forms
@@ -42,7 +42,8 @@ _NO_PROXY: Final = (
 )
 
 OnWrap = Callable[[str, Event], Awaitable[None]]
-OnAsked = Callable[[str, Event], Awaitable[None]]
+OnAsked = Callable[[str, str, Event], Awaitable[None]]
+"""A relay, the name of a subscription, an event."""
 
 
 class NostrTransport:
@@ -153,7 +154,7 @@ class NostrTransport:
         if name == _DM:
             await self._on_wrap(relay_url, event)
         elif self.on_asked is not None:
-            await self.on_asked(name.removesuffix(_ADVERTS), event)
+            await self.on_asked(relay_url, name.removesuffix(_ADVERTS), event)
 
     def ask(self, name: str, filters: Sequence[Mapping[str, Any]]) -> None:
         """Subscribe to events besides messages; they go to `on_asked`. Raises ValueError for bad filters.
@@ -221,6 +222,15 @@ class NostrTransport:
             if row.get("connected") and row.get("url") in self._sets.inbox:
                 self._seen[row["url"]] = self._now()
         self._seen = {url: at for url, at in self._seen.items() if url in self._sets.inbox}
+
+    async def look(self, filters: Sequence[Mapping[str, Any]], timeout: float) -> QueryResult | None:
+        """Ask once for stored adverts, where adverts are read; None when there is no relay to ask."""
+        if self._offline:
+            return None
+        if self._sets.isolated:
+            return await self._isolated.look(filters, timeout)
+        relays = self._sets.standing(browsing=True).adverts
+        return await self.pool.query(filters, relays, timeout=timeout) if relays else None
 
     async def lookup(self, pubkey: str) -> Sequence[Event]:
         """A peer's relay lists, newest first, as far as our relays have them."""

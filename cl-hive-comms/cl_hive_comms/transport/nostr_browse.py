@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hive_shared.nostr.inbound import Deliver
-from hive_shared.nostr.relay import RelayLimits, RelayPool
+from hive_shared.nostr.relay import QueryResult, RelayLimits, RelayPool
 
 from cl_hive_comms.domain.relay_sets import MAX_ISOLATED
 from cl_hive_comms.services.ports_identity import Clock, Log
@@ -53,6 +53,10 @@ class IsolatedReader:
                 self._pool.subscribe(name, wanted, lambda url: None)
         self._asked = dict(filters)
         await self._pool.set_relays(relays, (), ())
+
+    async def look(self, filters: Sequence[Mapping[str, Any]], timeout: float) -> QueryResult | None:
+        """Ask once for stored adverts; None while nothing is browsed."""
+        return None if self._pool is None else await self._pool.query(filters, timeout=timeout)
 
     async def stop(self) -> None:
         """Close the sockets."""

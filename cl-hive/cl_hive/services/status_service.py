@@ -19,9 +19,9 @@ FEATURES_NOT_SERVED: Final = (
     "settlement",
     "bonds",
     "governance",
-    "escrow",
     "provisioning",
 )
+FEATURES_SERVED: Final = ("escrow",)
 
 
 class Siblings(Protocol):
@@ -119,9 +119,10 @@ class StatusService:
         }
 
     def _features(self) -> dict[str, Any]:
+        why = "not part of this version"
         return {
             "features": [
-                {"name": name, "served": False, "why": "not part of this version"}
-                for name in FEATURES_NOT_SERVED
+                *({"name": name, "served": True} for name in FEATURES_SERVED),
+                *({"name": name, "served": False, "why": why} for name in FEATURES_NOT_SERVED),
             ]
         }

@@ -74,6 +74,7 @@ async def rounds(kit: Advisor, ending: Ending, interval_s: int) -> dict[str, Any
                 await asyncio.wait_for(ending.asked.wait(), interval_s)
         return last
 
+    kit.ecash.probing = True
     hooks = asyncio.create_task(kit.hooks.work())
     try:
         await _drained(kit, ending, body)

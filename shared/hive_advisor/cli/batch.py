@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 from hive_shared.errors import ConfirmationRequired
 
 from hive_advisor.cli import output
@@ -106,8 +107,7 @@ async def _asked_once(settings: Settings, steps: Sequence[BatchStep]) -> frozens
     return frozenset(line.number for line, _ in asking)
 
 
-@dataclass(frozen=True)
-class _Consent:
+class _Consent(msgspec.Struct, frozen=True):
     """What was said yes to before; what the guard has come to hold meanwhile is asked by itself."""
 
     settings: Settings

@@ -223,14 +223,16 @@ async def resume(settings: Settings, alias: str) -> None:
 
 @client.command()
 @click.argument("alias", shell_complete=completing.clients)
+@click.option("--even-unpaid", is_flag=True, help="although it owes us: what it did not release is given up")
 @pass_settings
 @answered
-async def forget(settings: Settings, alias: str) -> None:
+async def forget(settings: Settings, alias: str, even_unpaid: bool) -> None:
     """Erase what is kept of a client whose credential has ended; receipts and evidence stay."""
     async with settings.kit(online=False) as kit:
         found = await kit.clients.named(alias)
         await settings.ask_yes(f"Erase commands, figures and journal of {found.alias!r}?")
-        settings.terminal.show({"alias": found.alias, "erased_rows": await kit.forgetting.forget(found)})
+        gone = await kit.forgetting.forget(found, even_unpaid=even_unpaid)
+        settings.terminal.show({"alias": found.alias, "erased_rows": gone})
 
 
 @client.command()

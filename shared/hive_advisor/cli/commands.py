@@ -154,7 +154,7 @@ async def ask_human(settings: Settings, judged: Judged, given: int | None) -> tu
 @click.option("--batch-id", help="what the batch is known by; without it its content")
 @click.option("--dry-run", is_flag=True, help="show the plan; nothing is signed or sent")
 @click.option("--quote", is_flag=True, help="with --dry-run: also ask the node what it would say")
-@click.option("--pay", is_flag=True, help="have the node pay for it by an invoice of your way in")
+@click.option("--pay", is_flag=True, help="have the node pay for it: an invoice of your way in, or ecash")
 @click.option("--invoice", help="have the node pay for it by this invoice, made with a wallet of yours")
 @click.option("--note", default="", help="your own note, kept locally")
 @click.option("--again", is_flag=True, help="send although the same command is open")

@@ -47,6 +47,27 @@ def tickets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) ->
     return _items(StoredNames(_database(ctx)).tickets(incomplete), incomplete)
 
 
+def offers(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of our offers."""
+    from hive_advisor.storage.names import StoredNames
+
+    return _items(StoredNames(_database(ctx)).offers(), incomplete)
+
+
+def threads(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of contracts that are negotiated or were."""
+    from hive_advisor.storage.names import StoredNames
+
+    return _items(StoredNames(_database(ctx)).threads(incomplete), incomplete)
+
+
+def contracts(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of contracts that their operators signed."""
+    from hive_advisor.storage.names import StoredNames
+
+    return _items(StoredNames(_database(ctx)).contracts(incomplete), incomplete)
+
+
 def approvals(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ids of approval requests."""
     from hive_advisor.storage.names import StoredNames

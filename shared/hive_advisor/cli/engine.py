@@ -10,11 +10,12 @@ import socket
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 from hive_shared.errors import (
     Busy,
     Conflict,
@@ -57,8 +58,7 @@ _DESPITE: Final = (("identity", "shared"),)
 Steps = Coroutine[Any, Any, Any]
 
 
-@dataclass(frozen=True)
-class Door:
+class Door(msgspec.Struct, frozen=True):
     """A listening socket and the name it has in the file system."""
 
     server: asyncio.Server

@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
+import msgspec
 from hive_shared.errors import (
     Conflict,
     HiveError,
@@ -43,8 +43,7 @@ _PATIENCE_S: Final = 10
 _BREAK_OFF_S: Final = 5
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """A connection to an engine, which has said who it is."""
 
     channel: Channel

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams
+from msgspec.structs import replace
 
 from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.cli.identity_changes import link_did, passphrase, rotate, shared

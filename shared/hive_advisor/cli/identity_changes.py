@@ -54,7 +54,7 @@ async def rotate(settings: Settings) -> None:
         async with settings.kit_of(unlocked, online=False) as kit:
             await settings.ask_yes("Every operator has to authorise the new key within 30 days. Rotate?")
             store_change(settings.paths, rotated, opened_by)
-            await kit.note_rotation(unlocked.npub, rotated.npub)
+            await kit.record.note_rotation(unlocked.npub, rotated.npub)
             waiting = [client.alias for client in await kit.clients.all() if client.state != "ended"]
     settings.terminal.show(
         {

@@ -17,6 +17,11 @@ from hive_advisor.cli.output import Terminal
 _COMMANDS = {
     "identity": "hive_advisor.cli.identities:identity",
     "backup": "hive_advisor.cli.backup:backup",
+    "profile": "hive_advisor.cli.adverts:profile",
+    "offer": "hive_advisor.cli.adverts:offer",
+    "inbox": "hive_advisor.cli.hiring:inbox",
+    "thread": "hive_advisor.cli.hiring:thread",
+    "contract": "hive_advisor.cli.hiring:contract",
     "client": "hive_advisor.cli.clients:client",
     "schema": "hive_advisor.cli.schemas:schema",
     "send": "hive_advisor.cli.commands:send",
@@ -43,6 +48,11 @@ _COMMANDS = {
 _SUMMARIES = {
     "identity": "create, import and show the advisor's identity, set its PIN",
     "backup": "the whole profile in one file: create, verify, restore",
+    "profile": "what you say of yourself on the market: edit, preview, publish, pause, withdraw",
+    "offer": "what you offer on the market: create, list, show, update, fill, withdraw",
+    "inbox": "operators who want to hire you, and how far that is",
+    "thread": "a negotiation: show, counter, accept, reject, abort",
+    "contract": "what both sides sign: list, show, sign, terminate, emergency, verify, export",
     "client": "nodes that offered or granted a credential",
     "schema": "what can be asked of a node: parameters, ranges, danger",
     "send": "send one command to a client and wait for its answer",

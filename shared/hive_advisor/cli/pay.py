@@ -12,11 +12,12 @@ from hive_advisor.cli.context import Settings, answered, pass_settings
 from hive_advisor.domain.earning import Earning
 from hive_advisor.domain.fee import Demand, Fee
 from hive_advisor.domain.outgoing import Outgoing, OutState
+from hive_advisor.domain.token_income import TokenIn, TokenState
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
 
-KINDS = ("fee", "earning", "payment")
+KINDS = ("fee", "earning", "payment", "ecash")
 _EXITS = {
     OutState.PAID: output.OK,
     OutState.FAILED: output.PAYMENT,
@@ -81,6 +82,20 @@ def _payment_row(payment: Outgoing, alias: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value != ""}
 
 
+def _token_row(token: TokenIn, alias: str) -> dict[str, Any]:
+    row = {
+        "kind": "ecash",
+        "client": alias,
+        "command_id": token.command_id,
+        "amount_sats": token.amount_sats,
+        "state": str(token.state),
+        "net_sats": token.net_sats if token.state == TokenState.TAKEN else "",
+        "why": token.why,
+        "at": output.moment(token.created),
+    }
+    return {name: value for name, value in row.items() if value != ""}
+
+
 def _demand_row(demand: Demand) -> dict[str, Any]:
     return {
         "method": demand.method,
@@ -97,7 +112,8 @@ def _demand_row(demand: Demand) -> dict[str, Any]:
 @pass_settings
 @answered
 async def list_(settings: Settings, kind: str | None, limit: int) -> None:
-    """Fees you paid and which are still good, what nodes owe or paid you, payments made for you."""
+    """Fees you paid and which are still good, what nodes owe or paid you, payments made for you, and
+    ecash that came."""
     async with settings.kit(online=False) as kit:
         names = {client.client_id: client.alias for client in await kit.clients.all()}
         found: list[tuple[int, dict[str, Any]]] = []
@@ -110,6 +126,9 @@ async def list_(settings: Settings, kind: str | None, limit: int) -> None:
         if kind in (None, "payment"):
             for sent in await kit.money.spending.listed(limit):
                 found.append((sent.created, _payment_row(sent, names.get(sent.client_id, "?"))))
+        if kind in (None, "ecash"):
+            for came in await kit.money.tokens.listed(limit):
+                found.append((came.created, _token_row(came, names.get(came.client_id, "?"))))
         found.sort(key=lambda pair: -pair[0])
         items = [row for _, row in found[:limit]]
         settings.terminal.show({"items": items, "count": len(items)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +13,15 @@ from hive_advisor.cli.context import Settings, answered, pass_settings
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
-    from hive_advisor.domain.ticket import Dispute
+    from hive_advisor.domain.ticket import Dispute, HashRequest
     from hive_advisor.services.tickets import TicketView
 
 _TICKET_ID_CHARS = 32
+_NO_HASHES = {
+    "asked": "no answer yet; 'hive-advisor run' takes it, and the same call again waits for it",
+    "unanswered": "no answer within a day: a node that refuses says nothing; ask again",
+    "expired": "the node forgot the preimages that no ticket used; ask again",
+}
 
 
 @click.group()
@@ -142,15 +148,94 @@ async def check(settings: Settings, ticket_id: str) -> None:
 
 
 @ticket.command()
-@click.argument("ticket_id", required=False, shell_complete=completing.tickets)
+@click.argument("client", shell_complete=completing.clients)
+@click.argument("target", required=False, metavar="[SCHEMA/ACTION]", shell_complete=completing.targets)
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=completing.parameters)
+@click.option("--params", "params_file", help="file with a JSON object of parameters, - for stdin")
+@click.option("--count", type=click.IntRange(1, 512), default=1, show_default=True)
 @pass_settings
 @answered
-async def redeem(settings: Settings, ticket_id: str | None) -> None:
+async def secrets(
+    settings: Settings,
+    client: str,
+    target: str | None,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    count: int,
+) -> None:
+    """Ask a node for hashes that tickets for a task will be made with; without a task: those it told.
+
+    The node keeps the preimages and forgets them after a day where no ticket used them. Its credential has to
+    allow it (escrow_secret_generation).
+    """
+    from hive_advisor.cli.commands import parse_pairs
+    from hive_advisor.domain.schema_help import split_target, texts_of
+
+    if target is None:
+        async with settings.kit(online=False) as kit:
+            asked = await kit.tickets.hashes.asked_of(await kit.clients.named(client))
+            items = [_hashes_row(each) for each in asked]
+            settings.terminal.show({"items": items, "count": len(items)})
+    schema, action = split_target(target)
+    document = await settings.document(params_file)
+    params = parse_pairs(pairs, document, texts_of(schema, action))
+    async with settings.kit(online=True) as kit:
+        found = await kit.clients.named(client)
+        credential = await kit.clients.usable_credential(found)
+        request = await kit.tickets.hashes.ask(found, credential, schema, action, params, count)
+        await kit.signed_mail.flush()
+        request = await kit.tickets.hashes.answer_to(request.request_id, settings.wait)
+        settings.terminal.show(_hashes_row(request), output.OK if request.hashes else output.PENDING)
+
+
+def _hashes_row(request: HashRequest) -> dict[str, Any]:
+    state = request.state(int(time.time()))
+    row = {
+        "request_id": request.request_id,
+        "state": state,
+        "task_params_hash": request.params_hash,
+        "hashes": list(request.hashes) or None,
+        "count": request.count,
+        "asked": output.moment(request.asked_at),
+        "use_until": output.moment(request.expires_at) if request.hashes else None,
+        "message": _NO_HASHES.get(state),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+@ticket.command("receipt-hash")
+@click.argument("client", shell_complete=completing.clients)
+@click.option("--count", type=click.IntRange(1, 512), default=1, show_default=True)
+@click.option("--label", default="", help="your own note on what they are for")
+@pass_settings
+@answered
+async def receipt_hash(settings: Settings, client: str, count: int, label: str) -> None:
+    """Make hashes for a ticket in mode receipt, which pays for what is owed anyway.
+
+    Give one for each item to the node's operator. The preimages stay here: redeeming the ticket shows them to
+    its payer, as proof that you were paid.
+    """
+    async with settings.kit(online=False) as kit:
+        found = await kit.clients.named(client)
+        hashes = await kit.tickets.hashes.make(found, count, label[:200])
+        settings.terminal.show({"client": found.alias, "mode": "receipt", "hashes": hashes})
+
+
+@ticket.command()
+@click.argument("ticket_id", required=False, shell_complete=completing.tickets)
+@click.option("--owed", is_flag=True, help="also take a ticket in mode receipt or p2pk no command is for")
+@pass_settings
+@answered
+async def redeem(settings: Settings, ticket_id: str | None, owed: bool) -> None:
     """Redeem what was earned now, without waiting for more to redeem with it.
 
     An agent that runs does this by itself within a minute. What the payer has not released yet stays locked.
     """
+    if owed and ticket_id is None:
+        raise InvalidParams("--owed takes the one ticket that you name")
     async with settings.kit(online=False) as kit:
+        if owed and ticket_id is not None:
+            await kit.tickets.take_owed(ticket_id)
         settings.terminal.progress("redeeming at the mint")
         await kit.tickets.redeem_now(ticket_id)
         views = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from hive_advisor.domain import tool_prompts, tool_resources
 from hive_advisor.domain.allow_list import AllowList
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     from hive_advisor.services.tool_calls import Toolbox
 
 
-@dataclass(frozen=True)
-class Role:
+class Role(msgspec.Struct, frozen=True):
     """What a role shows beside its tools."""
 
     name: str

@@ -1,13 +1,13 @@
 """Tools of the role advisor: what a program may do for an advisor, by class
-(docs/protocol/11-advisor-kit.md §11.1). The market's are not here yet.
+(docs/protocol/11-advisor-kit.md §11.1). Of the market's those that read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 from hive_shared.registry.control import TELEMETRY_METRICS
 from hive_shared.runtime_spec import Param
 
@@ -17,8 +17,7 @@ from hive_advisor.domain.tool_schema import Tool, schema_of
 CONTROL: Final = "hive:control/v1"
 
 
-@dataclass(frozen=True)
-class AdvisorTool:
+class AdvisorTool(msgspec.Struct, frozen=True):
     """One tool; ``within_s`` is how long it may take."""
 
     name: str
@@ -130,6 +129,24 @@ ADVISOR_TOOLS: Final[Mapping[str, AdvisorTool]] = {
             "R",
             "What nodes and this advisor found worth a look, the newest first.",
             (Param("closed", "bool", default=False), _limit(50, 200)),
+        ),
+        AdvisorTool(
+            "adv_threads",
+            "R",
+            "Operators who want to hire, the one changed last first: how far, whose turn, what it pays.",
+            (_limit(20, 100),),
+        ),
+        AdvisorTool(
+            "adv_thread",
+            "R",
+            "One negotiation by its contract_id: terms, what each round changed, where it widened the scope.",
+            (Param("contract_id", "str", required=True, maximum=36),),
+        ),
+        AdvisorTool(
+            "adv_contracts",
+            "R",
+            "Contracts that their operators signed, the newest first.",
+            (_limit(20, 100),),
         ),
         AdvisorTool(
             "adv_balances",

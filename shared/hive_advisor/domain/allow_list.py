@@ -7,9 +7,9 @@ A list that is not exactly a JSON array of names opens nothing: half of a damage
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.canonical import decode
 from hive_shared.errors import InvalidParams
 
@@ -20,8 +20,7 @@ _MAX_BYTES: Final = 65_536
 _NAME: Final = re.compile(r"hive-[a-z0-9]+(-[a-z0-9]+)*|adv_[a-z0-9_]+")
 
 
-@dataclass(frozen=True)
-class AllowList:
+class AllowList(msgspec.Struct, frozen=True):
     """Names whose acting calls are open. ``warnings`` says what of the file opens nothing, and why."""
 
     names: frozenset[str] = frozenset()

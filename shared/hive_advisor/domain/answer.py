@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.errors import InvalidParams
 
 from hive_advisor.domain.command_machine import CommandEvent, event_of_answer
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A response envelope whose signature was verified, taken apart."""
 
     event: CommandEvent

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import msgspec
 from hive_shared import crypto, envelope, registry
 from hive_shared.canonical import encode
 from hive_shared.errors import InvalidParams
@@ -21,8 +21,7 @@ LONGEST_S: Final = 7 * 86_400 + 3_600
 """A command waits 7 days at most (02 §7.3); an hour for clocks."""
 
 
-@dataclass(frozen=True)
-class ApprovalRequest:
+class ApprovalRequest(msgspec.Struct, frozen=True):
     """One request. `danger` is the node's word; `expires` is when the node stops waiting (unix seconds).
 
     `envelope` is the command as its sender signed it, and `command_hash` was computed from it here.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import DecodeError, decode_object, encode
 from hive_shared.crypto import sha256
 from hive_shared.errors import HiveError, InvalidParams
@@ -20,8 +20,7 @@ _KEYS: Final = ("client", "schema", "action", "params", "note", "if_root", "agai
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-@dataclass(frozen=True)
-class BatchLine:
+class BatchLine(msgspec.Struct, frozen=True):
     """One command of a batch as it was written. ``number`` counts from 1; ``client`` is an alias."""
 
     number: int

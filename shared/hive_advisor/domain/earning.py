@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.bolt11 import Invoice, prefix_of, read_invoice
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
 from hive_shared.registry import base_price_sats
@@ -73,8 +73,7 @@ def next_state(state: EarningState, event: EarningEvent) -> EarningState | None:
     return TABLE.get((state, event))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """An `invoice_request` that waits for its answer: message, its key, the key of ours it was sent to."""
 
     msg_id: str
@@ -82,8 +81,7 @@ class Asked:
     agent_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Earning:
+class Earning(msgspec.Struct, frozen=True):
     """What a client owes us for one thing. `way` is the way in that made `invoice`, `look_at` what that needs
     to find it again; `former` the hashes of invoices that ran out. `evidence`: preimage or wallet."""
 
@@ -118,8 +116,7 @@ class Earning:
         return (*((self.payment_hash,) if self.payment_hash else ()), *self.former)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """An invoice to make. `label` is the same whenever the same one is ordered again."""
 
     label: str
@@ -129,16 +126,14 @@ class Order:
     expiry_s: int = MADE_EXPIRY_S
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """An invoice as a way in made it, unchecked, and what that needs to find it again."""
 
     invoice: str
     look_at: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(msgspec.Struct, frozen=True):
     """What our wallet says of an invoice; `preimage` where it tells."""
 
     paid: bool

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
+import msgspec
 from hive_shared import envelope, receipts
 from hive_shared.crypto import cln_recover_message
 from hive_shared.errors import HiveError, InvalidParams
@@ -32,8 +32,7 @@ class Fork(Exception):
         self.claims = [dict(claim) for claim in claims]
 
 
-@dataclass(frozen=True)
-class _Said:
+class _Said(msgspec.Struct, frozen=True):
     """One receipt as a claim tells it: who says so is the node, in claim number `claim`."""
 
     claim: int
@@ -42,8 +41,7 @@ class _Said:
     prev: str
 
 
-@dataclass(frozen=True)
-class _Head:
+class _Head(msgspec.Struct, frozen=True):
     """The newest receipt by the word of an answer that the node dated `at`."""
 
     claim: int

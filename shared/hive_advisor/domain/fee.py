@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared import l402
 from hive_shared.bolt11 import prefix_of, read_invoice
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
@@ -24,8 +24,7 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _TOOK: Final = (CommandState.DONE, CommandState.PARTIAL, CommandState.INDETERMINATE)
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a node asked for when it refused a command (`payment_required`): checked against itself, not yet
     paid. `macaroon` is empty for the fee of one action."""
 
@@ -40,8 +39,7 @@ class Demand:
     macaroon: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fee:
+class Fee(msgspec.Struct, frozen=True):
     """A fee that was paid. `demanded_by` is the command that was refused for it, `used_by` the last one that
     took it along; `expires_at` is the end of a token, 0 where there is none."""
 

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.runtime_spec import MethodSpec, Param
 
 from hive_advisor.domain.methods import method_table
 
 
-@dataclass(frozen=True)
-class FigureTool:
+class FigureTool(msgspec.Struct, frozen=True):
     """One tool. ``asks`` are the methods it calls on a node; ``fleet``: of all nodes unless one is named."""
 
     name: str

@@ -5,8 +5,9 @@ parts per million, whole percent, seconds, hours. What a node did not say is lef
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hive_advisor.domain.cleaning import Own
 
@@ -18,8 +19,7 @@ HTLC_BLOCKS: Final = 48
 OPEN: Final = ("CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE")
 
 
-@dataclass(frozen=True)
-class Forward:
+class Forward(msgspec.Struct, frozen=True):
     """One settled forward; times are Unix seconds."""
 
     at: int

@@ -7,11 +7,11 @@ that apply the strictest decides. The node's policy comes on top.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.registry import (
     CHANNEL,
     CONFIG,
@@ -75,8 +75,7 @@ class Verdict(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The command that is judged. `alias_key` is the comparison key of the client's local alias."""
 
     alias_key: str
@@ -102,16 +101,14 @@ class Asked:
         return _KIND_OF_SCHEMA.get(self.schema)
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(msgspec.Struct, frozen=True):
     """What commands to the client used up, by name: within three hours and within a day."""
 
-    hours_3: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    day: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    hours_3: Mapping[str, int] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    day: Mapping[str, int] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why the guard does not simply allow: the rule, whose it is, a sentence."""
 
     verdict: Verdict
@@ -120,12 +117,11 @@ class Reason:
     text: str
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """The guard's word on a command, and what it uses up if it goes."""
 
     reasons: tuple[Reason, ...] = ()
-    uses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    uses: Mapping[str, int] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def verdict(self) -> Verdict:
@@ -143,8 +139,7 @@ class Judgement:
         }
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True):
     """Everything else a judgement rests on. `now` is unix seconds."""
 
     rules: GuardRules

@@ -9,10 +9,11 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import InvalidParams
+from msgspec.structs import fields
 
 from hive_advisor.domain.guard_rules import GuardRules, Limits, ToolRate, describe, parse_rules
 from hive_advisor.domain.names import check_alias
@@ -24,8 +25,7 @@ _LEAST_RATE: Final = {"per_minute": 5, "per_day": 50}
 """No tool has a default below these."""
 
 
-@dataclass(frozen=True)
-class GuardKey:
+class GuardKey(msgspec.Struct, frozen=True):
     """Where a key stands: ``section`` as ``("global",)`` or ``("client", "alice")``."""
 
     section: tuple[str, ...]
@@ -37,8 +37,7 @@ class GuardKey:
         return self.section[1] if self.section[0] == "client" else None
 
 
-@dataclass(frozen=True)
-class GuardChange:
+class GuardChange(msgspec.Struct, frozen=True):
     """A new text of guard.toml: what counted before, what counts then, and what that loosens."""
 
     text: str

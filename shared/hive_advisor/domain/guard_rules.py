@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
+import msgspec
 from hive_shared import registry
 from hive_shared.errors import InvalidParams, Unsupported
+from msgspec.structs import fields, replace
 
 from hive_advisor.domain.names import check_alias
 
@@ -42,8 +43,7 @@ HUMAN_DANGER: Final = 7
 OFF: Final = "off"
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """One level. None: this level does not limit it. Amounts in sat, rates in ppm, counts per client.
 
     `quiet_hours` are minutes of the day, UTC, from and until; `denied` are ``schema#action`` or ``schema#*``;
@@ -97,22 +97,20 @@ ORIGIN_DEFAULTS: Final[Mapping[Origin, Limits]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class ToolRate:
+class ToolRate(msgspec.Struct, frozen=True):
     """How often an MCP tool may be called (docs/protocol/11-advisor-kit.md §11); None: the default."""
 
     per_minute: int | None = None
     per_day: int | None = None
 
 
-@dataclass(frozen=True)
-class GuardRules:
+class GuardRules(msgspec.Struct, frozen=True):
     """All of guard.toml. `clients` is keyed by the comparison key of the local alias."""
 
     everything: Limits = GLOBAL_DEFAULT
-    clients: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    origins: Mapping[Origin, Limits] = field(default_factory=lambda: ORIGIN_DEFAULTS)
-    tools: Mapping[str, ToolRate] = field(default_factory=lambda: MappingProxyType({}))
+    clients: Mapping[str, Limits] = msgspec.field(default_factory=lambda: MappingProxyType({}))
+    origins: Mapping[Origin, Limits] = msgspec.field(default_factory=lambda: ORIGIN_DEFAULTS)
+    tools: Mapping[str, ToolRate] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
     def levels(self, alias_key: str, origin: Origin) -> tuple[tuple[str, Limits], ...]:
         """What limits a command, by name; all of them hold at once."""

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
+
+import msgspec
 
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
@@ -29,8 +30,7 @@ DECISION_KINDS: Final = ("fee", "rebalance", "open", "close", "splice", "policy"
 Result = Literal["better", "worse", "unchanged", "unknown"]
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """A channel at one moment; an empty ``channel_id`` is the sum over ``channels`` of them.
 
     ``sent_out``: HTLCs fulfilled out of the channel in all its life. ``fees_day_msat``: earned in the 24
@@ -48,8 +48,7 @@ class Sample:
     fees_day_msat: int | None = None
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What was decided and why. ``confidence`` is a percentage, the decider's own word."""
 
     decision_id: int
@@ -69,8 +68,7 @@ class Decision:
     outcome_at: int | None = None
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(msgspec.Struct, frozen=True):
     """A figure to reach. ``first_value`` is what it was when the goal was set."""
 
     goal_id: int
@@ -96,8 +94,7 @@ GOAL_METRICS: Final[Mapping[str, Callable[[Sample], int | None]]] = {
 """What a goal can be about, and how it is read off the sum of a node's channels."""
 
 
-@dataclass(frozen=True)
-class Velocity:
+class Velocity(msgspec.Struct, frozen=True):
     """Which way a channel's local balance moves, and in how many minutes it is at that end at this pace."""
 
     channel: str
@@ -166,8 +163,7 @@ def trend(totals: Sequence[Sample], days: int, now: int) -> dict[str, object]:
     }
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """What became of a decision, and by which figures."""
 
     outcome: Result

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
 from hive_shared.web_address import is_local, normal_address
 
@@ -17,8 +17,7 @@ _PLACE: Final = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]{2,45}\])(:[
 _MOST_URL: Final = 2_048
 
 
-@dataclass(frozen=True, slots=True)
-class PayRequest:
+class PayRequest(msgspec.Struct, frozen=True):
     """What an address answers: where invoices come from, and for which amounts."""
 
     callback: str

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,8 +15,7 @@ from hive_shared.runtime_spec import ClassBy, Klass, MethodSpec, Param
 from hive_advisor.domain.node_reads import NODE_READS
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(msgspec.Struct, frozen=True):
     """One method as its declaration has it. ``plugin`` serves it; ``lightningd``: CLN does."""
 
     plugin: str

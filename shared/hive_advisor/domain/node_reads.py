@@ -5,9 +5,9 @@ wallet (docs/protocol/11-advisor-kit.md §11.3, set core). Each is one reading c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.runtime_spec import MethodSpec, Param
 
 Result = Mapping[str, Any]
@@ -15,8 +15,7 @@ MAX_CHANNELS: Final = 75
 """Channels of one answer; more would pass the bound of an answer."""
 
 
-@dataclass(frozen=True)
-class NodeRead:
+class NodeRead(msgspec.Struct, frozen=True):
     """One read: the tool's name and parameters, CLN's parameters made from them, and the answer made of
     CLN's."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 from hive_shared.canonical import decode_object
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed, Unsupported
@@ -42,8 +43,7 @@ class Connection:
         return xonly_pubkey(self.secret)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A wallet's answer: `result`, or the `error` code it gave."""
 
     result: dict[str, Any]

@@ -6,10 +6,10 @@ Only what the node said counts, and only as of the moment it was asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from hive_shared.registry import CONTROL, FEE_POLICY, MONITOR
 
 from hive_advisor.domain.command_machine import FINAL, UNSIGNED, CommandState, did_nothing
@@ -21,8 +21,7 @@ FRESH_S: Final = 600
 _FEE_READS: Final = ("fee_report", "channel_list")
 
 
-@dataclass(frozen=True)
-class FeeSeen:
+class FeeSeen(msgspec.Struct, frozen=True):
     """Fees of a channel as its node told them, asked at `at` (our clock, unix seconds)."""
 
     base_msat: int
@@ -30,14 +29,13 @@ class FeeSeen:
     at: int
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """`fees` by short channel id and by channel id; `onchain_sats` is confirmed and not reserved.
 
     What is not there is not known.
     """
 
-    fees: Mapping[str, FeeSeen] = field(default_factory=lambda: MappingProxyType({}))
+    fees: Mapping[str, FeeSeen] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     onchain_sats: int | None = None
     onchain_at: int | None = None
 

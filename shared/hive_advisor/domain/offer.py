@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared import credential as credentials
+from hive_shared import registry
 from hive_shared.canonical import encode
 from hive_shared.credential import Credential
 from hive_shared.crypto import cln_recover_message
@@ -20,8 +21,7 @@ _NODE_FIELDS = {"node_key", "node_id", "network", "alias"}
 _MAX_RELAYS = 3
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """A checked offer: the credential, who signed it, and where that node listens."""
 
     credential: Credential
@@ -33,6 +33,7 @@ class Offer:
     relays: tuple[str, ...]
     max_skew_s: int
     rest: OfferedRest | None = None
+    contract_id: str = ""
 
 
 def check_offer(
@@ -79,6 +80,7 @@ def check_offer(
         relays=_relays(params.get("relays", []), own_relays),
         max_skew_s=_skew(params.get("max_skew_s", 300)),
         rest=offered_rest(params.get("rest")),
+        contract_id=_contract(params.get("contract_id")),
     )
 
 
@@ -94,6 +96,14 @@ def _relays(value: object, own: tuple[str, ...]) -> tuple[str, ...]:
             # An address we would never connect to is left out; the others still reach the node.
             continue
     return tuple(found)
+
+
+def _contract(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not registry.is_uuid(value):
+        raise InvalidParams("the offer's contract_id is not a UUID")
+    return value
 
 
 def _skew(value: object) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 MAX_FEE_PPM: Final = 5_000
 LEAST_FEE_MSAT: Final = 5_000
@@ -50,8 +51,7 @@ def next_state(state: OutState, event: OutEvent) -> OutState | None:
     return TABLE.get((state, event))
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """One payment. `command_id` is the command that was refused for the fee it pays."""
 
     payment_hash: str
@@ -74,8 +74,7 @@ class Outgoing:
         return self.amount_sats + -(-self.max_fee_msat // 1_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What a way out says: the preimage, or that it failed for good, or (neither) nothing certain."""
 
     preimage: str = ""

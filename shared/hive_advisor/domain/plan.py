@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared import registry
 from hive_shared.canonical import encode
 from hive_shared.crypto import sha256
@@ -23,8 +23,7 @@ PLAN_S = 600
 """How long a plan can be sent."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What would be sent: checked against registry and credential, nothing signed yet."""
 
     client: Client
@@ -84,8 +83,7 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True):
     """A plan with the guard's word on it, and what is known of what it changes."""
 
     plan: Plan

@@ -10,7 +10,7 @@ from typing import Any, Final
 from hive_shared import registry
 from hive_shared.canonical import JsonValue
 from hive_shared.credential import Credential
-from hive_shared.errors import CredentialInvalid, Unsupported, from_symbol
+from hive_shared.errors import CredentialInvalid, HiveError, Unsupported, from_symbol
 from hive_shared.registry import ActionSpec, Danger, DangerFacts
 
 FRESH_S: Final = 3_600
@@ -52,6 +52,19 @@ def check_scope(spec: ActionSpec, params: Mapping[str, JsonValue], credential: C
         )
     for name, sentence in _broken(spec, params, credential.constraints, danger):
         raise from_symbol("constraint_violated", f"{name}: {sentence}", constraint=name)
+
+
+def check_contract(spec: ActionSpec, params: Mapping[str, JsonValue], contract: Credential) -> None:
+    """Raises CredentialInvalid, reason `wider_than_contract`, for what the credential gives and the contract
+    behind it does not. `contract` is what the contract alone would give."""
+    try:
+        check_scope(spec, params, contract)
+    except HiveError as error:
+        raise CredentialInvalid(
+            f"the credential allows {spec.schema}#{spec.name} and the contract it was issued for does not:"
+            f" {error.detail}",
+            reason="wider_than_contract",
+        ) from None
 
 
 def check_served(

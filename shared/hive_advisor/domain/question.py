@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 QuestionState = Literal["waiting", "approved", "rejected", "expired"]
 
@@ -13,8 +14,7 @@ WAIT_S: Final = 86_400
 """How long a question waits."""
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """One row. Of `kind` "plan" it names the held command and is bound to its `plan_hash`; of any other kind
     it is a program's own, about `object` and for `reason`. Times are unix seconds."""
 

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 from hive_shared.errors import InvalidParams
 from hive_shared.nostr.relay_url import is_local, is_loopback
 
@@ -18,8 +18,7 @@ _RUNE: Final = re.compile(r"[A-Za-z0-9_=-]{40,4096}")
 _MAX_URL: Final = 512
 
 
-@dataclass(frozen=True)
-class RestRoute:
+class RestRoute(msgspec.Struct, frozen=True):
     """Where a client's clnrest is, and what proves it: the authority's certificate (PEM) or the SHA-256 of
     the server's own certificate; with neither, the system's authorities. `allow_private` permits addresses
     of this machine or a private network."""
@@ -30,8 +29,7 @@ class RestRoute:
     allow_private: bool = False
 
 
-@dataclass(frozen=True)
-class OfferedRest:
+class OfferedRest(msgspec.Struct, frozen=True):
     """The `rest` part of a credential offer. The rune opens `hive-comms-rpc` to our key alone."""
 
     url: str
@@ -39,8 +37,7 @@ class OfferedRest:
     tls_sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class CommandoRoute:
+class CommandoRoute(msgspec.Struct, frozen=True):
     """The carrier: RPC socket of the user's own node, which hands commands to the client's by commando.
 
     `rune` is one the operator gave by other ways than the offer; `host` and `port` say where the client's
@@ -53,8 +50,7 @@ class CommandoRoute:
     port: int | None = None
 
 
-@dataclass(frozen=True)
-class Routes:
+class Routes(msgspec.Struct, frozen=True):
     """What the user set for a client."""
 
     rest: RestRoute | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+import msgspec
 
 from hive_advisor.domain.command_machine import CommandState
 
@@ -18,8 +19,7 @@ Standing = Literal["agrees", "differs", "unknown"]
 AlertState = Literal["open", "acking", "acked", "resolved"]
 
 
-@dataclass(frozen=True)
-class Client:
+class Client(msgspec.Struct, frozen=True):
     """A node we hold, or were offered, a credential for. ``node_key`` and ``node_id`` are pinned."""
 
     client_id: str
@@ -48,9 +48,9 @@ class Client:
         return self.state == "paused" and self.suspect_why == EMERGENCY_STOP
 
 
-@dataclass(frozen=True)
-class StoredCredential:
-    """A management credential as its node signed it (docs/protocol/02-fleet-management.md §2.1)."""
+class StoredCredential(msgspec.Struct, frozen=True):
+    """A management credential as its node signed it (docs/protocol/02-fleet-management.md §2.1). One that was
+    issued for a contract is used as far as `scope`, the contract's own."""
 
     credential_id: str
     client_id: str
@@ -58,6 +58,8 @@ class StoredCredential:
     state: CredentialState
     valid_until: int
     created: int
+    contract_id: str = ""
+    scope: dict[str, Any] | None = None
 
     @property
     def agent_key(self) -> str:
@@ -65,8 +67,7 @@ class StoredCredential:
         return str(self.document.get("agent_key", ""))
 
 
-@dataclass(frozen=True)
-class StoredCommand:
+class StoredCommand(msgspec.Struct, frozen=True):
     """One command and the only envelope it will ever have alive.
 
     A draft or held one has none yet: nonce and timestamp are 0, the envelope is empty, and until `deadline`
@@ -118,8 +119,7 @@ class StoredCommand:
         return max(self.danger, default=0)
 
 
-@dataclass(frozen=True)
-class StoredReceipt:
+class StoredReceipt(msgspec.Struct, frozen=True):
     """A receipt, or the stub of another agent's, and how far it could be checked."""
 
     client_id: str
@@ -135,8 +135,7 @@ class StoredReceipt:
     carried_by: str | None = None
 
 
-@dataclass(frozen=True)
-class HeadWord:
+class HeadWord(msgspec.Struct, frozen=True):
     """What a node last said its newest receipt is: its id, the node's time and number of that answer, and the
     question of ours that was answered."""
 
@@ -146,8 +145,7 @@ class HeadWord:
     asked_by: str
 
 
-@dataclass(frozen=True)
-class StoredEvidence:
+class StoredEvidence(msgspec.Struct, frozen=True):
     """Something a node signed that contradicts what it signed before."""
 
     evidence_id: int
@@ -157,8 +155,7 @@ class StoredEvidence:
     at: int
 
 
-@dataclass(frozen=True)
-class Alert:
+class Alert(msgspec.Struct, frozen=True):
     """What a node (`origin` node) or the kit itself found worth a human's look."""
 
     number: int
@@ -174,8 +171,7 @@ class Alert:
     updated: int
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something that happened; ``cursor`` rises, so that a consumer that crashed misses nothing."""
 
     cursor: int
@@ -196,19 +192,17 @@ def event_row(event: Event) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Quarantined:
+class Quarantined(msgspec.Struct, frozen=True):
     """A message that failed a check. Kept as evidence, without any effect."""
 
     rumor_id: str
     peer: str
     why: str
     received_at: int
-    raw: dict[str, Any] = field(default_factory=dict)
+    raw: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class AuditRow:
+class AuditRow(msgspec.Struct, frozen=True):
     """One call of a program through the MCP server. ``decision``: begun, done, shown (dry run), refused,
     failed, limited."""
 

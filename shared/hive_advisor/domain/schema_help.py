@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared import registry
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError, InvalidParams
@@ -16,8 +16,7 @@ _MOST_SAT: Final = 2_100_000_000_000_000
 _NONE: Final[Mapping[str, Any]] = {}
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """One parameter. `kind` says what it takes, `values` the words where they are fixed."""
 
     name: str

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from hive_shared.errors import InvalidParams
 from hive_shared.registry.control import ACTION_LOG_ENTRY, ACTION_LOG_PAGE, TELEMETRY_SUBSCRIBED
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(msgspec.Struct, frozen=True):
     """One metric of one push. ``ts`` is the node's time of measuring, Unix seconds."""
 
     client_id: str
@@ -22,8 +21,7 @@ class Figure:
     seq: int
 
 
-@dataclass(frozen=True)
-class Followed:
+class Followed(msgspec.Struct, frozen=True):
     """A subscription of ours. ``span_s`` is how long it was asked for; from ``renew_at`` on it is renewed."""
 
     sub_id: str
@@ -48,8 +46,7 @@ def subscribed(result: Mapping[str, Any]) -> tuple[str, int]:
     return parsed["sub_id"], parsed["until"]
 
 
-@dataclass(frozen=True)
-class LogEntry:
+class LogEntry(msgspec.Struct, frozen=True):
     """A receipt in short, as the node told of it by the action log. ``rest`` is what else it said of it."""
 
     client_id: str

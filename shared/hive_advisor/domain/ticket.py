@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 DisputeState = Literal["open", "replaced", "paid", "rejected"]
 DISPUTE_WITHIN_S: Final = 30 * 86_400
@@ -12,8 +13,7 @@ DISPUTE_ANSWER_S: Final = 72 * 3_600
 """How long the operator has to answer; silence is no."""
 
 
-@dataclass(frozen=True)
-class Dispute:
+class Dispute(msgspec.Struct, frozen=True):
     """We say that an item went wrong. `reply` is the operator's reason, a stranger's text."""
 
     dispute_id: str
@@ -26,3 +26,47 @@ class Dispute:
     created_at: int
     reply: str = ""
     resolved_at: int = 0
+
+
+HASHES_UNUSED_S: Final = 86_400
+"""How long a node keeps a preimage that no ticket used (03 §6.5)."""
+REQUESTS_AN_HOUR: Final = 30
+ASKED_S: Final = 86_400
+"""How long an answer of the node may be under way."""
+
+
+class HashRequest(msgspec.Struct, frozen=True):
+    """Hashes that a node was asked for, for tickets of one task. Times in Unix seconds; `hashes` are empty
+    until it answered, `expires_at` is when it forgets the preimages that no ticket used."""
+
+    request_id: str
+    client_id: str
+    params_hash: str
+    count: int
+    asked_at: int
+    hashes: tuple[str, ...] = ()
+    answered_at: int = 0
+    expires_at: int = 0
+
+    def state(self, now: int) -> Literal["asked", "answered", "expired", "unanswered"]:
+        """Where it is: a node that refuses says nothing."""
+        if self.hashes:
+            return "answered" if now < self.expires_at else "expired"
+        return "asked" if now < self.asked_at + ASKED_S else "unanswered"
+
+
+class OwnHash(msgspec.Struct, frozen=True):
+    """A preimage of ours for a ticket in mode receipt: whoever pays gets to see it when we redeem. Item `i`
+    of `ticket_id` was made with it; empty until then."""
+
+    hash: str
+    preimage: str
+    client_id: str
+    peer: str
+    label: str
+    created_at: int
+    ticket_id: str = ""
+    i: int = 0
+
+    def __repr__(self) -> str:
+        return f"<own hash {self.hash}>"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import SYMBOLS, HiveError
 from hive_shared.registry import actions
 
@@ -75,8 +76,7 @@ percent
 """
 
 
-@dataclass(frozen=True)
-class Outside:
+class Outside(msgspec.Struct, frozen=True):
     """A part of an answer that came from ``origin``."""
 
     origin: str

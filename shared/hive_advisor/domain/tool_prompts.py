@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import InvalidParams, NotFound
 
 from hive_advisor.domain.names import check_alias
@@ -16,8 +16,7 @@ MAX_FILE: Final = 4_000
 """Characters of a prompt file."""
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """``text`` may hold the names of ``arguments`` in braces."""
 
     name: str

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+import msgspec
 from hive_shared.errors import NotFound
 
 _PART: Final = re.compile(r"\{([a-z]+)\}")
 _MAX_URI: Final = 512
 
 
-@dataclass(frozen=True)
-class Resource:
+class Resource(msgspec.Struct, frozen=True):
     """``uri`` may hold one part in braces, which becomes the argument ``takes`` of ``tool``."""
 
     uri: str
     description: str
     tool: str
     takes: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hive_shared.errors import HiveError, PaymentFailed
 
 from hive_advisor.domain.earning import Made, Order, Sight
-from hive_advisor.domain.outgoing import Outgoing, Result
+from hive_advisor.domain.outgoing import Outgoing, Result, max_fee_msat
 from hive_advisor.services.ports import NodeRefused, OwnNodeCalls
 
 _DUPLICATE_LABEL: Final = 900
@@ -22,6 +22,7 @@ class OwnNodeMoney:
     """Both ways by one node of ``nodes.toml``."""
 
     name = "cln"
+    most_fee_msat = staticmethod(max_fee_msat)
 
     def __init__(self, node: str, calls: OwnNodeCalls, now: Callable[[], int]) -> None:
         self._node, self._calls, self._now = node, calls, now

@@ -7,9 +7,10 @@ signed to the request it is about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import HiveError, PaymentFailed, TransportUnavailable
 from hive_shared.nostr import nip44
 from hive_shared.nostr.event import Event, build
@@ -19,15 +20,28 @@ from hive_shared.nostr.relay import RelayPool
 from hive_advisor.domain import nwc
 from hive_advisor.domain.earning import Made, Order, Sight
 from hive_advisor.domain.nwc import Answer, Connection
-from hive_advisor.domain.outgoing import Outgoing, Result
+from hive_advisor.domain.outgoing import Outgoing, Result, max_fee_msat
 
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 20.0
 _GOOD_S: Final = 60
 """How long a wallet may act on a request."""
 _BACK_S: Final = 600
-_SILENT_S: Final = 30
-"""How long nothing is asked after the wallet was not reached: many questions in a row would each wait."""
+_SILENT_S: Final = (30, 60, 120, 300, 600)
+"""How long nothing is asked after the wallet did not answer once, twice and so on: many questions in a row
+would each wait."""
+
+
+class Silence(msgspec.Struct, frozen=True):
+    """How often in a row the wallet did not answer, and until when (Unix seconds) it is not asked again."""
+
+    times: int = 0
+    until: int = 0
+    why: str = ""
+
+
+Silent = Callable[[Silence], Awaitable[None]]
+"""`silent(silence)`: keeps it for the next process."""
 Heard = Callable[[str], None]
 """`heard(payment_hash)`: the wallet says that something was received. Returns at once: what comes of it may
 ask the wallet, whose answer comes by the same way."""
@@ -37,6 +51,7 @@ class NwcWallet:
     """One connection to a wallet. Connects with the first question."""
 
     name = "nwc"
+    most_fee_msat = staticmethod(max_fee_msat)
 
     def __init__(
         self,
@@ -46,6 +61,8 @@ class NwcWallet:
         now: Callable[[], int],
         rng: Callable[[int], bytes],
         proxy: str | None,
+        silence: Silence,
+        silent: Silent,
         answer_s: float = ANSWER_S,
     ) -> None:
         self._at, self._heard, self._now, self._answer_s = connection, heard, now, answer_s
@@ -53,7 +70,7 @@ class NwcWallet:
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._info: Event | None = None
         self._opening = asyncio.Lock()
-        self._open, self._silent_until = False, 0
+        self._open, self.silence, self._silent = False, silence, silent
         self.repeats = 0
         """Answers that came again, or to nothing we asked; they have no effect."""
         self._pool = RelayPool(
@@ -135,13 +152,25 @@ class NwcWallet:
 
     async def _connected(self) -> Event:
         async with self._opening:
-            if self._now() < self._silent_until:
-                raise TransportUnavailable("the wallet could not be reached a moment ago")
+            left = self.silence.until - self._now()
+            if 0 < left <= _SILENT_S[-1]:
+                raise TransportUnavailable(f"{self.silence.why}; it is asked again in {left} s")
             try:
                 return await self._reached()
-            except TransportUnavailable:
-                self._silent_until = self._now() + _SILENT_S
+            except TransportUnavailable as error:
+                await self._no_answer(error.detail)
                 raise
+
+    async def _no_answer(self, why: str) -> None:
+        times = self.silence.times + 1
+        pause = _SILENT_S[min(times, len(_SILENT_S)) - 1]
+        self.silence = Silence(times, self._now() + pause, why)
+        await self._silent(self.silence)
+
+    async def _answers(self) -> None:
+        if self.silence.times:
+            self.silence = Silence()
+            await self._silent(self.silence)
 
     async def _reached(self) -> Event:
         if not self._open:
@@ -174,9 +203,12 @@ class NwcWallet:
                 await self._pool.publish(event, self._at.relays, timeout=self._answer_s)
                 text = await answered
         except TimeoutError:
-            raise TransportUnavailable(f"the wallet did not answer in {self._answer_s:g} s") from None
+            why = f"the wallet did not answer in {self._answer_s:g} s"
+            await self._no_answer(why)
+            raise TransportUnavailable(why) from None
         finally:
             del self._waiting[event.id]
+        await self._answers()
         return nwc.read_answer(text, method)
 
     async def _event(self, _relay: str, _name: str, event: Event) -> None:

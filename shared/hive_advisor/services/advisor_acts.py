@@ -18,6 +18,7 @@ from hive_advisor.services.advisor_kit import AdvisorKit
 from hive_advisor.services.advisor_reads import AdvisorReads, found_action, params_of
 from hive_advisor.services.advisor_tools import AdvisorTools, Made, Said
 from hive_advisor.services.guard import Halt
+from hive_advisor.services.hiring_reads import HiringReads
 
 ORIGIN: Final = "mcp"
 WAIT_S: Final = 25
@@ -140,4 +141,7 @@ def advisor_toolbox(
 ) -> AdvisorTools:
     """The tools of the role advisor over an open kit."""
     reads = AdvisorReads(kit)
-    return AdvisorTools({**reads.made, **AdvisorActs(kit, reads, halt, now=now).made}, allow, now=now)
+    hiring = HiringReads(kit)
+    return AdvisorTools(
+        {**reads.made, **hiring.made, **AdvisorActs(kit, reads, halt, now=now).made}, allow, now=now
+    )

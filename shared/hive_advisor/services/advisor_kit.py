@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from hive_advisor.domain.plan import Plan
@@ -11,12 +11,24 @@ from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
+from hive_advisor.services.contracts import ContractService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.journal import JournalService
+from hive_advisor.services.negotiating import NegotiationService
 from hive_advisor.services.plans import PlanService
 from hive_advisor.services.questions import QuestionService
 from hive_advisor.services.receipts import ReceiptService
 from hive_advisor.services.telemetry import TelemetryService
+
+
+class Hiring(Protocol):
+    """Negotiations and contracts (marketing.Market)."""
+
+    negotiations: NegotiationService
+    contracts: ContractService
+
+    @property
+    def now(self) -> Callable[[], int]: ...
 
 
 class Balances(Protocol):
@@ -41,6 +53,9 @@ class AdvisorKit(Protocol):
 
     @property
     def ecash(self) -> Balances: ...
+
+    @property
+    def market(self) -> Hiring: ...
 
     async def brief(self) -> dict[str, Any]: ...
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import HiveError, InvalidParams, NotFound, Unauthorized
 
 from hive_advisor.domain.advisor_tools import ADVISOR_TOOLS, HUMANS_OWN, listed_tools
@@ -24,8 +24,7 @@ _RAW: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What a tool has to say. ``source`` is what answered (a client's alias, or the kit), ``as_of`` when,
     where it was not now; ``plan`` the plan or command it was about."""
 

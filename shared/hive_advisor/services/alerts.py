@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from hive_shared.errors import Conflict, HiveError, NotFound
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.rows import Alert, AlertState, Client
 from hive_advisor.services.ports import ClientRows, Control, RecordRows

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.errors import Conflict, HiveError
 from hive_shared.store import Db, Tx
 
@@ -55,8 +55,7 @@ class Sends(Protocol):
     async def follow(self, command: StoredCommand, wait_s: int) -> StoredCommand: ...
 
 
-@dataclass(frozen=True)
-class BatchStep:
+class BatchStep(msgspec.Struct, frozen=True):
     """A line with its client. ``command`` is its newest command, None before the first; ``judged`` is the
     guard's word on what is still to be planned."""
 
@@ -71,8 +70,7 @@ class BatchStep:
         return self.command is not None and self.command.state == CommandState.DONE
 
 
-@dataclass(frozen=True)
-class BatchOutcome:
+class BatchOutcome(msgspec.Struct, frozen=True):
     """How far a line came: its command, or why there is none. ``before``: it had run already."""
 
     line: BatchLine

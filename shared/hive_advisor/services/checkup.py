@@ -35,9 +35,29 @@ class Holdings(Protocol):
         ...
 
 
+class Ways(Protocol):
+    """How money comes and goes (money.Money)."""
+
+    async def checks(self) -> list[dict[str, str]]:
+        """Whether they are set up and answer."""
+        ...
+
+    async def silent(self) -> list[dict[str, Any]]:
+        """Wallets that did not answer, and are not asked for a while."""
+        ...
+
+
+class Hires(Protocol):
+    """Negotiations and contracts (marketing.Market)."""
+
+    async def waiting(self) -> list[dict[str, str]]:
+        """What a human has to answer or sign."""
+        ...
+
+
 class CheckupService:
     """Reads only. `relays_answering` waits up to so many seconds for a relay and says (answering, all);
-    `ways` checks how money comes and goes."""
+    `ways` are how money comes and goes."""
 
     def __init__(
         self,
@@ -52,10 +72,11 @@ class CheckupService:
         later: LaterService,
         hooks: HookService,
         ecash: Holdings,
+        hires: Hires,
         *,
         pubkey: str,
         relays_answering: Callable[[int], Awaitable[tuple[int, int]]],
-        ways: Callable[[], Awaitable[list[dict[str, str]]]],
+        ways: Ways,
         now: Callable[[], int],
     ) -> None:
         self._db, self._records, self._clients, self._commands = db, records, clients, commands
@@ -63,7 +84,7 @@ class CheckupService:
         self._guard, self._questions = guard, questions
         self._later, self._hooks, self._ecash = later, hooks, ecash
         self._npub, self._relays_answering, self._now = npub_encode(pubkey), relays_answering, now
-        self._ways = ways
+        self._ways, self._hires = ways, hires
 
     async def brief(self) -> dict[str, Any]:
         """What a new session needs to know."""
@@ -71,13 +92,15 @@ class CheckupService:
         names = {client.client_id: client.alias for client in clients}
         quarantined = await self._db.read(lambda tx: self._records.quarantined(tx, 10))
         shared = await self._shared.found()
-        held = await self._ecash.balances()
+        held, silent = await self._ecash.balances(), await self._ways.silent()
         waiting = await self._questions.listed(expired=False, limit=100)
+        hires = await self._hires.waiting()
         return {
             "npub": self._npub,
             **({} if shared is None else {"identity_shared": shared}),
             **({"halted": True} if self._guard.halted else {}),
             "waiting_for_you": [question.approval_id for question in waiting],
+            **({"hires_waiting": hires} if hires else {}),
             "clients": {client.alias: client.state for client in clients},
             "open_commands": [
                 {
@@ -94,6 +117,7 @@ class CheckupService:
                 for due in await self._later.due()
             ],
             **({"ecash_sats": sum(row["free_sats"] for row in held)} if held else {}),
+            **({"wallets_silent": silent} if silent else {}),
             **await self._journal.brief(),
             "quarantined": [{"from": q.peer, "why": q.why} for q in quarantined],
         }
@@ -129,7 +153,7 @@ class CheckupService:
         answering, known = await self._relays_answering(timeout)
         detail = f"{answering} of {known} relays answer"
         checks.append({"id": "relays", "status": "ok" if answering else "fail", "detail": detail})
-        checks += await self._ways()
+        checks += await self._ways.checks()
         for client in await self._clients.all():
             if client.offset_s:
                 checks.append(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Protocol
 
+from hive_shared.credential import Credential
 from hive_shared.errors import Conflict, CredentialInvalid, NotFound
 from hive_shared.store import Db, Tx
 
+from hive_advisor.domain.engagement import Link
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.names import check_alias, offered_alias
 from hive_advisor.domain.offer import Offer
@@ -15,6 +18,13 @@ from hive_advisor.domain.rows import EMERGENCY_STOP, Client, ClientState, Stored
 from hive_advisor.services.ports import ClientRows, RecordRows
 
 _MAX_OFFERS = 20
+
+
+class OfferedContracts(Protocol):
+    """Contracts that credentials are offered for (services.contracts.ContractService)."""
+
+    def link(self, tx: Tx, contract_id: str, node_key: str, credential: Credential) -> Link | None: ...
+    def joined(self, tx: Tx, link: Link, credential_id: str) -> None: ...
 
 
 class ClientService:
@@ -96,15 +106,22 @@ class ClientService:
                 found.append(client.alias)
         return found
 
-    async def record_offer(self, offer: Offer, accept: bool) -> tuple[Client, bool]:
-        """Store a checked offer. Returns the client and whether the offer is new.
+    async def record_offer(
+        self, offer: Offer, accept: bool, contracts: OfferedContracts | None = None
+    ) -> tuple[Client, bool]:
+        """Store a checked offer. Returns the client and whether the offer is new. One for a contract that we
+        signed is taken without a question.
 
         A node we know keeps its pins: an offer with another node_id was refused before (``pinned``).
         """
-        return await self._db.write(lambda tx: self._record(tx, offer, accept))
+        return await self._db.write(lambda tx: self._record(tx, offer, accept, contracts))
 
-    def _record(self, tx: Tx, offer: Offer, accept: bool) -> tuple[Client, bool]:
+    def _record(
+        self, tx: Tx, offer: Offer, accept: bool, contracts: OfferedContracts | None
+    ) -> tuple[Client, bool]:
         now = self._now()
+        named = offer.contract_id if contracts is not None else ""
+        link = contracts.link(tx, named, offer.node_key, offer.credential) if contracts and named else None
         known = self._clients.by_node_key(tx, offer.node_key)
         if known is not None and known.node_id != offer.node_id:
             raise Conflict(f"{known.alias!r} is pinned to another node id; its key alone cannot change that")
@@ -129,7 +146,10 @@ class ClientService:
             self._clients.refresh_offer(
                 tx, known.client_id, offer.relays, offer.max_skew_s, offer.remote_name, now
             )
-        taken = (accept or known.state in ("active", "paused")) and not self._outdated(tx, known, offer)
+        wanted = (accept and not named) or link is not None
+        taken = (wanted or (known.state in ("active", "paused") and not named)) and not self._outdated(
+            tx, known, offer
+        )
         if fresh:
             self._clients.add_credential(
                 tx,
@@ -140,11 +160,17 @@ class ClientService:
                     "offered",
                     offer.credential.valid_until,
                     now,
+                    "" if link is None else offer.contract_id,
+                    None if link is None else link.engagement.scope,
                 ),
             )
             self._records.add_event(tx, "credential_offer", known.alias, offer.credential.credential_id, now)
             if taken:
                 self._activate(tx, known.client_id, offer.credential.credential_id)
+            if link is not None and contracts is not None:
+                contracts.joined(tx, link, offer.credential.credential_id)
+            elif named:
+                self._records.add_event(tx, "unknown_contract", known.alias, named, now)
         return self._clients.by_id(tx, known.client_id) or known, fresh
 
     def _outdated(self, tx: Tx, known: Client, offer: Offer) -> bool:

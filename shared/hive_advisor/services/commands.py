@@ -12,6 +12,7 @@ from typing import Any
 from hive_shared import envelope
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Ambiguous, InvalidParams, NotFound
+from hive_shared.hidden import hidden
 from hive_shared.registry import CONTROL
 from hive_shared.store import Db, Tx
 
@@ -147,7 +148,7 @@ class CommandService:
                         tx,
                         "contradiction",
                         command.command_id,
-                        json.dumps(answer.document)[:4000],
+                        json.dumps(hidden(answer.document))[:4000],
                         self._now(),
                     )
                 return command

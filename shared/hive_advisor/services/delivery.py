@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 from hive_shared.errors import Conflict, InvalidParams, TransportUnavailable
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.route import (
     CommandoRoute,
@@ -38,8 +39,7 @@ _BEFORE_OTHERS_S = 4.0
 Answered = Callable[[Client, str], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Ways:
+class Ways(msgspec.Struct, frozen=True):
     """The ways to a client, best first, with what each of them needs."""
 
     order: tuple[str, ...]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
 from hive_shared.invoice_messages import INVOICE, Invoice, InvoiceRequest, Purpose, body_doc, read_body
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.command_machine import UNSIGNED, did_nothing
 from hive_advisor.domain.earning import (
@@ -46,6 +46,8 @@ _LOOKED_AFTER_S: Final = 7 * 86_400
 """How long after an invoice ran out our wallet is asked for it."""
 _NEVER_CAME_S: Final = 3_600
 _DUE_WITHIN_S: Final = 86_400
+CASHU: Final = "cashu"
+"""Way of an earning that is paid by ecash."""
 
 
 class InvoiceRows(Protocol):
@@ -89,12 +91,10 @@ class EarningService:
         self._now, self._new_id, self._spawn = now, new_id, spawn
         self._making, self._looking = asyncio.Lock(), asyncio.Semaphore(_AT_ONCE)
         self._told: set[str] = set()
+        self.on_token: Callable[[Client, dict[str, Any]], Awaitable[None]] | None = None
 
-    # -- invoices ------------------------------------------------------------------------------------
-
-    async def order(self, client: Client, command_id: str, amount_sats: int, pasted: str = "") -> Earning:
-        """The invoice that a command not yet sent is to be paid by: of the way in, or `pasted`. Raises
-        PaymentFailed, TransportUnavailable, Unsupported; then nothing came of it."""
+    async def claimed(self, client: Client, command_id: str, amount_sats: int) -> Earning:
+        """What a command not yet sent is to earn, paid without an invoice."""
         now = self._now()
         earning = Earning(
             earning_id=self._new_id(),
@@ -108,6 +108,14 @@ class EarningService:
             updated=now,
         )
         await self._db.write(lambda tx: self._rows.add(tx, earning))
+        return earning
+
+    # -- invoices ------------------------------------------------------------------------------------
+
+    async def order(self, client: Client, command_id: str, amount_sats: int, pasted: str = "") -> Earning:
+        """The invoice that a command not yet sent is to be paid by: of the way in, or `pasted`. Raises
+        PaymentFailed, TransportUnavailable, Unsupported; then nothing came of it."""
+        earning = await self.claimed(client, command_id, amount_sats)
         try:
             return await self.invoice(earning, pasted, least_s=WORK_EXPIRY_S)
         except HiveError:
@@ -324,7 +332,11 @@ class EarningService:
 
     async def noticed(self, client: Client, params: dict[str, Any]) -> None:
         """A `payment_notice` (11 §15.8). Its preimage shows that we were paid; without one our wallet is
-        asked soon, and nothing else comes of it. Raises InvalidParams for a preimage of another payment."""
+        asked soon, and nothing else comes of it. Ecash that it brings is kept. Raises InvalidParams for a
+        preimage of another payment."""
+        if params.get("method") == CASHU and self.on_token is not None:
+            await self.on_token(client, params)
+            return
         payment_hash, preimage = str(params.get("payment_hash")), params.get("preimage")
         if preimage is not None and not shows(str(preimage), payment_hash):
             raise InvalidParams("the preimage of the payment notice is not that of its payment hash")
@@ -406,6 +418,18 @@ class EarningService:
             return True
 
         return await self._db.write(body)
+
+    def came(self, tx: Tx, command_id: str, net_sats: int) -> None:
+        """Ecash for a command is ours: what it was to earn is paid, if it is that much."""
+        command, now = self._commands.get(tx, command_id), self._now()
+        line = [] if command is None else self._line(tx, command)
+        known = (self._rows.of_command(tx, each) for each in line)
+        earning = next((each for each in known if each is not None), None)
+        if earning is None or earning.state == EarningState.PAID or net_sats < earning.amount_sats:
+            owed = "" if earning is None else f", {earning.amount_sats} sat were owed"
+            self._records.add_event(tx, "ecash_came", command_id, f"{net_sats} sat{owed}", now)
+            return
+        self._settle(tx, replace(earning, way=CASHU), "wallet", "")
 
     def _later(self, tx: Tx, earning: Earning) -> None:
         current = self._rows.get(tx, earning.earning_id)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.store import Db, Tx
+from msgspec.structs import asdict, replace
 
 from hive_advisor.domain.cleaning import clean_value
 from hive_advisor.domain.rows import Event, event_row
@@ -32,8 +33,7 @@ class Program(Protocol):
     async def run(self, body: bytes) -> str | None: ...
 
 
-@dataclass(frozen=True)
-class HookState:
+class HookState(msgspec.Struct, frozen=True):
     """``cursor`` is the last event it took. While it fails: how often in a row, since when, why, when next.
     ``failures`` counts all there ever were."""
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from hive_shared.errors import HiveError, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.journal import (
     DAY_S,

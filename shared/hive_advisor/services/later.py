@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+import msgspec
 from hive_shared.registry import CONTROL
 from hive_shared.store import Db
 
@@ -21,8 +21,7 @@ What = Literal["approve", "send", "send_again", "ask_status", "confirm", "retry"
 _DAY_S: Final = 86_400
 
 
-@dataclass(frozen=True)
-class Later:
+class Later(msgspec.Struct, frozen=True):
     """One thing that is due: with which command or subscription of which client (both empty for all that was
     earned and is not redeemed; "-" for an operation of the wallet), when (Unix seconds). ``by``: until then a
     human has to do it; otherwise `run` does it from then on."""

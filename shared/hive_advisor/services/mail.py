@@ -23,7 +23,7 @@ from hive_advisor.domain.rows import Client, Quarantined
 from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.answers import AnswerService
 from hive_advisor.services.approvals import ApprovalService
-from hive_advisor.services.clients import ClientService
+from hive_advisor.services.clients import ClientService, OfferedContracts
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.earnings import EarningService
@@ -52,6 +52,7 @@ class MailService:
         pings: PingService,
         signed: SignedMail,
         earnings: EarningService,
+        contracts: OfferedContracts,
         *,
         keyring: Keyring,
         accept_offers: bool,
@@ -63,6 +64,7 @@ class MailService:
         self._clients, self._commands, self._answers, self._alerts = clients, commands, answers, alerts
         self._delivery, self._approvals, self._telemetry = delivery, approvals, telemetry
         self._pings, self._signed, self._earnings = pings, signed, earnings
+        self._contracts = contracts
         self._keyring, self._accept, self._now = keyring, accept_offers, now
         self._on_accepted = on_accepted
         self._own_relays = own_relays
@@ -182,7 +184,7 @@ class MailService:
             own_relays=self._own_relays,
             now=self._now(),
         )
-        client, fresh = await self._clients.record_offer(offer, self._accept)
+        client, fresh = await self._clients.record_offer(offer, self._accept, self._contracts)
         await self._delivery.keep_offered(offer.credential.credential_id, offer.rest)
         if fresh and client.state == "active":
             await self._on_accepted(client, offer.credential.credential_id)
@@ -210,10 +212,15 @@ class MailService:
 
 def _kept(document: dict[str, Any]) -> dict[str, Any]:
     """What is written down of a message. Tokens and preimages are money: who takes them seals them, and here
-    a signed message leaves its name only, an answer all but its preimage."""
+    a signed message leaves its name only, an answer all but its preimage, a push all but its token."""
     if isinstance(document.get("schema"), str):
         return {name: str(document[name])[:100] for name in ("schema", "msg_id") if name in document}
-    return {name: value for name, value in document.items() if name != "preimage"}
+    kept = {name: value for name, value in document.items() if name != "preimage"}
+    payload = kept.get("schema_payload")
+    params = payload.get("params") if isinstance(payload, dict) else None
+    if isinstance(payload, dict) and isinstance(params, dict) and "token" in params:
+        kept["schema_payload"] = {**payload, "params": {**params, "token": ""}}
+    return kept
 
 
 _NOTED_PUSHES = {"conflict_held", "payment_notice"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared import credential as credentials
@@ -18,9 +17,11 @@ from hive_shared.crypto import sha256
 from hive_shared.errors import Conflict, CredentialInvalid, NotFound, from_symbol
 from hive_shared.registry import CONTROL, DangerFacts
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain import plan_check
 from hive_advisor.domain.command_machine import CommandEvent, CommandState, next_state
+from hive_advisor.domain.engagement import read_scope, within
 from hive_advisor.domain.guard import Judgement, Verdict
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.plan import PLAN_S, Plan, check_root, hash_of, plan_of
@@ -88,7 +89,10 @@ class PlanService:
         if expected_policy_root is not None:
             check_root(spec, expected_policy_root)
         if spec.schema != CONTROL:
-            plan_check.check_scope(spec, parsed, credentials.parse(credential.document))
+            given = credentials.parse(credential.document)
+            plan_check.check_scope(spec, parsed, given)
+            if credential.scope is not None:
+                plan_check.check_contract(spec, parsed, within(given, read_scope(credential.scope)))
             heard = client.capabilities_at
             fresh = heard is not None and self._now() - heard < plan_check.FRESH_S
             plan_check.check_served(spec, parsed, client.capabilities if fresh else None)

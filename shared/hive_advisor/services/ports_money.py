@@ -26,6 +26,9 @@ class WayOut(Protocol):
 
     name: str
 
+    def most_fee_msat(self, amount_sats: int) -> int:
+        """What paying so much may cost beside it."""
+
     async def pay(self, payment: Outgoing) -> Result:
         """Pay once. Whatever does not prove that it was paid, or cannot ever be, is `UNKNOWN`. Raises
         TransportUnavailable only when the wallet was certainly not asked."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.errors import Conflict
 from hive_shared.store import Db, Tx
+from msgspec.structs import asdict
 
 from hive_advisor.domain.answer import Answer
 from hive_advisor.services.ports import ClientRows, RecordRows
@@ -22,8 +23,7 @@ _CLEARED: Final = "identity_shared_cleared"
 _TOO_LOW: Final = "nonce_too_low:"
 
 
-@dataclass(frozen=True)
-class SharedKey:
+class SharedKey(msgspec.Struct, frozen=True):
     """What was noticed: when, at which node (its key and our name for it), in answer to which command."""
 
     at: int

@@ -21,7 +21,6 @@ from hive_advisor.domain.outgoing import (
     Outgoing,
     OutState,
     Result,
-    max_fee_msat,
     next_state,
 )
 from hive_advisor.domain.rows import StoredCommand
@@ -86,7 +85,7 @@ class SpendService:
                 " preimage to 'hive-advisor pay attach'",
                 reason="no_way_out",
             )
-        payment, new = await self._db.write(lambda tx: self._begun(tx, demand, way.name))
+        payment, new = await self._db.write(lambda tx: self._begun(tx, demand, way))
         if not new:
             return payment
         self._under_way.add(payment.payment_hash)
@@ -102,7 +101,7 @@ class SpendService:
         finally:
             self._under_way.discard(payment.payment_hash)
 
-    def _begun(self, tx: Tx, demand: Demand, way: str) -> tuple[Outgoing, bool]:
+    def _begun(self, tx: Tx, demand: Demand, way: WayOut) -> tuple[Outgoing, bool]:
         known = self._rows.get(tx, demand.payment_hash)
         if known is not None:
             return known, False
@@ -119,10 +118,10 @@ class SpendService:
             client_id=demand.client_id,
             command_id=demand.command_id,
             method=demand.method,
-            way=way,
+            way=way.name,
             invoice=demand.invoice,
             amount_sats=demand.amount_sats,
-            max_fee_msat=max_fee_msat(demand.amount_sats),
+            max_fee_msat=way.most_fee_msat(demand.amount_sats),
             invoice_expires=demand.expires_at,
             state=OutState.SENDING,
             created=now,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from hive_shared.errors import HiveError, InvalidParams
 from hive_shared.registry.control import ACTION_LOG, PUSHES, TELEMETRY_NAMES
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.rows import Client
 from hive_advisor.domain.telemetry import Figure, Followed, LogEntry, log_entries, renewal, subscribed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from hive_shared.cashu.payee import PayeeEngine
@@ -14,6 +13,7 @@ from hive_shared.cashu.ticket_messages import DisputeReply, Outcome
 from hive_shared.errors import Conflict, InvalidParams, NotFound
 from hive_shared.store import Db, Tx
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from hive_advisor.domain.ticket import DISPUTE_ANSWER_S, DISPUTE_WITHIN_S, Dispute, DisputeState
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows

@@ -4,20 +4,15 @@ the mints that we accept (docs/protocol/03-escrow-and-payments.md §4.1, §6.6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hive_shared.cashu.derive import EscrowKeys, public_key
-from hive_shared.cashu.keysets import Keyset
-from hive_shared.cashu.mint_book import MintBookService
-from hive_shared.cashu.mint_caps import Caps
-from hive_shared.cashu.mints import MintStatus
 from hive_shared.cashu.payee_rows import Peer
-from hive_shared.cashu.ports import Mint
 from hive_shared.cashu.terms import lock_key_text, sign_text
 from hive_shared.cashu.ticket_messages import Message, TicketRequest, body_of, schema_of
 from hive_shared.crypto import sha256
-from hive_shared.errors import NotFound, PaymentFailed
+from hive_shared.errors import NotFound
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.keyring import Keyring
@@ -47,7 +42,7 @@ class TicketPeers:
         if client is None or client.state not in _WORKED_FOR:
             return None
         ours = [each for each in credentials if each.state in ("active", "superseded")]
-        contexts = [each.credential_id for each in ours]
+        contexts = [context for each in ours for context in _contexts(each)]
         return Peer(
             key=key,
             name=client.alias,
@@ -87,13 +82,14 @@ class TicketOffers:
 
     def _untold(self, tx: Tx, mints: tuple[str, ...]) -> bool:
         return any(
-            not self._mail.has(tx, client, _name(credential, mints))
+            not self._mail.has(tx, client, _name(credential, context, mints))
             for client, credential in self._payers(tx)
+            for context in _contexts(credential)
         )
 
     def _tell(self, tx: Tx, mints: tuple[str, ...]) -> None:
-        for client, credential in self._payers(tx):
-            context = credential.credential_id
+        wanted = [(*each, context) for each in self._payers(tx) for context in _contexts(each[1])]
+        for client, credential, context in wanted:
             pubkey = public_key(self._keys.lock(context))
             secret = self._keyring.secret(credential.agent_key)
             binding = sign_text(secret, lock_key_text(context, pubkey))
@@ -103,7 +99,7 @@ class TicketOffers:
                 client,
                 schema_of(request),
                 body_of(request),
-                name=_name(credential, mints),
+                name=_name(credential, context, mints),
                 sender=credential.agent_key,
             )
 
@@ -117,8 +113,14 @@ class TicketOffers:
         ]
 
 
-def _name(credential: StoredCredential, mints: tuple[str, ...]) -> str:
-    told = sha256(" ".join((credential.credential_id, credential.agent_key, *mints)).encode()).hex()
+def _contexts(credential: StoredCredential) -> tuple[str, ...]:
+    """What keys are derived for: the contract, where there is one, and the credential by itself."""
+    contract = (credential.contract_id,) if credential.contract_id else ()
+    return (credential.credential_id, *contract)
+
+
+def _name(credential: StoredCredential, context: str, mints: tuple[str, ...]) -> str:
+    told = sha256(" ".join((context, credential.agent_key, *mints)).encode()).hex()
     return f"ticket_request:{told[:32]}"
 
 
@@ -149,33 +151,3 @@ class TicketMail:
             sender=payee if payee in self._keyring else None,
             answers=answers,
         )
-
-
-class TicketMintBook:
-    """The kit's mints as a payee of tickets asks about them."""
-
-    def __init__(self, book: MintBookService) -> None:
-        self._book = book
-
-    def accepted(self) -> Sequence[str]:
-        """Addresses in normal form."""
-        return self._book.accepted()
-
-    def at(self, url: str) -> Mint:
-        """One of them. Raises PaymentFailed(`mint_not_allowed`), with no connection made, for another."""
-        return self._book.at(url)
-
-    async def keysets(self, url: str) -> Mapping[str, Keyset]:
-        """Its keysets by id."""
-        return await self._book.keysets(url)
-
-    async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
-        """The same, asked for anew. Raises MintUnavailable."""
-        return await self._book.keysets_now(url)
-
-    def probed(self, url: str) -> Caps | None:
-        """What a probe saw; None where there was none. Raises PaymentFailed for a disabled one."""
-        row = self._book.row(url)
-        if row is not None and row.status is MintStatus.DISABLED:
-            raise PaymentFailed(f"the mint {url} is disabled: {row.last_error}", reason="mint_nonconformant")
-        return None if row is None or not row.probe_at else row.caps

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.cashu.payee import PayeeEngine
 from hive_shared.cashu.payee_rows import (
     LOCK_ENDS,
@@ -19,10 +19,10 @@ from hive_shared.cashu.payee_rows import (
     HeldLock,
     HeldTicket,
     Intake,
-    PayeeRows,
     Peer,
     Peers,
     Share,
+    ShareRows,
 )
 from hive_shared.cashu.redeeming import Redeemer
 from hive_shared.cashu.terms import Mode, task_params_hash
@@ -34,14 +34,18 @@ from hive_shared.cashu.ticket_messages import (
     Metric,
     Owed,
     Release,
+    SecretHashes,
     Ticket,
     decode_message,
     schema_of,
+    schema_of_verb,
 )
-from hive_shared.errors import Conflict, HiveError, NotFound, Unsupported
+from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, RateLimited, Unsupported
+from hive_shared.rate_limit import SlidingWindows
 from hive_shared.registry import CONTROL
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.command_machine import FINAL, CommandState, did_nothing
 from hive_advisor.domain.earning import rate_sats
@@ -50,25 +54,30 @@ from hive_advisor.domain.rows import Client, StoredCommand
 from hive_advisor.services.ports import CommandRows, RecordRows
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.ticket_disputes import TicketDisputes
+from hive_advisor.services.ticket_hashes import TicketHashes
 from hive_advisor.services.ticket_peers import TicketOffers
 
 ESCROW: Final = "cashu_escrow"
 """The method of a `payment_proof` that names an item of a ticket."""
-HANDLED: Final = ("ticket", "release", "failure", "metric", "owed", "dispute_reply")
+HANDLED: Final = ("ticket", "release", "failure", "metric", "owed", "dispute_reply", "secret")
 """Verbs of `hive:escrow` that a payee is sent and this kit takes."""
+MESSAGES_AN_HOUR: Final = 120
+"""Of one client (03 §6.7); a `release` that opens what it locked for us is not among them."""
+_RELEASE: Final = schema_of_verb("release")
 _FITTING: Final = 64
 
 
-class TicketRows(PayeeRows, Protocol):
+class TicketRows(ShareRows, Protocol):
     """storage.ticket_store.TicketStore, where the methods are described."""
 
+    def items(self, tx: Tx, ticket_id: str) -> Sequence[HeldItem]: ...
     def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]: ...
     def at_work(self, tx: Tx) -> Sequence[HeldItem]: ...
+    def unpaid(self, tx: Tx, peer: str) -> tuple[int, int]: ...
     def fitting(self, tx: Tx, peer: str, params_hash: str, limit: int) -> Sequence[HeldItem]: ...
 
 
-@dataclass(frozen=True)
-class TicketView:
+class TicketView(msgspec.Struct, frozen=True):
     """A ticket with what became of it."""
 
     ticket: HeldTicket
@@ -90,6 +99,7 @@ class TicketService:
         records: RecordRows,
         mail: SignedMail,
         disputes: TicketDisputes,
+        hashes: TicketHashes,
         offers: TicketOffers,
         *,
         ready: Callable[[], Awaitable[None]],
@@ -98,6 +108,7 @@ class TicketService:
         self._db, self._rows, self._engine, self._redeemer = db, rows, engine, redeemer
         self._peers, self._commands, self._records, self._mail = peers, commands, records, mail
         self._now, self.disputes, self._offers, self._ready = now, disputes, offers, ready
+        self.hashes, self._windows = hashes, SlidingWindows(now, window_s=3_600)
         self._due, self._one_at_a_time = asyncio.Event(), asyncio.Lock()
         for verb in HANDLED:
             mail.handle(f"hive:escrow/{verb}", self._message)
@@ -108,12 +119,25 @@ class TicketService:
         peer = await self._peers.peer(client.node_key)
         if peer is None:
             raise NotFound(f"{client.alias} is none of those we work for")
-        await self._take(peer, decode_message(draft.schema, draft.body), draft.msg_id)
+        if not await self._earns(peer, draft) and not self._windows.allow(
+            "tickets", client.client_id, MESSAGES_AN_HOUR
+        ):
+            raise RateLimited(f"more than {MESSAGES_AN_HOUR} messages about tickets in an hour")
+        await self._take(client, peer, decode_message(draft.schema, draft.body), draft)
         self._due.set()
 
-    async def _take(self, peer: Peer, message: Message, msg_id: str) -> None:
+    async def _earns(self, peer: Peer, draft: Draft) -> bool:
+        """A release that makes money ours: never too many, every item has one."""
+        if draft.schema != _RELEASE:
+            return False
+        message = decode_message(draft.schema, draft.body)
+        return isinstance(message, Release) and await self._engine.opens(peer, message)
+
+    async def _take(self, client: Client, peer: Peer, message: Message, draft: Draft) -> None:
         if isinstance(message, Ticket):
-            await self._engine.ticket(peer, message, msg_id)
+            await self._engine.ticket(peer, message, draft.msg_id)
+        elif isinstance(message, SecretHashes):
+            await self.hashes.told(client, message, draft)
         elif isinstance(message, Release):
             await self._engine.released(peer, message)
         elif isinstance(message, Failure):
@@ -269,9 +293,46 @@ class TicketService:
         await self._redeemer.redeem(at_once=True)
         self._mail.kick()
 
+    async def take_owed(self, ticket_id: str) -> int:
+        """Redeem a ticket whose money waits for nobody's word (modes p2pk and receipt) and that no command of
+        ours is for: a human says that it is earned. How many items that is.
+
+        Raises NotFound, InvalidParams for a ticket in mode task, Conflict where nothing of it is left.
+        """
+
+        def body(tx: Tx) -> int:
+            view = self._view(tx, ticket_id)
+            terms = view.ticket.terms
+            if terms is None or view.ticket.intake is not Intake.ACCEPTED:
+                raise Conflict(f"ticket {ticket_id} is {view.ticket.intake}", reason="stale_state")
+            if terms.mode is Mode.TASK:
+                raise InvalidParams(
+                    f"ticket {ticket_id} is in mode task: its payer keeps the preimage, and reveals it with"
+                    " the answer to the work"
+                )
+            free = [item for item in view.items if item.state is PayeeItem.ACCEPTED and not item.command_id]
+            if not free:
+                states = ", ".join(f"{item.i}: {item.state}" for item in view.items[:10])
+                raise Conflict(f"nothing of ticket {ticket_id} is free ({states})", reason="stale_state")
+            for item in free:
+                self._take_own(tx, item, terms.mode)
+            return len(free)
+
+        return await self._db.write(body)
+
+    def _take_own(self, tx: Tx, item: HeldItem, mode: Mode) -> None:
+        if mode is Mode.RECEIPT:
+            self._engine.take_with_own_hash(tx, item)
+        else:
+            self._engine.take_without_hash(tx, item)
+
     async def due_at(self) -> int | None:
         """When something released is redeemed next, Unix seconds."""
         return await self._redeemer.due_at()
+
+    def unpaid(self, tx: Tx, peer: str) -> tuple[int, int]:
+        """What a client, by its node key, locked for us that has not ended: items, sats."""
+        return self._rows.unpaid(tx, peer)
 
     async def live_at(self, mint_url: str) -> list[Share]:
         """What tickets may still bring at a mint."""
@@ -305,8 +366,8 @@ class TicketService:
         ticket = self._rows.ticket(tx, item.ticket_id)
         terms = None if ticket is None else ticket.terms
         worked = command.state in (CommandState.DONE, CommandState.PARTIAL)
-        if terms is not None and terms.mode is Mode.P2PK and worked:
-            self._engine.take_without_hash(tx, current)
+        if terms is not None and terms.mode is not Mode.TASK and worked:
+            self._take_own(tx, current, terms.mode)
         elif isinstance(preimage, str):
             self._engine.release(tx, current, preimage)
         elif command.state is CommandState.ERROR or command.state is CommandState.PARTIAL:

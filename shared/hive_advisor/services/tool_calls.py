@@ -10,9 +10,9 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.errors import (
     HiveError,
     Internal,
@@ -21,6 +21,7 @@ from hive_shared.errors import (
     TransportUnavailable,
 )
 from hive_shared.store import Db, StoreError, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.cleaning import clean_text
 from hive_advisor.domain.guard_rules import ToolRate
@@ -37,8 +38,7 @@ LONGEST_S: Final = 30
 _MINUTE, _DAY = 60, 86_400
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Calls of all tools a minute, of one reading tool a minute, of one acting tool a minute and a day."""
 
     all_minute: int = 60
@@ -47,8 +47,10 @@ class Limits:
     act_day: int = 50
 
 
-@dataclass(frozen=True)
-class ToolAnswer:
+_LIMITS: Final = Limits()
+
+
+class ToolAnswer(msgspec.Struct, frozen=True):
     """What the program is told; ``failed`` marks it as an error."""
 
     body: dict[str, Any]
@@ -59,8 +61,7 @@ class ToolAnswer:
         return json.dumps(self.body, ensure_ascii=False, separators=(",", ":"))
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What a call is about, before anything is checked: the tool as the audit shall name it, its class (``?``
     for what is no tool), the node or client it names if there is one of that name."""
 
@@ -69,8 +70,7 @@ class Asked:
     about: str = ""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The answer, what the audit says of it (done, shown, refused, failed), and the plan it was about."""
 
     answer: ToolAnswer
@@ -101,7 +101,7 @@ class ToolCallService:
         *,
         now: Callable[[], int],
         rates: Callable[[], Mapping[str, ToolRate]] = dict,
-        limits: Limits = Limits(),
+        limits: Limits = _LIMITS,
         max_output: int = MAX_OUTPUT,
     ) -> None:
         self._db, self._rows, self._toolbox = db, rows, toolbox

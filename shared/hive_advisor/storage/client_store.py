@@ -129,7 +129,8 @@ class ClientStore:
 
     def add_credential(self, tx: Tx, credential: StoredCredential) -> None:
         tx.execute(
-            "INSERT OR IGNORE INTO adv_credentials VALUES (?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO adv_credentials (credential_id, client_id, doc_json, state, valid_until,"
+            " created, contract_id, scope_json) VALUES (?,?,?,?,?,?,?,?)",
             (
                 credential.credential_id,
                 credential.client_id,
@@ -137,6 +138,8 @@ class ClientStore:
                 credential.state,
                 credential.valid_until,
                 credential.created,
+                credential.contract_id,
+                None if credential.scope is None else json.dumps(credential.scope),
             ),
         )
 
@@ -220,4 +223,6 @@ def _credential(row: sqlite3.Row) -> StoredCredential:
         state=row["state"],
         valid_until=row["valid_until"],
         created=row["created"],
+        contract_id=row["contract_id"],
+        scope=None if row["scope_json"] is None else json.loads(row["scope_json"]),
     )

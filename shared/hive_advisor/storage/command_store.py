@@ -1,4 +1,4 @@
-"""adv_commands."""
+"""adv_commands (docs/protocol/11-advisor-kit.md §12)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
+from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
 
 from hive_advisor.domain.command_machine import FINAL, CommandState
@@ -18,7 +19,11 @@ _OPEN_MARKS = ",".join("?" * len(_OPEN))
 
 
 class CommandStore:
-    """Commands with the one envelope each has. Methods join the caller's transaction."""
+    """Commands with the one envelope each has. The preimage in an answer is sealed. Methods join the caller's
+    transaction."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
 
     def add(self, tx: Tx, command: StoredCommand) -> None:
         unsigned = not command.envelope
@@ -82,18 +87,18 @@ class CommandStore:
 
     def get(self, tx: Tx, command_id: str) -> StoredCommand | None:
         row = tx.execute("SELECT * FROM adv_commands WHERE command_id = ?", (command_id,)).fetchone()
-        return _command(row) if row else None
+        return self._command(row) if row else None
 
     def retried_by(self, tx: Tx, command_id: str) -> StoredCommand | None:
         """What was planned anew instead of a command."""
         row = tx.execute("SELECT * FROM adv_commands WHERE retry_of = ? LIMIT 1", (command_id,)).fetchone()
-        return _command(row) if row else None
+        return self._command(row) if row else None
 
     def by_nonce(self, tx: Tx, client_id: str, nonce: int) -> StoredCommand | None:
         row = tx.execute(
             "SELECT * FROM adv_commands WHERE client_id = ? AND nonce = ?", (client_id, nonce)
         ).fetchone()
-        return _command(row) if row else None
+        return self._command(row) if row else None
 
     def find(self, tx: Tx, prefix: str) -> list[StoredCommand]:
         """Commands whose id starts with ``prefix`` (hex digits and dashes only; at most 3 rows)."""
@@ -101,7 +106,7 @@ class CommandStore:
             "SELECT * FROM adv_commands WHERE command_id >= ? AND command_id < ? LIMIT 3",
             (prefix, prefix + "~"),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def listed(self, tx: Tx, client_id: str | None, state: str | None, limit: int) -> list[StoredCommand]:
         """The newest first; answers to pings, hundreds a day, are not among them."""
@@ -117,7 +122,7 @@ class CommandStore:
             " ORDER BY created DESC, nonce DESC LIMIT ?",
             (*args, limit),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def writes_since(self, tx: Tx, client_id: str, since: int) -> list[StoredCommand]:
         """What was asked of a node since then, reads and the kit's own questions apart."""
@@ -126,14 +131,14 @@ class CommandStore:
             " AND schema NOT IN ('hive:control/v1', 'hive:monitor/v1')",
             (client_id, since),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def open(self, tx: Tx) -> list[StoredCommand]:
         """Every command that is neither a draft nor final, oldest nonce first."""
         rows = tx.execute(
             f"SELECT * FROM adv_commands WHERE state IN ({_OPEN_MARKS}) ORDER BY client_id, nonce", _OPEN
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def same_open(
         self, tx: Tx, client_id: str, schema: str, action: str, params_json: str
@@ -144,7 +149,7 @@ class CommandStore:
             f" AND state IN ({_OPEN_MARKS}) LIMIT 1",
             (client_id, schema, action, params_json, *_OPEN),
         ).fetchone()
-        return _command(row) if row else None
+        return self._command(row) if row else None
 
     def move(self, tx: Tx, command: StoredCommand, to: CommandState, now: int) -> bool:
         """Old state in the WHERE: False when somebody else moved it first."""
@@ -172,7 +177,7 @@ class CommandStore:
             f" AND (created >= ? OR updated >= ? OR state IN ({_OPEN_MARKS}))",
             (client_id, since, since, *_OPEN),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def first_sent(self, tx: Tx, client_id: str, since: int) -> list[tuple[str, str, int, int]]:
         """What left for a client for the first time after `since`: schema, action, danger, when."""
@@ -191,14 +196,14 @@ class CommandStore:
         rows = tx.execute(
             "SELECT * FROM adv_commands WHERE state IN ('draft', 'held') AND deadline <= ?", (now,)
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def unsent(self, tx: Tx, before: int) -> list[StoredCommand]:
         """Signed commands of people and programs whose bytes have not left since `before`."""
         rows = tx.execute(
             "SELECT * FROM adv_commands WHERE state = 'ready' AND updated <= ? AND origin <> 'kit'", (before,)
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def refused_for_now(self, tx: Tx, since: int) -> list[StoredCommand]:
         """Commands that ended with `busy` or `cooldown` since then and were not planned anew."""
@@ -209,7 +214,7 @@ class CommandStore:
             " ORDER BY nonce",
             (since,),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def forget_drafts(self, tx: Tx, before: int) -> None:
         """Plans that were never sent and ran out long ago."""
@@ -262,14 +267,35 @@ class CommandStore:
         receipt_id: int | None,
         deadline: int | None,
     ) -> None:
+        text, preimage = self._parted(command_id, response)
         tx.execute(
-            "UPDATE adv_commands SET response_json = ?, slug = ?,"
+            "UPDATE adv_commands SET response_json = ?, preimage_enc = ?, slug = ?,"
             # An older answer that comes late does not take a challenge away.
             " deadline = CASE WHEN ? IS NULL AND challenge IS NOT NULL THEN deadline ELSE ? END,"
             " challenge = coalesce(?, challenge),"
             " receipt_id = coalesce(?, receipt_id), next_send = NULL WHERE command_id = ?",
-            (json.dumps(response), slug, challenge, deadline, challenge, receipt_id, command_id),
+            (text, preimage, slug, challenge, deadline, challenge, receipt_id, command_id),
         )
+
+    def seal_old(self, tx: Tx, limit: int) -> int:
+        """Seal preimages of answers that stand in clear; how many."""
+        rows = tx.execute(
+            "SELECT command_id, response_json FROM adv_commands WHERE preimage_enc IS NULL"
+            " AND json_type(response_json, '$.preimage') IS NOT NULL LIMIT ?",
+            (limit,),
+        ).fetchall()
+        for row in rows:
+            text, preimage = self._parted(row["command_id"], json.loads(row["response_json"]))
+            tx.execute(
+                "UPDATE adv_commands SET response_json = ?, preimage_enc = ? WHERE command_id = ?",
+                (text, preimage, row["command_id"]),
+            )
+        return len(rows)
+
+    def has_sealed(self, tx: Tx) -> bool:
+        """Whether any answer had a preimage."""
+        found = tx.execute("SELECT 1 FROM adv_commands WHERE preimage_enc IS NOT NULL LIMIT 1").fetchone()
+        return found is not None
 
     def set_receipt(self, tx: Tx, command_id: str, receipt_id: int) -> None:
         """The receipt that a sync brought for a command whose answer had none."""
@@ -285,45 +311,62 @@ class CommandStore:
             " ORDER BY updated LIMIT ?",
             (after, to, limit),
         ).fetchall()
-        return [_command(row) for row in rows]
+        return [self._command(row) for row in rows]
 
     def forget(self, tx: Tx, client_id: str) -> int:
         """Erase what is kept of a client; how many rows."""
         return int(tx.execute("DELETE FROM adv_commands WHERE client_id = ?", (client_id,)).rowcount)
 
+    def _command(self, row: sqlite3.Row) -> StoredCommand:
+        return StoredCommand(
+            command_id=row["command_id"],
+            client_id=row["client_id"],
+            credential_id=row["credential_id"],
+            schema=row["schema"],
+            action=row["action"],
+            params=json.loads(row["params_json"]),
+            danger=tuple(json.loads(row["danger_json"])),
+            origin=row["origin"],
+            note=row["note"],
+            nonce=row["nonce"] or 0,
+            timestamp=row["timestamp"] or 0,
+            command_hash=row["command_hash"],
+            envelope=json.loads(row["envelope_json"]) if row["envelope_json"] else {},
+            state=CommandState(row["state"]),
+            slug=row["slug"],
+            response=self._response(row),
+            challenge=row["challenge"],
+            receipt_id=row["receipt_id"],
+            retry_of=row["retry_of"],
+            sends=row["sends"],
+            next_send=row["next_send"],
+            deadline=row["deadline"],
+            created=row["created"],
+            updated=row["updated"],
+            confirmed_danger=row["confirmed_danger"],
+            resigned=row["resigned"],
+            plan_hash=row["plan_hash"],
+            expected_root=row["expected_root"],
+            passed=row["passed"],
+            retry_until=row["retry_until"],
+            sent_at=row["sent_at"],
+            payment=None if row["payment_json"] is None else json.loads(row["payment_json"]),
+        )
 
-def _command(row: sqlite3.Row) -> StoredCommand:
-    return StoredCommand(
-        command_id=row["command_id"],
-        client_id=row["client_id"],
-        credential_id=row["credential_id"],
-        schema=row["schema"],
-        action=row["action"],
-        params=json.loads(row["params_json"]),
-        danger=tuple(json.loads(row["danger_json"])),
-        origin=row["origin"],
-        note=row["note"],
-        nonce=row["nonce"] or 0,
-        timestamp=row["timestamp"] or 0,
-        command_hash=row["command_hash"],
-        envelope=json.loads(row["envelope_json"]) if row["envelope_json"] else {},
-        state=CommandState(row["state"]),
-        slug=row["slug"],
-        response=json.loads(row["response_json"]) if row["response_json"] else None,
-        challenge=row["challenge"],
-        receipt_id=row["receipt_id"],
-        retry_of=row["retry_of"],
-        sends=row["sends"],
-        next_send=row["next_send"],
-        deadline=row["deadline"],
-        created=row["created"],
-        updated=row["updated"],
-        confirmed_danger=row["confirmed_danger"],
-        resigned=row["resigned"],
-        plan_hash=row["plan_hash"],
-        expected_root=row["expected_root"],
-        passed=row["passed"],
-        retry_until=row["retry_until"],
-        sent_at=row["sent_at"],
-        payment=None if row["payment_json"] is None else json.loads(row["payment_json"]),
-    )
+    def _response(self, row: sqlite3.Row) -> dict[str, Any] | None:
+        """The answer as it came, its preimage put back."""
+        if not row["response_json"]:
+            return None
+        response: dict[str, Any] = json.loads(row["response_json"])
+        if row["preimage_enc"] is not None:
+            sealed = self._sealer.open("adv_commands", row["command_id"], "preimage_enc", row["preimage_enc"])
+            response["preimage"] = json.loads(sealed)
+        return response
+
+    def _parted(self, command_id: str, response: Mapping[str, Any]) -> tuple[str, bytes | None]:
+        """An answer without its preimage, and that sealed."""
+        if "preimage" not in response:
+            return json.dumps(response), None
+        rest = {name: value for name, value in response.items() if name != "preimage"}
+        shown = json.dumps(response["preimage"]).encode()
+        return json.dumps(rest), self._sealer.seal("adv_commands", command_id, "preimage_enc", shown)

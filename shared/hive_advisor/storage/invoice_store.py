@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict
 
 from hive_shared.store import Tx
+from msgspec.structs import asdict
 
 from hive_advisor.domain.earning import Asked, Earning, EarningState
 
@@ -122,6 +122,15 @@ class InvoiceStore:
             "SELECT * FROM adv_invoices WHERE asked_json IS NOT NULL ORDER BY updated LIMIT ?", (limit,)
         )
         return [_earning(row) for row in rows]
+
+    def unpaid(self, tx: Tx, client_id: str) -> tuple[int, int]:
+        """What a client still owes: how many debts, and their sats."""
+        count, total = tx.execute(
+            "SELECT count(*), coalesce(sum(amount_sats), 0) FROM adv_invoices WHERE client_id = ?"
+            " AND state IN ('due', 'invoiced', 'unpaid', 'disputed')",
+            (client_id,),
+        ).fetchone()
+        return int(count), int(total)
 
     def forget(self, tx: Tx, client_id: str) -> int:
         """Erase what is kept of a client; how many rows."""

@@ -38,6 +38,26 @@ class StoredNames:
             (prefix, prefix + "~"),
         )
 
+    def offers(self) -> list[tuple[str, str]]:
+        """Id and status."""
+        return self._rows("SELECT offer_id, status FROM adv_offers ORDER BY created DESC LIMIT ?", ())
+
+    def threads(self, prefix: str) -> list[tuple[str, str]]:
+        """Contract id and state of negotiations, the one changed last first."""
+        return self._rows(
+            "SELECT contract_id, state FROM adv_threads WHERE contract_id >= ? AND contract_id < ?"
+            " ORDER BY updated DESC LIMIT ?",
+            (prefix, prefix + "~"),
+        )
+
+    def contracts(self, prefix: str) -> list[tuple[str, str]]:
+        """Id and state, newest first."""
+        return self._rows(
+            "SELECT contract_id, state FROM adv_contracts WHERE contract_id >= ? AND contract_id < ?"
+            " ORDER BY created DESC LIMIT ?",
+            (prefix, prefix + "~"),
+        )
+
     def approvals(self, prefix: str) -> list[tuple[str, str]]:
         """Id and state."""
         return self._rows(

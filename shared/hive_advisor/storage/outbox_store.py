@@ -22,13 +22,12 @@ class OutboxStore:
         ).fetchone()
         return None if row is None else _message(row)
 
-    def next_seq(self, tx: Tx, client_id: str, area: str, now: int) -> int:
-        """A number above all of ours to this node in this area; microseconds, so that also a restored copy
-        of the profile goes on above what it sent."""
+    def next_seq(self, tx: Tx, client_id: str, area: str, least: int) -> int:
+        """A number above all of ours to this node in this area, `least` or more."""
         row = tx.execute(
             "SELECT max(seq) AS seq FROM adv_outbox WHERE client_id = ? AND area = ?", (client_id, area)
         ).fetchone()
-        return max((row["seq"] or 0) + 1, now * 1_000_000)
+        return max((row["seq"] or 0) + 1, least)
 
     def add(self, tx: Tx, message: OutMessage, now: int) -> None:
         """Keep a message to be sent at once; those that ended a week ago are forgotten."""

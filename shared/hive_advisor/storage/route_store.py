@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict
 from typing import Any
 
 from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
+from msgspec.structs import asdict
 
 from hive_advisor.domain.route import CommandoRoute, OfferedRest, RestRoute, Routes
 

@@ -11,12 +11,14 @@ from collections.abc import Collection, Sequence
 import msgspec
 from hive_shared.canonical import encode
 from hive_shared.cashu.payee_rows import HeldItem, HeldLock, HeldTicket, Intake, Part, Share
-from hive_shared.cashu.terms import Terms, decode_terms, terms_json
+from hive_shared.cashu.terms import Terms, decode_terms, share_locktime, terms_json
+from hive_shared.cashu.ticket import CheckedTicket
 from hive_shared.cashu.ticket_machine import PayeeItem
 from hive_shared.cashu.wire import Proof
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.ticket import Dispute, DisputeState
 
@@ -174,6 +176,16 @@ class TicketStore:
         )
         return [self._item(row) for row in rows]
 
+    def unpaid(self, tx: Tx, peer: str) -> tuple[int, int]:
+        """What a peer locked for us that has not ended: how many items, and their sats."""
+        count, total = tx.execute(
+            "SELECT count(*), coalesce(sum(i.amount_sats), 0) FROM adv_tickets t JOIN adv_ticket_items i"
+            " ON i.ticket_id = t.ticket_id WHERE t.peer = ?"
+            " AND i.state IN ('accepted', 'executing', 'unknown', 'released', 'disputed')",
+            (peer,),
+        ).fetchone()
+        return int(count), int(total)
+
     def put_item(self, tx: Tx, item: HeldItem, was: PayeeItem) -> None:
         """Store a changed item that was in a state. Raises Conflict when it is in another."""
         changed = tx.execute(
@@ -207,6 +219,36 @@ class TicketStore:
                 *(share.tries, share.next_at, share.released_at),
             ),
         )
+
+    def accept(self, tx: Tx, ticket: HeldTicket, items: Sequence[HeldItem], checked: CheckedTicket) -> None:
+        """An accepted ticket with its items and its locked proofs."""
+        terms = checked.terms
+        self.put_ticket(tx, ticket)
+        for item in items:
+            self.add_item(tx, item)
+        for share in checked.shares:
+            self.add_share(
+                tx,
+                Share(
+                    ticket.ticket_id,
+                    share.item,
+                    share.mint,
+                    terms.mints[share.mint].url,
+                    HeldLock.DELIVERED,
+                    share.proofs,
+                    share.ys,
+                    share.net_sats,
+                    share_locktime(terms, share.item, share.mint),
+                    ticket.context,
+                ),
+            )
+
+    def redeemable(self, tx: Tx, item: HeldItem, now: int) -> None:
+        """The locked proofs of an item are ours from now on."""
+        for share in self.shares(tx, item.ticket_id, item.i):
+            if share.state is HeldLock.DELIVERED:
+                ready = replace(share, state=HeldLock.REDEEMABLE, released_at=now, tries=0, next_at=now)
+                self.put_share(tx, ready, HeldLock.DELIVERED)
 
     def seen(self, tx: Tx, ys: Collection[str]) -> frozenset[str]:
         """Those that a ticket had before."""

@@ -6,11 +6,12 @@ the key that proved itself (NIP-42), and answers go to the key that asked
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.giftwrap import Message
+from hive_shared.nostr.publishing import PublishResult
 from hive_shared.nostr.relay import RelayPool
 
 from hive_advisor.domain.keyring import Keyring
@@ -98,6 +99,12 @@ class NostrKeys:
     async def announce(self, timeout: float) -> None:
         """Say where each of our keys reads messages."""
         await asyncio.gather(*(link.announce(self._own, timeout) for link in self._links.values()))
+
+    async def publish(
+        self, event: Event, relays: Sequence[str], timeout: float
+    ) -> Mapping[str, PublishResult]:
+        """Put an event to relays, by the connections of the key in use; what each said."""
+        return await self._pools[self._current].publish(event, relays, timeout=timeout)
 
     async def inbox_relays(self, key: str) -> tuple[str, ...]:
         """Where the owner of a key reads messages; empty when no relay knows."""

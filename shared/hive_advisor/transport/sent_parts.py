@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from hive_shared.nostr.chunk_resend import ResentParts, parse_resend
 from hive_shared.nostr.chunks import KEEP_SECONDS
 from hive_shared.nostr.giftwrap import long_id, split_chunks
@@ -21,8 +21,7 @@ MAX_BYTES: Final = 4_194_304
 """Of all messages kept; the oldest go first."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentMessage:
+class SentMessage(msgspec.Struct, frozen=True):
     """One message as it went out; times are Unix seconds."""
 
     recipient: str
@@ -33,8 +32,7 @@ class SentMessage:
     topic: str = COMMANDS
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True):
     """Parts to send once more."""
 
     message: SentMessage

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+
+class Advice(msgspec.Struct, frozen=True):
     """Sentence parts: how a first mint is named, how one more is, what brings more ecash, the setting that
     bounds what may be at one mint, what takes ecash out. `option` is the setting's machine name."""
 

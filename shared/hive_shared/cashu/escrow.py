@@ -7,9 +7,11 @@ locked. What becomes of an item's money is what its locks say, which is what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hive_shared.cashu.escrow_ports import Database, Mail, Notices, Payer, TicketLocks
 from hive_shared.cashu.escrow_rows import (
@@ -25,11 +27,19 @@ from hive_shared.cashu.escrow_rows import (
 from hive_shared.cashu.escrow_terms import Made, TicketPlan, make_terms
 from hive_shared.cashu.escrow_tokens import ticket_messages
 from hive_shared.cashu.lock_machine import LockState
-from hive_shared.cashu.terms import Mode, terms_hash
+from hive_shared.cashu.terms import Mode, Terms, terms_hash
 from hive_shared.cashu.ticket_machine import PAYER_ITEMS, PayerEvent, PayerItem, TicketStatus
 from hive_shared.cashu.ticket_messages import Owed
 from hive_shared.crypto import Secret, sha256
-from hive_shared.errors import Capacity, Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
+from hive_shared.errors import (
+    Capacity,
+    Conflict,
+    HiveError,
+    InvalidParams,
+    NotFound,
+    PaymentFailed,
+    SiblingUnavailable,
+)
 from hive_shared.store import Tx
 
 UNLOCKED_S: Final = 900
@@ -42,15 +52,23 @@ _BACK: Final = frozenset({LockState.REFUNDABLE, LockState.REFUNDING})
 _PAGE: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
+class Ordered(msgspec.Struct, frozen=True):
     """Who asks for a ticket: the same key with the same plan is the same ticket. `task_id` names preimages
-    that were made for it; `mints` are address and permille."""
+    that were made for it; `mints` are address and permille. `named` is the ticket's id with the key that
+    takes its money back, where that is another plugin's and was asked for before."""
 
     key: str
     mints: Sequence[tuple[str, int]]
     advisor_id: str | None = None
     task_id: str | None = None
+    named: tuple[str, str] | None = None
+
+
+SignTerms = Callable[[Terms], Awaitable[str]]
+"""The payer's signature where making it takes a call; before anything is locked."""
+HandOver = Callable[[Tx, TicketRow, int, int, str, int], None]
+"""`hand_over(tx, ticket, first, last, key, expires_at)`: have the tokens of these items sent, where they are
+not at hand inside a transaction."""
 
 
 class EscrowEngine:
@@ -67,7 +85,10 @@ class EscrowEngine:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        sign_terms: SignTerms | None = None,
+        hand_over: HandOver | None = None,
     ) -> None:
+        self._sign_terms, self._hand_over = sign_terms, hand_over
         self._db, self._rows, self._locks, self._mail = db, rows, locks, mail
         self._payer, self._notices, self._now, self._random_bytes = payer, notices, now, random_bytes
 
@@ -117,7 +138,7 @@ class EscrowEngine:
         """
         ticket = await self._db.write(lambda tx: self.made(tx, plan, order))
         if ticket.status is TicketStatus.PENDING:
-            await self._lock(ticket, timeout)
+            await self._lock(await self._signed(ticket), timeout)
             await self.deliver(ticket.ticket_id)
         elif ticket.status is TicketStatus.CANCELLED:
             raise PaymentFailed(
@@ -322,10 +343,11 @@ class EscrowEngine:
                     reason="idempotency_conflict",
                 )
             return known
-        now, ticket_id = self._now(), self._random_bytes(16).hex()
+        now = self._now()
         self._check_replaced(tx, plan)
+        ticket_id, refund_pubkey = order.named or self._new_name()
         made = Made(
-            *(self._payer.payer_id, self._payer.node_id, self._payer.refund_pubkey(ticket_id), ticket_id),
+            *(self._payer.payer_id, self._payer.node_id, refund_pubkey, ticket_id),
             *(self._random_bytes(16).hex(), now, order.mints, self._hashes(tx, plan, order)),
         )
         terms = make_terms(plan, made)
@@ -347,6 +369,20 @@ class EscrowEngine:
             self._rows.bind_secrets(tx, ticket_id, dict(enumerate(made.hashes)))
         self._settle_owed(tx, ticket)
         return ticket
+
+    def _new_name(self) -> tuple[str, str]:
+        ticket_id = self._random_bytes(16).hex()
+        return ticket_id, self._payer.refund_pubkey(ticket_id)
+
+    async def _signed(self, ticket: TicketRow) -> TicketRow:
+        """The ticket with the payer's signature, which is on disk before anything is locked."""
+        if ticket.payer_sig or self._sign_terms is None:
+            return ticket
+        signature, ticket_id = await self._sign_terms(ticket.terms), ticket.ticket_id
+        await self._db.write(
+            lambda tx: self._rows.note_ticket(tx, ticket_id, self._now(), payer_sig=signature)
+        )
+        return replace(ticket, payer_sig=signature)
 
     def _hashes(self, tx: Tx, plan: TicketPlan, order: Ordered) -> list[str]:
         """Those the payee gave, those made for the task, or new ones."""
@@ -401,7 +437,7 @@ class EscrowEngine:
                 self._give_up(tx, ticket, text[:500])
                 return True
 
-            if await self._db.write(body):
+            if await self._db.write(body) or isinstance(error, SiblingUnavailable):
                 raise
             if (await self.ticket(ticket.ticket_id)).status is TicketStatus.CANCELLED:
                 raise
@@ -429,6 +465,9 @@ class EscrowEngine:
                 self._rows.note_item(tx, item, self._now(), owed_by="")
 
     def _send_tokens(self, tx: Tx, ticket: TicketRow, first: int, last: int, key: str) -> None:
+        if self._hand_over is not None:
+            self._hand_over(tx, ticket, first, last, key, self._until(ticket))
+            return
         tokens = [
             (each.item, each.share, each.token)
             for each in self._locks.of_terms(tx, ticket.terms_hash)
@@ -438,9 +477,11 @@ class EscrowEngine:
             self._put(tx, ticket, message, f"{key}:{number}")
 
     def _put(self, tx: Tx, ticket: TicketRow, message: Any, key: str) -> None:
+        self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=self._until(ticket))
+
+    def _until(self, ticket: TicketRow) -> int:
         last = max(item.locktime for item in ticket.terms.items)
-        until = min(max(last, self._now() + 86_400), self._now() + MESSAGE_S)
-        self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
+        return min(max(last, self._now() + 86_400), self._now() + MESSAGE_S)
 
     def _secret(self, plain: bytes, task_id: str, source: SecretSource, asked_by: str) -> SecretRow:
         now = self._now()

@@ -5,14 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from hive_shared.cashu.escrow_ports import Database, Mail, Notices
 from hive_shared.cashu.escrow_rows import DisputeRow, DisputeState, EscrowRows, ItemRow, Side, TicketRow
-from hive_shared.cashu.ticket_machine import PAYER_ITEMS, PayerEvent, PayerItem
+from hive_shared.cashu.ticket_machine import (
+    PAYEE_ITEMS,
+    PAYER_ITEMS,
+    PayeeEvent,
+    PayeeItem,
+    PayerEvent,
+    PayerItem,
+)
 from hive_shared.cashu.ticket_messages import Dispute, DisputeReply, Outcome
 from hive_shared.errors import Conflict, InvalidParams, NotFound
 from hive_shared.store import Tx
@@ -29,8 +35,7 @@ _STATE: Final[Mapping[Outcome, DisputeState]] = {
 SILENCE: Final = "no answer within 72 hours"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What is answered; `replacement` is the ticket of outcome replace, `payment_id` the payment of pay."""
 
     outcome: Outcome
@@ -40,7 +45,7 @@ class Answer:
 
 
 class EscrowDisputes:
-    """Disputes of tickets that we pay."""
+    """Disputes of tickets that we pay, or that pay us."""
 
     def __init__(
         self,
@@ -58,13 +63,13 @@ class EscrowDisputes:
     # -- said by us ------------------------------------------------------------------------------------
 
     async def open(self, ticket_id: str, i: int, claim: str, evidence: Sequence[str]) -> DisputeRow:
-        """Tell the payee what is wrong with an item. Raises NotFound, InvalidParams, Conflict where it is
-        disputed already or too late."""
+        """Tell the other side what is wrong with an item. Raises NotFound, InvalidParams, Conflict where
+        it is disputed already or too late."""
 
         def body(tx: Tx) -> DisputeRow:
             ticket, item = self._item(tx, ticket_id, i)
             said = Dispute(self._random_bytes(16).hex(), ticket_id, i, claim, list(evidence))
-            row = self._opened(tx, item, Side.PAYER, said)
+            row = self._opened(tx, item, ticket.role, said)
             self._put(tx, ticket, said, f"dispute:{said.dispute_id}")
             return row
 
@@ -73,17 +78,18 @@ class EscrowDisputes:
         return row
 
     async def answer(self, ticket_id: str, i: int, answer: Answer) -> DisputeRow:
-        """Answer what the payee disputes. Raises NotFound where nothing is open, InvalidParams for a
+        """Answer what the other side disputes. Raises NotFound where nothing is open, InvalidParams for a
         replacement that is none."""
 
         def body(tx: Tx) -> DisputeRow:
             ticket, item = self._item(tx, ticket_id, i)
             row = next(
-                (each for each in self._rows.disputes(tx, ticket_id) if self._waits_for_us(each, i)), None
+                (each for each in self._rows.disputes(tx, ticket_id) if _waits_for_us(each, ticket, i)), None
             )
             if row is None:
                 raise NotFound(
-                    f"the advisor disputes nothing about item {i} of ticket {ticket_id} that is not answered",
+                    f"the {_other(ticket)} disputes nothing about item {i} of ticket {ticket_id} that is not"
+                    " answered",
                     data={"ticket_id": ticket_id, "item": i},
                 )
             self._check_replacement(tx, ticket, answer)
@@ -101,7 +107,7 @@ class EscrowDisputes:
             for row in due:
                 ticket, item = self._item(tx, row.ticket_id, row.i)
                 silence = Answer(Outcome.REJECT, SILENCE)
-                if row.role is Side.PAYEE:
+                if row.role is not ticket.role:
                     self._answered(tx, ticket, item, row, silence)
                 else:
                     self._closed(tx, item, row, silence)
@@ -114,25 +120,27 @@ class EscrowDisputes:
             await self._db.write(body)
             self._mail.kick()
 
-    # -- said by the payee -----------------------------------------------------------------------------
+    # -- said by the other side ------------------------------------------------------------------------
 
     def take(self, tx: Tx, ticket: TicketRow, message: Dispute) -> None:
-        """The payee disputes an item; the same message again changes nothing. Raises Conflict, NotFound."""
+        """The other side disputes an item; the same message again changes nothing. Raises Conflict,
+        NotFound."""
         if self._rows.dispute(tx, message.dispute_id) is not None:
             return
         _, item = self._item(tx, ticket.ticket_id, message.item)
-        self._opened(tx, item, Side.PAYEE, message)
+        self._opened(tx, item, Side.PAYER if ticket.role is Side.PAYEE else Side.PAYEE, message)
         text = (
-            f"the advisor disputes item {message.item}: {message.claim[:200]} (answer within 72 hours by"
-            f" hive-client-escrow action=dispute ticket_id={ticket.ticket_id} item={message.item} outcome=…)"
+            f"the {_other(ticket)} disputes item {message.item}: {message.claim[:200]} (answer within 72"
+            f" hours by hive-client-escrow action=dispute ticket_id={ticket.ticket_id} item={message.item}"
+            " outcome=…)"
         )
         self._notices.tell(tx, ticket, "disputed", text)
 
     def take_reply(self, tx: Tx, sender: str, message: DisputeReply) -> None:
-        """The payee answers a dispute of ours. Raises NotFound for one that it has no part in."""
+        """The other side answers a dispute of ours. Raises NotFound for one that it has no part in."""
         row = self._rows.dispute(tx, message.dispute_id)
         ticket = None if row is None else self._rows.ticket(tx, row.ticket_id)
-        if row is None or ticket is None or row.role is not Side.PAYER or ticket.terms.payee.id != sender:
+        if row is None or ticket is None or row.role is not ticket.role or ticket.other_id != sender:
             raise NotFound(f"there is no dispute {message.dispute_id} with this peer")
         if row.state is not DisputeState.OPEN:
             return
@@ -158,7 +166,7 @@ class EscrowDisputes:
             *(now + ANSWER_S, now),
         )
         self._rows.add_dispute(tx, row)
-        self._step(tx, item, PayerEvent.ON_DISPUTED)
+        self._step(tx, item, PayerEvent.ON_DISPUTED, PayeeEvent.ON_DISPUTED)
         return row
 
     def _answered(
@@ -180,7 +188,7 @@ class EscrowDisputes:
                 told[name] = value
         evidence = {**row.evidence, "answer": told}
         ended = self._rows.end_dispute(tx, row, _STATE[answer.outcome], evidence, self._now())
-        self._step(tx, item, PayerEvent.ON_DISPUTE_CLOSED)
+        self._step(tx, item, PayerEvent.ON_DISPUTE_CLOSED, PayeeEvent.ON_DISPUTE_CLOSED)
         return ended
 
     def _check_replacement(self, tx: Tx, ticket: TicketRow, answer: Answer) -> None:
@@ -189,6 +197,11 @@ class EscrowDisputes:
                 "outcome=replace names the new ticket in replacement=, made before by action=create replaces="
                 f"{ticket.ticket_id}; no other outcome does",
                 data={"param": "replacement"},
+            )
+        if ticket.role is Side.PAYEE and answer.outcome is not Outcome.REJECT:
+            raise InvalidParams(
+                f"ticket {ticket.ticket_id} pays this node: outcome=reject is all that it can answer",
+                data={"param": "outcome"},
             )
         if answer.payment_id is not None and answer.outcome is not Outcome.PAY:
             raise InvalidParams("payment_id belongs to outcome=pay", data={"param": "payment_id"})
@@ -200,23 +213,30 @@ class EscrowDisputes:
                     data={"param": "replacement"},
                 )
 
-    def _waits_for_us(self, row: DisputeRow, i: int) -> bool:
-        return row.i == i and row.state is DisputeState.OPEN and row.role is Side.PAYEE
-
     def _item(self, tx: Tx, ticket_id: str, i: int) -> tuple[TicketRow, ItemRow]:
         ticket = self._rows.ticket(tx, ticket_id)
         item = self._rows.item(tx, ticket_id, i)
-        if ticket is None or item is None or ticket.role is not Side.PAYER:
+        if ticket is None or item is None:
             raise NotFound(
-                f"there is no item {i} of a ticket {ticket_id[:40]!a} that this node pays",
+                f"there is no item {i} of a ticket {ticket_id[:40]!a}",
                 data={"ticket_id": ticket_id[:64], "item": i},
             )
         return ticket, item
 
-    def _step(self, tx: Tx, item: ItemRow, event: PayerEvent) -> None:
+    def _step(self, tx: Tx, item: ItemRow, ours: PayerEvent, theirs: PayeeEvent) -> None:
         """A refunded item is disputed by its state too; any other keeps its own, which its money has."""
-        if isinstance(item.state, PayerItem) and (item.state, event) in PAYER_ITEMS:
-            self._rows.move_item(tx, item, event, self._now())
+        if isinstance(item.state, PayerItem) and (item.state, ours) in PAYER_ITEMS:
+            self._rows.move_item(tx, item, ours, self._now())
+        elif isinstance(item.state, PayeeItem) and (item.state, theirs) in PAYEE_ITEMS:
+            self._rows.move_item(tx, item, theirs, self._now())
 
     def _put(self, tx: Tx, ticket: TicketRow, said: Dispute | DisputeReply, key: str) -> None:
-        self._mail.put(tx, ticket.terms.payee.id, said, key=key, expires_at=self._now() + ANSWER_S)
+        self._mail.put(tx, ticket.other_id, said, key=key, expires_at=self._now() + ANSWER_S)
+
+
+def _other(ticket: TicketRow) -> str:
+    return "payer" if ticket.role is Side.PAYEE else "advisor"
+
+
+def _waits_for_us(row: DisputeRow, ticket: TicketRow, i: int) -> bool:
+    return row.i == i and row.state is DisputeState.OPEN and row.role is not ticket.role

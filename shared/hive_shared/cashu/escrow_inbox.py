@@ -1,7 +1,8 @@
-"""What payees and agents tell the payer of tickets (docs/protocol/03-escrow-and-payments.md §6.5, §6.6).
+"""What payees and agents tell the payer of tickets, and either side of a dispute
+(docs/protocol/03-escrow-and-payments.md §6.5, §6.6).
 
 Signature, times and repetition of a message are checked before (04 §6); here it has to be of a ticket that
-its sender is the payee of, and about the very terms that were signed.
+its sender is the other side of, and about the very terms that were signed.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class EscrowInbox:
             case TicketResend():
                 self._resend(tx, self._ticket(tx, message.ticket_id, sender), message, msg_id)
             case Dispute():
-                self._disputes.take(tx, self._ticket(tx, message.ticket_id, sender), message)
+                self._disputes.take(tx, self._of_either(tx, message.ticket_id, sender), message)
             case DisputeReply():
                 self._disputes.take_reply(tx, sender, message)
             case SecretRequest():
@@ -161,7 +162,17 @@ class EscrowInbox:
             )
 
     def _ticket(self, tx: Tx, ticket_id: str, sender: str) -> TicketRow:
-        ticket = self._rows.ticket(tx, ticket_id)
-        if ticket is None or ticket.role is not Side.PAYER or ticket.terms.payee.id != sender:
-            raise NotFound(f"there is no ticket {ticket_id} for this peer", data={"ticket_id": ticket_id})
+        ticket = self._of_either(tx, ticket_id, sender)
+        if ticket.role is not Side.PAYER:
+            raise _no_ticket(ticket_id)
         return ticket
+
+    def _of_either(self, tx: Tx, ticket_id: str, sender: str) -> TicketRow:
+        ticket = self._rows.ticket(tx, ticket_id)
+        if ticket is None or ticket.other_id != sender:
+            raise _no_ticket(ticket_id)
+        return ticket
+
+
+def _no_ticket(ticket_id: str) -> NotFound:
+    return NotFound(f"there is no ticket {ticket_id} for this peer", data={"ticket_id": ticket_id})

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
 
 from hive_shared.cashu.terms import Terms
 from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem, PayerEvent, PayerItem, TicketStatus
@@ -54,8 +55,7 @@ class DisputeState(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
-class TicketRow:
+class TicketRow(msgspec.Struct, frozen=True):
     """One ticket. `terms_hash` is hex; `key` and `content` name the call that made it; `advisor_id` is who
     we know the other side as; `acked_by` is the id of the message that took it."""
 
@@ -73,12 +73,16 @@ class TicketRow:
     acked_by: str = ""
     error: str = ""
 
+    @property
+    def other_id(self) -> str:
+        """The other side's key."""
+        return self.terms.payer.id if self.role is Side.PAYEE else self.terms.payee.id
+
     def __repr__(self) -> str:
         return f"<ticket {self.ticket_id} {self.role} {self.status}>"
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRow:
+class ItemRow(msgspec.Struct, frozen=True):
     """One item of a ticket. `command_id` is the task that is paid by it, `receipt_id` its receipt, `metric`
     what was measured. `owed_sats` is what the payer took back although it was earned, `owed_by` what settled
     that (a ticket or a payment)."""
@@ -104,8 +108,7 @@ class ItemRow:
     owed_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SecretRow:
+class SecretRow(msgspec.Struct, frozen=True):
     """One preimage, known by its hash. Without a ticket it is free until `expires_at` for a task, and for the
     agent it was told to (`asked_by`, x-only hex; "" for the operator)."""
 
@@ -122,8 +125,7 @@ class SecretRow:
     delivered_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DisputeRow:
+class DisputeRow(msgspec.Struct, frozen=True):
     """One dispute about an item, opened by `role`. `evidence` holds hashes, the receipt shown, the answer."""
 
     dispute_id: str
@@ -138,8 +140,7 @@ class DisputeRow:
     resolved_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TicketQuery:
+class TicketQuery(msgspec.Struct, frozen=True):
     """Which tickets a list shows, the newest first; `before` is (created_at, ticket_id) of the last seen."""
 
     role: Side | None = None
@@ -157,7 +158,7 @@ class EscrowRows(Protocol):
     def by_key(self, tx: Tx, key: str) -> TicketRow | None: ...
     def by_terms(self, tx: Tx, terms_hash: str) -> TicketRow | None: ...
     def tickets(self, tx: Tx, query: TicketQuery) -> list[TicketRow]: ...
-    def active(self, tx: Tx) -> int: ...
+    def active(self, tx: Tx, role: Side) -> int: ...
     def note_ticket(self, tx: Tx, ticket_id: str, now: int, **changes: Any) -> None: ...
     def items(self, tx: Tx, ticket_id: str) -> list[ItemRow]: ...
     def item_of(self, tx: Tx, terms_hash: str, i: int) -> ItemRow | None: ...

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from hive_shared.canonical import JsonValue, encode
+from hive_shared.cashu.keysets import Keyset, face_sats, fee_sats
 from hive_shared.cashu.reasons import TokenInvalid
 from hive_shared.cashu.terms import MAX_MINTS, Mode, Terms, TicketType, decode_terms, task_params_hash
 from hive_shared.cashu.windows import BONUS_GRACE_S
@@ -21,8 +23,7 @@ MEASURE_S: Final = 86_400
 """How long a bonus is measured where the operator does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class ItemPlan:
+class ItemPlan(msgspec.Struct, frozen=True):
     """One payable part. `window_s` from now to its deadline (None: that of the danger); for a bonus it is the
     time of measuring after the base's deadline. `hash` is the payee's own in mode receipt; `params` are those
     of this task where it is not the ticket's."""
@@ -30,13 +31,12 @@ class ItemPlan:
     amount_sats: int
     label: str = ""
     window_s: int | None = None
-    cond: Mapping[str, Any] = field(default_factory=dict)
+    cond: Mapping[str, Any] = msgspec.field(default_factory=dict)
     hash: str | None = None
     params: Mapping[str, JsonValue] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TicketPlan:
+class TicketPlan(msgspec.Struct, frozen=True):
     """What a ticket is to be. `window_s` and `buffer_s` are those of danger, standing and options;
     `valid_from` is that of the payee's credential, before which a baseline ends."""
 
@@ -49,7 +49,7 @@ class TicketPlan:
     danger: int
     window_s: int
     buffer_s: int
-    params: Mapping[str, JsonValue] = field(default_factory=dict)
+    params: Mapping[str, JsonValue] = msgspec.field(default_factory=dict)
     mode: Mode = Mode.TASK
     contract_id: str | None = None
     credential_ref: str | None = None
@@ -92,8 +92,17 @@ class TicketPlan:
         return max(deadline for deadline in _deadlines(self, issued_at)) + self.buffer_s
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+def locked_face_sats(amounts: Sequence[int], keyset: Keyset) -> int:
+    """What one mint locks of all items: the amounts (sat) and what spending them costs the payee."""
+    return sum(face_sats(each, keyset.input_fee_ppk, keyset.denominations) for each in amounts)
+
+
+def most_fees_sats(amounts: Sequence[int], keyset: Keyset) -> int:
+    """The most that spending any shares of the items costs at a mint."""
+    return sum(fee_sats([keyset.input_fee_ppk] * (each.bit_length() + 1)) for each in amounts)
+
+
+class Made(msgspec.Struct, frozen=True):
     """What the payer adds to a plan: who it is, and what makes the ticket one of its own."""
 
     payer_id: str
@@ -159,7 +168,7 @@ def divided(
     amount_sats: int, items: int, most_sats: int, mints: Sequence[str]
 ) -> tuple[tuple[str, int], ...]:
     """Over how many mints a ticket of so many items goes, and what part of it each has: one where it fits,
-    equal parts above what may be of one ticket at one mint.
+    equal parts above what may be of one ticket at one mint (`most_sats`, less the fees of the payee there).
 
     Raises BudgetExhausted (`exposure_limit`) where there are too few mints.
     """
@@ -170,8 +179,8 @@ def divided(
         if amount_sats * first <= (most_sats - items * (count - 1)) * 1_000:
             return ((mints[0], first), *((url, part) for url in mints[1:count]))
     raise BudgetExhausted(
-        f"a ticket of {amount_sats} sat does not fit: at most {most_sats} sat may be of one ticket at one"
-        f" mint (hive-comms-mint-max-ticket), and {len(mints)} of your mints can take it",
+        f"a ticket of {amount_sats} sat does not fit: at most {most_sats} sat and the payee's fees may be of"
+        f" one ticket at one mint (hive-comms-mint-max-ticket), and {len(mints)} of your mints can take it",
         reason="exposure_limit",
         data={"mints": len(mints)},
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -74,8 +73,7 @@ INCOMING: Final = frozenset({OpKind.RECEIVE, OpKind.REDEEM, OpKind.REFUND, OpKin
 """Operations that bring money to us: one that a crash left unsent is carried on, the others are given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Coin:
+class Coin(msgspec.Struct, frozen=True):
     """What coin selection looks at: a proof's name, keyset and amount (sat)."""
 
     y: str
@@ -83,8 +81,7 @@ class Coin:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class OwnProof:
+class OwnProof(msgspec.Struct, frozen=True):
     """A proof of ours with its DLEQ; `counter` derived it (None: the seed did not)."""
 
     y: str
@@ -92,8 +89,7 @@ class OwnProof:
     counter: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedOutput:
+class PlannedOutput(msgspec.Struct, frozen=True):
     """An output of a request, and what it is for: keep (ours), hold (ours once the operation's owner says
     so), give (somebody else's), lock."""
 
@@ -102,8 +98,7 @@ class PlannedOutput:
     counter: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpBody:
+class OpBody(msgspec.Struct, frozen=True):
     """The secret part of an operation: the request as it leaves, and what came of it.
 
     `inputs` are proofs with their witness; `invoice` is what a melt pays or a fund is paid by; `token` what
@@ -120,8 +115,7 @@ class OpBody:
         return f"<request of {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(msgspec.Struct, frozen=True):
     """One operation. Amounts in sat, times in Unix seconds; `amount_sats` is what its caller asked for,
     `fee_sats` what the mint takes; `content` names what an idempotency key stands for."""
 
@@ -137,7 +131,7 @@ class Op:
     fee_sats: int
     created_at: int
     updated_at: int
-    body: OpBody = field(default_factory=OpBody)
+    body: OpBody = msgspec.field(default_factory=OpBody)
     quote_id: str = ""
     quote_key: bytes = b""
     payment_id: str = ""

@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
@@ -23,8 +24,7 @@ _V2: Final = re.compile(r"01[0-9a-f]{64}").fullmatch
 _MAX_AMOUNT: Final = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class Keyset:
+class Keyset(msgspec.Struct, frozen=True):
     """One keyset of one mint, its id checked against its keys; made by `keyset`.
 
     `keys` maps the amount in `unit` to the mint's public key; `input_fee_ppk` is in thousandths of a unit
@@ -37,7 +37,7 @@ class Keyset:
     input_fee_ppk: int
     final_expiry: int | None
     keys: Mapping[int, str]
-    denominations: tuple[int, ...] = field(default=())
+    denominations: tuple[int, ...] = msgspec.field(default=())
 
     @property
     def short_id(self) -> str:

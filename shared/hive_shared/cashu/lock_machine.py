@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from hive_shared.crypto import sha256
 from hive_shared.machine import Step
 
 
@@ -94,3 +95,8 @@ OUTCOMES: Final[Mapping[LockEffect, Collection[LockEvent]]] = MappingProxyType(
 HOLDING: Final = (S.PLANNED, *_STANDING, S.REDEEMING, S.REFUNDING)
 """Money is, or may be, locked at the mint."""
 STANDING: Final = _STANDING
+
+
+def lock_id_of(terms_hash: str, item: int, share: int, role: str) -> str:
+    """The id of a lock (`role` payer or payee): the same in every plugin and on every copy of a database."""
+    return sha256(f"hive-lock/v1\0{terms_hash}\0{item}\0{share}\0{role}".encode()).hex()[:32]

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hive_shared.cashu.keysets import Keyset, is_keyset_id, keyset
 from hive_shared.cashu.ports import Mint
@@ -31,8 +32,7 @@ EXPIRY_MARGIN_S: Final = 7 * 86_400
 _MAX_KEYSETS: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class MintHealth:
+class MintHealth(msgspec.Struct, frozen=True):
     """What a check found. `skew_s` is the mint's clock minus ours, None when it shows none; `problems` are
     the sentences for which no new lock is made there: none means healthy."""
 

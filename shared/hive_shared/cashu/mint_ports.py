@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ..store import Tx
 from .keysets import Keyset
@@ -19,6 +20,8 @@ class Traffic(Protocol):
     def breaker(self) -> str: ...
     @property
     def held_for_s(self) -> float: ...
+    @property
+    def leisure_in_s(self) -> float: ...
 
 
 class WatchedMint(Mint, Protocol):
@@ -45,8 +48,7 @@ class MintRows(Protocol):
     def other_keys(self, tx: Tx, url: str, known: Keyset) -> list[str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class MintSettings:
+class MintSettings(msgspec.Struct, frozen=True):
     """The operator's options: addresses in normal form, the interval in seconds."""
 
     primary: str

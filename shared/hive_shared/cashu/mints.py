@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from .mint_caps import NO_CAPS, PROBE_VALID_S, Caps
 
@@ -30,8 +31,7 @@ class MintStatus(StrEnum):
     DISABLED = "disabled"
 
 
-@dataclass(frozen=True, slots=True)
-class MintRow:
+class MintRow(msgspec.Struct, frozen=True):
     """What is known of one mint. Times in Unix seconds, 0: never; `skew_s` its clock minus ours; `failures`
     checks in a row that got no answer; `last_error` why it is disabled or failed last, empty when all is
     well."""
@@ -63,8 +63,7 @@ class MintRow:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """A mint as it stands for one lock: `fee_ppk` of the keyset that would be used (None: none outlives the
     lock), what it holds for us already (sat), whether calls go through."""
 
@@ -74,8 +73,7 @@ class Offer:
     locked_sats: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What a lock needs: its face (sat), whom the payee and the contract accept (None: any of ours), the
     preferred mint, and whether several keys sign it (and all outputs with it)."""
 

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hive_shared.cashu import curve
 from hive_shared.cashu.keysets import Keyset
@@ -13,8 +14,7 @@ from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
 from hive_shared.cashu.wire import BlindedMessage, BlindSignature, Dleq, Proof
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One output of ours: everything that makes a proof of the mint's signature. `amount` 0 is a blank one.
 
     Stored before the request leaves; `secret` and `r` are money together with the signature.

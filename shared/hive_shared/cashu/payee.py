@@ -9,39 +9,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import Capacity, Conflict, HiveError, NotFound, PaymentFailed
 from ..store import Tx
 from .derive import EscrowKeys, public_key
 from .keysets import Keyset
 from .mint_caps import Caps
+from .payee_parts import missing, part_of, tokens_of
 from .payee_rows import (
     HeldItem,
-    HeldLock,
     HeldTicket,
     Intake,
     Outgoing,
+    OwnHashes,
     Part,
     PayeeRows,
     Peer,
     Peers,
-    Share,
     Told,
 )
 from .ports import Mint, MintUnavailable
 from .reasons import MintNonconformant, TokenInvalid
 from .settling import Database
-from .terms import Item, Mode, Terms, decode_terms, share_locktime, terms_hash
+from .terms import Item, Mode, Terms, decode_terms, terms_hash
 from .ticket import MIN_TIME_LEFT_S, CheckedTicket, check_states, check_ticket
 from .ticket_machine import PAYEE_ITEMS, PayeeEvent, PayeeItem
 from .ticket_messages import Failure, Metric, Owed, Release, Ticket, TicketAck, TicketReject, TicketResend
-from .token import Token, decode_token
-from .wire import Proof, ProofState
+from .wire import ProofState
 from .witness import preimage_matches
 
 MAX_COLLECTED: Final = 64
@@ -95,12 +94,13 @@ class PayeeEngine:
         keys: EscrowKeys,
         peers: Peers,
         out: Outgoing,
+        own: OwnHashes,
         *,
         told: Told,
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._mints, self._keys = db, rows, mints, keys
-        self._peers, self._out, self._told, self._now = peers, out, told, now
+        self._peers, self._out, self._own, self._told, self._now = peers, out, own, told, now
         self._one_at_a_time = asyncio.Lock()
 
     def lock_pubkey(self, context: str) -> str:
@@ -128,17 +128,30 @@ class PayeeEngine:
     async def released(self, peer: Peer, message: Release) -> None:
         """An item was earned: what its preimage opens is ours. Raises PaymentFailed(`preimage_mismatch`),
         NotFound, Conflict."""
-        await self._db.write(
-            lambda tx: self.release(
-                tx, self._item(tx, peer, message.ticket_id, message.item), message.preimage
-            )
-        )
+
+        def body(tx: Tx) -> None:
+            item = _named(self._item(tx, peer, message.ticket_id, message.item), message)
+            self.release(tx, item, message.preimage)
+
+        await self._db.write(body)
+
+    async def opens(self, peer: Peer, message: Release) -> bool:
+        """Whether a release makes money ours that was not before."""
+
+        def body(tx: Tx) -> bool:
+            item = self._item(tx, peer, message.ticket_id, message.item)
+            return item.preimage is None and preimage_matches(message.preimage, item.hash)
+
+        try:
+            return await self._db.read(body)
+        except NotFound:
+            return False
 
     async def failed(self, peer: Peer, message: Failure) -> None:
         """The payer says an item was not earned. A preimage that comes after all still counts."""
 
         def body(tx: Tx) -> None:
-            item = self._item(tx, peer, message.ticket_id, message.item)
+            item = _named(self._item(tx, peer, message.ticket_id, message.item), message)
             if item.state in (PayeeItem.ACCEPTED, PayeeItem.EXECUTING, PayeeItem.UNKNOWN):
                 self.move(tx, replace(item, note=message.reason), PayeeEvent.ON_FAILED)
 
@@ -174,15 +187,25 @@ class PayeeEngine:
         if item.preimage == preimage:
             return
         now = self._now()
-        self.move(tx, replace(item, preimage=preimage, released_at=now), PayeeEvent.ON_RELEASED)
-        self._redeemable(tx, item, now)
+        item = self.move(tx, replace(item, preimage=preimage, released_at=now), PayeeEvent.ON_RELEASED)
+        self._rows.redeemable(tx, item, now)
         self._told(tx, "ticket_released", item.ticket_id, f"item {item.i}, {item.amount_sats} sat")
 
     def take_without_hash(self, tx: Tx, item: HeldItem) -> None:
         """An item of a ticket in mode p2pk was worked for: nothing else is needed to redeem it."""
         now = self._now()
-        self.move(tx, replace(item, released_at=now), PayeeEvent.ON_RELEASED)
-        self._redeemable(tx, item, now)
+        item = self.move(tx, replace(item, released_at=now), PayeeEvent.ON_RELEASED)
+        self._rows.redeemable(tx, item, now)
+
+    def take_with_own_hash(self, tx: Tx, item: HeldItem) -> None:
+        """An item of a ticket in mode receipt was earned: redeeming it shows its payer our preimage. Raises
+        NotFound where that is gone, Conflict."""
+        ticket = self._rows.ticket(tx, item.ticket_id)
+        peer = "" if ticket is None else ticket.peer
+        preimage = self._own.preimage(tx, peer, item.hash, item.ticket_id)
+        if preimage is None:
+            raise NotFound(f"our preimage of item {item.i} of ticket {item.ticket_id} is gone")
+        self.release(tx, item, preimage)
 
     def move(self, tx: Tx, item: HeldItem, event: PayeeEvent) -> HeldItem:
         """One step of an item, stored with what else the caller changed of it. Raises Conflict where its
@@ -201,11 +224,14 @@ class PayeeEngine:
         """Whether work may be begun on it: free, before its deadline, 900 s from its locktime, and nothing
         of it is at a mint that we accept no more: there it could not be redeemed."""
         now, mints = self._now(), self._mints.accepted()
+        ticket = self._rows.ticket(tx, item.ticket_id)
         return (
             item.state is PayeeItem.ACCEPTED
             and now < item.deadline
             and now + MIN_TIME_LEFT_S <= item.locktime
-            and all(share.mint_url in mints for share in self._rows.shares(tx, item.ticket_id, item.i))
+            and ticket is not None
+            and ticket.terms is not None
+            and all(mint.url in mints for mint in ticket.terms.mints)
         )
 
     # -- looking -----------------------------------------------------------------------------------------
@@ -224,7 +250,7 @@ class PayeeEngine:
                 except Exception as error:
                     # No ticket holds up another, whatever is wrong with it.
                     detail = repr(error)[:500]
-                    await self._db.write(
+                    decided += await self._db.write(
                         partial(self._later, ticket=ticket, reason="internal", detail=detail)
                     )
             return decided
@@ -262,7 +288,7 @@ class PayeeEngine:
         if message.tokens:
             if len(self._rows.parts(tx, held.ticket_id)) >= MAX_PARTS:
                 raise Capacity(f"ticket {held.ticket_id} came in more than {MAX_PARTS} parts")
-            self._rows.add_part(tx, held.ticket_id, _part(message, terms))
+            self._rows.add_part(tx, held.ticket_id, part_of(message, terms))
         self._complete(tx, held.ticket_id)
 
     def _same(self, held: HeldTicket, peer: Peer, terms: Terms | None) -> None:
@@ -290,7 +316,7 @@ class PayeeEngine:
         if (
             held is not None
             and held.terms is not None
-            and not _missing(held.terms, self._rows.parts(tx, ticket_id))
+            and not missing(held.terms, self._rows.parts(tx, ticket_id))
         ):
             self._rows.put_ticket(tx, replace(held, intake=Intake.CHECKING, tries=0, next_at=self._now()))
 
@@ -306,7 +332,7 @@ class PayeeEngine:
             self._refuse(tx, held, "token_invalid(amount_short)", "the rest of the ticket never came")
             return
         first, last = (
-            (0, 0) if held.terms is None else _missing(held.terms, self._rows.parts(tx, ticket_id))[0]
+            (0, 0) if held.terms is None else missing(held.terms, self._rows.parts(tx, ticket_id))[0]
         )
         resend = TicketResend(held.ticket_id, first, last)
         self._out.put(tx, held.peer, resend, f"ticket_resend:{held.ticket_id}:{held.tries}:{now}")
@@ -329,15 +355,17 @@ class PayeeEngine:
     # -- decision ----------------------------------------------------------------------------------------
 
     async def _decide(self, ticket: HeldTicket) -> int:
-        parts = await self._db.read(lambda tx: self._rows.parts(tx, ticket.ticket_id))
         assert ticket.terms is not None
+        if ticket.tries and _over(ticket.terms, self._now()):
+            reason, detail = ticket.reason, ticket.detail
+            return await self._db.write(lambda tx: self._later(tx, ticket, reason, detail))
+        parts = await self._db.read(lambda tx: self._rows.parts(tx, ticket.ticket_id))
         try:
             checked, context = await self._checked(ticket, ticket.terms, parts)
         except (MintUnavailable, MintNonconformant) as error:
             # It is not the ticket's fault, and the payer may not take the money back yet: later again.
             reason, detail = error.symbol, error.detail
-            await self._db.write(lambda tx: self._later(tx, ticket, reason, detail))
-            return 0
+            return await self._db.write(lambda tx: self._later(tx, ticket, reason, detail))
         except HiveError as error:
             reason, detail = error.symbol, error.detail
             await self._db.write(lambda tx: self._refuse(tx, ticket, reason, detail))
@@ -351,6 +379,7 @@ class PayeeEngine:
         if peer is None or not peer.working:
             raise TokenInvalid("party", "the payer is none of those we work for")
         _check_place(terms, peer)
+        await self._db.read(lambda tx: self._check_hashes(tx, ticket.peer, terms))
         known: dict[str, Mapping[str, Keyset]] = {}
         for mint in terms.mints:
             if mint.url not in self._mints.accepted():
@@ -387,7 +416,7 @@ class PayeeEngine:
         return check_ticket(
             terms,
             ticket.payer_sig,
-            _tokens(parts),
+            tokens_of(parts),
             payer_id=terms.payer.id if terms.payer.id in peer.ids else peer.key,
             payee_id=terms.payee.id if terms.payee.id in peer.ours else "",
             lock_pubkey=terms.payee.lock_pubkey if terms.payee.lock_pubkey in peer.lock_keys else "",
@@ -395,6 +424,14 @@ class PayeeEngine:
             seen_ys=(),
             now_s=self._now(),
         )
+
+    def _check_hashes(self, tx: Tx, peer: str, terms: Terms) -> None:
+        """In mode receipt only who has the preimage redeems: it has to be one of ours, made for this peer."""
+        for item in terms.items if terms.mode is Mode.RECEIPT else ():
+            if self._own.preimage(tx, peer, str(item.hash), terms.ticket_id) is None:
+                raise TokenInvalid(
+                    "hash", f"item {item.i} is no hash that we made for this payer, or was used"
+                )
 
     async def _check_mint(self, terms: Terms, url: str) -> None:
         caps = self._mints.probed(url)
@@ -428,42 +465,32 @@ class PayeeEngine:
         if self._rows.seen(tx, ys):
             self._refuse(tx, current, "token_invalid(repeated_secret)", "a proof was received before")
             return 1
+        try:
+            self._check_hashes(tx, ticket.peer, terms)
+        except TokenInvalid as error:
+            self._refuse(tx, current, error.symbol, error.detail)
+            return 1
         accepted = replace(
             current, intake=Intake.ACCEPTED, context=context, updated_at=now, next_at=0, tries=0
         )
-        self._rows.put_ticket(tx, accepted)
-        for item in terms.items:
-            hash_ = item.hash if isinstance(item.hash, str) else ""
-            self._rows.add_item(
-                tx,
-                HeldItem(
-                    ticket.ticket_id,
-                    item.i,
-                    PAYEE_ITEMS[PayeeItem.DELIVERED, PayeeEvent.ON_ACCEPTED].to,
-                    item.amount_sats,
-                    hash_,
-                    item.deadline,
-                    item.locktime,
-                    item.label,
-                    item_task(terms, item),
-                ),
+        if terms.mode is Mode.RECEIPT:
+            for item in terms.items:
+                self._own.bind(tx, str(item.hash), ticket.ticket_id, item.i)
+        items = [
+            HeldItem(
+                ticket.ticket_id,
+                item.i,
+                PAYEE_ITEMS[PayeeItem.DELIVERED, PayeeEvent.ON_ACCEPTED].to,
+                item.amount_sats,
+                item.hash if isinstance(item.hash, str) else "",
+                item.deadline,
+                item.locktime,
+                item.label,
+                item_task(terms, item),
             )
-        for share in checked.shares:
-            self._rows.add_share(
-                tx,
-                Share(
-                    ticket.ticket_id,
-                    share.item,
-                    share.mint,
-                    terms.mints[share.mint].url,
-                    HeldLock.DELIVERED,
-                    share.proofs,
-                    share.ys,
-                    share.net_sats,
-                    share_locktime(terms, share.item, share.mint),
-                    context,
-                ),
-            )
+            for item in terms.items
+        ]
+        self._rows.accept(tx, accepted, items, checked)
         self._rows.drop_parts(tx, ticket.ticket_id)
         self._answer(tx, accepted, "decided")
         self._told(tx, "ticket_accepted", ticket.ticket_id, f"{terms.amount_sats} sat")
@@ -479,12 +506,18 @@ class PayeeEngine:
         self._answer(tx, refused, "decided")
         self._told(tx, "ticket_refused", ticket.ticket_id, f"{reason}: {detail}"[:500])
 
-    def _later(self, tx: Tx, ticket: HeldTicket, reason: str, detail: str) -> None:
+    def _later(self, tx: Tx, ticket: HeldTicket, reason: str, detail: str) -> int:
+        """To be looked at again, or refused (1) once nothing could be earned by it any more: its payer knows
+        then, and has the money back at the locktime."""
         now, tries = self._now(), ticket.tries + 1
+        if ticket.terms is not None and _over(ticket.terms, now):
+            self._refuse(tx, ticket, reason, f"until its time was over: {detail}")
+            return 1
         wait = min(_LONGEST_WAIT_S, 1 << min(ticket.tries, 5))
         self._rows.put_ticket(
             tx, replace(ticket, tries=tries, next_at=now + wait, reason=reason, detail=detail, updated_at=now)
         )
+        return 0
 
     # -- parts -------------------------------------------------------------------------------------------
 
@@ -495,12 +528,6 @@ class PayeeEngine:
             raise NotFound(f"{peer.name} gave no ticket {ticket_id} with an item {number} that was accepted")
         return found
 
-    def _redeemable(self, tx: Tx, item: HeldItem, now: int) -> None:
-        for share in self._rows.shares(tx, item.ticket_id, item.i):
-            if share.state is HeldLock.DELIVERED:
-                ready = replace(share, state=HeldLock.REDEEMABLE, released_at=now, tries=0, next_at=now)
-                self._rows.put_share(tx, ready, HeldLock.DELIVERED)
-
 
 def item_task(terms: Terms, item: Item) -> str:
     """The hash of an item's task: its own where its `cond` names one, else that of the ticket."""
@@ -508,49 +535,24 @@ def item_task(terms: Terms, item: Item) -> str:
     return own if isinstance(own, str) else terms.task_params_hash
 
 
-def _part(message: Ticket, terms: Terms | None) -> Part:
-    """The tokens of a message; those of a first one without `from` and `to` are of every item."""
-    if isinstance(message.first, int) and isinstance(message.last, int):
-        return Part(message.first, message.last, tuple(message.tokens))
-    return Part(0, len(terms.items) - 1 if terms is not None else 0, tuple(message.tokens))
-
-
-def _tokens(parts: Sequence[Part]) -> list[Token]:
-    """The tokens of all parts. What is sent again may overlap what came: the very same proof in two parts is
-    one; twice in one part it stays, to be refused."""
-    found: list[Token] = []
-    before: set[tuple[str, str, int]] = set()
-    for part in parts:
-        tokens = [decode_token(text) for text in part.tokens]
-        for token in tokens:
-            fresh = tuple(each for each in token.proofs if _same_proof(each) not in before)
-            if fresh:
-                found.append(replace(token, proofs=fresh))
-        before.update(_same_proof(each) for token in tokens for each in token.proofs)
-    return found
-
-
-def _same_proof(proof: Proof) -> tuple[str, str, int]:
-    return proof.secret, proof.C, proof.amount
-
-
-def _missing(terms: Terms, parts: Sequence[Part]) -> list[tuple[int, int]]:
-    """Runs of items, both ends counted, that no part has the tokens of."""
-    here = {number for part in parts for number in range(part.first, part.last + 1)}
-    found: list[tuple[int, int]] = []
-    for number in (item.i for item in terms.items if item.i not in here):
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
+def _named(item: HeldItem, message: Release | Failure) -> HeldItem:
+    """With the receipt that a message names."""
+    if isinstance(message.receipt_id, str) and isinstance(message.receipt_hash, str):
+        return replace(item, receipt_id=message.receipt_id, receipt_hash=message.receipt_hash)
+    return item
 
 
 def _check_place(terms: Terms, peer: Peer) -> None:
     """Whether the terms are about work for this peer, and about ecash that we could redeem."""
-    if terms.node_id not in peer.node_ids:
+    if peer.node_ids is not None and terms.node_id not in peer.node_ids:
         raise TokenInvalid("party", f"the work is on a node that is not {peer.name}'s")
-    if isinstance(terms.credential_ref, str) and terms.credential_ref not in peer.credentials:
+    ours = peer.credentials
+    if ours is not None and isinstance(terms.credential_ref, str) and terms.credential_ref not in ours:
         raise TokenInvalid("party", "the terms name a credential that we have not")
-    if terms.mode is Mode.RECEIPT:
-        raise TokenInvalid("hash", "only who has the preimage redeems a ticket in mode receipt: not we")
+
+
+def _over(terms: Terms, now: int) -> bool:
+    """Whether no work is begun on any item any more, or one has too little time left to be accepted."""
+    return all(now >= item.deadline for item in terms.items) or any(
+        now + MIN_TIME_LEFT_S > item.locktime for item in terms.items
+    )

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+import msgspec
+
 from ..store import Tx
 from .terms import Terms
+from .ticket import CheckedTicket
 from .ticket_machine import PayeeItem
 from .ticket_messages import Message
 from .wire import Proof
@@ -39,8 +41,7 @@ class HeldLock(StrEnum):
 LOCK_ENDS: Final = frozenset({HeldLock.REDEEMED, HeldLock.LOST})
 
 
-@dataclass(frozen=True, slots=True)
-class HeldTicket:
+class HeldTicket(msgspec.Struct, frozen=True):
     """A ticket that a peer handed to us. `terms` is None until the message with them came; `context` names
     the lock key (03 §4.1). `next_at` is when it is looked at again, `tries` how often that was in vain."""
 
@@ -59,11 +60,11 @@ class HeldTicket:
     tries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HeldItem:
+class HeldItem(msgspec.Struct, frozen=True):
     """One payable part of an accepted ticket. Amount in sat, times in Unix seconds. `preimage` is None until
     it was revealed; `params_hash` names its task,
-    `command_id` the work it is meant for; `note` is what the payer last said of it."""
+    `command_id` the work it is meant for; `note` is what the payer last said of it, `receipt_id` and
+    `receipt_hash` the receipt it named ("" for none)."""
 
     ticket_id: str
     i: int
@@ -79,13 +80,14 @@ class HeldItem:
     note: str = ""
     released_at: int = 0
     ended_at: int = 0
+    receipt_id: str = ""
+    receipt_hash: str = ""
 
     def __repr__(self) -> str:
         return f"<item {self.i} of {self.ticket_id}: {self.state}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """The proofs of one item at one mint. `batch` names the redemption that has it, `locktime` is the
     share's own; `released_at` is when its preimage came."""
 
@@ -113,8 +115,7 @@ class Share:
         return f"<share {self.share} of item {self.item} of {self.ticket_id}: {self.state}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Tokens of the items `first` to `last` of a ticket that is still being collected."""
 
     first: int
@@ -133,31 +134,41 @@ class PayeeRows(Protocol):
     def add_part(self, tx: Tx, ticket_id: str, part: Part) -> None: ...
     def parts(self, tx: Tx, ticket_id: str) -> Sequence[Part]: ...
     def drop_parts(self, tx: Tx, ticket_id: str) -> None: ...
-    def add_item(self, tx: Tx, item: HeldItem) -> None: ...
-    def item(self, tx: Tx, ticket_id: str, i: int) -> HeldItem | None: ...
-    def items(self, tx: Tx, ticket_id: str) -> Sequence[HeldItem]: ...
-    def put_item(self, tx: Tx, item: HeldItem, was: PayeeItem) -> None: ...
-    def add_share(self, tx: Tx, share: Share) -> None: ...
     def seen(self, tx: Tx, ys: Collection[str]) -> frozenset[str]: ...
+    def live_sats(self, tx: Tx, mint_url: str) -> int: ...
+    def item(self, tx: Tx, ticket_id: str, i: int) -> HeldItem | None: ...
+    def put_item(self, tx: Tx, item: HeldItem, was: PayeeItem) -> None: ...
+
+    def accept(self, tx: Tx, ticket: HeldTicket, items: Sequence[HeldItem], checked: CheckedTicket) -> None:
+        """An accepted ticket with its items and its locked proofs, for the key of its `context`."""
+        ...
+
+    def redeemable(self, tx: Tx, item: HeldItem, now: int) -> None:
+        """The locked proofs of an item are ours to redeem from now on."""
+        ...
+
+
+class ShareRows(PayeeRows, Protocol):
+    """Storage of the locked proofs too, for `redeeming.Redeemer`."""
+
     def shares(self, tx: Tx, ticket_id: str, item: int) -> Sequence[Share]: ...
     def shares_in(self, tx: Tx, states: Collection[HeldLock]) -> Sequence[Share]: ...
     def put_share(self, tx: Tx, share: Share, was: HeldLock) -> None: ...
-    def live_sats(self, tx: Tx, mint_url: str) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """Who may hand us tickets, and as whom it knows us. `ids` are the names that terms may give it, `ours`
     those they may give us; `lock_keys` are the keys we announced to it, by pubkey, with their contexts.
+    `node_ids` are its nodes and `credentials` those it gave us; None: work for it is bound to neither.
     `working` is whether anything new is begun for it."""
 
     key: str
     name: str
     ids: frozenset[str]
-    node_ids: frozenset[str]
+    node_ids: frozenset[str] | None
     ours: frozenset[str]
     lock_keys: Mapping[str, str]
-    credentials: frozenset[str]
+    credentials: frozenset[str] | None
     working: bool = True
 
 
@@ -166,6 +177,18 @@ class Peers(Protocol):
 
     async def peer(self, key: str) -> Peer | None:
         """By the key its messages come from; None for a stranger."""
+        ...
+
+
+class OwnHashes(Protocol):
+    """Preimages that we made for tickets in mode receipt. Every method joins the caller's transaction."""
+
+    def preimage(self, tx: Tx, peer: str, hash_: str, ticket_id: str) -> str | None:
+        """That of a hash made for a peer, 64 hex; None where there is none, or another ticket has it."""
+        ...
+
+    def bind(self, tx: Tx, hash_: str, ticket_id: str, i: int) -> None:
+        """An item has it from now on. Raises Conflict where another one has."""
         ...
 
 

@@ -9,7 +9,6 @@ is cut short costs nothing but fees. Amounts in sat.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -61,8 +60,7 @@ def probe_sats(keyset: Keyset) -> int:
     return max(32, locked + fee_sats([keyset.input_fee_ppk] * 32))
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(msgspec.Struct, frozen=True):
     """What a probe showed, and what the mint kept of the sats."""
 
     caps: Caps
@@ -139,18 +137,24 @@ class Probe:
         now: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]],
         random_bytes: Callable[[int], bytes],
+        leisure: Callable[[str], float] = lambda _: 0.0,
         owner: str = "comms",
     ) -> None:
-        self._owner = owner
+        """`leisure` is how many seconds what nobody waits for has to wait at a mint."""
+        self._owner, self._leisure = owner, leisure
         self._wallet, self._settler, self._mints, self._keys = wallet, settler, mints, keys
         self._now, self._sleep, self._random_bytes = now, sleep, random_bytes
 
-    async def run(self, keys: MintKeys) -> Probed:
-        """Try everything out. Raises PaymentFailed `insufficient_ecash` for too few sats, and when the mint
-        answers falsely or not at all: what is locked then the loop opens."""
+    async def run(self, keys: MintKeys, *, leisurely: bool = False) -> Probed:
+        """Try everything out; `leisurely`: nobody waits for it, and calls of others go first.
+
+        Raises PaymentFailed `insufficient_ecash` for too few sats, and when the mint answers falsely or not
+        at all: what is locked then the loop opens."""
         order = Order(f"{PROBE_KEY}{self._random_bytes(16).hex()}", self._owner)
         locks = _Keys(self._keys, order.key).locks(self._now())
         made = [self._output(keys.active, lock) for lock in locks.values()]
+        if leisurely:
+            await self.make_way(keys.mint_url)
         op = await self._wallet.lock(order, keys, made, kind=OpKind.PROBE)
         op = await self._settler.advance(op.op_id)
         if op.state is not OpState.DONE:
@@ -158,12 +162,17 @@ class Probe:
                 op.error or "the mint did not make the locks of the probe", reason=op.reason or None
             )
         restores = await self._gives_back(op, keys)
-        trials = _Trials(self, op, keys)
+        trials = _Trials(self, op, keys, leisurely=leisurely)
         return await trials.run(restores)
+
+    async def make_way(self, mint_url: str) -> None:
+        """Wait as long as others have need of the mint."""
+        while (wait := self._leisure(mint_url)) > 0:
+            await self._sleep(wait)
 
     async def open_again(self, op: Op, keys: MintKeys) -> None:
         """Have the loop open the locks of a probe that a crash ended."""
-        await _Trials(self, op, keys).begin(not_before=0)
+        await _Trials(self, op, keys).begin_again()
 
     async def exchange(self, keys: MintKeys, openings: Sequence[Opening], not_before: int) -> list[Op]:
         """Operations of a probe, in the journal."""
@@ -211,7 +220,8 @@ class Probe:
 class _Trials:
     """The locks of one probe, offered and opened."""
 
-    def __init__(self, probe: Probe, op: Op, keys: MintKeys) -> None:
+    def __init__(self, probe: Probe, op: Op, keys: MintKeys, *, leisurely: bool = False) -> None:
+        self._leisurely = leisurely
         self._probe, self._op, self._mint_keys, self._keys = probe, op, keys, probe.keys_of(op)
         # The order of the outputs is that in which the locks were made: their amounts are one.
         secrets = [planned.output.secret for planned in op.body.outputs if planned.use == "lock"]
@@ -236,6 +246,17 @@ class _Trials:
             not_before,
         )
         return first, rest, bound
+
+    async def begin_again(self) -> None:
+        """All of them for the loop; where the mint refused the lock under SIG_ALL, in the old form."""
+        *_, bound = await self.begin(not_before=0)
+        if bound.state is OpState.FAILED:
+
+            def signed(outputs: _Outputs) -> list[Proof]:
+                return [_offered(self._locked["bound"], self._old_form(), outputs)]
+
+            key = f"{self._op.idempotency_key}:bound_old"
+            await self._probe.exchange(self._mint_keys, [Opening(key, [self._locked["bound"]], signed)], 0)
 
     async def run(self, restores: bool) -> Probed:
         first, rest, bound = await self.begin(self._probe.until())
@@ -264,7 +285,7 @@ class _Trials:
         """Whether the mint refuses everything wrong for a lock, offered for this operation's outputs, and the
         operation for what is offered next."""
         for witness in self._keys.wrong(name):
-            if (done := await self._probe.offer(op, [self._with(op, name, witness)])) is not None:
+            if (done := await self._offer(op, [self._with(op, name, witness)])) is not None:
                 self._took(done)
                 self._gone.add(name)
                 if not renew:
@@ -282,7 +303,7 @@ class _Trials:
             right = {name: self._keys.right(name) for name in _REST}
             for tried in ({**right, "race": late}, right):
                 inputs = [self._with(op, name, witness) for name, witness in tried.items()]
-                if (done := await self._probe.offer(op, inputs)) is not None:
+                if (done := await self._offer(op, inputs)) is not None:
                     self._took(done)
                     return {**dict.fromkeys(_REST, True), "late": tried["race"] is late}
         await self._probe.drop(op)
@@ -291,7 +312,7 @@ class _Trials:
             (alone,) = await self._probe.exchange(
                 self._mint_keys, [self._opening(name, name)], self._probe.until()
             )
-            if name == "race" and (done := await self._probe.offer(alone, [self._with(alone, name, late)])):
+            if name == "race" and (done := await self._offer(alone, [self._with(alone, name, late)])):
                 self._took(done)
                 opened |= {name: True, "late": True}
             else:
@@ -302,13 +323,21 @@ class _Trials:
         witnesses = [self._keys.right(name)]
         if name == "bound":
             # What nutshell up to 0.20 wants signed: no mark of a mint that does it, but our sats again.
-            witnesses.append(_signed_all_old(self._keys.payee, self._keys.second))
+            witnesses.append(self._old_form())
         for number, witness in enumerate(witnesses):
-            if (done := await self._probe.offer(op, [self._with(op, name, witness)])) is not None:
+            if (done := await self._offer(op, [self._with(op, name, witness)])) is not None:
                 self._took(done)
                 return number == 0
         await self._probe.drop(op)
         return False
+
+    def _old_form(self) -> _Witness:
+        return _signed_all_old(self._keys.payee, self._keys.second)
+
+    async def _offer(self, op: Op, inputs: Sequence[Proof]) -> Op | None:
+        if self._leisurely:
+            await self._probe.make_way(op.mint_url)
+        return await self._probe.offer(op, inputs)
 
     def _took(self, done: Op) -> None:
         self._got += done.amount_sats

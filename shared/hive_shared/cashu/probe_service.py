@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from ..errors import EmergencyStop, HiveError, PaymentFailed
 from ..store import Tx
+from .advice import NODE, Advice
 from .journal import Op
 from .mint_caps import Caps
 from .probe import PROBE_S, Probe, Probed, probe_sats
@@ -60,8 +62,7 @@ class ProbeRows(Protocol):
     def unopened_probes(self, tx: Tx) -> list[Op]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeState:
+class ProbeState(msgspec.Struct, frozen=True):
     """How a probe that was asked for stands; `result` None: it goes on."""
 
     mint_url: str
@@ -82,9 +83,14 @@ class ProbeService:
         stopped: Callable[[], bool],
         now: Callable[[], int],
         log: Callable[..., None],
+        advice: Advice = NODE,
+        leisurely: bool = True,
     ) -> None:
+        """`leisurely`: a probe that comes by itself gives way to other calls; not where nobody waits for
+        them and the process may end soon."""
         self._db, self._rows, self._book, self._wallet, self._probe = db, rows, book, wallet, probe
-        self._stopped, self._now, self._log = stopped, now, log
+        self._stopped, self._now, self._log, self._advice = stopped, now, log, advice
+        self._leisurely = leisurely
         self._running: dict[str, asyncio.Task[Probed]] = {}
         self._not_before: dict[str, int] = {}
 
@@ -100,7 +106,7 @@ class ProbeService:
 
     async def tick(self) -> None:
         """Probe what is due and can be paid for; open what a crash left locked."""
-        await self._open_what_is_left()
+        await self.open_what_is_left()
         if self._stopped():
             return
         held = await self._wallet.balance()
@@ -118,15 +124,21 @@ class ProbeService:
                 continue
             self._not_before[url] = now + AGAIN_S
             if free >= probe_sats((await self._wallet.ready(url)).active):
-                self._begun(url)
+                self._begun(url, leisurely=self._leisurely)
 
     async def ended(self) -> None:
         """Wait for the probes that run."""
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    def _begun(self, url: str) -> asyncio.Task[Probed]:
+    async def stop(self) -> None:
+        """Break off what runs; what is left of it the next process opens."""
+        for task in self._running.values():
+            task.cancel()
+        await self.ended()
+
+    def _begun(self, url: str, *, leisurely: bool = False) -> asyncio.Task[Probed]:
         if (task := self._running.get(url)) is None:
-            task = self._running[url] = asyncio.create_task(self._run(url))
+            task = self._running[url] = asyncio.create_task(self._run(url, leisurely))
             task.add_done_callback(lambda ended: self._ended(url, ended))
         return task
 
@@ -136,27 +148,27 @@ class ProbeService:
             level = "warning" if isinstance(error, HiveError) else "error"
             self._log(level, "mint_probe", mint=url, error=str(error) or repr(error))
 
-    async def _run(self, url: str) -> Probed:
+    async def _run(self, url: str, leisurely: bool) -> Probed:
         self._not_before[url] = self._now() + AGAIN_S
         row = await self._book.check(url)
         keys = await self._wallet.ready(url)
         free = (await self._wallet.balance()).get(url, {}).get("unspent", 0)
         if free < (needed := probe_sats(keys.active)):
             raise PaymentFailed(
-                f"a probe needs {needed} sat at {url}, {free} sat are free there;"
-                " hive-client-wallet action=fund brings more",
+                f"a probe needs {needed} sat at {url}, {free} sat are free there; {self._advice.fund}",
                 reason="insufficient_ecash",
                 data={"free_sats": free},
             )
         try:
             async with asyncio.timeout(PROBE_S - 60):
-                result = await self._probe.run(keys)
+                result = await self._probe.run(keys, leisurely=leisurely)
         except TimeoutError:
             raise PaymentFailed(f"the probe of {url} took too long", reason="mint_unavailable") from None
         await self._book.probed(url, result.caps, row.version)
         return result
 
-    async def _open_what_is_left(self) -> None:
+    async def open_what_is_left(self) -> None:
+        """Open what a crash of a probe left locked."""
         for op in await self._db.read(self._rows.unopened_probes):
             if op.mint_url in self._running or op.mint_url not in self._book.accepted():
                 continue

@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import groupby
 from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import HiveError, NotFound
 from ..store import Tx
 from .derive import EscrowKeys, public_key
 from .journal import Op, OpKind, OpState
 from .payee import CHECKSTATE_YS, PayeeEngine, TicketMints
-from .payee_rows import LOCK_ENDS, HeldItem, HeldLock, Outgoing, PayeeRows, Share, Told
+from .payee_rows import LOCK_ENDS, HeldItem, HeldLock, Outgoing, Share, ShareRows, Told
 from .reasons import TokenInvalid, TokenSpent
 from .settling import Database
 from .ticket_machine import PayeeEvent, PayeeItem
@@ -59,7 +59,7 @@ class Redeemer:
     def __init__(
         self,
         db: Database,
-        rows: PayeeRows,
+        rows: ShareRows,
         engine: PayeeEngine,
         mints: TicketMints,
         wallet: RedeemingWallet,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+import msgspec
 
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.reasons import TokenInvalid
@@ -45,8 +46,7 @@ class SigFlag(StrEnum):
     SIG_ALL = "SIG_ALL"
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(msgspec.Struct, frozen=True):
     """Who may spend, and when. The same lock with another nonce is another secret.
 
     `keys` are the payees' compressed keys; of them `n_sigs` must sign (None: one). From `locktime` (Unix
@@ -70,8 +70,7 @@ class Lock:
         return MAX_SINGLE_KEY if len(self.keys) == 1 and len(self.refund) <= 1 else MAX_MULTI_KEY
 
 
-@dataclass(frozen=True, slots=True)
-class LockedSecret:
+class LockedSecret(msgspec.Struct, frozen=True):
     """A secret that was read: its conditions and its nonce."""
 
     lock: Lock

@@ -7,8 +7,9 @@ it signed and what is not spent.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from ..store import Tx
 from .curve import y_of
@@ -29,8 +30,7 @@ EMPTY_BATCHES: Final = 3
 _MAX_BATCHES: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """What a keyset's counters brought: all signed ones end before `next`; those that can be spent."""
 
     next: int

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias, TypeVar
+
+from msgspec.structs import replace
 
 from ..crypto import Secret, schnorr_sign
 from ..errors import HiveError, PaymentFailed

@@ -8,8 +8,9 @@ reading it serves to say what is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hive_shared.cashu import secrets
 from hive_shared.cashu.curve import verify_proof_dleq, y_of
@@ -38,8 +39,7 @@ KEYSET_AFTER_LOCK_S: Final = 7 * 86_400
 """How much longer than a lock its keyset must live."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """The proofs of one item at one mint, checked: `net_sats` is what a redemption of them alone gives."""
 
     item: int
@@ -50,8 +50,7 @@ class Share:
     net_sats: int
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedTicket:
+class CheckedTicket(msgspec.Struct, frozen=True):
     """A ticket that passed every check that needs nobody's answer; its `ys` are still to be asked about."""
 
     terms: Terms
@@ -78,9 +77,16 @@ def lock_outputs(terms: Terms, item: int, mint: int, keyset: Keyset, lock_seed: 
 
     Ascending amounts; their sum is the share's face. Raises ValueError for a share the keyset cannot make.
     """
-    hash_ = terms_hash(terms)
-    lock = lock_of(terms, item, mint)
-    face = face_sats(share_sats(terms, item, mint), keyset.input_fee_ppk, keyset.denominations)
+    sats, lock = share_sats(terms, item, mint), lock_of(terms, item, mint)
+    return outputs_under(lock, terms_hash(terms), sats, keyset, lock_seed, item=item, mint=mint)
+
+
+def outputs_under(
+    lock: Lock, hash_: bytes, sats: int, keyset: Keyset, lock_seed: Secret, *, item: int = 0, mint: int = 0
+) -> tuple[Output, ...]:
+    """The same for any conditions, `hash_` (32 bytes) being what stands for the terms: whoever takes `sats`
+    alone gets them whole, after the mint's fee. Raises ValueError."""
+    face = face_sats(sats, keyset.input_fee_ppk, keyset.denominations)
     return tuple(
         output(
             amount,

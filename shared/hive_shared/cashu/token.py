@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hive_shared.canonical import DecodeError, decode_object, encode
 from hive_shared.cashu import cbor
@@ -32,8 +33,7 @@ _MAX_URL: Final = 1_024
 _MAX_WITNESS: Final = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """Ecash of one mint. `mint` as the sender wrote it; keyset ids of V4 may be short (`keysets.expand`)."""
 
     mint: str

@@ -7,8 +7,10 @@ written down. `Settler` then carries it out. Amounts in sat.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from ..crypto import sha256
 from ..errors import BudgetExhausted, Conflict, PaymentFailed
@@ -49,16 +51,14 @@ class WalletRows(JournalRows, CapRows, Protocol):
     def coming(self, tx: Tx, mint_url: str) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What a caller asks for: the same key with the same content is the same operation."""
 
     key: str
     owner: str = "comms"
 
 
-@dataclass(frozen=True, slots=True)
-class MintKeys:
+class MintKeys(msgspec.Struct, frozen=True):
     """A mint's keysets, ids recomputed, and the one that new outputs are of."""
 
     mint_url: str
@@ -80,8 +80,7 @@ def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:
     return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every)
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """Locked proofs to be swapped together under an idempotency key; `signed` gives them the witness, which
     may cover the outputs."""
 
@@ -90,8 +89,7 @@ class Opening:
     signed: Callable[[Sequence[BlindedMessage]], Sequence[Proof]]
 
 
-@dataclass(frozen=True, slots=True)
-class FundQuote:
+class FundQuote(msgspec.Struct, frozen=True):
     """What the mint wants to be paid before it issues `amount` sat."""
 
     quote_id: str
@@ -100,8 +98,7 @@ class FundQuote:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PayQuote:
+class PayQuote(msgspec.Struct, frozen=True):
     """What the mint takes for paying an invoice of `amount` sat, at most."""
 
     quote_id: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ..alerts import Level
 from ..bolt11 import Invoice, read_invoice
@@ -63,8 +64,7 @@ async def patience(seconds: float) -> AsyncIterator[None]:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """A token that was looked at: the names of its proofs, what is left of it (sat) after the mint's fee for
     exchanging it, that fee."""
 
@@ -111,21 +111,23 @@ class WalletService:
 
     # -- what a caller asks for ------------------------------------------------------------------------
 
-    async def receive(self, token: str, timeout: float) -> Op:
-        """Take a token in: exchanged for our own ecash at once. Raises PaymentFailed `token_invalid(..)`
-        with what is wrong, `mint_not_allowed` without asking that mint."""
+    async def receive(self, token: str, timeout: float, key: Secret | None = None) -> Op:
+        """Take a token in: exchanged for our own ecash at once. `key` is the one of ours that it may be
+        locked to, the wallet's own for None. Raises PaymentFailed `token_invalid(..)` with what is wrong,
+        `mint_not_allowed` without asking that mint."""
         given = decode_token(token)
         mint_url = self._mints.at(given.mint).url
         order, op = await self._receipt_of(token)
         if op is None:
             async with patience(timeout):
-                keys, proofs = await self._acceptable(mint_url, given.proofs)
+                keys, proofs = await self._acceptable(mint_url, given.proofs, key)
                 await refuse_spent(self._mints.at(mint_url), proofs)
             op = await self._wallet.receive(order, keys, proofs)
         return await self._driven_to(op, timeout)
 
     async def looked_at(self, token: str, timeout: float) -> Given:
-        """What a token is worth here, by every check of `receive`; nothing is begun."""
+        """What a token is worth here, by every check of `receive`; nothing is begun. Raises PaymentFailed
+        `exposure_limit` for more than may lie at its mint."""
         given = decode_token(token)
         mint_url = self._mints.at(given.mint).url
         async with patience(timeout):
@@ -133,6 +135,7 @@ class WalletService:
             await refuse_spent(self._mints.at(mint_url), proofs)
         fee = fee_sats(keys.ppk(proof.id) for proof in proofs)
         worth = sum(proof.amount for proof in proofs) - fee
+        await self._refuse_beyond(mint_url, worth)
         return Given(mint_url, tuple(y_of(proof.secret) for proof in proofs), worth, fee)
 
     async def take_fee(self, token: str, key: str, price_sat: int, timeout: float, beside: Beside) -> Op:
@@ -145,9 +148,56 @@ class WalletService:
         order = Order(key, self._owner)
         return await self._wallet.receive(order, keys, proofs, beside=beside, price=price_sat)
 
-    async def _acceptable(self, mint_url: str, proofs: Sequence[Proof]) -> tuple[MintKeys, tuple[Proof, ...]]:
+    async def take_payment(
+        self, token: str, name: str, key: Secret, least_sat: int, timeout: float, beside: Beside
+    ) -> Op:
+        """Exchange a token locked to `key` that is worth `least_sat` or more after the mint's fee, once per
+        name, with what `beside` writes; an operation of which nothing came is returned, and the same name
+        again begins another.
+
+        Raises PaymentFailed `token_invalid(..)`, `token_spent`, `too_little`, `exposure_limit`,
+        `mint_not_allowed`, with nothing begun.
+        """
+        given = decode_token(token)
+        mint_url = self._mints.at(given.mint).url
+        order, op = await self._attempt(name)
+        if op is None:
+            async with patience(timeout):
+                keys, proofs = await self._acceptable(mint_url, given.proofs, key)
+                await refuse_spent(self._mints.at(mint_url), proofs)
+            worth = sum(proof.amount for proof in proofs) - fee_sats(keys.ppk(proof.id) for proof in proofs)
+            if worth < least_sat:
+                raise PaymentFailed(
+                    f"the token is worth {worth} sat after the mint's fee, {least_sat} sat are asked for; it"
+                    " was not touched",
+                    reason="too_little",
+                )
+            await self._refuse_beyond(mint_url, worth)
+            op = await self._wallet.receive(order, keys, proofs, beside=beside)
+        return await self._drive(op.op_id, timeout) if op.open else op
+
+    async def newest(self, name: str) -> Op | None:
+        """The newest operation that `pay` or `take_payment` began under a name."""
+        found, attempt = None, 0
+        while (op := await self._wallet.again(Order(_nth(name, attempt), self._owner))) is not None:
+            found, attempt = op, attempt + 1
+        return found
+
+    async def _refuse_beyond(self, mint_url: str, more_sat: int) -> None:
+        """What others bring is refused, untouched, where too much would lie at its mint."""
+        free, most = await self.free_sats(mint_url), self._most_sat()
+        if free + more_sat > most:
+            raise PaymentFailed(
+                f"{free} sat lie free at {mint_url} and at most {most} sat may: {more_sat} sat more are not"
+                " taken until some are spent or taken home; the token was not touched",
+                reason="exposure_limit",
+            )
+
+    async def _acceptable(
+        self, mint_url: str, proofs: Sequence[Proof], key: Secret | None = None
+    ) -> tuple[MintKeys, tuple[Proof, ...]]:
         keys = await self.ready(mint_url)
-        return keys, await asyncio.to_thread(acceptable, proofs, keys.every, receive_key(self._keys))
+        return keys, await asyncio.to_thread(acceptable, proofs, keys.every, key or receive_key(self._keys))
 
     async def send(
         self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float
@@ -356,11 +406,11 @@ class WalletService:
     ) -> tuple[Order, Op | None]:
         """The order of the first attempt of that name of which nothing did not come, and its operation."""
         attempt = 0
-        order = Order(name, self._owner)
+        order = Order(_nth(name, attempt), self._owner)
         while (op := await self._wallet.again(order)) is not None and op.state is OpState.FAILED:
             refuse(op)
             attempt += 1
-            order = Order(f"{name}:{attempt}", self._owner)
+            order = Order(_nth(name, attempt), self._owner)
         return order, op
 
     def _refuse_while_watched(self, failed: Op) -> None:
@@ -447,7 +497,7 @@ class WalletService:
                 f"the mint asks {quote.amount} sat for an invoice of {amount_sat} sat; nothing was sent",
                 reason="invoice_mismatch",
             )
-        if quote.fee_reserve > (most := max(_FEE_RESERVE_SAT, amount_sat * _FEE_RESERVE_PERCENT // 100)):
+        if quote.fee_reserve > (most := most_fee_reserve_sat(amount_sat)):
             raise PaymentFailed(
                 f"the mint wants to keep up to {quote.fee_reserve} sat for paying {amount_sat} sat, at most"
                 f" {most} sat are accepted; nothing was sent",
@@ -485,6 +535,11 @@ def payable(invoice: str) -> Invoice:
     return asked
 
 
+def most_fee_reserve_sat(amount_sat: int) -> int:
+    """What a mint may keep back, at most, for paying an invoice of so many sat."""
+    return max(_FEE_RESERVE_SAT, amount_sat * _FEE_RESERVE_PERCENT // 100)
+
+
 def ended(op: Op) -> Op:
     """The operation, unless nothing came of it: then PaymentFailed says why."""
     if op.state is OpState.FAILED:
@@ -492,3 +547,8 @@ def ended(op: Op) -> Op:
             op.error or "nothing came of the operation", reason=op.reason or None, data={"op_id": op.op_id}
         )
     return op
+
+
+def _nth(name: str, attempt: int) -> str:
+    """The key of an attempt of that name."""
+    return f"{name}:{attempt}" if attempt else name

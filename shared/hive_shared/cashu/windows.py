@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from hive_shared.registry import base_price_sats
 
@@ -57,8 +58,7 @@ class DefaultType(StrEnum):
     PERFORMANCE = "performance"
 
 
-@dataclass(frozen=True, slots=True)
-class _Percent:
+class _Percent(msgspec.Struct, frozen=True):
     price: int
     window: int
     bonus: int
@@ -78,8 +78,7 @@ _DEFAULT_TYPE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True):
     """What the work of one danger costs and how long it may take, with what led there."""
 
     base_sats: int

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -23,8 +22,7 @@ _HEX128: Final = re.compile(r"[0-9a-f]{128}").fullmatch
 _MAX_SIGNATURES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(msgspec.Struct, frozen=True):
     """What a proof was, or is to be, spent with. `preimage` (64 hex) is a secret until it is revealed."""
 
     preimage: str | None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hive_shared.nostr.chunks import KEEP_SECONDS, MAX_CHUNKS, RESEND_SCHEMA, is_chunk_id
 from hive_shared.nostr.frames import decode_json
@@ -26,8 +27,7 @@ _MAX_REMEMBERED: Final = 1_000
 _FIELDS = frozenset({"schema", "id", "missing"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResendRequest:
+class ResendRequest(msgspec.Struct, frozen=True):
     """Which parts of which message a peer has not got."""
 
     chunk_id: str

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeGuard
 
+import msgspec
+
 from hive_shared.nostr.event import to_text
 from hive_shared.nostr.reasons import ChunkInvalid
 
@@ -74,8 +76,7 @@ def split(text: str) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """A whole message: its sender (64 hex), text, and the hash that was checked."""
 
     sender: str
@@ -83,8 +84,7 @@ class Completed:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """Parts of one message that have not come; asked for once with `hive:chunk-resend/v1`."""
 
     sender: str

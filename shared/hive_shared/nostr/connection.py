@@ -8,8 +8,9 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from hive_shared.crypto import Secret
 from hive_shared.nostr.dialer import (
@@ -39,8 +40,7 @@ _FRAMES_BETWEEN_YIELDS = 16
 _EVENTS_BETWEEN_LOOKS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(msgspec.Struct, frozen=True):
     """What all connections share."""
 
     limits: RelayLimits

@@ -10,9 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from coincurve import PublicKeyXOnly
 
 from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
@@ -32,8 +32,7 @@ _HEX128 = re.compile(r"[0-9a-f]{128}\Z").match
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """One event as it travels; hex fields lower case, `created_at` in Unix seconds."""
 
     id: str

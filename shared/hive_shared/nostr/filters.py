@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hive_shared.nostr.event import Event
 
@@ -25,8 +26,7 @@ _TAG = re.compile(r"#[a-zA-Z]\Z")
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledFilter:
+class CompiledFilter(msgspec.Struct, frozen=True):
     """One filter as sets, so that a match costs a few look-ups."""
 
     ids: frozenset[str] | None

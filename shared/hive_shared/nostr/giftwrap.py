@@ -7,8 +7,9 @@ sends. The rumor has no signature: it can be denied, which is why offers carry o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import nip44
@@ -44,8 +45,7 @@ BACKDATE_SECONDS: Final = 172_800
 _RUMOR_RESERVE: Final = 768
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A received direct message whose sender is proven by the seal."""
 
     sender: str

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from hive_shared.nostr.event import Event
 
 PublishState = Literal["ok", "duplicate", "rejected", "timeout", "unreachable", "busy"]
@@ -17,8 +19,7 @@ _PREFIXES = frozenset(
 _MESSAGE_LENGTH = 200
 
 
-@dataclass(frozen=True, slots=True)
-class PublishResult:
+class PublishResult(msgspec.Struct, frozen=True):
     """What became of one event at one relay.
 
     `ok` and `duplicate`: the relay has it. `rejected`: it said no, `prefix` is the machine-readable reason

@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from hive_shared.crypto import Secret
 from hive_shared.nostr.connection import Engine, RelayConnection
@@ -29,8 +30,7 @@ from hive_shared.nostr.socks import parse_proxy
 __all__ = ["PublishResult", "QueryResult", "RelayLimits", "RelayPool", "normalise_relay_url"]
 
 
-@dataclass(frozen=True, slots=True)
-class QueryResult:
+class QueryResult(msgspec.Struct, frozen=True):
     """Stored events found, newest first, and how many of the asked relays answered to the end."""
 
     events: tuple[Event, ...]

@@ -9,9 +9,10 @@ import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from hive_shared.nostr.dialer import public_address
 from hive_shared.nostr.frames import decode_json
@@ -25,8 +26,7 @@ _HEAD_BYTES = 16_384
 _NAMES = {"limit": "max_limit", "subscriptions": "max_subscriptions"}
 
 
-@dataclass(frozen=True, slots=True)
-class RelayInfo:
+class RelayInfo(msgspec.Struct, frozen=True):
     """Limits a relay names: stored events per REQ and subscriptions per socket; None where it names none."""
 
     limit: int | None = None

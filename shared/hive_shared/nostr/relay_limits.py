@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 Rng = Callable[[int], bytes]
 Sleep = Callable[[float], Awaitable[None]]
@@ -17,8 +18,7 @@ class Log(Protocol):
         """Write one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLimits:
+class RelayLimits(msgspec.Struct, frozen=True):
     """Bounds and delays; seconds, bytes and counts. The defaults are the protocol's."""
 
     connections: int = 8

@@ -102,10 +102,8 @@ class _Value:
         return {"type": "number"}
 
 
-class AdjustParams(ParamSchema):
+class AdjustParams(ParamSchema, frozen=True):
     """Parameters of `adjust`: the range of `value` is that of `parameter`."""
-
-    __slots__ = ()
 
     def parse(self, value: JsonValue, path: str = "params") -> dict[str, JsonValue]:
         """The parameters read. Raises `invalid_params`."""

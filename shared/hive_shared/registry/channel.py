@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ..canonical import JsonValue
 from .danger import (
@@ -44,8 +45,7 @@ _PERKW: Final = re.compile(r"([1-9][0-9]{2,5})perkw")
 _OPEN_BANDS: Final = ((1_000_000, "5/5/4/3/4"), (10_000_000, "6/6/4/3/5"), (None, "7/8/5/3/6"))
 
 
-@dataclass(frozen=True, slots=True)
-class Feerate:
+class Feerate(msgspec.Struct, frozen=True):
     """A feerate: `slow`, `normal`, `urgent`, or sat per 1000 weight as `<n>perkw`, n from 253 to 100000."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ..canonical import MAX_INTEGER, JsonValue
 from .adjust import ADJUST_PARAMS, adjust_danger
@@ -42,8 +43,7 @@ GOING_DOWN: Final = ParamSchema(
 """Why the node is stopped, and how long its payments have to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(msgspec.Struct, frozen=True):
     """The value of an option: text without control characters, an integer, or true or false."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -63,8 +63,7 @@ def _fits(value: int) -> bool:
     return -MAX_INTEGER <= value <= MAX_INTEGER
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
+class Alias(msgspec.Struct, frozen=True):
     """A node's name: 1 to 32 bytes of UTF-8 without control characters."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:

@@ -216,12 +216,12 @@ PUSHES: Final[Mapping[str, ParamSchema]] = MappingProxyType(
         "payment_notice": ParamSchema(
             (
                 *_required(("payment_id", _ID), ("purpose", Text(64, 1)), ("method", Text(32, 1))),
-                *_required(
-                    ("amount_sats", Int(0, MAX_SAT)), ("payment_hash", Hex(32)), ("state", Text(32, 1))
-                ),
+                *_required(("amount_sats", Int(0, MAX_SAT)), ("state", Text(32, 1))),
+                Param("payment_hash", Hex(32)),
                 Param("contract_id", _ID),
                 Param("command_id", Uuid()),
                 Param("preimage", Hex(32)),
+                Param("token", Text(60_000, 1, pattern="cashuB[A-Za-z0-9_=-]+", what="a V4 token")),
             )
         ),
     }

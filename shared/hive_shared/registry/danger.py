@@ -9,10 +9,11 @@ its parameters and what it knows of its own state; nothing an agent says about i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
 
 from ..canonical import JsonValue
 
@@ -77,8 +78,7 @@ class Danger(NamedTuple):
         return Danger(*(max(pair) for pair in zip(self, other, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
-class DangerFacts:
+class DangerFacts(msgspec.Struct, frozen=True):
     """What the node knows that parameters do not say. Missing knowledge scores as the worse case.
 
     `channels_total` counts the node's channels (0: unknown, so any bulk counts as over half of them).
@@ -91,7 +91,7 @@ class DangerFacts:
     """
 
     channels_total: int = 0
-    fees: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    fees: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     amount_sat: int | None = None
     spent_24h_sat: int = 0
     foreign_destination: bool = True
@@ -102,8 +102,7 @@ class DangerFacts:
 Params: TypeAlias = Mapping[str, JsonValue]
 
 
-@dataclass(frozen=True, slots=True)
-class DangerRule:
+class DangerRule(msgspec.Struct, frozen=True):
     """Danger that depends on parameters: every vector it may give, and the choice among them.
 
     `pick` may exceed `vectors` only by the bulk increment of `bulk_raised`.

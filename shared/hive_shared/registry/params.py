@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
+
+import msgspec
 
 from ..canonical import MAX_INTEGER, JsonValue
 from ..errors import from_symbol
@@ -61,8 +62,7 @@ class ParamType(Protocol):
         """The same rule as data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Int:
+class Int(msgspec.Struct, frozen=True):
     """A JSON integer within bounds, both inclusive. A boolean is none."""
 
     minimum: int = 0
@@ -79,8 +79,7 @@ class Int:
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(msgspec.Struct, frozen=True):
     """A JSON number between 0 and 1, whole or fractional, within bounds, both inclusive; never an amount."""
 
     minimum: float = 0
@@ -99,8 +98,7 @@ class Ratio:
         return {"type": "number", "minimum": self.minimum, "maximum": self.maximum}
 
 
-@dataclass(frozen=True, slots=True)
-class Bool:
+class Bool(msgspec.Struct, frozen=True):
     """`true` or `false`, nothing that only looks like it."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -114,8 +112,7 @@ class Bool:
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """A string of bounded length without control characters; `pattern` must match all of it."""
 
     maximum: int = MAX_TEXT
@@ -142,8 +139,7 @@ class Text:
         return doc
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
+class OneOf(msgspec.Struct, frozen=True):
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -159,8 +155,7 @@ class OneOf:
         return {"type": "string", "enum": list(self.words)}
 
 
-@dataclass(frozen=True, slots=True)
-class Hex:
+class Hex(msgspec.Struct, frozen=True):
     """Lower-case hex of a fixed number of bytes."""
 
     size: int
@@ -176,8 +171,7 @@ class Hex:
         return {"type": "string", "pattern": f"^[0-9a-f]{{{2 * self.size}}}$"}
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """A channel: scid `BxTxO`, 64-hex channel id, funding outpoint `txid:n`, or the scid as one u64.
 
     The u64 form (a number or decimal text) is returned as `BxTxO`; the other forms unchanged: only the
@@ -200,8 +194,7 @@ class Channel:
         return {"type": "string", "format": "channel"}
 
 
-@dataclass(frozen=True, slots=True)
-class ListedChannel:
+class ListedChannel(msgspec.Struct, frozen=True):
     """A channel on a list that commands are compared with: scid or 64-hex channel id.
 
     A funding outpoint is refused: channels are not compared by it, and a list that holds one would
@@ -229,8 +222,7 @@ def parse_scid(text: str) -> tuple[int, int, int] | None:
     return (block, tx, output) if block < 2**24 and tx < 2**24 and output < 2**16 else None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeKey:
+class NodeKey(msgspec.Struct, frozen=True):
     """A Lightning node id: 66 lower-case hex, 02 or 03 first."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -244,8 +236,7 @@ class NodeKey:
         return {"type": "string", "format": "node_id"}
 
 
-@dataclass(frozen=True, slots=True)
-class Outpoint:
+class Outpoint(msgspec.Struct, frozen=True):
     """An output of a transaction: `txid:n` with 64 lower-case hex."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -259,8 +250,7 @@ class Outpoint:
         return {"type": "string", "format": "outpoint"}
 
 
-@dataclass(frozen=True, slots=True)
-class Uuid:
+class Uuid(msgspec.Struct, frozen=True):
     """A UUID in its usual lower-case form."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -279,8 +269,7 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Nonce:
+class Nonce(msgspec.Struct, frozen=True):
     """A command nonce 1..2^63-1, as a number or as decimal text (needed beyond 2^53-1); returns an int."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:
@@ -304,8 +293,7 @@ def parse_nonce(value: JsonValue) -> int | None:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(msgspec.Struct, frozen=True):
     """A list of bounded length whose items are all of one type and all different."""
 
     item: ParamType
@@ -339,8 +327,7 @@ class ListOf:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
+class Opaque(msgspec.Struct, frozen=True):
     """A JSON object whose content is checked elsewhere; only its size as text is bounded here."""
 
     max_bytes: int = 65_535
@@ -358,8 +345,7 @@ class Opaque:
         return {"type": "object"}
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(msgspec.Struct, frozen=True):
     """One named parameter. `default` fills in for an absent one; None leaves it absent. `aliases` are other
     names it may be given under; it is read as `name`."""
 
@@ -370,8 +356,7 @@ class Param:
     aliases: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ParamSchema:
+class ParamSchema(msgspec.Struct, frozen=True):
     """An object of named parameters, also usable as the type of a nested parameter.
 
     `at_least_one` and `exactly_one` name groups of parameters that may not all be missing; at most one

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ..canonical import JsonValue
 from .danger import Tier, payment, payment_at_least
@@ -18,8 +19,7 @@ _AMOUNT: Final = Int(1, MAX_MSAT)
 _MOST_FEE: Final = Param("max_fee_ppm", Int(0, 50_000), default=5_000)
 
 
-@dataclass(frozen=True, slots=True)
-class AmountOrAny:
+class AmountOrAny(msgspec.Struct, frozen=True):
     """What an invoice asks for: msat, or the word `any`."""
 
     def parse(self, value: JsonValue, path: str) -> JsonValue:

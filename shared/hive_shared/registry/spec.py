@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from .contained import AMOUNTS_TO
 from .danger import READ, Danger, DangerFacts, DangerRule, Params, Tier, fixed, tier_for
@@ -14,8 +15,7 @@ NOT_SERVED: Final = "not served by this version"
 NO_CALL: Final = "CLN has no call for it"
 
 
-@dataclass(frozen=True, slots=True)
-class ActionSpec:
+class ActionSpec(msgspec.Struct, frozen=True):
     """One action: who may ask for it, how dangerous it is, what it takes.
 
     `permissions` are alternatives, any one is enough; none means free for every credential holder.
@@ -73,8 +73,7 @@ class ActionSpec:
         return max(by_danger, self.least_tier)
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaSpec:
+class SchemaSpec(msgspec.Struct, frozen=True):
     """One schema: its id such as `hive:monitor/v1` and its actions."""
 
     schema: str

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import fields
 
 from ..cashu.journal import (
     INCOMING,
@@ -366,10 +366,14 @@ class CashuStore:
         )
 
     def unopened_probes(self, tx: Tx) -> list[Op]:
-        """Probes whose locks were made and whose openings are not in the journal."""
+        """Probes whose locks were made and whose openings are not in the journal, or that of the lock under
+        SIG_ALL failed and was not tried in its old form."""
         rows = tx.execute(
-            f"SELECT * FROM {self._ops} AS made WHERE kind = 'probe' AND state = 'done' AND NOT EXISTS"
+            f"SELECT * FROM {self._ops} AS made WHERE kind = 'probe' AND state = 'done' AND (NOT EXISTS"
             f" (SELECT 1 FROM {self._ops} WHERE idempotency_key = made.idempotency_key || ':first')"
+            f" OR (EXISTS (SELECT 1 FROM {self._ops} WHERE state = 'failed'"
+            " AND idempotency_key = made.idempotency_key || ':bound') AND NOT EXISTS"
+            f" (SELECT 1 FROM {self._ops} WHERE idempotency_key = made.idempotency_key || ':bound_old')))"
         )
         return [self._op(row) for row in rows.fetchall()]
 

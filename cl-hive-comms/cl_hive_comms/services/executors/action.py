@@ -8,9 +8,9 @@ without changing anything; policy, conflict and approval judge that plan. Then i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import HiveError
@@ -31,8 +31,7 @@ CHANNELS_ONLY: Final = frozenset[str]()
 """What of NODE_ROOTS a change of channels' fees and bounds can move."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """On whose behalf an action runs, and when (unix seconds)."""
 
     command_id: str
@@ -42,8 +41,7 @@ class Caller:
     now: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a write would do. `undo` is stored before the first change and is all that `probe` gets.
 
     `basis` is what the node showed: an approval holds only while it stays the same. `fields` names what
@@ -64,7 +62,7 @@ class Plan:
     undo: dict[str, JsonValue]
     basis: JsonValue = None
     channels: tuple[ChannelFact, ...] = ()
-    new_fees: Mapping[str, FeePair] = field(default_factory=dict)
+    new_fees: Mapping[str, FeePair] = msgspec.field(default_factory=dict)
     fields: frozenset[str] = frozenset()
     locks: frozenset[str] = frozenset()
     before: tuple[Mapping[str, Any], ...] = ()
@@ -81,8 +79,7 @@ class Plan:
     moves: frozenset[str] = NODE_ROOTS
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a run ended. `acted` False: nothing changed, counters are given back.
 
     `after` holds re-read channel rows by channel id, so that the state hash afterwards costs no second
@@ -102,7 +99,7 @@ class Outcome:
     fee_writes: tuple[FeeWrite, ...] = ()
     arm: tuple[TimerRow, ...] = ()
     disarm: tuple[tuple[str, str], ...] = ()
-    after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    after: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     hold: tuple[Hold, ...] = ()
     release: tuple[tuple[str, str], ...] = ()
     alert: Level | None = None

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
+from msgspec.structs import replace
 
 from ...domain.json_value import whole
 from ...domain.spend import ONCHAIN, Spend

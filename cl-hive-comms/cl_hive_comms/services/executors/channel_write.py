@@ -8,14 +8,15 @@ by the answer of `setchannel` itself; without one it is listed again (docs/decis
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
+from msgspec.structs import replace
 
 from ...domain.command_record import FeeWrite
 from ..ports_commands import Fault, FeeNode, no_fault
@@ -39,8 +40,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Target(ABC):
+class Target(msgspec.Struct, frozen=True):
     """One channel and what a pair of its values was and shall be."""
 
     scid: str
@@ -97,8 +97,7 @@ class Target(ABC):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class FeeTarget(Target):
+class FeeTarget(Target, frozen=True):
     """Base fee (msat) and rate (ppm)."""
 
     KEY: ClassVar[str] = "fees"
@@ -126,8 +125,7 @@ class FeeTarget(Target):
         return cls(channel_key(row), str(row["channel_id"]), str(row["peer_id"]), (base, ppm), new)
 
 
-@dataclass(frozen=True, slots=True)
-class LimitTarget(Target):
+class LimitTarget(Target, frozen=True):
     """Smallest and largest HTLC (msat) of our side. `fees` are those of the channel at that time."""
 
     fees: Pair
@@ -296,8 +294,7 @@ class ChannelWriter:
         return {str(row["channel_id"]): row for row in rows if row.get("channel_id") in wanted}
 
 
-@dataclass(frozen=True, slots=True)
-class _Calls:
+class _Calls(msgspec.Struct, frozen=True):
     """What the calls said, by channel id; `lost` ones got no answer. `bent` are the values the node warned
     that it set instead: bounds it raised to the peer's smallest or lowered to what the channel can carry."""
 
@@ -305,7 +302,7 @@ class _Calls:
     warnings: Mapping[str, list[JsonValue]]
     lost: Collection[str]
     many: bool
-    bent: Mapping[str, Pair] = field(default_factory=dict)
+    bent: Mapping[str, Pair] = msgspec.field(default_factory=dict)
 
     def may_have_acted(self, target: Target) -> bool:
         """Whether the node may have changed this channel."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
@@ -49,8 +49,7 @@ _ALL_CHANNELS: Final = "all channels"
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """What became of one channel: `closed`, `closing`, `open` or `unknown`, and what is told of it."""
 
     state: str

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
+from msgspec.structs import replace
 
 from ...domain.config_history import ConfigChange
 from ...domain.node_option import is_secret, same, shown, text_of, value_of

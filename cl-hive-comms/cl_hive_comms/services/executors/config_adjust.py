@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError, from_symbol
@@ -54,8 +54,7 @@ class ConfigRows(Protocol):
     def prune(self, tx: Tx, before: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """Where a parameter lives and what it is now; `option` names the node's option, "" in the tool."""
 
     value: JsonValue

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
+from msgspec.structs import replace
 
 from ...domain.command_record import TimerRow
 from ..ports_commands import FeeNode, Revoking

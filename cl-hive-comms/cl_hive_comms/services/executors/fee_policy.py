@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
+from msgspec.structs import replace
 
 from ...domain.command_record import FeeWrite, TimerRow
 from ..ports_commands import FeeNode

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import from_symbol
+from msgspec.structs import replace
 
 from ...domain.emergency import Limits, SavedChannel, frozen
 from ...domain.forwarding import ALL, BY_ADVISORS, INDIVIDUAL, Hold, original

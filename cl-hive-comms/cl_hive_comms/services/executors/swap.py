@@ -10,9 +10,9 @@ Crash point: `swap_noted`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
@@ -40,8 +40,7 @@ Configured = Callable[[], tuple[str, str]]
 """The methods that the operator configured for swaps out and in; empty for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(msgspec.Struct, frozen=True):
     """A method that swaps. `boltz`: cl-revenue-ops', else a configured one with the contract of 0412."""
 
     method: str

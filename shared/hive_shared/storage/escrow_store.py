@@ -1,5 +1,5 @@
-"""Sole writer of comms_escrow_tickets, _items, _secrets and _disputes
-(docs/protocol/03-escrow-and-payments.md §6.6, §8).
+"""Sole writer of tickets, their items, preimages and disputes (docs/protocol/03-escrow-and-payments.md §6.6,
+§8): of cl-hive-comms (comms_escrow_*) and of cl-hive (escrow_*), each in a database of its own.
 
 Preimages are sealed. `move_item` follows the tables of `cashu.ticket_machine`, the ticket's status follows
 the items.
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
-from hive_shared.canonical import encode
-from hive_shared.cashu.escrow_rows import (
+from msgspec.structs import replace
+
+from ..canonical import encode
+from ..cashu.escrow_rows import (
     MAX_ACTIVE_TICKETS,
     MAX_FREE_SECRETS,
     MAX_SECRET_ROWS,
@@ -33,8 +34,8 @@ from hive_shared.cashu.escrow_rows import (
     TicketQuery,
     TicketRow,
 )
-from hive_shared.cashu.terms import decode_terms, terms_json
-from hive_shared.cashu.ticket_machine import (
+from ..cashu.terms import decode_terms, terms_json
+from ..cashu.ticket_machine import (
     PAYEE_ITEMS,
     PAYER_ITEMS,
     PayeeEvent,
@@ -44,14 +45,13 @@ from hive_shared.cashu.ticket_machine import (
     TicketStatus,
     ticket_status,
 )
-from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import Capacity, Conflict
-from hive_shared.store import Tx
+from ..crypto import Sealer, Secret
+from ..errors import Capacity, Conflict
+from ..store import Tx
 
-_SECRETS: Final = "comms_escrow_secrets"
 _LIVE: Final = "('pending', 'active', 'expired', 'failed', 'disputed')"
 """Statuses in which something may still happen with the money."""
-_TICKET_CHANGES: Final = frozenset({"acked_by", "error"})
+_TICKET_CHANGES: Final = frozenset({"payer_sig", "acked_by", "error"})
 _ITEM_CHANGES: Final = (
     *("command_id", "receipt_id", "released_at", "delivered_at", "redeemed_at", "refunded_at"),
     *("owed_sats", "owed_by"),
@@ -62,17 +62,32 @@ _SECRET_CHANGES: Final = frozenset({"released_at", "delivered_at"})
 
 
 class EscrowStore:
-    """Tickets of either role; every method runs inside the caller's transaction."""
+    """Tickets of either role; every method runs inside the caller's transaction. `family` is what the names
+    of its tables begin with: "comms_escrow" or "escrow"."""
 
-    def __init__(self, sealer: Sealer) -> None:
+    def __init__(self, sealer: Sealer, family: str) -> None:
         self._sealer = sealer
+        self._tickets, self._items = f"{family}_tickets", f"{family}_items"
+        self._secrets, self._disputes = f"{family}_secrets", f"{family}_disputes"
+        self._order = {
+            self._tickets: "created_at, ticket_id",
+            self._items: "ticket_id, i",
+            self._secrets: "hash",
+            self._disputes: "created_at, dispute_id",
+        }
+        self._insert = {
+            self._tickets: f"INSERT OR IGNORE INTO {self._tickets}",
+            self._items: f"INSERT OR IGNORE INTO {self._items}",
+            self._secrets: f"INSERT OR IGNORE INTO {self._secrets}",
+            self._disputes: f"INSERT OR IGNORE INTO {self._disputes}",
+        }
 
     # -- tickets ---------------------------------------------------------------------------------------
 
     def add_ticket(self, tx: Tx, ticket: TicketRow, items: Sequence[ItemRow]) -> None:
-        """Add a ticket with its items. Raises Capacity at 500 that are live, or at 50,000 in all of which
-        none is over; Conflict for an id, terms or a key that is there."""
-        live = self.active(tx)
+        """Add a ticket with its items. Raises Capacity at 500 of its role that are live, or at 50,000 in all
+        of which none is over; Conflict for an id, terms or a key that is there."""
+        live = self.active(tx, ticket.role)
         if live >= MAX_ACTIVE_TICKETS:
             raise Capacity(f"{live} tickets are under way, at most {MAX_ACTIVE_TICKETS} may be")
         self._make_room(tx)
@@ -91,7 +106,7 @@ class EscrowStore:
         )
         try:
             tx.execute(
-                "INSERT INTO comms_escrow_tickets (ticket_id, role, type, mode, advisor_id, contract_id,"
+                f"INSERT INTO {self._tickets} (ticket_id, role, type, mode, advisor_id, contract_id,"
                 " terms_json, terms_hash, payer_sig, acked_by, amount_sats, danger, schema, params_hash,"
                 " credential_ref, status, replaces, idempotency_key, content, error, created_at, updated_at)"
                 f" VALUES ({', '.join('?' * 22)})",
@@ -129,23 +144,34 @@ class EscrowStore:
             where.append("(created_at, ticket_id) < (?, ?)")
             values += query.before
         rows = tx.execute(
-            f"SELECT * FROM comms_escrow_tickets WHERE {' AND '.join(where)}"
+            f"SELECT * FROM {self._tickets} WHERE {' AND '.join(where)}"
             " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
             (*values, query.limit),
         )
         return [_ticket(row) for row in rows]
 
-    def active(self, tx: Tx) -> int:
-        """How many tickets are live."""
-        row = tx.execute(f"SELECT COUNT(*) FROM comms_escrow_tickets WHERE status IN {_LIVE}").fetchone()
+    def others(self, tx: Tx, role: Side) -> frozenset[str]:
+        """The keys on the other side of the tickets of a role."""
+        whose = "payer" if role is Side.PAYEE else "payee"
+        rows = tx.execute(
+            f"SELECT DISTINCT terms_json ->> '$.{whose}.id' FROM {self._tickets} WHERE role = ?",
+            (role.value,),
+        )
+        return frozenset(row[0] for row in rows)
+
+    def active(self, tx: Tx, role: Side) -> int:
+        """How many tickets of a role are live: what others hand over takes no room from our own."""
+        row = tx.execute(
+            f"SELECT COUNT(*) FROM {self._tickets} WHERE status IN {_LIVE} AND role = ?", (role.value,)
+        ).fetchone()
         return int(row[0])
 
     def note_ticket(self, tx: Tx, ticket_id: str, now: int, **changes: Any) -> None:
-        """Write what changed beside the status: `acked_by`, `error`."""
+        """Write what changed beside the status: `payer_sig`, `acked_by`, `error`."""
         assert changes.keys() <= _TICKET_CHANGES, changes
         sets = ", ".join(f"{name} = ?" for name in changes)
         tx.execute(
-            f"UPDATE comms_escrow_tickets SET {sets}, updated_at = ? WHERE ticket_id = ?",
+            f"UPDATE {self._tickets} SET {sets}, updated_at = ? WHERE ticket_id = ?",
             (*changes.values(), now, ticket_id),
         )
 
@@ -153,23 +179,23 @@ class EscrowStore:
 
     def items(self, tx: Tx, ticket_id: str) -> list[ItemRow]:
         """A ticket's items in order."""
-        rows = tx.execute(f"{_ITEMS} WHERE i.ticket_id = ? ORDER BY i.i", (ticket_id,))
+        rows = tx.execute(f"{self._joined()} WHERE i.ticket_id = ? ORDER BY i.i", (ticket_id,))
         return [_item(row) for row in rows]
 
     def item(self, tx: Tx, ticket_id: str, i: int) -> ItemRow | None:
         """One item."""
-        row = tx.execute(f"{_ITEMS} WHERE i.ticket_id = ? AND i.i = ?", (ticket_id, i)).fetchone()
+        row = tx.execute(f"{self._joined()} WHERE i.ticket_id = ? AND i.i = ?", (ticket_id, i)).fetchone()
         return None if row is None else _item(row)
 
     def item_of(self, tx: Tx, terms_hash: str, i: int) -> ItemRow | None:
         """An item of the ticket with these terms."""
-        row = tx.execute(f"{_ITEMS} WHERE t.terms_hash = ? AND i.i = ?", (terms_hash, i)).fetchone()
+        row = tx.execute(f"{self._joined()} WHERE t.terms_hash = ? AND i.i = ?", (terms_hash, i)).fetchone()
         return None if row is None else _item(row)
 
     def states(self, tx: Tx, ticket_id: str) -> set[ItemState]:
         """Every state that some item of a ticket is in."""
         rows = tx.execute(
-            "SELECT DISTINCT i.state, t.role FROM comms_escrow_items i JOIN comms_escrow_tickets t"
+            f"SELECT DISTINCT i.state, t.role FROM {self._items} i JOIN {self._tickets} t"
             " USING (ticket_id) WHERE i.ticket_id = ?",
             (ticket_id,),
         )
@@ -177,7 +203,7 @@ class EscrowStore:
 
     def of_command(self, tx: Tx, command_id: str) -> ItemRow | None:
         """The item that pays a task."""
-        row = tx.execute(f"{_ITEMS} WHERE i.command_id = ?", (command_id,)).fetchone()
+        row = tx.execute(f"{self._joined()} WHERE i.command_id = ?", (command_id,)).fetchone()
         return None if row is None else _item(row)
 
     def items_in(self, tx: Tx, states: Sequence[ItemState], limit: int) -> list[ItemRow]:
@@ -185,7 +211,7 @@ class EscrowStore:
         role = Side.PAYER if isinstance(states[0], PayerItem) else Side.PAYEE
         marks = ", ".join("?" * len(states))
         rows = tx.execute(
-            f"{_ITEMS} WHERE i.state IN ({marks}) AND t.role = ?"
+            f"{self._joined()} WHERE i.state IN ({marks}) AND t.role = ?"
             " ORDER BY i.locktime, i.ticket_id, i.i LIMIT ?",
             (*(state.value for state in states), role.value, limit),
         )
@@ -193,7 +219,7 @@ class EscrowStore:
 
     def owed(self, tx: Tx) -> list[ItemRow]:
         """Items that were earned and taken back, and for which nothing was given yet."""
-        rows = tx.execute(f"{_ITEMS} WHERE i.owed_sats > 0 AND i.owed_by = ''")
+        rows = tx.execute(f"{self._joined()} WHERE i.owed_sats > 0 AND i.owed_by = ''")
         return [_item(row) for row in rows]
 
     def move_item(self, tx: Tx, before: ItemRow, event: ItemEvent, now: int, **changes: Any) -> ItemRow:
@@ -217,10 +243,14 @@ class EscrowStore:
     def note_item(self, tx: Tx, before: ItemRow, now: int, **changes: Any) -> ItemRow:
         """Write what changed of an item that stays in its state. Raises Conflict where that has changed."""
         after = self._write(tx, before, replace(before, **changes))
-        tx.execute(
-            "UPDATE comms_escrow_tickets SET updated_at = ? WHERE ticket_id = ?", (now, before.ticket_id)
-        )
+        tx.execute(f"UPDATE {self._tickets} SET updated_at = ? WHERE ticket_id = ?", (now, before.ticket_id))
         return after
+
+    def put_item(self, tx: Tx, before: ItemRow, after: ItemRow, now: int) -> None:
+        """Store a changed item of a payee, whose steps its engine takes, and let the ticket's status follow.
+        Raises Conflict where another came first."""
+        self._write(tx, before, after)
+        self._follow(tx, before.ticket_id, now)
 
     # -- secrets ---------------------------------------------------------------------------------------
 
@@ -229,10 +259,10 @@ class EscrowStore:
         Capacity at 50,000, for an agent at 45,000 or with 1,024 of its own that no ticket uses."""
         self._check_secrets(tx, rows)
         for row in rows:
-            blob = self._sealer.seal(_SECRETS, row.hash, "secret_enc", row.preimage.reveal())
+            blob = self._sealer.seal(self._secrets, row.hash, "secret_enc", row.preimage.reveal())
             try:
                 tx.execute(
-                    "INSERT INTO comms_escrow_secrets (hash, ticket_id, i, task_id, source, asked_by,"
+                    f"INSERT INTO {self._secrets} (hash, ticket_id, i, task_id, source, asked_by,"
                     " secret_enc, created_at, released_at, delivered_at, expires_at)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -246,7 +276,7 @@ class EscrowStore:
                 ) from None
 
     def _check_secrets(self, tx: Tx, rows: Sequence[SecretRow]) -> None:
-        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_secrets").fetchone()
+        (count,) = tx.execute(f"SELECT COUNT(*) FROM {self._secrets}").fetchone()
         asked_by = rows[0].asked_by if rows else ""
         most = MAX_SECRET_ROWS - (OPERATOR_SECRETS if asked_by else 0)
         if count + len(rows) > most:
@@ -254,7 +284,7 @@ class EscrowStore:
         if not asked_by:
             return
         (free,) = tx.execute(
-            "SELECT COUNT(*) FROM comms_escrow_secrets WHERE asked_by = ? AND ticket_id IS NULL"
+            f"SELECT COUNT(*) FROM {self._secrets} WHERE asked_by = ? AND ticket_id IS NULL"
             " AND expires_at > ?",
             (asked_by, rows[0].created_at),
         ).fetchone()
@@ -266,13 +296,13 @@ class EscrowStore:
 
     def secret(self, tx: Tx, hash_: str) -> SecretRow | None:
         """A preimage by its hash. Raises SealBroken."""
-        row = tx.execute("SELECT * FROM comms_escrow_secrets WHERE hash = ?", (hash_,)).fetchone()
+        row = tx.execute(f"SELECT * FROM {self._secrets} WHERE hash = ?", (hash_,)).fetchone()
         return None if row is None else self._secret(row)
 
     def free_secrets(self, tx: Tx, task_id: str, asked_by: str, now: int) -> list[SecretRow]:
         """Preimages of a task that no ticket has, given out to `asked_by`, the oldest first."""
         rows = tx.execute(
-            "SELECT * FROM comms_escrow_secrets WHERE task_id = ? AND asked_by = ? AND ticket_id IS NULL"
+            f"SELECT * FROM {self._secrets} WHERE task_id = ? AND asked_by = ? AND ticket_id IS NULL"
             " AND (expires_at IS NULL OR expires_at > ?) ORDER BY created_at, hash",
             (task_id, asked_by, now),
         )
@@ -282,7 +312,7 @@ class EscrowStore:
         """Give free hashes to a ticket's items. Raises Conflict where one is not free any more."""
         for i, hash_ in hashes.items():
             done = tx.execute(
-                "UPDATE comms_escrow_secrets SET ticket_id = ?, i = ?, expires_at = NULL"
+                f"UPDATE {self._secrets} SET ticket_id = ?, i = ?, expires_at = NULL"
                 " WHERE hash = ? AND ticket_id IS NULL",
                 (ticket_id, i, hash_),
             )
@@ -295,7 +325,7 @@ class EscrowStore:
         """Write when a preimage was released, or reached the payee."""
         assert changes.keys() <= _SECRET_CHANGES, changes
         sets = ", ".join(f"{name} = ?" for name in changes)
-        tx.execute(f"UPDATE comms_escrow_secrets SET {sets} WHERE hash = ?", (*changes.values(), hash_))
+        tx.execute(f"UPDATE {self._secrets} SET {sets} WHERE hash = ?", (*changes.values(), hash_))
 
     # -- disputes --------------------------------------------------------------------------------------
 
@@ -303,7 +333,7 @@ class EscrowStore:
         """Add a dispute. Raises Conflict where the item has one that is open, or the id is known."""
         try:
             tx.execute(
-                "INSERT INTO comms_escrow_disputes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO {self._disputes} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(row.dispute_id, row.ticket_id, row.i, row.role.value, row.claim),
                     *(encode(dict(row.evidence)).decode(), row.state.value, row.due_at, row.created_at),
@@ -317,13 +347,13 @@ class EscrowStore:
 
     def dispute(self, tx: Tx, dispute_id: str) -> DisputeRow | None:
         """One dispute."""
-        row = tx.execute("SELECT * FROM comms_escrow_disputes WHERE dispute_id = ?", (dispute_id,)).fetchone()
+        row = tx.execute(f"SELECT * FROM {self._disputes} WHERE dispute_id = ?", (dispute_id,)).fetchone()
         return None if row is None else _dispute(row)
 
     def disputes(self, tx: Tx, ticket_id: str) -> list[DisputeRow]:
         """A ticket's disputes, the oldest first."""
         rows = tx.execute(
-            "SELECT * FROM comms_escrow_disputes WHERE ticket_id = ? ORDER BY created_at, dispute_id",
+            f"SELECT * FROM {self._disputes} WHERE ticket_id = ? ORDER BY created_at, dispute_id",
             (ticket_id,),
         )
         return [_dispute(row) for row in rows]
@@ -331,7 +361,7 @@ class EscrowStore:
     def disputes_due(self, tx: Tx, now: int) -> list[DisputeRow]:
         """Open ones whose time to answer is over."""
         rows = tx.execute(
-            "SELECT * FROM comms_escrow_disputes WHERE state = 'open' AND due_at <= ? ORDER BY due_at", (now,)
+            f"SELECT * FROM {self._disputes} WHERE state = 'open' AND due_at <= ? ORDER BY due_at", (now,)
         )
         return [_dispute(row) for row in rows]
 
@@ -340,7 +370,7 @@ class EscrowStore:
     ) -> DisputeRow:
         """Close an open dispute. Raises Conflict where it is closed."""
         done = tx.execute(
-            "UPDATE comms_escrow_disputes SET state = ?, evidence_json = ?, resolved_at = ?"
+            f"UPDATE {self._disputes} SET state = ?, evidence_json = ?, resolved_at = ?"
             " WHERE dispute_id = ? AND state = 'open'",
             (state.value, encode(dict(evidence)).decode(), now, row.dispute_id),
         )
@@ -354,12 +384,12 @@ class EscrowStore:
         """Forget hashes that were given out and never used, and preimages 90 d after their ticket could last
         be asked about; how many."""
         unused = tx.execute(
-            "DELETE FROM comms_escrow_secrets WHERE ticket_id IS NULL AND expires_at <= ?", (now,)
+            f"DELETE FROM {self._secrets} WHERE ticket_id IS NULL AND expires_at <= ?", (now,)
         ).rowcount
         old = tx.execute(
-            "DELETE FROM comms_escrow_secrets WHERE ticket_id IN"
-            " (SELECT t.ticket_id FROM comms_escrow_tickets t"
-            f" WHERE t.status NOT IN {_LIVE} AND NOT EXISTS (SELECT 1 FROM comms_escrow_items i"
+            f"DELETE FROM {self._secrets} WHERE ticket_id IN"
+            f" (SELECT t.ticket_id FROM {self._tickets} t"
+            f" WHERE t.status NOT IN {_LIVE} AND NOT EXISTS (SELECT 1 FROM {self._items} i"
             " WHERE i.ticket_id = t.ticket_id AND MAX(i.locktime, COALESCE(i.released_at, 0)) > ?))",
             (now - REVEAL_S,),
         ).rowcount
@@ -369,12 +399,12 @@ class EscrowStore:
 
     def raw_rows(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row with its table, tickets first, preimages in clear."""
-        for table, order in _ORDER.items():
+        for table, order in self._order.items():
             for row in tx.execute(f"SELECT * FROM {table} ORDER BY {order}"):
                 values = dict(row)
-                if table == _SECRETS:
+                if table == self._secrets:
                     blob = values.pop("secret_enc")
-                    values["secret"] = self._sealer.open(_SECRETS, values["hash"], "secret_enc", blob).hex()
+                    values["secret"] = self._opened(values["hash"], blob).hex()
                 yield table, values
 
     def put_raw_row(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool:
@@ -382,42 +412,45 @@ class EscrowStore:
         under way becomes `unknown`: the operator decides. Raises KeyError, ValueError and sqlite3.Error for
         what is no such row."""
         values = dict(row)
-        if table == _SECRETS:
+        if table == self._secrets:
             plain = bytes.fromhex(values.pop("secret"))
-            values["secret_enc"] = self._sealer.seal(_SECRETS, values["hash"], "secret_enc", plain)
-        if values.get("state") == _EXECUTING and table == "comms_escrow_items":
+            values["secret_enc"] = self._sealer.seal(self._secrets, values["hash"], "secret_enc", plain)
+        if values.get("state") == _EXECUTING and table == self._items:
             # The task ended, or not, on the node that was lost: nobody here will come back to it.
             values["state"] = _UNKNOWN
         columns = [name for name, *_ in tx.execute("SELECT name FROM pragma_table_info(?)", (table,))]
-        if table not in _INSERT or set(columns) != set(values):
+        if table not in self._insert or set(columns) != set(values):
             raise ValueError(f"a row of {table} has other columns")
         done = tx.execute(
-            f"{_INSERT[table]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+            f"{self._insert[table]} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
             [values[name] for name in columns],
         )
         return done.rowcount == 1
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    def _joined(self) -> str:
+        return f"SELECT i.*, t.role FROM {self._items} i JOIN {self._tickets} t USING (ticket_id)"
+
     def _one(self, tx: Tx, where: str, value: str) -> TicketRow | None:
-        row = tx.execute(f"SELECT * FROM comms_escrow_tickets WHERE {where}", (value,)).fetchone()
+        row = tx.execute(f"SELECT * FROM {self._tickets} WHERE {where}", (value,)).fetchone()
         return None if row is None else _ticket(row)
 
     def _make_room(self, tx: Tx) -> None:
-        (count,) = tx.execute("SELECT COUNT(*) FROM comms_escrow_tickets").fetchone()
+        (count,) = tx.execute(f"SELECT COUNT(*) FROM {self._tickets}").fetchone()
         if count < MAX_TICKET_ROWS:
             return
         oldest = tx.execute(
-            f"SELECT ticket_id FROM comms_escrow_tickets t WHERE status NOT IN {_LIVE} AND NOT EXISTS"
-            " (SELECT 1 FROM comms_escrow_items i WHERE i.ticket_id = t.ticket_id AND i.owed_sats > 0"
+            f"SELECT ticket_id FROM {self._tickets} t WHERE status NOT IN {_LIVE} AND NOT EXISTS"
+            f" (SELECT 1 FROM {self._items} i WHERE i.ticket_id = t.ticket_id AND i.owed_sats > 0"
             " AND i.owed_by = '') ORDER BY created_at LIMIT 1"
         ).fetchone()
         if oldest is None:
             raise Capacity(f"{count} tickets are kept and none of them is over")
         for statement in (
-            "DELETE FROM comms_escrow_disputes WHERE ticket_id = ?",
-            "DELETE FROM comms_escrow_items WHERE ticket_id = ?",
-            "DELETE FROM comms_escrow_tickets WHERE ticket_id = ?",
+            f"DELETE FROM {self._disputes} WHERE ticket_id = ?",
+            f"DELETE FROM {self._items} WHERE ticket_id = ?",
+            f"DELETE FROM {self._tickets} WHERE ticket_id = ?",
         ):
             tx.execute(statement, (oldest[0],))
 
@@ -427,7 +460,7 @@ class EscrowStore:
             *_ITEM_CHANGES,
         )
         tx.execute(
-            f"INSERT INTO comms_escrow_items ({', '.join(columns)}, cond_json, state, lock_ids_json,"
+            f"INSERT INTO {self._items} ({', '.join(columns)}, cond_json, state, lock_ids_json,"
             f" metric_json) VALUES ({', '.join('?' * (len(columns) + 4))})",
             (*(getattr(item, name) for name in columns), encode(dict(item.cond)).decode(), *_changing(item)),
         )
@@ -435,7 +468,7 @@ class EscrowStore:
     def _write(self, tx: Tx, before: ItemRow, after: ItemRow) -> ItemRow:
         sets = ", ".join(f"{name} = ?" for name in (*_ITEM_CHANGES, "state", "lock_ids_json", "metric_json"))
         done = tx.execute(
-            f"UPDATE comms_escrow_items SET {sets} WHERE ticket_id = ? AND i = ? AND state = ?",
+            f"UPDATE {self._items} SET {sets} WHERE ticket_id = ? AND i = ? AND state = ?",
             (
                 *(getattr(after, name) for name in _ITEM_CHANGES),
                 *_changing(after),
@@ -452,14 +485,17 @@ class EscrowStore:
         """The status that the items say; equal states say it as well once as often."""
         status = ticket_status(list(self.states(tx, ticket_id)))
         tx.execute(
-            "UPDATE comms_escrow_tickets SET status = ?, updated_at = ? WHERE ticket_id = ?",
+            f"UPDATE {self._tickets} SET status = ?, updated_at = ? WHERE ticket_id = ?",
             (status.value, now, ticket_id),
         )
+
+    def _opened(self, hash_: str, blob: bytes) -> bytes:
+        return self._sealer.open(self._secrets, hash_, "secret_enc", blob)
 
     def _secret(self, row: sqlite3.Row) -> SecretRow:
         return SecretRow(
             row["hash"],
-            Secret(self._sealer.open(_SECRETS, row["hash"], "secret_enc", row["secret_enc"])),
+            Secret(self._opened(row["hash"], row["secret_enc"])),
             row["task_id"],
             SecretSource(row["source"]),
             row["created_at"],
@@ -470,21 +506,6 @@ class EscrowStore:
             row["released_at"],
             row["delivered_at"],
         )
-
-
-_ITEMS: Final = "SELECT i.*, t.role FROM comms_escrow_items i JOIN comms_escrow_tickets t USING (ticket_id)"
-_ORDER: Final = {
-    "comms_escrow_tickets": "created_at, ticket_id",
-    "comms_escrow_items": "ticket_id, i",
-    "comms_escrow_secrets": "hash",
-    "comms_escrow_disputes": "created_at, dispute_id",
-}
-_INSERT: Final = {
-    "comms_escrow_tickets": "INSERT OR IGNORE INTO comms_escrow_tickets",
-    "comms_escrow_items": "INSERT OR IGNORE INTO comms_escrow_items",
-    "comms_escrow_secrets": "INSERT OR IGNORE INTO comms_escrow_secrets",
-    "comms_escrow_disputes": "INSERT OR IGNORE INTO comms_escrow_disputes",
-}
 
 
 def _step(state: ItemState, event: ItemEvent) -> ItemState | None:

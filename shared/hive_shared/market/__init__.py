@@ -1,0 +1,1 @@
+"""The public marketplace (docs/protocol/04-marketplace-and-nostr.md)."""

@@ -1,0 +1,562 @@
+"""Negotiating and contracting on the operator's side: every step with its message and receipt, or not at all
+(docs/protocol/04-marketplace-and-nostr.md §9, §10)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cl_hive_comms.domain.engagement import Engagement
+from cl_hive_comms.services.advisor_requests import Hire
+from cl_hive_comms.services.market_mail import TryAgain
+from cl_hive_comms.services.negotiation_service import GRACE_S, Whom
+from crash_points import Countdown
+from hive_shared import signed_message
+from hive_shared.errors import (
+    Capacity,
+    ConfirmationRequired,
+    Conflict,
+    EmergencyStop,
+    HiveError,
+    InvalidParams,
+    NotFound,
+)
+from hive_shared.market import contract as contracts
+from hive_shared.market.contract_machine import ContractState
+from hive_shared.market.messages import (
+    GAP_S,
+    Abort,
+    Accept,
+    ContractSigned,
+    CounterOffer,
+    EmergencyTermination,
+    MessageError,
+    Reject,
+    TerminationAck,
+    TerminationNotice,
+)
+from hive_shared.market.negotiation import PROPOSAL_S
+from market_terms import terms
+from market_world import MarketWorld
+from pipeline_world import Crash
+
+DAY = 86_400
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[MarketWorld]:
+    world = await MarketWorld(tmp_path).start()
+    try:
+        yield world
+    finally:
+        world.db.close()
+
+
+async def agreed(world: MarketWorld, **parts: Any) -> Engagement:
+    """A proposal that the advisor accepted; the node has signed."""
+    row = await world.propose(terms(**parts))
+    await world.hears(world.advisor.says(world, row, world.advisor.accept(row)))
+    return await world.row(row.contract_id)
+
+
+async def active(world: MarketWorld, **parts: Any) -> Engagement:
+    """A contract that both signed, with its credential."""
+    row = await agreed(world, **parts)
+    sign = await world.advisor.reads(world, row.thread_id)
+    answer = world.advisor.signed(sign, terms(**parts), world.now)
+    await world.hears(world.advisor.says(world, row, answer))
+    await world.engagements.settle()
+    return await world.row(row.contract_id)
+
+
+async def refused_as(world: MarketWorld, row: Engagement) -> str:
+    """What the advisor was told of its last message."""
+    told = await world.advisor.reads(world, row.thread_id)
+    assert isinstance(told, MessageError), told
+    return told.code
+
+
+async def receipts(world: MarketWorld) -> list[str]:
+    rows = await world.db.read(
+        lambda tx: tx.execute("SELECT action FROM management_receipts ORDER BY receipt_id").fetchall()
+    )
+    return [row["action"] for row in rows]
+
+
+async def test_a_hire_from_proposal_to_credential(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    proposal = world.advisor.heard[0]
+    assert proposal.sender == f"did:nostr:{world.identity.pubkey}"
+    assert (proposal.recipient, proposal.proposalId) == (row.advisor_did, row.contract_id)
+    assert world.negotiations.hears(world.advisor.pubkey)
+
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40)))
+    row = await world.row(row.contract_id)
+    assert (row.status, row.terms["compensation"]["perActionSats"]) == (ContractState.COUNTERED, 40)
+
+    await world.negotiations.counter(row.contract_id, {"compensation.perActionSats": 36}, "meet halfway")
+    row = await world.row(row.contract_id)
+    await world.hears(world.advisor.says(world, row, world.advisor.accept(row)))
+    row = await world.row(row.contract_id)
+    assert row.status is ContractState.SIGNING
+    assert await world.credentials_of_advisor() == []
+
+    sign = await world.advisor.reads(world, row.thread_id)
+    price = {"model": "per_action", "perActionSats": 36, "acceptedMethods": ["cashu", "bolt11"]}
+    answer = world.advisor.signed(sign, terms(compensation=price), world.now)
+    await world.hears(world.advisor.says(world, row, answer))
+    await world.engagements.settle()
+    row = await world.row(row.contract_id)
+    assert row.status is ContractState.ACTIVE
+    assert row.document is not None
+    assert contracts.verify_contract(row.document).contract_id == row.contract_id
+    assert await world.credentials_of_advisor() == [row.credential_id]
+    credential = world.credentials.row(row.credential_id or "")
+    assert credential is not None
+    assert credential.credential.compensation["rate_sats"] == 36
+    assert credential.credential.constraints == terms()["scope"]["constraints"]
+    assert credential.credential.valid_until == row.contract_end
+    assert await receipts(world) == [
+        "market_propose",
+        "market_counter",
+        "market_sign",
+        "authorize",
+        "market_active",
+    ]
+    row, said = await world.reading.get(row.contract_id)
+    assert [(each.direction, each.verb, each.state) for each in said] == [
+        ("out", "contract_proposal", "sent"),
+        ("in", "counter_offer", "done"),
+        ("out", "counter_offer", "sent"),
+        ("in", "accept", "done"),
+        ("out", "contract_sign", "sent"),
+        ("in", "contract_signed", "done"),
+    ]
+    assert all(len(each.sig) == 128 for each in said)
+
+
+async def test_the_operator_accepts_a_counter_offer(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    with pytest.raises(Conflict, match="own_terms"):
+        await world.negotiations.accept(row.contract_id)
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40)))
+    with pytest.raises(Conflict, match="stale_terms"):
+        await world.negotiations.accept(row.contract_id, "00" * 32)
+    row = await world.negotiations.accept(row.contract_id)
+    assert row.status is ContractState.SIGNING
+    letters = await world.letters_of(row.thread_id)
+    assert [letter.schema.rpartition("/")[2] for letter in letters] == [
+        "contract_proposal",
+        "accept",
+        "contract_sign",
+    ]
+    assert [letter.seq for letter in letters] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"base_terms_hash": "11" * 32}, "stale_terms"),
+        ({"round": 3}, "stale_terms"),
+        ({"modifications": {"scope.permissionTier": "root"}}, "invalid_params"),
+        ({"modifications": {"nodeInfo.nodeCount": 2}}, "invalid_params"),
+        ({"expiresAt": 1_800_000_000}, "invalid_params"),
+    ],
+)
+async def test_a_counter_offer_that_cannot_be_changes_nothing(
+    world: MarketWorld, changes: dict[str, Any], code: str
+) -> None:
+    row = await world.propose(terms())
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40, **changes)))
+    assert await refused_as(world, row) == code
+    assert (await world.row(row.contract_id)).thread == row.thread
+
+
+async def test_the_same_message_twice_is_one_and_another_of_its_number_none(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    text = world.advisor.says(world, row, world.advisor.counter(world, row, 40))
+    await world.hears(text)
+    await world.hears(text)
+    assert len((await world.row(row.contract_id)).thread.rounds) == 2
+    with pytest.raises(Conflict, match="duplicate"):
+        await world.hears(world.advisor.says(world, row, Abort(row.contract_id, ""), seq=1))
+
+
+async def test_a_message_waits_for_the_one_before_it(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    first = world.advisor.says(world, row, world.advisor.counter(world, row, 40), seq=1)
+    second = world.advisor.says(world, row, Abort(row.contract_id, "no"), seq=2)
+    await world.hears(second)
+    assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
+    await world.hears(first)
+    row = await world.row(row.contract_id)
+    assert (row.status, len(row.thread.rounds)) == (ContractState.ABORTED, 2)
+
+
+async def test_what_never_comes_is_not_waited_for_longer_than_ten_minutes(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    await world.hears(world.advisor.says(world, row, Abort(row.contract_id, "no"), seq=2))
+    world.now += GAP_S - 1
+    await world.negotiations.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
+    world.now += 1
+    await world.negotiations.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.ABORTED
+
+
+async def test_strangers_and_other_conversations_change_nothing(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    text = world.advisor.says(world, row, Abort(row.contract_id, ""))
+    draft = signed_message.parse(text, world.advisor.pubkey, [world.identity.pubkey])
+    assert isinstance(draft, signed_message.Draft)
+    with pytest.raises(NotFound):
+        await world.mail.take(draft, "ab" * 32)
+    other = Abort("6f1d8a34-3c1f-4f0e-9b52-0d9a4a3f6c11", "")
+    with pytest.raises(NotFound):
+        await world.hears(world.advisor.says(world, row, other))
+    assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
+
+
+async def test_the_sixth_round_fails_on_either_side(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    for number in range(1, 6):
+        if number % 2:
+            await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40 + number)))
+        else:
+            await world.negotiations.counter(row.contract_id, {"sla.responseTimeMinutes": 10 + number}, "")
+        row = await world.row(row.contract_id)
+    row = await world.negotiations.counter(row.contract_id, {"sla.responseTimeMinutes": 99}, "")
+    assert row.status is ContractState.FAILED
+    sixth = await world.advisor.reads(world, row.thread_id)
+    assert isinstance(sixth, CounterOffer) and sixth.round == 6
+    assert not world.negotiations.hears(world.advisor.pubkey)
+
+
+async def test_nobody_answers_and_it_runs_out(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    world.now += PROPOSAL_S + GRACE_S - 1
+    await world.negotiations.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
+    late = world.advisor.says(world, row, world.advisor.accept(row))
+    await world.hears(late)
+    assert await refused_as(world, row) == "expired"
+    world.now += 1
+    await world.negotiations.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.EXPIRED
+
+
+async def test_an_answer_that_was_written_in_time_counts_after_downtime(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    text = world.advisor.says(world, row, world.advisor.accept(row), at=world.now + PROPOSAL_S - 60)
+    await world.restart(seconds=PROPOSAL_S + 2 * GRACE_S)
+    await world.negotiations.settle()
+    await world.hears(text)
+    assert (await world.row(row.contract_id)).status is ContractState.SIGNING
+
+
+async def test_reject_and_abort_by_either(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    with pytest.raises(Conflict, match="own_terms"):
+        await world.negotiations.reject(row.contract_id, "no")
+    assert (await world.negotiations.abort(row.contract_id, "found another")).status is ContractState.ABORTED
+    with pytest.raises(Conflict, match="aborted already"):
+        await world.negotiations.abort(row.contract_id, "")
+    row = await world.propose(terms())
+    await world.hears(world.advisor.says(world, row, Reject(row.contract_id, "too little")))
+    row = await world.row(row.contract_id)
+    assert (row.status, row.termination_reason) == (ContractState.REJECTED, "too little")
+    await world.hears(world.advisor.says(world, row, Accept(row.contract_id, row.thread.last.terms_hash)))
+    assert await refused_as(world, row) == "stale_state"
+    row = await world.propose(terms())
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 90)))
+    assert (await world.negotiations.reject(row.contract_id, "too much")).status is ContractState.REJECTED
+
+
+async def test_what_is_refused_before_anything_is_sent(world: MarketWorld) -> None:
+    with pytest.raises(InvalidParams, match="own key"):
+        await world.negotiations.propose(Whom(world.identity.pubkey, "did:nostr:x", "me"), terms())
+    with pytest.raises(InvalidParams, match="trialDays"):
+        await world.negotiations.propose(
+            world.advisor.whom, terms(duration={"trialDays": 7, "fullTermDays": 30})
+        )
+    await world.propose(terms())
+    with pytest.raises(Conflict, match="already_negotiating"):
+        await world.negotiations.propose(world.advisor.whom, terms())
+    with pytest.raises(NotFound, match="hive-marketplace-list"):
+        await world.negotiations.accept("nothing")
+    assert len(await world.reading.page(None, None, 10)) == 1
+
+
+async def test_the_emergency_stop_holds_back_what_binds(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40)))
+    (world.path / "hive").mkdir(exist_ok=True)
+    (world.path / "hive" / "EMERGENCY_STOP").touch()
+    for act in (
+        world.negotiations.propose(world.advisor.whom, terms()),
+        world.negotiations.accept(row.contract_id),
+        world.negotiations.counter(row.contract_id, {"sla.uptimePct": 98}, ""),
+    ):
+        with pytest.raises(EmergencyStop):
+            await act
+    assert (await world.negotiations.abort(row.contract_id, "stopped")).status is ContractState.ABORTED
+
+
+@pytest.mark.parametrize("wrong", ["hash", "stranger", "altered", "operator"])
+async def test_a_signature_that_is_none_issues_nothing(world: MarketWorld, wrong: str) -> None:
+    row = await agreed(world)
+    sign = await world.advisor.reads(world, row.thread_id)
+    good = world.advisor.signed(sign, terms(), world.now)
+    proof = dict(good.proof)
+    if wrong == "stranger":
+        other = contracts.sign({**sign.contract, "proof": []}, world.identity.secret(), world.now)
+        proof = other["proof"][0]
+    if wrong == "operator":
+        proof = sign.contract["proof"][0]
+    if wrong == "altered":
+        proof["proofValue"] = proof["proofValue"][:-1] + ("2" if proof["proofValue"][-1] != "2" else "3")
+    hashed = "00" * 32 if wrong == "hash" else good.contract_hash
+    await world.hears(world.advisor.says(world, row, ContractSigned(row.contract_id, hashed, proof)))
+    await world.engagements.settle()
+    assert await refused_as(world, row) in (
+        "stale_terms",
+        "issuer_mismatch",
+        "proof_invalid",
+        "proof_malformed",
+    )
+    assert (await world.row(row.contract_id)).status is ContractState.SIGNING
+    assert await world.credentials_of_advisor() == []
+    await world.hears(world.advisor.says(world, row, good))
+    await world.engagements.settle()
+    assert await world.credentials_of_advisor() == [row.credential_id]
+
+
+async def test_what_is_not_signed_in_three_days_runs_out(world: MarketWorld) -> None:
+    row = await agreed(world)
+    with pytest.raises(Conflict, match="signed the contract"):
+        await world.negotiations.abort(row.contract_id, "changed my mind")
+    world.now += 3 * DAY + 3_600
+    await world.engagements.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.EXPIRED
+    assert await world.credentials_of_advisor() == []
+
+
+async def test_an_advisor_withdraws_before_it_signs(world: MarketWorld) -> None:
+    row = await agreed(world)
+    await world.hears(world.advisor.says(world, row, Abort(row.contract_id, "full")))
+    assert (await world.row(row.contract_id)).status is ContractState.ABORTED
+
+
+async def test_notice_ends_the_credential_when_it_takes_effect(world: MarketWorld) -> None:
+    row = await active(world)
+    row = await world.engagements.terminate(row.contract_id, "cheaper", emergency=False, confirm=False)
+    assert (row.status, row.effective_at) == (ContractState.NOTICE, world.now + 7 * DAY)
+    notice = await world.advisor.reads(world, row.thread_id)
+    assert notice == TerminationNotice(row.contract_id, world.now + 7 * DAY, "cheaper")
+    await world.hears(world.advisor.says(world, row, TerminationAck(row.contract_id, notice.effective_at)))
+    world.now += 7 * DAY - 1
+    await world.engagements.settle()
+    assert world.credentials.live_keys() == (world.advisor.pubkey,)
+    world.now += 1
+    await world.engagements.settle()
+    row = await world.row(row.contract_id)
+    assert (row.status, row.terminated_at) == (ContractState.TERMINATED, world.now)
+    assert world.credentials.live_keys() == ()
+    with pytest.raises(Conflict, match="rehire_cooldown"):
+        await world.negotiations.propose(world.advisor.whom, terms())
+    world.now += 30 * DAY
+    await world.negotiations.propose(world.advisor.whom, terms())
+
+
+async def test_an_emergency_ends_it_at_once_and_asks_first(world: MarketWorld) -> None:
+    row = await active(world)
+    with pytest.raises(ConfirmationRequired):
+        await world.engagements.terminate(row.contract_id, "thief", emergency=True, confirm=False)
+    assert world.credentials.live_keys() == (world.advisor.pubkey,)
+    row = await world.engagements.terminate(row.contract_id, "thief", emergency=True, confirm=True)
+    assert row.status is ContractState.TERMINATED
+    assert world.credentials.live_keys() == ()
+    assert await world.advisor.reads(world, row.thread_id) == EmergencyTermination(row.contract_id, "thief")
+
+
+async def test_the_advisor_gives_notice_and_not_too_short(world: MarketWorld) -> None:
+    row = await active(world)
+    early = TerminationNotice(row.contract_id, world.now + 6 * DAY, "")
+    await world.hears(world.advisor.says(world, row, early))
+    assert await refused_as(world, row) == "notice_too_short"
+    due = TerminationNotice(row.contract_id, world.now + 7 * DAY, "moving on")
+    await world.hears(world.advisor.says(world, row, due))
+    assert await world.advisor.reads(world, row.thread_id) == TerminationAck(
+        row.contract_id, due.effective_at
+    )
+    assert (await world.row(row.contract_id)).status is ContractState.NOTICE
+
+
+async def test_the_advisor_stops_at_once(world: MarketWorld) -> None:
+    row = await active(world)
+    await world.hears(world.advisor.says(world, row, EmergencyTermination(row.contract_id, "key lost")))
+    await world.engagements.settle()
+    row = await world.row(row.contract_id)
+    assert (row.status, row.termination_reason) == (ContractState.TERMINATED, "key lost")
+    assert world.credentials.live_keys() == ()
+
+
+async def test_a_revoked_advisor_has_no_contract_and_a_renewed_one_keeps_it(world: MarketWorld) -> None:
+    row = await active(world)
+    await world.service.authorize(Hire(advisor="", npub=world.advisor.pubkey, access="fees"))
+    await world.engagements.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.ACTIVE
+
+
+async def test_revoking_by_hand_ends_the_contract(world: MarketWorld) -> None:
+    row = await active(world)
+    await world.service.revoke_credential(row.credential_id or "", "by hand")
+    await world.engagements.settle()
+    row = await world.row(row.contract_id)
+    assert row.status is ContractState.TERMINATED
+    assert isinstance(await world.advisor.reads(world, row.thread_id), EmergencyTermination)
+
+
+async def test_the_term_ends(world: MarketWorld) -> None:
+    row = await active(world)
+    world.now = row.contract_end or 0
+    await world.engagements.settle()
+    assert (await world.row(row.contract_id)).status is ContractState.COMPLETED
+    assert world.credentials.live_keys() == ()
+
+
+async def test_a_ticket_is_of_a_contract_that_runs_with_its_advisor(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+
+    async def check(contract_id: str, pubkey: str) -> None:
+        await world.db.read(lambda tx: world.reading.check_pay(tx, contract_id, pubkey))
+
+    with pytest.raises(Conflict, match="proposed"):
+        await check(row.contract_id, world.advisor.pubkey)
+    await world.negotiations.abort(row.contract_id, "")
+    row = await active(world)
+    await check(row.contract_id, world.advisor.pubkey)
+    await check("a contract of somewhere else", world.advisor.pubkey)
+    with pytest.raises(Conflict, match="not_theirs"):
+        await check(row.contract_id, "ab" * 32)
+
+
+async def test_a_full_outbox_takes_nothing_and_the_message_comes_again(
+    world: MarketWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await world.propose(terms())
+    text = world.advisor.says(world, row, world.advisor.accept(row))
+    enqueue = world.messenger.enqueue
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Capacity("the outbox is full")
+
+    monkeypatch.setattr(world.messenger, "enqueue", full)
+    with pytest.raises(TryAgain):
+        await world.hears(text)
+    assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
+    monkeypatch.setattr(world.messenger, "enqueue", enqueue)
+    await world.hears(text)
+    assert (await world.row(row.contract_id)).status is ContractState.SIGNING
+
+
+async def test_killed_at_every_point_of_disk_and_node_it_comes_to_one_contract_and_one_credential(
+    tmp_path: Path,
+) -> None:
+    """The operator repeats what it typed and the relay what the advisor wrote; a call that was carried out
+    before the end is refused the second time, and changes nothing."""
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (await MarketWorld(fresh).start()).db.close()
+    at = done = 0
+    while not done and at < 80:
+        path = tmp_path / str(at)
+        shutil.copytree(fresh, path)
+        done = await _killed_at(path, at)
+        at += 1
+    assert 15 < at < 80
+
+
+async def _killed_at(path: Path, at: int) -> bool:
+    """Whether all was done before point `at` was reached."""
+    world = await MarketWorld(path).start()
+    countdown = Countdown(at)
+    countdown.watch(world.db, "write", "read")
+    killed = False
+    try:
+        for step in (_proposes, _is_countered, _accepts, _is_signed, _settles):
+            for _ in range(2):
+                try:
+                    await step(world)
+                except Crash:
+                    killed = True
+                    await world.restart()
+                    continue
+                except HiveError:
+                    assert killed
+                break
+        countdown.left = -1  # below zero it never ends anything
+        await world.engagements.settle()
+        (row,) = await world.reading.page(None, None, 10)
+        assert row.status is ContractState.ACTIVE
+        assert row.document is not None
+        assert contracts.verify_contract(row.document).credential_ref == row.credential_id
+        assert await world.credentials_of_advisor() == [row.credential_id]
+        assert [letter.schema.rpartition("/")[2] for letter in await world.letters_of(row.thread_id)] == [
+            "contract_proposal",
+            "accept",
+            "contract_sign",
+        ]
+        said = await receipts(world)
+        assert sorted(said) == [
+            "authorize",
+            "market_accept",
+            "market_active",
+            "market_propose",
+            "market_sign",
+        ]
+    finally:
+        world.db.close()
+    return not killed
+
+
+_SAID: dict[int, dict[str, str]] = {}
+
+
+async def _only(world: MarketWorld) -> Engagement:
+    (row,) = await world.reading.page(None, None, 10)
+    return row
+
+
+async def _proposes(world: MarketWorld) -> None:
+    _SAID[id(world)] = {}
+    await world.negotiations.propose(world.advisor.whom, terms())
+
+
+async def _is_countered(world: MarketWorld) -> None:
+    said = _SAID[id(world)]
+    if "counter" not in said:
+        row = await _only(world)
+        said["counter"] = world.advisor.says(world, row, world.advisor.counter(world, row, 40))
+    await world.hears(said["counter"])
+
+
+async def _accepts(world: MarketWorld) -> None:
+    row = await _only(world)
+    await world.negotiations.accept(row.contract_id)
+
+
+async def _is_signed(world: MarketWorld) -> None:
+    said, row = _SAID[id(world)], await _only(world)
+    if "signed" not in said:
+        sign = await world.advisor.reads(world, row.thread_id)
+        answer = world.advisor.signed(sign, dict(row.terms), world.now)
+        said["signed"] = world.advisor.says(world, row, answer)
+    await world.hears(said["signed"])
+
+
+async def _settles(world: MarketWorld) -> None:
+    await world.engagements.settle()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.engagement import Engagement
+from cl_hive_comms.domain.engagement import MAX_THREAD_MESSAGES, Engagement
 from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.services.market_mail import TryAgain
 from cl_hive_comms.services.negotiation_service import GRACE_S, Whom
@@ -205,6 +205,25 @@ async def test_what_never_comes_is_not_waited_for_longer_than_ten_minutes(world:
     world.now += 1
     await world.negotiations.settle()
     assert (await world.row(row.contract_id)).status is ContractState.ABORTED
+
+
+async def test_a_conversation_that_its_other_side_fills_ends_by_the_operator_and_holds_up_no_other(
+    world: MarketWorld,
+) -> None:
+    row = await active(world)
+    noise = Abort(row.contract_id, "noise")
+    with pytest.raises(TryAgain, match="full"):
+        for number in range(10, 10 + MAX_THREAD_MESSAGES):
+            await world.hears(world.advisor.says(world, row, noise, seq=number))
+    world.now += GAP_S
+    await world.negotiations.settle()
+    # Each was refused once; the answers stop where only the operator has room.
+    said = await world.letters_of(row.thread_id)
+    assert len(said) < MAX_THREAD_MESSAGES / 4
+    row = await world.engagements.terminate(row.contract_id, "noise", emergency=True, confirm=True)
+    assert row.status is ContractState.TERMINATED
+    last = await world.advisor.reads(world, row.thread_id)
+    assert last == EmergencyTermination(row.contract_id, "noise")
 
 
 async def test_strangers_and_other_conversations_change_nothing(world: MarketWorld) -> None:

@@ -19,6 +19,20 @@ MAX_MESSAGES: Final = 100_000
 MAX_THREAD_MESSAGES: Final = 500
 
 
+class Left(msgspec.Struct, frozen=True):
+    """How much of both caps a message has to leave free: in its conversation, of all."""
+
+    thread: int
+    every: int
+
+
+FOR_OUR_OWN: Final = Left(100, 10_000)
+"""What the other side cannot fill: it never keeps us from answering, nor the operator from ending it."""
+FOR_THE_OPERATOR: Final = Left(50, 5_000)
+"""What our own answers leave to the operator's acts."""
+NOTHING: Final = Left(0, 0)
+
+
 class Engagement(msgspec.Struct, frozen=True, kw_only=True):
     """One engagement; keys are x-only hex, times Unix seconds. `credential_id` is reserved before the
     contract is signed, and `document` is the contract with the proofs it has so far."""

@@ -312,7 +312,7 @@ class EngagementService:
                 termination_reason=message.reason,
             ),
         )
-        self._mail.send(tx, saved, TerminationAck(row.contract_id, message.effective_at), now + DAY_S)
+        self._mail.answer(tx, saved, TerminationAck(row.contract_id, message.effective_at), now + DAY_S)
         self._tell(tx, saved, "market_notice", f"gave notice: {message.reason[:200]}", Level.WARNING)
 
     def _acknowledged(self, tx: Tx, row: Engagement, message: Message, at: int) -> None:

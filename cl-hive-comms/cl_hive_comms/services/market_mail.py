@@ -25,7 +25,16 @@ from hive_shared.market.messages import (
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 
-from ..domain.engagement import MAX_MESSAGES, MAX_THREAD_MESSAGES, Engagement, MarketMessage
+from ..domain.engagement import (
+    FOR_OUR_OWN,
+    FOR_THE_OPERATOR,
+    MAX_MESSAGES,
+    MAX_THREAD_MESSAGES,
+    NOTHING,
+    Engagement,
+    Left,
+    MarketMessage,
+)
 from .messenger_signed import SignedMessages
 from .ports_engagements import EngagementRows
 from .ports_identity import Clock, Log
@@ -58,9 +67,9 @@ class MarketMail:
     def send(self, tx: Tx, row: Engagement, message: Message, expires_at: int) -> None:
         """Store a message to the other side in the caller's transaction; `kick` after the commit.
 
-        Raises Capacity with a full outbox.
+        Raises Capacity with a full outbox, or where the operator's own acts have filled the conversation.
         """
-        self._check_room(tx, row.thread_id)
+        self._check_room(tx, row.thread_id, NOTHING)
         seq = self._rows.last_seq(tx, row.thread_id, "out") + 1
         body = body_of(message)
         draft = self._letters.put_in_thread(
@@ -88,6 +97,12 @@ class MarketMail:
             ),
         )
 
+    def answer(self, tx: Tx, row: Engagement, message: Message, expires_at: int) -> None:
+        """Send what nothing depends on, unless the conversation is so full that only the operator's own acts
+        still have room. Raises Capacity with a full outbox."""
+        if self._room(tx, row.thread_id, FOR_THE_OPERATOR):
+            self.send(tx, row, message, expires_at)
+
     def kick(self) -> None:
         """Send what is due; call after the commit."""
         self._letters.kick()
@@ -108,7 +123,11 @@ class MarketMail:
         """Take what waited in vain for an earlier message."""
         late = self._now() - GAP_S
         for thread_id in await self._db.read(lambda tx: self._rows.threads_held_since(tx, late)):
-            await self._db.write(partial(self._drain, thread_id=thread_id))
+            try:
+                await self._db.write(partial(self._drain, thread_id=thread_id))
+            except Capacity as full:
+                # One conversation that is full holds up no other.
+                self._log("warning", "market_message_waits", thread=thread_id, why=full.detail[:200])
             self.committed()
 
     # -- inside --------------------------------------------------------------------------------------
@@ -120,7 +139,7 @@ class MarketMail:
         about = contract_of(body)
         if row is None or row.peer_pubkey != sender or about not in (None, row.contract_id):
             raise NotFound(f"conversation {message.thread_id} is none with this sender")
-        self._check_room(tx, row.thread_id)
+        self._check_room(tx, row.thread_id, FOR_OUR_OWN)
         new = self._rows.add_message(
             tx,
             MarketMessage(
@@ -169,12 +188,15 @@ class MarketMail:
         return None
 
     def _refuse(self, tx: Tx, row: Engagement, held: MarketMessage, code: str) -> None:
-        self.send(tx, row, MessageError(code[:64], held.msg_id), self._now() + _ERROR_TTL_S)
+        self.answer(tx, row, MessageError(code[:64], held.msg_id), self._now() + _ERROR_TTL_S)
 
-    def _check_room(self, tx: Tx, thread_id: str) -> None:
+    def _room(self, tx: Tx, thread_id: str, left: Left) -> bool:
         own, every = self._rows.count_messages(tx, thread_id)
-        if own >= MAX_THREAD_MESSAGES or every >= MAX_MESSAGES:
+        return own < MAX_THREAD_MESSAGES - left.thread and every < MAX_MESSAGES - left.every
+
+    def _check_room(self, tx: Tx, thread_id: str, left: Left) -> None:
+        if not self._room(tx, thread_id, left):
             raise Capacity(
-                f"{own} messages of this conversation and {every} in all are kept; at most"
-                f" {MAX_THREAD_MESSAGES} and {MAX_MESSAGES} are"
+                f"the conversation is full: {MAX_THREAD_MESSAGES} messages of one and {MAX_MESSAGES} of all"
+                f" are kept, the last {left.thread} and {left.every} not for this"
             )

@@ -17,6 +17,9 @@ MAX_PROOFS: Final = 200_000
 """Proofs of one wallet, spent ones included."""
 _NEVER_HELD_UP: Final = frozenset({OpKind.REDEEM, OpKind.REFUND, OpKind.MELT, OpKind.CONSOLIDATE})
 """Money that has a deadline, and the ways to fewer proofs."""
+DROPPED_AT_ONCE: Final = 2 * MAX_ELEMENTS
+"""The most rows that one transaction forgets: twice what an operation can bring, so a wallet far above its
+cap comes down all the same, and no other write waits seconds for it."""
 
 
 class CapRows(Protocol):
@@ -25,6 +28,7 @@ class CapRows(Protocol):
     def op(self, tx: Tx, op_id: str) -> Op: ...
     def open_ops(self, tx: Tx, due: int | None = None) -> list[tuple[str, str]]: ...
     def proof_rows(self, tx: Tx) -> int: ...
+    def spent_rows(self, tx: Tx, most: int) -> int: ...
     def drop_spent(self, tx: Tx, most: int) -> int: ...
 
 
@@ -44,7 +48,7 @@ class ProofCap:
 
     def make_room(self, tx: Tx, coming: int) -> bool:
         """Forget spent proofs, the oldest first, until `coming` more fit beside what open operations bring.
-        Whether they fit."""
+        Whether they fit, where all that is spent is forgotten: past DROPPED_AT_ONCE the rest goes later."""
         if coming == 0:
             return True
         here, under_way = self._rows.proof_rows(tx) + coming, self._rows.open_ops(tx)
@@ -52,7 +56,11 @@ class ProofCap:
             return True
         waiting = sum(_coming(self._rows.op(tx, op_id)) for op_id, _ in under_way)
         short = here + waiting - self.most
-        return short <= 0 or self._rows.drop_spent(tx, short) == short
+        if short <= 0:
+            return True
+        fits = self._rows.spent_rows(tx, short) == short
+        self._rows.drop_spent(tx, min(short, DROPPED_AT_ONCE))
+        return fits
 
     def full(self, coming: int) -> Capacity:
         """What is said of `coming` proofs that do not fit."""

@@ -35,6 +35,7 @@ from .keysets import Keyset, fee_sats
 from .mint_ports import Log
 from .outputs import Output
 from .ports import MintBook
+from .proof_cap import DROPPED_AT_ONCE
 from .selection import CONSOLIDATE_ABOVE
 from .settling import Database, Settler
 from .token import decode_token
@@ -367,13 +368,12 @@ class WalletService:
 
     async def tidy(self) -> None:
         """Join crowded denominations, forget what ended a month ago."""
-        now = self._now()
-        await self._db.write(
-            lambda tx: (
-                self._rows.prune_proofs(tx, now - KEPT_SPENT_S),
-                self._rows.prune_ops(tx, now - KEPT_SPENT_S),
-            )
-        )
+        before = self._now() - KEPT_SPENT_S
+        await self._db.write(lambda tx: self._rows.prune_ops(tx, before))
+        # In portions: other writes come in between.
+        forgot = DROPPED_AT_ONCE
+        while forgot == DROPPED_AT_ONCE:
+            forgot = await self._db.write(lambda tx: self._rows.prune_proofs(tx, before, DROPPED_AT_ONCE))
         for mint_url, amount, _ in await self._db.read(lambda tx: self._rows.crowded(tx, CONSOLIDATE_ABOVE)):
             if mint_url not in self._mints.accepted():
                 continue

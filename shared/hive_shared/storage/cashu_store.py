@@ -178,17 +178,24 @@ class CashuStore:
             ).fetchone()[0]
         )
 
-    def prune_proofs(self, tx: Tx, before: int) -> int:
-        """Forget proofs spent before a time; how many."""
+    def prune_proofs(self, tx: Tx, before: int, most: int) -> int:
+        """Forget at most so many proofs that were spent before a time; how many."""
         return int(
             tx.execute(
-                f"DELETE FROM {self._proofs} WHERE state = 'spent' AND spent_at < ?", (before,)
+                f"DELETE FROM {self._proofs} WHERE y IN (SELECT y FROM {self._proofs} WHERE state = 'spent'"
+                " AND spent_at < ? LIMIT ?)",
+                (before, most),
             ).rowcount
         )
 
     def proof_rows(self, tx: Tx) -> int:
         """How many proofs are noted, spent ones included."""
         return int(tx.execute(f"SELECT COUNT(*) FROM {self._proofs}").fetchone()[0])
+
+    def spent_rows(self, tx: Tx, most: int) -> int:
+        """How many proofs are spent, counted up to so many."""
+        count = f"SELECT COUNT(*) FROM (SELECT 1 FROM {self._proofs} WHERE state = 'spent' LIMIT ?)"
+        return int(tx.execute(count, (most,)).fetchone()[0])
 
     def drop_spent(self, tx: Tx, most: int) -> int:
         """Forget at most so many spent proofs, those spent longest ago; how many."""

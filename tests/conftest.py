@@ -8,6 +8,7 @@ and not the day."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's job in the background ignores Ctrl-C, and what it starts inherits that; tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Thousands of tests are collected and stay, in every worker: to look for garbage among them took a fifth of
+# the collection and a good second at every full look during the tests.
+gc.disable()
 
 EXAMPLES = int(os.environ.get("HIVE_FUZZ_EXAMPLES", "100"))
 
@@ -44,6 +49,12 @@ def mint_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield mint.url
         finally:
             runner.run(mint.stop())
+
+
+def pytest_collection_finish() -> None:
+    """What is collected is no garbage; from here on it is looked for as usual."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

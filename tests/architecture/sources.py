@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +31,17 @@ class Source:
         """Path inside the repository, for messages."""
         return self.path.relative_to(ROOT).as_posix()
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree; the tree is walked once, however many rules look at it."""
+        return tuple(ast.walk(self.tree))
+
 
 @cache
 def _read(base: Path, package: str) -> tuple[Source, ...]:
     found = []
+    # A million nodes that stay until the end: to look for garbage among them took longer than to read them.
+    gc.disable()
     for path in sorted((base / package).rglob("*.py")):
         inside = path.relative_to(base / package)
         parts = [package, *inside.with_suffix("").parts]
@@ -41,6 +49,8 @@ def _read(base: Path, package: str) -> tuple[Source, ...]:
         layer = inside.parts[0] if len(inside.parts) > 1 else inside.stem
         text = path.read_text(encoding="utf-8")
         found.append(Source(path, package, layer, module, text, ast.parse(text, path.name)))
+    gc.freeze()
+    gc.enable()
     return tuple(found)
 
 
@@ -67,7 +77,7 @@ def of_tests() -> tuple[Source, ...]:
 def imports(source: Source) -> Iterator[tuple[int, str]]:
     """Line and absolute dotted name of everything a file imports, wherever in the file it does."""
     package = source.module.split(".") if source.path.stem == "__init__" else source.module.split(".")[:-1]
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name

@@ -28,7 +28,7 @@ OWNS_STDOUT = ("runtime_output", "runtime_pyln", "runtime")
 
 def walk(sources: tuple[Source, ...]) -> Iterator[tuple[Source, ast.AST]]:
     for source in sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             yield source, node
 
 
@@ -159,14 +159,14 @@ def test_a_test_that_is_not_run_says_why(kind: str) -> None:
             continue
         explained = {
             id(node.func)
-            for node in ast.walk(source.tree)
+            for node in source.nodes
             if isinstance(node, ast.Call)
             and (
                 any(word.arg in ("reason", "msg") for word in node.keywords)
                 or (node.args and called(node) == f"pytest.{kind}")
             )
         }
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             marks = isinstance(node, ast.Attribute) and dotted(node) in (
                 f"pytest.mark.{kind}",
                 f"pytest.{kind}",

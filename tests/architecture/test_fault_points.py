@@ -12,7 +12,7 @@ def fault_points() -> set[str]:
     """Names of the fault points in the shipped code; of one per channel what stands before the channel."""
     found = set()
     for source in of_plugins():
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             if node.func.attr == "_fault":

@@ -50,7 +50,7 @@ def texts(source: Source, family: str = "") -> Iterator[tuple[int, str]]:
     `family` of tables `self._ops` of a shared store as that table."""
     prose = docstrings(source.tree)
     inside: set[int] = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.JoinedStr):
             inside |= {id(part) for part in node.values}
             yield node.lineno, "".join(_piece(part, family) for part in node.values)
@@ -102,7 +102,7 @@ def test_sql_is_in_storage_and_nowhere_else() -> None:
         f"{source.name}:{node.lineno} {called(node)}"
         for source in shipped()
         if not keeps_sql(source)
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call)
         and re.fullmatch(r"(tx|db|connection|cursor|conn)\.execute(many|script)?", called(node))
     ]

@@ -5,6 +5,7 @@ What one side tells the other lies in `letters` until the test carries it over; 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, cast
 from cashu_tickets import NODE, PAYEE, PAYER
 from cl_hive_comms.domain.advisor import CredentialRow
 from cl_hive_comms.domain.cashu_lock import LockRow
+from cl_hive_comms.domain.receipt_record import ReceiptRow
 from cl_hive_comms.domain.report import baseline_digest, baseline_doc
 from cl_hive_comms.services.bonus_measure import BonusMeasure
 from cl_hive_comms.services.escrow_adapters import NodeLocks
@@ -24,6 +26,7 @@ from cl_hive_comms.services.item_judge import ItemJudge
 from cl_hive_comms.services.receipt_service import ReceiptFields
 from cl_hive_comms.services.ticket_mints import EscrowSettings
 from cl_hive_comms.services.trial_measure import TrialMeasure
+from cl_hive_comms.services.undecided_items import UndecidedItems
 from hiring_world import Books
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.derive import public_key
@@ -70,6 +73,7 @@ class Chain:
 
     def __init__(self) -> None:
         self.rows: list[Receipt] = []
+        self.of: dict[str, list[ReceiptRow]] = {}
 
     def append(self, tx: Tx, what: ReceiptFields) -> Receipt:
         row = Receipt(
@@ -85,6 +89,15 @@ class Chain:
         )
         self.rows.append(row)
         return row
+
+    def receipted(self, ticket_id: str, lock_state: str) -> None:
+        """A command's receipt that says so of item 0."""
+        said = {"escrow": {"ticket_id": ticket_id, "item": 0, "lock_state": lock_state}}
+        command_id = f"command:{ticket_id}:0"
+        self.of[command_id] = [ReceiptRow(99, "", json.dumps(said), *("",) * 3, 0, *("",) * 3, command_id)]
+
+    def of_command(self, tx: Tx, command_id: str) -> tuple[ReceiptRow, ...]:
+        return tuple(self.of.get(command_id, ()))
 
     def read(self, tx: Tx, receipt_id: int) -> dict[str, JsonValue] | None:
         found = [row for row in self.rows if row.receipt_id == receipt_id]
@@ -268,6 +281,12 @@ class EscrowWorld(LockWorld):
             refund=self.locks.refund,
             check_stop=self.check_stop,
             now=lambda: self.now,
+        )
+
+    def undecided(self) -> UndecidedItems:
+        """What looks after items that nobody knows the end of."""
+        return UndecidedItems(
+            *(self.db, self.tickets, self.work, self.ends, self, self, self.chain, self.engine)
         )
 
     def check_stop(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cl_hive_comms.services.escrow_service import Judged
 from cl_hive_comms.services.lock_service import LockSettings
 from escrow_world import AGENT, EscrowWorld
 from hive_shared.cashu.escrow import UNLOCKED_S, EscrowEngine, Ordered
@@ -28,6 +30,7 @@ from hive_shared.cashu.ticket_messages import (
     TicketResend,
 )
 from hive_shared.cashu.wallet import MintKeys
+from hive_shared.cashu.wire import BlindedMessage, Proof
 from hive_shared.crypto import sha256
 from hive_shared.errors import (
     BudgetExhausted,
@@ -37,6 +40,7 @@ from hive_shared.errors import (
     NotFound,
     PaymentFailed,
     RateLimited,
+    Unauthorized,
 )
 from hive_shared.store import Tx
 from lock_world import ADA
@@ -183,9 +187,11 @@ async def test_a_task_that_outlasts_its_money_ends_as_owed_or_as_refunded(
     (unproved,) = await payer.items(tickets["unproved"].ticket_id)
     await payer.db.write(lambda tx: payer.work.unknown(tx, unproved, None))
     await payer.engine.tick()
-    for ticket in tickets.values():
-        assert await payer.item_states(ticket.ticket_id) == ["refunded"]
-        assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.REFUNDED
+    for name in ("earned", "failed"):
+        assert await payer.item_states(tickets[name].ticket_id) == ["refunded"]
+        assert (await payer.engine.ticket(tickets[name].ticket_id)).status is TicketStatus.REFUNDED
+    # What nobody knows yet is not forgotten with its money.
+    assert await payer.item_states(tickets["unproved"].ticket_id) == ["unknown"]
     assert [item.ticket_id for item in await payer.db.read(payer.tickets.owed)] == [earned]
     assert [each for each in payer.letters.values() if isinstance(each, Owed)] == [
         Owed(earned, 0, 100, "late_release")
@@ -194,6 +200,92 @@ async def test_a_task_that_outlasts_its_money_ends_as_owed_or_as_refunded(
     # The preimage is told on request all the same: the receipt says that it was released.
     await payer.operator().release(earned, 0)
     assert [each.ticket_id for each in payer.letters.values() if isinstance(each, Release)] == [earned]
+
+
+@pytest.mark.parametrize("danger", [5, 9])
+async def test_what_a_task_earned_that_nobody_knows_of_is_owed_after_its_money_came_back(
+    payer: EscrowWorld, payee: PayeeWorld, danger: int
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 61
+    names = ("earned", "failed", "receipted", "refused")
+    tickets = {name: await payer.create(payer.plan(payee, [100], danger=danger), name) for name in names}
+    await payer.carry(payee)
+    for ticket in tickets.values():
+        await payer.begin(ticket)
+        (item,) = await payer.items(ticket.ticket_id)
+        await payer.db.write(lambda tx, item=item: payer.work.unknown(tx, item, None))
+    undecided = payer.undecided()
+    for _ in range(2):
+        await undecided.tick()
+    assert payer.notices == ["undecided"] * 4
+    word = Judged(True, {}, confirm=True)
+    if danger == 9:
+        # While the money is locked a word would release it.
+        with pytest.raises(Unauthorized):
+            await payer.operator().complete(tickets["earned"].ticket_id, 0, word)
+    payer.now = now
+    await payer.sweep()
+    assert {row.state.value for row in await payer.every()} == {"refunded"} and await payer.counted() == 0
+    for ticket in tickets.values():
+        assert await payer.item_states(ticket.ticket_id) == ["unknown"]
+    for _ in range(2):
+        await undecided.tick()
+    assert payer.notices == ["undecided"] * 8
+    if danger == 9:
+        # However late: the locks that the items follow are kept, and no preimage is told any more.
+        payer.now += 200 * 86_400
+        await payer.locks.tidy()
+        await payer.engine.tick()
+    await payer.operator().complete(tickets["earned"].ticket_id, 0, word)
+    await payer.operator().complete(tickets["failed"].ticket_id, 0, Judged(False, {}, confirm=True))
+    # Receipts of a chain that reaches further than this copy of the tickets decide without a word.
+    payer.chain.receipted(tickets["receipted"].ticket_id, "released")
+    payer.chain.receipted(tickets["refused"].ticket_id, "failed")
+    await undecided.tick()
+    await payer.engine.tick()
+    owed = {name: (await payer.items(tickets[name].ticket_id))[0].owed_sats for name in names}
+    assert owed == {"earned": 100, "failed": 0, "receipted": 100, "refused": 0}
+    for ticket in tickets.values():
+        assert await payer.item_states(ticket.ticket_id) == ["refunded"]
+    said = [each.ticket_id for each in payer.letters.values() if isinstance(each, Owed)]
+    assert sorted(said) == sorted(tickets[name].ticket_id for name in ("earned", "receipted"))
+    fees = sum(op.fee_sats for op in await payer.ops())
+    assert await payer.sats() == 1_500 - fees
+
+
+async def test_a_backup_from_amid_a_task_whose_money_came_back_since_is_settled_by_one_word(
+    payer: EscrowWorld, payee: PayeeWorld, tmp_path: Path
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 901
+    ticket = await payer.create(payer.plan(payee, [100]))
+    await payer.carry(payee)
+    await payer.begin(ticket)
+    rows = await payer.db.read(lambda tx: list(payer.tickets.raw_rows(tx)))
+    locks = await payer.db.read(lambda tx: list(payer.rows.raw_locks(tx)))
+    payer.now = now - 900
+    await payer.sweep()
+    assert {row.state for row in await payer.every()} == {LockState.REFUNDED}
+    fresh = EscrowWorld(tmp_path / "restored", payer.mint_url, seed=payer.seed)
+
+    def restored(tx: Tx) -> None:
+        for table, row in rows:
+            fresh.tickets.put_raw_row(tx, table, row)
+        for lock in locks:
+            fresh.rows.put_raw_lock(tx, lock)
+
+    await fresh.db.write(restored)
+    fresh.now = now
+    await fresh.sweep()
+    assert {row.state for row in await fresh.every()} == {LockState.REFUNDED}
+    assert await fresh.item_states(ticket.ticket_id) == ["unknown"]
+    await fresh.undecided().tick()
+    assert fresh.notices == ["undecided"]
+    await fresh.operator().complete(ticket.ticket_id, 0, Judged(True, {}, confirm=True))
+    (item,) = await fresh.items(ticket.ticket_id)
+    assert (item.state.value, item.owed_sats) == ("refunded", 100)
+    await fresh.close()
 
 
 async def test_a_rejected_ticket_waits_for_its_locktime(payer: EscrowWorld, payee: PayeeWorld) -> None:
@@ -264,6 +356,48 @@ async def test_what_the_mint_does_not_lock_is_cancelled_and_says_why(
     states = [row.status for row in await payer.every_ticket()]
     assert states == [TicketStatus.CANCELLED] * 3
     assert payer.letters == {} and await payer.sats() == 1_500 and await payer.every() == []
+
+
+async def test_what_the_mint_locks_after_it_was_given_up_is_counted_and_comes_back(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = payer.now
+    payer.now = payee.now = now - 21_600 - 3_600 - 4_000
+    mint = type(payer.mints.client)
+    real, sent = mint.swap, list[tuple[Sequence[Proof], Sequence[BlindedMessage]]]()
+
+    async def lost(self: object, inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> None:
+        sent.append((inputs, outputs))
+        raise MintUnavailable(payer.mint_url, "the answer was lost", sent=True)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mint, "swap", lost)
+        with pytest.raises(PaymentFailed):
+            await payer.create(payer.plan(payee, [100]))
+    (ticket,) = await payer.every_ticket()
+    assert (ticket.status, await payer.sats(), await payer.counted()) == (TicketStatus.CANCELLED, 1_500, 0)
+    # Now the mint carries it out.
+    await real(payer.mints.client, *sent[-1])
+    await payer.sweep()
+    (lock,) = await payer.every()
+    face = lock.face_sats
+    assert lock.state is LockState.LOCKED and await payer.counted() == face
+    assert await payer.db.read(payer.rows.locked_sats) == {payer.mint_url: face}
+    assert await payer.sats() == 1_500 - face - sum(op.fee_sats for op in await payer.ops())
+    await payer.engine.tick()
+    found = await payer.engine.ticket(ticket.ticket_id)
+    assert found.status is TicketStatus.FAILED and "after it was given up" in found.error
+    assert await payer.item_states(ticket.ticket_id) == ["failed"]
+    # Its operator may have made another: the payee hears nothing of it, and nothing is worked for it.
+    assert payer.notices == ["locked_late"] and payer.letters == {}
+    with pytest.raises(Conflict, match="never funded"):
+        await payer.engine.cancel(ticket.ticket_id)
+    payer.now = now
+    await payer.sweep()
+    assert await payer.item_states(ticket.ticket_id) == ["refunded"]
+    assert (await payer.engine.ticket(ticket.ticket_id)).status is TicketStatus.REFUNDED
+    assert await payer.counted() == 0
+    assert await payer.sats() == 1_500 - sum(op.fee_sats for op in await payer.ops())
 
 
 async def test_cancel_takes_only_what_was_never_funded(payer: EscrowWorld, payee: PayeeWorld) -> None:
@@ -354,3 +488,11 @@ async def test_a_ticket_is_handed_over_when_every_share_is_locked(
     found = await payer.engine.ticket(ticket.ticket_id)
     assert found.error == ("" if whole else "item 0 could not be locked whole")
     assert whole or payer.letters == {}
+    if not whole:
+        # The operator was told to make another: this one is not handed over when the mint locks it late.
+        shares.by_id["b" * 32] = LockState.LOCKED
+        late = lambda tx: payer.engine.on_lock(  # noqa: E731
+            tx, ticket.terms_hash, 0, "b" * 32, LockState.LOCKED
+        )
+        await payer.db.write(late)
+        assert await payer.engine.deliver(ticket.ticket_id) is False and payer.letters == {}

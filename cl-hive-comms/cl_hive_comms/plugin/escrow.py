@@ -43,7 +43,9 @@ from cl_hive_comms.services.received_tickets import ReceivedTicketService
 from cl_hive_comms.services.sibling_answers import SiblingAnswers
 from cl_hive_comms.services.sibling_payees import SiblingPayees
 from cl_hive_comms.services.ticket_mints import EscrowSettings, TicketMints
+from cl_hive_comms.services.undecided_items import UndecidedItems
 from cl_hive_comms.storage.advisor_store import AdvisorStore
+from cl_hive_comms.storage.receipt_store import ReceiptStore
 from cl_hive_comms.storage.state_store import StateStore
 
 
@@ -60,11 +62,13 @@ class EscrowParts(msgspec.Struct, frozen=True):
     received: ReceivedTicketService
     answers: SiblingAnswers
     payees: SiblingPayees
+    undecided: UndecidedItems
 
     async def tick(self) -> None:
         """What is to be handed over, told, rejected by silence, forgotten; what was handed to us."""
         await self.judges.judge.settle()
         await self.service.engine.tick()
+        await self.undecided.tick()
         await self.disputes.tick()
         await self.received.tick()
 
@@ -166,6 +170,7 @@ def compose_escrow(
     return EscrowParts(
         *(service, work, inbox, disputes, rows, payee_keys, judges, received(rows, mail), answers),
         _payees(db, payee_keys, mints, tables, credentials, lambda: _settings(config())),
+        UndecidedItems(db, rows, work, judges.ends, mail, notices, ReceiptStore(), engine),
     )
 
 

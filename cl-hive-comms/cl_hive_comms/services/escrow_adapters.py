@@ -20,8 +20,9 @@ from .lock_service import LockOrder, LockService
 from .messenger_signed import SignedMessages
 from .ports_locks import LockRows
 
+_WARN = ("rejected", "disputed", "partly_locked", "locked_late", "unjudged", "undecided", "not_measured")
 _LEVELS = {
-    **dict.fromkeys(("rejected", "disputed", "partly_locked", "unjudged", "not_measured"), Level.WARNING),
+    **dict.fromkeys(_WARN, Level.WARNING),
     "owed": Level.CRITICAL,
 }
 

@@ -314,7 +314,7 @@ class EscrowService:
             success = judged.success if bonus is None else self._measured(item, bonus, judged)
             if success is None:
                 raise InvalidParams("complete needs success=true or false", data={"param": "success"})
-            self._check_judge(ticket, item, judged)
+            self._check_judge(ticket, item, judged, back=self.engine.is_back(tx, item))
             if item.state not in _RELEASABLE:
                 item = self._work.start(tx, self._work.check_free(tx, ticket, i), f"operator:{ticket_id}:{i}")
             reason = "task_failed"
@@ -384,14 +384,16 @@ class EscrowService:
         return item
 
     def _check_judge(
-        self, ticket: TicketRow, item: ItemRow, judged: Judged, *, by_method: bool = False
+        self, ticket: TicketRow, item: ItemRow, judged: Judged, *, by_method: bool = False, back: bool = False
     ) -> None:
         if item.state is PayerItem.EXECUTING:
             raise Conflict(
                 f"item {item.i} pays command {item.command_id}, which is under way: its result decides",
                 reason="stale_state",
             )
-        if ticket.terms.danger >= NEEDS_APPROVALS:
+        # Neither a failure nor what is owed after the money came back releases anything.
+        harmless = judged.success is False or back
+        if ticket.terms.danger >= NEEDS_APPROVALS and not (item.state is PayerItem.UNKNOWN and harmless):
             raise Unauthorized(
                 f"danger {ticket.terms.danger} is released by a command with its approvals, not by a word"
             )

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow_ports import Mail
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketRow
+from hive_shared.cashu.escrow_rows import REVEAL_S, EscrowRows, ItemRow, TicketRow
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode
 from hive_shared.cashu.ticket_messages import Failure, Metric, Release
@@ -71,7 +71,7 @@ class ItemEnds:
         if verdict.success:
             self._work.succeed(tx, item, told)
             after = self._again(tx, item)
-            self.tell_released(tx, ticket, after)
+            self.tell_earned(tx, ticket, after)
             return self._again(tx, after)
         self._work.fail(tx, item, told)
         said = Failure(ticket.ticket_id, item.i, verdict.reason, told, _hash_of(receipt))
@@ -94,6 +94,12 @@ class ItemEnds:
             "measured_at": found.at,
         }
         return self._rows.note_item(tx, item, self._now(), metric=kept)
+
+    def tell_earned(self, tx: Tx, ticket: TicketRow, item: ItemRow) -> None:
+        """`tell_released`, where a preimage is still told so long after the locktime: what was found out
+        later is a debt alone."""
+        if self._now() <= item.locktime + REVEAL_S:
+            self.tell_released(tx, ticket, item)
 
     def tell_released(self, tx: Tx, ticket: TicketRow, item: ItemRow) -> None:
         """Send what was earned, once a minute at most, however often it is asked for. Raises

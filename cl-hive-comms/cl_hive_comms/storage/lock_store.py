@@ -172,12 +172,14 @@ class LockStore:
         return tuple(map(self._row, rows))
 
     def prune(self, tx: Tx, before: int) -> int:
-        """Forget what ended, and whose locktime was, before a time; how many."""
+        """Forget what ended, and whose locktime was, before a time; how many. Not what an item names of whose
+        task the end is open: it follows its lock then."""
         ended = [state.value for state in (*FINAL, LockState.FAILED)]
         return int(
             tx.execute(
                 f"DELETE FROM comms_cashu_locks WHERE state IN ({_marks(ended)}) AND locktime < ?"
-                " AND updated_at < ?",
+                " AND updated_at < ? AND lock_id NOT IN (SELECT named.value FROM comms_escrow_items i,"
+                " json_each(i.lock_ids_json) named WHERE i.state IN ('executing', 'unknown'))",
                 (*ended, before, before),
             ).rowcount
         )

@@ -25,6 +25,7 @@ _LEVELS: Final = {
     "rejected": "warning",
     "disputed": "warning",
     "partly_locked": "warning",
+    "locked_late": "warning",
     "owed": "critical",
 }
 

@@ -48,7 +48,7 @@ MESSAGE_S: Final = 14 * 86_400
 """How long a message to the payee is kept for sending, at most."""
 _OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST, LockState.FAILED})
 _PAID_NOTHING: Final = (PayerItem.CANCELLED, PayerItem.REFUNDED)
-_BACK: Final = frozenset({LockState.REFUNDABLE, LockState.REFUNDING})
+_NEVER_LOCKED: Final = frozenset({LockState.PLANNED, LockState.FAILED})
 _PAGE: Final = 200
 
 
@@ -164,6 +164,10 @@ class EscrowEngine:
             items = self._rows.items(tx, ticket_id)
             if ticket is None or {item.state for item in items} != {PayerItem.LOCKED}:
                 return False
+            if ticket.error:
+                # Its operator was told that it is not handed over, and may have made another: what a mint
+                # locks late changes nothing about that.
+                return False
             locks = self._locks.of_terms(tx, ticket.terms_hash)
             if {lock.state for lock in locks} != {LockState.LOCKED}:
                 return False
@@ -200,6 +204,11 @@ class EscrowEngine:
         if ticket.status is not TicketStatus.CANCELLED:
             await self._db.write(body)
         return await self.ticket(ticket_id)
+
+    def is_back(self, tx: Tx, item: ItemRow) -> bool:
+        """Whether all that was locked for an item came back: nothing can be redeemed by it any more."""
+        states = set(self._locks.states(tx, item.lock_ids))
+        return LockState.REFUNDED in states and states <= {LockState.REFUNDED, LockState.FAILED}
 
     # -- what the locks say ----------------------------------------------------------------------------
 
@@ -261,6 +270,10 @@ class EscrowEngine:
 
     def _followed(self, tx: Tx, item: ItemRow, states: Sequence[LockState]) -> None:
         now = self._now()
+        if item.state is PayerItem.CANCELLED:
+            if all(state in _NEVER_LOCKED for state in states):
+                return
+            item = self._locked_late(tx, item)
         if all(state in _OVER for state in states):
             if LockState.REDEEMED in states or LockState.LOST in states:
                 self._step(tx, item, PayerEvent.ON_REDEEMED, redeemed_at=now)
@@ -274,6 +287,19 @@ class EscrowEngine:
             if item.state is PayerItem.REFUNDING:
                 event = PayerEvent.ON_REFUND_PUT_OFF
             self._step(tx, item, event)
+
+    def _locked_late(self, tx: Tx, item: ItemRow) -> ItemRow:
+        """The mint carried out what was given up. The item was never handed over and is not now: another
+        ticket may have been made for it."""
+        item = self._step(tx, item, PayerEvent.ON_LOCKED)
+        text = (
+            f"the mint locked item {item.i} after it was given up: it is not handed over, its"
+            f" {item.amount_sats} sat come back at its locktime {item.locktime}"
+        )
+        self._rows.note_ticket(tx, item.ticket_id, self._now(), error=text)
+        if (ticket := self._rows.ticket(tx, item.ticket_id)) is not None:
+            self._notices.tell(tx, ticket, "locked_late", text)
+        return item
 
     def _refunded(self, tx: Tx, item: ItemRow, now: int) -> None:
         for event in (PayerEvent.ON_REFUND_DUE, PayerEvent.ON_REFUND_STARTED):

@@ -100,6 +100,6 @@ class Notices(Protocol):
     """Whom something is told on this node, inside the transaction."""
 
     def tell(self, tx: Tx, ticket: TicketRow, what: str, text: str) -> None:
-        """`what` is a short name: rejected, partly_locked, disputed, dispute_answered, owed,
-        unjudged, not_measured."""
+        """`what` is a short name: rejected, partly_locked, locked_late, disputed, dispute_answered, owed,
+        unjudged, undecided, not_measured."""
         ...

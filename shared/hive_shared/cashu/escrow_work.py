@@ -75,7 +75,7 @@ class EscrowWork:
                 reason="too_late",
                 data={"item": i, "deadline": item.deadline},
             )
-        self._check_order(tx, ticket, i)
+        self.check_order(tx, ticket, i)
         return item
 
     def start(self, tx: Tx, item: ItemRow, command_id: str) -> ItemRow:
@@ -92,7 +92,7 @@ class EscrowWork:
         """
         now = self._now()
         ticket = self._ticket(tx, item)
-        self._check_order(tx, ticket, item.i)
+        self.check_order(tx, ticket, item.i)
         item = self._rows.move_item(tx, item, PayerEvent.ON_SUCCEEDED, now, receipt_id=receipt_id)
         return self.release(tx, ticket, item)
 
@@ -103,7 +103,7 @@ class EscrowWork:
             raise PaymentFailed(
                 f"item {item.i} of ticket {item.ticket_id} has no receipt yet", reason="not_released"
             )
-        self._check_order(tx, ticket, item.i)
+        self.check_order(tx, ticket, item.i)
         item = self._rows.move_item(tx, item, PayerEvent.ON_RELEASED, now, released_at=now)
         self._locks.released(tx, item.lock_ids)
         self._locks.tell_again(tx, item.lock_ids)
@@ -143,15 +143,9 @@ class EscrowWork:
             )
         return self._secret(tx, item)
 
-    # -- inside ----------------------------------------------------------------------------------------
-
-    def _followed(self, tx: Tx, item: ItemRow) -> ItemRow:
-        """The item with what became of its locks under the task: they may have gone back long ago."""
-        self._locks.tell_again(tx, item.lock_ids)
-        return self._rows.item(tx, item.ticket_id, item.i) or item
-
-    def _check_order(self, tx: Tx, ticket: TicketRow, i: int) -> None:
-        """Milestones are earned in their order; bonuses after the base."""
+    def check_order(self, tx: Tx, ticket: TicketRow, i: int) -> None:
+        """Milestones are earned in their order; bonuses after the base. Raises PaymentFailed
+        (`not_released`)."""
         kind = ticket.terms.type
         before = i - 1 if kind is TicketType.MILESTONE else 0 if kind is TicketType.PERFORMANCE else i
         if before < 0 or before == i:
@@ -164,6 +158,13 @@ class EscrowWork:
                 reason="not_released",
                 data={"item": i, "before": before},
             )
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _followed(self, tx: Tx, item: ItemRow) -> ItemRow:
+        """The item with what became of its locks under the task: they may have gone back long ago."""
+        self._locks.tell_again(tx, item.lock_ids)
+        return self._rows.item(tx, item.ticket_id, item.i) or item
 
     def _ticket(self, tx: Tx, item: ItemRow) -> TicketRow:
         ticket = self._rows.ticket(tx, item.ticket_id)

@@ -100,9 +100,9 @@ class PayeeEffect(StrEnum):
 
 
 S, E, Fx = PayerItem, PayerEvent, PayerEffect
-_HELD: Final = (S.LOCKED, S.DELIVERED, S.ACCEPTED, S.FAILED, S.UNKNOWN, S.RELEASED)
-"""The money is at the mint and no step of ours is under way: at its time it may go back."""
-_SPENDABLE: Final = (*_HELD, S.EXECUTING, S.SUCCEEDED, S.REFUNDABLE, S.REFUNDING)
+_HELD: Final = (S.LOCKED, S.DELIVERED, S.ACCEPTED, S.FAILED, S.RELEASED)
+"""The money is at the mint and nothing of the task is open: at its time it may go back."""
+_SPENDABLE: Final = (*_HELD, S.EXECUTING, S.UNKNOWN, S.SUCCEEDED, S.REFUNDABLE, S.REFUNDING)
 """The payee's key and the preimage may spend it, whatever we think of it."""
 
 PAYER_ITEMS: Final[Mapping[tuple[PayerItem, PayerEvent], Step[PayerItem, PayerEffect]]] = MappingProxyType(
@@ -110,6 +110,8 @@ PAYER_ITEMS: Final[Mapping[tuple[PayerItem, PayerEvent], Step[PayerItem, PayerEf
         (S.PLANNED, E.ON_LOCKED): Step(S.LOCKED),
         # Only what was never funded is cancelled: there is no early refund.
         (S.PLANNED, E.ON_CANCELLED): Step(S.CANCELLED),
+        # The mint locked late what was given up: nobody was handed it, so it goes back at its locktime.
+        (S.CANCELLED, E.ON_LOCKED): Step(S.FAILED),
         (S.LOCKED, E.ON_DELIVERED): Step(S.DELIVERED),
         (S.DELIVERED, E.ON_ACKNOWLEDGED): Step(S.ACCEPTED),
         (S.DELIVERED, E.ON_REFUSED): Step(S.FAILED),
@@ -132,7 +134,7 @@ PAYER_ITEMS: Final[Mapping[tuple[PayerItem, PayerEvent], Step[PayerItem, PayerEf
     }
 )
 PAYER_INITIAL: Final[Collection[PayerItem]] = (S.PLANNED,)
-PAYER_FINAL: Final[frozenset[PayerItem]] = frozenset({S.REDEEMED, S.CANCELLED})
+PAYER_FINAL: Final[frozenset[PayerItem]] = frozenset({S.REDEEMED})
 PAYER_OUTCOMES: Final[Mapping[PayerEffect, Collection[PayerEvent]]] = MappingProxyType(
     {Fx.REFUND: (E.ON_REFUNDED, E.ON_REFUND_PUT_OFF, E.ON_REDEEMED)}
 )

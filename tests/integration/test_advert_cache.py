@@ -166,6 +166,21 @@ async def test_a_name_drawn_alike_is_pointed_out(world: MarketWorld) -> None:
     assert "Cyrillic" in said and "looks like that of" in said
 
 
+async def test_a_search_sees_every_change_since_the_last(world: MarketWorld) -> None:
+    original = named("Beacon", 1)
+    await world.take(original, named("Lantern", 2, at=made.AT + 1))
+    await world.take(named("BEACON", 3, at=made.AT + 2))
+    assert sorted(await world.names()) == ["BEACON", "Beacon", "Lantern"]
+    (copy,) = [one for one in (await world.search()).found if one.row.profile.name == "BEACON"]
+    assert "looks like that of 'Beacon'" in " ".join(world.discovery.warnings(copy.row))
+    await world.take(named("Lighthouse", 2, now=made.AT + 60, version="1.1.0"))
+    assert sorted(await world.names()) == ["BEACON", "Beacon", "Lighthouse"]
+    await world.cache.block(original.pubkey, "copies", None)
+    assert sorted(await world.names()) == ["BEACON", "Lighthouse"]
+    # Nobody is left who had the name before.
+    assert not world.discovery.warnings(copy.row)
+
+
 async def test_acceptance_04_25_clocks(world: MarketWorld) -> None:
     """Ten minutes ahead is taken, of the document's date as of the event's (the engine's part)."""
     await world.take(made.profile_event(ONE, made.AT + 600))
@@ -289,6 +304,12 @@ async def test_every_filter(world: MarketWorld) -> None:
         ({"capabilities": ["monitoring"]}, False),
     ):
         assert bool(await world.names(**asked)) is fits, asked
+
+
+async def test_what_an_advisor_does_not_say_fails_what_is_asked(world: MarketWorld) -> None:
+    await world.take(made.profile_event(ONE, availability={"acceptingNewClients": True}))
+    assert await world.names()
+    assert not await world.names(min_uptime=0) and not await world.names(max_response_s=86_400)
 
 
 async def test_full_and_paused_advisors_are_shown_when_asked_for(world: MarketWorld) -> None:

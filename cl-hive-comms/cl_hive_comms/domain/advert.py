@@ -64,9 +64,13 @@ class CachedProfile(msgspec.Struct, frozen=True, kw_only=True):
         """Full days of its age."""
         return max(0, now - self.begun()) // DAY_S
 
+    def fresh_until(self) -> int:
+        """The last second in which it is shown without being asked for."""
+        return min(self.profile.valid_until - 1, self.profile.valid_from + STALE_S)
+
     def stale(self, now: int) -> bool:
         """Too old to be shown without being asked for."""
-        return now >= self.profile.valid_until or now - self.profile.valid_from > STALE_S
+        return now > self.fresh_until()
 
     def aging(self, now: int) -> bool:
         """Older than an advisor lets it become."""
@@ -74,9 +78,11 @@ class CachedProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     def trust(self, now: int) -> int:
         """The trust score of §7.3, as far as it is known here: no reputation, no confirmations yet."""
-        months = min(_MAX_MONTHS, max(0, now - self.first_seen) // _MONTH_S)
-        score = min(self.pow_bits, _MAX_POW) + months
-        score += _DID_BONUS if self.did_proved else 0
+        return with_months(self.worth(), self.first_seen, now)
+
+    def worth(self) -> int:
+        """The part of the trust score that time does not change."""
+        score = min(self.pow_bits, _MAX_POW) + (_DID_BONUS if self.did_proved else 0)
         return score - (_CONTRADICTION if INCONSISTENT in self.flags else 0)
 
 
@@ -95,6 +101,11 @@ class CachedOffer(msgspec.Struct, frozen=True, kw_only=True):
     def advisor_id(self) -> str:
         """The id of its author."""
         return vc.did_of(self.pubkey)
+
+
+def with_months(worth: int, first_seen: int, now: int) -> int:
+    """The trust score of a profile of this worth that has been known since `first_seen`."""
+    return worth + min(_MAX_MONTHS, max(0, now - first_seen) // _MONTH_S)
 
 
 def newer(created_at: int, event_id: str, than: tuple[int, str]) -> bool:

@@ -5,7 +5,7 @@ The same question over the same adverts gives the same order, to four decimals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ from hive_shared.errors import InvalidParams
 from hive_shared.market import words
 from hive_shared.market.fields import Fields
 
-from .advert import DAY_S, LEGACY, CachedOffer, CachedProfile
+from . import names
+from .advert import DAY_S, LEGACY, CachedOffer, CachedProfile, with_months
 
 WEIGHTS: Final[Mapping[str, float]] = MappingProxyType(
     {"rep": 0.35, "cap": 0.25, "spec": 0.15, "price": 0.10, "avail": 0.10, "fresh": 0.05}
@@ -69,6 +70,45 @@ class Found(msgspec.Struct, frozen=True):
     offers: tuple[CachedOffer, ...]
     score: float
     trust: int
+
+
+class Searched(msgspec.Struct, frozen=True):
+    """A profile with what every search wants to know of it and what only a new profile changes: a search over
+    thousands reads it instead of working it out again. Sats, Unix seconds.
+
+    `fresh_until` is the last second before it is stale, `drawn` the form of its name that look-alikes share.
+    """
+
+    row: CachedProfile
+    capabilities: tuple[str, ...]
+    full_stack: bool
+    open: bool
+    monthly_sats: int | None
+    availability: float
+    begun: int
+    fresh_until: int
+    legacy: bool
+    worth: int
+    drawn: str
+
+    @classmethod
+    def of(cls, row: CachedProfile) -> Searched:
+        """From a kept profile."""
+        profile = row.profile
+        capabilities = profile.capabilities
+        return cls(
+            row=row,
+            capabilities=capabilities,
+            full_stack=words.FULL_STACK in capabilities,
+            open=profile.accepting is not False and row.status != "paused",
+            monthly_sats=profile.monthly_sats,
+            availability=_availability(row),
+            begun=row.begun(),
+            fresh_until=row.fresh_until(),
+            legacy=LEGACY in row.flags,
+            worth=row.worth(),
+            drawn=names.drawn_form(profile.name),
+        )
 
 
 def criteria(document: Mapping[str, Any]) -> Criteria:
@@ -154,51 +194,72 @@ def _weights(fields: Fields) -> Mapping[str, float] | None:
 
 # -- filtering ---------------------------------------------------------------------------------------------
 
+Offers = Callable[[str], Sequence[CachedOffer]]
+"""The offers of a key that stand now."""
 
-def fits(asked: Criteria, row: CachedProfile, offers: Sequence[CachedOffer], now: int) -> bool:
-    """Whether an advisor passes every filter. Of a list one value has to fit; what an advisor does not say
-    fails what is asked of it, but a price that nobody can know fails nothing."""
-    profile = row.profile
-    full = words.FULL_STACK in profile.capabilities
-    if row.status == "withdrawn" or (row.stale(now) and not asked.include_stale):
-        return False
-    if asked.accepting and (profile.accepting is False or row.status == "paused"):
-        return False
-    if asked.capabilities and not full and not set(asked.capabilities) & set(profile.capabilities):
-        return False
-    if asked.specializations and not full and not set(asked.specializations) & set(profile.specializations):
-        return False
-    if asked.schemas and not set(asked.schemas) & set(profile.schemas):
-        return False
+
+Filter = Callable[[Searched], bool]
+
+
+def filters(asked: Criteria, offers_of: Offers, now: int) -> list[Filter]:
+    """What an advisor has to pass, all of it; only what is asked. Of a list one value has to fit; what an
+    advisor does not say fails what is asked of it, but a price that nobody can know fails nothing."""
+    found: list[Filter] = [lambda one: one.row.status != "withdrawn"]
+    if not asked.include_stale:
+        found.append(lambda one: one.fresh_until >= now)
+    if asked.accepting:
+        found.append(lambda one: one.open)
+    if asked.capabilities:
+        capabilities = frozenset(asked.capabilities)
+        found.append(lambda one: one.full_stack or not capabilities.isdisjoint(one.capabilities))
+    if asked.specializations:
+        special = frozenset(asked.specializations)
+        found.append(lambda one: one.full_stack or not special.isdisjoint(one.row.profile.specializations))
+    if asked.schemas:
+        schemas = frozenset(asked.schemas)
+        found.append(lambda one: not schemas.isdisjoint(one.row.profile.schemas))
     # Nobody's reputation is known without credentials of third parties.
-    if asked.min_reputation > 0 or (asked.require_did and not row.did_proved):
-        return False
-    return _affordable(asked, row, offers) and _able(asked, row, offers) and _named(asked, row)
+    if asked.min_reputation > 0:
+        found.append(lambda one: False)
+    if asked.require_did:
+        found.append(lambda one: one.row.did_proved)
+    if (most := asked.max_monthly_sats) is not None:
+        found.append(lambda one: one.monthly_sats is None or one.monthly_sats <= most)
+    if (least := asked.min_uptime) is not None:
+        found.append(lambda one: _is_up(one, least))
+    if (slowest := asked.max_response_s) is not None:
+        found.append(lambda one: _answers_within(one, slowest))
+    if asked.text:
+        parts = asked.text.replace("_", "-").split()
+        found.append(lambda one: _named(one, parts))
+    by_size = asked.node_capacity is not None or asked.channel_count is not None
+    if by_size or asked.pricing_model is not None or asked.methods or asked.trial:
+        found.append(lambda one: _offering(asked, one.row, offers_of(one.row.pubkey)))
+    return found
 
 
-def _affordable(asked: Criteria, row: CachedProfile, offers: Sequence[CachedOffer]) -> bool:
-    profile, cost = row.profile, row.profile.monthly_sats
-    if asked.max_monthly_sats is not None and cost is not None and cost > asked.max_monthly_sats:
-        return False
+def _is_up(one: Searched, percent: float) -> bool:
+    uptime = one.row.profile.uptime_pct
+    return uptime is not None and uptime >= percent
+
+
+def _answers_within(one: Searched, seconds: int) -> bool:
+    response = one.row.profile.response_s
+    return response is not None and response <= seconds
+
+
+def _offering(asked: Criteria, row: CachedProfile, offers: Sequence[CachedOffer]) -> bool:
+    """What offers have a say in."""
+    profile = row.profile
     models = {one.model for one in profile.prices} | {one.offer.pricing_model for one in offers}
     if asked.pricing_model is not None and asked.pricing_model not in models:
         return False
     methods = {*profile.methods, *(method for one in offers for method in one.offer.methods)}
     if asked.methods and not set(asked.methods) & methods:
         return False
-    return not asked.trial or profile.trial or any(one.offer.trial_days for one in offers)
-
-
-def _able(asked: Criteria, row: CachedProfile, offers: Sequence[CachedOffer]) -> bool:
-    profile = row.profile
-    if asked.min_uptime is not None and (profile.uptime_pct is None or profile.uptime_pct < asked.min_uptime):
+    if asked.trial and not profile.trial and not any(one.offer.trial_days for one in offers):
         return False
-    slowest = asked.max_response_s
-    if slowest is not None and (profile.response_s is None or profile.response_s > slowest):
-        return False
-    if not offers:
-        return True
-    return any(
+    return not offers or any(
         (asked.node_capacity is None or one.offer.min_node_capacity <= asked.node_capacity)
         and (
             asked.channel_count is None
@@ -209,59 +270,75 @@ def _able(asked: Criteria, row: CachedProfile, offers: Sequence[CachedOffer]) ->
     )
 
 
-def _named(asked: Criteria, row: CachedProfile) -> bool:
-    if not asked.text:
-        return True
-    profile = row.profile
-    said = " ".join((profile.name.casefold(), *profile.capabilities, *profile.specializations))
-    return all(part in said for part in asked.text.replace("_", "-").split())
+def _named(one: Searched, parts: Sequence[str]) -> bool:
+    profile = one.row.profile
+    said = " ".join((profile.name.casefold(), *one.capabilities, *profile.specializations))
+    return all(part in said for part in parts)
 
 
 # -- scoring -----------------------------------------------------------------------------------------------
 
 
-def match(asked: Criteria, row: CachedProfile, now: int, weights: Mapping[str, float]) -> float:
-    """The match score, 0 to 1, rounded to four decimals."""
-    parts = {
-        "rep": UNKNOWN_REPUTATION,
-        "cap": _capabilities(asked, row),
-        "spec": _specializations(asked, row),
-        "price": _price(asked, row),
-        "avail": _availability(row),
-        "fresh": max(0.0, 1 - max(0, now - row.begun()) / _FRESH_S),
-    }
-    whole = sum(weights.values())
-    return round(sum(weights.get(name, 0) * part for name, part in parts.items()) / whole, 4)
+class Scorer:
+    """The match score of profiles for one question at one time, 0 to 1, rounded to four decimals."""
+
+    def __init__(self, asked: Criteria, now: int, weights: Mapping[str, float]) -> None:
+        self._asked, self._now = asked, now
+        rep, self._cap, self._spec, self._cheap, self._avail, self._fresh = (
+            weights.get(name, 0) for name in WEIGHTS
+        )
+        self._known = rep * UNKNOWN_REPUTATION
+        self._whole = sum(weights.values())
+
+    def score(self, one: Searched) -> float:
+        """How well this one answers."""
+        asked = self._asked
+        capable = _capabilities(asked, one) if asked.capabilities or asked.schemas else 1.0
+        special = _specializations(asked, one) if asked.specializations else 1.0
+        cheap = _price(one.monthly_sats, asked.max_monthly_sats)
+        age = self._now - one.begun
+        fresh = 1.0 if age <= 0 else 0.0 if age >= _FRESH_S else 1 - age / _FRESH_S
+        return round(
+            (
+                self._known
+                + self._cap * capable
+                + self._spec * special
+                + self._cheap * cheap
+                + self._avail * one.availability
+                + self._fresh * fresh
+            )
+            / self._whole,
+            4,
+        )
 
 
-def _capabilities(asked: Criteria, row: CachedProfile) -> float:
-    profile = row.profile
+def _capabilities(asked: Criteria, one: Searched) -> float:
     fit = 1.0
     if asked.capabilities:
-        fit = sum(_level(row, one) for one in asked.capabilities) / len(asked.capabilities)
+        fit = 0.0
+        for name in asked.capabilities:
+            fit += _level(one, name)
+        fit /= len(asked.capabilities)
     if asked.schemas:
-        fit = (fit + len(set(asked.schemas) & set(profile.schemas)) / len(asked.schemas)) / 2
+        fit = (fit + len(set(asked.schemas) & set(one.row.profile.schemas)) / len(asked.schemas)) / 2
     return fit
 
 
-def _level(row: CachedProfile, capability: str) -> float:
-    profile = row.profile
+def _level(one: Searched, capability: str) -> float:
+    profile = one.row.profile
     for level, worth in ((profile.primary, 1.0), (profile.secondary, 0.6), (profile.experimental, 0.3)):
         if capability in level:
             return worth
-    return 0.5 if words.FULL_STACK in profile.capabilities else 0.0
+    return 0.5 if one.full_stack else 0.0
 
 
-def _specializations(asked: Criteria, row: CachedProfile) -> float:
-    if not asked.specializations:
-        return 1.0
-    missing = 0.5 if words.FULL_STACK in row.profile.capabilities else 0.0
-    own = row.profile.specializations
-    return sum(1.0 if one in own else missing for one in asked.specializations) / len(asked.specializations)
+def _specializations(asked: Criteria, one: Searched) -> float:
+    missing = 0.5 if one.full_stack else 0.0
+    own = one.row.profile.specializations
+    return sum(1.0 if name in own else missing for name in asked.specializations) / len(asked.specializations)
 
 
-def _price(asked: Criteria, row: CachedProfile) -> float:
-    cost, budget = row.profile.monthly_sats, asked.max_monthly_sats
+def _price(cost: int | None, budget: int | None) -> float:
     if budget is None or cost is None:
         return 0.5
     if cost <= budget:
@@ -280,20 +357,46 @@ def _availability(row: CachedProfile) -> float:
     return 1 - profile.load / profile.max_nodes
 
 
-def ranked(found: Sequence[Found], sort: str, now: int) -> list[Found]:
-    """In the order of the answer. Stale and early-software profiles stand after all others; ties go by trust,
-    then by the newer one, then by the id."""
+# -- the order ---------------------------------------------------------------------------------------------
 
-    def place(one: Found) -> tuple[Any, ...]:
+Ranked = tuple[Searched, float, int]
+"""Who answers, with its match score and its trust."""
+
+
+def search(
+    asked: Criteria,
+    rows: Iterable[Searched],
+    offers_of: Offers,
+    now: int,
+    weights: Mapping[str, float],
+    min_trust: int | None,
+) -> list[Ranked]:
+    """All that fit and are trusted enough, in the order of the answer. Stale and early-software profiles
+    stand after all others; ties go by trust, then by the newer one, then by the id."""
+    score = Scorer(asked, now, weights).score
+    for wanted in filters(asked, offers_of, now):
+        rows = filter(wanted, rows)
+    found = []
+    for one in rows:
         row = one.row
-        cost = row.profile.monthly_sats
-        first: tuple[Any, ...] = {
-            "match": (-one.score,),
-            "price": (cost is None, cost or 0, -one.score),
-            "trust": (-one.trust, -one.score),
-            "newest": (-row.created_at, -one.score),
-        }[sort]
-        last = row.stale(now) or LEGACY in row.flags
-        return (last, *first, -one.trust, -row.created_at, row.advisor_id)
+        trust = with_months(one.worth, row.first_seen, now)
+        if min_trust is not None and trust < min_trust:
+            continue
+        match = score(one)
+        last = now > one.fresh_until or one.legacy
+        found.append(
+            (last, *_first(asked.sort, one, match, trust), -trust, -row.created_at, row.advisor_id, one)
+        )
+    # No two have one id, so what stands behind it is never compared.
+    found.sort()
+    return [(place[-1], -place[-5], -place[-4]) for place in found]
 
-    return sorted(found, key=place)
+
+def _first(sort: str, one: Searched, match: float, trust: int) -> tuple[Any, ...]:
+    """What goes before all ties; the score stands at its end."""
+    if sort == "match":
+        return (-match,)
+    if sort == "price":
+        cost = one.monthly_sats
+        return (cost is None, cost or 0, -match)
+    return (-trust if sort == "trust" else -one.row.created_at, -match)

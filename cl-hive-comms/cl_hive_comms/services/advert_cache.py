@@ -79,6 +79,8 @@ class AdvertCache:
         self._db, self._rows = db, rows
         self._kept, self._min_pow, self._now, self._log = kept, min_pow, now, log
         self.profiles: dict[str, CachedProfile] = {}
+        self.changes = 0
+        """Grows with every change of the profiles."""
         self.offers: dict[str, dict[str, CachedOffer]] = {}
         self.counters: Counter[str] = Counter()
         """Refused adverts by reason."""
@@ -159,6 +161,7 @@ class AdvertCache:
         if not more and self._now() - row.last_seen < rules.DAY_S:
             return
         relays = (*row.relays, url) if more else row.relays
+        self.changes += 1
         self.profiles[row.advisor_id] = msgspec.structs.replace(row, last_seen=self._now(), relays=relays)
 
     def _apply(self, url: str, found: ProfileAdvert | OfferAdvert | Tombstone | Deletion) -> str | None:
@@ -212,6 +215,7 @@ class AdvertCache:
             return "rate"
         if old is None and not self._room_for_profile(row):
             return "capacity"
+        self.changes += 1
         self.profiles[row.advisor_id] = row
         self._unsaved.append(lambda tx: self._rows.put_profile(tx, row, text))
         return None
@@ -334,6 +338,7 @@ class AdvertCache:
         self._unsaved.append(lambda tx: self._rows.drop_grave(tx, ref))
 
     def _forget_profile(self, advisor_id: str) -> None:
+        self.changes += 1
         self.profiles.pop(advisor_id, None)
         self._unsaved.append(lambda tx: self._rows.drop_profile(tx, advisor_id))
 
@@ -415,6 +420,7 @@ class AdvertCache:
             return rows.profiles(tx), rows.offers(tx), list(rows.graves(tx)), list(rows.blocked(tx))
 
         profiles, offers, graves, blocked = await self._db.read(body)
+        self.changes += 1
         self.profiles = {row.advisor_id: row for row in profiles}
         for one in offers:
             self.offers.setdefault(one.pubkey, {})[one.offer.offer_id] = one

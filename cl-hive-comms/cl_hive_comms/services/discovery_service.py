@@ -22,8 +22,9 @@ from hive_shared.nostr.reasons import NostrInvalid
 
 from cl_hive_comms.domain import names
 from cl_hive_comms.domain.advert import INCONSISTENT, LEGACY, CachedOffer, CachedProfile
-from cl_hive_comms.domain.market_match import Criteria, Found, fits, match, ranked
+from cl_hive_comms.domain.market_match import Criteria, Found, Ranked, Scorer, Searched, search
 from cl_hive_comms.services.advert_cache import AdvertCache
+from cl_hive_comms.services.advert_index import AdvertIndex
 from cl_hive_comms.services.ports_identity import Clock
 
 NAME: Final = "market-adverts"
@@ -110,6 +111,7 @@ class DiscoveryService:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.cache, self._relays = cache, relays
+        self._index = AdvertIndex(cache)
         self._settings, self._own_key, self._named = settings, own_key, named
         self._now, self._random_bytes = now, random_bytes
         self._results: dict[str, _Result] = {}
@@ -146,11 +148,15 @@ class DiscoveryService:
         settings = self._enabled()
         nostr = "ok" if cached else await self._refreshed(settings, refresh)
         await self.cache.settle()
-        found = self._search(asked, settings)
-        shown = tuple(found[asked.offset : asked.offset + asked.limit])
+        now = self._now()
+        found = self._search(asked, settings, now)
+        shown = tuple(
+            Found(one.row, self._offers_of(one.row.pubkey, now), score, trust)
+            for one, score, trust in found[asked.offset : asked.offset + asked.limit]
+        )
         sources = dict.fromkeys(SOURCES, "unavailable") | {"nostr": nostr, "local": "ok"}
         return Answer(
-            result_id=self._keep([one.row.pubkey for one in found]),
+            result_id=self._keep([one.row.pubkey for one, _, _ in found]),
             found=shown,
             first=asked.offset + 1,
             total=len(found),
@@ -185,23 +191,21 @@ class DiscoveryService:
             self._looked_at = self._now()
             return "ok"
 
-    def _search(self, asked: Criteria, settings: MarketSettings) -> list[Found]:
-        now, weights = self._now(), {**settings.weights, **(asked.weights or {})}
+    def _search(self, asked: Criteria, settings: MarketSettings, now: int) -> list[Ranked]:
+        weights = {**settings.weights, **(asked.weights or {})}
         if not any(weights.values()):
             raise InvalidParams("these weights and the operator's leave none above 0")
         require_did = asked.require_did or (settings.require_did and not asked.include_hidden)
         question = msgspec.structs.replace(asked, require_did=require_did)
-        own = self._own_key()
-        found = []
-        for row in self.cache.profiles.values():
-            offers = self._offers_of(row.pubkey, now)
-            if row.pubkey == own or not fits(question, row, offers, now):
-                continue
-            trust = row.trust(now)
-            if trust < settings.min_trust and not asked.include_hidden:
-                continue
-            found.append(Found(row, offers, match(asked, row, now, weights), trust))
-        return ranked(found, asked.sort, now)
+        own = vc.did_of(self._own_key())
+        return search(
+            question,
+            (one for advisor_id, one in self._index.rows().items() if advisor_id != own),
+            lambda pubkey: self._offers_of(pubkey, now),
+            now,
+            weights,
+            None if asked.include_hidden else settings.min_trust,
+        )
 
     def _offers_of(self, pubkey: str, now: int) -> tuple[CachedOffer, ...]:
         mine = self.cache.offers.get(pubkey)
@@ -256,7 +260,7 @@ class DiscoveryService:
                 f"no profile of {text[:80]!a} is known; search with hive-client-discover refresh=true"
             )
         now = self._now()
-        score = match(Criteria(), row, now, settings.weights)
+        score = Scorer(Criteria(), now, settings.weights).score(Searched.of(row))
         return Found(row, self._offers_of(pubkey, now), score, row.trust(now))
 
     async def key_of(self, text: str) -> str:
@@ -305,16 +309,8 @@ class DiscoveryService:
             found.append("not renewed for more than 30 days")
         if scripts := names.mixed_scripts(row.profile.name):
             found.append(f"its name mixes {' and '.join(scripts)} letters")
-        drawn = names.drawn_form(row.profile.name)
-        for other in self.cache.profiles.values():
-            # Who came first under a name is not the one who copies it.
-            if (other.first_seen, other.created_at, other.advisor_id) < (
-                row.first_seen,
-                row.created_at,
-                row.advisor_id,
-            ) and names.drawn_form(other.profile.name) == drawn:
-                found.append(f"its name looks like that of {other.profile.name!a}, who is known for longer")
-                break
+        if (other := self._index.known_longest(row)) is not None:
+            found.append(f"its name looks like that of {other.profile.name!a}, who is known for longer")
         return found
 
     # -- checking ------------------------------------------------------------------------------------

@@ -33,8 +33,11 @@ _CONNECT_SECONDS: Final = 8.0
 # closing connection is one of which nobody knows whether it arrived.
 _IDLE_SECONDS: Final = 4.0
 _SAID_MAX: Final = 200
+_ANY_MINT_READS: Final = 100
+"""Elements of an array for which a mint is not asked how many it reads."""
 
 _A = TypeVar("_A", bound=msgspec.Struct)
+_E = TypeVar("_E")
 
 
 class Mints:
@@ -92,6 +95,7 @@ class MintHttp:
         self._url, self._lane, self._backend = url, lane, backend
         self._trust, self._sleep, self._jitter = trust, sleep, jitter
         self._pool: httpcore.AsyncConnectionPool | None = None
+        self._most: int | None = None
         self._opening = asyncio.Lock()
 
     @property
@@ -114,6 +118,7 @@ class MintHttp:
         """What it says about itself; `time` from the Date header where it gives none."""
         body, headers = await self._ask("GET", "info", repeat=True)
         info = wire.decode(body, wire.MintInfo)
+        self._most = info.array_limit
         if info.time is None and (stated := _date(headers)) is not None:
             return msgspec.structs.replace(info, time=stated)
         return info
@@ -179,7 +184,13 @@ class MintHttp:
         return answer.signatures
 
     async def checkstate(self, ys: Sequence[str]) -> Sequence[wire.ProofState]:
-        """What the mint knows of each, in the order asked."""
+        """What the mint knows of each, in the order asked; in as many questions as the mint needs."""
+        found: list[wire.ProofState] = []
+        for some in await self._parts(ys):
+            found += await self._states(some)
+        return found
+
+    async def _states(self, ys: Sequence[str]) -> list[wire.ProofState]:
         request = wire.StateRequest(ys)
         answer = await self._post("checkstate", request, wire.StateAnswer, elements=len(ys))
         states = {state.Y: state for state in answer.states}
@@ -190,9 +201,26 @@ class MintHttp:
         return [states[y] for y in ys]
 
     async def restore(self, outputs: Sequence[wire.BlindedMessage]) -> wire.RestoreAnswer:
-        """Those of our outputs that the mint has signed, and its signatures."""
-        request = wire.RestoreRequest(outputs)
-        return await self._post("restore", request, wire.RestoreAnswer, elements=len(outputs))
+        """Those of our outputs that the mint has signed, and its signatures; in as many questions as the
+        mint needs."""
+        found = wire.RestoreAnswer([], [])
+        for some in await self._parts(outputs):
+            request = wire.RestoreRequest(some)
+            answer = await self._post("restore", request, wire.RestoreAnswer, elements=len(some))
+            if len(answer.outputs) != len(answer.signatures):
+                raise MintNonconformant(f"{self._url} restores outputs and signatures that do not pair")
+            found = wire.RestoreAnswer(
+                [*found.outputs, *answer.outputs], [*found.signatures, *answer.signatures]
+            )
+        return found
+
+    async def _parts(self, elements: Sequence[_E]) -> list[Sequence[_E]]:
+        """What is only asked about, in arrays that this mint reads: what it lets be locked it has to tell
+        about, in however many questions."""
+        if self._most is None and len(elements) > _ANY_MINT_READS:
+            await self.info()
+        most = self._most or _ANY_MINT_READS
+        return [elements[at : at + most] for at in range(0, len(elements), most)] or [elements]
 
     def _same_quote(self, quoted: _Q, quote_id: str) -> _Q:
         if quoted.quote != quote_id:

@@ -4,9 +4,11 @@ network can do wrong (docs/protocol/03-escrow-and-payments.md §2.1, §4.2)."""
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +18,7 @@ from hive_shared.cashu.keysets import Keyset, fee_sats, split
 from hive_shared.cashu.outputs import Output, finish, output, restored
 from hive_shared.cashu.ports import Mint, MintRefused, MintUnavailable
 from hive_shared.cashu.reasons import MintNonconformant
-from hive_shared.cashu.wire import Proof, QuoteState, SpendState
+from hive_shared.cashu.wire import BlindedMessage, Proof, QuoteState, SpendState
 from hive_shared.mint_http import MintHttp, Mints
 from local_tls import LocalTls
 from socks_proxy import SocksServer
@@ -285,6 +287,61 @@ async def test_answers_of_strange_servers(mints: Mints, answer: bytes, why: str)
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(MintNonconformant, match=why):
             await mints.at(f"http://127.0.0.1:{port}").keysets()
+
+
+class _Narrow:
+    """A mint that reads arrays of `most` elements and refuses longer ones, as nutshell does with 1001. It
+    calls every proof unspent and signed every second output."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.asked: list[int] = []
+        self.infos = 0
+
+    def answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        if path == "/v1/info":
+            self.infos += 1
+            return 200, {"time": 1, "max_array_length": self.most}
+        (elements,) = json.loads(body).values()
+        self.asked.append(len(elements))
+        if len(elements) > self.most:
+            return 422, {"detail": "List should have fewer items"}
+        if path == "/v1/checkstate":
+            return 200, {"states": [{"Y": y, "state": "UNSPENT"} for y in elements]}
+        signed = elements[::2]
+        answers = [{"amount": 1, "id": each["id"], "C_": each["B_"]} for each in signed]
+        return 200, {"outputs": signed, "signatures": answers}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (int(n[15:]) for n in head.lower().split(b"\r\n") if n.startswith(b"content-length")), 0
+        )
+        status, document = self.answer(head.split(b" ")[1].decode(), await reader.readexactly(length))
+        text = json.dumps(document).encode()
+        writer.write(
+            b"HTTP/1.1 %d X\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (status, len(text))
+        )
+        writer.write(text)
+        await writer.drain()
+        writer.close()
+
+
+async def test_no_more_is_asked_at_once_than_a_mint_reads(mints: Mints) -> None:
+    ys = [f"02{number:064x}" for number in range(1_150)]
+    for most, parts in ((70, [70] * 16 + [30]), (1_000, [1_000, 150]), (5_000, [1_000, 150])):
+        narrow = _Narrow(most)
+        server = await asyncio.start_server(narrow.serve, "127.0.0.1", 0)
+        async with server:
+            mint = mints.at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            assert [state.Y for state in await mint.checkstate(ys)] == ys
+            assert narrow.asked == parts and narrow.infos == 1
+            outputs = [BlindedMessage(0, "00" * 8, y) for y in ys[:150]]
+            answer = await mint.restore(outputs)
+            # Half of each question, in its order.
+            assert [each.B_ for each in answer.outputs] == [each.C_ for each in answer.signatures]
+            assert {each.B_ for each in answer.outputs} == set(ys[:150:2])
+            assert narrow.infos == 1 and max(narrow.asked) <= most
 
 
 async def test_a_server_that_does_not_speak_http_is_no_answer(mints: Mints) -> None:

@@ -71,6 +71,21 @@ def test_a_three_of_five_with_refund_is_as_long_as_the_sheet_says() -> None:
     assert 512 < len(text) < 600
 
 
+def test_the_longer_text_is_for_several_keys_of_either_side() -> None:
+    # Mints up to 0.16 let nobody spend more than 512 characters: only locks of several people may be longer.
+    long = "a" * 128
+    pays, takes = secrets.multisig(KEYS[:4], 2, locktime=T, refund=KEYS[5]), KEYS[2:8]
+    back = replace(secrets.p2pk(KEYS[1], locktime=T, refund=KEYS[2]), refund=takes)
+    for lock in (pays, back):
+        text = build_secret(lock, long)
+        assert len(text) > secrets.MAX_SINGLE_KEY and parse_secret(text).lock == lock
+    one = secrets.htlc(H, KEYS[1], locktime=T, refund=KEYS[2])
+    assert len(build_secret(one, long)) < secrets.MAX_SINGLE_KEY
+    padded = build_secret(one, long)[:-2] + " " * 100 + "}]"
+    with pytest.raises(TokenInvalid, match="at most 512"):
+        parse_secret(padded)
+
+
 def with_body(**changes: object) -> str:
     kind, body = json.loads(TEXT)
     return json.dumps([kind, {**body, **changes}], separators=(",", ":"))

@@ -113,6 +113,10 @@ def test_what_is_no_object_at_all(text: str | bytes) -> None:
     assert refused.value.check == "terms_form"
 
 
+def _negated(key: str) -> str:
+    return {"02": "03", "03": "02"}[key[:2]] + key[2:]
+
+
 MILESTONES = [item(number, 25 * 2**number, deadline=NOW + 3_600 + number) for number in range(3)]
 BONUS = item(1, 200, deadline=NOW + 5_000)
 
@@ -124,6 +128,11 @@ BONUS = item(1, 200, deadline=NOW + 5_000)
         ({"payee": {**GOOD["payee"], "lock_pubkey": "02" + "0" * 64}}, "lock_pubkey"),
         (
             {"payee": {**GOOD["payee"], "lock_pubkey": GOOD["payer"]["refund_pubkey"]}},
+            "refund key is the payee",
+        ),
+        (
+            # Signatures are checked by the x-coordinate: either spelling is the payee's key.
+            {"payee": {**GOOD["payee"], "lock_pubkey": _negated(GOOD["payer"]["refund_pubkey"])}},
             "refund key is the payee",
         ),
         ({"verifier": {**GOOD["verifier"], "id": GOOD["payee"]["id"]}}, "judge its own work"),
@@ -146,6 +155,10 @@ BONUS = item(1, 200, deadline=NOW + 5_000)
         ({"items": [item(0, 1), {**item(1, 1), "hash": item(0, 1)["hash"]}], "type": "batch"}, "earlier one"),
         ({"items": [MILESTONES[0], item(1, 24)], "type": "milestone"}, "pays less"),
         ({"items": [MILESTONES[1] | {"i": 0}, MILESTONES[0] | {"i": 1}], "type": "milestone"}, "pays less"),
+        (
+            {"items": [MILESTONES[0], item(1, 50, deadline=NOW + 3_599)], "type": "milestone"},
+            "ends earlier",
+        ),
         ({"items": [item(n, 5) for n in range(33)], "type": "milestone"}, "at most 32"),
         ({"items": [item(0, 50)], "type": "performance"}, "1 to 8 bonuses"),
         ({"items": [item(0, 50), item(1, 200)], "type": "performance"}, "before the work"),

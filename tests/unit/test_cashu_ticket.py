@@ -26,6 +26,7 @@ from cashu_tickets import (
 from hive_shared.cashu.derive import lock_nonce, public_key
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid, TokenSpent
+from hive_shared.cashu.secrets import build_secret
 from hive_shared.cashu.terms import decode_terms, terms_hash, terms_text
 from hive_shared.cashu.ticket import check_states, lock_of, lock_outputs
 from hive_shared.cashu.token import Token, decode_token, encode_token
@@ -206,6 +207,31 @@ def test_amounts_that_fall_short() -> None:
     dear.proofs[URL] = dear.proofs[URL][: len(free.proofs[URL])]
     refused("amount_short", dear)
     refused("amount_short", ticket, tokens=[])
+
+
+def cut(ticket: PaperTicket, keyset: Keyset, amounts: list[int]) -> PaperTicket:
+    """The ticket's one item in proofs of these amounts, every one of them as the terms allow it."""
+    lock, hash_ = lock_of(ticket.terms, 0, 0), terms_hash(ticket.terms)
+    assert keyset.id == ticket.mints[URL].keyset.id
+    ticket.proofs[URL] = [
+        ticket.mints[URL].proof(amount, build_secret(lock, lock_nonce(hash_, 0, 0, number)))
+        for number, amount in enumerate(amounts)
+    ]
+    return ticket
+
+
+def test_more_proofs_than_a_sum_takes_could_not_be_redeemed_in_one_swap() -> None:
+    ticket = single(7)
+    keyset = ticket.mints[URL].keyset
+    assert cut(ticket, keyset, [1, 2, 4]).check().shares[0].net_sats == 7
+    assert "4 proofs make 7 sat, which takes 3" in refused("split", cut(ticket, keyset, [1, 2, 2, 2])).detail
+    refused("split", cut(ticket, keyset, [1] * 7))
+    # More than was agreed is welcome, in the fewest proofs.
+    assert cut(ticket, keyset, [8]).check().shares[0].net_sats == 8
+    # At a mint that signs nothing greater than 2 sat there are no fewer.
+    small = changed(keyset, denominations=(1, 2))
+    assert cut(ticket, keyset, [1, 2, 2, 2]).check(mints=small).shares[0].net_sats == 7
+    refused("split", ticket, mints=changed(keyset, denominations=(2,)))
 
 
 def test_repeated_secrets() -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -12,6 +14,11 @@ from hive_shared.cashu import curve
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
 from hive_shared.cashu.wire import BlindedMessage, BlindSignature, Dleq, Proof
+
+IN_ONE_GO: Final = 50
+"""Curve work on so many outputs is done where it is asked for; more would hold up everything else that the
+process does, and is done beside it (03 §3.3)."""
+_T = TypeVar("_T")
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -107,3 +114,8 @@ def _proof(number: int, sent: Output, signed: BlindSignature, keysets: Mapping[s
     if c is None:
         raise MintNonconformant(f"{place} was not made with the published key (its DLEQ does not hold)")
     return Proof(signed.amount, signed.id, sent.secret, c, dleq=Dleq(dleq.e, dleq.s, sent.r.hex()))
+
+
+async def beside(count: int, work: Callable[[], _T]) -> _T:
+    """What curve work on `count` outputs gives, without holding up the loop."""
+    return work() if count <= IN_ONE_GO else await asyncio.to_thread(work)

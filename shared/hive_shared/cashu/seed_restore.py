@@ -16,7 +16,7 @@ from .curve import y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import OwnProof, ProofStatus
 from .keysets import Keyset
-from .outputs import output, restored
+from .outputs import Output, beside, output, restored
 from .ports import Mint, MintBook
 from .proof_cap import ProofCap
 from .settling import Database
@@ -111,20 +111,26 @@ class SeedRestore:
         return _Found(following, tuple(await self._unspent(mint, signed)))
 
     async def _batch(self, mint: Mint, keyset: Keyset, start: int) -> list[OwnProof]:
-        asked = {}
-        for counter in range(start, start + BATCH):
-            derived = self._secrets.derive(keyset.id, counter)
-            each = output(0, keyset.id, derived.secret, derived.r)
-            asked[each.blinded] = (counter, each)
-        answer = await mint.restore([each.message for _, each in asked.values()])
-        proofs = restored(
-            [each for _, each in asked.values()], answer.outputs, answer.signatures, {keyset.id: keyset}
+        asked = await beside(BATCH, lambda: self._asked(keyset, start))
+        outputs = [each for _, each in asked.values()]
+        answer = await mint.restore([each.message for each in outputs])
+        proofs = await beside(
+            len(answer.outputs),
+            lambda: restored(outputs, answer.outputs, answer.signatures, {keyset.id: keyset}),
         )
         return [
             OwnProof(y_of(proof.secret), proof, asked[blinded][0])
             for blinded, proof in proofs.items()
             if proof.amount
         ]
+
+    def _asked(self, keyset: Keyset, start: int) -> dict[str, tuple[int, Output]]:
+        found = {}
+        for counter in range(start, start + BATCH):
+            derived = self._secrets.derive(keyset.id, counter)
+            each = output(0, keyset.id, derived.secret, derived.r)
+            found[each.blinded] = (counter, each)
+        return found
 
     async def _unspent(self, mint: Mint, signed: list[OwnProof]) -> list[OwnProof]:
         found = []

@@ -20,7 +20,7 @@ from .curve import y_of
 from .journal import INCOMING, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
 from .keysets import Keyset, fee_sats
 from .mint_quote import legacy_quote_digest, quote_digest
-from .outputs import Output, finish, restored
+from .outputs import Output, beside, finish, restored
 from .ports import MintBook, MintRefused, MintUnavailable, request_seconds
 from .reasons import MintNonconformant
 from .wire import BlindSignature, MeltAnswer, MeltQuote, Proof, QuoteState, SpendState, as_inputs
@@ -405,12 +405,15 @@ class Settler:
         answer = await self._mints.at(op.mint_url).restore(messages)
         outputs = [each.output for each in op.body.outputs]
         keysets = await self._keysets(op, outputs)
-        found = restored(outputs, answer.outputs, answer.signatures, keysets)
+        found = await beside(
+            len(answer.outputs), lambda: restored(outputs, answer.outputs, answer.signatures, keysets)
+        )
         return [(planned[blinded], proof) for blinded, proof in found.items()]
 
     async def _checked(self, op: Op, signatures: Sequence[BlindSignature], *, fewer: bool = False) -> Signed:
         outputs = [each.output for each in op.body.outputs]
-        proofs = finish(outputs, signatures, await self._keysets(op, outputs), fewer=fewer)
+        keysets = await self._keysets(op, outputs)
+        proofs = await beside(len(outputs), lambda: finish(outputs, signatures, keysets, fewer=fewer))
         return list(zip(op.body.outputs, proofs, strict=False))
 
     async def _keysets(self, op: Op, outputs: Sequence[Output]) -> Mapping[str, Keyset]:
@@ -423,16 +426,8 @@ class Settler:
         if op.kind is not OpKind.MELT and len(signed) != len(op.body.outputs):
             raise MintNonconformant("the mint signed only a part of the outputs")
         now = self._now()
-        kept = [
-            OwnProof(y_of(proof.secret), proof, planned.counter)
-            for planned, proof in signed
-            if planned.use == "keep" and proof.amount
-        ]
-        held = [
-            OwnProof(y_of(proof.secret), proof, planned.counter)
-            for planned, proof in signed
-            if planned.use == "hold"
-        ]
+        kept, held = await beside(len(signed), lambda: (_own(signed, "keep"), _own(signed, "hold")))
+        kept = [own for own in kept if own.proof.amount]
         given = [proof for planned, proof in signed if planned.use not in ("keep", "hold")]
         fee = most = op.fee_sats
         if op.kind is OpKind.MELT:
@@ -481,11 +476,7 @@ class Settler:
         now, was = self._now(), op.state
         end = replace(op, state=OpState.FAILED, error=text, reason="mint_nonconformant", updated_at=now)
         end = replace(end, next_retry_at=0)
-        kept = [
-            OwnProof(y_of(proof.secret), proof, planned.counter)
-            for planned, proof in signed
-            if planned.use in ("keep", "hold")
-        ]
+        kept = await beside(len(signed), lambda: _own(signed, "keep", "hold"))
 
         def body(tx: Tx) -> None:
             free = [y for y in op.inputs if states[y] is SpendState.UNSPENT]
@@ -574,6 +565,10 @@ class Settler:
 
 def _sent(op: Op, now: int) -> Op:
     return replace(op, state=OpState.SENT, sent_at=now, attempts=op.attempts + 1, error="", reason="")
+
+
+def _own(signed: Signed, *uses: str) -> list[OwnProof]:
+    return [OwnProof(y_of(proof.secret), proof, each.counter) for each, proof in signed if each.use in uses]
 
 
 def _kept_by_mint(op: Op, signed: Signed) -> int:

@@ -117,9 +117,9 @@ def check_ticket(
     whose probe passed, by normal address, with their keysets; `seen_ys` are of ecash received before.
     A payer that is a DID has its signature checked by cl-hive-archon, which the caller says.
     Raises TokenInvalid: `party`, `signature`, `own_key`, `mint`, `deadline`, `too_late`, `keyset`, `unit`,
-    `repeated_secret`, `dleq_missing`, `dleq_invalid`, `nonce`, `order`, `amount_short`, `point`; for a secret
-    that is not the one of the terms what `parse_secret` raises, `form`, `kind`, `hash`, `pubkeys`, `refund`,
-    `locktime`, `n_sigs` or `sigflag`.
+    `repeated_secret`, `dleq_missing`, `dleq_invalid`, `nonce`, `order`, `split`, `amount_short`, `point`;
+    for a secret that is not the one of the terms what `parse_secret` raises, `form`, `kind`, `hash`,
+    `pubkeys`, `refund`, `locktime`, `n_sigs` or `sigflag`.
     """
     hash_ = terms_hash(terms)
     _check_parties(terms, payer_id, payee_id, lock_pubkey)
@@ -227,21 +227,24 @@ def check_share(
     Raises TokenInvalid as `check_ticket` does from `keyset` on.
     """
     lock = lock_of(terms, item, mint)
-    proofs = []
-    fees = []
+    used: list[Keyset] = []
     for number, proof in enumerate(received):
         expected = LockedSecret(lock, lock_nonce(hash_, mint, item, number))
         if proof.secret != build_secret(lock, expected.nonce):
             raise _difference(proof.secret, expected, item)
         keyset = keysets[expand(proof.id, keysets)]
         _check_keyset(keyset, lock)
-        _check_dleq(proof, keyset, item)
-        fees.append(keyset.input_fee_ppk)
-        proofs.append(Proof(proof.amount, keyset.id, proof.secret, proof.C, dleq=proof.dleq))
-    amounts = [proof.amount for proof in proofs]
+        used.append(keyset)
+    amounts = [proof.amount for proof in received]
     if amounts != sorted(amounts):
         raise TokenInvalid("order", f"item {item}: the nonces are not in the order of ascending amounts")
-    net, due = sum(amounts) - fee_sats(fees), share_sats(terms, item, mint)
+    _check_split(amounts, used, item)
+    proofs = []
+    for proof, keyset in zip(received, used, strict=True):
+        _check_dleq(proof, keyset, item)
+        proofs.append(Proof(proof.amount, keyset.id, proof.secret, proof.C, dleq=proof.dleq))
+    net = sum(amounts) - fee_sats(keyset.input_fee_ppk for keyset in used)
+    due = share_sats(terms, item, mint)
     if net < due:
         raise TokenInvalid(
             "amount_short", f"item {item} nets {max(0, net)} sat at this mint, agreed are {due}"
@@ -275,6 +278,21 @@ def _check_keyset(keyset: Keyset, lock: Lock) -> None:
         and keyset.final_expiry <= lock.locktime + KEYSET_AFTER_LOCK_S
     ):
         raise TokenInvalid("keyset", f"keyset {keyset.id} expires less than 7 days after the lock")
+
+
+def _check_split(amounts: Sequence[int], used: Sequence[Keyset], item: int) -> None:
+    """One share is redeemed in one swap. Cut smaller than its sum needs it may be more than a mint takes at
+    once: nobody could redeem it, while its payer takes it back piece by piece."""
+    total = sum(amounts)
+    for keyset in {keyset.id: keyset for keyset in used}.values():
+        try:
+            fewest = len(split(total, keyset.denominations))
+        except ValueError as error:
+            raise TokenInvalid("split", f"item {item}: {error}") from None
+        if len(amounts) > fewest:
+            raise TokenInvalid(
+                "split", f"item {item}: {len(amounts)} proofs make {total} sat, which takes {fewest}"
+            )
 
 
 def _check_dleq(proof: Proof, keyset: Keyset, item: int) -> None:

@@ -168,6 +168,22 @@ def test_milestones_are_earned_in_their_order(world: World, kind: str, third: bo
     assert world.work.succeed(world.tx, late, "r2") is not None
 
 
+def test_nothing_is_given_out_without_a_receipt_nor_out_of_order(world: World) -> None:
+    ticket = world.ticket([25, 50], type="milestone")
+    last = world.store.move_item(world.tx, world.item(ticket, 1), E.ON_STARTED, NOW, command_id="x")
+    last = world.store.move_item(world.tx, last, E.ON_SUCCEEDED, NOW)
+    for receipt, why in ((None, "no receipt"), ("r1", "comes after item 0")):
+        if receipt is not None:
+            last = world.store.note_item(world.tx, last, NOW, receipt_id=receipt)
+        with pytest.raises(PaymentFailed, match=why) as refused:
+            world.work.release(world.tx, ticket, last)
+        assert refused.value.symbol == "not_released"
+    assert world.item(ticket, 1).state is PayerItem.SUCCEEDED and world.told.said == []
+    world.work.succeed(world.tx, world.begun(ticket), "r0")
+    given = world.work.release(world.tx, ticket, last)
+    assert given is not None and given.reveal() == preimage(1)
+
+
 def test_bonuses_come_after_the_base(world: World) -> None:
     items = [item(0, 50), *(item(i, 200, deadline=NOW + 3_700, locktime=NOW + 7_300) for i in (1, 2))]
     ticket, rows = rows_of(decode_terms(document(items, type="performance")), NOW)

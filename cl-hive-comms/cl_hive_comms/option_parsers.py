@@ -21,6 +21,7 @@ MAX_RELAYS = 8
 PAYMENT_METHODS = ("bolt11", "bolt12", "l402", "cashu")
 _METHOD = re.compile(r"[a-z][a-z0-9_-]{1,79}")
 _NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _RUNE = re.compile(r"[A-Za-z0-9_=-]{40,4096}")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -48,10 +49,10 @@ def whole(low: int, high: int = 2_100_000_000_000_000) -> Parser:
     def parse(value: Any) -> int:
         if isinstance(value, bool):
             raise ValueError(f"{value!r} is not a whole number")
-        try:
-            number = int(text(value))
-        except ValueError:
-            raise ValueError(f"{value!r} is not a whole number") from None
+        shown = text(value)
+        if not _WHOLE.fullmatch(shown):
+            raise ValueError(f"{shown[:40]!a} is not a whole number")
+        number = int(shown)
         if not low <= number <= high:
             raise ValueError(f"{number} is outside {low}..{high}")
         return number
@@ -211,6 +212,8 @@ def weights(value: Any) -> tuple[tuple[str, str], ...]:
         ):
             raise ValueError(f"{entry!r} is not a weight like rep=0.35")
         pairs.append((name, share))
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a weight is named twice; which of them holds?")
     if len({name for name, share in pairs if not float(share)}) == 6:
         raise ValueError("one of the weights at least has to be above 0")
     return tuple(pairs)
@@ -218,10 +221,12 @@ def weights(value: Any) -> tuple[tuple[str, str], ...]:
 
 def sibling_limits(value: Any) -> tuple[tuple[str, int, int], ...]:
     """`fleet=100000/500000`: sats per day and week that a sibling may spend."""
-    limits = []
+    limits, sats = [], whole(0)
     for entry in words(value):
-        match = re.fullmatch(r"(fleet|provision|archon)=(\d{1,16})/(\d{1,16})", entry)
+        match = re.fullmatch(r"(fleet|provision|archon)=([0-9]{1,16})/([0-9]{1,16})", entry)
         if match is None:
             raise ValueError(f"{entry!r} is not a limit like fleet=100000/500000")
-        limits.append((match[1], int(match[2]), int(match[3])))
+        limits.append((match[1], sats(match[2]), sats(match[3])))
+    if len({name for name, *_ in limits}) != len(limits):
+        raise ValueError("a sibling's limits are named twice; which of them holds?")
     return tuple(limits)

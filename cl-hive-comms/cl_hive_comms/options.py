@@ -288,7 +288,7 @@ MONEY = (
     _text(
         "sibling-limits",
         "fleet=100000/500000,provision=250000/500000,archon=1000/5000",
-        "Sats per day/week that sibling plugins may spend.",
+        "Sats per day/week that sibling plugins may spend; one left out may spend nothing.",
         read.sibling_limits,
         served=True,
     ),

@@ -5,10 +5,19 @@ docs/protocol/06-settlements.md section 2 and docs/protocol/10-provisioning.md s
 
 from __future__ import annotations
 
+from typing import Any
+
+from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.runtime_config import OptionGroup
-from hive_shared.runtime_values import one_of, urls, whole, words
+from hive_shared.runtime_values import one_of, whole, words
 
 _PPM: int = 1_000_000
+_MOST_MINTS: int = 16
+
+
+def mints(value: Any) -> tuple[str, ...]:
+    """Addresses of mints in their normal form (03 §4.2), by which tickets and cl-hive-comms know them."""
+    return tuple(dict.fromkeys(normal_mint_url(url) for url in words(limit=_MOST_MINTS)(value)))
 
 
 def settlement() -> OptionGroup:
@@ -24,7 +33,7 @@ def settlement() -> OptionGroup:
     group.later(
         "settlement-window", "daily", "Preferred window.", one_of("per-event", "hourly", "daily", "weekly")
     )
-    group.add("settlement-mints", "", "Accepted mints, comma separated; empty: no Cashu.", urls)
+    group.add("settlement-mints", "", "Accepted mints, comma separated; empty: no Cashu.", mints)
     group.later(
         "settlement-rails",
         "cashu,bolt12,bolt11,keysend,onchain",
@@ -51,7 +60,7 @@ def settlement() -> OptionGroup:
         "intelligence-bonus-threshold-ppm", 100_000, "Improvement that releases the bonus.", whole(0, _PPM)
     )
     group.later("receipt-retention-days", 90, "Days receipts are kept.", whole(1, 3_650))
-    group.add("cashu-mints", None, "Old name of hive-settlement-mints.", urls, deprecated=True)
+    group.add("cashu-mints", None, "Old name of hive-settlement-mints.", mints, deprecated=True)
     return group
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _STOP_SECONDS = 10.0
 
 

@@ -51,7 +51,8 @@ _INT64: Final = 1 << 63
 class Param(msgspec.Struct, frozen=True):
     """One parameter of a method.
 
-    ``str`` also takes a JSON integer, because lightning-cli sends a bare number when text looks like one.
+    ``str`` also takes a JSON integer, because lightning-cli sends a bare number when text looks like one;
+    ``minimum``/``maximum`` are characters, and of what has a ``minimum`` blanks alone are none.
     ``int`` takes a JSON integer or its plain decimal text, never a bool; ``minimum``/``maximum`` bound it.
     ``bool`` takes JSON true/false or the texts "true"/"false". ``json`` takes a JSON value or JSON text.
     ``any`` is handed over as it came. ``choices`` bounds a ``str``. JSON null counts as "not given".
@@ -260,6 +261,11 @@ def _text(param: Param, value: Any) -> str:
             f"{param.name} must be one of {', '.join(param.choices)}, not {_clip(text)}",
             data={"param": param.name, "expected": list(param.choices)},
         )
+    if param.minimum is not None and len(text.strip()) < param.minimum:
+        # A script's empty variable: taken for "not given" it would do what was not meant.
+        most = f" to {param.maximum}" if param.maximum is not None else ""
+        left_out = "" if param.required else ", or left out"
+        raise _refuse(param, f"text of {param.minimum}{most} characters{left_out}", value)
     if param.maximum is not None and len(text) > param.maximum:
         raise _refuse(param, f"at most {param.maximum} characters", value)
     return text
@@ -327,12 +333,12 @@ def _typed(spec: OptionSpec, value: Any) -> Any:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         word = value if isinstance(value, bool) else words.get(str(value).lower())
         if not isinstance(word, bool):
-            raise ValueError(f"{spec.name} must be true or false")
+            raise ValueError(f"must be true or false, not {_clip(value)}")
         return word
     if spec.kind == "int":
         if isinstance(value, str) and _INTEGER.match(value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{spec.name} must be an integer")
+            raise ValueError(f"must be an integer, not {_clip(value)}")
         return value
     return value if isinstance(value, str) else json.dumps(value)

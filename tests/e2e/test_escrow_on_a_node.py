@@ -180,17 +180,25 @@ async def test_a_ticket_reaches_its_advisor_and_is_released_once_it_was_earned(p
 async def test_a_method_of_the_node_judges_an_item_and_what_it_leaves_open_waits_for_the_operator(
     place: Place, tmp_path: Path
 ) -> None:
-    wrong = await refused(
-        place.node,
-        ESCROW,
-        action="create",
-        advisor=place.agent.npub,
-        payee_pubkey=public_key(LOCK_KEY),
-        idempotency_key="unknown judge",
-        items=[{"amount_sats": 1, "cond": {"verify_rpc": "stop"}}],
-        **TASK,
-    )
-    assert wrong.code == -32602 and "hive-comms-escrow-verify-methods" in wrong.message, wrong
+    before = (await place.escrow("list"))["count"]
+    for code, told, changes in (
+        (-32602, "hive-comms-escrow-verify-methods", {"cond": {"verify_rpc": "stop"}}),
+        (-32602, "cond.verify-rpc is nothing that this node reads", {"cond": {"verify-rpc": "stop"}}),
+        (4013, "schema 'hive:review/v1' is not known here", {"schema": "hive:review/v1"}),
+    ):
+        item = {"amount_sats": 1, "cond": changes.pop("cond", {})}
+        wrong = await refused(
+            place.node,
+            ESCROW,
+            action="create",
+            advisor=place.agent.npub,
+            payee_pubkey=public_key(LOCK_KEY),
+            idempotency_key="wrong",
+            items=[item],
+            **{**TASK, **changes},
+        )
+        assert wrong.code == code and told in wrong.message, wrong
+    assert (await place.escrow("list"))["count"] == before
     judge = {"amount_sats": 1, "cond": {"verify_rpc": "review-judge"}}
     gone = {"amount_sats": 1, "cond": {"verify_rpc": "gone-judge"}}
     made = await place.create("judged", items=[judge, judge, judge, gone], amount_sats=None)

@@ -101,3 +101,17 @@ def test_domain_weights_are_an_object_of_decimals(value: str) -> None:
     assert option_from_node(spec, '{"hive:node":1.5}') == {"hive:node": "1.5"}
     with pytest.raises(ValueError):
         option_from_node(spec, value)
+
+
+def test_mints_of_the_fleet_have_their_normal_form_and_are_named_once() -> None:
+    spec = next(spec for spec in cl_hive.options.TABLE.specs if spec.name == "hive-settlement-mints")
+    given = "HTTPS://Mint.Example.com:443/, https://mint.example.com,http://127.0.0.1:3338/"
+    assert option_from_node(spec, given) == ("https://mint.example.com", "http://127.0.0.1:3338")
+    for wrong in (
+        "http://mint.example.com",
+        "mint",
+        "https://u:p@mint.example.com",
+        "https://m.example/?a=1",
+    ):
+        with pytest.raises(ValueError, match="mint"):
+            option_from_node(spec, wrong)

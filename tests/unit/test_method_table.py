@@ -194,3 +194,13 @@ def test_the_table_keeps_every_field_of_a_declaration() -> None:
     for spec in declared():
         kept = TABLE[spec.name].spec
         assert (kept.params, kept.by, kept.klass) == (spec.params, spec.by, spec.klass), spec.name
+
+
+def test_an_empty_key_is_none_of_a_call_that_moves_money() -> None:
+    """What a script's empty variable would give: the call that is repeated would not be known again."""
+    keys = {
+        spec.name: param for spec in declared() for param in spec.params if param.name == "idempotency_key"
+    }
+    asked_for_one = {"hive-comms-payment-status", "hive-comms-send-dm"}
+    assert {name for name, param in keys.items() if param.minimum != 1} == asked_for_one
+    assert len(keys) > len(asked_for_one) + 5

@@ -89,7 +89,13 @@ def test_a_secret_option_never_prints() -> None:
         (read.node_ids, "02zz"),
         (read.kinds, "70000"),
         (read.weights, "rep=half"),
+        (read.whole(30, 900), "1_00"),
+        (read.whole(30, 900), "٤٢"),
+        (read.whole(30, 900), "+42"),
+        (read.weights, "rep=0.5,rep=0.6"),
         (read.sibling_limits, "comms=1/2"),
+        (read.sibling_limits, "fleet=1/2,fleet=3/4"),
+        (read.sibling_limits, "fleet=1/9999999999999999"),
         (read.flag, "maybe"),
     ],
 )

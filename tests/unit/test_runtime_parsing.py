@@ -30,6 +30,7 @@ SPEC = MethodSpec(
         Param("yes", "bool", default=False),
         Param("doc", "json"),
         Param("mode", "str", choices=("a", "b")),
+        Param("key", "str", minimum=1, maximum=8),
     ),
     never,
     "",
@@ -41,7 +42,7 @@ def parsed(**params: Any) -> dict[str, Any]:
 
 
 def test_named_and_positional_bind_alike() -> None:
-    expected = {"name": "x", "count": 7, "yes": True, "doc": None, "mode": None}
+    expected = {"name": "x", "count": 7, "yes": True, "doc": None, "mode": None, "key": None}
     assert parse_params(SPEC, {"name": "x", "count": 7, "yes": True}) == expected
     assert parse_params(SPEC, ["x", 7, "true"]) == expected
     assert parse_params(SPEC, ["x", "7", True, None]) == expected
@@ -50,7 +51,7 @@ def test_named_and_positional_bind_alike() -> None:
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({"nom": 1}, 'unknown parameter "nom"; m takes name [count] [yes] [doc] [mode]'),
+        ({"nom": 1}, 'unknown parameter "nom"; m takes name [count] [yes] [doc] [mode] [key]'),
         ({"count": 0}, "count must be an integer from 1 to 500, not 0"),
         ({"count": 501}, "not 501"),
         ({"count": True}, "count must be an integer, not true"),
@@ -67,6 +68,8 @@ def test_named_and_positional_bind_alike() -> None:
         ({"doc": '{"a":1,"a":2}'}, "doc is not strict JSON"),
         ({"doc": "{"}, "doc is not strict JSON"),
         ({"doc": "NaN"}, "doc is not strict JSON"),
+        ({"key": ""}, "key must be text of 1 to 8 characters, or left out"),
+        ({"key": "  "}, "key must be text of 1 to 8 characters, or left out"),
     ],
 )
 def test_refusals_say_what_was_wrong(params: dict[str, Any], told: str) -> None:
@@ -76,7 +79,7 @@ def test_refusals_say_what_was_wrong(params: dict[str, Any], told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [None, "text", 5, ["a", 1, True, None, "a", "surplus"], [], {}, {"name": None}]
+    "raw", [None, "text", 5, ["a", 1, True, None, "a", "k", "surplus"], [], {}, {"name": None}]
 )
 def test_wrong_shapes_and_missing_are_refused(raw: object) -> None:
     with pytest.raises(InvalidParams):

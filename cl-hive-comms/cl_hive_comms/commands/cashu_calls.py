@@ -30,7 +30,7 @@ from cl_hive_comms.services.sibling_payees import SiblingPayees
 _CONTEXT: Final = re.compile(r"[!-~]{1,128}").fullmatch
 _HEX32: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 _POINT: Final = re.compile(r"0[23][0-9a-f]{64}").fullmatch
-_KEY: Final = Param("idempotency_key", "str", required=True, maximum=128)
+_KEY: Final = Param("idempotency_key", "str", required=True, minimum=1, maximum=128)
 _TIMEOUT: Final = Param("timeout", "int", default=30, minimum=1, maximum=300)
 _LOCKS: Final = (Param("lock_id", "str", maximum=32), Param("lock_ids", "json"))
 _MOST_LOCKS: Final = 512

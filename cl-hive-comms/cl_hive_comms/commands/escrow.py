@@ -372,14 +372,14 @@ def _creating() -> tuple[Param, ...]:
         Param("schema", "str", maximum=128),
         Param("task_action", "str", maximum=64),
         Param("params", "json"),
-        Param("mint", "str", maximum=512),
+        Param("mint", "str", minimum=1, maximum=512),
         Param("payee_pubkey", "str", maximum=66),
         Param("task_id", "str", maximum=128),
-        Param("contract_id", "str", maximum=128),
+        Param("contract_id", "str", minimum=1, maximum=128),
         Param("baseline", "json"),
         Param("replaces", "str", maximum=32),
         Param("tier", "str", choices=tuple(each.value for each in Standing)),
-        Param("idempotency_key", "str", maximum=128),
+        Param("idempotency_key", "str", minimum=1, maximum=128),
     )
 
 

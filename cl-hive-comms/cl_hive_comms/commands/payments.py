@@ -32,7 +32,7 @@ MOST_SATS: Final = 2_100_000_000_000_000
 _TARGET: Final = 8_192
 _NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_CURSOR: Final = re.compile(r"(\d{1,12})-([0-9a-f]{32})")
+_CURSOR: Final = re.compile(r"([0-9]{1,12})-([0-9a-f]{32})")
 _PURPOSE: Final = re.compile(r"[a-z0-9][a-z0-9:._-]{0,119}")
 _PURPOSE_FORM: Final = "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
 _ASKED: Final = ("bolt11", "bolt12", "l402", "cashu")
@@ -47,6 +47,14 @@ _VIEWS: Final[Mapping[str, Literal["R", "X"]]] = {
     "subscriptions": "R",
     "end": "X",
 }
+_TAKES: Final[Mapping[str, frozenset[str]]] = {
+    "summary": frozenset({"advisor", "kind", "since"}),
+    "history": frozenset({"advisor", "kind", "since", "limit", "cursor"}),
+    "subscriptions": frozenset({"advisor", "limit"}),
+    "end": frozenset({"sub_id"}),
+}
+"""Which parameters belong to which view."""
+_PAGE: Final = 50
 _OPTIONS: Final = {
     "daily": "daily-limit",
     "weekly": "weekly-limit",
@@ -83,7 +91,7 @@ class PaymentCommands:
                     Param("target", "str", required=True, maximum=_TARGET),
                     Param("purpose", "str", default="fee", choices=("fee", "subscription", "bonus", "other")),
                     Param("note", "str", default="", maximum=200),
-                    Param("idempotency_key", "str", default="", maximum=128),
+                    Param("idempotency_key", "str", minimum=1, maximum=128),
                 ),
                 self._pay,
                 "Pay an advisor's invoice or offer, inside the limits; the same call again pays once.",
@@ -93,12 +101,12 @@ class PaymentCommands:
                 "X",
                 (
                     Param("action", "str", default="summary", choices=tuple(_VIEWS)),
-                    Param("advisor", "str", default=""),
+                    Param("advisor", "str", minimum=1, maximum=200),
                     Param("kind", "str", choices=_KINDS),
                     Param("since", "int", minimum=0),
-                    Param("limit", "int", default=50, minimum=1, maximum=500),
-                    Param("cursor", "str", default=""),
-                    Param("sub_id", "str", default=""),
+                    Param("limit", "int", minimum=1, maximum=500),
+                    Param("cursor", "str", maximum=64),
+                    Param("sub_id", "str", minimum=1, maximum=64),
                     FORMAT,
                 ),
                 self._listed,
@@ -156,34 +164,33 @@ class PaymentCommands:
         return hashlib.sha256(target.lower().encode()).hexdigest()
 
     async def _listed(self, params: dict[str, Any]) -> dict[str, Any]:
-        advisor = self._advisor(params["advisor"])
+        action, limit = params["action"], params["limit"] or _PAGE
+        for name in frozenset[str]().union(*_TAKES.values()) - _TAKES[action]:
+            if params[name] is not None:
+                raise InvalidParams(f"{name} does not belong to action={action}", data={"param": name})
+        advisor = self._advisor(params["advisor"] or "")
         advisor_id = None if advisor is None else advisor.advisor_id
-        if (params["action"] == "end") != bool(params["sub_id"]):
-            raise InvalidParams("sub_id belongs to action=end, which needs it (action=subscriptions)")
-        if params["action"] in ("subscriptions", "end"):
-            result = await self._of_subscriptions(params, advisor_id)
-        elif params["action"] == "summary":
-            if params["cursor"]:
-                raise InvalidParams("cursor belongs to action=history, not to summary")
+        if action == "end":
+            if params["sub_id"] is None:
+                raise InvalidParams(
+                    "action=end needs sub_id= (action=subscriptions lists them)", data={"param": "sub_id"}
+                )
+            result = self._subscription(await self._subscriptions().end(params["sub_id"]))
+        elif action == "subscriptions":
+            subscriptions = await self._subscriptions().listed(advisor_id, limit)
+            items = [self._subscription(row) for row in subscriptions]
+            result = {"count": len(items), "items": items}
+        elif action == "summary":
             result = await self._history().sums(advisor_id, params["kind"], params["since"])
             result["open"] = [self._row(row) for row in await self._history().open()]
         else:
-            before = _cursor(params["cursor"])
-            query = PaymentQuery(advisor_id, params["kind"], params["since"] or 0, before, params["limit"])
+            before = _cursor(params["cursor"] or "")
+            query = PaymentQuery(advisor_id, params["kind"], params["since"] or 0, before, limit)
             rows, following = await self._history().page(query)
             result = {"count": len(rows), "items": [self._row(row) for row in rows]}
             if following is not None:
                 result["next_cursor"] = f"{following[0]}-{following[1]}"
         return as_text(result) if params["format"] == "text" else result
-
-    async def _of_subscriptions(self, params: dict[str, Any], advisor_id: str | None) -> dict[str, Any]:
-        for name in ("kind", "since", "cursor"):
-            if params[name]:
-                raise InvalidParams(f"{name} belongs to action=history, not to {params['action']}")
-        if params["action"] == "end":
-            return self._subscription(await self._subscriptions().end(params["sub_id"]))
-        rows = await self._subscriptions().listed(advisor_id, params["limit"])
-        return {"count": len(rows), "items": [self._subscription(row) for row in rows]}
 
     def _subscription(self, row: Subscription) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -235,7 +242,9 @@ class PaymentCommands:
         given = {name: params[name] for name in _OPTIONS if params[name] is not None}
         if params["action"] == "get":
             if given:
-                raise InvalidParams(f"{', '.join(given)} belong to action=set, not to get")
+                raise InvalidParams(
+                    f"{', '.join(given)}: limits are set by action=set, action=get shows them"
+                )
         elif not given:
             raise InvalidParams(f"action=set needs a limit: {', '.join(_OPTIONS)}")
         elif advisor is None:
@@ -275,7 +284,7 @@ class SiblingPaymentCommands:
                     Param("max_fee_sats", "int", minimum=0, maximum=MOST_SATS),
                     Param("payer_note", "str", default="", maximum=200),
                     Param("tlv_json", "json"),
-                    Param("idempotency_key", "str", required=True, maximum=128),
+                    Param("idempotency_key", "str", required=True, minimum=1, maximum=128),
                 ),
                 self._pay,
                 "Pay for a sibling plugin out of its budget; the same key pays once.",
@@ -321,7 +330,7 @@ class SiblingPaymentCommands:
 
     async def _request(self, params: dict[str, Any]) -> dict[str, Any]:
         if not _PURPOSE.fullmatch(params["purpose"]):
-            raise InvalidParams(_PURPOSE_FORM)
+            raise InvalidParams(_PURPOSE_FORM, data={"param": "purpose"})
         advisor = self._aliases().resolve(params["advisor"]) if params["advisor"].strip() else None
         payer = None if advisor is None else advisor.pubkey
         made = await self._requests().request(
@@ -366,9 +375,7 @@ class SiblingPaymentCommands:
             raise InvalidParams("give one of amount_sats and amount_msat")
         purpose, method, target = params["purpose"], params["method"], params["target"].strip()
         if not _PURPOSE.fullmatch(purpose):
-            raise InvalidParams(
-                "purpose is a word like settlement:weekly of lower-case letters, digits and :._-"
-            )
+            raise InvalidParams(_PURPOSE_FORM, data={"param": "purpose"})
         if method == KEYSEND and not _NODE_ID.fullmatch(target):
             raise InvalidParams("target of a keysend is a node id (66 hex)", data={"param": "target"})
         tlvs = check_tlvs(params["tlv_json"])

@@ -65,7 +65,7 @@ class WalletCommands:
                 (
                     Param("action", "str", default="balance", choices=tuple(_TAKES)),
                     Param("amount_sats", "int", minimum=1, maximum=MAX_AMOUNT_SAT),
-                    Param("mint", "str", maximum=1_024),
+                    Param("mint", "str", minimum=1, maximum=1_024),
                     Param("token", "str", maximum=262_144),
                     Param("to_pubkey", "str", maximum=66),
                     Param("destination", "str", choices=("own",)),
@@ -75,7 +75,7 @@ class WalletCommands:
                     Param("cursor", "str", maximum=64),
                     Param("limit", "int", minimum=1, maximum=500),
                     Param("timeout", "int", minimum=1, maximum=300),
-                    Param("idempotency_key", "str", maximum=128),
+                    Param("idempotency_key", "str", minimum=1, maximum=128),
                     FORMAT,
                 ),
                 self._wallet,

@@ -23,7 +23,7 @@ from hive_shared.errors import (
     PaymentFailed,
     Unauthorized,
 )
-from hive_shared.registry import SCHEMAS, find, parse_params
+from hive_shared.registry import managed, task_params
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
@@ -247,14 +247,14 @@ class EscrowService:
         return told
 
     def _plan(self, asked: TicketAsked, told: PayeeTold) -> TicketPlan:
-        if asked.mode is not Mode.TASK and asked.danger > MOST_UNJUDGED and asked.schema in SCHEMAS:
+        if asked.mode is not Mode.TASK and asked.danger > MOST_UNJUDGED and managed(asked.schema):
             raise InvalidParams(
                 f"mode {asked.mode.value} pays whatever comes of the work: for commands of this node's"
                 f" management from danger {MOST_UNJUDGED + 1} on take mode task, not {asked.mode.value}"
                 f" for danger {asked.danger}",
                 data={"param": "mode"},
             )
-        own_command = asked.schema in SCHEMAS
+        own_command = managed(asked.schema)
         check_judges([item.cond for item in asked.items], self._judge.allowed(), own_command=own_command)
         priced = self.price(asked.danger, asked.standing or self.standing_of(asked.advisor), trust=False)
         row = self._credentials.active_of(asked.advisor.advisor_id)
@@ -262,7 +262,7 @@ class EscrowService:
         if row is not None and row.credential.compensation.get("model") == "per_action":
             agreed = row.credential.compensation.get("rate_sats")
             rate = agreed if type(agreed) is int else 0
-        items = []
+        items, task = [], (asked.schema, asked.task_action)
         for i, item in enumerate(asked.items):
             amount = item.amount_sats or rate or priced.adjusted_sats
             if amount < 1:
@@ -270,7 +270,7 @@ class EscrowService:
                     f"item {i} needs amount_sats: work of danger {asked.danger} has no price of its own",
                     data={"param": "items"},
                 )
-            params = None if item.params is None else _as_sent(asked, item.params)
+            params = None if item.params is None else task_params(*task, dict(item.params))
             items.append(ItemPlan(amount, item.label, item.window_s, item.cond, item.hash, params))
         return TicketPlan(
             payee_id=str(asked.advisor.pubkey),
@@ -280,7 +280,7 @@ class EscrowService:
             items=items,
             schema=asked.schema,
             action=asked.task_action,
-            params=_as_sent(asked, asked.params),
+            params=task_params(*task, dict(asked.params)),
             danger=asked.danger,
             window_s=priced.window_s,
             buffer_s=self._settings().buffer_s,
@@ -423,11 +423,3 @@ class EscrowService:
                 data={"param": "success"},
             )
         return met
-
-
-def _as_sent(asked: TicketAsked, params: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """The parameters as a command of ours has them: checked, defaults filled in. Those of a schema that is
-    not of this node's management stay as they are."""
-    if asked.schema not in SCHEMAS:
-        return params
-    return parse_params(find(asked.schema, asked.task_action), dict(params))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Calls = Callable[[], Awaitable["EscrowCalls"]]
 _TICKET: Final = Param("ticket_id", "str", required=True, maximum=64)
-_KEY: Final = Param("idempotency_key", "str", required=True, maximum=128)
+_KEY: Final = Param("idempotency_key", "str", required=True, minimum=1, maximum=128)
 _TASK: Final = Param("task_id", "str", required=True, maximum=128)
 _DANGER: Final = Param("danger_score", "int", default=1, minimum=1, maximum=10)
 _ITEM: Final = Param("item", "int", default=0, minimum=0, maximum=511)
@@ -85,11 +85,11 @@ def methods(calls: Calls) -> list[MethodSpec]:
 def _creating() -> tuple[Param, ...]:
     return (
         Param("agent_id", "str", required=True, maximum=128),
-        Param("schema_id", "str", required=True, maximum=128),
-        Param("action", "str", required=True, maximum=64),
+        Param("schema_id", "str", required=True, minimum=1, maximum=128),
+        Param("action", "str", required=True, minimum=1, maximum=64),
         _DANGER,
         Param("amount_sats", "int", minimum=1, maximum=10_000_000),
-        Param("mint_url", "str", maximum=512),
+        Param("mint_url", "str", minimum=1, maximum=512),
         Param("ticket_type", "str", default="single", choices=("single", "batch", "milestone")),
         Param("items", "json"),
         _KEY,

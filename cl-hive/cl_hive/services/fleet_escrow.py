@@ -27,7 +27,7 @@ from hive_shared.errors import (
     SiblingUnavailable,
     Unauthorized,
 )
-from hive_shared.registry import SCHEMAS, find, parse_params
+from hive_shared.registry import task_params
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
@@ -185,10 +185,11 @@ class FleetEscrow:
     def _plan(
         self, asked: FleetAsked, lock_pubkey: str, buffer_s: int, credential_id: str | None
     ) -> TicketPlan:
+        task = (asked.schema, asked.action)
         items = [
             replace(
                 item,
-                params=None if item.params is None else _as_sent(asked, item.params),
+                params=None if item.params is None else task_params(*task, dict(item.params)),
                 cond={**item.cond, "action": asked.action},
             )
             for item in asked.items
@@ -203,7 +204,7 @@ class FleetEscrow:
             danger=asked.danger,
             window_s=_window_s(asked.danger),
             buffer_s=buffer_s,
-            params=_as_sent(asked, asked.params),
+            params=task_params(*task, dict(asked.params)),
             credential_ref=credential_id,
         )
 
@@ -280,9 +281,8 @@ class FleetEscrow:
             )
         if judged.params is not None and judged.action is not None:
             wanted = _params_hash(ticket, item)
-            asked = FleetAsked("", ticket.terms.schema, judged.action, 1, ticket.terms.type, ())
-            params = _as_sent(asked, judged.params)
-            if task_params_hash(asked.schema, asked.action, params) != wanted:
+            task = (ticket.terms.schema, judged.action)
+            if task_params_hash(*task, task_params(*task, dict(judged.params))) != wanted:
                 raise InvalidParams(
                     "action and params_json are not the task that the ticket was made for",
                     data={"param": "params_json"},
@@ -445,13 +445,6 @@ def _window_s(danger: int) -> int:
 
 def _stands(row: FleetLock) -> bool:
     return row.state in (LockState.LOCKED, LockState.DELIVERED, LockState.REFUNDABLE)
-
-
-def _as_sent(asked: FleetAsked, params: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """The parameters as a command of ours has them: checked, defaults filled in."""
-    if asked.schema not in SCHEMAS:
-        return params
-    return parse_params(find(asked.schema, asked.action), dict(params))
 
 
 def _params_hash(ticket: TicketRow, item: ItemRow) -> str:

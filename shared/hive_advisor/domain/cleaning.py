@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 MAX_TEXT = 2_000
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 # Not from the beginning of a word: what stands before "http" does not keep others from seeing an address.
-_URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']+", re.IGNORECASE)
+# What ends a sentence or a bracket around it is the sentence's.
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,15}://[^\s<>\"']*[^\s<>\"'),.;:!?\]]", re.IGNORECASE)
 
 
 class Own(str):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -12,7 +13,15 @@ import msgspec
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cashu.keysets import Keyset, face_sats, fee_sats
 from hive_shared.cashu.reasons import TokenInvalid
-from hive_shared.cashu.terms import MAX_MINTS, Mode, Terms, TicketType, decode_terms, task_params_hash
+from hive_shared.cashu.terms import (
+    MAX_MINTS,
+    SCHEMA_NAME,
+    Mode,
+    Terms,
+    TicketType,
+    decode_terms,
+    task_params_hash,
+)
 from hive_shared.cashu.windows import BONUS_GRACE_S
 from hive_shared.crypto import sha256
 from hive_shared.errors import BudgetExhausted, InvalidParams
@@ -21,6 +30,13 @@ BASELINE_S: Final = 7 * 86_400
 """What a baseline is the average of, at least."""
 MEASURE_S: Final = 86_400
 """How long a bonus is measured where the operator does not say."""
+BONUS_COND: Final = frozenset({"metric", "threshold"})
+COND: Final = BONUS_COND | {"verify_rpc", "action"}
+"""Names of an item's `cond` that are read here; what others read has a namespace of theirs (0660)."""
+_FOREIGN_COND: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}:[!-~]{1,64}").fullmatch
+_HASH: Final = re.compile(r"[0-9a-f]{64}").fullmatch
+_ACTION: Final = re.compile(r"[!-~]{1,64}").fullmatch
+_LABEL_CHARS: Final = 64
 
 
 class ItemPlan(msgspec.Struct, frozen=True):
@@ -118,7 +134,9 @@ class Made(msgspec.Struct, frozen=True):
 
 
 def make_terms(plan: TicketPlan, made: Made) -> Terms:
-    """The terms of a plan. Raises InvalidParams for what contradicts itself or the rules of its type."""
+    """The terms of a plan. Raises InvalidParams for what contradicts itself or the rules of its type, and for
+    what would be locked in vain: words that nobody reads."""
+    _check_words(plan)
     _check_baseline(plan)
     items: list[JsonValue] = []
     for i, (item, deadline) in enumerate(zip(plan.items, _deadlines(plan, made.issued_at), strict=True)):
@@ -203,6 +221,41 @@ def _deadlines(plan: TicketPlan, issued_at: int) -> list[int]:
         else:
             found.append(issued_at + (plan.window_s if item.window_s is None else item.window_s))
     return found
+
+
+def _check_words(plan: TicketPlan) -> None:
+    if not re.fullmatch(SCHEMA_NAME, plan.schema):
+        raise InvalidParams(
+            f"the task's schema {plan.schema[:80]!a} is not like acme:review/v1: who defines it, its name,"
+            " its version"
+        )
+    if not _ACTION(plan.action):
+        raise InvalidParams(f"the task's action {plan.action[:80]!a} is not one word of 1 to 64 characters")
+    for i, item in enumerate(plan.items):
+        bonus = plan.type is TicketType.PERFORMANCE and i > 0
+        if problem := _item_problem(item, plan.mode, bonus=bonus):
+            raise InvalidParams(f"item {i}: {problem}", data={"param": "items", "item": i})
+
+
+def _item_problem(item: ItemPlan, mode: Mode, *, bonus: bool) -> str | None:
+    if len(item.label) > _LABEL_CHARS or not item.label.isprintable():
+        return f"label is one line of up to {_LABEL_CHARS} characters"
+    if item.hash is not None and mode is not Mode.RECEIPT:
+        return f"hash is the payee's own, of mode receipt; in mode {mode.value} leave it out"
+    if item.hash is not None and not _HASH(item.hash):
+        return "hash is 64 lower-case hex digits"
+    for name in item.cond:
+        if name == "task_params_hash":
+            return "cond.task_params_hash is made of params: give the item its params"
+        if name in BONUS_COND and not bonus:
+            return f"cond.{name} belongs to a bonus: an item after the first of a performance ticket"
+        if name not in COND and not _FOREIGN_COND(name):
+            known = ", ".join(sorted(BONUS_COND if bonus else COND - BONUS_COND - {"action"}))
+            return (
+                f"cond.{name[:40]} is nothing that this node reads ({known}); what others read has a"
+                " namespace, like acme:branch"
+            )
+    return None
 
 
 def _check_baseline(plan: TicketPlan) -> None:

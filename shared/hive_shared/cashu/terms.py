@@ -42,9 +42,8 @@ Party = Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
 """A Nostr key (64 hex), a node id (66 hex) or a DID."""
 Moment = Annotated[int, Meta(ge=1_000_000_000, le=9_999_999_999)]
 """Unix seconds of ten digits: what a locktime can say."""
-SchemaName = Annotated[
-    str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}:[A-Za-z0-9._/-]{1,64}/v[1-9][0-9]{0,2}\Z")
-]
+SCHEMA_NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,31}:[A-Za-z0-9._/-]{1,64}/v[1-9][0-9]{0,2}\Z"
+SchemaName = Annotated[str, Meta(pattern=SCHEMA_NAME)]
 Label = Annotated[str, Meta(max_length=64)]
 Reference = Annotated[str, Meta(min_length=1, max_length=256)]
 _X: Final = re.compile(r"[0-9a-f]{64}").fullmatch
@@ -123,9 +122,7 @@ class Terms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     unit: Literal["sat"]
     mints: Annotated[list[MintShare], Meta(min_length=1, max_length=MAX_MINTS)]
     items: Annotated[list[Item], Meta(min_length=1, max_length=MAX_BATCH)]
-    schema: Annotated[
-        str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}:[A-Za-z0-9._/-]{1,64}/v[1-9][0-9]{0,2}\Z")
-    ]
+    schema: SchemaName
     task_params_hash: Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
     danger: Annotated[int, Meta(ge=1, le=10)]
     issued_at: Moment

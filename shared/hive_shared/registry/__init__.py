@@ -19,8 +19,10 @@ from .lookup import (
     export,
     find,
     glob_names,
+    managed,
     parse_params,
     scored_as,
+    task_params,
     unsupported,
 )
 from .monitor import FEE_POLICY, MONITOR
@@ -80,12 +82,14 @@ __all__ = [
     "glob_names",
     "is_uuid",
     "lightning_spend",
+    "managed",
     "onchain_spend",
     "parse_nonce",
     "parse_params",
     "parse_scid",
     "perkw_of",
     "scored_as",
+    "task_params",
     "tier_for",
     "unsupported",
 ]

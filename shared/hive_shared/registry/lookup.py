@@ -83,6 +83,20 @@ def find(schema_type: str, action: str) -> ActionSpec:
     )
 
 
+def managed(schema_type: str) -> bool:
+    """Whether a schema is of node management, known here or not: its namespace is ours."""
+    return schema_type.startswith("hive:")
+
+
+def task_params(schema_type: str, action: str, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The parameters of a task as its command has them: checked, defaults filled in. Those of another
+    namespace stay as they are.
+
+    Raises what `find` and `parse_params` raise: no command could ever be a task that is not known here.
+    """
+    return parse_params(find(schema_type, action), params) if managed(schema_type) else params
+
+
 def actions() -> Iterator[ActionSpec]:
     """Every action once, in the order of the sheet, control last."""
     for schema in SCHEMAS.values():

@@ -28,6 +28,8 @@ MAX_INTEGER: Final = 2**53 - 1
 
 _MAX_INTEGER_DIGITS: Final = 16
 _PLAIN_DEPTH: Final = 50
+_PLAIN_FROM: Final = 1e-4
+_PLAIN_BELOW: Final = 1e15
 
 
 class DecodeError(InvalidParams):
@@ -64,8 +66,9 @@ def _plain_encoder() -> Callable[[object], bytes]:
 
 
 def _is_plain(value: object, depth: int) -> bool:
-    """Whether the C encoder writes `value` as RFC 8785 wants it: no fractions, no integer a double cannot
-    hold, only ASCII keys (they sort alike in UTF-8 and UTF-16), exactly JSON's own types."""
+    """Whether the C encoder writes `value` as RFC 8785 wants it: no fraction that might need an exponent, no
+    integer a double cannot hold, only ASCII keys (they sort alike in UTF-8 and UTF-16), exactly JSON's own
+    types."""
     kind = type(value)
     if kind is dict:
         # One plain loop with the common leaves first: this runs over every document that is signed.
@@ -82,6 +85,11 @@ def _is_plain(value: object, depth: int) -> bool:
         return True
     if kind is int:
         return -MAX_INTEGER <= value <= MAX_INTEGER  # type: ignore[operator]
+    if kind is float:
+        # Both write the shortest digits that mean the number; where none of them needs an exponent they write
+        # the same. Not a whole number: it would get a `.0`. NaN and Infinity are within no bounds.
+        number: float = value  # type: ignore[assignment]  # kind says it is one
+        return _PLAIN_FROM <= abs(number) < _PLAIN_BELOW and not number.is_integer()
     return kind is str or kind is bool or value is None
 
 
@@ -105,7 +113,8 @@ def decode(
         raise DecodeError(f"document is nested deeper than {max_depth}", reason="too_large") from None
     except json.JSONDecodeError as err:
         raise DecodeError(f"not valid JSON: {err.msg} at character {err.pos}", reason="malformed") from None
-    _check(value, max_depth, max_nodes)
+    # Text that is UTF-8 holds no half of a surrogate pair; only an escape can put one into a value.
+    _check(value, max_depth, max_nodes, halves="\\ud" in text or "\\uD" in text)
     return value
 
 
@@ -185,7 +194,7 @@ _WITH_FLOATS: Final = json.JSONDecoder(
 )
 
 
-def _check(value: JsonValue, max_depth: int, max_nodes: int) -> None:
+def _check(value: JsonValue, max_depth: int, max_nodes: int, *, halves: bool) -> None:
     nodes = 0
     # Breadth first, one list per level: the depth is the number of levels and nothing recurses.
     level: list[JsonValue] = [value]
@@ -197,16 +206,17 @@ def _check(value: JsonValue, max_depth: int, max_nodes: int) -> None:
         inner: list[JsonValue] = []
         containers = False
         for item in level:
-            if isinstance(item, str):
-                _check_string(item)
-            elif isinstance(item, dict):
+            if isinstance(item, dict):
                 containers = True
-                for key in item:
-                    _check_string(key)
+                if halves:
+                    for key in item:
+                        _check_string(key)
                 inner.extend(item.values())
             elif isinstance(item, list):
                 containers = True
                 inner.extend(item)
+            elif halves and isinstance(item, str):
+                _check_string(item)
         depth += containers
         if depth > max_depth:
             raise DecodeError(f"document is nested deeper than {max_depth}", reason="too_large")

@@ -15,6 +15,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from .errors import Internal
@@ -119,18 +120,28 @@ def schnorr_sign(secret: Secret, digest: bytes, aux: bytes | None = None) -> str
     return _signer(secret).sign_schnorr(digest, os.urandom(32) if aux is None else aux).hex()
 
 
+@lru_cache(maxsize=1_024)
+def public_key(pubkey_hex: str) -> PublicKeyXOnly:
+    """The key of 64 hex characters, which the caller has checked to be that. Raises ValueError for what is no
+    point of the curve.
+
+    Finding the point takes a quarter of a signature's check, and most keys sign more than once.
+    """
+    from coincurve import PublicKeyXOnly
+
+    # The library reads 32 bytes without looking at the length: only a checked key may get here.
+    return PublicKeyXOnly(bytes.fromhex(pubkey_hex))
+
+
 def schnorr_verify(pubkey_hex: str, digest: bytes, sig_hex: str) -> bool:
     """Whether `sig_hex` is the BIP-340 signature of `pubkey_hex` over `digest`; hex is lower case.
 
     False, never an exception, for anything malformed: the arguments come from strangers.
     """
-    from coincurve import PublicKeyXOnly
-
     try:
         if not (_HEX64.fullmatch(pubkey_hex) and _HEX128.fullmatch(sig_hex)):
             return False
-        # The library reads 32 bytes without looking at the length: only a checked key may get there.
-        return PublicKeyXOnly(bytes.fromhex(pubkey_hex)).verify(bytes.fromhex(sig_hex), digest)
+        return public_key(pubkey_hex).verify(bytes.fromhex(sig_hex), digest)
     except (ValueError, TypeError):
         return False
 

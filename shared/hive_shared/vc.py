@@ -12,6 +12,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from . import base58
@@ -42,14 +43,24 @@ def moment(at: int) -> str:
 
 def unix(text: JsonValue, what: str) -> int:
     """Unix seconds of an xsd:dateTimeStamp; the zone is required, fractions are cut. Raises InvalidParams."""
-    found = _MOMENT.fullmatch(text) if isinstance(text, str) else None
+    at = _unix(text) if isinstance(text, str) else None
+    if at is None:
+        what = f"{what} {text!a:.40}"
+        raise InvalidParams(f"{what} is not a time like 2026-01-31T00:00:00Z", reason="malformed")
+    return at
+
+
+# One document says the same moment several times, and a proof's is read once more by whoever trusts it.
+@lru_cache(maxsize=256)
+def _unix(text: str) -> int | None:
+    found = _MOMENT.fullmatch(text)
     try:
         if found is not None:
             zone = "+00:00" if found[2] == "Z" else found[2]
             return int(datetime.fromisoformat(found[1] + zone).timestamp())
     except (ValueError, OverflowError):
         pass
-    raise InvalidParams(f"{what} {text!a:.40} is not a time like 2026-01-31T00:00:00Z", reason="malformed")
+    return None
 
 
 def did_of(pubkey: str) -> str:

@@ -42,6 +42,17 @@ def test_same_bytes_for_the_documents_we_sign(document: dict[str, object]) -> No
     assert encode(document) == rfc8785.dumps(document)  # type: ignore[arg-type]
 
 
+@settings(max_examples=400)
+@given(st.floats(1e-7, 1e17) | st.decimals(0, 10**6, places=3).map(float), st.sampled_from((1, -1)))
+def test_fractions_that_need_no_exponent(size: float, sign: int) -> None:
+    assert encode([size * sign]) == rfc8785.dumps([size * sign])
+
+
+@pytest.mark.parametrize("number", [0.0, -0.0, 5.0, 1e-4, 9.9999e-5, 0.1, 99.5, 1e15 - 0.5, 1e15 + 0.5, 1e21])
+def test_fractions_at_the_edges(number: float) -> None:
+    assert encode({"x": number}) == rfc8785.dumps({"x": number})
+
+
 class Word(enum.StrEnum):
     RECEIVED = "received"
 

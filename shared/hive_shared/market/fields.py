@@ -76,8 +76,9 @@ class Fields:
 
     def objects(self, field: str) -> list[Fields]:
         """A list of objects."""
-        found = [one for one in self.items(field) if isinstance(one, dict)]
-        if len(found) != len(self.items(field)):
+        items = self.items(field)
+        found = [one for one in items if isinstance(one, dict)]
+        if len(found) != len(items):
             raise self.bad(field, "a list of objects")
         return [Fields(f"{self.name}.{field}[{number}]", one) for number, one in enumerate(found)]
 
@@ -94,8 +95,9 @@ class Fields:
         self, field: str, most: int, pattern: re.Pattern[str] | None = None, expected: str = ""
     ) -> tuple[str, ...]:
         """A list of texts, each once."""
-        found = [one for one in self.items(field) if isinstance(one, str) and 1 <= len(one) <= most]
-        if len(found) != len(self.items(field)):
+        items = self.items(field)
+        found = [one for one in items if isinstance(one, str) and 1 <= len(one) <= most]
+        if len(found) != len(items):
             raise self.bad(field, f"a list of texts of 1 to {most} characters")
         if pattern is not None and not all(pattern.fullmatch(one) for one in found):
             raise self.bad(field, f"a list of {expected}")
@@ -103,8 +105,9 @@ class Fields:
 
     def words(self, field: str) -> tuple[str, ...]:
         """A list of capabilities or specialisations, in canonical form."""
-        found = [word for one in self.items(field) if (word := words.word(one)) is not None]
-        if len(found) != len(self.items(field)):
+        items = self.items(field)
+        found = [word for one in items if (word := words.word(one)) is not None]
+        if len(found) != len(items):
             raise self.bad(field, "a list of words of a-z, 0-9 and - (at most 40 characters each)")
         return tuple(dict.fromkeys(found))
 

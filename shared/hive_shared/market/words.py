@@ -88,6 +88,8 @@ def display_name(text: object) -> str | None:
     name = unicodedata.normalize("NFKC", text).strip()
     if not 1 <= len(name) <= MAX_NAME:
         return None
+    if name.isascii() and name.isprintable():
+        return name
     hidden = any(char in _BIDI or unicodedata.category(char) in _HIDDEN for char in name)
     return None if hidden else name
 

@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from coincurve import PublicKeyXOnly
 
-from hive_shared.crypto import Secret, schnorr_sign, xonly_pubkey
+from hive_shared.crypto import Secret, public_key, schnorr_sign, xonly_pubkey
 from hive_shared.nostr.reasons import EventInvalid
 
 MAX_EVENT_BYTES: Final = 65_536
@@ -177,7 +176,7 @@ def check(event: Event) -> str | None:
     if len(event.pubkey) != 64 or len(event.sig) != 128:
         return "bad_signature"
     try:
-        key = PublicKeyXOnly(bytes.fromhex(event.pubkey))
+        key = public_key(event.pubkey)
         return None if key.verify(bytes.fromhex(event.sig), digest.digest()) else "bad_signature"
     except ValueError:
         # The claimed author is not a point of the curve, so nobody can have signed as it.

@@ -16,7 +16,6 @@ from cashu_tickets import PAYEE, PAYER
 from cl_hive_comms.services.payer_book import PayerBook
 from cl_hive_comms.services.received_rows import OperatorHashes, ReceivedTickets
 from cl_hive_comms.services.received_tickets import PayeeMail, ReceivedTicketService
-from cl_hive_comms.storage.received_store import ReceivedStore
 from cl_hive_comms.storage.state_store import StateStore
 from escrow_world import EscrowWorld
 from hive_shared.cashu.derive import public_key
@@ -27,7 +26,8 @@ from hive_shared.cashu.ticket_messages import Message, TicketRequest, body_of, s
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
 from hive_shared.rate_limit import SlidingWindows
 from hive_shared.storage.escrow_store import EscrowStore
-from hive_shared.storage.families import NODE_TICKETS
+from hive_shared.storage.families import NODE_INTAKE, NODE_TICKETS
+from hive_shared.storage.intake_store import IntakeStore
 from hive_shared.store import Tx
 from lock_world import LockWorld
 from payee_world import ProbedMint
@@ -66,7 +66,7 @@ class ReceivingWorld(LockWorld):
         self.probed = ProbedMint(self.mint_url, self.others)
         self.tickets = EscrowStore(_SEALER, NODE_TICKETS)
         self.received = ReceivedTickets(
-            ReceivedStore(_SEALER),
+            IntakeStore(_SEALER, NODE_INTAKE),
             self.tickets,
             self.rows,
             self.books,

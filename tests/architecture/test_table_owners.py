@@ -22,7 +22,16 @@ from architecture.sources import (
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.storage.escrow_store import EscrowStore
-from hive_shared.storage.families import FLEET_TICKETS, KIT_ECASH, NODE_ECASH, NODE_TICKETS
+from hive_shared.storage.families import (
+    FLEET_TICKETS,
+    KIT_ECASH,
+    KIT_INTAKE,
+    NODE_ECASH,
+    NODE_INTAKE,
+    NODE_TICKETS,
+    IntakeTables,
+)
+from hive_shared.storage.intake_store import IntakeStore
 from hive_shared.storage.mint_store import MintStore
 
 STATEMENT = re.compile(
@@ -37,15 +46,18 @@ HOUSES = {
     "hive_advisor": ROOT / "shared" / "hive_advisor" / "storage" / "migrations",
 }
 
-FAMILIES = {
-    "cl-hive-comms": {"cashu_store": NODE_ECASH, "mint_store": NODE_ECASH, "escrow_store": NODE_TICKETS},
+FAMILIES: dict[str, dict[str, str | IntakeTables]] = {
+    "cl-hive-comms": {
+        **{"cashu_store": NODE_ECASH, "mint_store": NODE_ECASH, "escrow_store": NODE_TICKETS},
+        "intake_store": NODE_INTAKE,
+    },
     "cl-hive": {"escrow_store": FLEET_TICKETS},
-    "hive_advisor": {"cashu_store": KIT_ECASH, "mint_store": KIT_ECASH},
+    "hive_advisor": {"cashu_store": KIT_ECASH, "mint_store": KIT_ECASH, "intake_store": KIT_INTAKE},
 }
-"""What hive_shared's stores put for the first words of a table's name, by house and store."""
+"""What hive_shared's stores put for the first words of a table's name, or all of it, by house and store."""
 
 
-def texts(source: Source, family: str = "") -> Iterator[tuple[int, str]]:
+def texts(source: Source, family: str | IntakeTables = "") -> Iterator[tuple[int, str]]:
     """Line and content of every string that is not prose; what f-strings insert is shown as {}, or with a
     `family` of tables `self._ops` of a shared store as that table."""
     prose = docstrings(source.tree)
@@ -60,11 +72,15 @@ def texts(source: Source, family: str = "") -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def _piece(part: ast.expr, family: str) -> str:
+def _piece(part: ast.expr, family: str | IntakeTables) -> str:
     if isinstance(part, ast.Constant):
         return str(part.value)
     name = dotted(part.value) if isinstance(part, ast.FormattedValue) else ""
-    return family + name.removeprefix("self.") if family and name.startswith("self._") else "{}"
+    if not family or not name.startswith("self._"):
+        return "{}"
+    if isinstance(family, IntakeTables):
+        return str(getattr(family, name.removeprefix("self._")))
+    return family + name.removeprefix("self.")
 
 
 def keeps_sql(source: Source) -> bool:
@@ -138,6 +154,8 @@ def test_a_shared_store_names_its_tables_as_its_attributes() -> None:
     named = {name: table for store in stores for name, table in vars(store).items() if isinstance(table, str)}
     assert len(named) == 9
     assert named == {name: f"some{name}" for name in named}
+    intake = IntakeStore(sealer, KIT_INTAKE)
+    assert (intake._received, intake._parts) == (KIT_INTAKE.received, KIT_INTAKE.parts)
 
 
 @pytest.mark.parametrize("house", HOUSES)

@@ -13,6 +13,8 @@ from hive_shared.crypto import Sealer
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.rate_limit import SlidingWindows
 from hive_shared.storage.escrow_store import EscrowStore
+from hive_shared.storage.families import NODE_INTAKE
+from hive_shared.storage.intake_store import IntakeStore
 from hive_shared.store import Db
 
 from cl_hive_comms.domain.advisor import Advisor
@@ -25,7 +27,6 @@ from cl_hive_comms.services.lock_service import LockService
 from cl_hive_comms.services.payer_book import PayerBook
 from cl_hive_comms.services.received_rows import OperatorHashes, ReceivedTickets
 from cl_hive_comms.services.received_tickets import PayeeAlerts, PayeeMail, ReceivedTicketService
-from cl_hive_comms.storage.received_store import ReceivedStore
 from cl_hive_comms.storage.state_store import StateStore
 
 
@@ -48,7 +49,7 @@ def compose_received(
     hex)."""
 
     rows = ReceivedTickets(
-        ReceivedStore(sealer),
+        IntakeStore(sealer, NODE_INTAKE),
         tickets,
         tables.rows,
         tables.books,

@@ -1,5 +1,6 @@
-"""Sole writer of adv_tickets, adv_ticket_parts, adv_ticket_items, adv_ticket_disputes, adv_cashu_locks and
-adv_cashu_lock_ys (docs/protocol/11-advisor-kit.md §12). Tokens and preimages are sealed.
+"""Sole writer of adv_ticket_items, adv_ticket_disputes, adv_cashu_locks and adv_cashu_lock_ys, beside the
+tickets themselves, which are written as the node's are (docs/protocol/11-advisor-kit.md §12). Preimages and
+what is locked are sealed.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 import msgspec
-from hive_shared.canonical import encode
-from hive_shared.cashu.payee_rows import HeldItem, HeldLock, HeldTicket, Intake, Part, Share
-from hive_shared.cashu.terms import Terms, decode_terms, share_locktime, terms_json
+from hive_shared.cashu.payee_rows import HeldItem, HeldLock, HeldTicket, Share
+from hive_shared.cashu.terms import share_locktime
 from hive_shared.cashu.ticket import CheckedTicket
 from hive_shared.cashu.ticket_machine import PayeeItem
 from hive_shared.cashu.wire import Proof
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict
+from hive_shared.storage.families import KIT_INTAKE
+from hive_shared.storage.intake_store import IntakeStore
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
@@ -26,18 +28,11 @@ _CHUNK = 400
 _AT_ONCE = 100
 
 
-class TicketStore:
+class TicketStore(IntakeStore):
     """Tickets in our favour. Methods join the caller's transaction."""
 
     def __init__(self, sealer: Sealer) -> None:
-        self._sealer = sealer
-
-    # -- tickets ---------------------------------------------------------------------------------------
-
-    def ticket(self, tx: Tx, ticket_id: str) -> HeldTicket | None:
-        """One ticket by its id."""
-        row = tx.execute("SELECT * FROM adv_tickets WHERE ticket_id = ?", (ticket_id,)).fetchone()
-        return None if row is None else _ticket(row)
+        super().__init__(sealer, KIT_INTAKE)
 
     def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]:
         """Tickets, the newest first, after a place in that order."""
@@ -47,81 +42,7 @@ class TicketStore:
             " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
             (at, name, limit),
         )
-        return [_ticket(row) for row in rows]
-
-    def open_of_peer(self, tx: Tx, peer: str) -> int:
-        """How many tickets of a peer are neither accepted nor refused."""
-        (count,) = tx.execute(
-            "SELECT count(*) FROM adv_tickets WHERE peer = ? AND intake IN ('collecting', 'checking')",
-            (peer,),
-        ).fetchone()
-        return int(count)
-
-    def waiting(self, tx: Tx, now: int) -> Sequence[HeldTicket]:
-        """Tickets to look at, the one that waits longest first."""
-        rows = tx.execute(
-            "SELECT * FROM adv_tickets WHERE intake IN ('collecting', 'checking') AND next_at <= ?"
-            " ORDER BY next_at LIMIT ?",
-            (now, _AT_ONCE),
-        )
-        return [_ticket(row) for row in rows]
-
-    def put_ticket(self, tx: Tx, ticket: HeldTicket) -> None:
-        """Store a ticket, new or changed; one that was decided stays so. Raises Conflict."""
-        terms = None if ticket.terms is None else encode(terms_json(ticket.terms)).decode()
-        changed = tx.execute(
-            "INSERT INTO adv_tickets (ticket_id, peer, intake, terms_json, terms_hash, payer_sig,"
-            " context, reason, detail, tries, next_at, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (ticket_id) DO UPDATE SET intake = excluded.intake,"
-            " terms_json = excluded.terms_json, terms_hash = excluded.terms_hash,"
-            " payer_sig = excluded.payer_sig, context = excluded.context,"
-            " reason = excluded.reason, detail = excluded.detail, tries = excluded.tries,"
-            " next_at = excluded.next_at, updated_at = excluded.updated_at"
-            " WHERE intake IN ('collecting', 'checking')",
-            (
-                *(ticket.ticket_id, ticket.peer, ticket.intake, terms, ticket.terms_hash or None),
-                *(ticket.payer_sig, ticket.context, ticket.reason, ticket.detail, ticket.tries),
-                *(ticket.next_at, ticket.created_at, ticket.updated_at),
-            ),
-        ).rowcount
-        if not changed:
-            raise Conflict(f"ticket {ticket.ticket_id} was decided before", reason="stale_state")
-
-    # -- parts -----------------------------------------------------------------------------------------
-
-    def forget_refused(self, tx: Tx, before: int) -> None:
-        """Erase tickets that were refused before then; nothing of them was ours."""
-        tx.execute("DELETE FROM adv_tickets WHERE intake = 'refused' AND updated_at < ?", (before,))
-
-    def add_part(self, tx: Tx, ticket_id: str, part: Part) -> None:
-        """Keep tokens of some items; those of the same items again take their place."""
-        sealed = self._sealer.seal(
-            "adv_ticket_parts", _part_key(ticket_id, part), "tokens_enc", json.dumps(part.tokens).encode()
-        )
-        tx.execute(
-            "INSERT OR REPLACE INTO adv_ticket_parts (ticket_id, first, last, tokens_enc)"
-            " VALUES (?, ?, ?, ?)",
-            (ticket_id, part.first, part.last, sealed),
-        )
-
-    def parts(self, tx: Tx, ticket_id: str) -> Sequence[Part]:
-        """The tokens that came so far, in the items' order."""
-        rows = tx.execute(
-            "SELECT * FROM adv_ticket_parts WHERE ticket_id = ? ORDER BY first, last", (ticket_id,)
-        )
-        found = []
-        for row in rows:
-            part = Part(row["first"], row["last"], ())
-            text = self._sealer.open(
-                "adv_ticket_parts", _part_key(ticket_id, part), "tokens_enc", row["tokens_enc"]
-            )
-            found.append(Part(part.first, part.last, tuple(json.loads(text))))
-        return found
-
-    def drop_parts(self, tx: Tx, ticket_id: str) -> None:
-        """The ticket was decided."""
-        tx.execute("DELETE FROM adv_ticket_parts WHERE ticket_id = ?", (ticket_id,))
+        return [self.held(row) for row in rows]
 
     # -- items -----------------------------------------------------------------------------------------
 
@@ -396,31 +317,8 @@ class TicketStore:
         )
 
 
-def _part_key(ticket_id: str, part: Part) -> str:
-    return f"{ticket_id}:{part.first}:{part.last}"
-
-
 def _share_key(ticket_id: str, item: int, share: int) -> str:
     return f"{ticket_id}:{item}:{share}"
-
-
-def _ticket(row: sqlite3.Row) -> HeldTicket:
-    terms: Terms | None = None if row["terms_json"] is None else decode_terms(row["terms_json"])
-    return HeldTicket(
-        ticket_id=row["ticket_id"],
-        peer=row["peer"],
-        intake=Intake(row["intake"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        terms=terms,
-        terms_hash=row["terms_hash"] or "",
-        payer_sig=row["payer_sig"],
-        context=row["context"],
-        reason=row["reason"],
-        detail=row["detail"],
-        next_at=row["next_at"],
-        tries=row["tries"],
-    )
 
 
 def _dispute(row: sqlite3.Row) -> Dispute:

@@ -9,12 +9,18 @@ from typing import Any
 from cl_hive_comms.domain.payment import ADVISOR, BOLT12, Order
 from cl_hive_comms.domain.recurrence import DAY_S
 from cl_hive_comms.domain.subscription import Subscription
+from cl_hive_comms.services.period_invoices import PeriodInvoices, Whom
 from cl_hive_comms.services.subscription_service import PURPOSE, SubscriptionService
+from cl_hive_comms.storage.payment_store import PaymentStore
 from cl_hive_comms.storage.subscription_store import SubscriptionStore
 from hive_shared.cln import ClnError
-from paying_world import ADA, PayingWorld
+from hive_shared.invoice_messages import INVOICE, Invoice, body_doc
+from hive_shared.signed_message import Draft
+from hive_shared.store import Tx
+from paying_world import ADA, SEALER, PayingWorld
 from payment_world import SHOP, NodeWithPayments, bolt11
 from pipeline_world import NOW
+from reward_world import AGENT, Letters
 
 MONTH_S = 30 * DAY_S
 
@@ -113,13 +119,42 @@ class NodeWithSeries(NodeWithPayments):
         return {"bolt12": "lnr1x"}
 
 
+class Agreed:
+    """`with_` is who is asked for invoices, None where nothing was agreed; `ended` are contracts."""
+
+    def __init__(self) -> None:
+        self.with_: Whom | None = None
+        self.ended: set[str] = set()
+
+    def whom(self, tx: Tx, row: Subscription) -> Whom | None:
+        return self.with_
+
+    def over(self, tx: Tx, contract_id: str) -> bool:
+        return contract_id in self.ended
+
+
+class Notices:
+    """What was pushed to agents."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, dict[str, Any]]] = []
+
+    def push(self, tx: Tx, recipient: str, action: str, payload: dict[str, Any]) -> int:
+        self.sent.append((recipient, action, payload))
+        return len(self.sent)
+
+    def kick(self) -> None:
+        return None
+
+
 class SubscribedWorld(PayingWorld):
     """`hired` are advisors with a credential. `at` is the clock of both sides."""
 
     node: NodeWithSeries
 
     def __init__(self, directory: Path) -> None:
-        self.hired = {ADA}
+        self.hired, self.agreed = {ADA}, Agreed()
+        self.letters, self.notices = Letters(), Notices()
         super().__init__(directory, NodeWithSeries())
 
     def open(self) -> None:
@@ -132,6 +167,16 @@ class SubscribedWorld(PayingWorld):
             payments=payments,
             lightning=payments._lightning,
             offers=payments._offers,
+            invoices=PeriodInvoices(
+                self.db,
+                SubscriptionStore(),
+                PaymentStore(SEALER),
+                payments._lightning,
+                self.letters,
+                self.notices,
+                self.agreed,
+                now=lambda: self.now,
+            ),
             hired=lambda advisor_id: advisor_id in self.hired,
             name_of=str,
             methods=lambda: self.methods,
@@ -150,6 +195,25 @@ class SubscribedWorld(PayingWorld):
         """The operator's order to begin or to pay the due period."""
         given = {"purpose": PURPOSE, "method": BOLT12, "budget": ADVISOR, **fields}
         return self.order(offer, key=key, **given)
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Invoices that were asked for, in order."""
+        return [letter["body"] for letter in self.letters.sent.values()]
+
+    async def answer(self, word: str, sats: int = 50, sender: str = AGENT, key: str = "", **says: Any) -> str:
+        """The agent answers the newest request, or `key`; its invoice, which is paid in the background."""
+        text = self.bill(word, sats, **{"created_at": self.now, **says})
+        body = Invoice(
+            idempotency_key=key or self.asked()[-1]["idempotency_key"],
+            bolt11=text,
+            amount_sats=sats,
+            expires_at=self.now + 600,
+        )
+        number = "00000000-0000-4000-8000-000000000001"
+        draft = Draft(INVOICE, number, "t", 1, self.now, self.now + 60, body_doc(body))
+        await self.subscriptions.take_invoice(draft, sender)
+        await self.subscriptions.drain()
+        return text
 
     def one(self) -> Subscription:
         """The only subscription."""

@@ -30,11 +30,13 @@ from hive_advisor.payments.lnaddress import LnAddressIn
 from hive_advisor.payments.nwc import NwcWallet, Silence
 from hive_advisor.payments.web import PublicWeb
 from hive_advisor.services.earnings import CASHU, EarningService
+from hive_advisor.services.monthly_fees import MonthlyFees
 from hive_advisor.services.ports import ClientRows, CommandRows, OwnNodeCalls, RecordRows
 from hive_advisor.services.ports_money import WayIn, WayOut, Web
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.spending import PaidFees, SpendService
 from hive_advisor.services.token_income import TokenIncome
+from hive_advisor.storage.engagement_store import EngagementStore
 from hive_advisor.storage.invoice_store import InvoiceStore
 from hive_advisor.storage.outgoing_store import OutgoingStore, WayStore
 from hive_advisor.storage.token_store import TokenStore
@@ -87,6 +89,7 @@ class Money:
             rows.clients,
             rows.records,
             mail,
+            MonthlyFees(EngagementStore(), rows.clients, self._invoices, now),
             self.way_in,
             retried,
             now=now,

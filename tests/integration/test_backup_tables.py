@@ -249,7 +249,7 @@ async def filled(directory: Path) -> BackupWorld:
         ("INSERT INTO comms_saved_channel VALUES ('bb', 'all', '2x1x1', 0, 880, ?, ?)", (at, at)),
         (
             "INSERT INTO comms_subscriptions VALUES ('s', 'a', 'bolt12', 'lno1x', '1 months', 5, ?, 'active',"
-            " 1, 2, 'hive:s', NULL, ?, ?, 'why', ?, ?)",
+            " 1, 2, 'hive:s', NULL, ?, ?, 'why', ?, ?, 'c', 1, 5, NULL)",
             (at, at, at + 60, at, at),
         ),
         ("INSERT INTO comms_timers VALUES ('t', 'fee_anchor', '1x1x1', ?, '{}', NULL)", (at + 60,)),

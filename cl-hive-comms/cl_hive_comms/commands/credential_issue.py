@@ -67,7 +67,7 @@ class CredentialIssueCommands:
         if params["gossip"]:
             self._refuse_gossip()
         charge, pay = _charge(params["access_json"]), _pay(params["compensation_json"])
-        if charge is not None and pay is not None and charge["model"] == "per_action":
+        if charge is not None and pay is not None and charge["model"] == pay["model"] == "per_action":
             raise InvalidParams(
                 "access_json and compensation_json both go by action, but a command carries one"
                 " payment_proof: leave one of them out"
@@ -190,24 +190,28 @@ def _charge(value: Any) -> Mapping[str, Any] | None:
     return value
 
 
+_PRICES: Final = {"per_action": "rate_sats", "subscription": "base_monthly_sats"}
+"""What each model's price is called."""
+
+
 def _pay(value: Any) -> Mapping[str, Any] | None:
     """What the agent is paid; None: nothing."""
     if value is None:
         return None
-    if not isinstance(value, dict) or value.get("model") != "per_action":
+    model = value.get("model") if isinstance(value, dict) else None
+    if not isinstance(model, str) or model not in _PRICES:
         raise InvalidParams(
-            'compensation_json must be an object such as {"model":"per_action","rate_sats":25}; model is'
-            " per_action (subscription and performance are not served by this version)"
+            'compensation_json must be an object such as {"model":"per_action","rate_sats":25} or'
+            ' {"model":"subscription","base_monthly_sats":5000} (performance is not served by this version)'
         )
+    price = _PRICES[model]
     for name in value:
-        if name not in ("model", "rate_sats", "accepted_methods"):
-            raise InvalidParams(f"compensation_json has an unknown key {name[:40]!a}")
-    rate = value.get("rate_sats", 1)
+        if name not in ("model", price, "accepted_methods"):
+            raise InvalidParams(f"compensation_json of {model} has an unknown key {name[:40]!a}")
+    rate = value.get(price, 1 if model == "per_action" else None)
     if type(rate) is not int or not 1 <= rate <= MAX_RATE_SATS:
-        raise InvalidParams(
-            f"compensation_json.rate_sats must be 1 to {MAX_RATE_SATS} sat; without it the price of the"
-            " action's danger is paid"
-        )
+        without = "; without it the price of the action's danger is paid" if model == "per_action" else ""
+        raise InvalidParams(f"compensation_json.{price} must be 1 to {MAX_RATE_SATS} sat{without}")
     methods = value.get("accepted_methods", [])
     unknown = [name for name in methods if name not in PAID_BY] if isinstance(methods, list) else [methods]
     if unknown:
@@ -215,7 +219,9 @@ def _pay(value: Any) -> Mapping[str, Any] | None:
             f"compensation_json.accepted_methods: {str(unknown[0])[:40]!a} is no way this node pays; the list"
             f" holds {', '.join(PAID_BY)}"
         )
-    return value
+    # Of a monthly fee no action earns anything.
+    agreed: Mapping[str, Any] = value if model == "per_action" else {**value, "rate_sats": 0}
+    return agreed
 
 
 def _trust(value: Any) -> Fraction | None:

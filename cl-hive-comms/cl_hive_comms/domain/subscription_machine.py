@@ -27,6 +27,7 @@ class Event(StrEnum):
     ON_PAID = "paid"
     ON_LAST_PAID = "last_paid"
     ON_UNPAID = "unpaid"
+    ON_INVOICED = "invoiced"
     ON_ENDED = "ended"
 
 
@@ -42,6 +43,9 @@ SUBSCRIPTION_TABLE: Final[Mapping[tuple[State, Event], Step[State, Effect]]] = M
         (State.ACTIVE, Event.ON_LAST_PAID): Step(State.ENDED),
         (State.ACTIVE, Event.ON_UNPAID): Step(State.SUSPENDED),
         (State.ACTIVE, Event.ON_ENDED): Step(State.ENDED, Effect.CANCEL),
+        (State.ACTIVE, Event.ON_INVOICED): Step(State.ACTIVE),
+        # The agent was silent and answers after all.
+        (State.SUSPENDED, Event.ON_INVOICED): Step(State.ACTIVE),
         (State.SUSPENDED, Event.ON_PAID): Step(State.ACTIVE),
         (State.SUSPENDED, Event.ON_LAST_PAID): Step(State.ENDED),
         (State.SUSPENDED, Event.ON_ENDED): Step(State.ENDED, Effect.CANCEL),

@@ -28,6 +28,7 @@ from cl_hive_comms.plugin.payments import compose_limits, compose_payments
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
+from cl_hive_comms.plugin.subscriptions import monthly_fees
 from cl_hive_comms.plugin.ticket_work import compose_ticket_work
 from cl_hive_comms.plugin.wallet import compose_wallet, levels_of
 from cl_hive_comms.services.advisor_offers import AdvisorOffers
@@ -240,6 +241,7 @@ class CommandParts(Parts):
             alerts=self.alerts,
             log=self.log,
         )
+        monthly_fees(self.engagements.contracts, self.credentials, self.payments.subscriptions)
         self._build_wallet()
         self.reports = compose_reports(
             db=self.db,

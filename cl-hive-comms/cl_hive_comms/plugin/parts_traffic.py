@@ -179,7 +179,7 @@ class TrafficParts(Parts):
             contract_counts=self.engagements.reading.counts,
             log=self.log,
         )
-        self.for_siblings.inbox.own[INVOICE] = self.payments.debts.take_invoice
+        self.for_siblings.inbox.own[INVOICE] = self.payments.take_invoice
         self.for_siblings.inbox.own.update(self.engagements.handlers())
         self.app.authenticate = self.siblings.verify
         self.siblings.on_change(lambda _who, _present: self.verifier.wake())

@@ -7,7 +7,9 @@ from functools import partial
 import msgspec
 from hive_shared.cln import ClnClient
 from hive_shared.crypto import Secret
+from hive_shared.invoice_messages import Invoice, read_body
 from hive_shared.runtime import MethodSpec
+from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
@@ -35,6 +37,7 @@ from cl_hive_comms.services.payment_history import PaymentHistory
 from cl_hive_comms.services.payment_limits import PaymentLimits
 from cl_hive_comms.services.payment_requests import PaymentRequests
 from cl_hive_comms.services.payment_service import PaymentService
+from cl_hive_comms.services.period_invoices import KEY as PERIOD_KEY
 from cl_hive_comms.services.ports_commands import Fault
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.subscription_service import SubscriptionService
@@ -56,6 +59,14 @@ class Payments(msgspec.Struct, frozen=True):
     requests: PaymentRequests
     debts: Debts
     subscriptions: SubscriptionService
+
+    async def take_invoice(self, message: Draft, sender: str) -> None:
+        """An agent's answer to a request of this node: of a period, or of a command. Raises as they do."""
+        key = read_body(message.body, Invoice).idempotency_key
+        if key.startswith(f"{PERIOD_KEY}:"):
+            await self.subscriptions.take_invoice(message, sender)
+        else:
+            await self.debts.take_invoice(message, sender)
 
     async def settle(self) -> None:
         """What was paid, what came, and what is owed."""
@@ -155,9 +166,9 @@ def compose_payments(
         log=log,
     )
     pipeline.rewards.on_owed, service.on_debt_paid = debts.kick, debts.told
-    subscriptions = compose_subscriptions(
-        db, service, (lightning, offers), methods, credentials, name_of, (kill_switch, alerts, log)
-    )
+    node, mail, around = (lightning, offers), (letters, push), (kill_switch, alerts, log)
+    of_payments = (db, rows, service, node, methods)
+    subscriptions = compose_subscriptions(*of_payments, credentials, name_of, mail, around)
     budget = _budget(db, cln, limits, credentials)
     return Payments(service, limits, history, budget, requests, debts, subscriptions)
 

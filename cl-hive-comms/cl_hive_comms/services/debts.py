@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
-from hive_shared.errors import Busy, Conflict, HiveError, NotFound, PaymentFailed, Unauthorized
+from hive_shared.errors import Conflict, HiveError, NotFound, Unauthorized
 from hive_shared.invoice_messages import (
     INVOICE_REQUEST,
     Invoice,
@@ -30,8 +30,9 @@ from msgspec.structs import replace
 from ..domain.command_machine import State as CommandState
 from ..domain.lightning_invoice import sats_up
 from ..domain.payment import CASHU, OUT, Payment, Target
-from ..domain.payment_checks import LEAST_LEFT_S, check_asked
+from ..domain.payment_checks import LEAST_LEFT_S
 from ..domain.payment_machine import Event, State
+from .asked_invoice import check_unused, read_answer
 from .bearer_pay import BearerPay
 from .payment_service import PaymentService
 from .ports_commands import Alerts, CommandRows, Database, Log
@@ -220,22 +221,13 @@ class Debts:
             raise Conflict(f"what the invoice is for is {row.state}", reason="stale_state")
         if row.target.invoice == invoice.bolt11:
             return
-        try:
-            asked, own = await self._lightning.read(invoice.bolt11), await self._lightning.own_id()
-        except ClnError:
-            raise Busy("the node does not answer; the invoice is asked for again") from None
-        if asked.kind != "bolt11 invoice" or asked.amount_msat is None:
-            what = "the invoice names no amount, or is none of BOLT 11"
-            raise PaymentFailed(what, reason="invoice_mismatch")
-        check_asked(asked, row.amount_msat, own, None, self._now())
+        asked = await read_answer(self._lightning, invoice.bolt11, row.amount_msat, self._now())
         good = row
         since = row.target.asked_since
         target = Target(asked.text, asked.text, asked.payee, asked_since=since)
 
         def body(tx: Tx) -> None:
-            taken = self._rows.by_hash(tx, str(asked.payment_hash), OUT)
-            if any(one.state is not State.FAILED and one.payment_id != payment_id for one in taken):
-                raise Conflict("the invoice is that of another payment", reason="already_paid")
+            check_unused(tx, self._rows, str(asked.payment_hash), payment_id)
             self._rows.move(
                 *(tx, replace(good, target=target), Event.ON_UNPAID),
                 self._now(),

@@ -89,6 +89,7 @@ class EngagementService:
         self._wake = asyncio.Event()
         self._settling = asyncio.Lock()
         self.changed: Callable[[], Awaitable[None]] = _nothing
+        self.activated: Callable[[Tx, Engagement, str], None] = lambda _tx, _row, _advisor_id: None
         mail.verbs.update(
             {
                 ContractSigned: self._signed,
@@ -211,6 +212,7 @@ class EngagementService:
             fresh = self._rows.get(tx, row.contract_id)
             active = self._rows.save(tx, fresh.after(ContractEvent.ON_ACTIVATED, self._now()))
             self._receipt(tx, "market_active", active, {"contract_hash": active.contract_hash})
+            self.activated(tx, active, issued.advisor_id)
             self._tell(tx, active, "market_active", "works for this node from now on")
 
         await self._advisors().authorize(self._hire(row), also)

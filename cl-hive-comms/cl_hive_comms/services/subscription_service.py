@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 from hive_shared.alerts import Level
 from hive_shared.cln import ClnError
 from hive_shared.errors import (
@@ -21,16 +22,18 @@ from hive_shared.errors import (
     NotFound,
     PaymentFailed,
 )
-from hive_shared.store import Tx
+from hive_shared.signed_message import Draft
+from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
 
 from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import ADVISOR, BOLT11, BOLT12, Order, Payment, Period
-from ..domain.payment_choice import SUBSCRIPTION, Case, choose
+from ..domain.payment_choice import SUBSCRIPTION, Case, choose, ways
 from ..domain.recurrence import RETRIES_S, Window, plain_window
-from ..domain.subscription import INVOICES, PLAIN, RECURRING, Subscription, id_of
+from ..domain.subscription import INVOICES, PLAIN, RECURRING, Subscription, id_of, of_contract
 from ..domain.subscription_machine import Event, State
 from .payment_service import PaymentService
+from .period_invoices import SILENCE, PeriodInvoices
 from .ports_commands import Alerts, Database, KillSwitch, Log
 from .ports_payments import Lightning, Offers, SubscriptionRows
 
@@ -39,9 +42,17 @@ _CHANGED: Final = ("offer_changed", "invoice_mismatch")
 _FOREVER: Final = 2**53
 
 
+class Dues(msgspec.Struct, frozen=True):
+    """What a contract costs by the month: sat, the ways its advisor takes, and when its term begins."""
+
+    monthly_sats: int
+    methods: tuple[str, ...]
+    start: int
+
+
 class SubscriptionService:
     """Begins, pays and ends them. `hired` says whether an advisor still has a credential, `methods` are the
-    operator's."""
+    operator's, `invoices` asks agents for those of their periods."""
 
     def __init__(
         self,
@@ -51,6 +62,7 @@ class SubscriptionService:
         payments: PaymentService,
         lightning: Lightning,
         offers: Offers,
+        invoices: PeriodInvoices,
         hired: Callable[[str], bool],
         name_of: Callable[[str], str],
         methods: Callable[[], Sequence[str]],
@@ -65,7 +77,10 @@ class SubscriptionService:
         self._kill_switch, self._alerts = kill_switch, alerts
         self._now, self._log = now, log
         self._lock = asyncio.Lock()
-        payments.when_paid = self._paid
+        self._invoices = invoices
+        self._running: asyncio.Task[None] | None = None
+        self._again = self._looked = False
+        payments.when_paid, invoices.on_taken = self._paid, self.kick
 
     # -- the operator ----------------------------------------------------------------------------------
 
@@ -102,12 +117,10 @@ class SubscriptionService:
 
     def _same(self, tx: Tx, order: Order) -> Subscription | None:
         text = order.target.strip().lower().removeprefix("lightning:")
-        for row in self._rows.live(tx):
-            if row.advisor_id != order.advisor_id:
-                continue
-            if row.offer == text or (row.kind == INVOICES and order.method == BOLT11):
-                return row
-        return None
+        own = [row for row in self._rows.live(tx) if row.advisor_id == order.advisor_id]
+        found = [row for row in own if row.offer == text or (row.kind, order.method) == (INVOICES, BOLT11)]
+        # Of several that invoices pay, the one that waits for this one.
+        return min(found, key=lambda row: row.window_start, default=None)
 
     async def _first_period(self, order: Order) -> int | None:
         """Which period of an offer that says when its first one began runs now."""
@@ -138,36 +151,64 @@ class SubscriptionService:
         """All of them or one advisor's, those that have not ended first."""
         return await self._db.read(lambda tx: self._rows.page(tx, advisor_id, limit))
 
+    async def take_invoice(self, message: Draft, sender: str) -> None:
+        """An agent's answer to a request of ours. Raises as PeriodInvoices.take does."""
+        await self._invoices.take(message, sender)
+
     # -- by the clock ----------------------------------------------------------------------------------
 
     async def tick(self) -> None:
         """End those whose advisor has no credential any more, pay what is due; at the start, then hourly."""
+        self._looked = True
         if self._kill_switch.engaged() or self._kill_switch.draining():
             return
         async with self._lock:
             for row in await self._db.read(self._rows.live):
-                if not self._hired(row.advisor_id):
+                if await self._invoices.over(row):
+                    await self._ended(row, "its contract has ended")
+                elif not self._hired(row.advisor_id):
                     await self._ended(row, "its advisor has no credential any more")
             for row in await self._db.read(lambda tx: self._rows.due(tx, self._now())):
                 if self._kill_switch.engaged():
                     return
                 await self._try(row)
+        self._invoices.kick()
+
+    def kick(self) -> None:
+        """There may be something to pay: look soon. Returns at once; does nothing before the first look."""
+        self._again = self._looked
+        if self._looked and (self._running is None or self._running.done()):
+            self._running = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                await self.tick()
+            except StoreError:
+                # The loop of every hour tries again.
+                self._log("error", "subscriptions_not_paid")
+
+    async def drain(self) -> None:
+        """Wait for what `kick` began."""
+        if self._running is not None:
+            await self._running
 
     async def _try(self, row: Subscription) -> None:
         if self._now() > row.window_end:
             await self._suspend(row, "the period was not paid in its time")
             return
-        if row.kind == INVOICES:
-            await self._ask(row)
+        if row.kind == INVOICES and not await self._has_invoice(row):
             return
         order = Order(
             key=row.attempt_key,
             budget=ADVISOR,
             purpose=PURPOSE,
-            method=BOLT12,
-            target=row.offer,
-            amount_msat=row.amount_sats * 1_000,
+            method=BOLT12 if row.invoice is None else BOLT11,
+            target=row.offer if row.invoice is None else row.invoice,
+            amount_msat=row.due_sats * 1_000,
             advisor_id=row.advisor_id,
+            contract_id=row.contract_id,
             period=self._next_period(row),
         )
         try:
@@ -196,7 +237,29 @@ class SubscriptionService:
             lambda tx: self._rows.note(tx, row, self._now(), failures=failures, next_due=due, error=text)
         )
 
-    async def _ask(self, row: Subscription) -> None:
+    async def _has_invoice(self, row: Subscription) -> bool:
+        """Whether the agent has given the invoice of this period; where not, it is asked."""
+        try:
+            if row.invoice is not None and (
+                await self._payments.knows(row.attempt_key) or await self._invoices.good(row)
+            ):
+                return True
+        except ClnError:
+            # Another hour tells whether it is still good.
+            return False
+        whom = await self._invoices.whom(row)
+        if whom is None:
+            await self._ask_operator(row)
+        else:
+            try:
+                if not await self._invoices.ask(row, whom):
+                    await self._suspend(row, SILENCE)
+            except Conflict:
+                # Changed meanwhile: the next look sees how.
+                pass
+        return False
+
+    async def _ask_operator(self, row: Subscription) -> None:
         """The operator has to bring the invoice of this period."""
         name = self._name_of(row.advisor_id)
         text = (
@@ -253,6 +316,27 @@ class SubscriptionService:
             # A payment settled meanwhile, or the operator ended it: that holds.
             return
 
+    # -- in the transaction that makes a contract active -----------------------------------------------
+
+    def begin(self, tx: Tx, contract_id: str, name: str, advisor_id: str, dues: Dues) -> None:
+        """A contract's monthly fee is due from the begin of its term on: by invoices, which its agent is
+        asked for. Where the two have no such way in common the operator is told."""
+        if not dues.monthly_sats:
+            return
+        found = ways(Case(SUBSCRIPTION), self._methods(), dues.methods)
+        if BOLT11 not in found:
+            text = (
+                f"contract {contract_id} with {name} costs {dues.monthly_sats} sat each 30 days from"
+                f" {dues.start} on; the node pays them by itself by bolt11 only, which is not among"
+                f" {', '.join(dues.methods)}, hive-comms-payment-methods or both: pay with hive-client-pay"
+            )
+            self._alerts.raise_in(tx, Level.WARNING, "subscription_by_hand", text, f"by_hand:{contract_id}")
+            return
+        now = self._now()
+        row = of_contract(contract_id, advisor_id, dues.monthly_sats, dues.start, now)
+        if self._rows.get(tx, row.sub_id) is None:
+            self._rows.insert(tx, row)
+
     # -- in the transaction that settles a payment -----------------------------------------------------
 
     def _paid(self, tx: Tx, payment: Payment) -> None:
@@ -270,13 +354,21 @@ class SubscriptionService:
             return
         if series.counter != known.recurrence_counter:
             return
+        if known.kind == INVOICES:
+            self._invoices.told(tx, known, payment)
+            if self._invoices.last(tx, known, window.start):
+                event = Event.ON_LAST_PAID
         self._rows.move(
             tx,
             known,
             event,
             now,
             offer=payment.target.text,
-            amount_sats=sats_up(payment.amount_msat),
+            # What a contract says holds for the next period too, whatever this one cost.
+            amount_sats=known.amount_sats if known.contract_id else sats_up(payment.amount_msat),
+            asks=0,
+            asked_sats=0,
+            invoice=None,
             next_due=window.due,
             window_start=window.start,
             window_end=window.end,

@@ -74,10 +74,11 @@ class SubscriptionStore:
         sets = ", ".join(f"{name} = ?" for name in _COLUMNS)
         done = tx.execute(
             f"UPDATE comms_subscriptions SET {sets} WHERE sub_id = ? AND state = ?"
-            " AND recurrence_counter = ? AND failures = ?",
+            " AND recurrence_counter = ? AND failures = ? AND asks = ? AND invoice IS ?",
             (
                 *(asdict(after)[name] for name in _COLUMNS),
                 *(before.sub_id, before.state.value, before.recurrence_counter, before.failures),
+                *(before.asks, before.invoice),
             ),
         )
         if done.rowcount != 1:
@@ -97,8 +98,14 @@ class SubscriptionStore:
         Raises KeyError, TypeError, ValueError for a broken row."""
         row = Subscription(**{**raw, "state": State(raw["state"])})
         if row.state is State.ACTIVE and row.kind != RECURRING:
+            # Nor does it wait for an invoice that was asked for before: it may be that of a paid period.
             row = replace(
-                row, state=State.SUSPENDED, error="restored: see whether its period is paid already"
+                row,
+                state=State.SUSPENDED,
+                error="restored: see whether its period is paid already",
+                asks=0,
+                asked_sats=0,
+                invoice=None,
             )
         if self.get(tx, row.sub_id) is not None:
             return False

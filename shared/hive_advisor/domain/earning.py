@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from hive_shared.bolt11 import Invoice, prefix_of, read_invoice
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
+from hive_shared.invoice_messages import Purpose
 from hive_shared.registry import base_price_sats
 
 WORK_EXPIRY_S: Final = 3_600
@@ -68,6 +69,12 @@ TABLE: Final[Mapping[tuple[EarningState, EarningEvent], EarningState]] = Mapping
 OPEN: Final = frozenset({_S.DUE, _S.INVOICED})
 
 
+def period_name(context: str, start: int) -> str:
+    """What an earning is noted under that is owed for the period of a contract, or of a credential without
+    one, that begins at `start` (Unix s)."""
+    return f"{context}:{start}"
+
+
 def next_state(state: EarningState, event: EarningEvent) -> EarningState | None:
     """The state after `event`; None when it changes nothing."""
     return TABLE.get((state, event))
@@ -82,7 +89,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class Earning(msgspec.Struct, frozen=True):
-    """What a client owes us for one thing. `way` is the way in that made `invoice`, `look_at` what that needs
+    """What a client owes us for one thing: a command, or a period of an agreement, which `command_id` then
+    names (`period_name`). `way` is the way in that made `invoice`, `look_at` what that needs
     to find it again; `former` the hashes of invoices that ran out. `evidence`: preimage or wallet."""
 
     earning_id: str
@@ -106,6 +114,21 @@ class Earning(msgspec.Struct, frozen=True):
     preimage: str = ""
     request_key: str = ""
     asked: Asked | None = None
+
+    @property
+    def work(self) -> bool:
+        """Whether it is owed for a command."""
+        return self.purpose == Purpose.ACTION
+
+    @property
+    def contract_id(self) -> str:
+        """The contract, or the credential without one, by which a period is owed; "" for a command."""
+        return "" if self.work else self.command_id.rpartition(":")[0]
+
+    @property
+    def period_start(self) -> int:
+        """When the period begins (Unix s); 0 for a command."""
+        return 0 if self.work else int(self.command_id.rpartition(":")[2])
 
     def live(self, now: int, least_s: int = 60) -> bool:
         """Whether its invoice can still be paid, `least_s` seconds from now at least."""

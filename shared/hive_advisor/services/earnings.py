@@ -36,6 +36,7 @@ from hive_advisor.domain.earning import (
     shows,
 )
 from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.monthly_fees import MonthlyFees, other_amount
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
 from hive_advisor.services.ports_money import WayIn
 from hive_advisor.services.signed_mail import SignedMail
@@ -79,6 +80,7 @@ class EarningService:
         clients: ClientRows,
         records: RecordRows,
         mail: SignedMail,
+        fees: MonthlyFees,
         way: Callable[[str | None], Awaitable[WayIn | None]],
         retried: Callable[[Tx, StoredCommand], bool],
         *,
@@ -89,6 +91,7 @@ class EarningService:
         self._db, self._rows, self._commands, self._clients = db, rows, commands, clients
         self._records, self._mail, self._way, self._retried = records, mail, way, retried
         self._now, self._new_id, self._spawn = now, new_id, spawn
+        self._fees = fees
         self._making, self._looking = asyncio.Lock(), asyncio.Semaphore(_AT_ONCE)
         self._told: set[str] = set()
         self.on_token: Callable[[Client, dict[str, Any]], Awaitable[None]] | None = None
@@ -213,7 +216,7 @@ class EarningService:
     # -- what nodes ask and say ----------------------------------------------------------------------
 
     async def requested(self, client: Client, message: Draft, agent_key: str) -> None:
-        """An `invoice_request` (11 §15.10): answered when command, purpose and amount are those we know.
+        """An `invoice_request` (11 §15.10): answered when what it is for, and the amount, are those we know.
         Raises InvalidParams, NotFound, Conflict."""
         request = read_body(message.body, InvoiceRequest)
         asked = Asked(message.msg_id, request.idempotency_key, agent_key)
@@ -222,7 +225,8 @@ class EarningService:
 
     def _note(self, tx: Tx, client: Client, request: InvoiceRequest, asked: Asked) -> None:
         if request.command_id is None:
-            raise NotFound(f"contract {request.contract_id} is none of ours", reason="not_found")
+            self._wait(tx, self._of_period(tx, client, request, asked), asked)
+            return
         if request.purpose != Purpose.ACTION:
             raise InvalidParams(f"a command is paid for as action, not as {request.purpose}")
         known = self._rows.of_request(tx, client.client_id, asked.key)
@@ -232,17 +236,30 @@ class EarningService:
         if known is not None and (
             known.amount_sats != request.amount_sats or known.command_id not in self._line(tx, command)
         ):
-            raise Conflict(
-                "the same idempotency_key asked for another invoice before", reason="idempotency_conflict"
-            )
+            raise _other_request()
         if command.state in UNSIGNED or did_nothing(command.state, command.slug):
             raise Conflict(f"command {command.command_id} is {command.state}: nothing is owed for it")
-        earning = self._owed(tx, command, request)
+        self._wait(tx, self._owed(tx, command, request), asked)
+
+    def _wait(self, tx: Tx, earning: Earning, asked: Asked) -> None:
+        """A node waits for the invoice of what it owes. Raises Conflict for what is paid."""
         if earning.state == EarningState.PAID:
-            raise Conflict(f"command {command.command_id} is paid", reason="already_paid")
+            what = "command" if earning.work else "period"
+            raise Conflict(f"{what} {earning.command_id} is paid", reason="already_paid")
         key = earning.request_key or asked.key
         noted = replace(earning, asked=asked, request_key=key, updated=self._now())
         self._put(tx, noted, earning)
+
+    def _of_period(self, tx: Tx, client: Client, request: InvoiceRequest, asked: Asked) -> Earning:
+        """What is owed for a period, noted now if it was not. Raises as MonthlyFees.owed does."""
+        found = self._fees.owed(tx, client, request)
+        name = found if isinstance(found, str) else found.command_id
+        before = self._rows.of_request(tx, client.client_id, asked.key)
+        if before is not None and before.command_id != name:
+            raise _other_request()
+        if isinstance(found, Earning):
+            return found
+        return self._noted(tx, client.client_id, name, request)
 
     def _owed(self, tx: Tx, command: StoredCommand, request: InvoiceRequest) -> Earning:
         """What is owed for a command, noted now if it was not. Raises InvalidParams for another amount."""
@@ -250,19 +267,22 @@ class EarningService:
             known = self._rows.of_command(tx, command_id)
             if known is not None:
                 if known.amount_sats != request.amount_sats:
-                    raise _other_amount(request, known.amount_sats)
+                    raise other_amount(request, known.amount_sats)
                 return known
         credential = self._clients.credential(tx, command.credential_id)
         agreed = 0 if credential is None else agreed_sats(credential.document, command.total_danger)
         if agreed != request.amount_sats:
-            raise _other_amount(request, agreed)
+            raise other_amount(request, agreed)
+        return self._noted(tx, command.client_id, command.command_id, request)
+
+    def _noted(self, tx: Tx, client_id: str, name: str, request: InvoiceRequest) -> Earning:
         now = self._now()
         made = Earning(
             earning_id=self._new_id(),
-            client_id=command.client_id,
+            client_id=client_id,
             purpose=str(request.purpose),
-            command_id=command.command_id,
-            amount_sats=agreed,
+            command_id=name,
+            amount_sats=request.amount_sats,
             state=EarningState.DUE,
             # A node's word does not put off when an unpaid debt is told of.
             due_at=min(request.due_at, now + _DUE_WITHIN_S),
@@ -374,7 +394,7 @@ class EarningService:
         now = self._now()
         for earning in self._rows.open(tx):
             command = self._commands.get(tx, earning.command_id)
-            never = command is None and now > earning.created + _NEVER_CAME_S
+            never = earning.work and command is None and now > earning.created + _NEVER_CAME_S
             if never or (command is not None and self._came_to_nothing(tx, command)):
                 self._move(tx, earning, EarningEvent.ON_NOT_RUN, "")
             elif now > earning.due_at + UNPAID_AFTER_S:
@@ -491,8 +511,7 @@ class EarningService:
         return await self._db.write(body)
 
 
-def _other_amount(request: InvoiceRequest, owed: int) -> HiveError:
-    return InvalidParams(
-        f"an invoice of {request.amount_sats} sat was asked for; {owed} sat are owed",
-        reason="amount_mismatch",
+def _other_request() -> HiveError:
+    return Conflict(
+        "the same idempotency_key asked for another invoice before", reason="idempotency_conflict"
     )

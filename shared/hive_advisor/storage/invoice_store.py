@@ -70,6 +70,14 @@ class InvoiceStore:
         """That of a command."""
         return _one(tx.execute("SELECT * FROM adv_invoices WHERE command_id = ?", (command_id,)).fetchone())
 
+    def of_context(self, tx: Tx, context: str) -> list[Earning]:
+        """Those of the periods of a contract or credential."""
+        rows = tx.execute(
+            "SELECT * FROM adv_invoices WHERE command_id >= ? AND command_id < ? AND purpose <> 'action'",
+            (f"{context}:", f"{context};"),
+        )
+        return [_earning(row) for row in rows]
+
     def of_request(self, tx: Tx, client_id: str, key: str) -> Earning | None:
         """The one that a client first asked an invoice for under this key."""
         row = tx.execute(

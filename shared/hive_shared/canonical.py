@@ -44,7 +44,7 @@ def encode(value: object) -> bytes:
     """
     # The library writes everything but takes ten times as long, and this is the dearest step of a signed
     # command. For plain values both give the same bytes: a test compares them.
-    if _is_plain(value, _PLAIN_DEPTH):
+    if is_plain(value):
         try:
             return _plain_encoder()(value)
         except UnicodeEncodeError as err:
@@ -63,6 +63,11 @@ def _plain_encoder() -> Callable[[object], bytes]:
     import msgspec
 
     return msgspec.json.Encoder(order="deterministic").encode
+
+
+def is_plain(value: object) -> bool:
+    """Whether msgspec's encoder writes of JSON's own types what RFC 8785 wants, the order of keys apart."""
+    return _is_plain(value, _PLAIN_DEPTH)
 
 
 def _is_plain(value: object, depth: int) -> bool:

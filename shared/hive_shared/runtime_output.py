@@ -8,6 +8,7 @@ does not keep up.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,10 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
+
+from hive_shared.canonical import is_plain
 
 __all__ = ["LOG_LINES_MAX", "Output", "render_log", "without_secrets"]
 
@@ -27,6 +32,8 @@ _SECRET_NAMES: Final = re.compile(
 )
 _SECRET_TEXT: Final = re.compile(r"nsec1[02-9ac-hj-np-z]{10,}|cashu[AB][A-Za-z0-9_-]{10,}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:/+@-]+\Z")
+_ENCODE: Final = msgspec.json.Encoder().encode
+_GENERAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _LEVELS: Final = {"debug": "debug", "info": "info", "warning": "warn", "warn": "warn", "error": "error"}
 
 
@@ -140,6 +147,11 @@ class Output:
 
 
 def _frame(message: Mapping[str, Any]) -> bytes:
+    # The C encoder takes a tenth of the time, but also writes what is no JSON value (NaN, sets, dataclasses)
+    # and what an answer must not hold by mistake: only the plain gets there.
+    if is_plain(message):
+        with contextlib.suppress(UnicodeEncodeError):
+            return _ENCODE(message) + b"\n\n"
     # A lone surrogate cannot be UTF-8; escaped, it is still the same JSON text.
-    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _GENERAL.encode(message)
     return text.encode("utf-8", "backslashreplace") + b"\n\n"

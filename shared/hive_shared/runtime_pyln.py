@@ -18,6 +18,9 @@ from hive_shared.runtime_spec import MethodSpec, OptionSpec, object_of_pairs
 __all__ = ["HandOverPlugin"]
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=object_of_pairs)
+
+
 def _never(**kwargs: Any) -> None:
     """Stands in pyln's tables; dispatch never reaches it."""
 
@@ -106,7 +109,7 @@ class HandOverPlugin(Plugin):  # type: ignore[misc]  # pyln is untyped
     def _multi_dispatch(self, msgs: list[bytes]) -> bytes:
         # pyln's own, but for objects that repeat a name: those must not lose it silently.
         for payload in msgs[:-1]:
-            request = self._parse_request(json.loads(payload, object_pairs_hook=object_of_pairs))
+            request = self._parse_request(_DECODER.decode(payload.decode("utf-8", "surrogatepass")))
             if request.id is not None:
                 self._dispatch_request(request)
             else:

@@ -78,3 +78,28 @@ def test_log_lines_beyond_the_bound_are_counted_and_answers_are_not_lost(pipe: t
     said = messages(read.lstrip(b"\n"))
     assert {"id": 7} in said
     assert said[-1]["params"]["message"].startswith("log_dropped count=")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"text": 'a "quoted"\n\nline\x00 ⚡\x7f\u2028', "n": -1, "big": 2**63, "t": True, "none": None},
+        {"half": "\ud800 of a pair", "\udfff": 1},
+        {"share": 99.5, "small": 1e-9, "large": 1e22, "whole": 5.0, "pair": (1, 2)},
+        {"ключ": {1: "a", None: "b"}},
+    ],
+)
+def test_every_answer_says_what_plain_json_says(pipe: tuple[int, int], said: dict[str, Any]) -> None:
+    Output(pipe[1]).send({"id": 1, "result": said})
+    sent = os.read(pipe[0], 4_096)
+    assert sent.endswith(b"\n\n") and sent.count(b"\n\n") == 1
+    assert json.loads(sent) == {"id": 1, "result": json.loads(json.dumps(said))}
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("inf"), {1, 2}, b"bytes", object()])
+def test_what_is_not_json_is_refused_and_nothing_sent(pipe: tuple[int, int], said: Any) -> None:
+    output = Output(pipe[1])
+    with pytest.raises((TypeError, ValueError)):
+        output.send({"result": {"x": said}})
+    output.send({"id": 2})
+    assert os.read(pipe[0], 4_096) == b'{"id":2}\n\n'

@@ -59,7 +59,7 @@ def test_what_the_operator_says_replaces_what_is_advertised() -> None:
 
 
 def test_without_an_advert_what_is_missing_is_named() -> None:
-    with pytest.raises(InvalidParams, match="missing required field"):
+    with pytest.raises(InvalidParams, match="model of compensation is missing"):
         read_terms(made(profile=None))
 
 

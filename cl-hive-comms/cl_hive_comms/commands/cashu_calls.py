@@ -21,6 +21,7 @@ from hive_shared.cashu.wallet_service import WalletService
 from hive_shared.errors import InvalidParams, NotFound
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.validation_words import in_words
 
 from cl_hive_comms.domain.cashu_lock import LockRow, Role
 from cl_hive_comms.domain.payment import SIBLING_BUDGETS
@@ -346,7 +347,7 @@ def _read(name: str, value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"{name}: {str(error)[:160]}", data={"param": name}) from None
+        raise InvalidParams(f"{name}: {in_words(error)}", data={"param": name}) from None
 
 
 def _texts(name: str, value: object) -> list[str]:

@@ -22,6 +22,7 @@ from hive_shared.cashu.windows import OperatorRecord, Standing, escrow_required
 from hive_shared.errors import InvalidParams, NotFound
 from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
+from hive_shared.validation_words import in_words
 
 from ..services.alias_service import AliasService
 from ..services.escrow_service import EscrowService, ItemAsked, Judged, TicketAsked
@@ -444,7 +445,7 @@ def _one_item(i: int, value: object) -> ItemAsked:
     try:
         found = msgspec.convert(value, _AskedItem)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"item {i}: {str(error)[:160]}", data={"param": "items"}) from None
+        raise InvalidParams(f"item {i}: {in_words(error)}", data={"param": "items"}) from None
     return ItemAsked(found.amount_sats, found.label, found.window_s, found.cond, found.hash, found.params)
 
 

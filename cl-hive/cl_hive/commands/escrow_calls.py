@@ -17,6 +17,7 @@ from hive_shared.cashu.ticket_machine import TicketStatus
 from hive_shared.cashu.windows import Standing
 from hive_shared.errors import FeatureDisabled, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.validation_words import in_words
 
 from cl_hive.domain.fleet_escrow import FleetReceipt
 from cl_hive.services.fleet_escrow import MOST_SATS, FleetAsked, FleetEscrow, FleetJudged, price
@@ -249,7 +250,7 @@ def _items(value: object, amount_sats: int | None) -> tuple[ItemPlan, ...]:
         try:
             item = msgspec.convert(each, _AskedItem)
         except msgspec.ValidationError as error:
-            raise InvalidParams(f"item {i}: {str(error)[:160]}", data={"param": "items"}) from None
+            raise InvalidParams(f"item {i}: {in_words(error)}", data={"param": "items"}) from None
         found.append(ItemPlan(item.amount_sats, item.label, item.window_s, params=item.params))
     return tuple(found)
 

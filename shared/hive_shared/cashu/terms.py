@@ -25,6 +25,7 @@ from hive_shared.crypto import (
     schnorr_verify,
     sha256,
 )
+from hive_shared.validation_words import in_words
 
 MAX_TERMS_BYTES: Final = 512 * 1024
 MAX_BATCH: Final = 512
@@ -155,7 +156,7 @@ def decode_terms(source: bytes | str | Mapping[str, object]) -> Terms:
     try:
         terms = msgspec.convert(value, Terms)
     except msgspec.ValidationError as err:
-        raise TokenInvalid("terms_form", f"terms: {str(err)[:160]}") from None
+        raise TokenInvalid("terms_form", f"terms: {in_words(err)}") from None
     _check(terms)
     return terms
 

@@ -26,6 +26,7 @@ from hive_shared.crypto import sha256
 from hive_shared.errors import InvalidParams
 from hive_shared.registry import CONTROL, Tier, actions
 from hive_shared.registry.params import MAX_SAT
+from hive_shared.validation_words import in_words
 
 MAX_BYTES: Final = 16_384
 MIN_TRIAL_DAYS: Final = 7
@@ -193,7 +194,7 @@ def read_terms(document: object) -> Terms:
     try:
         terms = msgspec.convert(value, Terms)
     except msgspec.ValidationError as err:
-        raise InvalidParams(f"terms: {str(err)[:300]}") from None
+        raise InvalidParams(f"terms: {in_words(err, 300)}") from None
     problem = _problem(terms)
     if problem:
         raise InvalidParams(f"terms: {problem}")

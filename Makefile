@@ -18,7 +18,7 @@ export HIVE_MINT_VENV := $(CURDIR)/$(MINT)
 KEPT := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/compiled
 WORKERS ?= 4
 # In this order: at the end, short files fill what the long ones leave of the workers.
-SUITES := tests/e2e tests/integration tests/compat tests/contract tests/fuzz tests/unit tests/architecture
+SUITES := tests/e2e tests/integration tests/compat tests/contract tests/architecture tests/fuzz tests/unit
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-mints demo test check lint types bench fuzz slow devnet machines reference clean distclean

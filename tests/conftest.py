@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import runpy
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hive_devnet.mint import MintProcess, mint_environment, mint_installed
@@ -20,6 +22,12 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's job in the background ignores Ctrl-C, and what it starts inherits that; tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+QUICK = Path(__file__).with_name("quick_scrypt")
+if str(QUICK) not in (given := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+    # The workers of this run inherit it, as does what tests start.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK), *given)))
+    runpy.run_path(str(QUICK / "sitecustomize.py"))
 
 # Thousands of tests are collected and stay, in every worker: to look for garbage among them took a fifth of
 # the collection and a good second at every full look during the tests.
@@ -49,6 +57,19 @@ def mint_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield mint.url
         finally:
             runner.run(mint.stop())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Work is handed out by file, the rules about the source as one: each file would read all of it anew."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope: str = super()._split_scope(nodeid)
+            return "tests/architecture" if scope.startswith("tests/architecture/") else scope
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -30,6 +30,14 @@ if "mint" in names or "hive_advisor" in names or any(name.startswith("cl-hive") 
     time.time = set_ahead(time.time, 1)
     time.monotonic = set_ahead(time.monotonic, 1)
     time.time_ns = set_ahead(time.time_ns, 1_000_000_000)
+
+# Python runs one file of this name: the next on the path is run from here.
+for place in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+    beside = os.path.join(place, "sitecustomize.py")
+    if place != {directory!r} and os.path.isfile(beside):
+        with open(beside) as source:
+            exec(compile(source.read(), beside, "exec"), {{"__name__": "sitecustomize"}})
+        break
 """
 
 
@@ -40,12 +48,16 @@ class PluginClock:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory, self._file, self._ahead = directory, directory / "ahead_s", 0
         self._write(0)
-        (directory / "sitecustomize.py").write_text(_PATCH.format(file=str(self._file)))
+        (directory / "sitecustomize.py").write_text(
+            _PATCH.format(file=str(self._file), directory=str(directory))
+        )
 
     @property
     def environment(self) -> dict[str, str]:
         """What the node hands on to its plugins; a mint and a command line get it beside their own."""
-        return {"PYTHONPATH": str(self._directory)}
+        before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        places = [str(self._directory), *(place for place in before if place != str(self._directory))]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
     def now(self) -> int:
         """Unix seconds as the plugins read them."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hive_advisor.identity import (
     Identity,
     Locked,
@@ -15,6 +17,7 @@ from hive_advisor.identity import (
     read_identity,
     write_identity,
 )
+from hive_shared.canonical import encode
 from hive_shared.crypto import Secret
 from hive_shared.errors import InvalidParams, NotFound
 
@@ -82,6 +85,22 @@ def test_acceptance_11_02_the_file_holds_no_secret_in_the_clear(tmp_path: Path) 
     body = path.read_text()
     for secret in (bytes(range(32)).hex(), VECTOR.nostr_secret().reveal().hex(), RECOVERY):
         assert secret not in body
+
+
+def test_acceptance_11_02_a_passphrase_costs_what_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told apart from what other tests pay (tests/quick_scrypt): opened with nothing but the library."""
+    really = sys.modules["cryptography.hazmat.primitives.kdf.scrypt"].really
+    monkeypatch.delitem(sys.modules, "cryptography.hazmat.primitives.kdf.scrypt")
+    path = tmp_path / "identity.json"
+    write_identity(path, VECTOR, "right", now=1)
+    document = json.loads(path.read_text())
+    salt, sealed = bytes.fromhex(document["kdf"]["salt"]), bytes.fromhex(document.pop("sealed"))
+    assert document["kdf"] == {"name": "scrypt", "n": 2**17, "r": 8, "p": 1, "salt": salt.hex()}
+    key = really(b"right", salt=salt, n=2**17, r=8, p=1, maxmem=160 << 20, dklen=32)
+    inner = AESGCM(key).decrypt(bytes.fromhex(document["nonce"]), sealed, encode(document))
+    assert json.loads(inner)["root"] == VECTOR.root.reveal().hex()
 
 
 def test_an_empty_passphrase_and_a_missing_file_are_refused(tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ ROUND_S = 70
 
 
 @asynccontextmanager
-async def world_at(directory: Path, starts: Callable[[int], int]) -> AsyncIterator[tuple[World, PluginClock]]:
+async def world_at(
+    directory: Path, starts: Callable[[int], int] = lambda real: real, *, with_rest: bool = False
+) -> AsyncIterator[tuple[World, PluginClock]]:
     """A world and the clock of its plugins; `starts` makes of the real time the one they begin with."""
     clock = PluginClock(directory / "clock")
     clock.pass_to(starts(clock.now()))
     with mock.patch.dict(os.environ, clock.environment):
-        world = await World.start(directory / "w")
+        world = await World.start(directory / "w", with_rest=with_rest)
         try:
             yield world, clock
         finally:

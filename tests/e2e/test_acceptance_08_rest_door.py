@@ -11,6 +11,7 @@ import pytest
 from agent import Agent
 from channel_world import ready
 from cl_hive_comms.plugin.app import Comms
+from clock_world import ROUND_S, world_at
 from hive_devnet.faults import FaultKind, NodeFaults
 from hive_devnet.network import EmbeddedNetwork
 from hive_devnet.node import DevnetRpcError
@@ -202,29 +203,41 @@ async def test_acceptance_08_22_one_rune_for_all_is_shared_and_never_blacklisted
         await world.close()
 
 
-async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(rest_world: World) -> None:
-    world = rest_world
-    if not isinstance(world.network, EmbeddedNetwork):
-        pytest.skip("createrune of a real node cannot be made to fail")
-    faults = NodeFaults(world.network, world.alice)
-    await faults.set("createrune", FaultKind.FAIL_BEFORE, times=1)
-    npub = await world.hire("fees")
-    status = await world.alice.call("hive-client-status")
-    assert any("wait for their rune" in text for text in status["warnings"]), status
-    setting = ("--rest", "offered", "--ca-cert", str(world.rest_ca), "--allow-private")
+async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(tmp_path: Path) -> None:
+    async with world_at(tmp_path, with_rest=True) as (world, clock):
+        if not isinstance(world.network, EmbeddedNetwork):
+            pytest.skip("createrune of a real node cannot be made to fail")
+        faults = NodeFaults(world.network, world.alice)
+        await faults.set("createrune", FaultKind.FAIL_BEFORE, times=1)
+        npub = await world.hire("fees")
 
-    async def usable() -> bool:
-        await world.advisor.run("run", "--once")
-        try:
+        async def owed() -> bool:
+            status = await world.alice.call("hive-client-status")
+            return any("wait for their rune" in text for text in status["warnings"])
+
+        async def made() -> bool:
+            return not await owed()
+
+        assert await owed()
+        setting = ("--rest", "offered", "--ca-cert", str(world.rest_ca), "--allow-private")
+        with pytest.raises(AdvisorFailed):
             await world.advisor.run("client", "set", "alice", *setting)
-        except AdvisorFailed:
-            return False
-        return True
+        clock.wait(ROUND_S)
+        await until(made, "the rune", timeout=60)
 
-    await until(usable, "the rune to follow", timeout=90)
-    await world.relay.kill()
-    assert (await world.advisor.run("client", "read", "alice", "health"))["state"] == "done"
-    assert (await world.alice.call("hive-client-revoke", {"advisor": npub}))["rune_blacklisted"] is True
+        async def usable() -> bool:
+            await world.advisor.run("run", "--once")
+            try:
+                await world.advisor.run("client", "set", "alice", *setting)
+            except AdvisorFailed:
+                return False
+            return True
+
+        await until(usable, "the rune to follow", timeout=90)
+        await world.relay.kill()
+        assert (await world.advisor.run("client", "read", "alice", "health"))["state"] == "done"
+        revoked = await world.alice.call("hive-client-revoke", {"advisor": npub})
+        assert revoked["rune_blacklisted"] is True
 
 
 async def test_acceptance_08_21_a_rune_for_reading_opens_no_change(rest_world: World) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,11 @@ class Ticketed(Rewarding):
         )
 
     async def ticket(
-        self, *tasks: dict[str, JsonValue], state: PayerItem = PayerItem.ACCEPTED, **changes: Any
+        self,
+        *tasks: dict[str, JsonValue],
+        state: PayerItem = PayerItem.ACCEPTED,
+        cond: Mapping[str, JsonValue] | None = None,
+        **changes: Any,
     ) -> None:
         """A ticket with an item of 100 sat for each task (`set_single` parameters; one if none are given)."""
         tasks = tasks or (params_of(102),)
@@ -84,7 +88,7 @@ class Ticketed(Rewarding):
                 100,
                 deadline=NOW + 3_600 * (1 + number * (changes.get("type") == "performance")),
                 locktime=NOW + 7_200 + 3_600 * number * (changes.get("type") == "performance"),
-                cond={"task_params_hash": found} if len(tasks) > 1 else {},
+                cond={**(cond or {}), **({"task_params_hash": found} if len(tasks) > 1 else {})},
             )
             for number, found in enumerate(hashes)
         ]

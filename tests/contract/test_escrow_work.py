@@ -108,6 +108,17 @@ def test_a_task_that_succeeds_gives_its_preimage_again_and_again(world: World) -
     assert late.value.symbol == "too_late"
 
 
+def test_what_was_earned_and_came_back_is_told_also_while_it_is_disputed(world: World) -> None:
+    ticket = world.ticket([25, 50], type="milestone")
+    world.work.succeed(world.tx, world.begun(ticket), "r0")
+    for event in (E.ON_REFUND_DUE, E.ON_REFUND_STARTED, E.ON_REFUNDED, E.ON_DISPUTED):
+        gone = world.store.move_item(world.tx, world.item(ticket), event, NOW)
+        assert world.work.preimage(world.tx, gone).reveal() == preimage(0)
+    # It was reached, so what comes after it may be reached.
+    given = world.work.succeed(world.tx, world.begun(ticket, 1), "r1")
+    assert given is not None and given.reveal() == preimage(1)
+
+
 def test_a_task_that_fails_gives_nothing(world: World) -> None:
     ticket = world.ticket([100])
     failed = world.work.fail(world.tx, world.begun(ticket), "receipt-1")

@@ -335,6 +335,20 @@ async def test_the_choice_for_a_lock(desk: Desk) -> None:
     assert _chosen([main, spare], Wish(100, multisig=True)) == MAIN
     assert _chosen([main, spare], Wish(100, sigall=True)) is None
     assert _chosen([main, spare], Wish(100), now=NOW + PROBE_VALID_S) is None
+    # What speaks against a mint does so by itself, whatever else is well with it.
+    for against in (
+        {"status": MintStatus.DISABLED, "last_error": "its clock is 3600 s ahead"},
+        {"status": MintStatus.PROBATION},
+        {"failures": 3},
+        {"version": "Nutshell/0.21.0"},
+        {"caps": replace(ABLE, htlc=False)},
+        {"caps": replace(ABLE, restore=False)},
+    ):
+        worse = replace(main, row=replace(rows[MAIN], **against))
+        assert _chosen([worse, spare], Wish(100)) == SPARE, against
+    assert _chosen([replace(main, row=replace(rows[MAIN], failures=2)), spare], Wish(100)) == MAIN
+    both = replace(rows[MAIN], caps=replace(ABLE, sigall=True, multisig=False))
+    assert _chosen([replace(main, row=both)], Wish(100, multisig=True, sigall=True)) is None
     twin = replace(spare, row=replace(rows[SPARE], url="https://a.example"), fee_ppk=500)
     assert [offer.row.url for offer in in_order([twin, spare], Wish(1))] == [SPARE, "https://a.example"]
 

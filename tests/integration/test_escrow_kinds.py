@@ -103,6 +103,14 @@ async def test_a_lock_without_hash_and_a_hash_of_the_payee(payer: EscrowWorld, p
     (item,) = await payer.items(ticket.ticket_id)
     assert item.hash == theirs
     assert await payer.db.read(lambda tx: payer.tickets.secret(tx, theirs)) is None
+    # A hash is of one item for good, whoever made it.
+    (ours,) = await payer.engine.secrets("another task", 1)
+    for number, used in enumerate((theirs, ours)):
+        again = payer.plan(payee, [10], mode=Mode.RECEIPT, items=[ItemPlan(10, hash=used)])
+        with pytest.raises(Conflict, match=f"hash {used} was used before"):
+            await payer.create(again, f"used-{number}")
+    same = await payer.create(plan, "k3")
+    assert same.ticket_id == ticket.ticket_id
 
 
 async def test_a_dangerous_command_of_ours_is_promised_no_ticket_that_pays_anyway(

@@ -152,6 +152,15 @@ async def test_terms_that_are_not_for_us_are_refused_before_anything_is_asked(
             answer = world.sent[-1]
             assert isinstance(answer, TicketReject) and len(world.sent) == number + 1
             assert (answer.reason, answer.ticket_id) == (variants[number][0], terms.ticket_id), answer
+        # Nor is anything new begun for a payer that we gave up, whatever it hands over.
+        world.me = msgspec.structs.replace(world.me, working=False)
+        terms = world.terms(10)
+        token = encode_token(Token(world.mint_url, (PaperMint().proof(8, "ab" * 32),)))
+        given_up = Ticket(terms.ticket_id, [token], terms=msgspec.to_builtins(terms), sig=signature(terms))
+        await world.engine.ticket(world.me, given_up, "given up")
+        await world.engine.look()
+        answer = world.sent[-1]
+        assert isinstance(answer, TicketReject) and "none of those we work for" in answer.detail
         # The mint that the terms named and we do not accept never heard of us.
         assert other.connections == 0
         await world.close()
@@ -358,6 +367,8 @@ async def test_a_failure_is_not_the_last_word_and_claims_of_the_payer_are_only_n
     assert (await world.states(terms.ticket_id), await world.sats()) == (["redeemed", "accepted"], 9)
     await world.engine.noted(world.me, Owed(terms.ticket_id, 1, 9, "no_late_redeem"))
     assert "owes 9 sat" in (await world.items(terms.ticket_id))[1].note
+    claims = [text for kind, _, text in world.events if kind in ("ticket_metric", "ticket_owed")]
+    assert len(claims) == 2 and all(text.startswith("item 1: ") for text in claims)
 
 
 async def test_items_of_many_are_redeemed_together_and_one_that_is_gone_does_not_hold_up_the_others(

@@ -82,6 +82,9 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "under credential",
     ),
     "other parameters": ({}, {"ppm": 103}, "for another task"),
+    # Its parameters are those of the item; the ticket as a whole is for something else.
+    "another schema": ({"schema": "hive:other/v1"}, {}, "is for hive:other/v1"),
+    "judged by a method": ({"cond": {"verify_rpc": "judge"}}, {}, "judged by a method"),
     "not locked yet": ({"state": PayerItem.PLANNED}, {}, "pays no new task"),
     "taken back": ({"state": PayerItem.REFUNDABLE}, {}, "pays no new task"),
     "no such item": ({}, {"number": 3}, "has no item 3"),

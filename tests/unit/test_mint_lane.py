@@ -157,3 +157,11 @@ async def test_a_retry_after_of_a_day_is_not_obeyed_for_a_day() -> None:
     async with lane.turn(money=False):
         lane.failed(86_400.0)
     assert lane.traffic.held_for_s == 3_600.0
+
+
+async def test_what_fails_meanwhile_does_not_shorten_a_retry_after() -> None:
+    clock = Clock()
+    lane = _lane(clock)
+    for wait, held in ((90.0, 90.0), (5.0, 90.0), (0.0, 90.0), (120.0, 120.0)):
+        lane.failed(wait)
+        assert lane.traffic.held_for_s == held

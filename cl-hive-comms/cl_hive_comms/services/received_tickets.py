@@ -76,15 +76,18 @@ class PayeeMail:
 
 
 class PayeeAlerts:
-    """The operator hears what became of a ticket."""
+    """The operator hears what became of a ticket. What a payer can say as often as it likes is one alert and
+    a count: a flood of it would hide what else is wrong."""
 
     def __init__(self, alerts: Alerts) -> None:
         self._alerts = alerts
 
     def __call__(self, tx: Tx, kind: str, ticket_id: str, text: str) -> None:
         words = f"ticket {ticket_id} for this node {_WORDS.get(kind, kind)} {text}"
-        key = f"escrow:{kind}:{ticket_id}:{text[:80]}"
-        self._alerts.raise_in(tx, _LEVELS.get(kind, Level.INFO), "escrow", words, key)
+        # Before the colon stands the reason of a refusal, the item of a claim.
+        about = text.partition(":")[0][:80]
+        key = f"{kind}:{about}" if kind == "ticket_refused" else f"{kind}:{ticket_id}:{about}"
+        self._alerts.raise_in(tx, _LEVELS.get(kind, Level.INFO), "escrow", words, f"escrow:{key}")
 
 
 class ReceivedTicketService:

@@ -420,6 +420,7 @@ class EscrowEngine:
                 raise InvalidParams(
                     "mode receipt needs the payee's hash of every item", data={"param": "items"}
                 )
+            self._rows.refuse_used(tx, given)
             return given
         count, now = len(plan.items), self._now()
         task_id = order.task_id or plan.params_hash

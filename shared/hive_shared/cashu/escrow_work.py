@@ -18,10 +18,6 @@ from hive_shared.errors import Internal, PaymentFailed
 from hive_shared.store import Tx
 
 _TAKES_WORK: Final = (PayerItem.DELIVERED, PayerItem.ACCEPTED)
-_REVEALED: Final = (
-    *(PayerItem.RELEASED, PayerItem.REDEEMED),
-    *(PayerItem.REFUNDABLE, PayerItem.REFUNDING, PayerItem.REFUNDED),
-)
 _EARNED: Final = (PayerItem.RELEASED, PayerItem.REDEEMED)
 
 
@@ -129,7 +125,7 @@ class EscrowWork:
 
         Raises PaymentFailed(`not_released`), `too_late` afterwards.
         """
-        if item.released_at is None or item.state not in _REVEALED:
+        if item.released_at is None:
             raise PaymentFailed(
                 f"item {item.i} of ticket {item.ticket_id} is {item.state.value}: its preimage was not"
                 " released",

@@ -169,9 +169,8 @@ class PayeeEngine:
         def body(tx: Tx) -> None:
             item = self._item(tx, peer, message.ticket_id, message.item)
             self._rows.put_item(tx, replace(item, note=text), item.state)
-            self._told(
-                tx, "ticket_metric" if isinstance(message, Metric) else "ticket_owed", item.ticket_id, text
-            )
+            kind = "ticket_metric" if isinstance(message, Metric) else "ticket_owed"
+            self._told(tx, kind, item.ticket_id, f"item {item.i}: {text}")
 
         await self._db.write(body)
 

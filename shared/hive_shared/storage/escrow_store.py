@@ -321,6 +321,16 @@ class EscrowStore:
                     f"hash {hash_} is of another ticket, or has run out: take a new one", reason="hash_used"
                 )
 
+    def refuse_used(self, tx: Tx, hashes: Sequence[str]) -> None:
+        """Raises Conflict for a hash of a payee that an item has, or whose preimage is kept here."""
+        marks = ", ".join("?" * len(hashes))
+        for table in (self._items, self._secrets):
+            row = tx.execute(f"SELECT hash FROM {table} WHERE hash IN ({marks}) LIMIT 1", hashes).fetchone()
+            if row is not None:
+                raise Conflict(
+                    f"hash {row[0]} was used before: ask the payee for a new one", reason="hash_used"
+                )
+
     def note_secret(self, tx: Tx, hash_: str, **changes: int | None) -> None:
         """Write when a preimage was released, or reached the payee."""
         assert changes.keys() <= _SECRET_CHANGES, changes

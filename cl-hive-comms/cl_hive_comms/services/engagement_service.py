@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -88,6 +88,9 @@ class EngagementService:
         self._since = now()
         self._wake = asyncio.Event()
         self._settling = asyncio.Lock()
+        # At start too: what was revoked while nobody looked ends its contract.
+        self._credentials_changed = True
+        credentials.on_change(self._look_at_credentials)
         self.changed: Callable[[], Awaitable[None]] = _nothing
         self.activated: Callable[[Tx, Engagement, str], None] = lambda _tx, _row, _advisor_id: None
         mail.verbs.update(
@@ -168,20 +171,31 @@ class EngagementService:
     async def settle(self) -> None:
         """Issue what both have signed, end what is due, give up what was not signed in time."""
         async with self._settling:
-            due = await self._db.read(
-                lambda tx: self._rows.in_states(
-                    tx, (*RUNNING, ContractState.AGREED, ContractState.SIGNING), _BATCH
-                )
-            )
+            now = self._now()
+            due = await self._db.read(lambda tx: self._rows.due(tx, now, _BATCH))
             moved = False
-            for row in due:
+            for row in (*due, *await self._revoked({row.contract_id for row in due})):
                 try:
                     moved = await self._settle_one(row) or moved
                 except (HiveError, StoreError) as error:
+                    self._credentials_changed = True
                     await self._stuck(row, error)
         if moved:
             self._mail.kick()
             await self.changed()
+
+    async def _revoked(self, others: Collection[str]) -> list[Engagement]:
+        """Those that run, beside these others, and whose credential is revoked."""
+        if not self._credentials_changed:
+            return []
+        self._credentials_changed = False
+        running = await self._db.read(lambda tx: self._rows.credentials(tx, RUNNING))
+        gone = [
+            contract_id
+            for contract_id, credential_id in running
+            if contract_id not in others and self._is_revoked(credential_id)
+        ]
+        return await self._db.read(lambda tx: [self._rows.get(tx, contract_id) for contract_id in gone])
 
     async def _settle_one(self, row: Engagement) -> bool:
         now = self._now()
@@ -200,8 +214,8 @@ class EngagementService:
         if row.effective_at is not None and now >= row.effective_at:
             await self._revoke(row, row.termination_reason or "notice ended", None)
             return True
-        if self._credential_gone(row):
-            await self._follow_revocation(row)
+        if row.credential_id is not None and self._is_revoked(row.credential_id):
+            await self._revoke(row, _REVOKED, Side.OPERATOR)
             return True
         return False
 
@@ -348,12 +362,13 @@ class EngagementService:
             # There is none any more, or not yet.
             await self._db.write(lambda tx: also(tx, self._now()))
 
-    def _credential_gone(self, row: Engagement) -> bool:
-        standing = self._credentials.row(row.credential_id or "")
+    def _is_revoked(self, credential_id: str) -> bool:
+        standing = self._credentials.row(credential_id)
         return standing is not None and standing.status == "revoked"
 
-    async def _follow_revocation(self, row: Engagement) -> None:
-        await self._revoke(row, _REVOKED, Side.OPERATOR)
+    def _look_at_credentials(self) -> None:
+        self._credentials_changed = True
+        self._wake.set()
 
     async def _move(self, row: Engagement, event: ContractEvent, code: str, what: str) -> None:
         def step(tx: Tx) -> None:

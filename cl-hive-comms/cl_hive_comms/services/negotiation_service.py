@@ -190,17 +190,22 @@ class NegotiationService:
         """End what nobody answered in time, and take what waited for an earlier message."""
         await self._mail.release()
 
-        def step(tx: Tx) -> int:
-            ended = 0
-            for row in self._rows.in_states(tx, (*NEGOTIATED, ContractState.DRAFT), MAX_OPEN + _BATCH):
-                if self._now() >= max(row.thread.ends_at, self._since) + GRACE_S:
-                    after = negotiation.expired(row.thread, self._now())
-                    self._rows.save(tx, row.after(ContractEvent.ON_EXPIRED, self._now(), thread=after))
-                    self._tell(tx, row, "market_expired", "ran out without an answer")
-                    ended += 1
-            return ended
+        before = self._now() - GRACE_S
+        if before < self._since:
+            return
 
-        if await self._db.write(step):
+        def due(tx: Tx) -> list[Engagement]:
+            return self._rows.unanswered(tx, (*NEGOTIATED, ContractState.DRAFT), before, _BATCH)
+
+        def step(tx: Tx) -> None:
+            for row in due(tx):
+                after = negotiation.expired(row.thread, self._now())
+                self._rows.save(tx, row.after(ContractEvent.ON_EXPIRED, self._now(), thread=after))
+                self._tell(tx, row, "market_expired", "ran out without an answer")
+
+        # An hour in which nothing ran out writes nothing.
+        if await self._db.read(due):
+            await self._db.write(step)
             await self._told()
 
     # -- what the other side says --------------------------------------------------------------------

@@ -83,6 +83,34 @@ class ContractStore:
             )
         )
 
+    def due(self, tx: Tx, now: int, limit: int) -> list[Engagement]:
+        """Engagements to sign, issue or end by now (Unix s), those that wait longest first."""
+        return _engagements(
+            tx.execute(f"{_SELECT} WHERE c.due_at <= ? ORDER BY c.due_at LIMIT ?", (now, limit))
+        )
+
+    def unanswered(
+        self, tx: Tx, states: Collection[ContractState], before: int, limit: int
+    ) -> list[Engagement]:
+        """Engagements in one of these states whose last word ran out before a time (Unix s)."""
+        marks = ", ".join("?" * len(states))
+        return _engagements(
+            tx.execute(
+                f"{_SELECT} WHERE c.status IN ({marks}) AND t.expires_at <= ? ORDER BY t.expires_at LIMIT ?",
+                (*(state.value for state in states), before, limit),
+            )
+        )
+
+    def credentials(self, tx: Tx, states: Collection[ContractState]) -> list[tuple[str, str]]:
+        """(contract, its credential) of engagements in one of these states."""
+        marks = ", ".join("?" * len(states))
+        rows = tx.execute(
+            "SELECT contract_id, credential_id FROM marketplace_contracts"
+            f" WHERE status IN ({marks}) AND credential_id IS NOT NULL",
+            [state.value for state in states],
+        )
+        return [(str(row["contract_id"]), str(row["credential_id"])) for row in rows.fetchall()]
+
     def page(
         self, tx: Tx, *, status: str | None, before: tuple[int, str] | None, limit: int
     ) -> list[Engagement]:

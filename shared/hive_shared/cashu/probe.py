@@ -8,14 +8,14 @@ is cut short costs nothing but fees. Amounts in sat.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from ..crypto import Secret, sha256
 from ..errors import PaymentFailed
-from .curve import ORDER
+from .curve import ORDER, y_of
 from .derive import EscrowKeys, public_key
 from .journal import Op, OpKind, OpState
 from .keysets import Keyset, fee_sats
@@ -26,7 +26,7 @@ from .secrets import Kind, Lock, SigFlag, build_secret, htlc, multisig
 from .settling import Settler
 from .token import decode_token
 from .wallet import MintKeys, Opening, Order, Wallet
-from .wire import BlindedMessage, Proof
+from .wire import BlindedMessage, Proof, SpendState
 from .witness import all_digest, build, inputs_digest, sign
 
 __all__ = ["PROBE_KEY", "PROBE_S", "Probe", "Probed", "probe_sats"]
@@ -170,9 +170,16 @@ class Probe:
         while (wait := self._leisure(mint_url)) > 0:
             await self._sleep(wait)
 
-    async def open_again(self, op: Op, keys: MintKeys) -> None:
-        """Have the loop open the locks of a probe that a crash ended."""
-        await _Trials(self, op, keys).begin_again()
+    async def open_again(self, op: Op, keys: MintKeys) -> bool:
+        """Have the loop open the locks of a probe that a crash ended; whether nothing of it is left to look
+        at. Raises what a mint's answer means."""
+        return await _Trials(self, op, keys).begin_again()
+
+    async def unspent(self, mint_url: str, proofs: Mapping[str, Proof]) -> list[str]:
+        """The names of those that nobody has spent."""
+        told = await self._mints.at(mint_url).checkstate([y_of(each.secret) for each in proofs.values()])
+        left = {entry.Y for entry in told if entry.state is not SpendState.SPENT}
+        return [name for name, proof in proofs.items() if y_of(proof.secret) in left]
 
     async def exchange(self, keys: MintKeys, openings: Sequence[Opening], not_before: int) -> list[Op]:
         """Operations of a probe, in the journal."""
@@ -247,16 +254,22 @@ class _Trials:
         )
         return first, rest, bound
 
-    async def begin_again(self) -> None:
-        """All of them for the loop; where the mint refused the lock under SIG_ALL, in the old form."""
-        *_, bound = await self.begin(not_before=0)
-        if bound.state is OpState.FAILED:
+    async def begin_again(self) -> bool:
+        """All of them for the loop; once these have ended, what is still locked one by one, the lock under
+        SIG_ALL in the old form. Whether that was done."""
+        if any(op.open for op in await self.begin(not_before=0)):
+            return False
+        left = await self._probe.unspent(self._op.mint_url, self._locked)
+        openings = [self._opening(f"{name}:again", name) for name in left if name != "bound"]
+        if "bound" in left:
 
             def signed(outputs: _Outputs) -> list[Proof]:
                 return [_offered(self._locked["bound"], self._old_form(), outputs)]
 
             key = f"{self._op.idempotency_key}:bound_old"
-            await self._probe.exchange(self._mint_keys, [Opening(key, [self._locked["bound"]], signed)], 0)
+            openings.append(Opening(key, [self._locked["bound"]], signed))
+        await self._probe.exchange(self._mint_keys, openings, 0)
+        return True
 
     async def run(self, restores: bool) -> Probed:
         first, rest, bound = await self.begin(self._probe.until())

@@ -93,6 +93,7 @@ class ProbeService:
         self._leisurely = leisurely
         self._running: dict[str, asyncio.Task[Probed]] = {}
         self._not_before: dict[str, int] = {}
+        self._opened: set[str] = set()
 
     async def probe(self, mint_url: str, timeout: float) -> ProbeState:
         """Probe a mint of the operator's now, also one that is not due. Raises PaymentFailed for a mint that
@@ -170,10 +171,14 @@ class ProbeService:
     async def open_what_is_left(self) -> None:
         """Open what a crash of a probe left locked."""
         for op in await self._db.read(self._rows.unopened_probes):
-            if op.mint_url in self._running or op.mint_url not in self._book.accepted():
+            if op.op_id in self._opened or op.mint_url in self._running:
+                continue
+            if op.mint_url not in self._book.accepted():
                 continue
             try:
-                await self._probe.open_again(op, await self._wallet.ready(op.mint_url))
+                if await self._probe.open_again(op, await self._wallet.ready(op.mint_url)):
+                    # Its mint was asked what of it is locked: once in a process is enough.
+                    self._opened.add(op.op_id)
             except HiveError as error:
                 self._log("warning", "mint_probe", mint=op.mint_url, error=str(error))
 

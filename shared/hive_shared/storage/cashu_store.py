@@ -373,14 +373,13 @@ class CashuStore:
         )
 
     def unopened_probes(self, tx: Tx) -> list[Op]:
-        """Probes whose locks were made and whose openings are not in the journal, or that of the lock under
-        SIG_ALL failed and was not tried in its old form."""
+        """Probes whose locks were made and whose openings are not in the journal, or of whose openings one
+        failed: its locks may still be there."""
         rows = tx.execute(
             f"SELECT * FROM {self._ops} AS made WHERE kind = 'probe' AND state = 'done' AND (NOT EXISTS"
             f" (SELECT 1 FROM {self._ops} WHERE idempotency_key = made.idempotency_key || ':first')"
-            f" OR (EXISTS (SELECT 1 FROM {self._ops} WHERE state = 'failed'"
-            " AND idempotency_key = made.idempotency_key || ':bound') AND NOT EXISTS"
-            f" (SELECT 1 FROM {self._ops} WHERE idempotency_key = made.idempotency_key || ':bound_old')))"
+            f" OR EXISTS (SELECT 1 FROM {self._ops} WHERE state = 'failed' AND idempotency_key"
+            " > made.idempotency_key || ':' AND idempotency_key < made.idempotency_key || ';'))"
         )
         return [self._op(row) for row in rows.fetchall()]
 

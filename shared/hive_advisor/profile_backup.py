@@ -138,6 +138,7 @@ async def _settled(
         clients = await kit.guard.lose_count()
         await kit.record.note_restored(made_at)
         await kit.ecash.note_restored()
+        await kit.market.contracts.note_restored()
     return {"drafts": drafts, "clients": clients}
 
 

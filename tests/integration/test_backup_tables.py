@@ -79,7 +79,6 @@ LEFT_OUT = {
     "marketplace_capabilities": "belongs to marketplace_profiles",
     "marketplace_offers": "adverts of others: the relays have them",
     "marketplace_tombstones": "the relays have them",
-    "marketplace_blocklist": "whose adverts are not shown; decides nothing but what a search lists",
     "marketplace_trial_verdicts": "each is a receipt with its summary",
     "comms_pings": "of the hours that the lost node ran",
     "comms_reports": "sent to those who asked for them; the receipts say what was done",
@@ -252,6 +251,7 @@ async def filled(directory: Path) -> BackupWorld:
             " 1, 2, 'hive:s', NULL, ?, ?, 'why', ?, ?, 'c', 1, 5, NULL)",
             (at, at, at + 60, at, at),
         ),
+        ("INSERT INTO marketplace_blocklist VALUES (?, 'spam', NULL)", ("cd" * 32,)),
         ("INSERT INTO comms_timers VALUES ('t', 'fee_anchor', '1x1x1', ?, '{}', NULL)", (at + 60,)),
     )
     world.now += 7_200

@@ -73,6 +73,26 @@ async def events(kit: Advisor) -> list[str]:
 # -- the whole way ---------------------------------------------------------------------------------------
 
 
+async def test_a_conversation_of_an_old_copy_goes_on_above_what_was_said_since(
+    world: KitWorld, kit: Advisor
+) -> None:
+    operator = await proposed(world, kit)
+    expires = world.now() + DAY
+    changes = {"compensation.perActionSats": 40}
+    await kit.market.negotiations.counter(
+        operator.contract_id, changes, "nights", expires_at=expires, sign=False
+    )
+    operator.counter(1, **changes)
+    await operator.say(kit, operator.counter(2, **{"compensation.perActionSats": 36}))
+    # The profile is put back from a copy: what was said since it was made nobody here knows.
+    await kit.market.contracts.note_restored()
+    await kit.market.negotiations.accept(operator.contract_id, sign=False)
+    await operator.say(kit, operator.sign(kit))
+    await kit.market.contracts.sign(operator.contract_id)
+    at = world.now()
+    assert [number for number, _ in await operator.heard(kit)] == [1, at, at + 1]
+
+
 async def test_two_rounds_both_signatures_and_a_credential_make_a_client(
     world: KitWorld, kit: Advisor
 ) -> None:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cl_hive_comms.domain.engagement import MAX_THREAD_MESSAGES, Engagement
 from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.services.market_mail import TryAgain
 from cl_hive_comms.services.negotiation_service import GRACE_S, Whom
+from cl_hive_comms.services.ports_backup import Tables
+from cl_hive_comms.services.restore_history import restore_contracts
 from crash_points import Countdown
 from hive_shared import signed_message
 from hive_shared.errors import (
@@ -39,6 +42,7 @@ from hive_shared.market.messages import (
     TerminationNotice,
 )
 from hive_shared.market.negotiation import PROPOSAL_S
+from hive_shared.store import Tx
 from market_terms import terms
 from market_world import MarketWorld
 from pipeline_world import Crash
@@ -194,6 +198,39 @@ async def test_a_message_waits_for_the_one_before_it(world: MarketWorld) -> None
     await world.hears(first)
     row = await world.row(row.contract_id)
     assert (row.status, len(row.thread.rounds)) == (ContractState.ABORTED, 2)
+
+
+async def test_a_conversation_of_an_old_backup_goes_on_above_what_was_said_since(
+    world: MarketWorld, tmp_path: Path
+) -> None:
+    row = await world.propose(terms())
+    kept = await world.db.read(lambda tx: list(world.rows.raw_rows(tx)))
+    await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40)))
+    said = [await says(world, row) for _ in range(3)]
+    (tmp_path / "fresh").mkdir()
+    fresh = await MarketWorld(tmp_path / "fresh").start()
+    fresh.now = world.now + 60
+    tables = SimpleNamespace(contracts=fresh.rows, facts=fresh.facts)
+
+    def restored(tx: Tx) -> tuple[int, int]:
+        rows = lambda part, name: [found for table, found in kept if table == name]  # noqa: E731
+        return restore_contracts(tx, cast(Tables, tables), rows, fresh.now)
+
+    taken, left = await fresh.db.write(restored)
+    assert taken and not left and said == [2, 3, 4]
+    first = await says(fresh, await fresh.row(row.contract_id))
+    assert first == fresh.now > max(said)
+    assert await says(fresh, row) == first + 1
+    # What begins after it begins at 1.
+    assert await fresh.db.read(lambda tx: fresh.letters.least_number(tx, fresh.now + 1)) == 1
+    fresh.db.close()
+
+
+async def says(world: MarketWorld, row: Engagement) -> int:
+    """Something in a conversation; its number."""
+    until = world.now + 60
+    await world.db.write(lambda tx: world.mail.send(tx, row, MessageError("x", row.thread_id), until))
+    return await world.db.read(lambda tx: world.rows.last_seq(tx, row.thread_id, "out"))
 
 
 async def test_what_never_comes_is_not_waited_for_longer_than_ten_minutes(world: MarketWorld) -> None:

@@ -4,13 +4,19 @@ rest; killed at every disk and mint call both sides' books agree with the mint
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from cashu_tickets import STRANGER
+from cl_hive_comms.domain.backup import TABLES
+from cl_hive_comms.services.backup_service import BackupService
+from cl_hive_comms.services.restore_wallet import restore_wallet
+from cl_hive_comms.storage.state_store import StateStore
 from crash_points import Countdown
 from ecash_world import OneMint
 from escrow_world import EscrowWorld
@@ -37,6 +43,7 @@ from hive_shared.cashu.ticket_messages import (
 from hive_shared.cashu.wire import SpendState
 from hive_shared.crypto import Secret, sha256
 from hive_shared.errors import Conflict, HiveError, NotFound, PaymentFailed, RateLimited
+from hive_shared.store import Tx
 from pipeline_world import Crash
 from receiving_world import CONTEXT, THEM, ReceivingWorld, carry
 
@@ -107,6 +114,51 @@ async def test_acceptance_03_02_a_node_is_told_takes_works_earns_and_redeems(
     assert len(redeemed) == 2 and {op.state for op in redeemed} == {OpState.DONE}
     told = [what for what, _ in payee.heard]
     assert told == ["ticket_accepted", *["ticket_released", "ticket_redeemed"] * 2]
+
+
+async def test_what_a_backup_holds_of_tickets_is_earned_on_a_fresh_database(
+    payer: EscrowWorld, payee: ReceivingWorld, mint_url: str, tmp_path: Path
+) -> None:
+    ticket = await handed_over(payer, payee)
+    await carry(payer, payee)
+    await payer.begin(ticket, 0)
+    await payee.told_by(Release(ticket.ticket_id, 0, await payer.succeed(ticket, 0)))
+    rows = dict[str, list[dict[str, Any]]]()
+
+    def tables(world: ReceivingWorld) -> Any:
+        return SimpleNamespace(
+            wallet=world.store, locks=world.rows, tickets=world.tickets, facts=StateStore()
+        )
+
+    def written(tx: Tx) -> None:
+        of = SimpleNamespace(_t=tables(payee), _facts=StateStore())
+        for table, row in BackupService._wallet(of, tx):  # type: ignore[arg-type]
+            rows.setdefault(table, []).append(json.loads(json.dumps(row)))
+
+    await payee.db.read(written)
+    fresh = ReceivingWorld(tmp_path / "fresh", mint_url, seed=payee.seed)
+    found = {table: rows.get(table, []) for table in TABLES["escrow"]}
+    await fresh.db.write(lambda tx: restore_wallet(tx, tables(fresh), found, fresh.now))
+    await fresh.payers.load()
+    # One item was released before the loss, the other is afterwards, by a payer who was told a key once.
+    await payer.begin(ticket, 1)
+    await fresh.told_by(Release(ticket.ticket_id, 1, await payer.succeed(ticket, 1)))
+    await fresh.sweep()
+    assert await fresh.item_states(ticket.ticket_id) == ["redeemed"] * 2
+    fees = sum(op.fee_sats for op in await fresh.ops())
+    assert await fresh.sats() == sum(row.face_sats for row in await fresh.every()) - fees >= sum(AMOUNTS)
+    # What is handed over under the key that was told before the loss is taken.
+    later = await handed_over(payer, fresh)
+    payer.read = set()
+    await carry(payer, fresh)
+    assert await fresh.item_states(later.ticket_id) == ["accepted"] * 2
+    # The same backup once more changes nothing; a row that is none is refused.
+    outcome = await fresh.db.write(lambda tx: restore_wallet(tx, tables(fresh), found, fresh.now))
+    assert outcome.restored == 0
+    bad = {**found, "comms_state": [{"key": "emergency", "value": "{}"}]}
+    with pytest.raises(ValueError, match="no key of tickets"):
+        await fresh.db.write(lambda tx: restore_wallet(tx, tables(fresh), bad, fresh.now))
+    await fresh.close()
 
 
 async def test_only_who_was_told_a_key_hands_over_and_only_for_that_key(

@@ -29,6 +29,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
             "comms_state",
         ),
         *("marketplace_contracts", "marketplace_threads", "marketplace_messages"),
+        "marketplace_blocklist",
     ),
     "receipts": (
         *("management_receipts", "comms_receipt_roots", "comms_receipt_acks"),
@@ -37,6 +38,7 @@ TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "escrow": (
         *("comms_cashu_proofs", "comms_cashu_counters", "comms_cashu_ops", "comms_cashu_locks"),
         *("comms_escrow_tickets", "comms_escrow_items", "comms_escrow_secrets", "comms_escrow_disputes"),
+        "comms_state",
     ),
     "payments": ("comms_payments", "comms_subscriptions"),
     "policy": ("comms_policy", "comms_policy_rules", "comms_policy_overrides"),

@@ -351,6 +351,9 @@ class Comms(LedgerParts, TrafficParts, CommandParts):
                 await self.identity.reload()
                 await self.credentials.load()
                 await self.aliases.load()
+                await self.market.cache.follow_blocklist()
+                if self.escrow is not None:
+                    await self.escrow.received.payers.load()
 
     def _safety_copy(self) -> Path:
         directory = self.info.net_dir / "hive" / "backup"

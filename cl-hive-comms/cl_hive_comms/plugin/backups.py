@@ -16,6 +16,7 @@ from cl_hive_comms.services.ports_backup import Tables
 from cl_hive_comms.services.ports_identity import Clock
 from cl_hive_comms.services.receipt_service import ReceiptService
 from cl_hive_comms.services.restore_service import RestoreService, Running
+from cl_hive_comms.storage.advert_store import AdvertStore
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.command_store import CommandStore
 from cl_hive_comms.storage.contract_store import ContractStore
@@ -51,6 +52,7 @@ def compose_backups(
         receipts=ReceiptStore(),
         trials=MarketplaceStore(),
         contracts=ContractStore(),
+        adverts=AdvertStore(),
         trust=TrustStore(),
         gossip=GossipStore(),
         legacy=LegacyStore(),

@@ -362,11 +362,25 @@ class AdvertCache:
             await self._load()
             await self._db.write(lambda tx: self._rows.block(tx, pubkey, reason, until))
             self.blocked[pubkey] = (reason, until)
-            if (profile := self.profiles.get(vc.did_of(pubkey))) is not None:
-                self._forget_profile(profile.advisor_id)
-            for one in list(self.offers.get(pubkey, {}).values()):
-                self._forget_offer(pubkey, one.offer.offer_id)
+            self._let_go(pubkey)
             await self._save()
+
+    async def follow_blocklist(self) -> None:
+        """Read again whom the operator blocks: a restore wrote it. Their adverts are let go."""
+        async with self._one_at_a_time:
+            if not self._loaded:
+                return
+            rows = await self._db.read(lambda tx: list(self._rows.blocked(tx)))
+            self.blocked = {ref: (reason, until) for ref, reason, until in rows}
+            for pubkey in filter(self.is_blocked, list(self.blocked)):
+                self._let_go(pubkey)
+            await self._save()
+
+    def _let_go(self, pubkey: str) -> None:
+        if (profile := self.profiles.get(vc.did_of(pubkey))) is not None:
+            self._forget_profile(profile.advisor_id)
+        for one in list(self.offers.get(pubkey, {}).values()):
+            self._forget_offer(pubkey, one.offer.offer_id)
 
     async def unblock(self, pubkey: str) -> bool:
         """Lift it; what the key says comes with its next advert. False when it was not blocked."""

@@ -23,6 +23,7 @@ from .ports_backup import Keys, Tables
 from .ports_commands import Database
 from .ports_identity import FactStore
 from .receipt_service import ReceiptService
+from .restore_wallet import KEY_FACTS
 
 _ALL_ROOTS: Final = 1_000_000
 LAST_BACKUP: Final = "last_backup"
@@ -110,6 +111,8 @@ class BackupService:
         for row in self._t.trials.raw_trials(tx):
             yield "marketplace_trials", row
         yield from self._t.contracts.raw_rows(tx)
+        for ref, reason, until in self._t.adverts.blocked(tx):
+            yield "marketplace_blocklist", {"ref": ref, "reason": reason, "until": until}
         for key, text in sorted(self._facts.with_prefix(tx, HANDOFF_FACT).items()):
             yield "comms_state", {"key": key, "value": text}
 
@@ -168,6 +171,9 @@ class BackupService:
         for row in self._t.locks.raw_locks(tx):
             yield "comms_cashu_locks", row
         yield from self._t.tickets.raw_rows(tx)
+        for prefix in KEY_FACTS:
+            for key, text in sorted(self._facts.with_prefix(tx, prefix).items()):
+                yield "comms_state", {"key": key, "value": text}
 
     def _channels(self, tx: Tx) -> Iterator[tuple[str, dict[str, Any]]]:
         for hold in self._t.saved.holds(tx):

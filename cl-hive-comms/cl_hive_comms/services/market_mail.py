@@ -70,7 +70,8 @@ class MarketMail:
         Raises Capacity with a full outbox, or where the operator's own acts have filled the conversation.
         """
         self._check_room(tx, row.thread_id, NOTHING)
-        seq = self._rows.last_seq(tx, row.thread_id, "out") + 1
+        last = self._rows.last_seq(tx, row.thread_id, "out")
+        seq = max(last + 1, self._letters.least_number(tx, row.created_at))
         body = body_of(message)
         draft = self._letters.put_in_thread(
             tx,

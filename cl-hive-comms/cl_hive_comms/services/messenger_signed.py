@@ -28,6 +28,8 @@ TICKET_SCHEMA: Final = "hive:escrow/ticket"
 MAX_TICKET_BYTES: Final = 1_000_000
 """The tokens of a batch (03 §6.6 "Size"); they travel in chunks."""
 PER_MINUTE: Final = 60
+RESTORED_AT: Final = "threads_restored_at"
+"""Fact: when conversations last came with a backup, Unix s."""
 DEFAULT_TTL_S: Final = 86_400
 MAX_TTL_S: Final = 14 * 86_400
 
@@ -116,6 +118,12 @@ class SignedMessages:
         signed = self._enqueue(tx, draft, recipient, f"dm:{thread_id}:{seq}")
         return replace(draft, sig=str(decode_object(signed, max_bytes=MAX_BYTES, floats=True)["sig"]))
 
+    def least_number(self, tx: Tx, created_at: int) -> int:
+        """The least number for a message of a conversation that began then. One that came with a backup may
+        have gone on since: it goes on above any number that it can have used, the time of the restore."""
+        restored = int(self._facts.get(tx, RESTORED_AT) or 0)
+        return restored if created_at <= restored else 1
+
     def stored(self, tx: Tx, key: str) -> bool:
         """Whether `put` stored a message of this key."""
         return self._messenger.find(tx, f"dm:{key}") is not None
@@ -144,7 +152,8 @@ class SignedMessages:
             return
         now = self._now()
         counter = f"msg_seq:{area}:{recipient}"
-        seq = int(self._facts.get(tx, counter) or 0) + 1
+        # From the time on, so that a database that was lost is not followed by numbers that were used.
+        seq = int(self._facts.get(tx, counter) or now) + 1
         self._facts.put(tx, counter, str(seq), now)
         self._enqueue(tx, Draft(schema, self._uuid(), area, seq, now, until, body), recipient, name)
 

@@ -20,7 +20,8 @@ from .ports_identity import FactStore
 
 MOST_CONTRACTS: Final = 32
 """Contracts of one agent that a key is kept for."""
-_FACT: Final = "payee_key:"
+PAYEE_KEY_FACT: Final = "payee_key:"
+"""Facts of comms_state: the keys that agents told."""
 
 
 class PayeeKey(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class PayeeKeys:
 
     def newest(self, tx: Tx, agent_key: str) -> PayeeKey | None:
         """What an agent announced last, for whatever it was."""
-        texts = self._facts.with_prefix(tx, f"{_FACT}{agent_key}:").values()
+        texts = self._facts.with_prefix(tx, f"{PAYEE_KEY_FACT}{agent_key}:").values()
         told = (msgspec.json.decode(text, type=PayeeKey) for text in texts)
         return max(told, key=lambda key: key.told_at, default=None)
 
@@ -81,11 +82,11 @@ class PayeeKeys:
             self._make_room(tx, sender, own)
         if known is None or known.told_at <= said.told_at:
             text = msgspec.json.encode(said).decode()
-            self._facts.put(tx, f"{_FACT}{sender}:{context}", text, self._now())
+            self._facts.put(tx, f"{PAYEE_KEY_FACT}{sender}:{context}", text, self._now())
 
     def _make_room(self, tx: Tx, sender: str, own: Collection[str]) -> None:
         """Of the contracts that an agent names the newest stay."""
-        prefix = f"{_FACT}{sender}:"
+        prefix = f"{PAYEE_KEY_FACT}{sender}:"
         told = {
             name: msgspec.json.decode(text, type=PayeeKey).told_at
             for name, text in self._facts.with_prefix(tx, prefix).items()
@@ -95,7 +96,7 @@ class PayeeKeys:
             self._facts.delete(tx, name)
 
     def _known(self, tx: Tx, agent_key: str, context: str) -> PayeeKey | None:
-        text = self._facts.get(tx, f"{_FACT}{agent_key}:{context}")
+        text = self._facts.get(tx, f"{PAYEE_KEY_FACT}{agent_key}:{context}")
         return None if text is None else msgspec.json.decode(text, type=PayeeKey)
 
 

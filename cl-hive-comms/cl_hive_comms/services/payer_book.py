@@ -21,7 +21,8 @@ from .ports_identity import FactStore
 
 MOST_KEYS: Final = 1_000
 """Keys that others were told and that have not run out."""
-_FACT: Final = "lock_key:"
+LOCK_KEY_FACT: Final = "lock_key:"
+"""Facts of comms_state: the keys that payers were told."""
 _DAY_S: Final = 86_400
 
 
@@ -76,7 +77,9 @@ class PayerBook:
     async def load(self) -> None:
         """Reads who is known; call once at start."""
         self.known = await self._db.read(
-            lambda tx: frozenset((*(key.payer for key in self._told(tx, _FACT)), *self._of_tickets(tx)))
+            lambda tx: frozenset(
+                (*(key.payer for key in self._told(tx, LOCK_KEY_FACT)), *self._of_tickets(tx))
+            )
         )
 
     async def peer(self, key: str) -> Peer | None:
@@ -84,7 +87,7 @@ class PayerBook:
 
         if key not in self.known:
             return None
-        told = await self._db.read(lambda tx: self._told(tx, f"{_FACT}{key}:"))
+        told = await self._db.read(lambda tx: self._told(tx, f"{LOCK_KEY_FACT}{key}:"))
         now = self._now()
         live = [each for each in told if each.expires_at > now]
         return Peer(
@@ -134,7 +137,7 @@ class PayerBook:
     def keep(self, tx: Tx, key: LockKey) -> None:
         """Note that a payer is told a key. Raises Capacity at 1,000 that have not run out."""
         live = 0
-        for each in self._told(tx, _FACT):
+        for each in self._told(tx, LOCK_KEY_FACT):
             if each.expires_at <= self._now():
                 self._facts.delete(tx, _name(each))
             else:
@@ -149,4 +152,4 @@ class PayerBook:
 
 
 def _name(key: LockKey) -> str:
-    return f"{_FACT}{key.payer}:{key.context}"
+    return f"{LOCK_KEY_FACT}{key.payer}:{key.context}"

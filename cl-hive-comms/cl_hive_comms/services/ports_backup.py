@@ -88,6 +88,13 @@ class ContractTables(Protocol):
     def put_raw(self, tx: Tx, table: str, row: Mapping[str, Any]) -> bool: ...
 
 
+class AdvertTables(Protocol):
+    """Whom the operator blocked on the market (storage.advert_store.AdvertStore)."""
+
+    def blocked(self, tx: Tx) -> Iterator[tuple[str, str, int | None]]: ...
+    def block(self, tx: Tx, ref: str, reason: str, until: int | None) -> None: ...
+
+
 class GossipTables(Protocol):
     """What other nodes told of credentials (storage.gossip_store.GossipStore)."""
 
@@ -178,6 +185,7 @@ class Tables(msgspec.Struct, frozen=True):
     receipts: ReceiptTables
     trials: TrialTables
     contracts: ContractTables
+    adverts: AdvertTables
     trust: TrustTables
     gossip: GossipTables
     legacy: LegacyTables

@@ -15,7 +15,8 @@ from ..domain.handoff import FACT, Handoff
 from ..domain.legacy_record import LegacyReceipt, Segment, verify_segments
 from ..domain.stop_restore import stop_after
 from .kill_switch import EMERGENCY_FACT
-from .ports_backup import LegacyTables, Tables
+from .messenger_signed import RESTORED_AT
+from .ports_backup import AdvertTables, LegacyTables, Tables
 from .restore_parts import Outcome
 
 LEGACY_RECEIPTS: Final = "comms_legacy_receipts"
@@ -48,15 +49,34 @@ def restore_record(
 
 
 def restore_contracts(
-    tx: Tx, tables: Tables, rows_of: Callable[[str, str], Sequence[dict[str, Any]]]
+    tx: Tx, tables: Tables, rows_of: Callable[[str, str], Sequence[dict[str, Any]]], now: int
 ) -> tuple[int, int]:
-    """Negotiations and contracts that are not here: how many rows were taken in, and left as they are."""
+    """Negotiations and contracts that are not here: how many rows were taken in, and left as they are. What
+    is said in them from now on has numbers above all that were used after the backup."""
     taken = found = 0
     for table in ("marketplace_contracts", "marketplace_threads", "marketplace_messages"):
         for row in rows_of("credentials", table):
             found += 1
             taken += tables.contracts.put_raw(tx, table, row)
+    if taken:
+        tables.facts.put(tx, RESTORED_AT, str(now), now)
     return taken, found - taken
+
+
+def restore_blocked(
+    tx: Tx, adverts: AdvertTables, rows: Sequence[Mapping[str, Any]], *, newer_here: bool, now: int
+) -> tuple[int, int]:
+    """Whom the operator had blocked on the market: how many were taken in, and left. Not where this node went
+    on after the backup: some may have been let in again since."""
+    known = {ref for ref, _, _ in adverts.blocked(tx)}
+    taken = 0
+    for row in rows:
+        ref, until = str(row["ref"]), row["until"]
+        if newer_here or ref in known or (until is not None and int(until) <= now):
+            continue
+        adverts.block(tx, ref, str(row["reason"]), None if until is None else int(until))
+        taken += 1
+    return taken, len(rows) - taken
 
 
 def restore_handoffs(

@@ -35,6 +35,7 @@ from .receipt_service import ReceiptService, operator_event
 from .restore_history import (
     LEGACY_RECEIPTS,
     LEGACY_ROWS,
+    restore_blocked,
     restore_channels,
     restore_contracts,
     restore_handoffs,
@@ -221,7 +222,7 @@ class RestoreService:
                 return self._channels(tx, content)
             case "escrow":
                 found = {table: content.of(part, table) for table in TABLES[part]}
-                return restore_wallet(tx, self._t, found)
+                return restore_wallet(tx, self._t, found, self._now())
             case "payments":
                 found = {table: content.of(part, table) for table in TABLES[part]}
                 return restore_payments(tx, self._t, found, self._now())
@@ -239,7 +240,12 @@ class RestoreService:
         count = content.counts["credentials"]
         record = restore_record(tx, self._t, found["comms_trust_days"], found["marketplace_trials"])
         outcome = _joined(outcome, count, *record)
-        outcome = _joined(outcome, count, *restore_contracts(tx, self._t, content.of))
+        outcome = _joined(outcome, count, *restore_contracts(tx, self._t, content.of, self._now()))
+        blocked = content.of("credentials", "marketplace_blocklist")
+        taken, left = restore_blocked(
+            tx, self._t.adverts, blocked, newer_here=content.newer_here, now=self._now()
+        )
+        outcome = _joined(outcome, count, taken, left)
         handoffs = found["comms_state"]
         taken, note = restore_handoffs(tx, self._t, handoffs, newer_here=content.newer_here, now=self._now())
         outcome = _joined(outcome, count, taken, len(handoffs) - taken, note)

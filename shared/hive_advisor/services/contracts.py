@@ -47,6 +47,10 @@ _WEEK: Final = 7 * 86_400
 _MIN_PREFIX: Final = 4
 
 
+_RESTORED_AT: Final = "threads_restored_at"
+"""Meta: when this profile was last restored from a copy, Unix s."""
+
+
 class EngagementRows(Protocol):
     """storage.engagement_store.EngagementStore, where the methods are described."""
 
@@ -105,6 +109,7 @@ class ContractService:
             answers=answers,
             good_s=_WEEK,
             thread_id=thread.thread_id,
+            least=self._least_number(tx, thread),
         )
         if put is not None:
             now = self._now()
@@ -122,6 +127,16 @@ class ContractService:
                     now,
                 ),
             )
+
+    async def note_restored(self) -> None:
+        """This is an older copy of the profile: its conversations may have gone on since."""
+        now = self._now()
+        await self._db.write(lambda tx: self._clients.set_meta(tx, _RESTORED_AT, str(now)))
+
+    def _least_number(self, tx: Tx, thread: Thread) -> int:
+        """Above any number that a conversation of an older copy can have used: the time of the restore."""
+        restored = int(self._clients.meta(tx, _RESTORED_AT) or 0)
+        return restored if thread.created <= restored else 1
 
     def offered(self, tx: Tx, thread: Thread, body: ContractSign, msg_id: str) -> None:
         """The operator signed. Its proof is looked at before anything else that stands in the contract.

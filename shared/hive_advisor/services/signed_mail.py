@@ -176,17 +176,18 @@ class SignedMail:
         answers: str = "",
         good_s: int = GOOD_S,
         thread_id: str | None = None,
+        least: int = 1,
     ) -> OutMessage | None:
         """Sign a message and keep it for sending, in the caller's transaction; nothing new for a `name` that
         this node was sent before (None is returned then). `flush` sends it; `sender` is the key of ours that
-        signs, the current one when None. Messages of a thread have numbers of their own without gaps. Raises
-        CredentialInvalid for a key that is ours no more."""
+        signs, the current one when None. Messages of a thread have numbers of their own without gaps, from
+        `least` on. Raises CredentialInvalid for a key that is ours no more."""
         if self._rows.find(tx, client.client_id, name) is not None:
             return None
         now, key = self._now(), sender or self._keyring.current
         area = thread_id or schema.removeprefix("hive:").partition("/")[0]
         # Microseconds where gaps are allowed: also a restored copy of the profile goes on above what it sent.
-        seq = self._rows.next_seq(tx, client.client_id, area, 1 if thread_id else now * 1_000_000)
+        seq = self._rows.next_seq(tx, client.client_id, area, least if thread_id else now * 1_000_000)
         draft = Draft(schema, self._new_id(), area, seq, now + client.offset_s, now + good_s, body)
         content = signed_message.sign(draft, self._keyring.secret(key), client.node_key)
         message = OutMessage(

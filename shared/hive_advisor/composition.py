@@ -29,6 +29,7 @@ from hive_advisor.paths import ProfilePaths
 from hive_advisor.record import Record
 from hive_advisor.services.approvals import ApprovalService
 from hive_advisor.services.asking import AskService
+from hive_advisor.services.batch_pay import LinePay
 from hive_advisor.services.batches import BatchService
 from hive_advisor.services.checkup import CheckupService
 from hive_advisor.services.clients import ClientService
@@ -362,6 +363,7 @@ class Composition(ABC):
             self.plans,
             self.guard,
             asks,
+            LinePay(self.tickets, asks.quote, self.money.claim),
             pump=self.pump,
             now=self._now,
         )

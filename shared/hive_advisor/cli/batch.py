@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
-from hive_shared.errors import ConfirmationRequired
+from hive_shared.errors import ConfirmationRequired, InvalidParams
 
 from hive_advisor.cli import output
 from hive_advisor.cli.commands import EXIT_OF_STATE, ask_human, describe, told_if_interrupted
 from hive_advisor.cli.context import Settings
 from hive_advisor.domain.batch import BatchLine, check_id, digest_of, parse_batch
 from hive_advisor.domain.guard_rules import HUMAN_DANGER
+from hive_advisor.domain.ticket import ticket_and_item
 
 if TYPE_CHECKING:
     from hive_advisor.domain.plan import Judged
@@ -29,12 +30,22 @@ async def send_batch(
     dry_run: bool,
     again: bool,
     retry_until: int | None,
+    pay: bool = False,
+    ticket: str | None = None,
 ) -> NoReturn:
-    """Check every line, ask once, send line by line; exits with 0, 10 or what stopped it says."""
+    """Check every line, ask once, send line by line; exits with 0, 10 or what stopped it says. `pay` and
+    `ticket` hold for lines that say neither. Raises InvalidParams for both, or for one item of a ticket."""
+    from hive_advisor.services.batch_pay import PayFor
+
+    if pay and ticket:
+        raise InvalidParams("a command is paid by a ticket or by an invoice, not by both")
+    if ticket is not None and ticket_and_item(ticket)[1] is not None:
+        raise InvalidParams("--ticket of a batch names no item: each line takes one that is free")
+    said = PayFor(pay, ticket or "")
     lines = parse_batch(await settings.terminal.console.text_of(file), client)
     batch_id = f"b-{digest_of(lines)[:24]}" if batch_id is None else check_id(batch_id)
     async with settings.kit(online=not dry_run) as kit:
-        steps = await kit.batches.check(batch_id, lines, "cli")
+        steps = await kit.batches.check(batch_id, lines, "cli", said)
         if dry_run:
             _show_plans(settings, batch_id, steps)
         consent = _Consent(settings, await _asked_once(settings, steps))
@@ -43,6 +54,7 @@ async def send_batch(
             batch_id,
             steps,
             consent,
+            said,
             origin="cli",
             wait_s=settings.wait,
             again=again,

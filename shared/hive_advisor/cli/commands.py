@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 from hive_shared.errors import ConfirmationRequired, InvalidParams
@@ -187,20 +187,19 @@ async def send(
 
     Or those of a file, in order, up to the first that does not run: send [CLIENT] --batch FILE, with lines
     like {"client":"alice","schema":"hive:fee-policy/v1","action":"set_single","params":{"channel_id":
-    "103x1x0","fee_ppm":150}} (and "note", "if_root", "again"). Sent again, the same file goes on where it
-    stopped.
+    "103x1x0","fee_ppm":150}} (and "note", "if_root", "again", "pay", "ticket"). --pay and --ticket ID then
+    hold for every line that says neither. Sent again, the same file goes on where it stopped.
     """
     from hive_advisor.domain.schema_help import split_target, texts_of
     from hive_advisor.services.guard import refuse
 
     until = None if retry_until is None else int(time.time()) + span_s(retry_until)
     if batch is not None:
-        from hive_advisor.cli.batch import send_batch
-
-        given = (target, pairs, params_file, quote, pay, invoice, ticket, note, if_root)
-        if any(given) or confirm_danger is not None:
-            raise InvalidParams("--batch takes its commands from the file: give it a client at most")
-        await send_batch(settings, batch, client, batch_id, dry_run=dry_run, again=again, retry_until=until)
+        alone = (target, pairs, params_file, quote, invoice, note, if_root)
+        if any(alone) or confirm_danger is not None:
+            raise InvalidParams(_IN_A_BATCH)
+        options = {"again": again, "retry_until": until, "pay": pay, "ticket": ticket}
+        await _of_file(settings, batch, client, batch_id, dry_run=dry_run, **options)
     target = _whole(client, target, batch_id)
     assert client is not None
     schema_id, action = split_target(target)
@@ -225,9 +224,20 @@ async def send(
         await finish_one(settings, kit, done)
 
 
+_IN_A_BATCH: Final = "--batch takes its commands from the file: give it a client, --pay or --ticket at most"
+
+
+async def _of_file(
+    settings: Settings, file: str, client: str | None, batch_id: str | None, **options: Any
+) -> NoReturn:
+    from hive_advisor.cli.batch import send_batch
+
+    await send_batch(settings, file, client, batch_id, **options)
+
+
 async def _with_ticket(kit: Advisor, plan: Plan, ticket: str | None, *, invoiced: bool) -> Plan:
     """The plan with the ticket that was named. Raises InvalidParams beside an invoice."""
-    from hive_advisor.cli.tickets import ticket_and_item
+    from hive_advisor.domain.ticket import ticket_and_item
 
     if ticket is None:
         return plan

@@ -29,14 +29,6 @@ def ticket() -> None:
     """Ecash that nodes locked for your work: checked before you work, redeemed once it is earned."""
 
 
-def ticket_and_item(text: str) -> tuple[str, int | None]:
-    """``TICKET`` or ``TICKET:ITEM``. Raises InvalidParams."""
-    ticket_id, colon, number = text.partition(":")
-    if len(ticket_id) != _TICKET_ID_CHARS or (colon and not (number.isascii() and number.isdigit())):
-        raise InvalidParams(f"{text[:60]!r}: give a ticket's id of 32 characters, or id:item")
-    return ticket_id, int(number) if colon else None
-
-
 def status_of(view: TicketView) -> str:
     """What a ticket is worth to us, in a word."""
     from hive_shared.cashu.payee_rows import Intake

@@ -12,16 +12,18 @@ from hive_shared.errors import HiveError, InvalidParams
 
 from hive_advisor.domain.names import check_alias
 from hive_advisor.domain.schema_help import split_target
+from hive_advisor.domain.ticket import ticket_and_item
 
 MAX_LINES: Final = 1_000
 MAX_LINE_BYTES: Final = 65_536
 _MOST: Final = 4_194_304
-_KEYS: Final = ("client", "schema", "action", "params", "note", "if_root", "again")
+_KEYS: Final = ("client", "schema", "action", "params", "note", "if_root", "again", "pay", "ticket")
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class BatchLine(msgspec.Struct, frozen=True):
-    """One command of a batch as it was written. ``number`` counts from 1; ``client`` is an alias."""
+    """One command of a batch as it was written. ``number`` counts from 1; ``client`` is an alias.
+    ``pay``: the node is to pay for it; ``ticket``: ID or ID:ITEM of what pays for it, "" for none named."""
 
     number: int
     client: str
@@ -31,6 +33,8 @@ class BatchLine(msgspec.Struct, frozen=True):
     note: str = ""
     if_root: str | None = None
     again: bool = False
+    pay: bool = False
+    ticket: str = ""
 
 
 def parse_batch(text: str, client: str | None = None) -> tuple[BatchLine, ...]:
@@ -71,6 +75,14 @@ def _line(number: int, line: str, client: str | None) -> BatchLine:
         raise InvalidParams('"params" takes an object')
     if not isinstance(again, bool):
         raise InvalidParams('"again" takes true or false')
+    pay = document.get("pay", False)
+    if not isinstance(pay, bool):
+        raise InvalidParams('"pay" takes true or false')
+    ticket = _text(document, "ticket") if "ticket" in document else ""
+    if "ticket" in document:
+        ticket_and_item(ticket)
+        if pay:
+            raise InvalidParams("a command is paid by a ticket or by an invoice, not by both")
     root = document.get("if_root")
     schema_id, action = split_target(f"{_text(document, 'schema')}/{_text(document, 'action')}")
     if root is not None:
@@ -78,7 +90,8 @@ def _line(number: int, line: str, client: str | None) -> BatchLine:
     note = _text(document, "note") if "note" in document else ""
     if not isinstance(named, str):
         raise InvalidParams('"client" takes a text')
-    return BatchLine(number, check_alias(named)[0], schema_id, action, params, note, root, again)
+    name = check_alias(named)[0]
+    return BatchLine(number, name, schema_id, action, params, note, root, again, pay, ticket)
 
 
 def _text(document: dict[str, Any], key: str) -> str:
@@ -107,6 +120,9 @@ def digest_of(lines: tuple[BatchLine, ...]) -> str:
                     "note": line.note,
                     "if_root": line.if_root,
                     "again": line.again,
+                    # Only where they are said: other files keep the id that they had.
+                    **({"pay": True} if line.pay else {}),
+                    **({"ticket": line.ticket} if line.ticket else {}),
                 }
                 for line in lines
             ]

@@ -39,9 +39,10 @@ class EarningState(StrEnum):
 
 
 class EarningEvent(StrEnum):
-    """What moves it: an invoice was made, the money is shown, its time ran out, a human objects, the command
-    did nothing."""
+    """What moves it: a command claims it again, an invoice was made, the money is shown, its time ran out,
+    a human objects, the command did nothing."""
 
+    ON_CLAIMED = "on_claimed"
     ON_INVOICED = "on_invoiced"
     ON_PAID = "on_paid"
     ON_OVERDUE = "on_overdue"
@@ -52,6 +53,7 @@ class EarningEvent(StrEnum):
 _S, _E = EarningState, EarningEvent
 TABLE: Final[Mapping[tuple[EarningState, EarningEvent], EarningState]] = MappingProxyType(
     {
+        (_S.VOID, _E.ON_CLAIMED): _S.DUE,
         (_S.DUE, _E.ON_INVOICED): _S.INVOICED,
         # The one before ran out unpaid.
         (_S.INVOICED, _E.ON_INVOICED): _S.INVOICED,

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+from hive_shared.errors import InvalidParams
 
 DisputeState = Literal["open", "replaced", "paid", "rejected"]
 DISPUTE_WITHIN_S: Final = 30 * 86_400
 """How long after its end an item can be disputed (03 §6.7)."""
+_TICKET_ID_CHARS: Final = 32
 DISPUTE_ANSWER_S: Final = 72 * 3_600
 """How long the operator has to answer; silence is no."""
+
+
+def ticket_and_item(text: str) -> tuple[str, int | None]:
+    """``TICKET`` or ``TICKET:ITEM``. Raises InvalidParams."""
+    ticket_id, colon, number = text.partition(":")
+    if len(ticket_id) != _TICKET_ID_CHARS or (colon and not (number.isascii() and number.isdigit())):
+        raise InvalidParams(f"{text[:60]!r}: give a ticket's id of 32 characters, or id:item")
+    return ticket_id, int(number) if colon else None
 
 
 class Dispute(msgspec.Struct, frozen=True):

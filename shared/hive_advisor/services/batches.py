@@ -13,11 +13,13 @@ from typing import Any, Final, Protocol
 import msgspec
 from hive_shared.errors import Conflict, HiveError
 from hive_shared.store import Db, Tx
+from msgspec.structs import replace
 
 from hive_advisor.domain.batch import BatchLine, at_line, command_id_of, digest_of
 from hive_advisor.domain.command_machine import CommandState, did_nothing
 from hive_advisor.domain.plan import Judged, Plan
 from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.services.batch_pay import LinePay, PayFor
 from hive_advisor.services.clients import ClientService
 from hive_advisor.services.commands import CommandService
 from hive_advisor.services.guard import GuardService, refuse
@@ -27,6 +29,7 @@ from hive_advisor.services.ports import CommandRows
 Consent = Callable[[BatchLine, Judged], Awaitable[tuple[bool, int | None]]]
 """Whether a human said yes to a line, and the danger they confirmed; raises ConfirmationRequired."""
 
+_NOTHING_SAID: Final = PayFor()
 _UNDER_WAY: Final = (CommandState.READY, CommandState.SENT, CommandState.PENDING)
 
 
@@ -98,16 +101,20 @@ class BatchService:
         plans: PlanService,
         guard: GuardService,
         sends: Sends,
+        pays: LinePay,
         *,
         pump: Callable[[], Awaitable[Any]],
         now: Callable[[], int],
     ) -> None:
         self._db, self._rows, self._command_rows = db, rows, command_rows
         self._clients, self._commands, self._plans = clients, commands, plans
-        self._guard, self._sends, self._pump, self._now = guard, sends, pump, now
+        self._guard, self._sends, self._pays = guard, sends, pays
+        self._pump, self._now = pump, now
 
-    async def check(self, batch_id: str, lines: Sequence[BatchLine], origin: str) -> tuple[BatchStep, ...]:
-        """Every line against registry, credential and guard; nothing is kept or sent.
+    async def check(
+        self, batch_id: str, lines: Sequence[BatchLine], origin: str, said: PayFor = _NOTHING_SAID
+    ) -> tuple[BatchStep, ...]:
+        """Every line against registry, credential, its ticket and guard; nothing is kept or sent.
 
         Raises what planning raises, for the first line that cannot go, and Conflict when the id was another
         batch's.
@@ -122,7 +129,7 @@ class BatchService:
         steps = []
         for line in lines:
             try:
-                steps.append(await self._step(batch_id, line, origin))
+                steps.append(await self._step(batch_id, line, origin, said, early=True))
             except HiveError as error:
                 raise at_line(line.number, error) from error
         return tuple(steps)
@@ -132,6 +139,7 @@ class BatchService:
         batch_id: str,
         steps: Sequence[BatchStep],
         consent: Consent,
+        said: PayFor = _NOTHING_SAID,
         *,
         origin: str,
         wait_s: int,
@@ -148,9 +156,10 @@ class BatchService:
                 yield BatchOutcome(step.line, step.client, step.command, before=True)
                 continue
             try:
-                fresh = await self._step(batch_id, step.line, origin)
+                fresh = await self._step(batch_id, step.line, origin, said)
+                fresh, human = await self._agreed(batch_id, fresh, consent, said, wait_s)
                 command = await self._sent(
-                    batch_id, fresh, consent, origin, wait_s, again or step.line.again, retry_until
+                    batch_id, fresh, human, origin, wait_s, again or step.line.again, retry_until
                 )
             except HiveError as error:
                 yield BatchOutcome(step.line, step.client, error=at_line(step.line.number, error))
@@ -168,7 +177,9 @@ class BatchService:
         elif known != digest:
             raise Conflict(f"batch id {batch_id!r} was used for another file; give a new one")
 
-    async def _step(self, batch_id: str, line: BatchLine, origin: str) -> BatchStep:
+    async def _step(
+        self, batch_id: str, line: BatchLine, origin: str, said: PayFor, *, early: bool = False
+    ) -> BatchStep:
         client = await self._clients.named(line.client)
         first = command_id_of(batch_id, line.number, client.client_id)
         command = await self._db.read(lambda tx: self._newest(tx, first))
@@ -184,9 +195,21 @@ class BatchService:
             retry_of=None if command is None else command.command_id,
             expected_policy_root=line.if_root,
         )
+        plan = await self._pays.planned(plan, said.of(line), early=early)
         judged = await self._guard.judged(plan, origin)
         refuse(judged.judgement)
         return BatchStep(line, client, command, judged)
+
+    async def _agreed(
+        self, batch_id: str, step: BatchStep, consent: Consent, said: PayFor, wait_s: int
+    ) -> tuple[BatchStep, tuple[bool, int | None]]:
+        """A human's word on a line that is to be planned, and then what the node is to pay for it."""
+        if step.judged is None:
+            return step, (False, None)
+        agreed = await consent(step.line, step.judged)
+        first = command_id_of(batch_id, step.line.number, step.client.client_id)
+        plan = await self._pays.claimed(step.judged.plan, said.of(step.line), first, wait_s)
+        return replace(step, judged=replace(step.judged, plan=plan)), agreed
 
     def _newest(self, tx: Tx, first: str) -> StoredCommand | None:
         command = self._command_rows.get(tx, first)
@@ -198,7 +221,7 @@ class BatchService:
         self,
         batch_id: str,
         step: BatchStep,
-        consent: Consent,
+        agreed: tuple[bool, int | None],
         origin: str,
         wait_s: int,
         again: bool,
@@ -207,7 +230,7 @@ class BatchService:
         """Bring one line as far as it goes within `wait_s`."""
         command = step.command
         if step.judged is not None:
-            human, confirmed = await consent(step.line, step.judged)
+            human, confirmed = agreed
             known = (
                 None
                 if command is not None

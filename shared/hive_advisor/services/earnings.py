@@ -97,7 +97,8 @@ class EarningService:
         self.on_token: Callable[[Client, dict[str, Any]], Awaitable[None]] | None = None
 
     async def claimed(self, client: Client, command_id: str, amount_sats: int) -> Earning:
-        """What a command not yet sent is to earn, paid without an invoice."""
+        """What a command not yet sent is to earn, paid without an invoice. Claimed again, it is the same.
+        Raises Conflict where another amount was claimed, or it is paid."""
         now = self._now()
         earning = Earning(
             earning_id=self._new_id(),
@@ -110,8 +111,22 @@ class EarningService:
             created=now,
             updated=now,
         )
-        await self._db.write(lambda tx: self._rows.add(tx, earning))
-        return earning
+        return await self._db.write(lambda tx: self._claimed(tx, earning))
+
+    def _claimed(self, tx: Tx, earning: Earning) -> Earning:
+        known = self._rows.of_command(tx, earning.command_id)
+        if known is None:
+            self._rows.add(tx, earning)
+            return earning
+        if known.amount_sats != earning.amount_sats:
+            raise Conflict(
+                f"{known.amount_sats} sat were claimed for this before, now the node pays"
+                f" {earning.amount_sats} sat: send it as a command of its own"
+            )
+        if known.state == EarningState.PAID:
+            raise Conflict("it is paid", reason="already_paid")
+        self._move(tx, known, EarningEvent.ON_INVOICED if known.invoice else EarningEvent.ON_CLAIMED, "")
+        return self._rows.get(tx, known.earning_id) or known
 
     # -- invoices ------------------------------------------------------------------------------------
 

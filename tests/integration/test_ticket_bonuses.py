@@ -12,15 +12,16 @@ from cl_hive_comms.domain.advisor import Advisor, CredentialRow
 from cl_hive_comms.domain.bonus import FORWARDS, GROSS, METRICS, NET, value_of
 from cl_hive_comms.domain.report import baseline_digest, baseline_doc
 from cl_hive_comms.domain.trial import Income
-from cl_hive_comms.services.escrow_service import ItemAsked, Judged, TicketAsked
+from cl_hive_comms.services.escrow_service import ItemAsked, Judged, PayeeTold, TicketAsked
 from cl_hive_comms.services.trial_measure import TrialMeasure
 from crash_points import Countdown
 from escrow_world import AGENT, NODE_ID, EscrowWorld
+from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.escrow_rows import TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan
 from hive_shared.cashu.terms import Mode, TicketType
 from hive_shared.cashu.ticket_messages import Failure, Metric, Release
-from hive_shared.crypto import schnorr_verify
+from hive_shared.crypto import Secret, schnorr_verify
 from hive_shared.errors import InvalidParams
 from lock_world import ADA
 from msgspec.structs import replace
@@ -29,6 +30,7 @@ from pipeline_world import Crash, issue
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAY = 86_400
+LOCK_PUBKEY = public_key(Secret(b"\x21" * 32))
 WINDOW_S = 2 * DAY
 BASE_S = 21_600
 _MOST_POINTS = 30
@@ -93,6 +95,23 @@ async def engaged(world: EscrowWorld, payee: PayeeWorld, *thresholds: int, key: 
 
 def letters(world: EscrowWorld, kind: type) -> list[int]:
     return sorted(each.item for each in world.letters.values() if isinstance(each, kind))
+
+
+async def test_the_base_is_no_less_than_what_an_action_is_agreed_at(world: EscrowWorld) -> None:
+    (row,) = world.hired.given
+    pay = replace(row.credential, compensation={"model": "per_action", "rate_sats": 25})
+    world.hired.given = [replace(row, credential=pay)]
+    told, service = PayeeTold(LOCK_PUBKEY), world.operator()
+    given = await service._with_baseline(asked(world, 1_001), None)
+    below, enough = (replace(given, items=[ItemAsked(sats), *given.items[1:]]) for sats in (24, 25))
+    with pytest.raises(InvalidParams, match="24 sat are less than the 25 sat an action that"):
+        service._plan(below, told)
+    assert service._plan(enough, told).amount_sats == 27
+    # A ticket that was made before is the same ticket, whatever is agreed since.
+    assert service._plan(below, told, new=False).amount_sats == 26
+    # Without a bonus there is nothing that could make up for it: the operator's price is the price.
+    single = replace(below, type=TicketType.SINGLE, items=[ItemAsked(24)], baseline=None)
+    assert service._plan(single, told).amount_sats == 24
 
 
 async def test_acceptance_03_09_the_node_measures_bonuses_from_its_own_records(

@@ -76,6 +76,28 @@ async def test_a_ticket_is_taken_earned_and_redeemed(world: PayeeWorld) -> None:
     assert world.sent[2:] == [ack]
 
 
+async def test_no_work_is_begun_after_the_deadline_near_the_locktime_or_at_a_mint_that_was_given_up(
+    world: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two hours to redeem after the first item, ten minutes after the second.
+    end, deadlines = NOW + 10_800, (NOW + 3_600, NOW + 10_200)
+    terms = world.terms(items=[item(n, 9, deadline=each, locktime=end) for n, each in enumerate(deadlines)])
+    await world.hand_over(terms)
+
+    async def usable(now: int) -> list[bool]:
+        world.now = now
+        items = await world.items(terms.ticket_id)
+        assert [each.state.value for each in items] == ["accepted", "accepted"]
+        return await world.db.read(lambda tx: [world.engine.usable(tx, each) for each in items])
+
+    assert await usable(NOW + 3_599) == [True, True]
+    assert await usable(NOW + 3_600) == [False, True]
+    assert await usable(NOW + 9_900) == [False, True]
+    assert await usable(NOW + 9_901) == [False, False]
+    monkeypatch.setattr(world.mints, "accepted", lambda: ("https://another.example",))
+    assert await usable(NOW) == [False, False]
+
+
 async def test_every_hostile_ticket_is_refused_for_its_own_reason_and_the_mint_is_not_asked(
     tmp_path: Path, mint_url: str
 ) -> None:
@@ -365,6 +387,9 @@ async def test_a_failure_is_not_the_last_word_and_claims_of_the_payer_are_only_n
     await world.release(terms.ticket_id, 0)
     await world.redeemer.redeem()
     assert (await world.states(terms.ticket_id), await world.sats()) == (["redeemed", "accepted"], 9)
+    # A failure that comes after the money takes nothing back.
+    await world.engine.failed(world.me, Failure(terms.ticket_id, 0, "node_error"))
+    assert await world.states(terms.ticket_id) == ["redeemed", "accepted"]
     await world.engine.noted(world.me, Owed(terms.ticket_id, 1, 9, "no_late_redeem"))
     assert "owes 9 sat" in (await world.items(terms.ticket_id))[1].note
     claims = [text for kind, _, text in world.events if kind in ("ticket_metric", "ticket_owed")]

@@ -197,7 +197,7 @@ class EscrowService:
                 await self._db.read(lambda tx: self.check_contract(tx, contract_id, pubkey))
         told = await self._told(asked)
         asked = await self._with_baseline(asked, known)
-        plan = self._plan(asked, told)
+        plan = self._plan(asked, told, new=known is None)
         mints: Sequence[tuple[str, int]] = ()
         if known is not None:
             mints = [(each.url, each.permille) for each in known.terms.mints]
@@ -246,7 +246,7 @@ class EscrowService:
             )
         return told
 
-    def _plan(self, asked: TicketAsked, told: PayeeTold) -> TicketPlan:
+    def _plan(self, asked: TicketAsked, told: PayeeTold, *, new: bool = True) -> TicketPlan:
         if asked.mode is not Mode.TASK and asked.danger > MOST_UNJUDGED and managed(asked.schema):
             raise InvalidParams(
                 f"mode {asked.mode.value} pays whatever comes of the work: for commands of this node's"
@@ -272,6 +272,12 @@ class EscrowService:
                 )
             params = None if item.params is None else task_params(*task, dict(item.params))
             items.append(ItemPlan(amount, item.label, item.window_s, item.cond, item.hash, params))
+        if new and asked.type is TicketType.PERFORMANCE and items[0].amount_sats < rate:
+            raise InvalidParams(
+                f"the base of a performance ticket pays for the work alone: {items[0].amount_sats} sat are"
+                f" less than the {rate} sat an action that the credential agrees on",
+                data={"param": "items"},
+            )
         return TicketPlan(
             payee_id=str(asked.advisor.pubkey),
             lock_pubkey=told.lock_pubkey,

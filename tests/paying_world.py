@@ -92,8 +92,10 @@ class PayingWorld:
 
         async def fault(point: str) -> None:
             self.points.append(point)
+            self.engaged = self.engaged or point == self.stop_at
 
         self.points: list[str] = []
+        self.stop_at = ""
         self.history = PaymentHistory(self.db, self.rows, name_of=str, now=lambda: self.now)
         self.service = PaymentService(
             db=self.db,

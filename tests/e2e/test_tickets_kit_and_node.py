@@ -150,6 +150,7 @@ async def test_acceptance_03_02_the_payees_net_is_the_amount_at_mints_with_and_w
         shown = await shell.run("ticket", "show", id_)
         assert [part["state"] for part in shown["parts"]] == ["redeemed"], shown
         assert shown["parts"][0]["command_id"] == done["command_id"]
+        assert shown["mints"] == [mint] and shown["parts"][0]["locks"] == {mint: "redeemed"}
         balance = await shell.run("wallet", "balance")
         assert {row["mint"]: row["free_sats"] for row in balance["mints"]}[mint] == SATS, balance
         # Told of it, the payer asks the mint, which shows it the preimage.

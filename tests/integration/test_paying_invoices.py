@@ -228,6 +228,15 @@ async def test_stop_and_drain_refuse_and_the_stop_is_asked_last(
     assert world.node.sent == [] and world.used() == 0 and world.stored()[0].state is State.FAILED
 
 
+async def test_a_stop_that_comes_as_the_payment_is_noted_sends_nothing(world: PayingWorld) -> None:
+    """The last look, between the row that says `sending` and the call (docs/decisions/0397)."""
+    world.stop_at = "payment_sending"
+    with pytest.raises(PaymentFailed, match="emergency_stop"):
+        await world.service.pay(world.order(world.bill()))
+    assert world.points == ["payment_reserved", "payment_sending"]
+    assert world.node.sent == [] and world.used() == 0 and world.stored()[0].state is State.FAILED
+
+
 async def test_an_open_payment_is_resolved_before_a_new_one(world: PayingWorld) -> None:
     world.node.lose.add("xpay")
     world.node.fail["listsendpays"] = LOST

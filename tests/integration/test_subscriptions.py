@@ -115,6 +115,21 @@ async def test_an_amount_that_is_changed_at_the_first_period_is_refused(world: S
     assert world.node.parts == []
 
 
+async def test_an_invoice_for_another_period_is_not_paid(
+    world: SubscribedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paid, it would be asked for again when its turn comes, and the period that is due stay unpaid."""
+    given = world.node._invoice_for
+    monkeypatch.setattr(
+        world.node,
+        "_invoice_for",
+        lambda offer, label, counter, until: given(offer, label, counter + 1, until),
+    )
+    with pytest.raises(PaymentFailed, match=r"offer_changed: .*another period"):
+        await world.subscriptions.pay(world.begin(world.node.series()))
+    assert world.every() == () and world.node.parts == [] and world.used() == 0
+
+
 async def test_a_period_whose_time_is_over_is_not_paid(world: SubscribedWorld) -> None:
     offer = world.node.series()
     await world.subscriptions.pay(world.begin(offer))

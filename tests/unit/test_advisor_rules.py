@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hive_advisor.domain.answer import read_answer
-from hive_advisor.domain.cleaning import clean_text, clean_value
+from hive_advisor.domain.cleaning import Own, clean_text, clean_value
 from hive_advisor.domain.command_machine import (
     FINAL,
     TABLE,
@@ -92,6 +92,13 @@ def test_cleaned_text_cannot_steer_a_terminal(text: str) -> None:
 def test_remote_text_is_cleaned(raw: str, clean: str) -> None:
     assert clean_text(raw) == clean
     assert clean_value({"k": [raw]}) == {"k": [clean]}
+
+
+def test_what_the_human_here_named_is_shown_whole_also_as_a_name() -> None:
+    """Two mints at one host would otherwise be one line of a ticket."""
+    mint, other = "https://a.example/one", "https://a.example/two"
+    assert clean_value({Own(mint): "locked", Own(other): Own(mint)}) == {mint: "locked", other: mint}
+    assert clean_value({mint: mint}) == {"[url a.example]": "[url a.example]"}
 
 
 @pytest.mark.parametrize("alias", ["", " ", "12345", "ALL", "npub1abc", "did:x", "a\x00b", "x" * 65])

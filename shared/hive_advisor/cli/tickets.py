@@ -10,6 +10,7 @@ from hive_shared.errors import InvalidParams
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
+from hive_advisor.domain.cleaning import Own
 
 if TYPE_CHECKING:
     from hive_advisor.advisor import Advisor
@@ -69,7 +70,8 @@ def _items(view: TicketView) -> list[dict[str, Any]]:
             "locktime": output.moment(item.locktime),
             "command_id": item.command_id,
             "note": item.note or None,
-            "locks": {f"{s.mint_url}": str(s.state) for s in view.shares if s.item == item.i},
+            # A ticket with locks was accepted, so its mints are those that the human here named.
+            "locks": {Own(s.mint_url): str(s.state) for s in view.shares if s.item == item.i},
         }
         found.append({name: value for name, value in row.items() if value is not None})
     return found
@@ -98,7 +100,9 @@ async def _whole(kit: Advisor, view: TicketView) -> dict[str, Any]:
         data["why"] = view.ticket.detail
     terms = view.ticket.terms
     if terms is not None:
-        data |= {"danger": terms.danger, "mints": [mint.url for mint in terms.mints]}
+        own = {share.mint_url for share in view.shares}
+        mints = [Own(mint.url) if mint.url in own else mint.url for mint in terms.mints]
+        data |= {"danger": terms.danger, "mints": mints}
     disputes = await kit.tickets.disputes.of_ticket(view.ticket.ticket_id)
     return {
         **data,

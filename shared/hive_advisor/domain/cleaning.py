@@ -34,7 +34,10 @@ def clean_value(value: object, limit: int = MAX_TEXT) -> object:
     if isinstance(value, str):
         return clean_text(value, limit)
     if isinstance(value, Mapping):
-        return {clean_text(str(key), 200): clean_value(item, limit) for key, item in value.items()}
+        return {
+            str(key) if isinstance(key, Own) else clean_text(str(key), 200): clean_value(item, limit)
+            for key, item in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [clean_value(item, limit) for item in value]
     return value

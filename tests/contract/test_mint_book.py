@@ -17,7 +17,7 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.storage import state_store
 from cl_hive_comms.storage.state_store import StateStore
 from hive_devnet.mint_faults import MintFaultFront
-from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_caps import PROBE_VALID_S, Caps
 from hive_shared.cashu.mint_health import EXPIRY_MARGIN_S, lockable_keyset
@@ -29,9 +29,10 @@ from hive_shared.cashu.wire import KeysetInfo, MintInfo, NutSetting
 from hive_shared.errors import InvalidParams, PaymentFailed
 from hive_shared.mint_http import Mints
 from hive_shared.mint_lane import MintTraffic
+from hive_shared.storage import mint_store
 from hive_shared.storage.families import NODE_ECASH
 from hive_shared.storage.mint_store import MintStore
-from hive_shared.store import Db
+from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
 MIGRATIONS = Path(state_store.__file__).parent / "migrations"
@@ -206,7 +207,7 @@ async def test_a_keyset_that_changed_or_is_listed_twice_disables_the_mint(desk: 
     assert "no active keyset in sat" in (await desk.book.check(MAIN)).last_error
 
 
-async def test_a_keyset_that_is_listed_no_more_stays_away_after_a_restart(desk: Desk) -> None:
+async def test_a_keyset_that_is_listed_no_more_is_kept_for_what_is_locked_of_it(desk: Desk) -> None:
     await desk.book.check(MAIN)
     main = desk.told(MAIN)
     old, new = main.paper.keyset, PaperMint(seed="new").keyset
@@ -215,12 +216,31 @@ async def test_a_keyset_that_is_listed_no_more_stays_away_after_a_restart(desk: 
     await desk.book.check(MAIN)
     again = desk.opened()
     await again.load()
-    assert set(desk.book.known_keysets(MAIN)) == set(again.known_keysets(MAIN)) == {new.id}
-    # One that comes back is read from the mint and its id recomputed.
+    for book in (desk.book, again):
+        known = book.known_keysets(MAIN)
+        assert known == {old.id: replace(old, active=False, listed=False), new.id: new}
+        assert listed(known) == {new.id: new}
+    # One that comes back is the same one.
     main.listed = [KeysetInfo(old.id, "sat", True)]
     main.paper = PaperMint(seed=MAIN)
     await desk.book.check(MAIN)
-    assert main.keys_asked == [old.id, new.id, old.id] and set(desk.book.known_keysets(MAIN)) == {old.id}
+    assert main.keys_asked == [old.id, new.id] and listed(desk.book.known_keysets(MAIN)) == {old.id: old}
+
+
+async def test_a_mint_that_makes_ever_new_keysets_is_not_remembered_without_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mint_store, "MAX_UNLISTED", 2)
+    store, made = MintStore(NODE_ECASH), [PaperMint(seed=str(number)).keyset for number in range(4)]
+
+    def listing(tx: Tx) -> list[str]:
+        for at, each in enumerate(made):
+            store.unlist_keysets(tx, MAIN, [each.id], NOW + at)
+            store.put_keyset(tx, MAIN, each, NOW + at)
+        return list(store.keysets(tx, MAIN))
+
+    # The two that were listed last, and the one that is.
+    assert set(await desk.db.write(listing)) == {each.id for each in made[1:]}
 
 
 async def test_one_keyset_id_with_two_sets_of_keys_flags_both_mints(desk: Desk) -> None:

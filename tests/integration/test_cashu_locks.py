@@ -25,9 +25,12 @@ from cl_hive_comms.services.lock_service import LockOrder, LockSettings
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
+from ecash_world import _KEYSETS
+from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.outputs import output
+from hive_shared.cashu.ports import MintRefused
 from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wire import BlindedMessage, Proof, RestoreAnswer
 from hive_shared.cashu.witness import build, inputs_digest, sign
@@ -172,6 +175,46 @@ async def test_a_lock_of_a_keyset_that_is_listed_no_more_waits_alone(
     await payer.sweep()
     assert await payer.states() == [LockState.REFUNDED] * 2
     assert fine.lock_id != gone.lock_id
+
+
+async def test_a_lock_of_a_keyset_that_the_mint_only_stopped_listing_is_taken_back(
+    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had = await payer.sats()
+    (row,) = await payer.locked(payer.terms(payee, (64,), locktime=int(time.time()) - 1_000))
+    (keyset,) = [each for each in (await payer.mints.keysets(payer.mint_url)).values() if each.active]
+    newer = msgspec.structs.replace(keyset, id="00" + "f" * 14)
+    kept = msgspec.structs.replace(keyset, active=False, listed=False)
+    monkeypatch.setitem(_KEYSETS, payer.mint_url, {kept.id: kept, newer.id: newer})
+    # What lies free of it waits, and no token of it is taken.
+    with pytest.raises(PaymentFailed, match="0 sat are free"):
+        await payer.service.send(1, payer.mint_url, None, None, 30)
+    with pytest.raises(PaymentFailed, match="keyset"):
+        await payee.service.receive(row.token, 30)
+    asked = list[int]()
+
+    async def refused(self: object, inputs: Sequence[Proof], outputs: object) -> None:
+        asked.append(len(inputs))
+        raise MintRefused(payer.mint_url, 400, 12_001, "keyset not known")
+
+    with monkeypatch.context() as mint:
+        mint.setattr(type(payer.mints.client), "swap", refused)
+        for _ in range(2):
+            await payer.sweep()
+        tried = len(asked)
+        assert tried and await payer.states() == [LockState.REFUNDABLE]
+        # Refused it is tried again twice an hour, and the operator hears.
+        await payer.locks.tick()
+        assert len(asked) == tried
+    # This mint has one keyset: what comes back is of it, under another name here.
+    monkeypatch.setitem(_KEYSETS, payer.mint_url, {kept.id: kept, newer.id: keyset})
+    payer.now += 1_800
+    await payer.sweep()
+    assert await payer.states() == [LockState.REFUNDED]
+    monkeypatch.undo()
+    assert await payer.sats() == had - sum(
+        op.fee_sats for op in await payer.ops() if op.state is OpState.DONE
+    )
 
 
 async def test_a_lock_of_a_backup_is_left_to_its_payee_for_a_day_more(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from hive_shared.cashu.keysets import listed
 from hive_shared.cashu.mint_book import MintBookService
 from hive_shared.cashu.mint_caps import PROBE_VALID_S
 from hive_shared.cashu.mints import MintRow
@@ -35,7 +36,7 @@ def shown_mint(book: MintBookService, row: MintRow, now: int) -> dict[str, Any]:
                 "input_fee_ppk": each.input_fee_ppk,
                 "final_expiry": each.final_expiry,
             }
-            for each in book.known_keysets(row.url).values()
+            for each in listed(book.known_keysets(row.url)).values()
         ],
         "caps": msgspec.to_builtins(row.caps) if row.probe_at else None,
         "probed_at": row.probe_at or None,

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cashu.derive import EscrowKeys, public_key
-from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.lock_machine import LockState, lock_id_of
 from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
@@ -271,7 +271,7 @@ class BearerPay:
         seed, sats = self._keys.lock_seed(), sats_up(row.amount_msat)
         for url in row.target.mints:
             asked = []
-            for keyset in (await self._mints.keysets(url)).values():
+            for keyset in listed(await self._mints.keysets(url)).values():
                 for round_ in range(1, _LOOK_BACK + 1):
                     locktime = row.created_at + round_ * _ROUND_S
                     at = replace(row, target=replace(row.target, mints=(url,)))

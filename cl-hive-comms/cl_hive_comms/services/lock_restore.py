@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
-from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.lock_machine import LockState, lock_id_of
 from hive_shared.cashu.outputs import Output, restored
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
@@ -81,7 +81,7 @@ class LockRestore:
         every = {terms_hash(terms).hex(): terms for terms in (*given, *filter(self._ours, stored))}
         missing = await self._db.read(lambda tx: self._missing(tx, mint_url, every))
         found: list[_Found] = []
-        for keyset in (await self._mints.keysets(mint_url)).values():
+        for keyset in listed(await self._mints.keysets(mint_url)).values():
             for part in _parts(await asyncio.to_thread(self._wanted, missing, keyset)):
                 found += await self._signed(mint_url, keyset, part)
         if not dry_run and found:

@@ -17,7 +17,7 @@ from hive_shared.alerts import Level
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.journal import Op, OpKind
-from hive_shared.cashu.keysets import Keyset, expand, fee_sats
+from hive_shared.cashu.keysets import Keyset, expand, fee_sats, listed
 from hive_shared.cashu.lock_machine import FINAL, STANDING, LockEvent, LockState
 from hive_shared.cashu.reasons import MintNonconformant
 from hive_shared.cashu.secrets import SigFlag
@@ -39,6 +39,8 @@ MOST_PROOFS: Final = 500
 _MOST_DUE: Final = 2_000
 _STEP_S: Final = 60.0
 _AGAIN_S: Final = 30
+_UNLISTED_S: Final = 1_800
+"""Between two tries to spend a lock of a keyset that its mint does not list and refused."""
 
 Held: TypeAlias = tuple[LockRow, tuple[Proof, ...]]
 """A lock with those of its proofs that nobody has spent."""
@@ -222,27 +224,38 @@ class LockSwaps:
             if not ids:
                 return
             try:
-                standing = await self._listed(url, await self._asked(url, ids))
+                standing = await self._known(url, await self._asked(url, ids))
                 standing = await self._without_dust(url, standing)
                 for kind in (OpKind.REDEEM, OpKind.REFUND):
-                    for group in _groups([each for each in standing if self._wants(each[0], kind)]):
-                        await self._spend(url, kind, group)
+                    wanted = [each for each in standing if self._wants(each[0], kind)]
+                    for some in await self._by_listing(url, wanted):
+                        for group in _groups(some):
+                            await self._spend(url, kind, group)
             except HiveError as error:
                 # The mint is not there, or answers falsely: later.
                 self._log("warning", "locks_put_off", mint=url, error=error.detail)
                 await self._db.write(partial(self._later, url=url, ids=ids, why=error))
 
-    async def _listed(self, url: str, standing: Sequence[Held]) -> list[Held]:
-        """Those whose fee can be told. A lock of a keyset that the mint names no more waits, and no other
-        waits with it."""
+    async def _by_listing(self, url: str, due: Sequence[Held]) -> tuple[list[Held], list[Held]]:
+        """Those of keysets that the mint lists, and the others, which go into no swap with them."""
+        named = listed(await self._mints.keysets(url))
+        first = [each for each in due if all(proof.id in named for proof in each[1])]
+        return first, [each for each in due if each not in first]
+
+    async def _known(self, url: str, standing: Sequence[Held]) -> list[Held]:
+        """Those whose fee can be told. A lock of a keyset that the mint lists no more waits where we do not
+        have it, and is tried twice an hour where the mint refused it; no other waits with it."""
         keysets = await self._mints.keysets(url)
-        listed: list[Held] = []
+        named, now = listed(keysets), self._now()
+        known: list[Held] = []
         ids: list[str] = []
         for row, proofs in standing:
-            if all(proof.id in keysets for proof in proofs):
-                listed.append((row, proofs))
-            else:
+            unlisted = any(proof.id not in named for proof in proofs)
+            refused = unlisted and row.tries > 0 and now < row.updated_at + _UNLISTED_S
+            if refused or any(proof.id not in keysets for proof in proofs):
                 ids.append(row.lock_id)
+            else:
+                known.append((row, proofs))
         if ids:
             text = f"{len(ids)} locks of ecash at {url} wait: it does not list their keyset any more"
 
@@ -251,7 +264,7 @@ class LockSwaps:
                 self._alerts.raise_in(tx, Level.WARNING, "locks_wait", text, f"locks_wait:{url}")
 
             await self._db.write(body)
-        return listed
+        return known
 
     async def _without_dust(self, url: str, standing: Sequence[Held]) -> list[Held]:
         """A lock of which its payee left less than spending it costs is redeemed: the rest is nobody's."""

@@ -16,7 +16,7 @@ from hive_shared.cashu import curve
 from hive_shared.cashu.curve import verify_proof_dleq, y_of
 from hive_shared.cashu.derive import EscrowKeys, lock_nonce, public_key
 from hive_shared.cashu.journal import Op, OpKind, OpState
-from hive_shared.cashu.keysets import Keyset, expand, fee_sats
+from hive_shared.cashu.keysets import Keyset, expand, fee_sats, listed
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.reasons import TokenInvalid
 from hive_shared.cashu.secrets import Lock, SigFlag, build_secret, is_plain, multisig, parse_secret
@@ -169,7 +169,7 @@ class SiblingLocks:
         not the terms' item for our key `lock/<context>`, unspent."""
         given = decode_token(token)
         mint = self._mints.at(given.mint)
-        keysets = await self._mints.keysets(mint.url)
+        keysets = listed(await self._mints.keysets(mint.url))
         problems: list[str] = []
         proofs, locks = [], []
         for number, proof in enumerate(given.proofs):

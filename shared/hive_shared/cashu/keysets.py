@@ -28,7 +28,9 @@ class Keyset(msgspec.Struct, frozen=True):
     """One keyset of one mint, its id checked against its keys; made by `keyset`.
 
     `keys` maps the amount in `unit` to the mint's public key; `input_fee_ppk` is in thousandths of a unit
-    per input; `final_expiry` in Unix seconds, None when it does not expire.
+    per input; `final_expiry` in Unix seconds, None when it does not expire. One that is not `listed` was
+    named by its mint before and is not now: nothing new is made or taken of it, what is locked of it is still
+    tried.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Keyset(msgspec.Struct, frozen=True):
     final_expiry: int | None
     keys: Mapping[int, str]
     denominations: tuple[int, ...] = msgspec.field(default=())
+    listed: bool = True
 
     @property
     def short_id(self) -> str:
@@ -104,6 +107,11 @@ def keyset(
     denominations = tuple(sorted(amount for amount in keys if amount.bit_count() == 1))
     ordered = MappingProxyType({amount: keys[amount] for amount in sorted(keys)})
     return Keyset(claimed_id, unit, active, input_fee_ppk, final_expiry, ordered, denominations)
+
+
+def listed(known: Mapping[str, Keyset]) -> dict[str, Keyset]:
+    """Those that their mint names."""
+    return {keyset_id: each for keyset_id, each in known.items() if each.listed}
 
 
 def expand(token_id: str, known: Collection[str]) -> str:

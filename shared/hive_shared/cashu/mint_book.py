@@ -100,11 +100,13 @@ class MintBookService:
         return sorted(self._known.values(), key=lambda row: (order.get(row.url, len(order)), row.url))
 
     def known_keysets(self, url: str) -> Mapping[str, Keyset]:
-        """Its sat keysets by id as they are stored; empty before its first check."""
+        """Its sat keysets by id as they are stored, also those that it does not list any more; empty before
+        its first check."""
         return self._keysets.get(url, MappingProxyType({}))
 
     async def keysets(self, url: str) -> Mapping[str, Keyset]:
-        """Its sat keysets by id; from the mint where none are stored yet. Raises MintUnavailable where it
+        """Its sat keysets by id, those that it does not list any more among them (`Keyset.listed`); from the
+        mint where none are stored yet. Raises MintUnavailable where it
         gave none: that says nothing about what is at this mint."""
         address = self.allowed(url)
         if not self.known_keysets(address):
@@ -226,10 +228,10 @@ class MintBookService:
         """Store a row with its keysets; a keyset that is another mint's with other keys flags both."""
         named = set(self._known).intersection(self._settings().named)
 
-        def store(tx: Tx) -> tuple[MintRow, list[MintRow]]:
+        def store(tx: Tx) -> tuple[MintRow, list[MintRow], dict[str, Keyset]]:
             kept, flagged = row, []
             if keysets is not None:
-                self._rows.drop_keysets(tx, row.url, {each.id for each in keysets})
+                self._rows.unlist_keysets(tx, row.url, {each.id for each in keysets}, self._now())
             for known in keysets or ():
                 for other in named.intersection(self._rows.other_keys(tx, row.url, known)):
                     detail = f"keyset {known.id} has other keys at"
@@ -239,11 +241,11 @@ class MintBookService:
             for each in (kept, *flagged):
                 self._rows.put_mint(tx, each)
                 self._tell(tx, self._known.get(each.url), each)
-            return kept, flagged
+            return kept, flagged, {} if keysets is None else self._rows.keysets(tx, row.url)
 
-        kept, flagged = await self._db.write(store)
+        kept, flagged, stored = await self._db.write(store)
         if keysets is not None:
-            self._keysets[row.url] = MappingProxyType({each.id: each for each in keysets})
+            self._keysets[row.url] = MappingProxyType(stored)
         self._known.update({each.url: each for each in (kept, *flagged)})
         return kept
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from ..errors import Capacity, Conflict, HiveError, NotFound, PaymentFailed
 from ..store import Tx
 from .derive import EscrowKeys, public_key
-from .keysets import Keyset
+from .keysets import Keyset, listed
 from .mint_caps import Caps
 from .payee_parts import missing, part_of, tokens_of
 from .payee_rows import (
@@ -387,7 +387,7 @@ class PayeeEngine:
                     reason="token_invalid(mint)",
                     data={"check": "mint"},
                 )
-            known[mint.url] = await self._mints.keysets(mint.url)
+            known[mint.url] = listed(await self._mints.keysets(mint.url))
             await self._check_mint(terms, mint.url)
         try:
             checked = await asyncio.to_thread(self._check_tokens, ticket, terms, parts, peer, known)
@@ -395,7 +395,7 @@ class PayeeEngine:
             if error.check != "keyset":
                 raise
             # The mint may have made a keyset since it was last looked at.
-            known = {mint.url: await self._mints.keysets_now(mint.url) for mint in terms.mints}
+            known = {mint.url: listed(await self._mints.keysets_now(mint.url)) for mint in terms.mints}
             checked = await asyncio.to_thread(self._check_tokens, ticket, terms, parts, peer, known)
         ys = [y for share in checked.shares for y in share.ys]
         if await self._db.read(lambda tx: self._rows.seen(tx, ys)):

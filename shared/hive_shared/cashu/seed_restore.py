@@ -15,7 +15,7 @@ from ..store import Tx
 from .curve import y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import OwnProof, ProofStatus
-from .keysets import Keyset
+from .keysets import Keyset, listed
 from .outputs import Output, beside, output, restored
 from .ports import Mint, MintBook
 from .proof_cap import ProofCap
@@ -60,7 +60,7 @@ class SeedRestore:
         other mints that are named. Raises PaymentFailed when the mint does not answer rightly, Capacity
         where the wallet is full; then nothing was taken in."""
         url = self._chosen(mint_url)
-        mint, keysets = self._mints.at(url), await self._mints.keysets(url)
+        mint, keysets = self._mints.at(url), listed(await self._mints.keysets(url))
         found = {each.id: await self._search(mint, each) for each in keysets.values()}
 
         def body(tx: Tx) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from .advice import NODE, Advice
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, UnlockedSecrets
 from .journal import MAX_ELEMENTS, Coin, Op, OpBody, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
-from .keysets import Keyset, expand, fee_sats, split
+from .keysets import Keyset, expand, fee_sats, listed, split
 from .outputs import Output, output
 from .proof_cap import MAX_PROOFS, CapRows, ProofCap
 from .secrets import Kind, Lock, build_secret
@@ -335,10 +335,10 @@ class Wallet:
 
     def _available(self, tx: Tx, keys: MintKeys) -> dict[int, list[Coin]]:
         found = self._rows.available(tx, keys.mint_url, MAX_INPUTS + KEEP)
-        # A keyset that the mint does not name any more cannot be charged for: its proofs wait.
+        # Of a keyset that the mint does not name any more it may take nothing: such proofs wait.
+        named = listed(keys.every)
         return {
-            amount: [coin for coin in coins if coin.keyset_id in keys.every]
-            for amount, coins in found.items()
+            amount: [coin for coin in coins if coin.keyset_id in named] for amount, coins in found.items()
         }
 
     def _covering(self, available: dict[int, list[Coin]], amount: int, keys: MintKeys) -> tuple[Coin, ...]:

@@ -31,7 +31,7 @@ from .curve import y_of
 from .derive import EscrowKeys, public_key
 from .incoming import acceptable, own_pubkey, receive_key, refuse_spent
 from .journal import Op, OpKind, OpState, ProofStatus
-from .keysets import Keyset, fee_sats
+from .keysets import Keyset, fee_sats, listed
 from .mint_ports import Log
 from .outputs import Output
 from .ports import MintBook
@@ -198,7 +198,9 @@ class WalletService:
         self, mint_url: str, proofs: Sequence[Proof], key: Secret | None = None
     ) -> tuple[MintKeys, tuple[Proof, ...]]:
         keys = await self.ready(mint_url)
-        return keys, await asyncio.to_thread(acceptable, proofs, keys.every, key or receive_key(self._keys))
+        return keys, await asyncio.to_thread(
+            acceptable, proofs, listed(keys.every), key or receive_key(self._keys)
+        )
 
     async def send(
         self, amount_sat: int, mint_url: str | None, pubkey: str | None, key: str | None, timeout: float

@@ -6,13 +6,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping
+from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ..cashu.keysets import Keyset, keyset
 from ..cashu.mint_caps import Caps
 from ..cashu.mints import MintRole, MintRow, MintStatus
 from ..store import Tx
+
+MAX_UNLISTED: Final = 512
+"""Keysets of one mint that are kept after it stopped listing them: more than any mint makes while a lock
+lasts."""
 
 
 class _Probed(msgspec.Struct, frozen=True):
@@ -56,7 +62,8 @@ class MintStore:
         )
 
     def keysets(self, tx: Tx, url: str) -> dict[str, Keyset]:
-        """The keysets of a mint by id, each id checked against its keys again."""
+        """The keysets of a mint by id, each id checked against its keys again; also those that it does not
+        list any more."""
         rows = tx.execute(f"SELECT * FROM {self._keysets} WHERE mint_url = ? ORDER BY keyset_id", (url,))
         return {row["keyset_id"]: _keyset(row) for row in rows}
 
@@ -66,21 +73,28 @@ class MintStore:
             f"INSERT INTO {self._keysets} (mint_url, keyset_id, unit, active, input_fee_ppk, final_expiry,"
             " keys_json, first_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET active = excluded.active,"
-            " input_fee_ppk = excluded.input_fee_ppk, final_expiry = excluded.final_expiry",
+            " input_fee_ppk = excluded.input_fee_ppk, final_expiry = excluded.final_expiry,"
+            " unlisted_at = NULL",
             (
                 *(url, known.id, known.unit, int(known.active), known.input_fee_ppk, known.final_expiry),
                 *(_keys_json(known.keys), now),
             ),
         )
 
-    def drop_keysets(self, tx: Tx, url: str, listed: Collection[str]) -> None:
-        """Forget the keysets that a mint does not list any more; one that comes back is read anew."""
-        known = tx.execute(f"SELECT keyset_id FROM {self._keysets} WHERE mint_url = ?", (url,)).fetchall()
-        for (keyset_id,) in known:
-            if keyset_id not in listed:
-                tx.execute(
-                    f"DELETE FROM {self._keysets} WHERE mint_url = ? AND keyset_id = ?", (url, keyset_id)
-                )
+    def unlist_keysets(self, tx: Tx, url: str, listed: Collection[str], now: int) -> None:
+        """Mark the keysets that a mint does not list any more; of those the 512 marked last are kept."""
+        marks = ", ".join("?" * len(listed))
+        tx.execute(
+            f"UPDATE {self._keysets} SET unlisted_at = ?, active = 0 WHERE mint_url = ?"
+            f" AND unlisted_at IS NULL AND keyset_id NOT IN ({marks})",
+            (now, url, *listed),
+        )
+        tx.execute(
+            f"DELETE FROM {self._keysets} WHERE mint_url = ? AND keyset_id IN (SELECT keyset_id FROM"
+            f" {self._keysets} WHERE mint_url = ? AND unlisted_at IS NOT NULL"
+            " ORDER BY unlisted_at DESC, keyset_id LIMIT -1 OFFSET ?)",
+            (url, url, MAX_UNLISTED),
+        )
 
     def other_keys(self, tx: Tx, url: str, known: Keyset) -> list[str]:
         """The mints at which the same id stands for other keys."""
@@ -118,7 +132,7 @@ def _keys_json(keys: Mapping[int, str]) -> str:
 
 def _keyset(row: sqlite3.Row) -> Keyset:
     keys = {int(amount): key for amount, key in json.loads(row["keys_json"]).items()}
-    return keyset(
+    known = keyset(
         row["keyset_id"],
         row["unit"],
         keys,
@@ -126,3 +140,4 @@ def _keyset(row: sqlite3.Row) -> Keyset:
         input_fee_ppk=row["input_fee_ppk"],
         final_expiry=row["final_expiry"],
     )
+    return replace(known, listed=row["unlisted_at"] is None)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from crash_points import Countdown
@@ -19,6 +20,7 @@ from hive_advisor.config import ReceiveConfig
 from hive_shared import envelope
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.ports import MintUnavailable
+from hive_shared.cashu.wire import ProofState
 from hive_shared.errors import HiveError
 from kit_world import FEE, PARAMS, KitWorld
 
@@ -180,6 +182,51 @@ async def test_a_mint_that_is_away_delays_and_what_pays_is_what_we_can_take(worl
     async with world.open() as kit:
         with pytest.raises(HiveError, match="--invoice"):
             await work(kit, 152)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_token_of_an_old_copy_that_was_taken_since_is_found_out_by_its_mint(
+    world: PaidByEcash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise MintUnavailable(world.mint_url, "no answer", sent=False)
+
+    async with world.open() as kit:
+        await world.hired(kit)
+        command_id, token = await work(kit), await world.token(kit)
+        mint = type(kit.ecash.book.at(world.mint_url))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mint, "swap", away)
+            await pays(world, kit, command_id, token)
+            await settled(kit)
+        assert [each.state for each in await kit.money.tokens.listed(5)] == ["held"]
+    old = world.copy(tmp_path / "old")
+    async with world.open() as kit:
+        world.ahead += 600
+        await kit.money.tokens.tick()
+        assert await free(kit) == PRICE
+    if not shown:
+        real = mint.checkstate
+
+        async def silent(self: object, ys: Sequence[str]) -> list[ProofState]:
+            return [msgspec.structs.replace(told, witness=None) for told in await real(self, ys)]
+
+        monkeypatch.setattr(mint, "checkstate", silent)
+    old.ahead = world.ahead
+    async with old.open() as kit:
+        await kit.ecash.note_restored()
+        await kit.ecash.tick()
+        await kit.money.tokens.tick()
+        # The wallet has the sats from its seed; what they were for the mint's witness says.
+        assert await free(kit) == PRICE
+        (held,) = await kit.money.tokens.listed(5)
+        assert (held.state, held.net_sats) == (("taken", PRICE) if shown else ("lost", 0))
+        (owed,) = await kit.money.earnings.listed(5)
+        assert owed.state == ("paid" if shown else "due")
+        kinds = [event.kind for event in await kit.past_events(0, 500)]
+        assert kinds.count("ecash_taken_before" if shown else "ecash_lost") == 1
+        await kit.money.tokens.tick()
+        assert await free(kit) == PRICE
 
 
 async def test_killed_at_every_disk_and_mint_call_the_token_is_ours_once(

@@ -39,6 +39,7 @@ class TakingWallet(Protocol):
     """The wallet (hive_shared.cashu.wallet_service.WalletService)."""
 
     async def receive(self, token: str, timeout: float, key: Secret | None = None) -> Op: ...
+    async def spent_worth(self, token: str, key: Secret, timeout: float) -> int | None: ...
 
 
 class EarningRows(Protocol):
@@ -115,12 +116,35 @@ class TokenIncome:
             op = await self._wallet.receive(token.token, _WAIT_S, self._keys.lock(token.context))
         except HiveError as error:
             why = error.detail[:300]
-            await self._db.write(lambda tx: self._later(tx, token, why))
+            if error.reason != "token_spent" or not await self._settled(token):
+                await self._db.write(lambda tx: self._later(tx, token, why))
             return
         if op.state is OpState.DONE:
             await self._db.write(lambda tx: self._counted(tx, token, op.amount_sats))
         else:
             await self._db.write(lambda tx: self._later(tx, token, "the mint has not answered yet"))
+
+    async def _settled(self, token: TokenIn) -> bool:
+        """A token that is spent: by us, of which an older copy of the profile knows nothing, or by whoever
+        sent it, who has it back. Whether the mint says which."""
+        try:
+            worth = await self._wallet.spent_worth(token.token, self._keys.lock(token.context), _WAIT_S)
+        except HiveError:
+            return False
+        now = self._now()
+
+        def body(tx: Tx) -> None:
+            if worth is not None:
+                self._counted(tx, token, worth)
+                text = f"{worth} sat were made ours already, after this copy of the profile was made"
+                self._records.add_event(tx, "ecash_taken_before", token.command_id, text, now)
+                return
+            text = f"{token.amount_sats} sat are spent, and the mint does not show that it was by us"
+            if self._rows.put(tx, replace(token, state=TokenState.LOST, why=text, updated=now)):
+                self._records.add_event(tx, "ecash_lost", token.command_id, text, now)
+
+        await self._db.write(body)
+        return True
 
     def _counted(self, tx: Tx, token: TokenIn, net_sats: int) -> None:
         now = self._now()

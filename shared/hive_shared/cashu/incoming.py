@@ -13,8 +13,8 @@ from .keysets import Keyset, expand
 from .ports import Mint
 from .reasons import MintNonconformant, TokenInvalid
 from .secrets import Kind, SigFlag, is_plain, parse_secret
-from .wire import Proof, SpendState
-from .witness import build, inputs_digest, sign
+from .wire import Proof, ProofState, SpendState
+from .witness import build, inputs_digest, parse, sign, signers
 
 RECEIVE_CONTEXT: Final = "wallet"
 """Context of the key that others may lock plain payments to."""
@@ -71,6 +71,21 @@ async def refuse_spent(mint: Mint, proofs: Sequence[Proof]) -> None:
             f"{len(used)} of the token's {len(ys)} proofs were spent before: it is worth nothing",
             reason="token_spent",
         )
+
+
+def spent_by(pubkey: str, proofs: Sequence[Proof], states: Mapping[str, ProofState]) -> bool:
+    """Whether the mint shows (`states` by Y) that all of these are spent, each with this key's signature."""
+    for proof in proofs:
+        told = states.get(y_of(proof.secret))
+        if told is None or told.state is not SpendState.SPENT or told.witness is None:
+            return False
+        try:
+            signatures = parse(told.witness).signatures
+        except TokenInvalid:
+            return False
+        if not signers([pubkey], inputs_digest(proof.secret), signatures):
+            return False
+    return True
 
 
 def own_pubkey(keys: EscrowKeys) -> str:

@@ -20,15 +20,16 @@ from msgspec.structs import replace
 from ..errors import HiveError, NotFound
 from ..store import Tx
 from .derive import EscrowKeys, public_key
+from .incoming import spent_by
 from .journal import Op, OpKind, OpState
 from .payee import CHECKSTATE_YS, PayeeEngine, TicketMints
 from .payee_rows import LOCK_ENDS, HeldItem, HeldLock, Outgoing, Share, ShareRows, Told
-from .reasons import TokenInvalid, TokenSpent
+from .reasons import TokenSpent
 from .settling import Database
 from .ticket_machine import PayeeEvent, PayeeItem
 from .ticket_messages import Redeemed
 from .wire import Proof, ProofState, SpendState
-from .witness import build, inputs_digest, parse, preimage_in, sign, signers
+from .witness import build, inputs_digest, preimage_in, sign
 
 GATHER_S: Final = 60
 """How long released items wait for others to be redeemed with."""
@@ -376,14 +377,4 @@ def _spent(share: Share, states: Mapping[str, ProofState]) -> bool:
 def _by_us(share: Share, states: Mapping[str, ProofState], pubkey: str) -> bool:
     """Whether our own key signed the spend: then an earlier redemption of ours was carried out late, and the
     wallet, which watches it, has the ecash."""
-    for proof, y in zip(share.proofs, share.ys, strict=True):
-        told = states.get(y)
-        if told is None or told.state is not SpendState.SPENT or told.witness is None:
-            return False
-        try:
-            signatures = parse(told.witness).signatures
-        except TokenInvalid:
-            return False
-        if not signers([pubkey], inputs_digest(proof.secret), signatures):
-            return False
-    return True
+    return spent_by(pubkey, share.proofs, states)

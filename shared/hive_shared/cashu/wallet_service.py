@@ -29,7 +29,7 @@ from ..store import Tx
 from .advice import NODE, Advice
 from .curve import y_of
 from .derive import EscrowKeys, public_key
-from .incoming import acceptable, own_pubkey, receive_key, refuse_spent
+from .incoming import acceptable, own_pubkey, receive_key, refuse_spent, spent_by
 from .journal import Op, OpKind, OpState, ProofStatus
 from .keysets import Keyset, fee_sats, listed
 from .mint_ports import Log
@@ -138,6 +138,22 @@ class WalletService:
         worth = sum(proof.amount for proof in proofs) - fee
         await self._refuse_beyond(mint_url, worth)
         return Given(mint_url, tuple(y_of(proof.secret) for proof in proofs), worth, fee)
+
+    async def spent_worth(self, token: str, key: Secret, timeout: float) -> int | None:
+        """What a spent token brought us after the mint's fee, where its mint shows that `key` signed it away:
+        this wallet took it, whether or not its books say so (a copy that was restored). None where it does
+        not. Raises PaymentFailed for one that is not spent whole, and what the mint's answer means."""
+        given = decode_token(token)
+        mint_url = self._mints.at(given.mint).url
+        async with patience(timeout):
+            keys, proofs = await self._acceptable(mint_url, given.proofs, key)
+            ys = [y_of(proof.secret) for proof in proofs]
+            states = {told.Y: told for told in await self._mints.at(mint_url).checkstate(ys)}
+        if any(y not in states or states[y].state is not SpendState.SPENT for y in ys):
+            raise PaymentFailed("the token is not spent whole, so far as its mint says", reason="token_spent")
+        if not spent_by(public_key(key), proofs, states):
+            return None
+        return sum(proof.amount for proof in proofs) - fee_sats(keys.ppk(proof.id) for proof in proofs)
 
     async def take_fee(self, token: str, key: str, price_sat: int, timeout: float, beside: Beside) -> Op:
         """Begin the swap of a token of which `price_sat` are to be ours and the rest is a token again

@@ -29,7 +29,7 @@ _BATCH = 200
 
 def main(smoke: bool) -> list[Figure]:
     """See the module's first lines."""
-    return asyncio.run(_measure(300 if smoke else _PROFILES))
+    return asyncio.run(_measure(120 if smoke else _PROFILES))
 
 
 async def _measure(profiles: int) -> list[Figure]:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from figures import Figure, percentile, rss_mb
+from figures import Figure, cpu_s, percentile, rss_mb, wakeups
 from hive_devnet.network import open_network
 from hive_devnet.node import NodeHandle
 from hive_devnet.world import PLUGINS
@@ -46,7 +46,8 @@ _CALLS: dict[str, list[tuple[str, Params]]] = {
     "cl-hive-archon": [("hive-archon-status", {})],
     "cl-hive": [("hive-status", {})],
 }
-_IDLE_S = 5
+_IDLE_S = 60
+_IDLE_GOAL = 0.5
 _IN_TURNS = 5
 
 
@@ -77,16 +78,18 @@ async def _measure(calls: int, starts: int) -> list[Figure]:
 async def _starts(node: NodeHandle, empty: Path, rounds: int) -> list[Figure]:
     figures = []
     for name, path in [("empty pyln plugin", empty), *PLUGINS.items()]:
-        took, rss = [], 0.0
+        took, spent, rss = [], [], 0.0
         for _ in range(rounds):
             started = time.perf_counter()
             await node.call("plugin", ["start", str(path)])
             took.append(time.perf_counter() - started)
             pid = await node.plugin_pid(path.name)
+            spent.append(cpu_s(pid))
             rss = max(rss, rss_mb(pid))
             await node.call("plugin", ["stop", path.name])
         goal = None if path is empty else 0.5
         figures.append(Figure(f"start to init answered: {name}", min(took), "s", goal))
+        figures.append(Figure(f"  processor time of it: {name}", min(spent), "s"))
         figures.append(Figure(f"RSS after start: {name}", rss, "MB", None if path is empty else 80))
     return figures
 
@@ -95,6 +98,7 @@ async def _rpc(node: NodeHandle, empty: Path, calls: int) -> list[Figure]:
     for path in (empty, *PLUGINS.values()):
         await node.call("plugin", ["start", str(path)])
     base, ours, ratios = await _latencies(node, calls)
+    computed = await _computed(node, empty, max(calls, 20))
     for path in PLUGINS.values():
         await node.call("plugin", ["stop", path.name])
     figures = [
@@ -109,6 +113,9 @@ async def _rpc(node: NodeHandle, empty: Path, calls: int) -> list[Figure]:
             ratio = percentile(ratios[method], 0.5)
             goal = 1.3 if number == 0 else None
             figures.append(Figure(f"  p50 ratio to the empty plugin: {method}", ratio, "x", goal))
+            figures.append(
+                Figure(f"  processor time, to the empty plugin's: {method}", computed[method], "x")
+            )
     return figures
 
 
@@ -131,6 +138,25 @@ async def _latencies(
     return base, ours, ratios
 
 
+async def _computed(node: NodeHandle, empty: Path, calls: int) -> dict[str, float]:
+    """Processor time of a call of each method of ours by that of the empty plugin: nobody else's work is in
+    it, and the node's is not."""
+    spent: dict[str, float] = {}
+    plugins = {"empty-ping": (empty.name, {})} | {
+        method: (PLUGINS[plugin].name, params)
+        for plugin, methods in _CALLS.items()
+        for method, params in methods
+    }
+    for method, (plugin, params) in plugins.items():
+        pid = await node.plugin_pid(plugin)
+        await node.call(method, params)
+        before = cpu_s(pid)
+        for _ in range(calls):
+            await node.call(method, params)
+        spent[method] = cpu_s(pid) - before
+    return {method: each / spent["empty-ping"] for method, each in spent.items()}
+
+
 async def _took(node: NodeHandle, method: str, params: Params) -> float:
     started = time.perf_counter()
     await node.call(method, params)
@@ -138,21 +164,20 @@ async def _took(node: NodeHandle, method: str, params: Params) -> float:
 
 
 async def _idle(node: NodeHandle, seconds: float) -> list[Figure]:
-    """CPU of the three plugins side by side while nobody asks anything."""
+    """What the three plugins do side by side while nobody asks anything."""
     for path in PLUGINS.values():
         await node.call("plugin", ["start", str(path)])
     # The siblings greet each other first.
     await asyncio.sleep(min(seconds, 2))
     pids = {name: await node.plugin_pid(path.name) for name, path in PLUGINS.items()}
-    before = {name: _cpu_s(pid) for name, pid in pids.items()}
+    before = {name: (cpu_s(pid), wakeups(pid)) for name, pid in pids.items()}
     await asyncio.sleep(seconds)
-    return [
-        Figure(f"idle CPU over {seconds:g} s: {name}", (_cpu_s(pid) - before[name]) / seconds * 100, "%")
-        for name, pid in pids.items()
-    ]
-
-
-def _cpu_s(pid: int) -> float:
-    # Fields 14 and 15 of proc_pid_stat(5), counted behind the name, which may hold blanks.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    goal = _IDLE_GOAL if seconds >= _IDLE_S else None
+    figures = []
+    for name, pid in pids.items():
+        cpu, woken = cpu_s(pid) - before[name][0], wakeups(pid) - before[name][1]
+        figures += [
+            Figure(f"idle CPU over {seconds:g} s: {name}", cpu / seconds * 100, "%", goal),
+            Figure(f"  its threads woken: {name}", woken / seconds, "/s"),
+        ]
+    return figures

@@ -65,6 +65,17 @@ def cpu_s(pid: int) -> float:
     return spent / 1e9
 
 
+def wakeups(pid: int) -> int:
+    """How often a living thread of a process has gone to sleep so far, to be woken for something."""
+    slept = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches:"):
+                    slept += int(line.split()[1])
+    return slept
+
+
 def render(figures: list[Figure]) -> str:
     rows = [("figure", "value", "unit", "goal", "", "note")]
     for figure in figures:

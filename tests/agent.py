@@ -53,7 +53,7 @@ class Agent:
         await self._pool.set_relays([self.relay], [self.relay], [])
         self._pool.subscribe("dm", [{"kinds": [1059], "#p": [self.key]}], lambda _url: None)
         await self._pool.start()
-        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 10)
+        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 60)
         status = await self.node.call("hive-client-identity")
         self.node_key = parse_pubkey(str(status["npub"]))
         return self
@@ -123,7 +123,7 @@ class Agent:
         assert any(result.accepted for result in results.values()), results
         return event.id
 
-    async def answer(self, nonce: int, timeout: float = 15, *, status: int | None = None) -> dict[str, Any]:
+    async def answer(self, nonce: int, timeout: float = 60, *, status: int | None = None) -> dict[str, Any]:
         """The (newest) response to ``nonce`` that came by DM, with this status if given."""
 
         def found() -> dict[str, Any] | None:
@@ -138,7 +138,7 @@ class Agent:
         assert document is not None and envelope.verify_response(document, self.node_key)
         return document
 
-    async def pushed(self, action: str, timeout: float = 30) -> dict[str, Any]:
+    async def pushed(self, action: str, timeout: float = 60) -> dict[str, Any]:
         """The body of the (newest) push of this name, checked against the node's key."""
 
         def found() -> dict[str, Any] | None:

@@ -31,5 +31,5 @@ async def request_of(shell: AdvisorShell) -> dict[str, Any]:
         await shell.run("run", "--once")
         return next(iter((await shell.run("approvals", "list"))["items"]), None)
 
-    item = await until(came, "the approval request", 40)
+    item = await until(came, "the approval request")
     return dict(await shell.run("approvals", "show", item["approval_id"]))

@@ -64,7 +64,7 @@ class Agent:
         self.senders.append(message.sender)
         self._came.set()
 
-    async def wait_for(self, wanted: Callable[[dict[str, Any]], bool], timeout: float = 15) -> dict[str, Any]:
+    async def wait_for(self, wanted: Callable[[dict[str, Any]], bool], timeout: float = 60) -> dict[str, Any]:
         """The first received message that is wanted."""
         async with asyncio.timeout(timeout):
             while True:
@@ -181,7 +181,7 @@ async def refused(node: NodeHandle, method: str, **params: object) -> DevnetRpcE
     raise AssertionError(f"{method} was not refused: {result}")
 
 
-async def until(attempt: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+async def until(attempt: Callable[[], Any], what: str, timeout: float = 60) -> Any:
     """The first truthy result of `attempt`; refusals count as not yet."""
     deadline = time.monotonic() + timeout
     while True:

@@ -204,10 +204,10 @@ async def restart_plugin(world: World) -> None:
             return False
         return True
 
-    await until(serves, "cl-hive-comms to serve again", 15)
+    await until(serves, "cl-hive-comms to serve again")
 
 
-async def exists(path: Path, timeout: float = 15) -> None:
+async def exists(path: Path, timeout: float = 60) -> None:
     """Wait for a file."""
 
     async def there() -> bool:

@@ -50,7 +50,7 @@ class ScriptedNode:
         await self._pool.set_relays([self.relay], [self.relay], [])
         self._pool.subscribe("dm", [{"kinds": [1059], "#p": [self.key]}], lambda _url: None)
         await self._pool.start()
-        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 10)
+        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 60)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -213,7 +213,7 @@ class ScriptedNode:
         results = await self._pool.publish(event, [self.relay])
         assert all(result.accepted for result in results.values()), results
 
-    async def heard(self, count: int, timeout: float = 10) -> None:
+    async def heard(self, count: int, timeout: float = 60) -> None:
         """Wait until ``count`` commands arrived."""
         async with asyncio.timeout(timeout):
             while len(self.commands) < count:

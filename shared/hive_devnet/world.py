@@ -38,7 +38,7 @@ class AdvisorFailed(Exception):
 
 
 async def until(
-    condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 30, pause: float = 0.05
+    condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 60, pause: float = 0.05
 ) -> Any:
     """Poll ``condition`` until it returns something true; TimeoutError naming ``what`` in the end."""
     deadline = asyncio.get_running_loop().time() + timeout

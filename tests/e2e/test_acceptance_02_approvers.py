@@ -46,7 +46,7 @@ async def request_at(approver: Agent, document: dict[str, Any]) -> dict[str, Any
     async def came() -> bool:
         return found() is not None
 
-    await until(came, "the approval request", 20)
+    await until(came, "the approval request")
     body = found()
     assert body is not None
     return body

@@ -64,7 +64,7 @@ async def test_acceptance_02_02_one_envelope_by_two_relays_and_rest_runs_once(
             "hive-client-identity", {"action": "set-relays", "relays": f"{world.relay.url},{other.url}"}
         )
         await agent._pool.set_relays([world.relay.url, other.url], [world.relay.url, other.url], [])
-        assert await agent._pool.wait_for(lambda: agent._pool.connected() == 2, 10)
+        assert await agent._pool.wait_for(lambda: agent._pool.connected() == 2, 60)
         document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 150})
         await agent.dm(document, [world.relay.url])
         await agent.dm(document, [other.url])
@@ -263,7 +263,7 @@ async def test_the_offer_reaches_the_agent_by_dm(world: World, agent: Agent) -> 
     async def offered() -> bool:
         return any(d.get("schema_payload", {}).get("action") == "credential_offer" for d in agent.inbox)
 
-    await until(offered, "the credential offer", 15)
+    await until(offered, "the credential offer")
     offer = next(d for d in agent.inbox if d.get("schema_payload", {}).get("action") == "credential_offer")
     push = envelope.decode_push(json.dumps(offer))
     assert push.node_key == agent.node_key

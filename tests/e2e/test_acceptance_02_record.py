@@ -92,7 +92,7 @@ async def test_acceptance_02_12_kill_9_leaves_one_effect_or_none_and_one_receipt
     async def on_record() -> bool:
         return bool(await receipts_of(world.alice, document["command_id"]))
 
-    await until(on_record, "the receipt", 15)
+    await until(on_record, "the receipt")
     assert (await world.channel_fees())[1] == ppm
     (receipt,) = await receipts_of(world.alice, document["command_id"])
     assert receipts.verify(receipt, agent.node_key)
@@ -129,7 +129,7 @@ async def test_acceptance_02_12_what_nobody_can_prove_is_indeterminate(
     async def on_record() -> bool:
         return bool(await receipts_of(world.alice, document["command_id"]))
 
-    await until(on_record, "the receipt", 15)
+    await until(on_record, "the receipt")
     (receipt,) = await receipts_of(world.alice, document["command_id"])
     assert receipt["status"] == "indeterminate", receipt
     assert receipt["result"]["reconciled"] is True
@@ -149,7 +149,7 @@ async def test_acceptance_02_12_two_kills_in_a_row_change_nothing_more(world: Wo
     async def on_record() -> bool:
         return bool(await receipts_of(world.alice, document["command_id"]))
 
-    await until(on_record, "the receipt", 15)
+    await until(on_record, "the receipt")
     (receipt,) = await receipts_of(world.alice, document["command_id"])
     assert receipt["status"] == "success"
     assert (await agent.rest(document))["status"] == 0
@@ -310,7 +310,7 @@ async def test_acceptance_02_22_disk_full_after_the_act_still_gets_its_receipt(
     async def on_record() -> bool:
         return bool(await receipts_of(world.alice, document["command_id"]))
 
-    await until(on_record, "the receipt of what had run", 40)
+    await until(on_record, "the receipt of what had run")
     (receipt,) = await receipts_of(world.alice, document["command_id"])
     assert receipt["status"] == "success", receipt
     again = await agent.rest(document)
@@ -346,7 +346,7 @@ async def test_acceptance_02_22_relays_down_rest_serves_and_the_outbox_drains_la
         found = (await world.alice.call("hive-comms-transports"))["items"]
         return bool(next(row for row in found if row["name"] == "nostr_dm")["queue"] == 0)
 
-    await until(drained, "an empty outbox", 30)
+    await until(drained, "an empty outbox")
 
 
 # -- check 25 ---------------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ async def test_acceptance_08_08_approved_under_the_emergency_file_it_does_not_ru
     async def cancelled() -> bool:
         return bool(await receipts_of(world, action_id))
 
-    await until(cancelled, "the receipt of the cancelled command", 15)
+    await until(cancelled, "the receipt of the cancelled command")
     receipt = await only_receipt(world, document["command_id"])
     assert (receipt["status"], receipt["error"]["slug"]) == ("cancelled", "emergency_stop"), receipt
     status = await world.alice.call("hive-client-status")
@@ -350,7 +350,7 @@ async def test_acceptance_08_08_what_waits_survives_a_crash_and_is_judged_after_
         except (DevnetRpcError, OSError):
             return False
 
-    await until(back, "the action after the restart", 20)
+    await until(back, "the action after the restart")
     await world.alice.call("setchannel", {"id": world.scid, "feeppm": 999})
     done = await world.alice.call(APPROVE, {"action_id": action_id})
     assert (done["state"], done["slug"]) == ("rejected", "stale_state"), done

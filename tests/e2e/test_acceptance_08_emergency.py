@@ -100,7 +100,7 @@ async def test_acceptance_08_11_the_file_is_noticed_without_any_call(world: Worl
     async def cancelled() -> bool:
         return bool((await world.alice.call("hive-client-pending"))["count"] == 0)
 
-    await until(cancelled, "the file to be noticed", timeout=10)
+    await until(cancelled, "the file to be noticed")
     assert len(await receipts(world, "emergency_engage")) == 1
 
 

@@ -87,7 +87,7 @@ async def test_acceptance_08_01_a_fresh_node_is_ready_with_a_key_within_three_se
     async def connected() -> bool:
         return bool((await node.call("hive-client-status"))["transports"]["nostr_dm"] == "up")
 
-    await until(connected, "the relay connection", 30)
+    await until(connected, "the relay connection")
 
 
 async def test_acceptance_08_01_started_on_a_running_node_it_is_ready_as_fast(

@@ -116,7 +116,7 @@ async def test_acceptance_08_20_monsters_by_dm(world: World, agent: Agent) -> No
     async def digested() -> bool:
         return await messages_seen(world) - before >= accepted
 
-    await until(digested, "every event to be dealt with", 30)
+    await until(digested, "every event to be dealt with")
     assert watch.commits() == version, changed_tables(watch, tables)
     assert resident_mb(pid) - memory <= 50
     document = agent.signed("health_summary", {}, MONITOR)

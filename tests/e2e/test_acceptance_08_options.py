@@ -176,7 +176,7 @@ async def test_acceptance_08_22_relays_are_changed_while_it_runs(world: World) -
         async def moved() -> bool:
             return await relays() == {other.url: "subscribed"}
 
-        await until(moved, "the other relay", 10)
+        await until(moved, "the other relay")
         for bad, why in (
             ("wss://relay.example/path?query=1#part", ""),
             ("http://relay.example", "ws"),
@@ -239,7 +239,7 @@ async def test_acceptance_08_22_a_change_outlives_a_restart(world: World) -> Non
     await world.alice.stop()
     await world.alice.start()
 
-    await until(lambda: answering(world), "the restarted plugin", 15)
+    await until(lambda: answering(world), "the restarted plugin")
     assert (await world.alice.call("hive-client-status"))["policy"]["preset"] == "conservative"
     assert await config_value(world, COMMS + "confirm-hours-low") == 5
 
@@ -305,14 +305,14 @@ async def test_acceptance_08_22_a_policy_file_that_turns_bad_keeps_the_last_good
     async def noticed() -> bool:
         return any(word in each and str(policy_file) in each for each in await warnings(world))
 
-    await until(noticed, "the warning about the policy file", 15)
+    await until(noticed, "the warning about the policy file")
     assert (await policy(world))["effective"] == good
     policy_file.write_text(document(max_danger=4))
 
     async def repaired() -> bool:
         return bool((await policy(world))["effective"]["max_danger"] == 4)
 
-    await until(repaired, "the repaired policy file", 15)
+    await until(repaired, "the repaired policy file")
     assert await warnings(world) == []
 
 
@@ -342,7 +342,7 @@ async def test_acceptance_08_22_unreadable_at_start_everything_but_reading_is_de
     await world.alice.stop()
     await world.alice.start()
 
-    await until(lambda: answering(world), "the restarted plugin", 15)
+    await until(lambda: answering(world), "the restarted plugin")
     assert "locked" in (await world.alice.call("hive-client-status"))["policy"]
     change = {"channel_id": world.scid, "base_msat": 1_001}
     answer = await agent.rest(agent.signed("set_single", change))
@@ -355,7 +355,7 @@ async def test_acceptance_08_22_unreadable_at_start_everything_but_reading_is_de
     async def unlocked() -> bool:
         return "locked" not in (await world.alice.call("hive-client-status"))["policy"]
 
-    await until(unlocked, "the repaired policy", 15)
+    await until(unlocked, "the repaired policy")
     answer = await agent.rest(agent.signed("set_single", change))
     assert answer["status"] == 0, answer
     rules = (await policy(world))["rules"]

@@ -101,7 +101,7 @@ async def test_acceptance_02_10_two_kits_sign_what_the_operator_gave_to_several(
     async def closed() -> bool:
         return not await open_channels()
 
-    await until(closed, "forwarding to stop", 40)
+    await until(closed, "forwarding to stop")
     done = await world.advisor.run("command", "wait", command_id)
     assert done["state"] == "done"
     receipt = await receipt_of(world, command_id)

@@ -55,7 +55,7 @@ async def place(mint_url: str) -> AsyncIterator[Place]:
             options = {"hive-comms-escrow-mint": front.url}
             async with world(directory, **options) as (network, node, _):
                 place = Place(network.kind, node, front)
-                await until(place.checked, "the first check of the mint", 30)
+                await until(place.checked, "the first check of the mint")
                 front.clear()
                 yield place
     finally:

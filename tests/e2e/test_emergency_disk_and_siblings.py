@@ -50,13 +50,13 @@ async def test_the_other_plugins_see_the_stop_also_when_they_start_later(world: 
     await start("cl-hive")
     await until(lambda: seen("hive-status", False), "cl-hive to have met comms")
     await world.alice.call(STOP, {"action": "engage"})
-    await until(lambda: seen("hive-status", True), "cl-hive to hear of the stop", timeout=10)
+    await until(lambda: seen("hive-status", True), "cl-hive to hear of the stop")
     await start("cl-hive-archon")
-    await until(lambda: seen("hive-archon-status", True), "cl-hive-archon to learn of it", timeout=10)
+    await until(lambda: seen("hive-archon-status", True), "cl-hive-archon to learn of it")
     token = (await world.alice.call(STOP, {"action": "status"}))["release"]["token"]
     await world.alice.call(STOP, {"action": "release", "token": token})
     for method in ("hive-status", "hive-archon-status"):
-        await until(lambda method=method: seen(method, False), f"{method} to show the release", timeout=10)  # type: ignore[misc]
+        await until(lambda method=method: seen(method, False), f"{method} to show the release")  # type: ignore[misc]
 
 
 async def test_nothing_is_published_during_a_stop_and_the_release_makes_up_for_it(

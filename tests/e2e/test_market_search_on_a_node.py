@@ -73,7 +73,7 @@ async def test_acceptance_04_02_advisors_are_found_and_hired_by_number(tmp_path:
         async def both() -> bool:
             return len(await shown(node, source="local")) == 2
 
-        await until(both, "the second advert came by itself", 5)
+        await until(both, "the second advert came by itself")
         found = await call(node, "hive-marketplace-discover", criteria={"capabilities": ["fee-optimization"]})
         # .35·.30 + .25 + .15 + .10·.5 + .10·(1 − load) + .05
         assert [(one["name"], one["match_score"]) for one in found["advisors"]] == [
@@ -108,7 +108,7 @@ async def test_acceptance_04_02_advisors_are_found_and_hired_by_number(tmp_path:
         async def one_left() -> bool:
             return [row["name"] for row in await shown(node, source="local")] == ["Bea"]
 
-        await until(one_left, "the withdrawal came", 15)
+        await until(one_left, "the withdrawal came")
         blocked = await call(node, "hive-marketplace-block", ref="Bea", action="add", reason="spam", days=1)
         assert blocked["count"] == 1 and await shown(node, refresh=True) == []
         status = await call(node, "hive-marketplace-status")

@@ -104,7 +104,7 @@ async def _unasked_invoice(world: World, agent: Agent, invoice: str) -> None:
         shown = await world.alice.call("hive-comms-transports")
         return bool(shown["messages"].get("refused"))
 
-    await until(refused, "the refusal of an invoice that nobody asked for", 30)
+    await until(refused, "the refusal of an invoice that nobody asked for")
 
 
 @pytest.mark.timeout(240)

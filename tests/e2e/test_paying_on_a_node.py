@@ -94,7 +94,7 @@ async def _asked(world: World, sibling: Sibling) -> None:
         day = (await world.alice.call("hive-client-payments"))["day"]
         return bool(day["received_sats"] == 100)
 
-    await until(heard, "the payment to be noted", 20)
+    await until(heard, "the payment to be noted")
     proof = {"payment_hash": made["payment_hash"], "preimage": paid["payment_preimage"]}
     good = {"proof": proof, "price_sats": 100, "agent": "ada"}
     assert (await sibling.call("hive-comms-payment-verify", **good))["ok"] is True

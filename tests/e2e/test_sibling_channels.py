@@ -126,7 +126,7 @@ async def published(relay: str, event: Event) -> None:
         await pool.set_relays([relay], [relay], [])
         await pool.start()
         try:
-            assert await pool.wait_for(lambda: pool.connected() == 1, 10)
+            assert await pool.wait_for(lambda: pool.connected() == 1, 60)
             results = await pool.publish(event, [relay])
             assert all(result.accepted for result in results.values()), results
         finally:

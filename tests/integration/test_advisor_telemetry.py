@@ -174,6 +174,10 @@ async def test_the_action_log_is_kept_in_order_and_a_second_record_makes_the_cli
             {"up_to": 0, "entries": 0},
             {"up_to": 5, "entries": 2},
         ]
+        # Who follows from the start of this process is told all that it took in, however late it looks.
+        assert await kit.telemetry.places(client, at_start=True) == (0, begun)
+        newest = await kit.telemetry.mark()
+        assert newest > begun and await kit.telemetry.places(client, at_start=False) == (5, newest)
         # What is no such log is kept apart and changes nothing.
         for wrong in (
             page(5, logged(7), logged(6)),

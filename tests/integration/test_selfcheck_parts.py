@@ -190,7 +190,7 @@ async def test_relays_tell_the_time_in_their_handshake() -> None:
         pool = RelayPool(on_event=nobody, private_relays=True)
         await pool.set_relays([f"ws://127.0.0.1:{port}"], [], [])
         await pool.start()
-        assert await pool.wait_for(lambda: pool.connected() == 1, 10)
+        assert await pool.wait_for(lambda: pool.connected() == 1, 60)
         (offset,) = offsets_of(pool.status())
         await pool.stop()
     assert 595 < offset < 610

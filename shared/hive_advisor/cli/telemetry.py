@@ -143,12 +143,12 @@ async def follow(
     clock = asyncio.get_running_loop().time
     async with settings.kit(online=True, holder="telemetry follow") as kit, fetching(settings, kit):
         found = await kit.clients.named(alias)
-        newest = await kit.telemetry.log(found, None, 1)
-        told = after if after is not None else newest[-1].receipt_id if newest else 0
-        mark = await kit.telemetry.mark()
-        if since is not None and since > mark:
+        # In a process of its own, all that it takes in: also what came before we got to look.
+        newest, place = await kit.telemetry.places(found, at_start=settings.engine is None)
+        told = newest if after is None else after
+        if since is not None and since > (mark := await kit.telemetry.mark()):
             raise InvalidParams(f"cursor {since} is ahead of the newest figure's, {mark}; go on with {mark}")
-        seen = mark if since is None else since
+        seen = place if since is None else since
         until = None if span is None else clock() + span
         while until is None or clock() < until:
             for entry in await kit.telemetry.log(found, told, _PAGE):

@@ -61,6 +61,7 @@ class TelemetryService:
     ) -> None:
         self._db, self._rows, self._log, self._records = db, rows, log_rows, records
         self._clients, self._control, self._now = clients, control, now
+        self._first = dict[str, tuple[int, int]]()
 
     async def take(self, client: Client, body: Mapping[str, Any]) -> None:
         """Keep a push whose signature was checked. Raises InvalidParams for what is no telemetry."""
@@ -79,6 +80,8 @@ class TelemetryService:
         ]
 
         def keep(tx: Tx) -> str | None:
+            if client.client_id not in self._first:
+                self._first[client.client_id] = self._places(tx, client)
             last = self._rows.last_seq(tx, client.client_id, sub_id)
             self._rows.add(tx, figures)
             for entry in entries:
@@ -180,6 +183,18 @@ class TelemetryService:
     async def mark(self) -> int:
         """The place of the newest figure of all, to look from with `since`."""
         return await self._db.read(self._rows.mark)
+
+    async def places(self, client: Client, *, at_start: bool) -> tuple[int, int]:
+        """The newest receipt of a client's log and the place of the newest figure: now, or before the first
+        that this process took in. Relays give what they hold as soon as they are connected, so who has just
+        opened the kit and asks for what is new cannot tell by looking now."""
+        if at_start and (first := self._first.get(client.client_id)) is not None:
+            return first
+        return await self._db.read(lambda tx: self._places(tx, client))
+
+    def _places(self, tx: Tx, client: Client) -> tuple[int, int]:
+        newest = self._log.newest(tx, client.client_id, 1)
+        return newest[-1].receipt_id if newest else 0, self._rows.mark(tx)
 
     async def since(self, client: Client, mark: int, limit: int) -> list[tuple[int, Figure]]:
         """Figures that came after a mark, in the order they came, each with its own mark."""

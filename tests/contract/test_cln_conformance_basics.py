@@ -86,7 +86,7 @@ async def _exchange(path: Path, sent: bytes, answers: int) -> list[dict[str, Any
     splitter = rpc.ObjectSplitter()
     writer.write(sent)
     found: list[dict[str, Any]] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(found) < answers:
             data = await reader.read(65536)
             assert data, f"the node hung up after {found}"
@@ -119,7 +119,7 @@ async def test_a_request_in_pieces_is_put_together(trio: Any) -> None:
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0)
-    answer = json.loads(await asyncio.wait_for(reader.readuntil(b"\n\n"), 10))
+    answer = json.loads(await asyncio.wait_for(reader.readuntil(b"\n\n"), 60))
     assert answer["id"] == "p"
     writer.close()
 

@@ -45,8 +45,9 @@ async def test_acceptance_03_20_periods_of_an_offer_are_paid_in_order_over_a_kil
     world: World, agent: Agent
 ) -> None:
     alice, name = world.alice, agent.npub
-    # Payable a day ahead and due at once: 18 hours are left for every attempt.
-    offer = await _offer(world, "care", recurrence_paywindow="-86400+60")
+    # Payable a day ahead and due at once: 18 hours are left for every attempt. The first period begins with
+    # its invoice, which is good until the window ends: ten minutes, of which we want one to be left.
+    offer = await _offer(world, "care", recurrence_paywindow="-86400+600")
     params = {"advisor": name, "amount_sats": 500, "target": offer, "idempotency_key": "care"}
     once = await _refused(world, **params)
     assert once.code == -32602 and "give purpose=subscription" in once.message

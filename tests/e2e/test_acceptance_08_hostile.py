@@ -75,7 +75,7 @@ async def test_acceptance_08_20_monsters_by_rpc(world: World, agent: Agent) -> N
         answer = await agent.rest(text)
         assert (answer["status"], answer["error"]["code"]) == (1, -32602), (name, answer)
         assert answer["error"]["slug"] in ("malformed", "too_large"), (name, answer)
-        assert time.monotonic() - began < 10, name
+        assert time.monotonic() - began < 30, name
     assert watch.commits() == version, changed_tables(watch, tables)
     assert resident_mb(pid) - memory <= 50
     assert (await agent.rest(agent.signed("health_summary", {}, MONITOR)))["status"] == 0

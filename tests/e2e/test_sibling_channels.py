@@ -318,8 +318,14 @@ async def test_acceptance_02_02_a_command_over_a_registered_transport_is_answere
     for name in ("nostr_dm", "rest", "local"):
         with pytest.raises(DevnetRpcError):
             await air(sibling, name=name)
-    rows = {row["name"]: row for row in (await world.alice.call("hive-comms-transports"))["items"]}
-    assert rows["test-air"]["state"] == "up" and rows["test-air"]["queue"] == 0
+
+    async def all_sent() -> bool:
+        rows = {row["name"]: row for row in (await world.alice.call("hive-comms-transports"))["items"]}
+        assert rows["test-air"]["state"] == "up"
+        return bool(rows["test-air"]["queue"] == 0)
+
+    # What the sibling has noted is counted as sent a moment later.
+    await until(all_sent, "an empty queue")
     # This way needs no relay.
     await world.relay.kill()
     sent = len(sibling.got("hive-probe-send"))

@@ -249,11 +249,6 @@ class ClnClient:
         """The node key's signature over the text, in zbase32 form."""
         return str((await self.call("signmessage", {"message": text}))["zbase"])
 
-    async def checkmessage(self, text: str, zbase: str, pubkey: str | None = None) -> dict[str, Any]:
-        """CLN's verdict: ``verified`` and the recovered ``pubkey``."""
-        params = {"message": text, "zbase": zbase, "pubkey": pubkey}
-        return await self.call("checkmessage", params, timeout=READ_TIMEOUT)
-
     async def createrune(self, restrictions: list[list[str]], rune: str | None = None) -> dict[str, Any]:
         """A rune with these restrictions (outer AND, inner OR), derived from ``rune`` if given."""
         return await self.call("createrune", {"rune": rune, "restrictions": restrictions})

@@ -163,15 +163,6 @@ def written(path: Path, passphrase: Secret | None, random_bytes: Callable[[int],
         raise
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether the file begins like a sealed one. Raises InvalidParams when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError as error:
-        raise InvalidParams(f"{_shown(path)} cannot be read: {error.strerror}") from None
-
-
 class SealedReader:
     """Reads a sealed file line by line. Use as a context manager; blocking (scrypt takes a second)."""
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 from hire_world import DAY, Operator, hire_world
 from hive_advisor.advisor import Advisor
 from hive_advisor.domain.auto_hire import AutoHire
+from hive_advisor.storage.engagement_store import EngagementStore
 from hive_shared import vc
 from hive_shared.errors import Conflict, CredentialInvalid, PolicyDenied
 from hive_shared.market import contract as contracts
@@ -412,6 +413,30 @@ async def test_an_emergency_ends_it_at_once(world: KitWorld, kit: Advisor, ours:
     assert client.state == "ended" and await contract_state(kit, operator) is ContractState.TERMINATED
     with pytest.raises(Conflict):
         await kit.plan(client, *FEE, PARAMS)
+
+
+async def test_a_contract_that_runs_is_not_read_before_its_notice_or_term_is_over(
+    world: KitWorld, kit: Advisor
+) -> None:
+    rows, db = EngagementStore(), kit._db
+    operator = await to_sign(world, kit)
+
+    async def due(at: int) -> list[ContractState]:
+        return [each.state for each in await db.read(lambda tx: rows.due(tx, at))]
+
+    assert await due(0) == [ContractState.SIGNING]
+    await kit.market.contracts.sign(operator.contract_id)
+    await operator.authorise(kit)
+    engagement = (await kit.market.negotiations.view(operator.contract_id)).engagement
+    assert engagement is not None and await db.read(rows.running) == 1
+    end = engagement.ends_at
+    assert (await due(end - 1), await due(end)) == ([], [ContractState.ACTIVE])
+    moved = await kit.market.contracts.terminate(operator.contract_id, "moving on")
+    notice = moved.effective_at or 0
+    assert notice < end and (await due(notice - 1), await due(notice)) == ([], [ContractState.NOTICE])
+    world.ahead += 7 * DAY + 60
+    await kit.market.tick()
+    assert (await due(1 << 40), await db.read(rows.running)) == ([], 0)
 
 
 # -- unasked ---------------------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ class MarketMail:
     async def take(self, message: Draft, sender: str) -> None:
         """A message of somebody with whom something is under way.
 
-        Raises InvalidParams for a body that is none, NotFound for a conversation that is none of ours.
+        Raises InvalidParams for a body that is none, NotFound for a conversation that is none of ours,
+        TryAgain where there is no room for it now.
         """
         body = decode_message(message.schema, message.body)
         try:

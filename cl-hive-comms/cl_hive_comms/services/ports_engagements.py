@@ -1,4 +1,4 @@
-"""What the services of engagements need of storage."""
+"""What the services of engagements need of storage (docs/protocol/04-marketplace-and-nostr.md §9 to §11)."""
 
 from collections.abc import Collection
 from typing import Protocol

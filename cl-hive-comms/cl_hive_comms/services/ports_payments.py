@@ -104,11 +104,3 @@ class SubscriptionRows(Protocol):
         self, tx: Tx, before: Subscription, event: SubscriptionEvent, now: int, **changes: Any
     ) -> Subscription: ...
     def note(self, tx: Tx, before: Subscription, now: int, **changes: Any) -> Subscription: ...
-
-
-class AdvisorLimits(Protocol):
-    """What the operator set for single advisors (services.credential_service)."""
-
-    def daily_limit_of(self, advisor_id: str) -> int | None:
-        """Sats per day, None without one."""
-        ...

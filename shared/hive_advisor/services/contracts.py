@@ -72,8 +72,8 @@ class EngagementRows(Protocol):
     def settle(self, tx: Tx, msg_id: str, why: str) -> None: ...
     def contract(self, tx: Tx, contract_id: str) -> Engagement | None: ...
     def contracts(self, tx: Tx, limit: int) -> list[Engagement]: ...
-    def running(self, tx: Tx) -> list[Engagement]: ...
-    def unsigned(self, tx: Tx) -> list[Engagement]: ...
+    def running(self, tx: Tx) -> int: ...
+    def due(self, tx: Tx, now: int) -> list[Engagement]: ...
     def put_contract(self, tx: Tx, engagement: Engagement) -> None: ...
 
 
@@ -314,11 +314,11 @@ class ContractService:
         return await self._db.write(self._due) if await self._db.read(self._any_due) else 0
 
     def _any_due(self, tx: Tx) -> bool:
-        return any(self._next(each) for each in (*self._rows.running(tx), *self._rows.unsigned(tx)))
+        return any(self._next(each) for each in self._rows.due(tx, self._now()))
 
     def _due(self, tx: Tx) -> int:
         done = 0
-        for engagement in (*self._rows.running(tx), *self._rows.unsigned(tx)):
+        for engagement in self._rows.due(tx, self._now()):
             event = self._next(engagement)
             if event is None:
                 continue
@@ -380,7 +380,7 @@ class ContractService:
 
     def load(self, tx: Tx) -> int:
         """How many contracts run."""
-        return len(self._rows.running(tx))
+        return self._rows.running(tx)
 
     def check_going(self) -> None:
         """Nothing is agreed to while everything is halted. Raises PolicyDenied."""

@@ -177,14 +177,21 @@ class EngagementStore:
         )
         return [_engagement(row) for row in rows]
 
-    def running(self, tx: Tx) -> list[Engagement]:
-        """Contracts that both signed and that have not ended."""
-        rows = tx.execute(f"SELECT * FROM adv_contracts WHERE state NOT IN ({_NOT_RUNNING})")
-        return [_engagement(row) for row in rows]
+    def running(self, tx: Tx) -> int:
+        """How many contracts both signed that have not ended."""
+        (count,) = tx.execute(
+            f"SELECT COUNT(*) FROM adv_contracts WHERE state NOT IN ({_NOT_RUNNING})"
+        ).fetchone()
+        return int(count)
 
-    def unsigned(self, tx: Tx) -> list[Engagement]:
-        """Contracts that wait for our signature."""
-        rows = tx.execute("SELECT * FROM adv_contracts WHERE state = ?", (ContractState.SIGNING.value,))
+    def due(self, tx: Tx, now: int) -> list[Engagement]:
+        """Contracts that wait for our signature, and those that run whose notice or term is over by now (Unix
+        s); the others are not read."""
+        rows = tx.execute(
+            f"SELECT * FROM adv_contracts WHERE state = ? OR (state NOT IN ({_NOT_RUNNING})"
+            " AND min(ends_at, ifnull(effective_at, ends_at)) <= ?)",
+            (ContractState.SIGNING.value, now),
+        )
         return [_engagement(row) for row in rows]
 
     def put_contract(self, tx: Tx, engagement: Engagement) -> None:

@@ -199,6 +199,27 @@ class TicketStore(IntakeStore):
         )
         return [self._share(row) for row in rows]
 
+    def late_shares(self, tx: Tx, ended: tuple[int, int], now: int) -> Sequence[Share]:
+        """Those not redeemed whose locktime lies after the first and not after the second of `ended`, to be
+        looked at by now; times are Unix seconds. No other is opened."""
+        rows = tx.execute(
+            "SELECT * FROM adv_cashu_locks WHERE state = 'delivered' AND locktime > ? AND locktime <= ?"
+            " AND next_at <= ? ORDER BY ticket_id, item, share",
+            (*ended, now),
+        )
+        return [self._share(row) for row in rows]
+
+    def mints_at_work(self, tx: Tx, now: int) -> frozenset[str]:
+        """Mints at which proofs stand for an item that a command is sent for and that has not ended by now
+        (Unix s)."""
+        rows = tx.execute(
+            "SELECT DISTINCT l.mint_url FROM adv_ticket_items i JOIN adv_cashu_locks l"
+            " ON l.ticket_id = i.ticket_id AND l.item = i.i WHERE i.state IN ('accepted', 'executing')"
+            " AND i.locktime > ? AND i.command_id IS NOT NULL AND l.state = 'delivered'",
+            (now,),
+        )
+        return frozenset(row["mint_url"] for row in rows)
+
     def put_share(self, tx: Tx, share: Share, was: HeldLock) -> None:
         """Store a changed share that was in a state. Raises Conflict when it is in another."""
         changed = tx.execute(

@@ -44,6 +44,7 @@ from hive_shared.store import Tx
 
 UNLOCKED_S: Final = 900
 """A ticket of which nothing was locked for so long is given up: its call (300 s at most) has ended."""
+_PRUNE_EVERY_S: Final = 3_600
 MESSAGE_S: Final = 14 * 86_400
 """How long a message to the payee is kept for sending, at most."""
 _OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST, LockState.FAILED})
@@ -90,6 +91,7 @@ class EscrowEngine:
     ) -> None:
         self._sign_terms, self._hand_over = sign_terms, hand_over
         self._db, self._rows, self._locks, self._mail = db, rows, locks, mail
+        self._prune_at = 0
         self._payer, self._notices, self._now, self._random_bytes = payer, notices, now, random_bytes
 
     # -- preimages -------------------------------------------------------------------------------------
@@ -331,7 +333,11 @@ class EscrowEngine:
             except Capacity:
                 break  # the outbox is full: next time
         await self._tell_owed()
-        await self._db.write(self._tidy)
+        if await self._db.read(self._unlocked):
+            await self._db.write(self._tidy)
+        if self._now() >= self._prune_at:
+            self._prune_at = self._now() + _PRUNE_EVERY_S
+            await self._db.write(lambda tx: self._rows.prune(tx, self._now()))
 
     async def _tell_owed(self) -> None:
         def body(tx: Tx) -> None:
@@ -348,13 +354,19 @@ class EscrowEngine:
                 return
             self._mail.kick()
 
-    def _tidy(self, tx: Tx) -> None:
+    def _unlocked(self, tx: Tx) -> list[TicketRow]:
+        """Tickets of ours for which nothing was locked in time."""
         before = self._now() - UNLOCKED_S
         query = TicketQuery(role=Side.PAYER, status=TicketStatus.PENDING, limit=_PAGE)
-        for ticket in self._rows.tickets(tx, query):
-            if ticket.updated_at <= before and not self._begun(tx, ticket):
-                self._give_up(tx, ticket, "the plugin stopped before anything was locked")
-        self._rows.prune(tx, self._now())
+        return [
+            ticket
+            for ticket in self._rows.tickets(tx, query)
+            if ticket.updated_at <= before and not self._begun(tx, ticket)
+        ]
+
+    def _tidy(self, tx: Tx) -> None:
+        for ticket in self._unlocked(tx):
+            self._give_up(tx, ticket, "the plugin stopped before anything was locked")
 
     # -- inside ----------------------------------------------------------------------------------------
 

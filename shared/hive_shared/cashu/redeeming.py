@@ -26,7 +26,7 @@ from .payee import CHECKSTATE_YS, PayeeEngine, TicketMints
 from .payee_rows import LOCK_ENDS, HeldItem, HeldLock, Outgoing, Share, ShareRows, Told
 from .reasons import TokenSpent
 from .settling import Database
-from .ticket_machine import PayeeEvent, PayeeItem
+from .ticket_machine import PayeeEvent
 from .ticket_messages import Redeemed
 from .wire import Proof, ProofState, SpendState
 from .witness import build, inputs_digest, preimage_in, sign
@@ -83,7 +83,8 @@ class Redeemer:
         )
         if not shares:
             return None
-        more = await self._db.read(self._more_may_come)
+        now = self._now()
+        more = await self._db.read(lambda tx: self._rows.mints_at_work(tx, now))
         return min(_due_at(list(group), url in more) for url, group in _by_mint(shares))
 
     async def redeem(self, *, at_once: bool = False) -> int:
@@ -116,12 +117,8 @@ class Redeemer:
     async def look_back(self) -> int:
         """After a locktime the payer may take back what was not redeemed: how many shares it took."""
         now = self._now()
-        shares = await self._db.read(lambda tx: self._rows.shares_in(tx, (HeldLock.DELIVERED,)))
-        late = [
-            share
-            for share in shares
-            if share.locktime + _AFTER_LOCKTIME_S <= now < share.locktime + _LOOK_S and share.next_at <= now
-        ]
+        ended = (now - _LOOK_S, now - _AFTER_LOCKTIME_S)
+        late = await self._db.read(lambda tx: self._rows.late_shares(tx, ended, now))
         gone = 0
         for url, group in _by_mint(late):
             few = list(group)
@@ -149,11 +146,13 @@ class Redeemer:
     # -- batches -----------------------------------------------------------------------------------------
 
     async def _gather(self, at_once: bool) -> None:
-        await self._db.write(lambda tx: self._gathered(tx, at_once))
+        if await self._db.read(lambda tx: self._rows.shares_in(tx, (HeldLock.REDEEMABLE,))):
+            await self._db.write(lambda tx: self._gathered(tx, at_once))
 
     def _gathered(self, tx: Tx, at_once: bool) -> None:
         now = self._now()
-        more = self._more_may_come(tx)
+        # Where an item may still be released and then be redeemed together with others.
+        more = self._rows.mints_at_work(tx, now)
         for url, group in _by_mint(self._rows.shares_in(tx, (HeldLock.REDEEMABLE,))):
             few = list(group)
             if not at_once and now < _due_at(few, url in more):
@@ -167,18 +166,6 @@ class Redeemer:
         for before, share in zip(shares, begun, strict=True):
             self._rows.put_share(tx, share, before.state)
         return name, begun
-
-    def _more_may_come(self, tx: Tx) -> frozenset[str]:
-        """Mints at which an item may still be released and then be redeemed together with others."""
-        now = self._now()
-        found = set()
-        for share in self._rows.shares_in(tx, (HeldLock.DELIVERED,)):
-            item = self._rows.item(tx, share.ticket_id, share.item)
-            if item is None or item.command_id is None or now >= item.locktime:
-                continue
-            if item.state in (PayeeItem.ACCEPTED, PayeeItem.EXECUTING):
-                found.add(share.mint_url)
-        return frozenset(found)
 
     async def _redeem(
         self, batch: str, shares: tuple[Share, ...]

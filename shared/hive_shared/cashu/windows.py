@@ -13,9 +13,6 @@ from hive_shared.registry import base_price_sats
 
 WINDOW_S: Final = (3_600, 3_600, 7_200, 21_600, 21_600, 86_400, 86_400, 259_200, 259_200, 345_600)
 """Time for the work of danger 1..10, before the modifier of the payee's standing."""
-REDEMPTION_BUFFER_S: Final = 3_600
-"""Between deadline and locktime, where the operator sets nothing else (`escrow-redemption-buffer`)."""
-LEASE_BUFFER_S: Final = 7_200
 MIN_BUFFER_S: Final = 600
 """The least between deadline and locktime, also for just-in-time work."""
 MOST_UNJUDGED: Final = 2

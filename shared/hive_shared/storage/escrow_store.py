@@ -125,10 +125,6 @@ class EscrowStore:
         """The ticket that a call with this idempotency key made."""
         return self._one(tx, "idempotency_key = ?", key)
 
-    def by_terms(self, tx: Tx, terms_hash: str) -> TicketRow | None:
-        """The ticket with these terms."""
-        return self._one(tx, "terms_hash = ?", terms_hash)
-
     def tickets(self, tx: Tx, query: TicketQuery) -> list[TicketRow]:
         """A page of tickets, the newest first."""
         where, values = ["1"], list[object]()

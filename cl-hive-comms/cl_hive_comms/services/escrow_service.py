@@ -9,7 +9,7 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, Side, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketQuery, TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode, TicketType
@@ -19,7 +19,6 @@ from hive_shared.errors import (
     ConfirmationRequired,
     Conflict,
     InvalidParams,
-    NotFound,
     PaymentFailed,
     Unauthorized,
 )
@@ -306,16 +305,16 @@ class EscrowService:
         Raises ConfirmationRequired without `confirm`; Unauthorized from danger 9 on; PaymentFailed
         (`lock_mismatch`, `too_late`, `too_early`, `not_released`), Conflict, InvalidParams, NotFound.
         """
-        ticket = await self._own(ticket_id)
+        ticket = await self.engine.own(ticket_id)
         if judged.success is not False:
             self._check_stop()
-        asked = await self._db.read(lambda tx: self._item(tx, ticket, i))
+        asked = await self._db.read(lambda tx: self.engine.item(tx, ticket, i))
         if judged.success is None and judge_of(asked.cond) is not None:
             self._check_judge(ticket, asked, judged, by_method=True)
             return await self._judge.ask(ticket, i, judged.result, judged.timeout_s)
 
         def body(tx: Tx) -> ItemRow:
-            item = self._item(tx, ticket, i)
+            item = self.engine.item(tx, ticket, i)
             bonus = bonus_of(item.cond)
             success = judged.success if bonus is None else self._measured(item, bonus, judged)
             if success is None:
@@ -336,13 +335,13 @@ class EscrowService:
     async def release(self, ticket_id: str, i: int) -> ItemRow:
         """Send the payee what it earned, again if need be: the same preimage and receipt. Raises
         PaymentFailed(`not_released`, `too_late`) for anything not earned."""
-        ticket = await self._own(ticket_id)
+        ticket = await self.engine.own(ticket_id)
 
         def body(tx: Tx) -> ItemRow:
-            item = self._item(tx, ticket, i)
+            item = self.engine.item(tx, ticket, i)
             if item.state is PayerItem.SUCCEEDED:
                 self._work.release(tx, ticket, item)
-                item = self._item(tx, ticket, i)
+                item = self.engine.item(tx, ticket, i)
             self._ends.tell_released(tx, ticket, item)
             return item
 
@@ -353,7 +352,7 @@ class EscrowService:
     async def refund(self, ticket_id: str, timeout: float) -> TicketRow:
         """Take back what is due of a ticket now. Raises PaymentFailed(`too_early`), Conflict where nothing
         of it is locked."""
-        ticket = await self._own(ticket_id)
+        ticket = await self.engine.own(ticket_id)
         going = (PayerItem.REDEEMED, PayerItem.REFUNDED, PayerItem.CANCELLED, PayerItem.PLANNED)
 
         def body(tx: Tx) -> list[str]:
@@ -373,21 +372,6 @@ class EscrowService:
         return await self.engine.ticket(ticket_id)
 
     # -- inside ----------------------------------------------------------------------------------------
-
-    async def _own(self, ticket_id: str) -> TicketRow:
-        ticket = await self.engine.ticket(ticket_id)
-        if ticket.role is not Side.PAYER:
-            raise Unauthorized(f"ticket {ticket_id} pays this node: its payer judges it")
-        return ticket
-
-    def _item(self, tx: Tx, ticket: TicketRow, i: int) -> ItemRow:
-        item = self._rows.item(tx, ticket.ticket_id, i)
-        if item is None:
-            raise NotFound(
-                f"ticket {ticket.ticket_id} has items 0 to {len(ticket.terms.items) - 1}, not {i}",
-                data={"item": i},
-            )
-        return item
 
     def _check_judge(
         self, ticket: TicketRow, item: ItemRow, judged: Judged, *, by_method: bool = False, back: bool = False

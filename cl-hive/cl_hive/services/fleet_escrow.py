@@ -9,7 +9,7 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail
-from hive_shared.cashu.escrow_rows import DisputeRow, EscrowRows, ItemRow, Side, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import DisputeRow, EscrowRows, ItemRow, TicketQuery, TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.lock_machine import LockState
@@ -22,7 +22,6 @@ from hive_shared.errors import (
     Conflict,
     EmergencyStop,
     InvalidParams,
-    NotFound,
     PaymentFailed,
     SiblingUnavailable,
     Unauthorized,
@@ -224,8 +223,8 @@ class FleetEscrow:
         NotFound.
         """
         self._need_comms()
-        ticket = await self._own(ticket_id)
-        item = await self._db.read(lambda tx: self._item(tx, ticket, i))
+        ticket = await self.engine.own(ticket_id)
+        item = await self._db.read(lambda tx: self.engine.item(tx, ticket, i))
         self._check_task(ticket, item, judged)
         receipt = await self._db.read(lambda tx: self._receipts.of_item(tx, ticket_id, i))
         command = None
@@ -244,7 +243,7 @@ class FleetEscrow:
     def _judged(
         self, tx: Tx, ticket: TicketRow, i: int, receipt: FleetReceipt, task: str, reveal: bool
     ) -> ItemRow:
-        ticket_id, item = ticket.ticket_id, self._item(tx, ticket, i)
+        ticket_id, item = ticket.ticket_id, self.engine.item(tx, ticket, i)
         stored = self._receipts.of_item(tx, ticket_id, i)
         if stored is None:
             item = self._work.start(tx, self._work.check_free(tx, ticket, i), task)
@@ -264,7 +263,7 @@ class FleetEscrow:
                 self._work.succeed(tx, item, receipt.receipt_id)
                 self._receipts.revealed(tx, ticket_id, i)
                 self._tell(tx, ticket, self._release(ticket_id, i, receipt), f"release:{ticket_id}:{i}")
-        return self._item(tx, ticket, i)
+        return self.engine.item(tx, ticket, i)
 
     def _release(self, ticket_id: str, i: int, receipt: FleetReceipt) -> Release:
         # The preimage is put in when the message leaves.
@@ -355,7 +354,7 @@ class FleetEscrow:
         """Take back what is due of a ticket now. Raises SiblingUnavailable, PaymentFailed(`too_early`),
         Conflict where nothing of it is locked."""
         self._need_comms()
-        ticket = await self._own(ticket_id)
+        ticket = await self.engine.own(ticket_id)
         now = self._now()
 
         def body(tx: Tx) -> tuple[list[FleetLock], int]:
@@ -417,21 +416,6 @@ class FleetEscrow:
                 "cl-hive-comms, which has the money, is not running: start it; nothing was changed",
                 data={"plugin": "cl-hive-comms"},
             )
-
-    async def _own(self, ticket_id: str) -> TicketRow:
-        ticket = await self.engine.ticket(ticket_id)
-        if ticket.role is not Side.PAYER:
-            raise Unauthorized(f"ticket {ticket_id} pays this node: its payer judges it and takes it back")
-        return ticket
-
-    def _item(self, tx: Tx, ticket: TicketRow, i: int) -> ItemRow:
-        item = self._rows.item(tx, ticket.ticket_id, i)
-        if item is None:
-            raise NotFound(
-                f"ticket {ticket.ticket_id} has items 0 to {len(ticket.terms.items) - 1}, not {i}",
-                data={"item": i},
-            )
-        return item
 
 
 def price(danger: int, standing: Standing) -> Quote:

@@ -39,6 +39,7 @@ from hive_shared.errors import (
     NotFound,
     PaymentFailed,
     SiblingUnavailable,
+    Unauthorized,
 )
 from hive_shared.store import Tx
 
@@ -156,6 +157,23 @@ class EscrowEngine:
         if found is None:
             raise NotFound(f"there is no ticket {ticket_id[:40]!a}", data={"ticket_id": ticket_id[:64]})
         return found
+
+    async def own(self, ticket_id: str) -> TicketRow:
+        """A ticket that is ours to judge and to take back. Raises NotFound, Unauthorized."""
+        ticket = await self.ticket(ticket_id)
+        if ticket.role is not Side.PAYER:
+            raise Unauthorized(f"ticket {ticket_id} pays this node: its payer judges it and takes it back")
+        return ticket
+
+    def item(self, tx: Tx, ticket: TicketRow, i: int) -> ItemRow:
+        """An item of a ticket as it stands. Raises NotFound."""
+        item = self._rows.item(tx, ticket.ticket_id, i)
+        if item is None:
+            raise NotFound(
+                f"ticket {ticket.ticket_id} has items 0 to {len(ticket.terms.items) - 1}, not {i}",
+                data={"item": i},
+            )
+        return item
 
     async def deliver(self, ticket_id: str) -> bool:
         """Hand a ticket over that is locked whole, every share of every item; False where it is not, or was

@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-_ESCROW: Final = "escrow in ecash"
 _LIQUIDITY: Final = "the liquidity market"
 
 AWAITED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "directory-urls": "the search for advisors",
-        "escrow-": _ESCROW,
-        "mint-": _ESCROW,
-        "cashu-": _ESCROW,
         "nostr-metadata": "a profile of this node's own; without one no name card is published",
         "marketplace-": "the advisor market",
         "liquidity-": _LIQUIDITY,

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from access_world import Selling
-from cl_hive_comms.domain.access_fee import MAX_OPEN, AccessTerms
+from cl_hive_comms.domain.access_fee import HELD, MAX_OPEN, AccessTerms
+from cl_hive_comms.storage.access_store import AccessStore
 from hive_shared import l402
 from hive_shared.canonical import JsonValue
 from hive_shared.crypto import Secret
+from hive_shared.store import Tx
 from msgspec.structs import replace
 from pipeline_world import OTHER_KEY, View, issue, slug
 from pymacaroons import Macaroon as Independent
@@ -111,6 +113,20 @@ async def test_acceptance_03_21_macaroons_of_this_node_hold(world: Selling) -> N
     world.pass_time(86_400 + 601)
     expired = await world.set_fee(101, "103x1x0", payment_proof=proof)
     assert slug(expired) == "payment_invalid" and "expired" in expired["error"]["message"]
+
+
+async def test_no_more_uses_are_taken_than_were_sold_whoever_saw_some_left(world: Selling) -> None:
+    """The row itself counts: what a command read before it began may be old."""
+    done = await world.set_fee(110, payment_proof=await world.token())
+    store, command_id = AccessStore(), str(done["command_id"])
+
+    def crowd(tx: Tx) -> list[bool]:
+        fee = store.fee_of(tx, command_id)
+        assert fee is not None
+        return [store.take(tx, f"other-{i}", fee, HELD, world.now) for i in range(4)]
+
+    assert await world.db.write(crowd) == [True, True, False, False]
+    assert world.uses() == [3]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cl_hive_comms import option_parsers as read
 from cl_hive_comms.options import NOT_SERVED, PREFIX, ROWS, Config, option_specs
-from cl_hive_comms.options_later import awaited
+from cl_hive_comms.options_later import AWAITED, awaited
 
 INDEX = Path(__file__).parents[2] / "docs" / "protocol" / "00-index.md"
 
@@ -54,6 +54,11 @@ def test_what_an_option_waits_for_is_said_by_the_longest_name_or_not_at_all() ->
     assert awaited("nostr-metadata").startswith("a profile")
     with pytest.raises(KeyError, match="nostr-relays"):
         awaited("nostr-relays")
+
+
+def test_what_options_wait_for_is_not_said_of_what_is_served() -> None:
+    waiting = [row.name for row in ROWS if not row.served and not row.deprecated]
+    assert [start for start in AWAITED if not any(name.startswith(start) for name in waiting)] == []
 
 
 def test_a_changed_unserved_option_is_reported() -> None:

@@ -130,9 +130,11 @@ def _base64(text: str) -> bytes:
     try:
         data = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
     except ValueError:
-        raise TokenInvalid("token_form", "the token's base64 is cut off") from None
+        raise TokenInvalid("token_form", "the token is cut off: its base64 is not whole") from None
     if _text(data) != bare:
-        raise TokenInvalid("token_form", "the token's base64 ends in bits that say nothing")
+        raise TokenInvalid(
+            "token_form", "the token is cut off or altered: its base64 ends in bits that say nothing"
+        )
     return data
 
 

@@ -134,7 +134,7 @@ class EmbeddedNetwork:
         for row in (await self.control("nodes"))["nodes"]:
             self.nodes[row["name"]] = EmbeddedNodeHandle(self, row["name"], row["node_id"], row["port"])
 
-    async def _until_ready(self, control: Path, seconds: float = 60) -> None:
+    async def _until_ready(self, control: Path, seconds: float = 120) -> None:
         assert self._process is not None
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -143,7 +143,7 @@ class EmbeddedNetwork:
             try:
                 await rpc.call(control, "nodes", timeout=5)
                 return
-            except (FileNotFoundError, ConnectionError):
+            except (FileNotFoundError, ConnectionError, TimeoutError):
                 await asyncio.sleep(0.01)
         tail = (self.dir / "network.log").read_text(errors="replace")[-2000:]
         raise RuntimeError(f"the embedded network in {self.dir} did not come up:\n{tail}")

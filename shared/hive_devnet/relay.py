@@ -9,13 +9,18 @@ import socket
 import sys
 from pathlib import Path
 
-_START_SECONDS = 15.0
+_START_SECONDS = 120.0
+_PORTS_TRIED = 5
 _STOP_SECONDS = 5.0
 _SHARED = Path(__file__).resolve().parents[1]
 
 
 class RelayError(Exception):
     """The relay process did not start; the text ends with what it wrote to stderr."""
+
+
+class RelayEnded(RelayError):
+    """It ended at its start, as it does when its port was taken meanwhile."""
 
 
 class RelayProcess:
@@ -35,8 +40,15 @@ class RelayProcess:
         `nip42` demands authentication for reading and writing, `min_pow` refuses events with fewer bits.
         Raises RelayError.
         """
-        relay = cls(port or _free_port(), nip42=nip42, min_pow=min_pow)
-        await relay._launch()
+        for left in reversed(range(1 if port else _PORTS_TRIED)):
+            relay = cls(port or _free_port(), nip42=nip42, min_pow=min_pow)
+            try:
+                await relay._launch()
+                break
+            except RelayEnded:
+                # Between the look and the relay's own bind others may have taken what was free.
+                if not left:
+                    raise
         return relay
 
     @property
@@ -104,13 +116,14 @@ class RelayProcess:
         except TimeoutError:
             line = b""
         if not line.startswith(b"ws://"):
+            # The end of its output is the end of the process, which may be noticed later.
+            late = not line and not process.stdout.at_eof()
             if process.returncode is None:
                 process.kill()
             trouble = (await process.stderr.read()).decode(errors="replace")[-2_000:]
             await process.wait()
-            raise RelayError(
-                f"no relay on port {self.port}: {trouble.strip() or 'it did not answer in time'}"
-            )
+            kind = RelayError if late else RelayEnded
+            raise kind(f"no relay on port {self.port}: {trouble.strip() or 'it did not answer in time'}")
         self._process = process
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import websockets
+from hive_devnet import relay as relay_module
 from hive_devnet.relay import RelayError, RelayProcess
 from hive_shared.crypto import Secret
 from hive_shared.nostr.event import build
@@ -61,3 +62,17 @@ async def test_a_taken_port_is_reported() -> None:
             await RelayProcess.start(relay.port)
     finally:
         await relay.stop()
+
+
+async def test_a_port_that_others_were_quicker_to_take_is_not_insisted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = await RelayProcess.start()
+    look, found = relay_module._free_port, [first.port, first.port]
+    monkeypatch.setattr(relay_module, "_free_port", lambda: found.pop() if found else look())
+    second = await RelayProcess.start()
+    try:
+        assert not found and second.port != first.port and second.pid is not None
+    finally:
+        await second.stop()
+        await first.stop()

@@ -89,6 +89,22 @@ async def test_ecash_that_nobody_takes_comes_back_and_an_invoice_is_asked_for(wo
     assert len(world.tokens()) == 1
 
 
+async def test_a_lock_of_an_attempt_that_was_given_up_says_nothing_of_the_one_under_way(
+    world: Bearing,
+) -> None:
+    response = await world.work()
+    await world.minute()
+    row, (lock,) = world.row(response["command_id"]), await world.purse.every()
+    assert row is not None and row.state is State.UNKNOWN and row.sent_index == lock.item
+    for state in (LockState.REFUNDED, LockState.REDEEMED, LockState.LOST):
+        earlier = replace(lock, item=lock.item + 1, state=state)
+        await world.db.write(lambda tx, earlier=earlier: world.bearer.on_lock(tx, earlier))
+        assert world.row(response["command_id"]) == row and world.counted() == 30
+    await world.db.write(lambda tx: world.bearer.on_lock(tx, replace(lock, state=LockState.REDEEMED)))
+    row = world.row(response["command_id"])
+    assert row is not None and row.state is State.SETTLED
+
+
 async def test_ecash_that_nobody_takes_stays_owed_where_there_is_no_other_way(world: Bearing) -> None:
     world.hire(accepted_methods=["cashu"])
     response = await world.work()

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from escrow_world import EscrowWorld
 from hive_shared.crypto import Sealer
+from hive_shared.store import Tx
 from msgspec.structs import replace
 from payee_world import PayeeWorld
 
@@ -54,6 +55,19 @@ async def test_a_ticket_in_our_favour_is_opened_when_its_locktime_is_past(
     assert (await look())[0] == 4
     world.now += 7 * 86_400
     assert await look() == (0, 0)
+
+
+async def test_what_is_late_is_found_by_an_index(world: PayeeWorld) -> None:
+    asked: list[str] = []
+
+    def body(tx: Tx) -> list[str]:
+        tx.set_trace_callback(asked.append)
+        world.rows.late_shares(tx, (1, 2), 3)
+        tx.set_trace_callback(None)
+        return [row["detail"] for row in tx.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+
+    plan = await world.db.write(body)
+    assert any("adv_cashu_locks_late" in step for step in plan), plan
 
 
 async def test_a_mint_is_waited_for_while_a_command_runs_for_an_item_there(world: PayeeWorld) -> None:

@@ -274,14 +274,15 @@ async def test_a_wallet_that_never_answers_is_not_asked_for_a_while_by_the_next_
     world: KitWorld, service: NwcWalletService, pocket: PocketWallet
 ) -> None:
     await service.start()
-    async with by_wallet(world, service, 0.2) as kit:
+    # While it answers it has its time; what is not answered is given up soon.
+    async with by_wallet(world, service) as kit:
         earning = await ordered(kit, world)
-        service.mute = True
+        service.mute, kit.money._wallet._answer_s = True, 2
         asked = len(service.asked)
         await seen(kit, world, earning)
         (told,) = (await kit.brief())["wallets_silent"]
-        assert (told["way"], told["times"]) == ("nwc", 1) and "did not answer in 0.2 s" in told["why"]
-        with pytest.raises(TransportUnavailable, match="asked again in 30 s"):
+        assert (told["way"], told["times"]) == ("nwc", 1) and "did not answer in 2 s" in told["why"]
+        with pytest.raises(TransportUnavailable, match=r"asked again in (30|2\d) s"):
             await ordered(kit, world)
     wallet_silent = kit.money._wallet
     async with world.open() as kit:
@@ -293,11 +294,11 @@ async def test_a_wallet_that_never_answers_is_not_asked_for_a_while_by_the_next_
         # Each time longer, ten minutes at most; one answer ends it.
         for before, pause in ((30, 60), (60, 120)):
             world.ahead += before
-            kit.money._wallet._answer_s = 0.2
+            kit.money._wallet._answer_s = 2
             with pytest.raises(TransportUnavailable, match="did not answer"):
                 await way.look(earning.payment_hash, earning.invoice, "")
             (told,) = await kit.money.silent()
-            assert told["asked_again"] - world.now() in (pause, pause - 1)
+            assert pause - 10 <= told["asked_again"] - world.now() <= pause
         service.mute = False
         world.ahead += 120
         kit.money._wallet._answer_s = 20

@@ -83,7 +83,7 @@ class EngineWorld(PlanWorld):
                 channel._writer.write(first)
             else:
                 await channel.send(first)
-            return await asyncio.wait_for(channel.receive(), 20)
+            return await asyncio.wait_for(channel.receive(), 60)
         finally:
             channel.abort()
 

@@ -109,7 +109,7 @@ class NwcWalletService:
         return {}
 
 
-async def until(condition: Any, timeout: float = 10) -> None:
+async def until(condition: Any, timeout: float = 60) -> None:
     """Wait for a condition that is awaited or called."""
     async with asyncio.timeout(timeout):
         while not await condition():

@@ -45,7 +45,7 @@ class SkippingRelay:
                 await socket.send(json.dumps(["EVENT", frame[1], event.to_json()]))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -179,7 +179,7 @@ async def test_stored_events_read_slowly_are_no_reason_to_ask_again() -> None:
         pool = await listening(relay.url, got)
         try:
             await until(lambda: len(got) == 100)
-            assert await pool.wait_for(lambda: pool.status()[0]["subscriptions"] == {"notes": "live"}, 10)
+            assert await pool.wait_for(lambda: pool.status()[0]["subscriptions"] == {"notes": "live"}, 60)
             assert "catch_ups" not in pool.status()[0]["counters"]
         finally:
             await pool.stop()

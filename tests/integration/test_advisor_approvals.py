@@ -65,7 +65,7 @@ async def kit(relay: RelayProcess, tmp_path: Path, clock: Clock) -> AsyncIterato
         yield made
 
 
-async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 10) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 60) -> Any:
     async with asyncio.timeout(timeout):
         while not (value := await condition()):
             await asyncio.sleep(0.02)

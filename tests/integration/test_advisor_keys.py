@@ -68,7 +68,7 @@ def profile(relay: RelayProcess, tmp_path: Path) -> Profile:
     return Profile(relay.url, tmp_path)
 
 
-async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 40) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], timeout: float = 60) -> Any:
     async with asyncio.timeout(timeout):
         while True:
             value = await condition()

@@ -80,7 +80,7 @@ def opener(relay: RelayProcess, tmp_path: Path, clock: Clock) -> Opener:
     return open_
 
 
-async def until(condition: Callable[[], Any], timeout: float = 10) -> Any:
+async def until(condition: Callable[[], Any], timeout: float = 60) -> Any:
     async with asyncio.timeout(timeout):
         while True:
             value = await condition()

@@ -106,7 +106,7 @@ async def arrive(
     rumor = uuid.uuid4().hex * 2
     await kit._mail.receive(Message(node.key, rumor, text, now, (), ""), kit.pubkey)
     for task in tuple(kit._tasks):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)
     return draft.msg_id
 
 

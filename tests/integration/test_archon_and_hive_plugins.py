@@ -57,7 +57,7 @@ async def stop(node: NodeHandle, plugin: Path) -> None:
     await node.call("plugin", {"subcommand": "stop", "plugin": str(plugin)})
 
 
-async def until(ready: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+async def until(ready: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not await ready():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain"

@@ -174,7 +174,7 @@ async def test_acceptance_11_15_another_uid_and_a_forged_end_approve_nothing(wor
 
 async def shown_until(channel: Any, kind: type[Any]) -> Any:
     """The first frame of a kind; before it only output comes."""
-    while not isinstance(frame := await asyncio.wait_for(channel.receive(), 20), kind):
+    while not isinstance(frame := await asyncio.wait_for(channel.receive(), 60), kind):
         assert isinstance(frame, Output), frame
     return frame
 
@@ -371,7 +371,7 @@ async def test_one_that_takes_no_output_is_let_go(world: EngineWorld) -> None:
     ):
         channel = await connect(world.paths.control)
         assert channel is not None
-        await asyncio.wait_for(gone.wait(), 20)
+        await asyncio.wait_for(gone.wait(), 60)
         channel.abort()
 
 

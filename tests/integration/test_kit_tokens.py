@@ -97,7 +97,7 @@ async def work(kit: Advisor, fee: int = 150) -> str:
 async def settled(kit: Advisor) -> None:
     """What the kit does beside is done."""
     while tasks := [task for task in kit._tasks if not task.done()]:
-        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
 async def free(kit: Advisor) -> int:

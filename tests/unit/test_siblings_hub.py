@@ -119,7 +119,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await node.stop()
 
 
-async def until(ready: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(ready: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "waited in vain"

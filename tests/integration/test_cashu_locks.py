@@ -462,6 +462,14 @@ async def test_acceptance_03_17_the_file_shows_nothing_and_seed_and_terms_bring_
     assert await fresh.sats() == held + 20
     with pytest.raises(Conflict, match="brings it back"):
         await fresh.locked(terms)
+    with pytest.MonkeyPatch.context() as patch:
+        # Nor with a keyset that the mint made since, with which it would sign once more.
+        (keyset,) = (await fresh.mints.keysets(mint_url)).values()
+        newer = msgspec.structs.replace(keyset, id="00" + "f" * 14)
+        older = msgspec.structs.replace(keyset, active=False)
+        patch.setitem(_KEYSETS, mint_url, {newer.id: newer, older.id: older})
+        with pytest.raises(Conflict, match="brings it back"):
+            await fresh.locked(terms)
     finder = fresh.lock_restore()
     shown = await finder.run(mint_url, [terms], dry_run=True)
     face = sum(row.face_sats for row in rows[1:])

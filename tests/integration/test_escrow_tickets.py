@@ -254,8 +254,9 @@ async def test_what_a_task_earned_that_nobody_knows_of_is_owed_after_its_money_c
     assert await payer.sats() == 1_500 - fees
 
 
+@pytest.mark.parametrize("with_lock", [True, False])
 async def test_a_backup_from_amid_a_task_whose_money_came_back_since_is_settled_by_one_word(
-    payer: EscrowWorld, payee: PayeeWorld, tmp_path: Path
+    payer: EscrowWorld, payee: PayeeWorld, tmp_path: Path, with_lock: bool
 ) -> None:
     now = payer.now
     payer.now = payee.now = now - 21_600 - 3_600 - 86_400 - 901
@@ -272,11 +273,18 @@ async def test_a_backup_from_amid_a_task_whose_money_came_back_since_is_settled_
     def restored(tx: Tx) -> None:
         for table, row in rows:
             fresh.tickets.put_raw_row(tx, table, row)
-        for lock in locks:
+        for lock in locks if with_lock else ():
             fresh.rows.put_raw_lock(tx, lock)
 
     await fresh.db.write(restored)
     fresh.now = now
+    if not with_lock:
+        # Made before its swap had ended: the item names a lock that the copy does not have.
+        await fresh.undecided().tick()
+        assert fresh.notices == ["undecided"]
+        fresh.notices.clear()
+        found = await fresh.lock_restore().run(fresh.mint_url, [ticket.terms], dry_run=False)
+        assert (found["locks"], found["locked_sats"]) == (1, 0)
     await fresh.sweep()
     assert {row.state for row in await fresh.every()} == {LockState.REFUNDED}
     assert await fresh.item_states(ticket.ticket_id) == ["unknown"]

@@ -52,7 +52,7 @@ class NodeLocks:
 
     def states(self, tx: Tx, lock_ids: Sequence[str]) -> Sequence[LockState]:
         """Where they stand."""
-        return [row.state for row in self._rows.get(tx, lock_ids)]
+        return [row.state for row in self._rows.known(tx, lock_ids)]
 
     def delivered(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """The payee was sent their tokens."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -16,7 +17,7 @@ import msgspec
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.journal import Op, OpState
-from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.lock_machine import LockEvent, LockState, lock_id_of
 from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
@@ -51,6 +52,8 @@ MOST_OUTPUTS: Final = 900
 """Locked outputs of one swap (03 §6.3)."""
 _CHANGE: Final = 40
 """Room for change beside them where a mint takes fewer elements."""
+_ASKED: Final = 400
+"""Outputs of one question whether a mint signed them."""
 _STEP_S: Final = 60.0
 KEPT_S: Final = 90 * 86_400
 """How long after its locktime and its end a lock is kept (03 §8)."""
@@ -263,7 +266,7 @@ class LockService:
             keys = await self._wallet.ready(url)
             rows = await asyncio.to_thread(self._planned, order, key, content, wanted, pieces, keyset)
             self._check_ticket(url, sum(row.face_sats for row, _ in rows), wanted)
-            await self._refuse_signed(url, [outputs[0] for _, outputs in rows])
+            await self._refuse_signed(url, [outputs[0] for _, outputs in rows], pieces, keyset.id)
             await self._check_free(url, [row for row, _ in rows])
             batches += _batches(keys, rows, self._most_outputs(url))
         return tuple(batches)
@@ -322,11 +325,18 @@ class LockService:
             found.append((row, outputs))
         return found
 
-    async def _refuse_signed(self, url: str, outputs: Sequence[Output]) -> None:
-        """What a mint signed once it does not sign again: these terms were locked by a database that is lost,
-        and must be brought back instead."""
-        answer = await self._mints.at(url).restore([each.message for each in outputs])
-        if answer.outputs:
+    async def _refuse_signed(
+        self, url: str, first: Sequence[Output], pieces: Sequence[Piece], keyset_id: str
+    ) -> None:
+        """What a mint signed once it does not sign again, but with another of its keysets it would: these
+        terms were locked by a database that is lost, and must be brought back instead."""
+        named = listed(await self._mints.keysets(url))
+        others = [each for each in named.values() if each.id != keyset_id]
+        outputs = [*first, *await asyncio.to_thread(_first_outputs, pieces, others)]
+        for start in range(0, len(outputs), _ASKED):
+            asked = [each.message for each in outputs[start : start + _ASKED]]
+            if not (await self._mints.at(url).restore(asked)).outputs:
+                continue
             raise Conflict(
                 f"the mint {url} has signed a lock of these terms before; hive-client-wallet action=restore"
                 " with the terms brings it back",
@@ -417,6 +427,7 @@ class LockService:
         await self._db.write(body)
 
     # -- what callers say of locks ---------------------------------------------------------------------
+    # Of a copy of the database some may not be there: it was made before they were funded.
 
     def on_change(self, follower: OnChange) -> None:
         """Tell `follower` of every lock that is new or moved, inside the transaction that does it."""
@@ -424,14 +435,14 @@ class LockService:
 
     def delivered(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """The payee was sent these tokens."""
-        for row in self._rows.get(tx, lock_ids):
+        for row in self._rows.known(tx, lock_ids):
             if row.state is LockState.LOCKED:
                 self._books.move(tx, row, LockEvent.ON_DELIVERED, next_at=self._now() + POLL_LEAST_S)
 
     def released(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """The payee may have the preimage: the money is left to it for a while after the locktime."""
         now = self._now()
-        for row in self._rows.get(tx, lock_ids):
+        for row in self._rows.known(tx, lock_ids):
             if row.released_at is None:
                 until = row.locktime + self._settings().grace_s
                 soon = now + POLL_LEAST_S
@@ -439,13 +450,13 @@ class LockService:
 
     def held(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """Work for these goes on: nothing is taken back under it, as if they were released."""
-        for row in self._rows.get(tx, lock_ids):
+        for row in self._rows.known(tx, lock_ids):
             until = row.locktime + self._settings().grace_s
             self._rows.note(tx, row, refund_hold_until=until)
 
     def unheld(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """The work came to nothing: what was not released goes back at its locktime."""
-        for row in self._rows.get(tx, lock_ids):
+        for row in self._rows.known(tx, lock_ids):
             if row.released_at is None:
                 at = row.locktime + abs(self.swaps.skew(row.mint_url)) + MARGIN_S
                 self._rows.note(tx, row, refund_hold_until=0, next_at=min(row.next_at, at))
@@ -453,7 +464,7 @@ class LockService:
     def tell_again(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """Tell those who follow locks once more where these stand: it may have been told while they could
         not take it."""
-        self._books.tell_again(tx, self._rows.get(tx, lock_ids))
+        self._books.tell_again(tx, self._rows.known(tx, lock_ids))
 
     def take_in(
         self,
@@ -543,6 +554,16 @@ class LockService:
             await self._db.write(body)
         await self.swaps.tick()
         await self.swaps.announce()
+
+
+def _first_outputs(pieces: Sequence[Piece], keysets: Sequence[Keyset]) -> list[Output]:
+    """The first output of every piece in every keyset that can make it."""
+    found = []
+    for piece in pieces:
+        for keyset in keysets:
+            with suppress(ValueError):
+                found.append(piece.outputs(keyset)[0])
+    return found
 
 
 def _order(order: LockOrder, key: str, number: int) -> WalletOrder:

@@ -168,6 +168,30 @@ async def test_a_killed_probe_of_a_mint_that_opens_one_lock_to_nobody_loses_that
     assert lost and max(lost) <= 1 + 6 + 2, lost
 
 
+async def test_what_opens_the_locks_of_a_killed_probe_waits_for_a_mint_that_is_away(
+    mint_url: str, tmp_path: Path
+) -> None:
+    async with wallet(tmp_path, mint_url) as world:
+        countdown = Countdown(20)
+        countdown.watch(world.db, "write")
+        countdown.watch(world.mints.client, "swap", "restore")
+        with pytest.raises(Crash):
+            await probed(world)
+        countdown.left = -1
+        await world.restart()
+
+        async def away(*_: object) -> None:
+            raise MintUnavailable(mint_url, "no turn within 30 seconds", sent=False)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for call in ("swap", "restore", "checkstate"):
+                patch.setattr(world.mints.client, call, away, raising=False)
+            for _ in range(3):
+                await world.sweep()
+        await swept(world)
+        assert await settled(world) == START - FEES
+
+
 @pytest.mark.parametrize("fault", [MintFaultKind.LOSE_BEFORE, MintFaultKind.LOSE_AFTER])
 async def test_an_answer_lost_in_a_probe_costs_only_fees(
     mint_url: str, tmp_path: Path, fault: MintFaultKind

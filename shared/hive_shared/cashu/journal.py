@@ -16,6 +16,9 @@ import msgspec
 from .outputs import Output
 from .wire import Proof
 
+PROBE_KEY: Final = "probe:"
+"""What the keys of a probe's operations begin with."""
+
 
 class ProofStatus(StrEnum):
     """Where a proof of ours is. `PENDING`: an operation under way holds it."""

@@ -17,7 +17,7 @@ from ..crypto import Secret, sha256
 from ..errors import PaymentFailed
 from .curve import ORDER, y_of
 from .derive import EscrowKeys, public_key
-from .journal import Op, OpKind, OpState
+from .journal import PROBE_KEY, Op, OpKind, OpState
 from .keysets import Keyset, fee_sats
 from .mint_caps import Caps
 from .outputs import Output, output, restored
@@ -31,8 +31,6 @@ from .witness import all_digest, build, inputs_digest, sign
 
 __all__ = ["PROBE_KEY", "PROBE_S", "Probe", "Probed", "probe_sats"]
 
-PROBE_KEY: Final = "probe:"
-"""What the keys of a probe's operations begin with in the journal."""
 PROBE_S: Final = 600
 """The longest a probe may take; after it the loop opens what is still locked."""
 _DAY_S: Final = 86_400

@@ -17,7 +17,7 @@ from ..crypto import Secret, schnorr_sign
 from ..errors import HiveError, PaymentFailed
 from ..store import Tx
 from .curve import y_of
-from .journal import INCOMING, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from .journal import INCOMING, PROBE_KEY, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
 from .keysets import Keyset, fee_sats
 from .mint_quote import legacy_quote_digest, quote_digest
 from .outputs import Output, beside, finish, restored
@@ -191,7 +191,7 @@ class Settler:
         try:
             signed = await self._request(op)
         except MintUnavailable as error:
-            if not error.sent and op.attempts == 1 and op.kind not in _KEPT:
+            if not error.sent and op.attempts == 1 and not _waits(op):
                 # It is certain that nothing reached the mint.
                 return await self._fail(op, error.symbol, error.detail)
             return await self._doubt(op, error.detail, error.symbol)
@@ -561,6 +561,12 @@ class Settler:
 
     async def _read(self, op_id: str) -> Op:
         return await self._db.read(lambda tx: self._rows.op(tx, op_id))
+
+
+def _waits(op: Op) -> bool:
+    """Whether an operation that could not be sent is not given up: also what opens a lock of a probe, which
+    has no other way back."""
+    return op.kind in _KEPT or (op.kind is OpKind.RECEIVE and op.idempotency_key.startswith(PROBE_KEY))
 
 
 def _sent(op: Op, now: int) -> Op:

@@ -12,7 +12,7 @@ from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.domain.payment_machine import State
 from cl_hive_comms.services.debts import AGAIN_S, ASK_EVERY_S, ASKED_DAYS, UNPROVEN_S
 from cl_hive_comms.storage.payment_store import PaymentStore
-from hive_shared.errors import HiveError
+from hive_shared.errors import Conflict, HiveError
 from pipeline_world import NODE_ID, NOW, SEALER, slug
 from reward_world import AGENT, Rewarding
 
@@ -276,6 +276,28 @@ async def test_a_payment_whose_end_is_not_known_is_not_repeated(tmp_path: Path) 
     await world.minute()
     row = world.row(response["command_id"])
     assert row is not None and row.state is State.SETTLED and len(world.notices()) == 1
+
+
+async def test_an_invoice_for_what_is_being_paid_already_is_refused_and_pays_nothing(tmp_path: Path) -> None:
+    """Taken, it would be paid beside the one whose end is not known."""
+    world = Rewarding(tmp_path)
+    response = await world.earn()
+    world.node.ends = "pending"
+    await world.minute()
+    row = world.row(response["command_id"])
+    assert row is not None and row.state is State.UNKNOWN
+    for paid in (False, True):
+        if paid:
+            world.node.end("complete")
+            await world.minute()
+        before = world.row(response["command_id"])
+        with pytest.raises(Conflict, match="stale_state"):
+            await world.answer(f"{row.payment_id}:0", f"another-{paid}", created_at=world.now)
+        world.pass_time(AGAIN_S)
+        await world.minute()
+        assert world.row(response["command_id"]) == before and len(world.node.sent) == 1
+    settled = world.row(response["command_id"])
+    assert settled is not None and settled.state is State.SETTLED
 
 
 async def test_an_end_unknown_that_failed_is_owed_again_and_paid(tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ async def test_how_many_mints_a_ticket_needs_counts_the_fees_of_its_payee(
             assert face_sats(part, keyset.input_fee_ppk, keyset.denominations) <= most
     with pytest.raises(BudgetExhausted, match="and the payee's fees"):
         await mints_of.chosen([most], payer.now + 86_400, wanted="https://a.example")
+    with pytest.raises(PaymentFailed, match=r"no_common_method: .*a mint that both sides use"):
+        await mints_of.chosen([10], payer.now + 86_400, takes=["https://c.example"])
 
 
 async def test_disputes_of_either_side_end_by_an_answer_or_by_silence(

@@ -12,7 +12,7 @@ import pytest_asyncio
 from cashu_tickets import STRANGER
 from fleet_world import NODE_ID, START, FleetWorld, told
 from hive_shared.cashu.terms import signed_by
-from hive_shared.cashu.ticket_messages import TicketReject
+from hive_shared.cashu.ticket_messages import Dispute, TicketReject
 from hive_shared.errors import (
     BudgetExhausted,
     ConfirmationRequired,
@@ -190,8 +190,10 @@ async def test_a_batch_is_judged_item_by_item_and_what_was_not_earned_comes_back
         await world.call("complete", ticket_id=id_, item=1, success=True, confirm=True)
     with pytest.raises(NotFound):
         await world.call("complete", ticket_id=id_, item=3, success=True, confirm=True)
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="come with settlements"):
         await world.call("redeem", ticket_id=id_, preimage="ab" * 32)
+    with pytest.raises(NotFound, match=r"come with settlements .*hive-client-escrow action=redeem"):
+        await world.call("redeem", ticket_id="ab" * 16, preimage="ab" * 32)
     with pytest.raises(PaymentFailed) as early:
         await world.call("refund", ticket_id=id_)
     assert early.value.reason == "too_early"
@@ -242,3 +244,35 @@ async def test_a_payee_that_refuses_is_heard_and_a_stranger_is_not(world: FleetW
     assert (await world.status(id_)) == ("failed", ["failed"])
     assert any("rejected" in text for text in world.comms.alerts_told)
     assert not await world.tell_us(TicketReject("ab" * 16, "token_invalid(nonce)", "no", terms_hash))
+
+
+async def test_the_operator_answers_what_an_agent_disputes(world: FleetWorld) -> None:
+    id_ = (await world.create(10, 10))["ticket_id"]
+    await world.carry()
+    for item in (0, 1):
+        await world.call("complete", ticket_id=id_, item=item, success=False, confirm=True)
+        await world.tell_us(Dispute(f"{item:032x}", id_, item, "it was done", []))
+    await world.round()
+    told = [text for text in world.comms.alerts_told if "disputes item" in text]
+    assert len(told) == 2 and f"hive-escrow-dispute ticket_id={id_} item=0" in "".join(told)
+    shown = await world.call("get", ticket_id=id_)
+    assert [(row["item"], row["state"]) for row in shown["disputes"]] == [(0, "open"), (1, "open")]
+    answer = {"ticket_id": id_, "outcome": "pay", "reason": "so it was"}
+    for wrong in ({}, {"outcome": "reject", "payment_id": "p1"}, {"payment_id": "p1", "reason": "a\nb"}):
+        with pytest.raises(InvalidParams):
+            await world.call("dispute", **{**answer, **wrong})
+    with pytest.raises(NotFound):
+        await world.call("dispute", **answer, item=2, payment_id="p1")
+    paid = await world.call("dispute", **answer, payment_id="p1")
+    assert (paid["item"], paid["state"]) == (0, "paid")
+    rejected = await world.call("dispute", ticket_id=id_, item=1, outcome="reject", reason="it was not")
+    assert rejected["state"] == "rejected"
+    with pytest.raises(NotFound, match="not answered"):
+        await world.call("dispute", **answer, payment_id="p1")
+    await world.round()
+    said = [
+        row["message"] for row in world.comms.letters.values() if row["schema"].endswith("/dispute_reply")
+    ]
+    assert [(each["outcome"], each["reason"]) for each in said] == [
+        *(("pay", "so it was"), ("reject", "it was not")),
+    ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 from cl_hive_comms.domain.payment_checks import check_tlvs, method_of
-from cl_hive_comms.domain.payment_choice import FLAT, PER_ACTION, SUBSCRIPTION, Case, choose
+from cl_hive_comms.domain.payment_choice import FLAT, PER_ACTION, SUBSCRIPTION, Case, choose, ways
 from hive_shared.errors import InvalidParams, PaymentFailed
 
 ALL = ("bolt11", "bolt12", "l402", "cashu")
+BOTH = ("bolt11", "bolt12")
+TICKETS = (*ALL, "cashu_escrow")
+SHARED = {"shared_mint": True}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,39 @@ def test_the_first_common_method_that_fits(
     case: Case, preferred: tuple[str, ...], accepted: tuple[str, ...], chosen: str
 ) -> None:
     assert choose(case, preferred, accepted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("case", "preferred", "accepted", "found"),
+    [
+        # Conditional: a ticket, whatever the operator prefers and however small the danger.
+        (Case(PER_ACTION, conditional=True, danger=9, **SHARED), BOTH, TICKETS, ("cashu_escrow",)),
+        (Case(FLAT, conditional=True, **SHARED), (), ("cashu_escrow",), ("cashu_escrow",)),
+        (Case(PER_ACTION, conditional=True), BOTH, TICKETS, ()),
+        (Case(PER_ACTION, conditional=True, **SHARED), ALL, ALL, ()),
+        # A subscription: Bolt 12, then Bolt 11, whichever stands first; then ecash up to danger 2.
+        (Case(SUBSCRIPTION), BOTH, ALL, ("bolt12", "bolt11")),
+        (Case(SUBSCRIPTION), ("bolt11",), ALL, ("bolt11",)),
+        (Case(SUBSCRIPTION), ("l402",), ALL, ()),
+        (Case(SUBSCRIPTION, **SHARED), BOTH, ALL, ("bolt12", "bolt11", "cashu")),
+        # One action: Bolt 11 or L402 in the operator's order, never Bolt 12.
+        (Case(PER_ACTION), ("l402", "bolt12", "bolt11"), ALL, ("l402", "bolt11")),
+        (Case(PER_ACTION), ("bolt12",), ALL, ()),
+        # A flat sum: Bolt 11 alone.
+        (Case(FLAT), ("l402", "bolt12", "bolt11"), ALL, ("bolt11",)),
+        # Ecash that nothing holds back: named by the operator in its place, last where it is not, no mint in
+        # common or danger from 3 on: not at all.
+        (Case(FLAT, danger=2, **SHARED), ("cashu", "bolt11"), ALL, ("cashu", "bolt11")),
+        (Case(FLAT, danger=2, **SHARED), ("bolt11",), ALL, ("bolt11", "cashu")),
+        (Case(FLAT, danger=3, **SHARED), ("cashu", "bolt11"), ALL, ("bolt11",)),
+        (Case(FLAT, danger=2), ("cashu", "bolt11"), ALL, ("bolt11",)),
+        (Case(FLAT, danger=2, **SHARED), ("bolt11",), ("bolt11",), ("bolt11",)),
+    ],
+)
+def test_each_row_of_the_sheets_table_in_the_order_of_fallback(
+    case: Case, preferred: tuple[str, ...], accepted: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    assert ways(case, preferred, accepted) == found
 
 
 @pytest.mark.parametrize(

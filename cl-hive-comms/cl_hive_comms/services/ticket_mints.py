@@ -14,6 +14,8 @@ from hive_shared.cashu.windows import MULTI_MINT_STEP_S
 from hive_shared.errors import PaymentFailed
 from hive_shared.store import Tx
 
+from ..domain.payment_choice import ESCROW, FLAT, Case, choose
+
 NO_MINT: Final = (
     "no mint is named: set hive-comms-escrow-mint to one you trust; without it there is no escrow"
 )
@@ -61,7 +63,8 @@ class TicketMints:
         """Address and permille, as many as a ticket of items of these amounts (sat) needs, of the mints that
         are named, that the payee takes (`takes`, empty: any) and that the caller allows (`among`).
 
-        Raises PaymentFailed (`mint_not_allowed`, `mint_unavailable`), BudgetExhausted (`exposure_limit`).
+        Raises PaymentFailed (`mint_not_allowed`, `no_common_method`, `mint_unavailable`), BudgetExhausted
+        (`exposure_limit`).
         """
         settings, locked = self._settings(), await self._db.read(self._locked_sats)
         if not self._mints.accepted():
@@ -74,6 +77,8 @@ class TicketMints:
             accepted &= set(among)
         if takes:
             accepted &= set(takes)
+        # Whoever told a key for tickets takes them; what is left to have in common is a mint.
+        choose(Case(FLAT, conditional=True, shared_mint=bool(accepted)), (), (ESCROW,))
         found: list[str] = []
         total, fees = sum(amounts), 0
         while True:

@@ -72,6 +72,7 @@ def methods(calls: Calls) -> list[MethodSpec]:
             "Take what a ticket pays this node.",
         ),
         spec("refund", "A", (_TICKET, _TIMEOUT), "Take back what is due of a ticket of ours."),
+        spec("dispute", "A", _answering(), "Answer what an agent disputes; silence rejects after 72 hours."),
         spec("receipt", "R", (_TICKET,), "The receipts of a ticket's items."),
         spec(
             "pricing",
@@ -80,6 +81,16 @@ def methods(calls: Calls) -> list[MethodSpec]:
             "What work of a danger costs, and how long it may take.",
         ),
     ]
+
+
+def _answering() -> tuple[Param, ...]:
+    return (
+        _TICKET,
+        _ITEM,
+        Param("outcome", "str", required=True, choices=("pay", "reject")),
+        Param("reason", "str", required=True, minimum=1, maximum=500),
+        Param("payment_id", "str", maximum=64),
+    )
 
 
 def _creating() -> tuple[Param, ...]:

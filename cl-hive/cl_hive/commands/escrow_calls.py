@@ -9,11 +9,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.curve import is_point
-from hive_shared.cashu.escrow_rows import ItemRow, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_disputes import Answer, EscrowDisputes
+from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, TicketQuery, TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan
 from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.cashu.terms import TicketType, terms_json
 from hive_shared.cashu.ticket_machine import TicketStatus
+from hive_shared.cashu.ticket_messages import Outcome
 from hive_shared.cashu.windows import Standing
 from hive_shared.errors import FeatureDisabled, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
@@ -42,8 +44,8 @@ class _AskedItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EscrowCalls:
     """One method for each call."""
 
-    def __init__(self, service: FleetEscrow) -> None:
-        self._service = service
+    def __init__(self, service: FleetEscrow, disputes: EscrowDisputes) -> None:
+        self._service, self._disputes = service, disputes
 
     async def create(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """hive-escrow-create."""
@@ -115,16 +117,7 @@ class EscrowCalls:
             ],
         }
         if disputes:
-            shown["disputes"] = [
-                {
-                    "dispute_id": row.dispute_id,
-                    "item": row.i,
-                    "claim": row.claim,
-                    "state": row.state.value,
-                    "answer_until": row.due_at,
-                }
-                for row in disputes
-            ]
+            shown["disputes"] = [_dispute(row) for row in disputes]
         return {**shown, "acknowledged_by": ticket.acked_by} if ticket.acked_by else shown
 
     async def secret(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +159,20 @@ class EscrowCalls:
         """hive-escrow-refund."""
         ticket = await self._service.refund(_ticket_id(given), given["timeout"])
         return await self._shown(ticket.ticket_id)
+
+    async def dispute(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """hive-escrow-dispute."""
+        paid, reason = given["payment_id"], given["reason"].strip()
+        if (given["outcome"] == "pay") is not bool(paid):
+            raise InvalidParams(
+                "payment_id names the payment of outcome=pay, and belongs to no other",
+                data={"param": "payment_id"},
+            )
+        if not reason or not reason.isprintable():
+            raise InvalidParams("reason is one line of text", data={"param": "reason"})
+        answer = Answer(Outcome(given["outcome"]), reason, payment_id=paid)
+        row = await self._disputes.answer(_ticket_id(given), given["item"], answer)
+        return {"ticket_id": row.ticket_id, **_dispute(row)}
 
     async def receipt(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """hive-escrow-receipt."""
@@ -305,6 +312,16 @@ def _item(item: ItemRow) -> dict[str, Any]:
         if (value := getattr(item, name)) is not None:
             shown[name] = value
     return {**shown, "owed_sats": item.owed_sats} if item.owed_sats else shown
+
+
+def _dispute(row: DisputeRow) -> dict[str, Any]:
+    return {
+        "dispute_id": row.dispute_id,
+        "item": row.i,
+        "claim": row.claim,
+        "state": row.state.value,
+        "answer_until": row.due_at,
+    }
 
 
 def _receipt(row: FleetReceipt) -> dict[str, Any]:

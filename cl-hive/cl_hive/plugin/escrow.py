@@ -135,7 +135,9 @@ def compose_fleet_escrow(
     engine = _engine(db, rows, wallet, mail, node_id, cln, now)
     wallet.follow(_follower(engine))
     work = EscrowWork(rows, wallet, now)
-    disputes = EscrowDisputes(db, rows, mail, mail, now=now, random_bytes=os.urandom)
+    disputes = EscrowDisputes(
+        *(db, rows, mail, mail), now=now, random_bytes=os.urandom, answered_by="hive-escrow-dispute"
+    )
     inbox = _inbox(db, rows, engine, disputes, wallet, mail, now)
     service = FleetEscrow(
         db,
@@ -156,7 +158,7 @@ def compose_fleet_escrow(
     rounds = FleetRounds(
         db, locks, outbox, engine, disputes, inbox, wallet, mail, service, comms, now=now, log=log
     )
-    return FleetParts(EscrowCalls(service), rounds)
+    return FleetParts(EscrowCalls(service, disputes), rounds)
 
 
 def _engine(

@@ -22,6 +22,7 @@ from hive_shared.errors import (
     Conflict,
     EmergencyStop,
     InvalidParams,
+    NotFound,
     PaymentFailed,
     SiblingUnavailable,
     Unauthorized,
@@ -44,6 +45,12 @@ _HELD: Final = (
     *(PayerItem.RELEASED, PayerItem.REFUNDABLE, PayerItem.REFUNDING, PayerItem.CANCELLED),
 )
 """States in which an item's money may be asked back."""
+
+
+_MEMBERS: Final = (
+    "tickets that pay a member of a fleet come with settlements (docs/protocol/06), which this version does"
+    " not serve; one that pays this node for work is redeemed by hive-client-escrow action=redeem"
+)
 
 
 class FleetAsked(msgspec.Struct, frozen=True):
@@ -342,10 +349,13 @@ class FleetEscrow:
         (`preimage_mismatch`, `not_released`).
         """
         self._need_comms()
-        await self.engine.ticket(ticket_id)
+        try:
+            await self.engine.ticket(ticket_id)
+        except NotFound:
+            raise NotFound(f"there is no ticket {ticket_id[:64]!a} here: {_MEMBERS}") from None
         raise Unauthorized(
             f"ticket {ticket_id} is paid by this node: its payee redeems it; hive-escrow-refund takes"
-            " back what was not earned, after its locktime"
+            f" back what was not earned, after its locktime; {_MEMBERS}"
         )
 
     # -- taking back -----------------------------------------------------------------------------------

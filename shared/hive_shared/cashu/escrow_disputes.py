@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class EscrowDisputes:
-    """Disputes of tickets that we pay, or that pay us."""
+    """Disputes of tickets that we pay, or that pay us. `answered_by` is the operator's call for that."""
 
     def __init__(
         self,
@@ -56,8 +56,10 @@ class EscrowDisputes:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        answered_by: str = "hive-client-escrow action=dispute",
     ) -> None:
         self._db, self._rows, self._mail, self._notices = db, rows, mail, notices
+        self._answered_by = answered_by
         self._now, self._random_bytes = now, random_bytes
 
     # -- said by us ------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class EscrowDisputes:
         self._opened(tx, item, Side.PAYER if ticket.role is Side.PAYEE else Side.PAYEE, message)
         text = (
             f"the {_other(ticket)} disputes item {message.item}: {message.claim[:200]} (answer within 72"
-            f" hours by hive-client-escrow action=dispute ticket_id={ticket.ticket_id} item={message.item}"
+            f" hours by {self._answered_by} ticket_id={ticket.ticket_id} item={message.item}"
             " outcome=…)"
         )
         self._notices.tell(tx, ticket, "disputed", text)

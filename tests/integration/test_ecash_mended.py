@@ -167,8 +167,18 @@ async def test_a_mint_that_wants_too_much_for_paying_is_not_paid_through(payer: 
     put(payer, melt_quote=dear)
     with pytest.raises(PaymentFailed, match="11 sat") as refused:
         await payer.service.withdraw(100, None, None, 30)
-    put(payer, melt_quote=quote)
     assert (refused.value.reason, await payer.sats(), await payer.held()) == ("fee_too_high", before, 0)
+    for asked in (99, 101, 1_000):
+
+        async def other(invoice: str, amount: int = asked) -> Any:
+            return msgspec.structs.replace(await quote(invoice), amount=amount)
+
+        put(payer, melt_quote=other)
+        with pytest.raises(PaymentFailed, match=f"asks {asked} sat for an invoice of 100 sat") as mismatch:
+            await payer.service.withdraw(100, None, None, 30)
+        assert mismatch.value.reason == "invoice_mismatch"
+    put(payer, melt_quote=quote)
+    assert (await payer.sats(), await payer.held()) == (before, 0)
 
 
 async def test_a_mint_that_keeps_the_change_is_told_of(mint_url: str, tmp_path: Path) -> None:

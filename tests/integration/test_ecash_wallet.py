@@ -213,6 +213,13 @@ async def test_acceptance_03_13_twenty_locks_at_once_never_share_a_proof(
     # Once the others' change is back, those that came too early succeed.
     while await world.sats() > MOVED + 5:
         done.append(await locked(world, later))
+    # Ascending as the mint sees them: which of them are change is not to be told by their place.
+    made = [[(each.output.amount, each.use) for each in op.body.outputs] for op in done]
+    assert all(outputs == sorted(outputs, key=lambda each: each[0]) for outputs in made)
+    assert any([use for _, use in outputs] != ["lock"] * len(outputs) for outputs in made)
+    assert any(
+        sorted(uses, reverse=True) != uses for outputs in made if (uses := [use for _, use in outputs])
+    )
     for op in done[:3]:
         await claim(payer, op.body.token, OpKind.REDEEM, LOCK_KEY, preimage(0).hex())
     assert await world.sats() + sum(op.amount_sats + op.fee_sats for op in done) == 1_100

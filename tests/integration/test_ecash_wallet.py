@@ -23,7 +23,7 @@ from hive_shared.cashu.journal import Op, OpKind, OpState
 from hive_shared.cashu.selection import KEEP
 from hive_shared.cashu.terms import decode_terms
 from hive_shared.cashu.ticket import lock_outputs
-from hive_shared.cashu.token import decode_token
+from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wallet import Order, mint_keys
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret
@@ -288,6 +288,13 @@ async def test_a_key_stands_for_one_operation_and_limits_refuse_before_anything_
     with pytest.raises(PaymentFailed) as little:
         await world.service.withdraw(200, None, None, 30)
     assert little.value.reason == "insufficient_ecash"
+    # A token of what this wallet counts already (a copy of its database, say) would be counted twice.
+    coins = await world.db.read(lambda tx: world.store.available(tx, mint_url, 10))
+    ys = [coin.y for group in coins.values() for coin in group]
+    own = [each.proof for each in await world.db.read(lambda tx: world.store.proofs(tx, ys))]
+    with pytest.raises(Conflict, match="in this wallet already"):
+        await world.service.receive(encode_token(Token(mint_url, tuple(own))), 30)
+    assert (await world.sats(), await world.held(), len(await world.ops())) == (200, 0, 1)
     world.stopped = True
     with pytest.raises(EmergencyStop):
         await world.service.send(10, None, None, None, 30)

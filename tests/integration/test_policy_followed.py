@@ -219,7 +219,7 @@ async def test_a_kill_at_any_point_leaves_one_receipt_and_one_alert(
     file = str(node.file) if source == "file" else ""
     died = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", KILLED, point, str(node.path), file),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], *sys.path])},
         stderr=asyncio.subprocess.PIPE,
     )
     _, said = await died.communicate()

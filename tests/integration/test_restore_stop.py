@@ -203,7 +203,7 @@ async def test_a_kill_leaves_all_of_a_restore_or_nothing(tmp_path: Path, point: 
     fresh.db.close()
     died = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", KILLED, point, str(fresh.path), str(tmp_path / "a.backup")),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], *sys.path])},
         stderr=asyncio.subprocess.PIPE,
     )
     _, said = await died.communicate()

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from cashu_mint import PaperMint
 from hive_shared.cashu.derive import public_key
-from hive_shared.cashu.incoming import acceptable
-from hive_shared.cashu.reasons import TokenInvalid
+from hive_shared.cashu.incoming import acceptable, refuse_spent
+from hive_shared.cashu.reasons import MintNonconformant, TokenInvalid
 from hive_shared.cashu.secrets import SigFlag, build_secret, htlc, multisig, p2pk
-from hive_shared.cashu.wire import Dleq, Proof
+from hive_shared.cashu.wire import Dleq, Proof, ProofState, SpendState
 from hive_shared.cashu.witness import inputs_digest, parse, signers
 from hive_shared.crypto import Secret
+from hive_shared.errors import PaymentFailed
 from msgspec.structs import replace
 
 OURS, OTHER = Secret(b"\x21" * 32), Secret(b"\x22" * 32)
@@ -62,3 +66,27 @@ def test_what_we_cannot_spend_alone_is_refused() -> None:
         ("condition", multisig(both, 1, locktime=T, refund=THEIRS, sigflag=SigFlag.SIG_ALL)),
     ):
         refused(check, MINT.proof(8, build_secret(lock, "aa" * 16)))
+
+
+class Told:
+    """A mint that calls its proofs what the test says."""
+
+    def __init__(self, *states: SpendState) -> None:
+        self.states = states
+
+    async def checkstate(self, ys: Sequence[str]) -> list[ProofState]:
+        return [ProofState(y, state) for y, state in zip(ys, self.states, strict=False)]
+
+
+@pytest.mark.parametrize("state", [SpendState.SPENT, SpendState.PENDING])
+async def test_what_is_spent_or_being_spent_is_worth_nothing(state: SpendState) -> None:
+    proofs = [MINT.proof(8, PLAIN), MINT.proof(4, "cd" * 32)]
+    free: Any = Told(SpendState.UNSPENT, SpendState.UNSPENT)
+    await refuse_spent(free, proofs)
+    used: Any = Told(SpendState.UNSPENT, state)
+    with pytest.raises(PaymentFailed, match="1 of the token's 2 proofs") as refused_:
+        await refuse_spent(used, proofs)
+    assert refused_.value.reason == "token_spent"
+    silent: Any = Told(SpendState.UNSPENT)
+    with pytest.raises(MintNonconformant, match="every proof"):
+        await refuse_spent(silent, proofs)

@@ -13,7 +13,9 @@ import msgspec
 from hive_shared.crypto import Sealer
 from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 from hive_shared.invoice_messages import INVOICE_REQUEST
+from hive_shared.public_web import PublicWeb
 from hive_shared.store import Db, Tx
+from hive_shared.web_address import host_of
 from msgspec.structs import asdict, replace
 
 from hive_advisor.config import AdvisorConfig
@@ -28,7 +30,6 @@ from hive_advisor.payments.cln import OwnNodeMoney
 from hive_advisor.payments.ecash import EcashMoney
 from hive_advisor.payments.lnaddress import LnAddressIn
 from hive_advisor.payments.nwc import NwcWallet, Silence
-from hive_advisor.payments.web import PublicWeb
 from hive_advisor.services.earnings import CASHU, EarningService
 from hive_advisor.services.monthly_fees import MonthlyFees
 from hive_advisor.services.ports import ClientRows, CommandRows, OwnNodeCalls, RecordRows
@@ -262,7 +263,7 @@ class Money:
 
     async def trust_host(self, host: str) -> str:
         """A human says that a host may stand behind the Lightning address. Raises InvalidParams."""
-        checked = lnaddress.host_of(lnaddress.checked_url(f"https://{host}/", f"host {host[:80]!a}"))
+        checked = host_of(lnaddress.checked_url(f"https://{host}/", f"host {host[:80]!a}"))
         if checked != host.lower():
             raise InvalidParams(f"{host[:80]!a} is no host name; give it as the refusal named it")
         await self._db.write(lambda tx: self._ways.trust_host(tx, checked, self._now()))

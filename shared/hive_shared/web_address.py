@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
-__all__ = ["is_local", "is_loopback", "normal_address"]
+__all__ = ["host_of", "is_local", "is_loopback", "normal_address", "public_url"]
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443, "http": 80, "https": 443}
 _MAX_LENGTH = 512
+_MAX_URL = 2_048
+_PLACE = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?")
+"""A host is shown in commands that people paste into a shell."""
 # Names that resolve inside a house or a data centre, whatever the public DNS says.
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
@@ -43,6 +47,31 @@ def normal_address(url: str, *, what: str, secure: str, plain: str) -> str:
     shown_host = f"[{host}]" if ":" in host else host
     suffix = "" if port is None or port == _DEFAULT_PORTS[parts.scheme] else f":{port}"
     return f"{parts.scheme}://{shown_host}{suffix}{parts.path.rstrip('/')}"
+
+
+def public_url(url: object, what: str) -> str:
+    """A URL that may be asked: https, or http to an onion host, and no private address. Raises ValueError
+    with a sentence that begins with `what`."""
+    if not isinstance(url, str) or len(url) > _MAX_URL or not url.isascii() or not url.isprintable():
+        raise ValueError(f"{what} has no URL that can be asked")
+    base, _, _ = url.partition("?")
+    try:
+        normal_address(base[:512] if len(base) > 512 else base, what="server", secure="https", plain="http")
+        host = urlsplit(url).hostname or ""
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    if len(base) > 512 or "#" in url or " " in url:
+        raise ValueError(f"{what} has a URL that is too long or not whole")
+    if not _PLACE.fullmatch(host_of(url)):
+        raise ValueError(f"{what} is at a host whose name has characters no host has")
+    if is_local(host) and not host.endswith(".onion"):
+        raise ValueError(f"{what} is on this machine or a private network: {host}")
+    return url
+
+
+def host_of(url: str) -> str:
+    """Host and port of a URL."""
+    return urlsplit(url).netloc.lower()
 
 
 def is_loopback(host: str) -> bool:

@@ -25,6 +25,7 @@ DOMAIN_MAY_USE = (
     "hive_shared.market",
     "hive_shared.nostr",
     "hive_shared.vc",
+    "hive_shared.web_address",
     "msgspec",
 )
 """Value types and pure functions. nostr without its relay engine."""

@@ -17,11 +17,11 @@ from hive_advisor.domain.earning import Earning
 from hive_advisor.domain.nwc import Connection, parse_uri
 from hive_advisor.domain.outgoing import Outgoing, OutState
 from hive_advisor.payments.nwc import NwcWallet, Silence
-from hive_advisor.payments.web import PublicWeb
 from hive_devnet.relay import RelayProcess
 from hive_shared.bolt11 import read_invoice
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import HiveError, TransportUnavailable
+from hive_shared.public_web import PublicWeb
 from kit_world import KitWorld
 from kit_world import run_fee as run
 from nwc_wallet import NwcWalletService, until

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
-from hive_shared.web_address import is_local, normal_address
+from hive_shared.web_address import host_of, public_url
 
 _USER: Final = re.compile(r"[a-z0-9._+-]{1,64}")
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}(:[1-9][0-9]{0,4})?")
-_PLACE: Final = re.compile(r"([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]{2,45}\])(:[1-9][0-9]{0,4})?")
-"""A host is shown in commands that people paste into a shell."""
-_MOST_URL: Final = 2_048
 
 
 class PayRequest(msgspec.Struct, frozen=True):
@@ -38,26 +34,10 @@ def address_url(address: str) -> str:
 def checked_url(url: object, what: str) -> str:
     """A URL that may be asked: https, or http to an onion host, and no private address. Raises
     InvalidParams."""
-    if not isinstance(url, str) or len(url) > _MOST_URL or not url.isascii() or not url.isprintable():
-        raise InvalidParams(f"{what} has no URL that can be asked")
-    base, _, _ = url.partition("?")
     try:
-        normal_address(base[:512] if len(base) > 512 else base, what="server", secure="https", plain="http")
-        host = urlsplit(url).hostname or ""
+        return public_url(url, what)
     except ValueError as error:
-        raise InvalidParams(f"{what}: {error}") from None
-    if len(base) > 512 or "#" in url or " " in url:
-        raise InvalidParams(f"{what} has a URL that is too long or not whole")
-    if not _PLACE.fullmatch(host_of(url)):
-        raise InvalidParams(f"{what} is at a host whose name has characters no host has")
-    if is_local(host) and not host.endswith(".onion"):
-        raise InvalidParams(f"{what} is on this machine or a private network: {host}")
-    return url
-
-
-def host_of(url: str) -> str:
-    """Host and port of a URL."""
-    return urlsplit(url).netloc.lower()
+        raise InvalidParams(str(error)) from None
 
 
 def read_pay_request(document: dict[str, Any]) -> PayRequest:

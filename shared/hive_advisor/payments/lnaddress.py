@@ -7,6 +7,7 @@ from typing import Any
 
 from hive_shared.canonical import decode_object
 from hive_shared.errors import HiveError, PaymentFailed, PolicyDenied
+from hive_shared.web_address import host_of
 
 from hive_advisor.domain import lnaddress
 from hive_advisor.domain.earning import Made, Order, Sight
@@ -20,7 +21,7 @@ class LnAddressIn:
 
     def __init__(self, address: str, web: Web, trusted: Collection[str]) -> None:
         self._url, self._web = lnaddress.address_url(address), web
-        self._hosts = {lnaddress.host_of(self._url), *trusted}
+        self._hosts = {host_of(self._url), *trusted}
 
     async def check(self) -> None:
         """Whether the address answers as one. Raises TransportUnavailable, PaymentFailed, PolicyDenied."""
@@ -45,7 +46,7 @@ class LnAddressIn:
         return Sight(settled, preimage)
 
     def _check_host(self, url: str) -> None:
-        host = lnaddress.host_of(url)
+        host = host_of(url)
         if host not in self._hosts:
             raise PolicyDenied(
                 f"the Lightning address sends us to {host}, another host than its own: if that is right, run"
@@ -60,6 +61,6 @@ class LnAddressIn:
             if error.slug != "invalid_params":
                 raise
             raise PaymentFailed(
-                f"{lnaddress.host_of(url)} answers what is no JSON object: {error.detail}",
+                f"{host_of(url)} answers what is no JSON object: {error.detail}",
                 reason="lnaddress_failed",
             ) from None

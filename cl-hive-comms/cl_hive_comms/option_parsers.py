@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay_url import normalise_relay_url
+from hive_shared.web_address import host_of, public_url
 
 from cl_hive_comms.domain.mail import MailServer, parse_address, parse_mail_server
 
@@ -107,6 +108,21 @@ def https_urls(value: Any) -> tuple[str, ...]:
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and plain_ok)):
             raise ValueError(f"{entry!r} is not an https:// address")
     return found
+
+
+def web_hosts(value: Any) -> tuple[str, ...]:
+    """Public hosts, each once, as `host` or `host:port`."""
+    found = []
+    for entry in words(value):
+        url = f"https://{entry.lower()}"
+        try:
+            fits = host_of(public_url(url, entry[:80])) == entry.lower() and not entry.endswith((".", ":"))
+        except ValueError as error:
+            raise ValueError(f"{error}; a host looks like api.example.com or api.example.com:8443") from None
+        if not fits:
+            raise ValueError(f"{entry[:80]!r} is not a host like api.example.com or api.example.com:8443")
+        found.append(entry.lower())
+    return tuple(dict.fromkeys(found))
 
 
 def mint_urls(value: Any) -> tuple[str, ...]:

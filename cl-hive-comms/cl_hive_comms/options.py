@@ -301,6 +301,14 @@ MONEY = (
     _int("l402-price", 1_000, "Sats per L402 token.", 1, served=True),
     _int("l402-days", 30, "Days an L402 token is valid.", 1, 730, served=True),
     _int("l402-actions", 1_000, "Actions an L402 token is good for.", 1, 1_000_000, served=True),
+    _text(
+        "l402-hosts",
+        "",
+        "Hosts (host or host:port, comma separated) whose web services hive-client-pay method=l402 may ask"
+        " and pay; empty: none.",
+        read.web_hosts,
+        served=True,
+    ),
 )
 
 NOSTR = (

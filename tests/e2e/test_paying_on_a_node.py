@@ -12,7 +12,7 @@ from hive_devnet.world import World, until
 from sibling_caller import Sibling
 
 
-async def _refused(world: World, method: str, **params: Any) -> DevnetRpcError:
+async def _refused(world: World, method: str, /, **params: Any) -> DevnetRpcError:
     try:
         answer = await world.alice.call(method, params)
     except DevnetRpcError as error:
@@ -47,6 +47,12 @@ async def test_acceptance_03_19_invoices_are_checked_paid_once_and_found_after_a
     foreign = "lnbc1" + "q" * 90
     error = await _refused(world, "hive-client-pay", advisor=name, amount_sats=5, target=foreign)
     assert error.code == -32602 and "is for bitcoin, this node is on regtest" in error.message
+    page = {"advisor": name, "amount_sats": 5, "method": "l402", "target": "https://api.example.com/fees"}
+    error = await _refused(world, "hive-client-pay", **page)
+    assert error.code == -32602 and "hive-comms-l402-hosts names none" in error.message
+    await alice.call("setconfig", {"config": "hive-comms-l402-hosts", "val": "api.example.com:8443"})
+    error = await _refused(world, "hive-client-pay", **page)
+    assert error.code == -32602 and "names api.example.com:8443" in error.message
     paid = await alice.call("hive-client-pay", params)
     assert paid["status"] == "settled" and paid["method"] == "bolt11" and "preimage" not in str(paid)
     assert await alice.call("hive-client-pay", params) == paid

@@ -33,7 +33,7 @@ def test_every_option_of_the_registry_is_declared() -> None:
 
 def test_names_are_unique_and_prefixed() -> None:
     names = [spec.name for spec in option_specs()]
-    assert len(names) == len(set(names)) == 108
+    assert len(names) == len(set(names)) == 109
     assert all(name.startswith(PREFIX) for name in names)
 
 

@@ -29,7 +29,7 @@ def _never() -> Any:
     ],
 )
 async def test_a_view_takes_what_belongs_to_it(given: dict[str, Any], told: str) -> None:
-    specs = PaymentCommands(_never, _never, _never, _never, _never).specs()
+    specs = PaymentCommands(_never, _never, _never, _never, _never, _never).specs()
     spec = next(each for each in specs if each.name == "hive-client-payments")
     with pytest.raises(InvalidParams, match=told):
         await spec.handler(parse_params(spec, given))

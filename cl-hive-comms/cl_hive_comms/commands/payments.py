@@ -3,23 +3,36 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 from hive_shared.errors import InvalidParams, NotFound, PaymentFailed
+from hive_shared.public_web import WebAnswer
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
 
 from ..domain.advisor import Advisor
 from ..domain.lightning_invoice import sats_up
-from ..domain.payment import ADVISOR, BOLT11, BOLT12, KEYSEND, METHODS, SIBLING_BUDGETS, Order, Payment
+from ..domain.payment import (
+    ADVISOR,
+    BOLT11,
+    BOLT12,
+    KEYSEND,
+    L402,
+    METHODS,
+    SIBLING_BUDGETS,
+    Order,
+    Payment,
+)
 from ..domain.payment_checks import check_tlvs, method_of
 from ..domain.payment_machine import State
 from ..domain.payment_query import PaymentQuery
 from ..domain.subscription import Subscription
 from ..domain.subscription_machine import State as SubscriptionState
 from ..services.alias_service import AliasService
+from ..services.l402_client import Bought, L402Client
 from ..services.payment_budget import PaymentBudget
 from ..services.payment_history import PaymentHistory
 from ..services.payment_requests import PaymentRequests
@@ -73,10 +86,11 @@ class PaymentCommands:
         history: Callable[[], PaymentHistory],
         budget: Callable[[], PaymentBudget],
         subscriptions: Callable[[], SubscriptionService],
+        access: Callable[[], L402Client],
         aliases: Callable[[], AliasService],
     ) -> None:
         self._payments, self._history, self._budget, self._aliases = payments, history, budget, aliases
-        self._subscriptions = subscriptions
+        self._subscriptions, self._access = subscriptions, access
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -87,14 +101,16 @@ class PaymentCommands:
                 (
                     Param("advisor", "str", required=True),
                     Param("amount_sats", "int", required=True, minimum=1, maximum=MOST_SATS),
-                    Param("method", "str", choices=(BOLT11, BOLT12)),
+                    Param("method", "str", choices=(BOLT11, BOLT12, L402)),
                     Param("target", "str", required=True, maximum=_TARGET),
                     Param("purpose", "str", default="fee", choices=("fee", "subscription", "bonus", "other")),
                     Param("note", "str", default="", maximum=200),
                     Param("idempotency_key", "str", minimum=1, maximum=128),
                 ),
                 self._pay,
-                "Pay an advisor's invoice or offer, inside the limits; the same call again pays once.",
+                "Pay an advisor's invoice or offer, inside the limits; the same call again pays once. With"
+                " method=l402 target is a URL: asked with the access bought before, else bought for at most"
+                " amount_sats, and its answer is shown.",
             ),
             MethodSpec(
                 "hive-client-payments",
@@ -131,6 +147,8 @@ class PaymentCommands:
     async def _pay(self, params: dict[str, Any]) -> dict[str, Any]:
         advisor = self._aliases().resolve(params["advisor"])
         target = params["target"].strip()
+        if params["method"] == L402:
+            return await self._buy(params, advisor, target)
         order = Order(
             key=f"client:{params['idempotency_key'] or self._own_key(target)}",
             budget=ADVISOR,
@@ -145,12 +163,26 @@ class PaymentCommands:
             row = await self._subscriptions().pay(order)
         else:
             row = await self._payments().pay(order)
-        result = {"payment_id": row.payment_id, "status": row.state.value, "method": row.kind, **_money(row)}
-        if row.state is not State.SETTLED:
-            result["note"] = (
-                "its end is not known yet; hive-client-payments action=history shows it, do not pay anew"
+        return _paid(row)
+
+    async def _buy(self, params: dict[str, Any], advisor: Advisor, target: str) -> dict[str, Any]:
+        if params["purpose"] == PURPOSE:
+            raise InvalidParams(
+                "access is not bought by the period: leave purpose=subscription out",
+                data={"param": "purpose"},
             )
-        return result
+        given = params["idempotency_key"]
+        order = Order(
+            key="" if given is None else f"client:{given}",
+            budget=ADVISOR,
+            purpose=params["purpose"],
+            method=L402,
+            target=target,
+            amount_msat=params["amount_sats"] * 1_000,
+            advisor_id=advisor.advisor_id,
+            note=params["note"],
+        )
+        return _bought(await self._access().get(order))
 
     @staticmethod
     def _own_key(target: str) -> str:
@@ -422,6 +454,41 @@ def _money(row: Payment) -> dict[str, Any]:
     if row.payment_hash is not None:
         money["payment_hash"] = row.payment_hash
     return money
+
+
+def _paid(row: Payment) -> dict[str, Any]:
+    shown = {"payment_id": row.payment_id, "status": row.state.value, "method": row.kind, **_money(row)}
+    if row.state is not State.SETTLED:
+        shown["note"] = (
+            "its end is not known yet; hive-client-payments action=history shows it, do not pay anew"
+        )
+    return shown
+
+
+def _bought(bought: Bought) -> dict[str, Any]:
+    """`paid_now` says whether this call paid; without a payment_id nothing ever was."""
+    shown: dict[str, Any] = {"method": L402} if bought.payment is None else _paid(bought.payment)
+    shown["paid_now"] = bought.paid_now
+    if bought.answer is not None:
+        shown["answer"] = _answer(bought.answer)
+    if bought.refused:
+        shown["note"] = (
+            "the access is paid and its server refused it all the same: the next call tries it once more"
+        )
+    return shown
+
+
+def _answer(answer: WebAnswer) -> dict[str, Any]:
+    kinds = [ascii(kind)[1:-1][:200] for kind in answer.values("content-type")]
+    shown = {
+        "status": answer.status,
+        "content_type": kinds[0] if kinds else "",
+        "bytes": len(answer.body),
+    }
+    try:
+        return {**shown, "encoding": "text", "body": answer.body.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {**shown, "encoding": "base64", "body": base64.b64encode(answer.body).decode()}
 
 
 def _for_sibling(row: Payment) -> dict[str, Any]:

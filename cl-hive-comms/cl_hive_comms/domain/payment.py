@@ -19,6 +19,7 @@ from .recurrence import Window
 BOLT11: Final = "bolt11"
 BOLT12: Final = "bolt12"
 KEYSEND: Final = "keysend"
+L402: Final = "l402"
 CASHU: Final = "cashu"
 METHODS: Final = (BOLT11, BOLT12, KEYSEND)
 """Ways to pay over Lightning."""
@@ -115,7 +116,8 @@ class Series(msgspec.Struct, frozen=True):
 
 class Order(msgspec.Struct, frozen=True):
     """What somebody wants paid. `key` is the caller's idempotency key, `payee` (node id) whom the money must
-    reach if that is agreed, `tlvs` are records of a keysend (type -> hex)."""
+    reach if that is agreed, `tlvs` are records of a keysend (type -> hex). Of access (L402) `target` is the
+    URL, `amount_msat` the most that it may cost, `invoice` what its server asks for, over `payment_hash`."""
 
     key: str
     budget: str
@@ -131,6 +133,8 @@ class Order(msgspec.Struct, frozen=True):
     contract_id: str | None = None
     tlvs: Mapping[str, str] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     period: Period | None = None
+    invoice: str | None = None
+    payment_hash: str | None = None
 
     def content_hash(self) -> str:
         """What must be the same when the key is (§7.3); a note is not part of it."""

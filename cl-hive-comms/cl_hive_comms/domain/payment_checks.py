@@ -9,8 +9,8 @@ from typing import Final
 
 from hive_shared.errors import HiveError, InvalidParams, PaymentFailed
 
-from .lightning_invoice import Asked
-from .payment import BOLT11, BOLT12
+from .lightning_invoice import Asked, sats_up
+from .payment import BOLT11, BOLT12, L402, Order
 
 LEAST_LEFT_S: Final = 60
 """An invoice must be valid for so long yet when the node is told to pay it."""
@@ -52,6 +52,24 @@ def of_target(error: HiveError) -> HiveError:
     """A refusal of the invoice's text, told of the parameter it came in."""
     text = error.detail.replace("bolt11 is no", "target is no", 1)
     return InvalidParams(text, data={"param": "target", "expected": error.data.get("expected")})
+
+
+def due_msat(order: Order, asked: Asked) -> int:
+    """What is paid: the agreed amount; for access what its invoice asks for, up to that. Raises PaymentFailed
+    for access that costs more, names no price, or is bound to another payment than its invoice's."""
+    if order.method != L402:
+        return order.amount_msat
+    if asked.payment_hash != order.payment_hash:
+        raise failed("the macaroon is bound to another payment than the invoice's", "payment_invalid")
+    if asked.amount_msat is None:
+        raise failed("the invoice for the access names no amount", "invoice_mismatch")
+    if asked.amount_msat > order.amount_msat:
+        raise failed(
+            f"the access costs {sats_up(asked.amount_msat)} sat, amount_sats allows"
+            f" {order.amount_msat // 1_000}",
+            "invoice_mismatch",
+        )
+    return asked.amount_msat
 
 
 def check_asked(asked: Asked, amount_msat: int, own_id: str, payee: str | None, now: int) -> None:

@@ -24,7 +24,7 @@ from cl_hive_comms.plugin.locks import (
 )
 from cl_hive_comms.plugin.parts import Parts
 from cl_hive_comms.plugin.payee import compose_received
-from cl_hive_comms.plugin.payments import compose_limits, compose_payments
+from cl_hive_comms.plugin.payments import compose_limits, compose_payments, public_web
 from cl_hive_comms.plugin.pipeline import pipeline_parts, unix_now
 from cl_hive_comms.plugin.rest import compose_rest
 from cl_hive_comms.plugin.setup import compose_setup
@@ -233,6 +233,7 @@ class CommandParts(Parts):
             config=lambda: self.config,
             credentials=self.credentials,
             aliases=self.aliases,
+            web=public_web(self.info),
             limits=limits,
             pipeline=self.pipeline,
             letters=self.signed_messages,

@@ -8,7 +8,9 @@ import msgspec
 from hive_shared.cln import ClnClient
 from hive_shared.crypto import Secret
 from hive_shared.invoice_messages import Invoice, read_body
+from hive_shared.public_web import PublicWeb
 from hive_shared.runtime import MethodSpec
+from hive_shared.runtime_spec import InitInfo
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
@@ -31,6 +33,7 @@ from cl_hive_comms.services.debts import Debts
 from cl_hive_comms.services.decoded_invoice import decoded
 from cl_hive_comms.services.executors.sent_parts import SentParts
 from cl_hive_comms.services.kill_switch import KillSwitch
+from cl_hive_comms.services.l402_client import L402Client
 from cl_hive_comms.services.messenger_signed import SignedMessages
 from cl_hive_comms.services.payment_budget import PaymentBudget
 from cl_hive_comms.services.payment_history import PaymentHistory
@@ -41,6 +44,7 @@ from cl_hive_comms.services.period_invoices import KEY as PERIOD_KEY
 from cl_hive_comms.services.ports_commands import Fault
 from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.subscription_service import SubscriptionService
+from cl_hive_comms.storage.access_store import BoughtTokenStore
 from cl_hive_comms.storage.advisor_store import AdvisorStore
 from cl_hive_comms.storage.at_rest import AtRest
 from cl_hive_comms.storage.lock_store import LockStore
@@ -59,6 +63,7 @@ class Payments(msgspec.Struct, frozen=True):
     requests: PaymentRequests
     debts: Debts
     subscriptions: SubscriptionService
+    access: L402Client
 
     async def take_invoice(self, message: Draft, sender: str) -> None:
         """An agent's answer to a request of this node: of a period, or of a command. Raises as they do."""
@@ -111,6 +116,13 @@ def compose_limits(
     )
 
 
+def public_web(info: InitInfo) -> PublicWeb:
+    """Servers on the public network, by the node's proxy where it says so."""
+    return PublicWeb(
+        info.proxy, only_onion=not info.always_use_proxy, where_proxy="proxy in the node's configuration"
+    )
+
+
 def compose_payments(
     *,
     db: Db,
@@ -121,6 +133,7 @@ def compose_payments(
     config: Callable[[], Config],
     credentials: CredentialService,
     aliases: AliasService,
+    web: PublicWeb,
     limits: PaymentLimits,
     pipeline: Pipeline,
     letters: SignedMessages,
@@ -131,10 +144,8 @@ def compose_payments(
 ) -> Payments:
     """All of them over the same tables; commands hear of what is being paid."""
     rows, executors, fault = PaymentStore(at_rest.sealer), pipeline.executors, fault_point(network)
-    lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), executors.offers, network)
-    offers = Bolt12(cln, lightning.read, executors.offers)
-    name_of = partial(_name_of, credentials, aliases)
-    methods = partial(_methods, config)
+    node = (lightning, offers) = _node(cln, executors.offers, network)
+    name_of, methods = partial(_name_of, credentials, aliases), partial(_methods, config)
     service = PaymentService(
         db=db,
         rows=rows,
@@ -166,11 +177,26 @@ def compose_payments(
         log=log,
     )
     pipeline.rewards.on_owed, service.on_debt_paid = debts.kick, debts.told
-    node, mail, around = (lightning, offers), (letters, push), (kill_switch, alerts, log)
+    mail, around = (letters, push), (kill_switch, alerts, log)
     of_payments = (db, rows, service, node, methods)
     subscriptions = compose_subscriptions(*of_payments, credentials, name_of, mail, around)
     budget = _budget(db, cln, limits, credentials)
-    return Payments(service, limits, history, budget, requests, debts, subscriptions)
+    access = _access(db, at_rest, service, web, config)
+    return Payments(service, limits, history, budget, requests, debts, subscriptions, access)
+
+
+def _node(cln: ClnClient, offers: Callable[[str], bool], network: str) -> tuple[Bolt11, Bolt12]:
+    lightning = Bolt11(cln, SentParts(cln), partial(decoded, cln), offers, network)
+    return lightning, Bolt12(cln, lightning.read, offers)
+
+
+def _access(
+    db: Db, at_rest: AtRest, payments: PaymentService, web: PublicWeb, config: Callable[[], Config]
+) -> L402Client:
+    def hosts() -> tuple[str, ...]:
+        return tuple(config().get("l402-hosts"))
+
+    return L402Client(db, BoughtTokenStore(at_rest.sealer), payments, web, hosts=hosts, now=unix_now)
 
 
 def _requests(
@@ -227,6 +253,7 @@ def payment_methods(
             lambda: payments().history,
             lambda: payments().budget,
             lambda: payments().subscriptions,
+            lambda: payments().access,
             aliases,
         ).specs(),
         *SiblingPaymentCommands(lambda: payments().pay, lambda: payments().requests, aliases).specs(),

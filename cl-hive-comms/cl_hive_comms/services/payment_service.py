@@ -34,6 +34,7 @@ from ..domain.payment import (
     BOLT12,
     CASHU,
     KEYSEND,
+    L402,
     LIQUIDITY,
     OUT,
     SETTLE_S,
@@ -44,7 +45,7 @@ from ..domain.payment import (
     fee_limit_msat,
     id_of,
 )
-from ..domain.payment_checks import WHY, check_asked, failed, of_target
+from ..domain.payment_checks import WHY, check_asked, due_msat, failed, of_target
 from ..domain.payment_machine import OPEN, Event, State
 from ..domain.payment_series import fetched, series_of
 from .payment_limits import PaymentLimits
@@ -93,8 +94,11 @@ class PaymentService:
 
     # -- paying ----------------------------------------------------------------------------------------
 
-    async def pay(self, order: Order) -> Payment:
-        """Pay what is ordered, or answer what became of the same order before.
+    async def pay(
+        self, order: Order, beside: Callable[[Tx, Payment], None] = lambda _tx, _row: None
+    ) -> Payment:
+        """Pay what is ordered, or answer what became of the same order before. `beside` writes what has to be
+        on disk with the row of a payment that begins.
 
         Returns a payment that is settled, or one whose end is not known yet (`sending`, `unknown`). Raises
         PaymentFailed when nothing was paid, Conflict for a key that stands for something else or an invoice
@@ -111,7 +115,7 @@ class PaymentService:
             )
         await self._resolve_first()
         row = await self._planned(order)
-        other = await self._reserve(row)
+        other = await self._reserve(row, beside)
         if other is not None:
             return self._stored(other, order)
         try:
@@ -171,29 +175,50 @@ class PaymentService:
             if order.method == KEYSEND:
                 if order.target == own:
                     raise failed("the payee is this node itself", "invoice_mismatch")
-                return self._row(order, Target(order.target, payee=order.target, **_notes(order)), None, None)
+                return self._row(
+                    order,
+                    Target(order.target, payee=order.target, **_notes(order)),
+                    None,
+                    None,
+                    order.amount_msat,
+                )
             try:
-                asked = await self._lightning.read(order.target)
+                asked = await self._lightning.read(order.invoice or order.target)
             except InvalidParams as error:
+                if order.method == L402:
+                    what = "the invoice for the access is no BOLT 11 invoice that this node can read"
+                    raise failed(what, "payment_invalid") from None
                 raise of_target(error) from None
         except ClnError as error:
             raise _unreachable(error) from None
-        if (kind := _KIND[asked.kind]) != order.method:
+        kind = _KIND[asked.kind]
+        if order.method == L402 and kind != BOLT11:
+            raise failed(f"the access is sold for a {asked.kind}, not a BOLT 11 invoice", "payment_invalid")
+        if order.method not in (kind, L402):
             raise InvalidParams(
                 f"target is a {asked.kind}, method is {order.method}; give method={kind} or leave it out"
             )
-        check_asked(asked, order.amount_msat, own, order.payee, self._now())
+        amount_msat = due_msat(order, asked)
+        check_asked(asked, amount_msat, own, order.payee, self._now())
         series = series_of(order, asked)
         if asked.kind == "bolt12 offer" and (lacking := self._offers.lacking()):
             raise Unsupported(lacking)
         invoice = None if asked.kind == "bolt12 offer" else asked.text
         ours = asked.amount_msat is None
-        target = Target(asked.text, invoice, asked.payee, ours, **_notes(order), series=series)
-        return self._row(order, target, asked.payment_hash, asked.expires_at)
+        text = order.target if order.method == L402 else asked.text
+        target = Target(text, invoice, asked.payee, ours, **_notes(order), series=series)
+        return self._row(order, target, asked.payment_hash, asked.expires_at, amount_msat)
 
-    def _row(self, order: Order, target: Target, payment_hash: str | None, expires_at: int | None) -> Payment:
+    def _row(
+        self,
+        order: Order,
+        target: Target,
+        payment_hash: str | None,
+        expires_at: int | None,
+        amount_msat: int,
+    ) -> Payment:
         payment_id, now = id_of(order.key), self._now()
-        fee = fee_limit_msat(order.amount_msat, self._limits.limits().max_fee_ppm, order.max_fee_msat)
+        fee = fee_limit_msat(amount_msat, self._limits.limits().max_fee_ppm, order.max_fee_msat)
         row = Payment(
             payment_id=payment_id,
             key=order.key,
@@ -203,7 +228,7 @@ class PaymentService:
             kind=order.method,
             purpose=order.purpose,
             direction=OUT,
-            amount_msat=order.amount_msat,
+            amount_msat=amount_msat,
             max_fee_msat=fee,
             state=State.RESERVED,
             target=target,
@@ -217,7 +242,7 @@ class PaymentService:
         )
         return replace(row, counted_sats=row.reserve_sats)
 
-    async def _reserve(self, row: Payment) -> Payment | None:
+    async def _reserve(self, row: Payment, beside: Callable[[Tx, Payment], None]) -> Payment | None:
         """None when the payment is ours to send now, else the one that its key stands for already."""
         if row.payment_hash is not None and (command := await self._paying(row.payment_hash)) is not None:
             raise Conflict(
@@ -234,6 +259,7 @@ class PaymentService:
             self._check_free(tx, row)
             self._limits.take(tx, row)
             self._rows.insert(tx, row)
+            beside(tx, row)
             # Before the commit, so that no look at open rows comes in between.
             self._live.add(row.payment_id)
             nonlocal begun

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from hive_shared.public_web import WebAnswer
 from hive_shared.store import Tx
 
+from ..domain.bought_access import BoughtToken
 from ..domain.lightning_invoice import Asked
 from ..domain.payment import Found, Payment
 from ..domain.payment_limits import Bound
@@ -104,3 +106,20 @@ class SubscriptionRows(Protocol):
         self, tx: Tx, before: Subscription, event: SubscriptionEvent, now: int, **changes: Any
     ) -> Subscription: ...
     def note(self, tx: Tx, before: Subscription, now: int, **changes: Any) -> Subscription: ...
+
+
+class BoughtTokens(Protocol):
+    """Tokens of access that was bought (storage.access_store.BoughtTokenStore)."""
+
+    def add(self, tx: Tx, token: BoughtToken) -> None: ...
+    def of(self, tx: Tx, advisor_id: str, place: str) -> tuple[BoughtToken, ...]: ...
+    def note(self, tx: Tx, token_id: str, status: str) -> None: ...
+    def forget(self, tx: Tx, token_id: str) -> None: ...
+
+
+class Web(Protocol):
+    """Public servers (hive_shared.public_web.PublicWeb)."""
+
+    async def ask(self, url: str, headers: Mapping[str, str]) -> WebAnswer:
+        """What a GET is answered with. Raises TransportUnavailable."""
+        ...

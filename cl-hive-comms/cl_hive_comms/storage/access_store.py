@@ -6,14 +6,20 @@ import json
 import sqlite3
 from typing import Final
 
+from hive_shared.crypto import Sealer, Secret
+from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 
 from ..domain.access_fee import HELD, OPEN, PAID, REDEEMED, RETURNED, AccessToken, Fee, fee_from
+from ..domain.bought_access import BoughtToken
 
 _COLUMNS: Final = (
     "token_id, service, agent_key, credential_id, payment_hash, caveats_json, price_sats, max_uses, uses,"
     " expires_at, status"
 )
+
+
+_TABLE: Final = "comms_l402_tokens"
 
 
 class AccessStore:
@@ -72,7 +78,7 @@ class AccessStore:
         """How many invoices of an agent can still be paid."""
         row = tx.execute(
             "SELECT COUNT(*) AS n FROM comms_l402_tokens WHERE agent_key = ? AND status = 'open'"
-            " AND expires_at > ?",
+            " AND expires_at > ? AND role = 'server'",
             (agent_key, now),
         ).fetchone()
         return int(row["n"])
@@ -155,6 +161,80 @@ class AccessStore:
                 (command_id,),
             )
         return bool(moved)
+
+
+class BoughtTokenStore:
+    """Tokens that this node bought from others, macaroons sealed. What pays for one, its preimage, is kept by
+    its payment, found by the hash: so no moment lies between the two."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def add(self, tx: Tx, token: BoughtToken) -> None:
+        """A token whose payment is about to begin; one whose payment of the same hash failed gives way.
+        Raises Conflict for the hash of an invoice that this node sold access by."""
+        tx.execute(
+            "DELETE FROM comms_l402_tokens WHERE payment_hash = ? AND role = 'client'", (token.payment_hash,)
+        )
+        sealed = f"{token.scheme} ".encode() + token.macaroon.reveal()
+        done = tx.execute(
+            "INSERT OR IGNORE INTO comms_l402_tokens (token_id, role, service, agent_key, credential_id,"
+            " payment_hash, caveats_json, macaroon_enc, price_sats, max_uses, uses, expires_at, status)"
+            " VALUES (?, 'client', ?, ?, '', ?, ?, ?, ?, 1, 0, ?, ?)",
+            (
+                token.token_id,
+                token.place,
+                token.advisor_id,
+                token.payment_hash,
+                json.dumps(list(token.caveats)),
+                self._sealer.seal(_TABLE, token.token_id, "macaroon_enc", sealed),
+                token.price_sats,
+                token.expires_at,
+                token.status,
+            ),
+        )
+        if done.rowcount != 1:
+            raise Conflict(
+                "the invoice for the access has the hash of one by which this node sold access; nothing was"
+                " paid"
+            )
+
+    def of(self, tx: Tx, advisor_id: str, place: str) -> tuple[BoughtToken, ...]:
+        """Tokens of an advisor that are good at a place or may become so, those that end first in front."""
+        rows = tx.execute(
+            "SELECT * FROM comms_l402_tokens WHERE agent_key = ? AND status IN ('open', 'paid')"
+            " AND service = ? AND role = 'client' ORDER BY expires_at, token_id",
+            (advisor_id, place),
+        )
+        return tuple(map(self._bought, rows))
+
+    def note(self, tx: Tx, token_id: str, status: str) -> None:
+        """Its payment came through, or its server refused it."""
+        tx.execute(
+            "UPDATE comms_l402_tokens SET status = ? WHERE token_id = ? AND role = 'client'",
+            (status, token_id),
+        )
+
+    def forget(self, tx: Tx, token_id: str) -> None:
+        """One whose payment failed."""
+        tx.execute("DELETE FROM comms_l402_tokens WHERE token_id = ? AND role = 'client'", (token_id,))
+
+    def _bought(self, row: sqlite3.Row) -> BoughtToken:
+        token_id = str(row["token_id"])
+        sealed = self._sealer.open(_TABLE, token_id, "macaroon_enc", row["macaroon_enc"])
+        scheme, _, macaroon = sealed.partition(b" ")
+        return BoughtToken(
+            token_id=token_id,
+            place=str(row["service"]),
+            advisor_id=str(row["agent_key"]),
+            payment_hash=str(row["payment_hash"]),
+            caveats=tuple(json.loads(row["caveats_json"])),
+            scheme=scheme.decode(),
+            macaroon=Secret(macaroon),
+            price_sats=int(row["price_sats"]),
+            expires_at=int(row["expires_at"]),
+            status=str(row["status"]),
+        )
 
 
 def _token(row: sqlite3.Row | None) -> AccessToken | None:

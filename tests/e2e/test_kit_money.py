@@ -53,6 +53,7 @@ async def test_the_kit_is_paid_and_pays_through_its_own_node(world: World) -> No
     earning = await until(paid, "the pay of the command", 60)
     assert earning["command_id"] == done["command_id"] and earning["payment_hash"] == invoice["payment_hash"]
     await pays(world)
+    await is_paid_by_the_month(world)
 
 
 async def pays(world: World) -> None:
@@ -89,6 +90,40 @@ async def pays(world: World) -> None:
     assert [row["payment_hash"] for row in sent] == [payment["payment_hash"]]
     assert (await shell.run(*write))["state"] == "done"
     assert [row["kind"] for row in (await shell.run(*buyer, "pay", "list"))["items"]] == ["fee", "payment"]
+
+
+async def is_paid_by_the_month(world: World) -> None:
+    """A third profile, hired by a contract with a monthly fee: nobody types anything to have it paid."""
+    shell, keeper = world.advisor, ("--profile", "keeper")
+    identity = await shell.run(*keeper, "identity", "create")
+    await shell.run(*keeper, "node", "add", "mine", "--socket", str(world.bob.net_dir / "lightning-rpc"))
+    (config_dir(shell).parent / "keeper" / "config.toml").write_text(PAY_CONFIG)
+    pricing = {"model": "subscription", "baseMonthlySats": 300, "acceptedMethods": ["cashu", "bolt11"]}
+    scope = {"capabilities": ["fee-optimization"], "schemas": ["hive:monitor/*"]}
+    proposed = await world.alice.call(
+        "hive-marketplace-propose",
+        {"advisor": identity["npub"], "scope": scope, "tier": "monitor", "pricing": pricing},
+    )
+    contract_id = proposed["contract_id"]
+
+    async def heard() -> bool:
+        await shell.run(*keeper, "run", "--once")
+        return bool((await shell.run(*keeper, "inbox", "list"))["items"])
+
+    await until(heard, "the proposal", 60)
+    await shell.run(*keeper, "--yes", "thread", "accept", contract_id, "--sign")
+
+    async def month_paid() -> dict[str, Any] | None:
+        await shell.run(*keeper, "run", "--once")
+        rows = (await shell.run(*keeper, "pay", "list", "--kind", "earning"))["items"]
+        return next((row for row in rows if row["state"] == "paid"), None)
+
+    earning = await until(month_paid, "the first month", 60)
+    assert (earning["purpose"], earning["contract_id"], earning["amount_sats"]) == (
+        *("period", contract_id, 300),
+    )
+    (row,) = (await world.alice.call("hive-client-payments", {"action": "subscriptions"}))["items"]
+    assert (row["state"], row["periods_paid"], row["amount_sats"]) == ("active", 1, 300)
 
 
 async def failed(world: World, *arguments: str) -> tuple[int, str]:

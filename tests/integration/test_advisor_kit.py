@@ -16,6 +16,7 @@ from hive_advisor.advisor import Advisor
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.identity import create_identity
 from hive_advisor.paths import ProfilePaths
+from hive_advisor.services.asking import AskService
 from hive_devnet.relay import RelayProcess
 from hive_shared import envelope
 from hive_shared.crypto import Secret, cln_sign_message
@@ -106,6 +107,28 @@ async def test_an_offer_is_checked_accepted_and_acknowledged(opener: Opener, nod
         assert client.alias.startswith("node-")
         params = node.commands[0].params
         assert isinstance(params, dict) and params["accepted"] is True
+
+
+async def test_an_acknowledgement_that_was_never_said_is_said_by_the_next_round(
+    opener: Opener, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ended between taking the credential and saying so."""
+
+    async def ended(*_: Any, **__: Any) -> str:
+        return "not sent yet"
+
+    with monkeypatch.context() as dying:
+        dying.setattr(AskService, "acknowledge", ended)
+        async with opener() as kit:
+            key = kit.pubkey
+            await node.send(key, node.offer(key, credential=node.credential(key, "fees")))
+            await until(lambda: kit.clients.with_node_key(node.key))
+    async with opener() as kit:
+        await kit.pump()
+        await node.heard(1)
+        await kit.pump()
+        await kit.pump()
+    assert [command.action for command in node.commands].count("credential_ack") == 1
 
 
 async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, node: ScriptedNode) -> None:

@@ -4,6 +4,7 @@ docs/protocol/02-fleet-management.md §2.5 "Authority": the node's table decides
 credential. Reads come from memory, because they stand before every database access of the pipeline.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from hive_shared.errors import Conflict
@@ -24,6 +25,7 @@ class CredentialService:
         self._keys: frozenset[str] = frozenset()
         self._also_known: Callable[[], Iterable[str]] = tuple
         self._listeners: list[Callable[[], None]] = []
+        self._loading = asyncio.Lock()
 
     async def load(self) -> None:
         """Reads both tables; call once at start and after every change."""
@@ -31,10 +33,12 @@ class CredentialService:
         def body(tx: Tx) -> tuple[list[Advisor], list[CredentialRow]]:
             return self._store.advisors(tx), self._store.credentials(tx)
 
-        advisors, rows = await self._db.read(body)
-        self._advisors = {advisor.advisor_id: advisor for advisor in advisors}
-        self._rows = {row.credential_id: row for row in rows}
-        self._keys = frozenset(row.agent_key for row in rows)
+        # One after the other: of two at once the one that read first must not be the one that is kept.
+        async with self._loading:
+            advisors, rows = await self._db.read(body)
+            self._advisors = {advisor.advisor_id: advisor for advisor in advisors}
+            self._rows = {row.credential_id: row for row in rows}
+            self._keys = frozenset(row.agent_key for row in rows)
         for listener in self._listeners:
             listener()
 

@@ -119,6 +119,7 @@ class MarketMail:
             await self._db.write(lambda tx: self._keep(tx, message, body, sender))
         except Capacity as full:
             raise TryAgain(full.detail) from full
+        self.kick()
         self.committed()
 
     async def release(self) -> None:
@@ -130,6 +131,7 @@ class MarketMail:
             except Capacity as full:
                 # One conversation that is full holds up no other.
                 self._log("warning", "market_message_waits", thread=thread_id, why=full.detail[:200])
+            self.kick()
             self.committed()
 
     # -- inside --------------------------------------------------------------------------------------

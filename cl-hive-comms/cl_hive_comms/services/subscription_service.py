@@ -166,7 +166,7 @@ class SubscriptionService:
             for row in await self._db.read(self._rows.live):
                 if await self._invoices.over(row):
                     await self._ended(row, "its contract has ended")
-                elif not self._hired(row.advisor_id):
+                elif row.contract_id is None and not self._hired(row.advisor_id):
                     await self._ended(row, "its advisor has no credential any more")
             for row in await self._db.read(lambda tx: self._rows.due(tx, self._now())):
                 if self._kill_switch.engaged():
@@ -185,9 +185,9 @@ class SubscriptionService:
             self._again = False
             try:
                 await self.tick()
-            except StoreError:
+            except (HiveError, StoreError, ClnError) as error:
                 # The loop of every hour tries again.
-                self._log("error", "subscriptions_not_paid")
+                self._log("error", "subscriptions_not_paid", why=str(error)[:200])
 
     async def drain(self) -> None:
         """Wait for what `kick` began."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from hive_shared import credential as credentials
 from hive_shared import envelope
@@ -30,6 +30,11 @@ from hive_advisor.services.plans import PlanService
 from hive_advisor.services.ports import ClientRows
 from hive_advisor.services.retries import RetryService
 
+_ACK: Final = "credential_ack"
+_ACK_AGAIN_S: Final = 600
+_UNHEARD: Final = (CommandState.EXPIRED, CommandState.LOST, CommandState.INDETERMINATE)
+_ON_ITS_WAY: Final = (CommandState.READY, CommandState.SENT, CommandState.PENDING)
+
 
 class AskService:
     """Sends, waits, and repeats the same bytes; `say` gets what a human should know meanwhile."""
@@ -51,6 +56,7 @@ class AskService:
         self._db, self._rows, self._clients, self._commands = db, rows, clients, commands
         self._plans, self._retries = plans, retries
         self._answers, self._keyring, self._now, self._say = answers, keyring, now, say
+        self._said: set[str] = set()
 
     async def quote(self, plan: Plan, wait_s: int) -> dict[str, Any]:
         """What the node says to a plan, without doing it: danger with what it knows, workflow, and whether
@@ -182,12 +188,28 @@ class AskService:
             "doc_hash": credentials.doc_hash(parsed),
             "accepted": accepted,
         }
-        plan = self._plans.plan(client, credential, CONTROL, "credential_ack", params)
+        plan = self._plans.plan(client, credential, CONTROL, _ACK, params)
         try:
             done = await self.execute(plan, wait_s=wait_s, again=True, origin=KIT)
         except TransportUnavailable:
             return "not sent yet"
         return str(done.state)
+
+    async def acknowledge_unsaid(self, client: Client) -> None:
+        """Tell the node of credentials in use what it has not heard: the process ended before it was said, or
+        nobody answered."""
+        for credential in await self._clients.credentials(client):
+            if credential.state != "active" or credential.credential_id in self._said:
+                continue
+            said = await self._commands.newest_under(credential, _ACK)
+            if said is not None and said.state in _UNHEARD:
+                if self._now() < said.created + _ACK_AGAIN_S:
+                    continue
+            elif said is not None:
+                if said.state not in _ON_ITS_WAY:
+                    self._said.add(credential.credential_id)
+                continue
+            await self.acknowledge(client, credential, accepted=True, wait_s=0)
 
     async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None:
         """Ask the node what it serves; also measures its clock. None without an answer."""

@@ -20,7 +20,7 @@ from hive_advisor.domain import pace
 from hive_advisor.domain.answer import Answer, number_of
 from hive_advisor.domain.command_machine import FINAL, CommandEvent, CommandState, next_state
 from hive_advisor.domain.keyring import Keyring
-from hive_advisor.domain.rows import Client, StoredCommand
+from hive_advisor.domain.rows import Client, StoredCommand, StoredCredential
 from hive_advisor.services.delivery import DeliveryService
 from hive_advisor.services.guard import GuardService
 from hive_advisor.services.ports import ClientRows, CommandRows, RecordRows
@@ -289,6 +289,10 @@ class CommandService:
     async def listed(self, client: Client | None, state: str | None, limit: int) -> list[StoredCommand]:
         client_id = client.client_id if client else None
         return await self._db.read(lambda tx: self._commands.listed(tx, client_id, state, limit))
+
+    async def newest_under(self, credential: StoredCredential, action: str) -> StoredCommand | None:
+        """The newest command of this name under a credential."""
+        return await self._db.read(lambda tx: self._commands.newest_under(tx, credential, action))
 
     async def open(self) -> list[StoredCommand]:
         return await self._db.read(self._commands.open)

@@ -41,6 +41,7 @@ class Ask(Protocol):
 
     @property
     def control(self) -> Control: ...
+    async def acknowledge_unsaid(self, client: Client) -> None: ...
     async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None: ...
     async def ask_status(self, command: StoredCommand, wait_s: int) -> dict[str, Any]: ...
     async def send_again(self, command: StoredCommand, client: Client) -> None: ...
@@ -160,6 +161,8 @@ class RoundService:
         async with self._at_once:
             if client.state == "active":
                 await self._gaps.close(client)
+                with suppress(HiveError):
+                    await self._ask.acknowledge_unsaid(client)
             await self._sync.when_due(client)
 
     async def _send_anew(self, clients: Mapping[str, Client]) -> int:

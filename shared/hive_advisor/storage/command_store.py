@@ -11,7 +11,7 @@ from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
 
 from hive_advisor.domain.command_machine import FINAL, CommandState
-from hive_advisor.domain.rows import StoredCommand
+from hive_advisor.domain.rows import StoredCommand, StoredCredential
 
 # A draft asks for nothing yet.
 _OPEN = tuple(str(state) for state in CommandState if state not in FINAL and state != CommandState.DRAFT)
@@ -132,6 +132,15 @@ class CommandStore:
             (client_id, since),
         ).fetchall()
         return [self._command(row) for row in rows]
+
+    def newest_under(self, tx: Tx, credential: StoredCredential, action: str) -> StoredCommand | None:
+        """The newest command of this name under a credential."""
+        row = tx.execute(
+            "SELECT * FROM adv_commands WHERE client_id = ? AND created >= ? AND credential_id = ?"
+            " AND action = ? ORDER BY created DESC LIMIT 1",
+            (credential.client_id, credential.created, credential.credential_id, action),
+        ).fetchone()
+        return None if row is None else self._command(row)
 
     def open(self, tx: Tx) -> list[StoredCommand]:
         """Every command that is neither a draft nor final, oldest nonce first."""

@@ -187,6 +187,8 @@ async def by_ecash(world: World, mint: str, clock: PluginClock) -> None:
     alice, shell = world.alice, world.advisor
     for name, value in (("escrow-mint", mint), ("escrow-backup-mints", "")):
         await alice.call("setconfig", {"config": f"hive-comms-{name}", "val": value})
+    # Probes and tickets have used up a minute's money calls.
+    clock.wait(61)
     before = await free_sats(world, mint)
     async with Agent(alice, world.relay.url) as idle:
         left = await unclaimed(world, idle, mint)

@@ -85,4 +85,4 @@ async def test_a_message_goes_with_the_transaction_it_belongs_to_and_once_for_it
         kept = await node.db.read(lambda tx: node.store.find(tx, "dm:invoice:1"))
         assert kept is not None
         read = parse(kept[0].content, node.identity.pubkey, (peer,))
-        assert isinstance(read, Draft) and (read.schema, read.body, read.seq) == (OWN, {"amount": 1}, 1)
+        assert isinstance(read, Draft) and (read.schema, read.body, read.seq) == (OWN, {"amount": 1}, NOW + 1)

@@ -161,8 +161,9 @@ class RoundService:
         async with self._at_once:
             if client.state == "active":
                 await self._gaps.close(client)
-                with suppress(HiveError):
-                    await self._ask.acknowledge_unsaid(client)
+                if not self._guard.halted:
+                    with suppress(HiveError):
+                        await self._ask.acknowledge_unsaid(client)
             await self._sync.when_due(client)
 
     async def _send_anew(self, clients: Mapping[str, Client]) -> int:

@@ -205,6 +205,23 @@ async def test_acceptance_04_16_a_killed_relay_comes_back_with_subscriptions_res
     assert delays.asked and all(0 < delay <= 1_980 for delay in delays.asked)
 
 
+async def test_a_relay_that_is_waited_for_can_be_dialled_at_once(
+    relay: RelayProcess, make_pool: MakePool
+) -> None:
+    pool = await make_pool([relay], Received(), sleep=asyncio.sleep, limits=RelayLimits(backoff_first=3_600))
+    assert await pool.wait_for(lambda: pool.connected() == 1, DEADLINE)
+    assert pool.dial_now() == 0, "a relay that is connected is left alone"
+    await relay.kill()
+    assert await pool.wait_for(lambda: pool.status()[0]["state"] == "waiting", DEADLINE)
+    assert pool.status()[0]["retry_in"] >= 300
+    assert pool.dial_now() == 1 and pool.dial_now() == 0
+    assert await pool.wait_for(lambda: pool.status()[0]["failures"] == 2, DEADLINE)
+    assert pool.status()[0]["state"] == "waiting", "the wait begins anew"
+    await relay.restart()
+    assert pool.dial_now() == 1
+    assert await pool.wait_for(lambda: pool.connected() == 1, DEADLINE)
+
+
 async def test_reading_back_pages_until_everything_is_there(relay: RelayProcess, make_pool: MakePool) -> None:
     now = int(time.time())
     writer = await make_pool([relay], Received())

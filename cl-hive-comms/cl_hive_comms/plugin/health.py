@@ -87,7 +87,7 @@ def compose_selfcheck(
             now=unix_now,
         )
     )
-    repairs = _repairs(db, machine, messenger, advisor_runes, emergency, republish)
+    repairs = _repairs(db, machine, messenger, nostr, advisor_runes, emergency, republish)
     return SelfcheckService(
         {**machine.all(), **hive.all()},
         repairs.all(),
@@ -118,6 +118,7 @@ def _repairs(
     db: Db,
     machine: MachineChecks,
     messenger: Messenger,
+    nostr: NostrTransport,
     advisor_runes: AdvisorRunes,
     emergency: EmergencyService,
     republish: Callable[[], bool],
@@ -126,6 +127,7 @@ def _repairs(
         db,
         machine,
         messenger,
+        dial_relays=nostr.dial_now,
         republish=republish,
         settle_runes=advisor_runes.settle,
         rune_warnings=advisor_runes.warnings,

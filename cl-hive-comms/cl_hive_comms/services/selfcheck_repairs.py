@@ -16,7 +16,8 @@ from cl_hive_comms.services.selfcheck_machine import MachineChecks
 class Repairs:
     """The repairs by the id of their check. Each returns what it did, empty when there was nothing to do.
 
-    `republish` has the relay lists published again and returns whether that may be done now,
+    `dial_relays` tries relays that wait for their next attempt and returns how many did, `republish` has
+    the relay lists published again and returns whether that may be done now,
     `settle_runes` makes and blacklists the runes that `rune_warnings` tells of.
     """
 
@@ -26,6 +27,7 @@ class Repairs:
         machine: MachineChecks,
         messenger: Messenger,
         *,
+        dial_relays: Callable[[], Awaitable[int]],
         republish: Callable[[], bool],
         settle_runes: Callable[[], Awaitable[None]],
         rune_warnings: Callable[[], list[str]],
@@ -33,7 +35,8 @@ class Repairs:
         effects_due: Callable[[], int],
     ) -> None:
         self._db, self._machine, self._messenger = db, machine, messenger
-        self._republish, self._settle_runes, self._rune_warnings = republish, settle_runes, rune_warnings
+        self._dial_relays, self._republish = dial_relays, republish
+        self._settle_runes, self._rune_warnings = settle_runes, rune_warnings
         self._watch_emergency, self._effects_due = watch_emergency, effects_due
 
     def all(self) -> Mapping[str, Callable[[], Awaitable[str]]]:
@@ -41,7 +44,7 @@ class Repairs:
         return {
             "file_modes": self._modes,
             "wal": self._wal,
-            "relays": self._lists,
+            "relays": self._relays,
             "outbox": self._outbox,
             "runes": self._runes,
             "emergency": self._effects,
@@ -64,8 +67,12 @@ class Repairs:
         after = await asyncio.to_thread(self._machine.wal_bytes)
         return f"folded in: {before >> 20} MB, {after >> 20} MB are left"
 
-    async def _lists(self) -> str:
-        return "the relay lists are published again" if self._republish() else ""
+    async def _relays(self) -> str:
+        # The waits grow to half an hour: who has mended the line wants to see it now.
+        did = ["the relay lists are published again"] if self._republish() else []
+        if count := await self._dial_relays():
+            did.insert(0, f"{count} relays were dialled")
+        return ", ".join(did)
 
     async def _outbox(self) -> str:
         count = await self._messenger.retry_now()

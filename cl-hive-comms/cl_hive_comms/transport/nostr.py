@@ -32,6 +32,7 @@ LOOK_BACK_S: Final = 259_200
 _SEARCH_S: Final = 5.0
 """How long an advert waits for a search relay: its failure is no error, and must not hold up others."""
 _LOOKUP_S: Final = 2.0
+_DIAL_S: Final = 1.0
 _DM: Final = "dm"
 _ADVERTS: Final = "~adverts"
 _DAY_S: Final = 86_400
@@ -136,6 +137,16 @@ class NostrTransport:
             standing.reads, standing.all, sets.inbox, adverts=standing.adverts, own=sets.own
         )
         await self._isolated.follow(sets.browsed(), adverts, self._proxy)
+
+    async def dial_now(self) -> int:
+        """Try the relays whose next attempt is waited for; returns how many were.
+
+        Waits a second at most for the first of them, so that whoever asked sees what came of it.
+        """
+        count = self.pool.dial_now()
+        if count:
+            await self.pool.wait_for(lambda: self.pool.connected() > 0, _DIAL_S)
+        return count
 
     async def stop(self) -> None:
         """Close every socket within five seconds and remember when each relay was last heard."""

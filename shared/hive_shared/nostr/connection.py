@@ -82,6 +82,7 @@ class RelayConnection:
         self._task: asyncio.Task[None] | None = None
         self._forged: deque[float] = deque()
         self._pause = False
+        self._dial_again = asyncio.Event()
         self._challenge: str | None = None
         self._auth_wanted = False
         self._auth_id: str | None = None
@@ -112,6 +113,14 @@ class RelayConnection:
             await asyncio.gather(self._task, return_exceptions=True)
         self._publications.give_up("closed")
         self._set("closed")
+
+    def dial_now(self) -> bool:
+        """End the wait for the next attempt; False when none is waited for, or the relay is being punished."""
+        if self.state not in ("waiting", "dead") or self._dial_again.is_set():
+            return False
+        self.retry_at = asyncio.get_running_loop().time()
+        self._dial_again.set()
+        return True
 
     @property
     def connected(self) -> bool:
@@ -188,11 +197,18 @@ class RelayConnection:
         else:
             delay = backoff_delay(self.failures, self._limits, self._engine.rng)
         self.retry_at = asyncio.get_running_loop().time() + delay
+        self._dial_again.clear()
+        pause = asyncio.ensure_future(self._engine.sleep(delay))
         self._set(
             "paused" if self._pause else "dead" if self.failures >= self._limits.dead_after else "waiting"
         )
         self.requests.give_up()
-        await self._engine.sleep(delay)
+        asked = asyncio.create_task(self._dial_again.wait())
+        try:
+            await asyncio.wait((pause, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            asked.cancel()
         self._pause = False
 
     async def _session(self, socket: Socket) -> None:

@@ -322,6 +322,10 @@ class RelayPool:
             one.connected and (role is None or role in one.roles) for one in self._connections.values()
         )
 
+    def dial_now(self) -> int:
+        """Let no standing relay wait any longer for its next attempt; returns how many were waiting."""
+        return sum(one.dial_now() for one in self._connections.values())
+
     def statistics(self) -> dict[str, int]:
         """Return counters of the whole pool."""
         return {

@@ -115,7 +115,7 @@ class RelayConnection:
         self._set("closed")
 
     def dial_now(self) -> bool:
-        """End the wait for the next attempt; False when none is waited for, or the relay is being punished."""
+        """End the wait for the next attempt; False when none is waited for, or the relay is paused."""
         if self.state not in ("waiting", "dead") or self._dial_again.is_set():
             return False
         self.retry_at = asyncio.get_running_loop().time()

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from cashu_tickets import item
 from crash_points import Countdown
 from ecash_world import EcashWorld, at_once
 from hive_advisor.advisor import Advisor
@@ -20,9 +21,12 @@ from hive_advisor.config import ReceiveConfig
 from hive_shared import envelope
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.ports import MintUnavailable
+from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wire import ProofState
 from hive_shared.errors import HiveError
-from kit_world import FEE, PARAMS, KitWorld
+from kit_tickets import HOUR, PaidKit
+from kit_world import FEE, PARAMS, KitWorld, run_fee
+from msgspec.structs import replace
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICE = 5
@@ -182,6 +186,63 @@ async def test_a_mint_that_is_away_delays_and_what_pays_is_what_we_can_take(worl
     async with world.open() as kit:
         with pytest.raises(HiveError, match="--invoice"):
             await work(kit, 152)
+
+
+async def test_ecash_that_paid_one_command_pays_no_other_in_another_text(world: PaidByEcash) -> None:
+    async with world.open() as kit:
+        await world.hired(kit)
+        first, second, token = await work(kit), await work(kit, 151), await world.token(kit)
+        await pays(world, kit, first, token)
+        await settled(kit)
+        await pays(world, kit, second, encode_token(replace(decode_token(token), memo="again")))
+        await settled(kit)
+        assert await free(kit) == PRICE
+        owed = {each.command_id: str(each.state) for each in await kit.money.earnings.listed(5)}
+        assert owed == {first: "paid", second: "due"}
+
+
+@pytest.mark.parametrize("first", ["ticket", "token"])
+async def test_one_lock_pays_as_a_ticket_or_as_a_token_and_not_as_both(
+    tmp_path: Path, mint_url: str, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    there = PaidKit(tmp_path, mint_url)
+    async with there.open() as kit:
+        await there.hired(kit)
+        other = (await run_fee(kit, 151)).command_id
+        now = there.now()
+        part = item(0, 8, deadline=now + HOUR, locktime=now + 2 * HOUR)
+        del part["hash"]
+        terms = await there.terms(kit, items=[part], mode="p2pk")
+        proofs = await there.lock(await there.outputs(terms))
+        ticket, token = there.ticket(terms, proofs), encode_token(Token(mint_url, tuple(proofs), "again"))
+        mint = type(kit.ecash.book.at(mint_url))
+
+        async def away(*_: object, **__: object) -> None:
+            raise MintUnavailable(mint_url, "no answer", sent=False)
+
+        if first == "ticket":
+            await there.say(kit, ticket)
+            await kit.tickets.tend()
+            await pays(there, kit, other, token)
+            assert await kit.money.tokens.listed(5) == []
+        else:
+            # The token waits for its mint, which still holds the proofs.
+            with monkeypatch.context() as patch:
+                patch.setattr(mint, "swap", away)
+                await pays(there, kit, other, token)
+                await settled(kit)
+                await there.say(kit, ticket)
+                await kit.tickets.tend()
+            assert (await kit.tickets.view(terms.ticket_id)).ticket.reason == "token_invalid(repeated_secret)"
+        there.ahead += 60
+        await run_fee(kit)
+        await kit.money.tokens.tick()
+        await kit.tickets.redeem_now(None)
+        assert await free(kit) > 0
+        taken = [each for each in await kit.money.tokens.listed(5) if each.state == "taken"]
+        redeemed = (await kit.tickets.view(terms.ticket_id)).shares
+        assert (len(taken), len(redeemed)) == ((0, 1) if first == "ticket" else (1, 0))
+    await there.close()
 
 
 @pytest.mark.parametrize("shown", [True, False])

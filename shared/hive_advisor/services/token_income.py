@@ -7,10 +7,11 @@ Killed anywhere it is begun again under the same name, which the wallet knows by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.token import decode_token
@@ -29,7 +30,7 @@ _WAIT_S: Final = 30.0
 class TokenRows(Protocol):
     """storage.token_store.TokenStore, where the methods are described."""
 
-    def add(self, tx: Tx, token: TokenIn) -> bool: ...
+    def add(self, tx: Tx, token: TokenIn, ys: Collection[str]) -> bool: ...
     def put(self, tx: Tx, token: TokenIn) -> bool: ...
     def due(self, tx: Tx, now: int, limit: int) -> list[TokenIn]: ...
     def newest(self, tx: Tx, limit: int) -> list[TokenIn]: ...
@@ -72,11 +73,13 @@ class TokenIncome:
 
     async def sent(self, client: Client, notice: dict[str, Any]) -> None:
         """A `payment_notice` of method cashu: its token is on disk when this returns. Raises InvalidParams,
-        NotFound for a command that is none of ours, PaymentFailed for what is no token."""
+        NotFound (a command that is none of ours), PaymentFailed (no token), Conflict (its ecash came before).
+        """
         text, now = notice.get("token"), self._now()
         if not isinstance(text, str):
             raise InvalidParams("the payment notice of ecash brings no token")
-        decode_token(text)
+        proofs = decode_token(text).proofs
+        ys = await asyncio.to_thread(lambda: [y_of(proof.secret) for proof in proofs])
         command_id, amount = str(notice.get("command_id")), notice.get("amount_sats")
         if not isinstance(amount, int) or amount < 1:
             raise InvalidParams("the payment notice of ecash names no amount")
@@ -96,7 +99,7 @@ class TokenIncome:
                 created=now,
                 updated=now,
             )
-            self._rows.add(tx, token)
+            self._rows.add(tx, token, ys)
 
         await self._db.write(body)
         self._spawn(self.tick())

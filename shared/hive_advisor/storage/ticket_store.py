@@ -23,8 +23,8 @@ from hive_shared.store import Tx
 from msgspec.structs import replace
 
 from hive_advisor.domain.ticket import Dispute, DisputeState
+from hive_advisor.storage.used_ecash import used
 
-_CHUNK = 400
 _AT_ONCE = 100
 
 
@@ -172,16 +172,8 @@ class TicketStore(IntakeStore):
                 self.put_share(tx, ready, HeldLock.DELIVERED)
 
     def seen(self, tx: Tx, ys: Collection[str]) -> frozenset[str]:
-        """Those that a ticket had before."""
-        names, found = list(ys), set[str]()
-        for start in range(0, len(names), _CHUNK):
-            few = names[start : start + _CHUNK]
-            marks = ", ".join("?" * len(few))
-            found |= {
-                row["y"]
-                for row in tx.execute(f"SELECT y FROM adv_cashu_lock_ys WHERE y IN ({marks})", tuple(few))
-            }
-        return frozenset(found)
+        """Those that a ticket had before, or that came for a command without one."""
+        return used(tx, ys)
 
     def shares(self, tx: Tx, ticket_id: str, item: int) -> Sequence[Share]:
         """The proofs of one item, mint by mint."""

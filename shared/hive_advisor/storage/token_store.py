@@ -1,14 +1,17 @@
-"""adv_tokens: ecash that nodes sent, until it is our own. Its text is sealed."""
+"""adv_tokens: ecash that nodes sent, until it is our own, its text sealed. adv_token_ys: of what proofs."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from typing import Final
 
 from hive_shared.crypto import Sealer
+from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 
 from hive_advisor.domain.token_income import TokenIn, TokenState
+from hive_advisor.storage.used_ecash import used
 
 _TABLE: Final = "adv_tokens"
 _PLAIN: Final = (
@@ -23,16 +26,26 @@ class TokenStore:
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
 
-    def add(self, tx: Tx, token: TokenIn) -> bool:
-        """Keep one; False when it is known."""
+    def add(self, tx: Tx, token: TokenIn, ys: Collection[str]) -> bool:
+        """Keep one with the names of its proofs (`y_of`); False when it is known. Raises Conflict
+        (`token_used`), with nothing kept, where a proof of it came before."""
         columns = (*_PLAIN, "state", "token_enc")
+        if tx.execute("SELECT 1 FROM adv_tokens WHERE token_hash = ?", (token.token_hash,)).fetchone():
+            return False
+        if used(tx, ys):
+            raise Conflict(
+                "this ecash came before, in another text or with a ticket: it pays nothing a second time",
+                reason="token_used",
+            )
+        tx.executemany(
+            "INSERT INTO adv_token_ys (y, token_hash) VALUES (?, ?)", [(y, token.token_hash) for y in ys]
+        )
         sealed = self._sealer.seal(_TABLE, token.token_hash, "token_enc", token.token.encode())
-        done = tx.execute(
-            f"INSERT INTO adv_tokens ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-            " ON CONFLICT (token_hash) DO NOTHING",
+        tx.execute(
+            f"INSERT INTO adv_tokens ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
             (*(getattr(token, name) for name in _PLAIN), str(token.state), sealed),
         )
-        return done.rowcount == 1
+        return True
 
     def put(self, tx: Tx, token: TokenIn) -> bool:
         """Write what changes of one that is still held; its text goes with its end. False when it is not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hive_advisor.domain.answer import read_answer
+from hive_advisor.domain.auto_hire import AutoHire, objection
 from hive_advisor.domain.cleaning import Own, clean_text, clean_value
 from hive_advisor.domain.command_machine import (
     FINAL,
@@ -17,8 +18,10 @@ from hive_advisor.domain.names import check_alias
 from hive_advisor.domain.schema_help import split_target
 from hive_advisor.paths import profile_paths
 from hive_shared.errors import InvalidParams
+from hive_shared.market.terms import read_terms
 from hypothesis import given
 from hypothesis import strategies as st
+from market_terms import terms
 
 
 @given(st.lists(st.sampled_from(list(CommandEvent)), max_size=20))
@@ -123,3 +126,19 @@ def test_targets_are_read_with_and_without_version() -> None:
     for bad in ("set_single", "a/b/c/d", "hive:fee-policy/"):
         with pytest.raises(InvalidParams):
             split_target(bad)
+
+
+@pytest.mark.parametrize(
+    ("pay", "why"),
+    [
+        ({"model": "subscription", "baseMonthlySats": 5_000}, ""),
+        ({"model": "subscription", "baseMonthlySats": 4_999}, "4999 sat a month, less than"),
+        # A monthly sum that its model does not pay is no pay.
+        ({"model": "per_action", "perActionSats": 1, "baseMonthlySats": 9_000}, "0 sat a month by model per"),
+        ({"model": "per_action", "perActionSats": 1}, "0 sat a month, less than min_monthly_sats 5000"),
+    ],
+)
+def test_unasked_is_agreed_only_to_what_really_pays_enough_a_month(pay: dict[str, object], why: str) -> None:
+    limits = AutoHire(5_000, 1, ("standard",), ("fee-optimization",))
+    said = objection(limits, read_terms(terms(compensation={**pay, "acceptedMethods": ["bolt11"]})), 0)
+    assert said.startswith(why) and bool(said) is bool(why)

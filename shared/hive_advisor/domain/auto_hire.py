@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from hive_shared.market.dues import monthly_of_terms
 from hive_shared.market.terms import Terms
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 TIERS: Final = ("monitor", "standard", "advanced", "admin")
 
 
 class AutoHire(msgspec.Struct, frozen=True):
-    """What is agreed to unasked: no less than `min_monthly_sats`, and `min_trial_sats` where there is a
-    trial, at most `max_nodes` contracts at a time, these tiers and capabilities, payment in ecash of these
-    mints."""
+    """What is agreed to unasked: no less than `min_monthly_sats` by a model that pays by the month, and
+    `min_trial_sats` where there is a trial, at most `max_nodes` contracts at a time, these tiers and
+    capabilities, payment in ecash of these mints."""
 
     min_monthly_sats: int
     max_nodes: int
@@ -29,10 +31,11 @@ def objection(limits: AutoHire | None, terms: Terms, running: int) -> str:
     if limits is None:
         return "[auto] agrees to nothing"
     pay, scope = terms.compensation, terms.scope
-    monthly = 0 if pay.baseMonthlySats is UNSET else pay.baseMonthlySats
+    monthly = monthly_of_terms(asdict(pay))
     trial = 0 if pay.trialFlatFeeSats is UNSET else pay.trialFlatFeeSats
     if monthly < limits.min_monthly_sats:
-        return f"{monthly} sat a month, less than min_monthly_sats {limits.min_monthly_sats}"
+        by = f" by model {pay.model}" if pay.baseMonthlySats is not UNSET and not monthly else ""
+        return f"{monthly} sat a month{by}, less than min_monthly_sats {limits.min_monthly_sats}"
     if terms.duration.trialDays and trial < limits.min_trial_sats:
         return f"{trial} sat for the trial, less than min_trial_sats {limits.min_trial_sats}"
     if running >= limits.max_nodes:

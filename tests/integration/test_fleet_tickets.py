@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,10 +16,13 @@ from hive_shared.cashu.terms import signed_by
 from hive_shared.cashu.ticket_messages import Dispute, TicketReject
 from hive_shared.errors import (
     BudgetExhausted,
+    Busy,
     ConfirmationRequired,
     Conflict,
     EmergencyStop,
     FeatureDisabled,
+    HiveError,
+    Internal,
     InvalidParams,
     NotFound,
     PaymentFailed,
@@ -276,3 +280,39 @@ async def test_the_operator_answers_what_an_agent_disputes(world: FleetWorld) ->
     assert [(each["outcome"], each["reason"]) for each in said] == [
         *(("pay", "so it was"), ("reject", "it was not")),
     ]
+
+
+@pytest.mark.parametrize("why", [Busy("cl-hive-comms is starting"), Internal("no room on the disk")], ids=str)
+async def test_what_comms_cannot_take_now_is_said_later(world: FleetWorld, why: HiveError) -> None:
+    id_ = (await world.create(40))["ticket_id"]
+    await world.carry()
+    await world.call("complete", ticket_id=id_, success=True, confirm=True)
+    call = world.comms.call
+
+    async def refusing(who: str, method: str, params: Any, **more: Any) -> dict[str, Any]:
+        if method == "hive-comms-send-dm":
+            raise why
+        return await call(who, method, params, **more)
+
+    world.comms.call = refusing  # type: ignore[method-assign]
+    await world.round()
+    world.comms.call = call  # type: ignore[method-assign]
+    await world.carry()
+    assert await world.redeemed() == 40
+
+
+async def test_locks_that_comms_has_lost_hold_up_no_other_ticket(mint_url: str, tmp_path: Path) -> None:
+    world = await FleetWorld.funded(tmp_path, mint_url, ago_s=AGO_S)
+    lost = (await world.create(20, key="lost"))["ticket_id"]
+    await world.comms.db.write(lambda tx: tx.execute("DELETE FROM comms_cashu_locks"))
+    world.comms.now += 7_200
+    id_ = (await world.create(40))["ticket_id"]
+    await world.carry()
+    world.comms.now = world.began + AGO_S - 3_600
+    await world.call("complete", ticket_id=id_, success=True, confirm=True)
+    for _ in range(2):
+        await world.round()
+    assert any("preimage" in row["message"] for row in world.comms.letters.values())
+    told = [text for text in world.comms.alerts_told if "does not know its locks" in text]
+    assert len(told) == 1 and lost in told[0]
+    await world.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
-from hive_shared.cashu.escrow_ports import Database, Mail
+from hive_shared.cashu.escrow_ports import Database, Mail, Notices
 from hive_shared.cashu.escrow_rows import DisputeRow, EscrowRows, ItemRow, TicketQuery, TicketRow
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan
 from hive_shared.cashu.escrow_work import EscrowWork
@@ -47,6 +48,10 @@ _HELD: Final = (
 """States in which an item's money may be asked back."""
 
 
+_UNKNOWN: Final = (
+    "its money is due back, and cl-hive-comms does not know its locks: restore a backup of cl-hive-comms that"
+    " has them, or let hive-client-wallet action=restore look for them by the terms (hive-escrow-get)"
+)
 _MEMBERS: Final = (
     "tickets that pay a member of a fleet come with settlements (docs/protocol/06), which this version does"
     " not serve; one that pays this node for work is redeemed by hive-client-escrow action=redeem"
@@ -80,6 +85,10 @@ class FleetJudged(msgspec.Struct, frozen=True):
     confirm: bool
 
 
+class TicketMail(Mail, Notices, Protocol):
+    """The engine's mail and the operator's notices (services.fleet_mail.FleetMail)."""
+
+
 class FleetEscrow:
     """Tickets of cl-hive. `settlement_mints` is the operator's option."""
 
@@ -92,7 +101,7 @@ class FleetEscrow:
         engine: EscrowEngine,
         work: EscrowWork,
         wallet: FleetLocks,
-        mail: Mail,
+        mail: TicketMail,
         comms: Comms,
         results: StoredResults,
         *,
@@ -397,11 +406,18 @@ class FleetEscrow:
         by_ticket: dict[str, list[FleetLock]] = {}
         for row in await self._db.read(body):
             by_ticket.setdefault(row.ticket_id, []).append(row)
-        for rows in by_ticket.values():
+        for ticket_id, rows in by_ticket.items():
             try:
                 await self._back(rows, 60)
             except (PaymentFailed, Conflict):
                 continue  # Its mint's clock is behind, or it is not there: next time.
+            except NotFound:
+                # The others come back all the same.
+                await self._db.write(partial(self._tell_unknown, ticket_id=ticket_id))
+
+    def _tell_unknown(self, tx: Tx, *, ticket_id: str) -> None:
+        if (ticket := self._rows.ticket(tx, ticket_id)) is not None:
+            self._mail.tell(tx, ticket, "locks_unknown", _UNKNOWN)
 
     async def _back(self, rows: Sequence[FleetLock], timeout: float) -> None:
         """From here on nothing pays a task any more; then comms is asked."""

@@ -13,7 +13,17 @@ from hive_shared.cashu.escrow_ports import Database
 from hive_shared.cashu.escrow_rows import EscrowRows, TicketRow
 from hive_shared.cashu.escrow_tokens import ticket_messages
 from hive_shared.cashu.ticket_messages import Message, Release, body_of, schema_of
-from hive_shared.errors import Capacity, HiveError, RateLimited, SiblingUnavailable
+from hive_shared.errors import (
+    Busy,
+    Capacity,
+    Conflict,
+    HiveError,
+    InvalidParams,
+    NotFound,
+    RateLimited,
+    SiblingUnavailable,
+    Unsupported,
+)
 from hive_shared.store import Tx
 
 from cl_hive.domain.fleet_escrow import FleetLock, Outgoing, Parcel
@@ -21,11 +31,16 @@ from cl_hive.services.fleet_ports import Comms, Log, MailRows
 
 _PAGE: Final = 200
 _DAY_S: Final = 86_400
+LATER: Final = (SiblingUnavailable, Busy, RateLimited, Capacity)
+"""What comms says while it can take nothing: it starts, stops, or is full."""
+_NEVER: Final = (InvalidParams, NotFound, Conflict, Unsupported)
+"""What it says of a message that it will not take later either."""
 _LEVELS: Final = {
     "rejected": "warning",
     "disputed": "warning",
     "partly_locked": "warning",
     "locked_late": "warning",
+    "locks_unknown": "critical",
     "owed": "critical",
 }
 
@@ -91,16 +106,19 @@ class FleetMail:
     # -- sending ---------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Give comms what waits, in order. Raises SiblingUnavailable, RateLimited, Capacity: later."""
+        """Give comms what waits, in order. What it fails to take for want of anything but a better message
+        waits until it expires. Raises `LATER`."""
         waiting = await self._db.read(lambda tx: self._outbox.waiting(tx, _PAGE))
         for row in waiting:
             try:
                 if row.expires_at > self._now():
                     await self._send(row)
-            except (SiblingUnavailable, RateLimited, Capacity):
+            except LATER:
                 raise
             except HiveError as refused:
                 self._log("warning", "escrow_message_refused", key=row.key, why=refused.detail[:200])
+                if not isinstance(refused, _NEVER):
+                    continue
             await self._done(row.key)
 
     async def _done(self, key: str) -> None:

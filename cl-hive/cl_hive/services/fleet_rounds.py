@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from hive_shared.cashu.escrow import EscrowEngine
 from hive_shared.cashu.escrow_disputes import EscrowDisputes
 from hive_shared.cashu.escrow_inbox import EscrowInbox
 from hive_shared.cashu.escrow_ports import Database
-from hive_shared.errors import Capacity, HiveError, RateLimited, SiblingUnavailable
+from hive_shared.errors import HiveError
 from hive_shared.store import Tx
 
 from cl_hive.services.fleet_escrow import FleetEscrow
-from cl_hive.services.fleet_mail import FleetMail
+from cl_hive.services.fleet_mail import LATER, FleetMail
 from cl_hive.services.fleet_ports import Comms, LockRows, Log, MailRows
 from cl_hive.services.fleet_wallet import FleetLocks
 
@@ -55,13 +55,12 @@ class FleetRounds:
         if named := list(hints):
             await self._wallet.hinted(named)
         try:
-            for answer in await self._wallet.refresh():
-                await self._take(answer)
-            await self._service.sweep()
-            await self._engine.tick()
-            await self._disputes.tick()
-            await self._mail.flush()
-        except (SiblingUnavailable, RateLimited, Capacity) as error:
+            for part in (
+                *(self._refresh, self._service.sweep),
+                *(self._engine.tick, self._disputes.tick, self._mail.flush),
+            ):
+                await self._done(part)
+        except LATER as error:
             self._log("debug", "escrow_round_put_off", why=error.detail[:200])
         before = self._now() - KEPT_S
 
@@ -70,6 +69,19 @@ class FleetRounds:
             self._outbox.prune(tx, before)
 
         await self._db.write(forget)
+
+    async def _done(self, part: Callable[[], Awaitable[None]]) -> None:
+        """One part of a round; what is wrong with it holds up no other. Raises `LATER`."""
+        try:
+            await part()
+        except LATER:
+            raise
+        except HiveError as error:
+            self._log("error", "escrow_round_failed", why=str(error)[:200])
+
+    async def _refresh(self) -> None:
+        for answer in await self._wallet.refresh():
+            await self._take(answer)
 
     async def _take(self, answer: Mapping[str, Any]) -> None:
         """What an agent said of a ticket; comms checked who it is."""
@@ -80,7 +92,7 @@ class FleetRounds:
             await self._inbox.take(
                 str(answer["schema"]), answer["body"], str(answer["sender"]), str(answer["msg_id"])
             )
-        except SiblingUnavailable:
+        except LATER:
             raise
         except HiveError as error:
             self._log("info", "escrow_answer_refused", schema=str(answer["schema"])[:64], why=error.symbol)

@@ -24,7 +24,8 @@ BODY = b'{"fees":"up"}'
 
 
 class Seller:
-    """Sells `/paid` for `price` sat; `/free` costs nothing. `caveats` are those of new tokens, `scheme` and
+    """Sells `/paid` for `price` sat; `/free` costs nothing, and access to `/a/..` or `/b/..` is good for no
+    other path of the three. `caveats` are those of new tokens, `scheme` and
     `challenge` what the 402 says, `other_hash` has the invoice ask for another payment than the macaroon's.
     `refuses` is how many of the next tokens are answered 401. `body` and `status` answer who has paid. The
     node to which its invoices are known is `node`."""
@@ -47,6 +48,7 @@ class Seller:
         self.secrets: set[str] = set()
         self.made = 0
         self.uses: Counter[str] = Counter()
+        self.sold_for: dict[str, str] = {}
         self.gate = L402Gate(
             Secret(b"k" * 32),
             invoice=self._invoice,
@@ -144,11 +146,15 @@ class Seller:
                 return _http(401, b"who are you?")
             try:
                 await self.gate.verify(authorization)
+                macaroon = authorization.split(" ")[1].split(":")[0]
+                if self.sold_for[macaroon] != path[:3]:
+                    return _http(401, b"not for this")
                 return _http(self.status, self.body, self.extra)
             except HiveError:
                 pass
         challenge = await self.gate.challenge(self.price, self.caveats)
         self.secrets.add(challenge.macaroon)
+        self.sold_for[challenge.macaroon] = path[:3]
         said = self.challenge or challenge.header.replace("L402", self.scheme, 1)
         return _http(402, b"pay first", f"WWW-Authenticate: Basic realm=x\r\nWWW-Authenticate: {said}\r\n")
 

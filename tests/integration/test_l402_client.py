@@ -156,6 +156,23 @@ async def test_an_older_server_is_paid_and_shown_its_own_word(world: Buying) -> 
     assert world.seller.shown[1].startswith("LSAT ")
 
 
+async def test_what_one_page_refuses_stays_good_for_the_page_it_was_bought_for(world: Buying) -> None:
+    pages = ("/a/fees?node=1", "/b/peers")
+    bought = {page: await world.buy(page) for page in pages}
+    assert all(each["paid_now"] for each in bought.values())
+    world.restart()
+    for page in (*pages, *pages):
+        again = await world.buy(page)
+        assert again["answer"]["status"] == 200
+        assert (again["paid_now"], again["payment_id"]) == (False, bought[page]["payment_id"])
+    assert len(world.node.sent) == 2 and world.used() == 102
+    assert "node=1" not in str(world.tokens()), "what the operator asked for is nobody's to read"
+    # Used up, it is given up at its own page, and one more is bought.
+    world.seller.uses.update(dict.fromkeys(world.seller.uses, 9))
+    assert (await world.buy(pages[0]))["paid_now"] and len(world.node.sent) == 3
+    assert sorted(row[-1] for row in world.tokens()) == ["paid", "paid", "revoked"]
+
+
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("price", {"price": 61}, {}, "costs 61 sat, amount_sats allows 60"),
     ("hash", {"other_hash": True}, {}, "bound to another payment"),

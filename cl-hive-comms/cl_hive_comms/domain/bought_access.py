@@ -6,6 +6,7 @@ shows in whether the server takes the token.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
@@ -43,7 +44,8 @@ class Challenge(msgspec.Struct, frozen=True):
 
 
 class BoughtToken(msgspec.Struct, frozen=True):
-    """One row of `comms_l402_tokens`, role client. `place` is where it is good."""
+    """One row of `comms_l402_tokens`, role client. `place` is where it is good: scheme, host and port, or the
+    one page that it was bought for where another refused it."""
 
     token_id: str
     place: str
@@ -79,6 +81,11 @@ def place_of(url: str, hosts: Collection[str]) -> str:
             f"{host_of(url)} is not among the hosts that may be paid (hive-comms-l402-hosts names {named})"
         )
     return f"{parts.scheme}://{place}"
+
+
+def page_of(url: str, place: str) -> str:
+    """The name of one page of a place. Its address, which may hold secrets, is not to be read from it."""
+    return f"{place}#{hashlib.sha256(url.encode()).hexdigest()[:32]}"
 
 
 def _refused(sentence: str) -> InvalidParams:

@@ -26,6 +26,7 @@ from ..domain.bought_access import (
     BoughtToken,
     Challenge,
     challenge_of,
+    page_of,
     place_of,
 )
 from ..domain.lightning_invoice import sats_up
@@ -79,14 +80,15 @@ class L402Client:
         # Two calls at once would both be asked to pay.
         async with self._turns.setdefault((advisor_id, place), asyncio.Lock()):
             before = await self._under(order)
-            for token in await self._db.read(lambda tx: self._tokens.of(tx, advisor_id, place)):
+            page = page_of(order.target, place)
+            for token in await self._db.read(lambda tx: self._tokens.of(tx, advisor_id, place, page)):
                 payment = await self._payment_of(token)
                 if payment is None or token.expires_at <= self._now():
                     continue
                 answer = await self._shown(order, token, payment)
                 if answer.status not in REFUSED:
                     return Bought(answer, payment)
-                await self._note(token, SPENT)
+                await self._refused(token, page_of(payment.target.text, place), page)
             answer = await self._asked(order.target)
             if answer.status != PAYMENT_REQUIRED:
                 return Bought(answer)
@@ -116,6 +118,13 @@ class L402Client:
         if token.status == OPEN:
             await self._note(token, PAID)
         return payment
+
+    async def _refused(self, token: BoughtToken, own: str, page: str) -> None:
+        """The server does not take it at a page. Bought for another one, it may be good there still."""
+        if own == page:
+            await self._note(token, SPENT)
+        else:
+            await self._db.write(lambda tx: self._tokens.keep_for(tx, token.token_id, own))
 
     async def _bought(self, order: Order, place: str, advisor_id: str, challenge: Challenge) -> Bought:
         digest = challenge.payment_hash

@@ -199,12 +199,13 @@ class BoughtTokenStore:
                 " paid"
             )
 
-    def of(self, tx: Tx, advisor_id: str, place: str) -> tuple[BoughtToken, ...]:
-        """Tokens of an advisor that are good at a place or may become so, those that end first in front."""
+    def of(self, tx: Tx, advisor_id: str, place: str, page: str) -> tuple[BoughtToken, ...]:
+        """Tokens of an advisor that are good for a page of a place or may become so: those for it alone in
+        front, then those that end first."""
         rows = tx.execute(
-            "SELECT * FROM comms_l402_tokens WHERE agent_key = ? AND status IN ('open', 'paid')"
-            " AND service = ? AND role = 'client' ORDER BY expires_at, token_id",
-            (advisor_id, place),
+            "SELECT * FROM comms_l402_tokens WHERE agent_key = ?1 AND status IN ('open', 'paid')"
+            " AND service IN (?2, ?3) AND role = 'client' ORDER BY service = ?2, expires_at, token_id",
+            (advisor_id, place, page),
         )
         return tuple(map(self._bought, rows))
 
@@ -213,6 +214,13 @@ class BoughtTokenStore:
         tx.execute(
             "UPDATE comms_l402_tokens SET status = ? WHERE token_id = ? AND role = 'client'",
             (status, token_id),
+        )
+
+    def keep_for(self, tx: Tx, token_id: str, page: str) -> None:
+        """From now on it is shown at this page alone."""
+        tx.execute(
+            "UPDATE comms_l402_tokens SET service = ? WHERE token_id = ? AND role = 'client'",
+            (page, token_id),
         )
 
     def forget(self, tx: Tx, token_id: str) -> None:

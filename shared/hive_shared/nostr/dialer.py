@@ -127,7 +127,10 @@ async def dial(
 
 async def public_address(host: str, port: int) -> str:
     """Resolve a name; raises OSError if there is no address or one that is not on the public network."""
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"{host[:80]} is no name that a host can have") from None
     addresses = [str(info[4][0]) for info in infos]
     # The checked address is the one connected to: a second look-up could answer differently.
     if not addresses or any(is_local(address) for address in addresses):

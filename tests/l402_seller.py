@@ -146,7 +146,7 @@ class Seller:
                 return _http(401, b"who are you?")
             try:
                 await self.gate.verify(authorization)
-                macaroon = authorization.split(" ")[1].split(":")[0]
+                macaroon = authorization.split(" ")[1].split(":", maxsplit=1)[0]
                 if self.sold_for[macaroon] != path[:3]:
                     return _http(401, b"not for this")
                 return _http(self.status, self.body, self.extra)

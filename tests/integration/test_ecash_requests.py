@@ -21,6 +21,7 @@ from crash_points import Countdown
 from ecash_world import EcashWorld
 from hive_shared.cashu.derive import public_key
 from hive_shared.cashu.journal import OpKind, OpState
+from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.terms import lock_key_text, signed_by
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import Busy, EmergencyStop, PaymentFailed
@@ -176,6 +177,84 @@ async def test_no_more_than_may_lie_at_a_mint_is_asked_for_or_taken(payer: Ecash
     shop.stopped = True
     with pytest.raises(EmergencyStop):
         await shop.ask()
+
+
+class Slow:
+    """A mint that answers no swap; `carry_out` has it do what it was asked first."""
+
+    def __init__(self, shop: Asking) -> None:
+        self.shop, self.swap = shop, shop.mints.client.swap
+        self.first: tuple[Any, ...] | None = None
+        shop.mints.client.swap = self.silent  # type: ignore[method-assign]
+
+    async def silent(self, *asked: Any) -> Any:
+        self.first = self.first or asked
+        raise MintUnavailable(self.shop.mint_url, "no answer", sent=True)
+
+    async def given_up(self, given: str) -> None:
+        """A token is presented, and its swap given up."""
+        with pytest.raises((Busy, PaymentFailed)):
+            await self.shop.requests.verify_token(given, PRICE, "ada")
+        while any(op.open for op in await self.shop.ops()):
+            await self.shop.sweep()
+        (op,) = await self.shop.ops()
+        assert op.state is OpState.FAILED and op.watch_until > self.shop.now
+
+    async def carry_out(self) -> None:
+        """The mint does it late, and is as others are from then on."""
+        assert self.first is not None
+        await self.swap(*self.first)
+        self.shop.mints.client.swap = self.swap  # type: ignore[method-assign]
+
+
+async def test_a_token_that_is_exchanged_late_pays_its_request(payer: EcashWorld, shop: Asking) -> None:
+    row, told = await shop.ask(expiry_s=604_800)
+    given = await token(payer, PRICE + 1, told["lock_pubkey"])
+    mint = Slow(shop)
+    await mint.given_up(given)
+    # It is presented again: its second swap begins while the mint carries out the first one.
+    checkstate = shop.mints.client.checkstate
+
+    async def then(*asked: Any) -> Any:
+        answer = await checkstate(*asked)
+        shop.mints.client.checkstate = checkstate  # type: ignore[method-assign]
+        await mint.carry_out()
+        return answer
+
+    shop.mints.client.checkstate = then  # type: ignore[method-assign]
+    with pytest.raises(Busy):
+        await shop.requests.verify_token(given, PRICE, "ada")
+    with pytest.raises(PaymentFailed, match="payment_replayed"):
+        await shop.requests.verify_token(given, PRICE, "bob")
+    await shop.sweep()
+    assert await shop.sats() == PRICE
+    assert await shop.requests.verify_token(given, PRICE, "ada") == row.payment_id
+    assert ((await shop.row(row.payment_id)).state, await shop.sats()) == ("settled", PRICE)
+
+
+async def test_while_one_token_may_still_be_exchanged_no_other_is_taken(
+    payer: EcashWorld, shop: Asking
+) -> None:
+    row, told = await shop.ask(expiry_s=7_200)
+    first, second = [await token(payer, PRICE + 1, told["lock_pubkey"]) for _ in range(2)]
+    mint = Slow(shop)
+    await mint.given_up(first)
+    with pytest.raises(Busy, match="present that one again"):
+        await shop.requests.verify_token(second, PRICE, "ada")
+    with pytest.raises(PaymentFailed, match="payment_replayed"):
+        await shop.requests.verify_token(second, PRICE, "bob")
+    # Its time ran out meanwhile: that changes nothing about what is under way.
+    shop.now = row.expires_at or 0
+    shop.now += 1
+    await shop.requests.settle()
+    with pytest.raises(Busy, match="the same token"):
+        await shop.requests.verify_token(first, PRICE, "ada")
+    await mint.carry_out()
+    await shop.sweep()
+    with pytest.raises(PaymentFailed, match="payment_replayed"):
+        await shop.requests.verify_token(second, PRICE, "ada")
+    assert await shop.requests.verify_token(first, PRICE, "ada") == row.payment_id
+    assert await shop.sats() == PRICE
 
 
 async def test_killed_at_every_disk_and_mint_call_a_payment_is_taken_once(

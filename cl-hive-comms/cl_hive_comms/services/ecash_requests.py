@@ -29,6 +29,8 @@ from .ports_commands import Database
 from .ports_payments import PaymentRows
 
 _TIMEOUT_S: Final = 30.0
+_OVER: Final = ("token_spent", "invoice_expired")
+"""What is said of a token that the mint has exchanged late, or may."""
 
 
 class PaidWallet(Protocol):
@@ -123,19 +125,41 @@ class EcashRequests:
             raise _refused(
                 f"{row.amount_msat // 1_000} sat were asked for, the price is {price_sats}", "too_little"
             )
+        ys = {y_of(proof.secret) for proof in given.proofs}
         op = await self._wallet.newest(_name(row))
         if op is None or op.state is OpState.FAILED:
-            op = await self._take(row, token, agent)
+            if late := op is not None and self._now() < op.watch_until:
+                assert op is not None
+                self._check_same(row, op, ys, agent)
+            try:
+                op = await self._take(row, token, agent)
+            except PaymentFailed as error:
+                if late and error.symbol in _OVER:
+                    raise _unanswered() from None
+                raise
         payment_id = row.payment_id
         row = await self._db.read(lambda tx: self._rows.get(tx, payment_id)) or row
-        if row.bound_to != agent or set(op.inputs) != {y_of(proof.secret) for proof in given.proofs}:
+        if row.bound_to != agent or set(op.inputs) != ys:
             raise _replayed()
         if op.open:
-            raise Busy("the mint has not answered yet; present the same token again")
+            raise _unanswered()
         row = await self.look(row)
         if row.state is not State.SETTLED:
+            newest = await self._wallet.newest(_name(row))
+            if newest is not None and self._now() < newest.watch_until:
+                raise _unanswered()
             raise _refused(f"the mint did not exchange the token: {op.error}", op.reason or "token_spent")
         return row.payment_id
+
+    def _check_same(self, row: Payment, late: Op, ys: set[str], agent: str) -> None:
+        """The mint may still carry out what was given up: whoever presents another token could pay twice."""
+        if row.bound_to != agent:
+            raise _replayed()
+        if set(late.inputs) != ys:
+            raise Busy(
+                "the mint may still exchange the token that was presented for this request before, until"
+                f" {late.watch_until}: present that one again; this one was not touched"
+            )
 
     async def _take(self, row: Payment, token: str, agent: str) -> Op:
         if row.state is State.EXPIRED or self._now() > (row.expires_at or 0):
@@ -192,6 +216,10 @@ def _locked_to(token: Token) -> str:
     if keys or len(found) != 1:
         raise TokenInvalid("pubkeys", "the token is locked to several keys")
     return found[0]
+
+
+def _unanswered() -> Busy:
+    return Busy("the mint has not answered yet; present the same token again")
 
 
 def _replayed() -> PaymentFailed:

@@ -194,10 +194,14 @@ class WalletService:
         return await self._drive(op.op_id, timeout) if op.open else op
 
     async def newest(self, name: str) -> Op | None:
-        """The newest operation that `pay` or `take_payment` began under a name."""
+        """Of the operations that `pay` or `take_payment` began under a name the one that did not fail, else
+        the one that the mint may carry out late for the longest, else the newest."""
         found, attempt = None, 0
         while (op := await self._wallet.again(Order(_nth(name, attempt), self._owner))) is not None:
-            found, attempt = op, attempt + 1
+            if op.state is not OpState.FAILED:
+                return op
+            found = op if found is None or op.watch_until >= found.watch_until else found
+            attempt += 1
         return found
 
     async def _refuse_beyond(self, mint_url: str, more_sat: int) -> None:

@@ -200,7 +200,7 @@ class Stage:
             seen.append(await self.shown())
             return seen[-1] == seen[-2]
 
-        await until(twice, "the node to be at rest", 60, 0.1)
+        await until(twice, "the node to be at rest", pause=0.1)
         return seen[-1]
 
 

@@ -26,7 +26,7 @@ async def _settled(stage: Stage, channel_id: str, *states: str) -> None:
         shown = (await channel(stage, channel_id)).get("state", "CLOSED")
         return shown in states and all(row["status"] == "confirmed" for row in coins)
 
-    await until(there, f"channel {channel_id[:8]} in {states}", 90, 0.2)
+    await until(there, f"channel {channel_id[:8]} in {states}", pause=0.2)
 
 
 async def enough(stage: Stage) -> str:
@@ -40,7 +40,7 @@ async def enough(stage: Stage) -> str:
             for row in coins
         )
 
-    await until(free, "free coins", 60, 0.2)
+    await until(free, "free coins", pause=0.2)
     return str(stage.world.bob.node_id)
 
 

@@ -51,7 +51,7 @@ async def _paid(stage: Stage) -> str:
     async def settled() -> bool:
         return not any(row["htlcs"] for row in (await stage.call("listpeerchannels"))["channels"])
 
-    await until(settled, "the HTLC to be off the channel", 60)
+    await until(settled, "the HTLC to be off the channel")
     last = (await stage.call("listhtlcs"))["htlcs"][-1]
     return f"{last['short_channel_id']}:{last['id']}:{last['direction']}"
 

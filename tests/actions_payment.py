@@ -28,7 +28,7 @@ async def _calm(stage: Stage) -> None:
         rows = (await stage.call("listpeerchannels"))["channels"]
         return not any(row["htlcs"] for row in rows)
 
-    await until(settled, "the channels to settle", 60)
+    await until(settled, "the channels to settle")
 
 
 async def _received(stage: Stage, payment_hash: str) -> int:

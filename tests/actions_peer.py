@@ -27,7 +27,7 @@ async def _gone(stage: Stage, peer_id: str) -> None:
     async def gone() -> bool:
         return not await _there(stage, peer_id)
 
-    await until(gone, "the peer to be gone", 60)
+    await until(gone, "the peer to be gone")
 
 
 async def _near(stage: Stage) -> Params:

@@ -40,7 +40,7 @@ async def ring_of(stage: Stage) -> tuple[str, str]:
         rows = (await stage.call("listchannels", short_channel_id=stage.kept["between"]))["channels"]
         return len([row for row in rows if row["active"]]) == 2
 
-    await until(known, "alice to know the channel between her peers", 90)
+    await until(known, "alice to know the channel between her peers")
 
     async def out() -> Any:
         rows = (await stage.call("listpeerchannels"))["channels"]
@@ -72,7 +72,7 @@ async def _went_around(stage: Stage, params: Params, result: Answer) -> None:
         before = stage.kept["held"]
         return held == [before[0] - sent, before[1] + 12_000_000]
 
-    await until(moved, "the balances to move", 60)
+    await until(moved, "the balances to move")
     assert 0 < result["fee_msat"] <= 6_000 and result["attempts"] == 1
     layers = (await stage.call("askrene-listlayers"))["layers"]
     assert not [each for each in layers if each["layer"].startswith("hive:")]
@@ -97,7 +97,7 @@ async def _with_service(stage: Stage) -> None:
 
     if not await known():
         await stage.call("plugin", subcommand="start", plugin=str(SERVICE))
-    await until(known, "comms to know the swap service", 60)
+    await until(known, "comms to know the swap service")
 
 
 def _asked(stage: Stage) -> dict[str, Any]:

@@ -43,7 +43,7 @@ async def _spliced(stage: Stage, params: Params, result: Answer) -> None:
         await stage.world.network.mine(1)
         return bool((await channel(stage, str(params["channel_id"])))["state"] == "CHANNELD_NORMAL")
 
-    await until(locked, "the splice to be confirmed", 90, 0.2)
+    await until(locked, "the splice to be confirmed", pause=0.2)
     row = await channel(stage, str(params["channel_id"]))
     change = amount if "destination" not in result else -(amount + result["fee_sats"])
     assert row["total_msat"] == before["total_msat"] + change * 1_000 == result["capacity_sats"] * 1_000

@@ -35,7 +35,7 @@ async def _none_left(stage: Stage, params: Params, result: Answer) -> None:
         shown = {row["state"] for row in (await stage.call("listpeerchannels"))["channels"]}
         return shown <= {*CLOSED} and all(row["status"] == "confirmed" for row in coins)
 
-    await until(closed, "no channel and no coin that waits for a block", 90, 0.2)
+    await until(closed, "no channel and no coin that waits for a block", pause=0.2)
     await _channel_again(stage)
 
 
@@ -79,7 +79,7 @@ async def _in_another_run(stage: Stage, params: Params, result: Answer) -> None:
         up = [row for row in rows if row["state"] == "CHANNELD_NORMAL"]
         return bool(up) and all(row["peer_connected"] and row.get("reestablished", True) for row in up)
 
-    await until(connected, "the peers to be back", 60, 0.2)
+    await until(connected, "the peers to be back", pause=0.2)
     seen = [await stage.shown()]
 
     async def at_rest() -> bool:

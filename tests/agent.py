@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hive_devnet.node import NodeHandle
-from hive_devnet.world import World
+from hive_devnet.world import PATIENCE_S, World
 from hive_shared import envelope
 from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.nostr import giftwrap
@@ -53,7 +53,7 @@ class Agent:
         await self._pool.set_relays([self.relay], [self.relay], [])
         self._pool.subscribe("dm", [{"kinds": [1059], "#p": [self.key]}], lambda _url: None)
         await self._pool.start()
-        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 60)
+        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, PATIENCE_S)
         status = await self.node.call("hive-client-identity")
         self.node_key = parse_pubkey(str(status["npub"]))
         return self
@@ -66,6 +66,10 @@ class Agent:
         async with self._came:
             self.inbox.append(json.loads(message.content))
             self._came.notify_all()
+
+    def dial(self) -> None:
+        """End the wait for the relay's next attempt: after an outage it may be a minute."""
+        self._pool.dial_now()
 
     async def hired(self, access: str = "fees", **parameters: object) -> Agent:
         """Have the operator authorise this key; keeps the credential id."""
@@ -123,7 +127,9 @@ class Agent:
         assert any(result.accepted for result in results.values()), results
         return event.id
 
-    async def answer(self, nonce: int, timeout: float = 60, *, status: int | None = None) -> dict[str, Any]:
+    async def answer(
+        self, nonce: int, timeout: float = PATIENCE_S, *, status: int | None = None
+    ) -> dict[str, Any]:
         """The (newest) response to ``nonce`` that came by DM, with this status if given."""
 
         def found() -> dict[str, Any] | None:
@@ -138,7 +144,7 @@ class Agent:
         assert document is not None and envelope.verify_response(document, self.node_key)
         return document
 
-    async def pushed(self, action: str, timeout: float = 60) -> dict[str, Any]:
+    async def pushed(self, action: str, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """The body of the (newest) push of this name, checked against the node's key."""
 
         def found() -> dict[str, Any] | None:

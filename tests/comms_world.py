@@ -14,6 +14,7 @@ from typing import Any
 from hive_devnet.network import open_network
 from hive_devnet.node import DevnetRpcError, Network, NodeHandle
 from hive_devnet.relay import RelayProcess
+from hive_devnet.world import PATIENCE_S
 from hive_shared import envelope
 from hive_shared.canonical import encode
 from hive_shared.crypto import Secret, xonly_pubkey
@@ -64,7 +65,9 @@ class Agent:
         self.senders.append(message.sender)
         self._came.set()
 
-    async def wait_for(self, wanted: Callable[[dict[str, Any]], bool], timeout: float = 60) -> dict[str, Any]:
+    async def wait_for(
+        self, wanted: Callable[[dict[str, Any]], bool], timeout: float = PATIENCE_S
+    ) -> dict[str, Any]:
         """The first received message that is wanted."""
         async with asyncio.timeout(timeout):
             while True:
@@ -181,7 +184,7 @@ async def refused(node: NodeHandle, method: str, **params: object) -> DevnetRpcE
     raise AssertionError(f"{method} was not refused: {result}")
 
 
-async def until(attempt: Callable[[], Any], what: str, timeout: float = 60) -> Any:
+async def until(attempt: Callable[[], Any], what: str, timeout: float = PATIENCE_S) -> Any:
     """The first truthy result of `attempt`; refusals count as not yet."""
     deadline = time.monotonic() + timeout
     while True:

@@ -48,7 +48,7 @@ async def killed_at(
     async def there() -> bool:
         return reached.exists()
 
-    await until(there, f"the plugin to reach {point}", 60)
+    await until(there, f"the plugin to reach {point}")
     await plugin_again(world, while_down)
     await asyncio.gather(sending, return_exceptions=True)
     return str(document["command_id"])

@@ -124,7 +124,7 @@ class Node:
         await self.identity.load_or_create()
         await self.inbound.load()
         await self.nostr.start(RelaySets(primary=(self.relay,)))
-        assert await self.nostr.pool.wait_for(lambda: self.nostr.pool.connected() == 1, 30)
+        assert await self.nostr.pool.wait_for(lambda: self.nostr.pool.connected() == 1, 60)
         self._sending = asyncio.create_task(self.messenger.run())
 
     async def send(self, content: str, key: str = "k") -> None:
@@ -195,7 +195,7 @@ class Kit:
         await self.pool.set_relays([self.relay], [self.relay], [])
         self.link.watch(None)
         await self.pool.start()
-        assert await self.pool.wait_for(lambda: self.pool.connected() == 1, 30)
+        assert await self.pool.wait_for(lambda: self.pool.connected() == 1, 60)
 
     @property
     def parts(self) -> int:

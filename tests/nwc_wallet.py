@@ -42,7 +42,7 @@ class NwcWalletService:
         await self._pool.set_relays([self.relay], [self.relay], [])
         self._pool.subscribe("asked", [{"kinds": [23194], "#p": [self.key]}], lambda _url: None)
         await self._pool.start()
-        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 10)
+        assert await self._pool.wait_for(lambda: self._pool.connected() == 1, 60)
         tags = [] if encryption is None else [["encryption", encryption]]
         await self._publish(13194, tags, serves)
 

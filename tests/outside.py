@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hive_devnet.node import DevnetRpcError, NodeHandle
-from hive_devnet.world import PLUGINS, World, until
+from hive_devnet.world import PATIENCE_S, PLUGINS, World, until
 
 COMMS = "cl-hive-comms.py"
 
@@ -58,7 +58,7 @@ class StoreWatch:
         names = [name for (name,) in self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         return "\n".join(repr(row) for name in names for row in self.rows(f'SELECT * FROM "{name}"'))
 
-    async def quiet(self, seconds: float = 3.0, timeout: float = 30) -> int:
+    async def quiet(self, seconds: float = 3.0, timeout: float = PATIENCE_S) -> int:
         """Wait until nothing was committed for `seconds`; the commit number from then on."""
         last, since = self.commits(), time.monotonic()
 
@@ -207,7 +207,7 @@ async def restart_plugin(world: World) -> None:
     await until(serves, "cl-hive-comms to serve again")
 
 
-async def exists(path: Path, timeout: float = 60) -> None:
+async def exists(path: Path, timeout: float = PATIENCE_S) -> None:
     """Wait for a file."""
 
     async def there() -> bool:

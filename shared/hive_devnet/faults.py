@@ -33,7 +33,8 @@ class NodeFaults:
         self._name = node.name
 
     async def set(self, command: str, kind: FaultKind, *, seconds: float = 0.0, times: int = 1) -> None:
-        """Strikes the next `times` calls of `command` (0: all); `seconds` is how long a delay lasts."""
+        """Strikes the next `times` calls of `command` (0: all); `seconds` is how long a delay lasts at
+        most: `release` ends it."""
         params = {
             "name": self._name,
             "command": command,
@@ -46,6 +47,10 @@ class NodeFaults:
     async def clear(self) -> int:
         """Turns every switch off; returns how often they struck."""
         return int((await self._network.control("clear_faults", {"name": self._name}))["struck"])
+
+    async def release(self) -> None:
+        """Lets go on every call that is held now."""
+        await self._network.control("release_faults", {"name": self._name})
 
     async def struck(self, command: str) -> int:
         """How often the switches of `command` have struck so far."""

@@ -22,6 +22,9 @@ from hive_devnet.relay import RelayProcess
 _WITNESS = Path(__file__).resolve().parent / "witness_plugin.py"
 _CLNREST = Path(__file__).resolve().parent / "clnrest.py"
 REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_S = 150.0
+"""How long a test waits for what it expects. Much of what plugins do comes once a minute, a relay that was
+down for half a minute is dialled a minute later, and the machine may be three times slower than ours."""
 START_PPM = 500
 """Fee of alice's channels when a story starts, set by her operator's own hand."""
 PLUGINS = {name: REPOSITORY / name / f"{name}.py" for name in ("cl-hive-comms", "cl-hive-archon", "cl-hive")}
@@ -38,7 +41,7 @@ class AdvisorFailed(Exception):
 
 
 async def until(
-    condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 60, pause: float = 0.05
+    condition: Callable[[], Awaitable[Any]], what: str, timeout: float = PATIENCE_S, pause: float = 0.05
 ) -> Any:
     """Poll ``condition`` until it returns something true; TimeoutError naming ``what`` in the end."""
     deadline = asyncio.get_running_loop().time() + timeout

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from hive_devnet.network import open_network
 from hive_devnet.node import NodeHandle
+from hive_devnet.world import PATIENCE_S
+from outside import Stopwatch, parent
 
 ROOT = Path(__file__).parents[2]
 EXECUTABLES = {
@@ -62,13 +64,18 @@ class Suite:
         rows = status["siblings"]["plugins"] if name == "comms" else status["siblings"]
         return {row["plugin"]: row for row in rows}
 
-    async def settle(self, expected: str, *names: str, seconds: float = 10.0) -> None:
-        """Return when all the named plugins see this combination."""
+    async def settle(self, expected: str, *names: str, seconds: float | None = None) -> None:
+        """Return when all the named plugins see this combination; after `seconds` at most if given, less
+        the time for which they, the node and we stood ready and other programs had the processor."""
+        pids = [await self.node.plugin_pid(EXECUTABLES[name].name) for name in names]
+        watch = Stopwatch(*pids, parent(pids[0]), os.getpid())
 
         async def agreed() -> bool:
             return {await self.combination(name) for name in names} == {expected}
 
-        await wait_until(agreed, seconds)
+        await wait_until(agreed, PATIENCE_S)
+        took = watch.stop()
+        assert seconds is None or took.own <= seconds, took
 
 
 async def wait_until(ready: Callable[[], Awaitable[bool]], seconds: float) -> None:

@@ -45,7 +45,7 @@ async def opened(plugins: tuple[str, ...]) -> AsyncIterator[tuple[World, Agent, 
         await world.alice.call("hive-client-identity", {"action": "set-relays", "relays": ",".join(relays)})
         async with Agent(world.alice, world.relay.url) as agent:
             await agent._pool.set_relays(relays, relays, [])
-            assert await agent._pool.wait_for(lambda: agent._pool.connected() == 2, 30)
+            assert await agent._pool.wait_for(lambda: agent._pool.connected() == 2, 60)
             await agent.hired("fees")
             yield world, agent, other
     finally:
@@ -97,7 +97,7 @@ async def a_fee_by_nostr_runs_once(world: World, agent: Agent, other: RelayProce
     document = agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 600})
     await agent.dm(document, [world.relay.url])
     await agent.dm(document, [other.url])
-    answer = await agent.answer(document["nonce"], 30)
+    answer = await agent.answer(document["nonce"], 60)
     assert answer["status"] == 0, answer
     assert await agent.rest(document) == answer
     assert (await world.channel_fees())[1] == 600
@@ -184,5 +184,5 @@ async def a_seal_by_another_key(world: World, agent: Agent) -> None:
     await until(dropped, "the forgery to be seen")
     honest = agent.signed("ping", {}, CONTROL)
     await agent.dm(honest)
-    await agent.answer(honest["nonce"], 30)
+    await agent.answer(honest["nonce"], 60)
     assert not any(message.get("request_nonce") == document["nonce"] for message in agent.inbox)

@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from compat.conftest import wait_until
+from hive_devnet.world import PATIENCE_S
 from outside import Stopwatch, parent
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def test_acceptance_08_24_hung_sibling_leaves_other_calls_fast_and_opens_t
             return breakers == ["open", "open"]
 
         # The scheduled probes notice it: three answers that do not come within 5 s each.
-        await wait_until(opened, 60)
+        await wait_until(opened, PATIENCE_S)
         for name, took in times.items():
             row = (await suite.siblings(name))["cl-hive-archon"]
             assert row["present"] and "no answer within 5 s" in row["error"]

@@ -189,7 +189,7 @@ async def test_a_dialogue_that_was_given_up_leaves_no_thread_at_work() -> None:
 
     async with talking(silent) as port:
         sending = asyncio.create_task(SmtpMail(seconds=60).send(at(port, host="127.0.0.1"), LETTER))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await opened.wait()
             while not at_work():
                 await asyncio.sleep(0.01)

@@ -19,7 +19,7 @@ async def _invoice(node: Any, label: str, amount: object = 10_000, **more: objec
 
 async def _settled(node: Any, count: int) -> list[dict[str, Any]]:
     """The forwards of a node, once `count` of them are settled (a real node hears of it a moment later)."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             rows = (await node.call("listforwards", {"status": "settled"}))["forwards"]
             if len(rows) >= count:
@@ -114,7 +114,7 @@ async def test_xpay_over_two_hops_earns_the_middle_a_fee(trio: Any) -> None:
 
 async def _gossip(node: Any, trio: Any, ppm: int) -> None:
     """Waits until `node` knows bob's fee on the far channel."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             channels = (await node.call("listchannels", {"source": trio.bob.id}))["channels"]
             if any(
@@ -186,7 +186,7 @@ async def test_an_amount_goes_with_an_open_invoice_only(trio: Any) -> None:
 async def test_keysend_arrives_as_a_paid_invoice(trio: Any) -> None:
     paid = await trio.alice.call("keysend", {"destination": trio.bob.id, "amount_msat": 5000})
     digest = paid["payment_hash"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (rows := (await trio.bob.call("listinvoices", {"payment_hash": digest}))["invoices"]):
             await asyncio.sleep(0.05)
     assert (rows[0]["status"], rows[0]["amount_received_msat"]) == ("paid", 5000)
@@ -219,7 +219,7 @@ async def test_waitanyinvoice_goes_through_paid_invoices_in_order(trio: Any) -> 
 
 async def test_an_expired_invoice_is_not_paid(trio: Any) -> None:
     made = await _invoice(trio.bob, "late", expiry=1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await trio.bob.call("listinvoices", {"label": "late"}))["invoices"][0]["status"] != "expired":
             await asyncio.sleep(0.1)
         while time.time() < made["expires_at"] + 1:
@@ -389,7 +389,7 @@ async def _spent(node: Any, amount_msat: int) -> bool:
 async def test_the_books_balance(trio: Any) -> None:
     made = await _invoice(trio.bob, "books", 30_000_000)
     await trio.alice.call("xpay", [made["bolt11"]])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await _spent(trio.alice, 30_000_000):
             await asyncio.sleep(0.05)
     apy = (await trio.bob.call("bkpr-channelsapy"))["channels_apy"]

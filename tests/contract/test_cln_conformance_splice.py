@@ -61,7 +61,7 @@ class Pair:
             row = await self.row()
             return row["reestablished"] is True and not row.get("inflight")
 
-        await until(live, "the channel to be usable", 60)
+        await until(live, "the channel to be usable")
 
     async def refused(self, method: str, params: dict[str, object]) -> tuple[int, str]:
         error = await self.node.error(method, params)
@@ -192,7 +192,7 @@ async def _locked(pair: Pair, txid: str) -> dict[str, Any]:
     async def locked() -> bool:
         return bool((await pair.row())["state"] == "CHANNELD_NORMAL")
 
-    await until(locked, "the splice to be locked in", 60)
+    await until(locked, "the splice to be locked in")
     row = await pair.row()
     assert row["funding_txid"] == txid and not row.get("inflight")
     return row
@@ -235,7 +235,7 @@ async def test_a_splice_in_and_a_splice_out(pair: Pair) -> None:
         coins = (await pair.peer.call("listfunds"))["outputs"]
         return [coin["amount_msat"] for coin in coins] == [48_000_000]
 
-    await until(arrived, "the peer's coin", 60)
+    await until(arrived, "the peer's coin")
 
 
 async def test_a_peer_that_is_away(pair: Pair) -> None:
@@ -244,7 +244,7 @@ async def test_a_peer_that_is_away(pair: Pair) -> None:
     async def away() -> bool:
         return (await pair.row())["peer_connected"] is False
 
-    await until(away, "the connection to be gone", 60)
+    await until(away, "the connection to be gone")
     asked: dict[str, object] = {"channel_id": pair.channel_id, "relative_amount": 1_000}
     gone = (351, "Channel is disconnected")
     assert await pair.refused("splice_init", asked) == gone

@@ -39,7 +39,7 @@ async def test_a_node_lets_its_peers_go_before_it_stops_and_begins_a_new_log(tri
     async def back() -> bool:
         return trio.bob.id in await _connected(trio.alice)
 
-    await until(back, "the channel's peer to be back", 60)
+    await until(back, "the channel's peer to be back")
 
 
 async def test_what_is_not_over_in_time_is_named(trio: Trio, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ async def test_what_is_not_over_in_time_is_named(trio: Trio, tmp_path: Path) -> 
         rows = (await trio.bob.call("listpeerchannels"))["channels"]
         return [htlc for row in rows for htlc in row["htlcs"]]
 
-    (htlc,) = await until(held, "an HTLC in flight", 60)
+    (htlc,) = await until(held, "an HTLC in flight")
     left = await trio.bob.call("graceful", {"timeout": 1})
     # A peer whose channel is just being taken up again stays as well.
     assert left["pending_htlc_expiries"] == [htlc["expiry"]] and trio.carol.id in left["pending_peers"]

@@ -51,7 +51,7 @@ async def test_a_relay_that_wants_a_login_gets_none_and_every_change_is_followed
         await reader.follow([shut.url, open_one.url], {}, None)
         assert reader.status() == []
         await reader.follow([shut.url, open_one.url], wanted, None)
-        await until(came, "the event of the open relay, the question at the other", 60)
+        await until(came, "the event of the open relay, the question at the other")
         assert {name for name, _ in told} == {"sibling-0-1"}
         assert shut.said("AUTH") == open_one.said("AUTH") == []
         assert shut.said("EVENT") == open_one.said("EVENT") == []
@@ -60,7 +60,7 @@ async def test_a_relay_that_wants_a_login_gets_none_and_every_change_is_followed
             return any({"kinds": [38380], "limit": 5} in frame for frame in open_one.said("REQ"))
 
         await reader.follow([open_one.url], {"sibling-0-1": [{"kinds": [38380], "limit": 5}]}, None)
-        await until(asked_anew, "the changed question", 60)
+        await until(asked_anew, "the changed question")
         assert [row["url"] for row in reader.status()] == [open_one.url]
         await reader.follow([], wanted, None)
         assert reader.status() == []

@@ -16,7 +16,7 @@ from hive_shared.nostr.relay import RelayPool
 from hive_shared.nostr.relay_info import RelayInfo, RelayInfos, fetch_relay_info, parse_relay_info
 from hive_shared.nostr.relay_limits import RelayLimits
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 NOTES = [{"kinds": [1], "#t": ["hive"]}]
 SHORT = RelayLimits(info_open_seconds=0.3)
 

@@ -41,7 +41,7 @@ async def _publish(url: str) -> tuple[str, str]:
     pool = RelayPool(on_event=nobody, private_relays=True)
     await pool.start()
     try:
-        result = (await pool.publish(EVENT, [url], timeout=10))[url]
+        result = (await pool.publish(EVENT, [url], timeout=60))[url]
         return result.state, result.message
     finally:
         await pool.stop()

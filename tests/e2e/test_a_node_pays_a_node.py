@@ -79,7 +79,7 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
                     payer = await network.add_node("alice", options, [PLUGIN])
                     payee = await network.add_node("bob", options, [PLUGIN])
                     for node in (payer, payee):
-                        await until(lambda node=node: call(node, "hive-client-status"), "the plugin", 60)
+                        await until(lambda node=node: call(node, "hive-client-status"), "the plugin")
                     # What pays it is taken up to 1,000 sat from a mint that it has not probed.
                     await call(payer, "hive-client-wallet", action="fund", amount_sats=256)
                     await call(payer, "hive-client-wallet", action="probe")
@@ -119,7 +119,7 @@ async def test_acceptance_03_02_a_node_is_hired_and_paid_by_another(pair: Pair) 
             assert "which key its tickets are locked to" in str(error), error
             return None
 
-    ticket_id = str(await until(made, "the key came over the relay", 60))
+    ticket_id = str(await until(made, "the key came over the relay"))
     await pair.reached(pair.payer, ticket_id, "accepted")
     (row,) = (await call(pair.payee, ESCROW, action="list", role="payee"))["items"]
     assert (row["ticket_id"], row["payer"], row["state"]) == (ticket_id, theirs, "active")

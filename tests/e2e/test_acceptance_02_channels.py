@@ -40,7 +40,7 @@ async def test_acceptance_02_12_channels_opened_and_closed_through_kills(world: 
         opening = agent.signed("open", {"peer_id": world.bob.node_id, "amount_sats": 90_000}, CHANNEL)
         reached = world.arm_fault("after_cln")
         calling = asyncio.create_task(agent.rest(opening))
-        await until(lambda: exists(reached), "the node's answer", 60)
+        await until(lambda: exists(reached), "the node's answer")
         await plugin_again(world)
         with pytest.raises((DevnetRpcError, ConnectionError)):
             await calling
@@ -49,7 +49,7 @@ async def test_acceptance_02_12_channels_opened_and_closed_through_kills(world: 
             found = [item for item in await receipts(world, "open") if item["status"] == "success"]
             return found[0] if found else None
 
-        receipt = await until(opened, "the receipt of the killed opening", 60)
+        receipt = await until(opened, "the receipt of the killed opening")
         new = [row for row in await rows(world) if row["channel_id"] not in before]
         assert len(new) == 1 and new[0]["total_msat"] == 90_000_000, new
         assert receipt["result"]["channel_id"] == new[0]["channel_id"], receipt
@@ -62,7 +62,7 @@ async def test_acceptance_02_12_channels_opened_and_closed_through_kills(world: 
         async def away() -> bool:
             return not (await rows(world))[0]["peer_connected"]
 
-        await until(away, "bob to be gone", 60)
+        await until(away, "bob to be gone")
         params = {"channel_id": world.scid, "reason": "a test"}
         closing = await agent.rest(agent.signed("close_cooperative", params, CHANNEL))
         assert closing["status"] == 3 and closing["result"]["state"] == "pending_external", closing
@@ -73,7 +73,7 @@ async def test_acceptance_02_12_channels_opened_and_closed_through_kills(world: 
         async def agreed() -> bool:
             return "CHANNELD_SHUTTING_DOWN" not in [row["state"] for row in await rows(world)]
 
-        await until(agreed, "the close to be agreed", 60)
+        await until(agreed, "the close to be agreed")
         # The clock looks twice a minute and at every start.
         await plugin_again(world)
 
@@ -81,7 +81,7 @@ async def test_acceptance_02_12_channels_opened_and_closed_through_kills(world: 
             found = [i for i in await receipts(world, "close_cooperative") if i["status"] == "success"]
             return found[0] if found else None
 
-        done = await until(closed, "the receipt of the close", 90)
+        done = await until(closed, "the receipt of the close")
         assert done["result"]["channel"] == world.scid and done["result"]["type"] == "mutual", done
         assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True
     finally:

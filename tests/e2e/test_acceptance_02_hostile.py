@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from hive_devnet.node import DevnetRpcError
 from hive_devnet.world import World
 from hive_shared import envelope
 from hive_shared.errors import SYMBOLS
-from outside import COMMS, Stopwatch, StoreWatch, resident_mb, within
+from outside import COMMS, Stopwatch, StoreWatch, parent, resident_mb, within
 
 MONITOR = "hive:monitor/v1"
 BURST = 4_000
@@ -363,7 +364,8 @@ async def test_acceptance_02_17_strangers_by_rpc_cost_no_write(world: World, age
         assert refused.value.code in (4003, 4007), refused.value
 
     async def known() -> float:
-        asked, took = agent.signed("ping", {}, "hive:control/v1"), Stopwatch(pid)
+        asked = agent.signed("ping", {}, "hive:control/v1")
+        took = Stopwatch(pid, parent(pid), os.getpid())
         assert (await agent.rest(asked))["status"] == 0
         return took.stop().own
 

@@ -42,7 +42,7 @@ async def ring() -> AsyncIterator[tuple[World, str]]:
         rows = (await world.alice.call("listchannels"))["channels"]
         return len([row for row in rows if row["active"]]) == 6
 
-    await until(known, "alice to know all channels", 90)
+    await until(known, "alice to know all channels")
     yield world, home
     await world.close()
     shutil.rmtree(directory, ignore_errors=True)
@@ -79,7 +79,7 @@ async def moved(world: World, home: str, before: dict[str, int], amount_msat: in
     async def there() -> bool:
         return await balances(world, home) == want
 
-    await until(there, "the balances to move", 60)
+    await until(there, "the balances to move")
 
 
 async def test_acceptance_02_18_a_circular_rebalance_moves_balance_within_its_cap(
@@ -103,7 +103,7 @@ async def test_acceptance_02_18_a_circular_rebalance_moves_balance_within_its_ca
         events = (await world.alice.call("bkpr-listincome"))["income_events"]
         return [event["debit_msat"] for event in events if event["tag"] == "rebalance_fee"]
 
-    assert await until(booked, "the node's books to tell the fee", 60) == [result["fee_msat"]]
+    assert await until(booked, "the node's books to tell the fee") == [result["fee_msat"]]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_acceptance_02_12_a_rebalance_that_was_killed_is_found_and_not_rep
         rows = (await world.alice.call("listpeerchannels"))["channels"]
         return all(row["peer_connected"] for row in rows)
 
-    await until(connected, "alice's peers", 90)
+    await until(connected, "alice's peers")
     before = await balances(world, home)
     command = await killed_at(world, trusted, point, (REBALANCE, ACTION), around(world, home))
     receipt = await receipt_of(world, command)
@@ -170,7 +170,7 @@ async def test_acceptance_02_12_a_swap_that_was_killed_is_found_where_its_servic
     refused = await trusted.rest(trusted.signed("swap_out", asked, REBALANCE))
     assert refused["error"]["slug"] == "unsupported_action" and why in refused["error"]["message"], refused
     await world.alice.call("plugin", {"subcommand": "start", "plugin": str(SERVICE)})
-    await until(there, "comms to know the service", 60)
+    await until(there, "comms to know the service")
     command = await killed_at(world, trusted, "after_cln", (REBALANCE, "swap_out"), asked)
     if await missing():
         # The node was started anew, and the service with it is gone.

@@ -125,7 +125,7 @@ async def test_acceptance_02_11_a_renewed_credential_has_a_rune_of_its_own(rest_
             answer = await post(world, "hive-comms-rpc", old, {"request": "{}", "sender": agent.key})
             return answer.status_code == 401 and answer.json()["code"] == 1503
 
-        await until(blacklisted, "the old rune's blacklisting", timeout=90)
+        await until(blacklisted, "the old rune's blacklisting")
 
 
 async def test_acceptance_08_05_a_rune_for_every_hive_method_still_opens_no_sibling_call(

@@ -32,7 +32,7 @@ async def test_acceptance_02_01_an_hours_root_is_signed_by_the_lightning_key(tmp
             signed = [root for root in answer["result"]["roots"] if root["zbase"]]
             return answer["result"] if signed else None
 
-        result = await until(shown, "the root of the hour", 60, pause=1)
+        result = await until(shown, "the root of the hour", pause=1)
         (root,) = [each for each in result["roots"] if each["kind"] == "hour"]
         assert root["first_id"] <= done["receipt"]["receipt_id"] <= root["last_id"]
         text = receipts.root_text(

@@ -58,7 +58,7 @@ async def agent(world: World) -> AsyncIterator[None]:
         *words, env=world.advisor.env, stdin=silent, stdout=silent, stderr=silent
     )
     try:
-        await until(listening(runtime), "the agent", 60)
+        await until(listening(runtime), "the agent")
         yield
     finally:
         process.terminate()
@@ -125,7 +125,7 @@ async def hired(world: World, mint_url: str) -> tuple[str, str]:
         rows = (await world.alice.call("hive-marketplace-discover", {"criteria": criteria}))["advisors"]
         return next((row for row in rows if row["name"] == NAME), None)
 
-    found = await until(discovered, "the advert", 60)
+    found = await until(discovered, "the advert")
     proposed = await world.alice.call("hive-marketplace-propose", {"advisor": str(found["index"])})
     assert proposed["terms"]["compensation"]["perActionSats"] == ASKED_SATS
     contract_id = str(proposed["contract_id"])
@@ -133,7 +133,7 @@ async def hired(world: World, mint_url: str) -> tuple[str, str]:
     async def heard() -> bool:
         return bool((await world.advisor.run("inbox", "list"))["items"])
 
-    await until(heard, "the proposal", 60)
+    await until(heard, "the proposal")
     price = f"compensation.perActionSats={AGREED_SATS}"
     await world.advisor.run("thread", "counter", contract_id, price, "--why", "more work", "--sign")
     countered = await contract(world, contract_id, "countered")
@@ -150,7 +150,7 @@ async def hired(world: World, mint_url: str) -> tuple[str, str]:
         rows = (await world.advisor.run("client", "list"))["items"]
         return next((str(row["alias"]) for row in rows if row["state"] == "active"), None)
 
-    return contract_id, await until(taken, "the credential", 60)
+    return contract_id, await until(taken, "the credential")
 
 
 @pytest.mark.timeout(500)
@@ -177,7 +177,7 @@ async def test_acceptance_03_22_comms_alone_full_marketplace_hire_paid_by_ticket
             assert "key" in str(error), error
             return None
 
-    ticket_id = await until(made, "a ticket", 90)
+    ticket_id = await until(made, "a ticket")
     ticket = await alice.call("hive-client-escrow", {"action": "get", "ticket_id": ticket_id})
     assert ticket["terms"]["contract_id"] == contract_id
     assert ticket["items"][0]["amount_sats"] == AGREED_SATS

@@ -170,7 +170,7 @@ async def test_what_waits_too_long_expires(world: World, agent: Agent) -> None:
     async def expired() -> bool:
         return bool(await receipts_of(world, action_id))
 
-    await until(expired, "the expiry", 60, 0.5)
+    await until(expired, "the expiry", pause=0.5)
     receipt = await never_ran(world, agent, document, "approval_expired")
     assert receipt["status"] == "expired", receipt
     error = await refused(world, action_id=action_id)
@@ -189,7 +189,7 @@ async def test_a_deadline_that_passed_is_not_approved_even_before_the_clockwork_
     async def ended() -> bool:
         return bool(await receipts_of(world, action_id))
 
-    await until(ended, "the expiry", 60, 0.5)
+    await until(ended, "the expiry", pause=0.5)
     await never_ran(world, agent, document, "approval_expired")
     assert (await world.channel_fees()) == (1_000, 1_000)
 
@@ -244,7 +244,7 @@ async def test_acceptance_02_11_revoked_while_three_wait_and_one_runs(world: Wor
         assert (await agent.rest(waiting[-1]))["status"] == 3
     # A base fee is danger 2: it runs by itself, and is held in the node.
     faults = NodeFaults(world.network, world.alice)  # type: ignore[arg-type]
-    await faults.set("setchannel", FaultKind.DELAY_AFTER, seconds=1.5)
+    await faults.set("setchannel", FaultKind.DELAY_AFTER, seconds=60)
     runs = agent.signed("set_single", {"channel_id": world.scid, "base_msat": 1_500})
     running = asyncio.create_task(agent.rest(runs))
 
@@ -255,6 +255,7 @@ async def test_acceptance_02_11_revoked_while_three_wait_and_one_runs(world: Wor
     done = await world.alice.call("hive-client-revoke", {"advisor": agent.npub, "reason": "enough"})
     assert done["cancelled"] == 3, done
     assert (await world.alice.call("hive-client-pending"))["count"] == 0
+    await faults.release()
     assert (await running)["status"] == 0
     assert (await only_receipt(world, runs["command_id"]))["status"] == "success"
     for document in waiting:

@@ -114,7 +114,7 @@ async def test_acceptance_08_13_archons_credentials_stand_while_its_word_is_fres
             theirs = [row for row in rows if row["format"] == "vc"]
             return len(theirs) == 3 and all(row["status"] == "revoked" for row in theirs)
 
-        await until(ended, "the end of what archon revoked", 60)
+        await until(ended, "the end of what archon revoked")
         assert await refusal(fresh) == ("credential_revoked", 4018)
         assert await refusal(native) == "good"
         rows = (await world.alice.call("hive-mgmt-credential-list"))["items"]

@@ -121,7 +121,7 @@ async def test_acceptance_08_11_mid_bulk_the_rest_is_cancelled(world: World, age
     )
     answer = await agent.rest(document)
     assert answer["status"] == 3, answer
-    await faults.set("setchannel", FaultKind.DELAY_AFTER, seconds=1.5)
+    await faults.set("setchannel", FaultKind.DELAY_AFTER, seconds=60)
     approving = asyncio.create_task(
         world.alice.call("hive-client-approve", {"action_id": document["command_id"]})
     )
@@ -134,6 +134,7 @@ async def test_acceptance_08_11_mid_bulk_the_rest_is_cancelled(world: World, age
         assert (await stop(world))["engaged"] is True
     else:
         (world.alice.net_dir / "hive" / "EMERGENCY_STOP").touch()
+    await faults.release()
     done = await approving
     assert done["state"] == "partial", done
     final = await agent.answer(document["nonce"], status=4)

@@ -223,7 +223,7 @@ async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(tmp_path:
         with pytest.raises(AdvisorFailed):
             await world.advisor.run("client", "set", "alice", *setting)
         clock.wait(ROUND_S)
-        await until(made, "the rune", timeout=60)
+        await until(made, "the rune")
 
         async def usable() -> bool:
             await world.advisor.run("run", "--once")
@@ -233,7 +233,7 @@ async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(tmp_path:
                 return False
             return True
 
-        await until(usable, "the rune to follow", timeout=90)
+        await until(usable, "the rune to follow")
         await world.relay.kill()
         assert (await world.advisor.run("client", "read", "alice", "health"))["state"] == "done"
         revoked = await world.alice.call("hive-client-revoke", {"advisor": npub})

@@ -82,7 +82,7 @@ async def hired(world: World, kit: Advisor, key: str | None = None, access: str 
                 return client.state == "active"
         return False
 
-    await until(taken, "the credential", 60)
+    await until(taken, "the credential")
 
 
 async def asked(kit: Advisor, what: tuple[str, str, dict[str, Any]] = LOOK) -> Any:
@@ -153,7 +153,7 @@ async def test_a_wrong_clock_is_set_by_the_node_and_the_command_runs_once(
         async def taken() -> bool:
             return any(client.state == "active" for client in await kit.clients.all())
 
-        await until(taken, "the credential", 60)
+        await until(taken, "the credential")
         first = await asked(kit)
         assert str(first.state) == "done" and first.resigned <= 1
         client = (await kit.clients.all())[0]
@@ -179,11 +179,11 @@ async def test_acceptance_11_18_one_key_on_two_machines_stops_the_one_that_notic
             return looked if looked.resigned or looked.slug == "nonce_too_low" else None
 
         # Once is stepped over: the same command under the number the node wants.
-        stepped = await until(too_low, "a number that is too low", 60)
+        stepped = await until(too_low, "a number that is too low")
         assert (str(stepped.state), stepped.resigned) == ("done", 1)
         second.ahead_us += 60_000_000
         assert str((await asked(there)).state) == "done"
-        refused = await until(too_low, "the second number that is too low", 60)
+        refused = await until(too_low, "the second number that is too low")
         assert (str(refused.state), refused.resigned) == ("rejected", 0)
         with pytest.raises(Conflict, match="used on another machine") as stopped:
             await asked(here)
@@ -218,7 +218,7 @@ async def test_a_rotated_key_takes_over_at_a_node_that_authorises_it(world: Worl
         async def told() -> bool:
             return any(c.state == "revoked" for c in await kit.clients.credentials(client))
 
-        await until(told, "the revocation", 60)
+        await until(told, "the revocation")
         assert (await kit.clients.all())[0].state == "active"
         assert str((await asked(kit)).state) == "done"
 

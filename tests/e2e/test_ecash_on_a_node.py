@@ -75,7 +75,7 @@ async def test_acceptance_03_01_killed_after_the_mint_signed_has_its_sats_once(p
     async def there() -> bool:
         return await place.sats() == 1_500
 
-    await until(there, "the sats that the mint signed", 60)
+    await until(there, "the sats that the mint signed")
     again = await place.wallet("fund", amount_sats=500, idempotency_key="second")
     assert (again["state"], await place.sats()) == ("done", 1_500)
     found = await place.wallet("restore")

@@ -33,7 +33,7 @@ async def test_on_a_full_disk_the_stop_holds_and_is_written_when_there_is_room(
         status = await world.alice.call(STOP, {"action": "status"})
         return status["due"] == [] and status["forwarding"]["frozen"] == 1
 
-    await until(written, "the stop to be written and the channel frozen", timeout=60)
+    await until(written, "the stop to be written and the channel frozen")
     status = await world.alice.call(STOP, {"action": "status"})
     assert (status["by"], status["reason"]) == ("operator", "fire")
     await world.alice.call(STOP, {"action": "release", "token": status["release"]["token"]})

@@ -67,7 +67,7 @@ class Place:
                 return False
             return item is None or message["body"]["item"] == item
 
-        message = await self.agent.wait_for(wanted, 30)
+        message = await self.agent.wait_for(wanted)
         return decode_message(schema, message["body"])
 
     async def killed(self) -> None:

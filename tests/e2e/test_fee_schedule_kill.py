@@ -25,19 +25,19 @@ async def test_acceptance_02_12_a_rule_of_a_killed_plugin_acts_once_and_ends(wor
         # The clock's first turn comes with the start.
         point = f"channel_set_{world.scid}"
         await plugin_again(world, lambda _: reached.append(world.arm_fault(point)))
-        await until(lambda: exists(reached[0]), "the rule to act", 60)
+        await until(lambda: exists(reached[0]), "the rule to act")
         await plugin_again(world)
 
         async def ended(action: str) -> Any:
             return [each for each in await receipts(world, action) if each["status"] == "success"]
 
-        (held,) = await until(lambda: ended("set_anchor"), "the receipt of the killed change", 60)
+        (held,) = await until(lambda: ended("set_anchor"), "the receipt of the killed change")
         assert (held["params"]["rule"], held["params"]["schedule"]) == (0, answer["command_id"])
         assert (await world.channel_fees())[1] == 600
         answer = await agent.rest(agent.signed("fee_schedule", {"rules": []}, CONFIG))
         assert answer["result"] == {"state": "cleared"}, answer
         await plugin_again(world)
-        (back,) = await until(lambda: ended("clear_anchor"), "the end of the rate", 60)
+        (back,) = await until(lambda: ended("clear_anchor"), "the end of the rate")
         assert (await world.channel_fees())[1] == START_PPM, back
         assert len(await receipts(world, "set_anchor")) == 1
         assert (await world.alice.call("hive-client-receipts-verify"))["ok"] is True

@@ -81,7 +81,7 @@ async def test_acceptance_03_22_a_fleet_ticket_through_cl_hive_outlives_comms(
     async def greeted() -> bool:
         return bool((await alice.call("hive-status", {}))["supported"])
 
-    await until(greeted, "cl-hive knows comms", 60)
+    await until(greeted, "cl-hive knows comms")
     call = {
         **TASK,
         **{"agent_id": paying.advisor.env["TICKET_NPUB"], "danger_score": 3, "amount_sats": SATS},
@@ -96,20 +96,20 @@ async def test_acceptance_03_22_a_fleet_ticket_through_cl_hive_outlives_comms(
             assert "key" in str(error), error
             return None
 
-    id_ = str(await until(made, "a ticket", 90))
+    id_ = str(await until(made, "a ticket"))
     await reached(paying, id_, "accepted")
     await alice.kill_plugin(COMMS.name)
 
     async def gone() -> bool:
         return not (await alice.call("hive-status", {}))["supported"]
 
-    await until(gone, "cl-hive sees that comms is gone", 60)
+    await until(gone, "cl-hive sees that comms is gone")
     judged = {"ticket_id": id_, "success": True, "confirm": True}
     assert await code_of(paying, "hive-escrow-complete", **judged) == 4010
     assert await code_of(paying, "hive-escrow-create", **{**call, "idempotency_key": "two"}) == 4010
     assert (await alice.call("hive-escrow-get", {"ticket_id": id_}))["status"] == "active"
     await comms_again(paying, start)
-    await until(greeted, "cl-hive knows comms again", 90)
+    await until(greeted, "cl-hive knows comms again")
     assert (await alice.call("hive-escrow-complete", judged))["state"] == "released"
     await reached(paying, id_, "redeemed")
     balance = await paying.advisor.run("wallet", "balance")

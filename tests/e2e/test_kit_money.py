@@ -20,7 +20,7 @@ daily_sats = 100
 """
 
 
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(500)
 async def test_the_kit_is_paid_and_pays_through_its_own_node(world: World) -> None:
     shell = world.advisor
     channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
@@ -50,7 +50,7 @@ async def test_the_kit_is_paid_and_pays_through_its_own_node(world: World) -> No
         rows = (await shell.run("pay", "list", "--kind", "earning"))["items"]
         return next((row for row in rows if row["state"] == "paid"), None)
 
-    earning = await until(paid, "the pay of the command", 60)
+    earning = await until(paid, "the pay of the command")
     assert earning["command_id"] == done["command_id"] and earning["payment_hash"] == invoice["payment_hash"]
     await pays(world)
     await is_paid_by_the_month(world)
@@ -77,7 +77,7 @@ async def pays(world: World) -> None:
         clients = (await shell.run(*buyer, "client", "list"))["items"]
         return next((row["alias"] for row in clients if row["state"] == "offered"), None)
 
-    await shell.run(*buyer, "client", "accept", await until(offered, "the offer", 60), "--name", "alice")
+    await shell.run(*buyer, "client", "accept", await until(offered, "the offer"), "--name", "alice")
     # Not the channel that another advisor has just changed.
     write = (*buyer, "--yes", "send", "alice", "hive:peer/connect", f"peer_id={world.bob.node_id}")
     assert await failed(world, *write) == (8, "payment_required")
@@ -110,7 +110,7 @@ async def is_paid_by_the_month(world: World) -> None:
         await shell.run(*keeper, "run", "--once")
         return bool((await shell.run(*keeper, "inbox", "list"))["items"])
 
-    await until(heard, "the proposal", 60)
+    await until(heard, "the proposal")
     await shell.run(*keeper, "--yes", "thread", "accept", contract_id, "--sign")
 
     async def month_paid() -> dict[str, Any] | None:
@@ -118,7 +118,7 @@ async def is_paid_by_the_month(world: World) -> None:
         rows = (await shell.run(*keeper, "pay", "list", "--kind", "earning"))["items"]
         return next((row for row in rows if row["state"] == "paid"), None)
 
-    earning = await until(month_paid, "the first month", 60)
+    earning = await until(month_paid, "the first month")
     assert (earning["purpose"], earning["contract_id"], earning["amount_sats"]) == (
         *("period", contract_id, 300),
     )

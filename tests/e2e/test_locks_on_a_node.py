@@ -54,7 +54,7 @@ async def test_a_sibling_locks_looks_redeems_and_asks(mint_url: str) -> None:
     try:
         async with world(directory, **{"hive-comms-escrow-mint": mint_url}) as (_, node, _):
             await call(node, "hive-client-wallet", action="fund", amount_sats=500)
-            await until(lambda: _trusted(node), "the mint is trusted", 60)
+            await until(lambda: _trusted(node), "the mint is trusted")
             sibling = await Sibling.of(node)
             terms = await _terms(sibling, mint_url, 40, node.node_id)
             order = {"terms": terms, "item": 0, "idempotency_key": "one", "timeout": 90}

@@ -46,6 +46,7 @@ async def _set(world: World, option: str, value: str) -> None:
     await world.alice.call("setconfig", {"config": option, "val": value})
 
 
+@pytest.mark.timeout(500)
 async def test_acceptance_08_10_no_mint_a_lost_database_and_a_mint_that_dies_under_a_ticket(
     tmp_path: Path,
 ) -> None:
@@ -95,7 +96,7 @@ async def _lost_database(world: World, first: str, second: str) -> None:
     for file in world.alice.net_dir.glob("cl_hive_comms.db*"):
         file.unlink()
     await world.alice.start()
-    assert await until(lambda: _answer(world, "balance"), "the plugin answers", 60)
+    assert await until(lambda: _answer(world, "balance"), "the plugin answers")
     assert await _sats(world) == {}
     shown = await _wallet(world, "restore")
     assert (shown["dry_run"], shown["new_sats"], await _sats(world)) == (True, 1_000, {})
@@ -130,13 +131,13 @@ async def _dead_mint(world: World, dead: MintProcess, other: str, clock: PluginC
                 raise
             return None
 
-    ticket = await until(made, "the mints to be probed and the ticket to be made", 60)
+    ticket = await until(made, "the mints to be probed and the ticket to be made")
     get = {"action": "get", "ticket_id": ticket["ticket_id"]}
 
     async def delivered() -> bool:
         return bool((await world.alice.call(ESCROW, get))["item_states"] == {"delivered": 1})
 
-    await until(delivered, "the ticket to leave", 60)
+    await until(delivered, "the ticket to leave")
     # The other mint may be at its own probe, which has some of its sats until it is over.
     assert (await _sats(world))[dead.url] == 950
     await dead.kill()
@@ -171,7 +172,7 @@ async def _dead_mint(world: World, dead: MintProcess, other: str, clock: PluginC
         assert {op["kind"] for op in out} <= {"receive", "probe"}
         return 250 - sum(op["amount_sats"] for op in out) <= (await _sats(world))[other] <= 250
 
-    assert await until(whole, "what the other mint has and what its probes use to be 250 sats", 60, 0.5)
+    assert await until(whole, "what the other mint has and what its probes use to be 250 sats", pause=0.5)
     done = await _wallet(world, "withdraw", amount_sats=900, mint=dead.url)
     assert done["state"] == "done" and (await _sats(world))[dead.url] <= 100
 
@@ -195,7 +196,7 @@ async def test_a_payment_that_hangs_is_waited_for_and_paid_once(
     async def arrived() -> bool:
         return bool(holder.received("htlc_accepted"))
 
-    await until(arrived, "the HTLC to be held", 60)
+    await until(arrived, "the HTLC to be held")
     await plugin_again(world, None)
     await asyncio.gather(paying, return_exceptions=True)
 
@@ -208,7 +209,7 @@ async def test_a_payment_that_hangs_is_waited_for_and_paid_once(
             return bool((await row())["state"] == "unknown")
         return False
 
-    await until(unknown, "the plugin to ask what became of it", 60)
+    await until(unknown, "the plugin to ask what became of it")
     assert (await world.alice.call("hive-client-pay", order))["status"] == "unknown"
     listed = (await world.alice.call("listpays", {"payment_hash": bill["payment_hash"]}))["pays"]
     assert [each["status"] for each in listed] == ["pending"]

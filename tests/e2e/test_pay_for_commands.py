@@ -21,7 +21,7 @@ ACTION = "set_htlc_limits"
 POINTS = ("after_executing", "after_outcome", "payment_answered")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_an_agent_is_paid_for_what_succeeded_once_also_after_a_kill(world: World) -> None:
     channel = (await world.alice.call("listpeerchannels"))["channels"][0]["short_channel_id"]
     await world.alice.call("setconfig", {"config": "hive-comms-escrow-min-danger", "val": "10"})
@@ -76,7 +76,7 @@ async def test_an_agent_is_paid_for_what_succeeded_once_also_after_a_kill(world:
             if receipt["status"] == "success":
                 assert receipt["payment"]["state"] == "owed", receipt
 
-                await until(ended, f"the end of the payment of {point}", 90)
+                await until(ended, f"the end of the payment of {point}")
                 assert await paid(label)
             else:
                 assert point == "after_executing" and receipt["payment"]["state"] == "not_due", receipt
@@ -107,7 +107,7 @@ async def _unasked_invoice(world: World, agent: Agent, invoice: str) -> None:
     await until(refused, "the refusal of an invoice that nobody asked for")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_an_agent_is_paid_by_tickets_and_a_kill_neither_loses_nor_gives_away_a_preimage(
     world: World, mint_url: str
 ) -> None:
@@ -119,7 +119,7 @@ async def test_an_agent_is_paid_by_tickets_and_a_kill_neither_loses_nor_gives_aw
         rows = (await alice.call("hive-client-wallet", {"action": "mints"}))["items"]
         return bool(rows) and rows[0]["status"] in ("probation", "trusted")
 
-    await until(good, "the mint", 60)
+    await until(good, "the mint")
     await alice.call("hive-client-wallet", {"action": "fund", "amount_sats": 500})
     await alice.call("hive-client-wallet", {"action": "probe"})
     async with Agent(alice, world.relay.url) as agent:

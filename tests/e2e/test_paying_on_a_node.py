@@ -165,7 +165,7 @@ async def _killed(world: World, name: str) -> None:
     async def there() -> bool:
         return reached.exists()
 
-    await until(there, "the payment to be answered", 60)
+    await until(there, "the payment to be answered")
     await plugin_again(world, None)
     await asyncio.gather(paying, return_exceptions=True)
     again = await until(lambda: alice.call("hive-client-pay", params), "the plugin is up")

@@ -34,7 +34,7 @@ async def came(agent: Agent, clock: PluginClock, *wanted: int) -> list[tuple[str
         return rows if counts == wanted else None
 
     clock.wait(ROUND_S)
-    rows: list[tuple[str, int, int, int]] = await until(found, f"{wanted} reports", 60)
+    rows: list[tuple[str, int, int, int]] = await until(found, f"{wanted} reports")
     return rows
 
 
@@ -84,7 +84,7 @@ async def test_reports_of_day_and_week_come_once_each_over_midnight_standstill_a
         await plugin_again(world, meanwhile)
         clock.wait(ROUND_S)
         await world.alice.call("hive-client-status")
-        await until(lambda: exists(reached[0]), "the first report to be made", 60)
+        await until(lambda: exists(reached[0]), "the first report to be made")
         assert reports(agent) == first
         await plugin_again(world)
         both = await came(agent, clock, 2, 1)

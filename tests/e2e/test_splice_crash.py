@@ -41,7 +41,7 @@ async def _paid(world: World, label: str) -> None:
         rows = (await world.alice.call("listpeerchannels"))["channels"]
         return all(row["peer_connected"] and row.get("reestablished") for row in rows)
 
-    await until(through, "the channel to be usable", 90)
+    await until(through, "the channel to be usable")
     invoice = await world.bob.call("invoice", [5_000, label, label])
     assert (await world.alice.call("xpay", [invoice["bolt11"]]))["amount_msat"] == 5_000
 
@@ -59,7 +59,7 @@ async def test_acceptance_02_12_a_splice_killed_is_done_once_or_not_at_all(world
             assert (row["state"], row["total_msat"]) == ("CHANNELD_NORMAL", before["total_msat"])
             assert not row.get("inflight")
             # A node that is just up reads its last blocks again.
-            await until(lambda: _free(world), "the coins to be let go", 90)
+            await until(lambda: _free(world), "the coins to be let go")
             await _paid(world, point)
         signed = await killed_at(world, agent, "after_cln", GROW, params, _long_ago)
         receipt = await receipt_of(world, signed)
@@ -69,7 +69,7 @@ async def test_acceptance_02_12_a_splice_killed_is_done_once_or_not_at_all(world
             await world.network.mine(1)
             return bool((await _row(world, channel_id))["total_msat"] != before["total_msat"])
 
-        await until(locked, "the splice to be confirmed", 90, 0.2)
+        await until(locked, "the splice to be confirmed", pause=0.2)
         row = await _row(world, channel_id)
         assert row["total_msat"] == before["total_msat"] + AMOUNT * 1_000
         assert row["funding_txid"] == receipt["result"]["txid"]

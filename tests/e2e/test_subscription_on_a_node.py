@@ -78,13 +78,13 @@ async def test_acceptance_03_20_periods_of_an_offer_are_paid_in_order_over_a_kil
     async def died() -> bool:
         return reached.exists()
 
-    await until(died, "the job to pay", 60)
+    await until(died, "the job to pay")
     await plugin_again(world, None)
 
     async def counted(periods: int) -> bool:
         return bool((await _one(world))["periods_paid"] >= periods)
 
-    await until(lambda: counted(2), "the payment to be found", 60)
+    await until(lambda: counted(2), "the payment to be found")
     if (await _one(world))["periods_paid"] == 2:
         await alice.call("hive-client-pay", {**params, "idempotency_key": "third"})
     assert await _periods(world) == [(label, 0), (label, 1), (label, 2)]
@@ -109,7 +109,7 @@ async def _gone(world: World, name: str, sub_id: str) -> None:
     async def failed() -> bool:
         return bool((await _one(world))["failures"] == 1)
 
-    await until(failed, "the attempt to fail", 90)
+    await until(failed, "the attempt to fail")
     row = await _one(world)
     assert row["state"] == "active" and row["next_due"] >= time.time() + 3_000
     assert row["error"].startswith("no_route")

@@ -111,7 +111,7 @@ async def ticket(world: World, mint: str, task: tuple[str, str, dict[str, int]])
             assert "key" in str(error), error
             return None
 
-    return await until(made, "a ticket", 90)
+    return await until(made, "a ticket")
 
 
 async def told_hashes(world: World, task: tuple[str, str, dict[str, int]]) -> list[str]:
@@ -129,7 +129,7 @@ async def told_hashes(world: World, task: tuple[str, str, dict[str, int]]) -> li
             return None
         return [str(each) for each in row["hashes"]]
 
-    return await until(told, "hashes of the node", 90)
+    return await until(told, "hashes of the node")
 
 
 async def item_of(world: World, ticket_id: str) -> dict[str, Any]:
@@ -148,7 +148,7 @@ async def reached(world: World, ticket_id: str, state: str) -> None:
     await until(there, f"the item is {state}", 120)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_acceptance_03_02_the_payees_net_is_the_amount_at_mints_with_and_without_a_fee(
     paying: World, mints: tuple[str, str], clock: PluginClock
 ) -> None:
@@ -202,7 +202,7 @@ async def by_ecash(world: World, mint: str, clock: PluginClock) -> None:
         states = {(row["kind"], row["state"]) for row in rows if row["command_id"] == done["command_id"]}
         return states == {("ecash", "taken"), ("earning", "paid")}
 
-    await until(taken, "the ecash of the command", 90)
+    await until(taken, "the ecash of the command")
     assert await free_sats(world, mint) == before - 50, "both are locked or gone"
     clock.wait(15 * 86_400)
 
@@ -217,7 +217,7 @@ async def by_ecash(world: World, mint: str, clock: PluginClock) -> None:
     async def back() -> bool:
         return await free_sats(world, mint) == before - 25
 
-    await until(back, "the ecash that nobody took", 60)
+    await until(back, "the ecash that nobody took")
 
 
 async def free_sats(world: World, mint: str) -> int:
@@ -249,7 +249,7 @@ async def unclaimed(world: World, agent: Agent, mint: str) -> str:
         assert told["status"] == 0 or "announced no key" in told["error"]["message"], told
         return bool(told["status"] == 0)
 
-    await until(ran, "the node to know the agent's key", 60)
-    notice = await agent.pushed("payment_notice", 60)
+    await until(ran, "the node to know the agent's key")
+    notice = await agent.pushed("payment_notice")
     assert str(notice["token"]).startswith("cashuB") and notice["amount_sats"] == 25
     return str(notice["payment_id"])

@@ -34,7 +34,7 @@ async def on_the_relay(world: World, clock: PluginClock, author: str) -> list[Ev
     await pool.set_relays([world.relay.url], [world.relay.url], [])
     await pool.start()
     try:
-        assert await pool.wait_for(lambda: pool.connected() == 1, 30)
+        assert await pool.wait_for(lambda: pool.connected() == 1, 60)
         return list((await pool.query([{"kinds": [SUMMARY], "authors": [author]}])).events)
     finally:
         await pool.stop()
@@ -57,7 +57,7 @@ async def test_a_trial_runs_out_and_what_the_operator_says_of_it_is_found_signed
             (row,) = (await world.alice.call("hive-client-trial"))["items"]
             return row if row["state"] == "review" else None
 
-        await until(reviewed, "the review", 60)
+        await until(reviewed, "the review")
         after = await agent.rest(agent.signed("set_single", {"channel_id": world.scid, "fee_ppm": 520}))
         assert after["error"]["slug"] == "credential_expired", after
         said = {"advisor": agent.npub, "action": "decide", "outcome": "renew", "reason": "it worked"}
@@ -69,7 +69,7 @@ async def test_a_trial_runs_out_and_what_the_operator_says_of_it_is_found_signed
 
         # Killed with the summary on its way or out already: the same event, once.
         await plugin_again(world)
-        (event,) = await until(found, "the summary on the relay", 60)
+        (event,) = await until(found, "the summary on the relay")
         assert event.id == decided["event_id"] and event.created_at == decided["decided_at"]
         summary = decided["summary"]
         assert event.content == encode(summary).decode() and json.loads(event.content) == summary

@@ -145,7 +145,7 @@ async def test_a_command_that_ends_wakes_the_clock(world: World) -> None:
     await world.ask(CONTROL, "telemetry_subscribe", _ASK)
     running = asyncio.create_task(world.pipeline.telemetry.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not told(world):
                 await asyncio.sleep(0.01)
             assert (await world.set_fee(120))["status"] == 0

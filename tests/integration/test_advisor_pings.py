@@ -27,7 +27,7 @@ class Clock:
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (value := await condition()):
             await asyncio.sleep(0.02)
         return value

@@ -80,9 +80,9 @@ async def test_a_critical_alert_is_mailed_again_after_a_failure_and_a_restart(tm
                     "hive-comms-alert-smtp": server.replace("//", f"//u:{WORD}@"),
                 },
             )
-            await until(lambda: _mailed(node, row["id"]), "the letter is mailed after all", 60)
+            await until(lambda: _mailed(node, row["id"]), "the letter is mailed after all")
             await call(node, "hive-client-emergency-stop", action="engage", reason="fire")
-            await until(lambda: _told(mail, "[critical]"), "the stop is mailed", 60)
+            await until(lambda: _told(mail, "[critical]"), "the stop is mailed")
         first, *_ = mail.letters
         assert first["To"] == "me@example.org" and first["From"] == "node@example.org"
         assert f"alert {row['id']}" in first.get_content()

@@ -115,7 +115,7 @@ async def test_every_socket_goes_through_the_proxy_and_no_name_is_resolved_here(
                 "hive-comms-alert-nostr-dm": agent.npub,
             }
             node = await network.add_node("alice", options, [PLUGIN])
-            await until(lambda: call(node, "hive-client-status"), "the plugin answers", 60)
+            await until(lambda: call(node, "hive-client-status"), "the plugin answers")
             await agent.hired(node)
             assert (await agent.run("hive:monitor/v1", "health_summary"))["status"] == 0
             await call(node, "hive-client-alerts", action="test")
@@ -128,9 +128,9 @@ async def test_every_socket_goes_through_the_proxy_and_no_name_is_resolved_here(
             await agent.publish(inbox)
             await node.kill_plugin("cl-hive-comms.py")
             await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN), **keep(options)})
-            await until(lambda: call(node, "hive-client-status"), "the plugin answers again", 60)
+            await until(lambda: call(node, "hive-client-status"), "the plugin answers again")
             await call(node, "hive-client-authorize", advisor=agent.npub, access="fees")
-            await until(lambda: asked(socks, "inbox.example"), "the peer's own relay is tried", 60)
+            await until(lambda: asked(socks, "inbox.example"), "the peer's own relay is tried")
             assert ("relay.onion", 7777) in socks.asked and ("7f000001", port) in socks.asked
             assert {("hook.example", 443), ("mail.example", 465), ("inbox.example", 443)} <= set(socks.asked)
             assert socks.asked.count(("relay.onion", 7777)) >= 3
@@ -167,7 +167,7 @@ async def test_strict_privacy_uses_the_proxy_for_relays_though_the_node_does_not
                 "hive-comms-nostr-privacy": "strict",
             }
             node = await network.add_node("alice", options, [PLUGIN])
-            await until(lambda: call(node, "hive-client-status"), "the plugin answers", 60)
+            await until(lambda: call(node, "hive-client-status"), "the plugin answers")
             await agent.hired(node)
             assert (await agent.run("hive:monitor/v1", "health_summary"))["status"] == 0
             connects = [note for note in read(notes) if note[0] == "connect"]

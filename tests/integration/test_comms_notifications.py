@@ -34,13 +34,13 @@ async def test_every_notification_is_declared_and_sent_to_a_subscriber(tmp_path:
         return any(wanted.items() <= body.get(topic, body).items() for body in bodies)
 
     async def hear(topic: str, **wanted: Any) -> None:
-        await until(lambda: heard(topic, wanted), f"{topic} {wanted}", 60)
+        await until(lambda: heard(topic, wanted), f"{topic} {wanted}")
 
     async with world(tmp_path) as (_, node, relay), Agent(relay.url) as agent:
         await node.call("plugin", {"subcommand": "start", "plugin": str(probe)})
         await node.kill_plugin(PLUGIN.name)
         await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN), **relay_options(relay)})
-        npub = (await until(lambda: call(node, "hive-client-identity"), "the plugin is back", 60))["npub"]
+        npub = (await until(lambda: call(node, "hive-client-identity"), "the plugin is back"))["npub"]
         await hear("hive_comms_ready", npub=npub)
         await agent.hired(node)
         assert (await agent.run("hive:monitor/v1", "channel_list"))["status"] == 0

@@ -88,7 +88,7 @@ class Sibling:
             rows = (await call(node, "hive-client-status"))["siblings"]["plugins"]
             return any(row["plugin"] == "cl-hive" and row["present"] for row in rows)
 
-        await until(known, "comms to know the sibling", 60)
+        await until(known, "comms to know the sibling")
         return cls(node, record)
 
     async def call(self, method: str, /, **params: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Sibling:
         async def came() -> bool:
             return content in self.events()
 
-        await until(came, f"the event {content}", 60)
+        await until(came, f"the event {content}")
 
 
 class LegacyAgent(Agent):
@@ -181,7 +181,7 @@ async def test_kind_4_is_read_and_answered_alike_only_where_the_operator_allows_
         # What is told unasked goes the same way; who writes gift wraps again is answered by gift wrap.
         before = len(agent.legacy)
         await call(node, "hive-client-authorize", advisor=agent.npub, access="fees")
-        await until(lambda: _more(agent.legacy, before), "the new offer by kind 4", 60)
+        await until(lambda: _more(agent.legacy, before), "the new offer by kind 4")
         agent.credential_id = agent.legacy[-1]["schema_payload"]["params"]["credential"]["credential_id"]
         answer = await agent.run("hive:monitor/v1", "health_summary")
         assert answer["status"] == 0
@@ -232,9 +232,9 @@ async def test_adverts_go_to_search_relays_too_whose_failure_is_no_error(tmp_pat
         card = await sibling.publish(38380, "me")
         assert offer["warning"] == "low_redundancy" and "warning" not in card
         for where in (relay, search):
-            await until(lambda url=where.url: has(url, ids=[offer["id"]]), "the offer", 60)
+            await until(lambda url=where.url: has(url, ids=[offer["id"]]), "the offer")
         for where in (relay, search, profile):
-            await until(lambda url=where.url: has(url, ids=[card["id"]]), "the profile", 60)
+            await until(lambda url=where.url: has(url, ids=[card["id"]]), "the profile")
         assert not await has(profile.url, ids=[offer["id"]])
         # What the operator added with publish-kinds is no advert.
         error = await sibling.refused(
@@ -246,7 +246,7 @@ async def test_adverts_go_to_search_relays_too_whose_failure_is_no_error(tmp_pat
         assert "warning" not in own
         note = await sibling.call("hive-comms-publish-event", event_json={"kind": 1, "content": "hello"})
         for event in (own, note):
-            await until(lambda wanted=event["id"]: has(relay.url, ids=[wanted]), "the added kind", 60)
+            await until(lambda wanted=event["id"]: has(relay.url, ids=[wanted]), "the added kind")
             assert not await has(search.url, ids=[event["id"]])
         # A kind that speaks for the key is never among them.
         error = await refused(node, "setconfig", config="hive-comms-publish-kinds", val="99999")
@@ -264,7 +264,7 @@ async def test_adverts_go_to_search_relays_too_whose_failure_is_no_error(tmp_pat
             told = [one for one in row["search"] if one["url"] == DEAD and one["last_error"]]
             return bool(told) and row["queue"] == 0
 
-        await until(is_sent, "the event without the search relay", 60)
+        await until(is_sent, "the event without the search relay")
         assert await has(relay.url, ids=[later["id"]])
         assert await stored(private.url, kinds=[38380, 38381, 10002, 10050, 30078, 1]) == []
         lists = await stored(relay.url, kinds=[10002, 10050])
@@ -349,7 +349,7 @@ async def test_a_private_relay_carries_the_messages_of_the_fleet_alone(tmp_path:
         await sibling.call(
             "hive-comms-send-dm", recipient=stranger.pubkey, message="hi", schema="hive:gossip/hello/v1"
         )
-        await stranger.wait_for(lambda message: message.get("schema") == "hive:gossip/hello/v1", 60)
+        await stranger.wait_for(lambda message: message.get("schema") == "hive:gossip/hello/v1")
         assert not await has(private.url, kinds=[1059], **{"#p": [stranger.pubkey]})
 
         # Primary and private relays together are eight at most.
@@ -379,7 +379,7 @@ async def test_strict_reads_adverts_through_the_proxy_and_asks_no_search_relay(t
             assert {row["url"] for row in rows if row.get("isolated")} == {relay.url}
             offer = await sibling.publish(38381, "mine")
             assert offer["warning"] == "low_redundancy"
-            await until(lambda: has(relay.url, ids=[offer["id"]]), "the offer", 60)
+            await until(lambda: has(relay.url, ids=[offer["id"]]), "the offer")
             assert not await has(search.url, ids=[offer["id"]])
             # The socket of messages, that of adverts, and no other place.
             assert set(socks.asked) == {("7f000001", port)} and len(socks.asked) >= 2

@@ -56,13 +56,13 @@ async def killed_at(node: NodeHandle, faults: Path, point: str, session: str) ->
         assert not confirming.done(), confirming
         return reached.exists()
 
-    await until(there, f"the plugin stands at {point}", timeout=60)
+    await until(there, f"the plugin stands at {point}")
     await node.kill_plugin("cl-hive-comms.py")
     with suppress(DevnetRpcError, ConnectionError, OSError):
         await confirming
     (faults / point).unlink()
     await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN)})
-    await until(lambda: call(node, "hive-client-status"), "the plugin answers", timeout=60)
+    await until(lambda: call(node, "hive-client-status"), "the plugin answers")
 
 
 async def test_killed_in_the_last_step_it_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ async def test_killed_in_the_last_step_it_is_all_or_nothing(monkeypatch: pytest.
             # Options that were emptied do not keep the node from starting.
             await node.stop()
             await node.start()
-            await until(lambda: call(node, "hive-client-status"), "the plugin answers", timeout=60)
+            await until(lambda: call(node, "hive-client-status"), "the plugin answers")
             started = await effects(node)
             # The review of the trial that was replaced may have left its receipt by now.
             assert {**started, "receipts": 0} == {**after, "receipts": 0}

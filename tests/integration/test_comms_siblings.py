@@ -112,11 +112,11 @@ async def test_lost_parts_are_asked_for_and_sent_again_though_the_plugin_was_kil
         await pool.set_relays([relay.url], [relay.url], [])
         link.watch(None)
         await pool.start()
-        assert await pool.wait_for(lambda: pool.connected() == 1, 30)
+        assert await pool.wait_for(lambda: pool.connected() == 1, 60)
         relay.forget()
         relay.loses = lambda number: number in (0, 5)
         await send_dm(node, recipient=agent.npub, message="x" * 60_000, schema="hive:gossip/long")
-        await until(lambda: true_when(len(relay.seen) == 4), "the node's four parts", 60)
+        await until(lambda: true_when(len(relay.seen) == 4), "the node's four parts")
         text = agent.command("hive:monitor/v1", "health_summary", {"filler": "x" * 60_000})
         assert await link.deliver(agent.node_key, text, [relay.url], expires_at=int(time.time()) + 600)
         assert len(relay.lost) == 2
@@ -125,15 +125,15 @@ async def test_lost_parts_are_asked_for_and_sent_again_though_the_plugin_was_kil
             received = (await call(node, "hive-comms-transports"))["items"][0]["received"]
             return int(received.get("parts", 0)) >= 3
 
-        await until(held, "the node has the other parts", 60)
+        await until(held, "the node has the other parts")
         await node.kill_plugin("cl-hive-comms.py")
         await node.call("plugin", {"subcommand": "start", "plugin": str(PLUGIN)})
         # From here on the node has its clock running; meanwhile it is asked itself.
-        await until(held, "the relay gave the parts once more", 60)
+        await until(held, "the relay gave the parts once more")
         ((_, chunk_id),) = link._long._buffer._open
         assert await link._ask(Missing(agent.node_key, chunk_id, (0,)))
-        await until(lambda: true_when(any("x" * 60_000 in each.content for each in got)), "the message", 60)
-        answer = await agent.wait_for(lambda message: message.get("request_nonce") == agent.nonce, 90)
+        await until(lambda: true_when(any("x" * 60_000 in each.content for each in got)), "the message")
+        answer = await agent.wait_for(lambda message: message.get("request_nonce") == agent.nonce)
         # It went through the pipeline, which finds the filler strange.
         assert answer["error"]["slug"] == "invalid_params" and len(relay.seen) == 4 + 4 + 2
         received = (await call(node, "hive-comms-transports"))["items"][0]["received"]

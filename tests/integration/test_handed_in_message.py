@@ -55,7 +55,7 @@ class Inbox:
 
     async def ended(self) -> list[tuple[str, bool]]:
         """State and whether the text is still there, of every row, once nothing is in work."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while tasks := set(self.service._tasks):
                 await asyncio.wait(tasks)
             if self.service._flushing is not None:
@@ -168,7 +168,7 @@ class Gated:
 
     async def __call__(self, *args: Any, **named: Any) -> Any:
         self.reached.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self.open.wait()
         return await self._call(*args, **named)
 
@@ -199,7 +199,7 @@ async def test_a_message_that_comes_again_beside_the_reconciler_runs_nothing(
     gate = Gated(world.node, "listpeerchannels")
     reconciling = asyncio.create_task(world.pipeline.commands.reconcile())
     # It asks the node at this moment; the message that was kept comes to the pipeline.
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await gate.reached.wait()
     answer = await world.handle(document, transport="air")
     assert answer is not None and answer["status"] == 3
@@ -216,7 +216,7 @@ async def test_the_reconciler_does_not_take_a_repeat_for_the_command_in_work(
     done = world.setchannels
     sending = Gated(world.pipeline.commands, "_send")
     repeat = asyncio.create_task(world.handle(document, transport="air"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await sending.reached.wait()
     # Under way still; the row it repeats gets its end now, not at the next look.
     assert await world.pipeline.commands.reconcile()
@@ -232,7 +232,7 @@ async def test_a_row_passed_by_for_a_repeat_gets_its_end_with_the_repeat(tmp_pat
     done = world.setchannels
     storing = Gated(world.db, "write")
     repeat = asyncio.create_task(world.handle(document, transport="air"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await storing.reached.wait()
     # Whether it is a repeat is not known yet: the clock's look takes it for a command in work.
     await world.pipeline.commands.reconcile()

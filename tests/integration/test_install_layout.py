@@ -209,7 +209,7 @@ async def test_acceptance_08_19_started_from_where_reckless_put_them_all_three_a
             options = relay_options(relay) if name == "cl-hive-comms" else {}
             options.pop("hive-comms-nostr-search-relays", None)
             await node.call("plugin", {"subcommand": "start", "plugin": str(entry), **options})
-            await until(lambda name=name: call(node, STATUS[name]), f"{name} answers", timeout=60)
+            await until(lambda name=name: call(node, STATUS[name]), f"{name} answers")
         listed = {
             Path(row["name"]).name: row
             for row in (await node.call("plugin", {"subcommand": "list"}))["plugins"]
@@ -221,7 +221,7 @@ async def test_acceptance_08_19_started_from_where_reckless_put_them_all_three_a
             siblings = (await call(node, "hive-client-status"))["siblings"]
             return bool(siblings["combination"] == "all")
 
-        await until(together, "all three have met", timeout=60)
+        await until(together, "all three have met")
         for entry in entries.values():
             pid = await node.plugin_pid(entry.name)
             command = Path(f"/proc/{pid}/cmdline")

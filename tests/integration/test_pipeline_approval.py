@@ -173,7 +173,7 @@ async def test_acceptance_02_11_three_wait_and_one_runs_while_the_credential_is_
 
     world.node.setchannel = slow  # type: ignore[method-assign]
     running = asyncio.create_task(world.set_fee(110, "104x1x0"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await entered.wait()
     world.credentials.add(replace(world.credentials.views[CREDENTIAL], status="revoked"))
     cancelled = await world.db.write(lambda tx: world.pipeline.commands.cancel_in(tx, "adv-1", "revoked"))

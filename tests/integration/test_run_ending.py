@@ -83,7 +83,7 @@ class Office:
 
 async def until_deadly(pid: int, signum: signal.Signals) -> None:
     """Until a process does not catch this signal any more."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             status = Path(f"/proc/{pid}/status").read_text()
             caught = int(re.findall(r"^SigCgt:\s+(\w+)$", status, re.MULTILINE)[0], 16)

@@ -124,7 +124,7 @@ class Pipe:
         self.process.stdin.flush()
         return request_id
 
-    def pump(self, until: Callable[[], bool], seconds: float = 20.0) -> None:
+    def pump(self, until: Callable[[], bool], seconds: float = 60.0) -> None:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while not until():
@@ -141,7 +141,7 @@ class Pipe:
                 else:
                     self.others.append(message)
 
-    def answer(self, request_id: str, seconds: float = 20.0) -> dict[str, Any]:
+    def answer(self, request_id: str, seconds: float = 60.0) -> dict[str, Any]:
         self.pump(lambda: request_id in self.answers, seconds)
         return self.answers.pop(request_id)
 
@@ -332,7 +332,7 @@ def test_loops_run_and_failures_are_counted(pipe: Pipe) -> None:
         rows.update({r["name"]: r for r in pipe.result("test-loops")["loops"]})
         return bool(rows["tick"]["runs"] > 2 and rows["fails"]["failures"] >= 1)
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not both():
         assert time.monotonic() < deadline
     assert rows["fails"]["last_error"] == "ValueError"
@@ -362,8 +362,8 @@ def test_every_way_of_stopping_is_orderly(pipe: Pipe, how: str) -> None:
         case _:
             pipe.process.send_signal(signal.SIGTERM)
     assert pipe.answer(pending)["error"]["message"] == "busy: the plugin is stopping"
-    assert pipe.process.wait(10) == 0
-    assert time.monotonic() - began < 7
+    assert pipe.process.wait(60) == 0
+    assert time.monotonic() - began < 25, "the pending call itself takes 30 s"
     assert "stopped" in pipe.log_lines()
 
 
@@ -374,8 +374,8 @@ def test_stop_that_hangs_ends_after_the_drain(tmp_path: Path) -> None:
     pipe.init()
     began = time.monotonic()
     pipe.process.send_signal(signal.SIGTERM)
-    assert pipe.process.wait(15) == 0
-    assert time.monotonic() - began < 9
+    assert pipe.process.wait(60) == 0
+    assert time.monotonic() - began < 40, "what hangs takes 60 s"
     pipe.close()
 
 

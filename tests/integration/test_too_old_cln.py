@@ -21,7 +21,7 @@ async def test_a_node_that_is_too_old_runs_on_without_the_plugin(tmp_path: Path)
         async def said() -> bool:
             return SENTENCE in node.log_text()
 
-        await until(said, "the reason in the log", 60)
+        await until(said, "the reason in the log")
         error = await refused(node, "hive-client-status")
         assert error.code == -32601
         # Nothing was made or brought up to date for a node that it cannot serve.

@@ -253,7 +253,7 @@ async def test_the_loop_looks_when_it_is_woken_and_survives_an_archon_that_fails
     world.archon.fails = Busy("starting")
     loop = asyncio.create_task(world.verifier.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for wanted in (1, 2, 3):
                 while len(world.archon.calls) < wanted:
                     await asyncio.sleep(0)

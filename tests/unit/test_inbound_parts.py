@@ -52,7 +52,7 @@ class Book:
         await asyncio.sleep(0)
 
     async def ended(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not self.parts.idle:
                 await asyncio.sleep(0)
 

@@ -34,7 +34,7 @@ class Scene:
 
 async def test_a_command_without_a_gap_does_not_wait() -> None:
     scene = Scene(last=4, window_ms=60_000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for nonce in (5, 6, CLOCK_NONCE, CLOCK_NONCE + 250_000):
             await scene.arrive(nonce)
     assert scene.burned == [5, 6, CLOCK_NONCE, CLOCK_NONCE + 250_000]
@@ -42,7 +42,7 @@ async def test_a_command_without_a_gap_does_not_wait() -> None:
 
 async def test_a_first_clock_nonce_does_not_wait() -> None:
     scene = Scene(window_ms=60_000)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await scene.arrive(CLOCK_NONCE)
     assert scene.burned == [CLOCK_NONCE]
 
@@ -52,7 +52,7 @@ async def test_acceptance_02_02_nonces_6_and_5_run_in_order() -> None:
     sixth = asyncio.create_task(scene.arrive(6))
     await asyncio.sleep(0)
     scene.ms += 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await scene.arrive(5)
         await sixth
     assert scene.burned == [5, 6]
@@ -62,7 +62,7 @@ async def test_a_whole_reversed_burst_runs_in_order() -> None:
     scene = Scene(last=0, window_ms=60_000)
     tasks = [asyncio.create_task(scene.arrive(nonce)) for nonce in (5, 4, 3, 2)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await scene.arrive(1)
         await asyncio.gather(*tasks)
     assert scene.burned == [1, 2, 3, 4, 5]
@@ -104,6 +104,6 @@ async def test_agents_do_not_wait_for_each_other() -> None:
     scene = Scene(last=4, window_ms=60_000)
     held = asyncio.create_task(scene.arrive(6))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5), scene.order.turn("bb" * 32, 5) as turn:
+    async with asyncio.timeout(30), scene.order.turn("bb" * 32, 5) as turn:
         assert turn.floor == 4
     held.cancel()

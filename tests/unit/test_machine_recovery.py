@@ -384,7 +384,7 @@ def slow_machine(db: Db, table: Table[S, E, Fx] = ESCROW) -> tuple[SlowPort, Mac
 
 
 async def test_recover_leaves_an_effect_alone_that_a_live_call_is_carrying_out() -> None:
-    async with opened() as db, asyncio.timeout(10):
+    async with opened() as db, asyncio.timeout(60):
         port, machine = slow_machine(db)
         call = asyncio.create_task(machine.fire("c", E.ACCEPT))
         await port.entered.wait()
@@ -396,7 +396,7 @@ async def test_recover_leaves_an_effect_alone_that_a_live_call_is_carrying_out()
 
 
 async def test_recover_does_not_ask_about_what_was_settled_while_it_worked() -> None:
-    async with opened() as db, asyncio.timeout(10):
+    async with opened() as db, asyncio.timeout(60):
         await db.write(lambda tx: tx.execute("INSERT INTO contract VALUES ('d', 'draft', 0)").rowcount)
         port, machine = slow_machine(db)
         for contract in ("c", "d"):  # decided, but the process died before it acted
@@ -413,7 +413,7 @@ async def test_recover_does_not_ask_about_what_was_settled_while_it_worked() -> 
 
 async def test_an_outcome_that_comes_after_the_subject_moved_on_is_dropped() -> None:
     hasty = {**ESCROW, (S.FUNDING, E.EXPIRED): Step[S, Fx](S.DEAD)}
-    async with opened() as db, asyncio.timeout(10):
+    async with opened() as db, asyncio.timeout(60):
         port, machine = slow_machine(db, hasty)
         call = asyncio.create_task(machine.fire("c", E.ACCEPT))
         await port.entered.wait()

@@ -134,7 +134,7 @@ class Clock:
 
 
 async def ended(messages: LongMessages) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not messages.idle:
             await asyncio.sleep(0)
 

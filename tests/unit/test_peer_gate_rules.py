@@ -105,10 +105,10 @@ async def test_others_pass_without_a_question_and_at_once(node: Node) -> None:
     many = frozenset(f"02{n:064x}" for n in range(10_000))
     shut = PeerGate(node, lambda: many, log=quiet)
     payload = {"peer": {"id": OTHER}}
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(1_000):
         assert await shut.peer_connected(payload) == CONTINUE
-    assert time.perf_counter() - began < 2, "a thousand peers in two seconds on any machine"
+    assert time.process_time() - began < 2, "a thousand peers in two seconds on any machine"
     assert node.asked == []
 
 

@@ -130,6 +130,6 @@ def test_a_channel_that_is_not_open_yet_has_a_leaf_too() -> None:
 def test_a_thousand_channels_are_hashed_quickly(count: int) -> None:
     """02 §16 asks for 150 ms with the node call; the bound here is loose, shared machines are slow."""
     channels = [channel(number) for number in range(count)]
-    start = time.perf_counter()
+    start = time.process_time()
     roots(*channels)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

@@ -36,6 +36,7 @@ class Control:
             "kill_plugin": self._kill_plugin,
             "set_fault": self._set_fault,
             "clear_faults": self._clear_faults,
+            "release_faults": self._release_faults,
             "fault_count": self._fault_count,
             "totals": self._totals,
             "close": self._close,
@@ -117,6 +118,10 @@ class Control:
 
     async def _clear_faults(self, params: dict[str, Any]) -> dict[str, Any]:
         return {"struck": self._node(params).faults.clear()}
+
+    async def _release_faults(self, params: dict[str, Any]) -> dict[str, Any]:
+        self._node(params).faults.release()
+        return {}
 
     async def _fault_count(self, params: dict[str, Any]) -> dict[str, Any]:
         return {"struck": self._node(params).faults.struck(params["command"])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hive_devnet.embedded.errors import LIGHTNINGD, RpcError
@@ -27,6 +28,7 @@ class FaultBoard:
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
+        self._released = asyncio.Event()
 
     def add(self, command: str, kind: str, seconds: float = 0.0, times: int = 1) -> None:
         """Turns a switch on. Raises ValueError on an unknown kind."""
@@ -39,6 +41,11 @@ class FaultBoard:
         struck = sum(fault.struck for fault in self._faults)
         self._faults.clear()
         return struck
+
+    def release(self) -> None:
+        """Lets go on every call that a delay holds."""
+        self._released.set()
+        self._released = asyncio.Event()
 
     def struck(self, command: str) -> int:
         """How often the switches of `command` have struck."""
@@ -53,13 +60,14 @@ class FaultBoard:
         await self._apply(command, "after")
 
     async def _apply(self, command: str, moment: str) -> None:
-        for fault in self._faults:
+        for fault in tuple(self._faults):
             live = fault.times == 0 or fault.struck < fault.times
             if fault.command != command or not live or not fault.kind.endswith(moment):
                 continue
             fault.struck += 1
             if fault.kind.startswith("delay"):
-                await asyncio.sleep(fault.seconds)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._released.wait(), fault.seconds)
             elif fault.kind.startswith("lose"):
                 raise LostAnswer
             else:

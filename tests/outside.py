@@ -20,11 +20,21 @@ from hive_devnet.world import PATIENCE_S, PLUGINS, World, until
 COMMS = "cl-hive-comms.py"
 
 
+BY_THE_CLOCK = frozenset({"comms_state", "comms_baselines"})
+"""Tables that the plugin writes half a minute and a minute after its start, whoever sends whatever: what the
+selfcheck found, how an advisor found the channels."""
+BY_THE_HOUR = frozenset(
+    {"management_receipts", "comms_receipt_roots", "comms_receipt_seals", "comms_commands"}
+)
+"""Those that it writes when an hour is over: the receipt of the hour's reads, the root over all receipts."""
+
+
 class StoreWatch:
     """The database of cl-hive-comms over a connection of our own."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._hour = self._this_hour()
         self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
     @classmethod
@@ -48,6 +58,22 @@ class StoreWatch:
         """Every table with the hash of its content: says which one changed when one did."""
         names = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         return {name: self._content(name) for (name,) in names}
+
+    def changed(self, before: dict[str, str]) -> set[str]:
+        """The tables that differ from before, without those that are written by the clock."""
+        now, others = self.tables(), BY_THE_CLOCK
+        if self._hour != self._this_hour():
+            others |= BY_THE_HOUR
+        return {name for name in now if now[name] != before.get(name) and name not in others}
+
+    def unwritten(self, version: int, before: dict[str, str]) -> bool:
+        """Whether nothing was committed since then, but for what is written by the clock."""
+        now = self.tables()
+        return self.commits() == version or (now != before and not self.changed(before))
+
+    @staticmethod
+    def _this_hour() -> int:
+        return int(time.time()) // 3_600
 
     def _content(self, table: str) -> str:
         rows = sorted(repr(row) for row in self.rows(f'SELECT * FROM "{table}"'))

@@ -371,7 +371,7 @@ async def test_acceptance_02_17_strangers_by_rpc_cost_no_write(world: World, age
 
     for batch in range(0, STRANGERS, 16):
         await asyncio.gather(*(knock(1 + batch + i) for i in range(16)))
-    assert watch.commits() == version, [name for name, was in tables.items() if watch.tables()[name] != was]
+    assert watch.unwritten(version, tables), watch.changed(tables)
     for _ in range(10):
         waiting = [asyncio.create_task(knock(10_000 + i)) for i in range(16)]
         slowest = max(slowest, await known())

@@ -27,12 +27,12 @@ from cl_hive_comms.storage.lock_store import LockStore
 from cl_hive_comms.storage.payment_store import PaymentStore
 from ecash_world import _KEYSETS
 from hive_shared.cashu.journal import OpState
-from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.keysets import Keyset, fee_sats, split
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.outputs import output
 from hive_shared.cashu.ports import MintRefused
 from hive_shared.cashu.token import Token, decode_token, encode_token
-from hive_shared.cashu.wire import BlindedMessage, Proof, RestoreAnswer
+from hive_shared.cashu.wire import BlindedMessage, Proof, RestoreAnswer, as_inputs
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import SealBroken, Sealer, Secret
 from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, InvalidParams, PaymentFailed
@@ -40,7 +40,9 @@ from hive_shared.storage.cashu_store import CashuStore
 from hive_shared.storage.families import NODE_ECASH
 from hive_shared.store import Tx
 from lock_world import LockWorld, taken_in
+from locked_at_mint import plain
 from mint_releases import each_release
+from msgspec.structs import replace
 from payment_world import NodeWithPayments
 from pipeline_world import SEALER, Switch
 
@@ -383,6 +385,58 @@ async def test_acceptance_03_11_after_the_locktime_the_first_spend_wins_and_both
     (mine,) = await taken_in(terms, [row], payee)
     (got,) = await payee.locks.redeem({mine.lock_id: preimage(0).hex()})
     assert got.state is LockState.REDEEMED
+
+
+async def test_what_is_released_while_the_mint_is_asked_is_left_to_its_payee(
+    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = payer.terms(payee, (50, 37), locktime=int(time.time()) - 120)
+    rows = await payer.locked(terms)
+    keysets, asked = payer.book.keysets, 0
+
+    async def release(url: str) -> Mapping[str, Keyset]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the states of the locks are known, the swap is not begun
+            await payer.db.write(lambda tx: payer.locks.released(tx, [rows[0].lock_id]))
+        return await keysets(url)
+
+    monkeypatch.setattr(payer.book, "keysets", release)
+    payer.now += 60
+    await payer.sweep()
+    assert asked > 2
+    kept, back = await payer.locks.rows([row.lock_id for row in rows])
+    assert (kept.state, back.state) == (LockState.LOCKED, LockState.REFUNDED)
+    assert kept.released_at == payer.now and kept.refund_hold_until == kept.locktime + 86_400
+    mine, _ = await taken_in(terms, rows, payee)
+    (got,) = await payee.locks.redeem({mine.lock_id: preimage(0).hex()})
+    assert got.state is LockState.REDEEMED
+
+
+async def test_a_payer_that_shows_the_preimage_while_it_takes_its_money_back_deceives_nobody(
+    payer: LockWorld, payee: LockWorld
+) -> None:
+    terms = payer.terms(payee, (50,), locktime=int(time.time()) - 120)
+    (row,) = await payer.locked(terms)
+    (mine,) = await taken_in(terms, [row], payee)
+    key, mint = payer.keys.refund(terms.ticket_id), payer.mints.at(payer.mint_url)
+    keysets = await payer.mints.keysets(payer.mint_url)
+    taken = [
+        replace(
+            each, id=row.keyset_id, witness=build(preimage(0).hex(), [sign(key, inputs_digest(each.secret))])
+        )
+        for each in decode_token(row.token).proofs
+    ]
+    sats = sum(each.amount for each in taken) - fee_sats(keysets[each.id].input_fee_ppk for each in taken)
+    outputs = plain(split(sats, keysets[row.keyset_id].denominations), keysets[row.keyset_id])
+    await mint.swap(as_inputs(taken), [each.message for each in outputs])
+    payee.now = mine.locktime + 3_600
+    await payee.locks.swaps.look([mine.lock_id])
+    (seen,) = await payee.locks.rows([mine.lock_id])
+    assert seen.state is LockState.LOST and "taken back" in seen.error
+    assert "lock_lost" in payee.lock_alerts.raised
+    (back,) = await payer.locks.swaps.look([row.lock_id])
+    assert back.state is LockState.REFUNDED
 
 
 async def test_a_batch_of_200_takes_two_swaps_and_a_bad_lock_holds_up_nobody(

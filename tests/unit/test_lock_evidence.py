@@ -80,6 +80,9 @@ def by(key: Secret, lock: Lock, preimage: str | None = None, *, of: int = 0) -> 
     [
         (HASHED, by(PAYEE, HASHED, PREIMAGE), Spent.PAYEE, PREIMAGE),
         (HASHED, by(REFUND, HASHED), Spent.REFUND, ""),
+        # Its payer knows the preimage too: shown beside the refund key's signature it says nothing.
+        (HASHED, by(REFUND, HASHED, PREIMAGE), Spent.REFUND, ""),
+        (HASHED, by(STRANGER, HASHED, PREIMAGE), Spent.PAYEE, PREIMAGE),
         (BARE, by(PAYEE, BARE), Spent.PAYEE, ""),
         (BARE, by(REFUND, BARE), Spent.REFUND, ""),
         # Words of the mint that show nothing: no witness, a wrong preimage, nobody's or another's signature.

@@ -119,20 +119,23 @@ def evidence(lock: Lock, proofs: Sequence[Proof], states: Sequence[ProofState]) 
 
 
 def _who(lock: Lock, secret: str, witness: str | None) -> Spent:
-    if lock.hash is not None and preimage_in(witness, lock.hash) is not None:
-        return Spent.PAYEE
-    if witness is None or lock.sigflag is SigFlag.SIG_ALL:
+    if witness is None:
         return Spent.UNKNOWN
+    shown = lock.hash is not None and preimage_in(witness, lock.hash) is not None
+    if lock.sigflag is SigFlag.SIG_ALL:
+        return Spent.PAYEE if shown else Spent.UNKNOWN
     try:
         signatures = parse(witness).signatures
     except TokenInvalid:
         return Spent.UNKNOWN
     digest = inputs_digest(secret)
-    if lock.kind is Kind.P2PK and len(signers(lock.keys, digest, signatures)) >= (lock.n_sigs or 1):
+    signed = len(signers(lock.keys, digest, signatures)) >= (lock.n_sigs or 1)
+    if signed and (shown or lock.kind is Kind.P2PK):
         return Spent.PAYEE
+    # The payer knows the preimage too: beside its own signature it does not say that the payee has the money.
     if len(signers(lock.refund, digest, signatures)) >= (lock.n_sigs_refund or 1):
         return Spent.REFUND
-    return Spent.UNKNOWN
+    return Spent.PAYEE if shown else Spent.UNKNOWN
 
 
 def poll_after(row: LockRow, now: int) -> int:

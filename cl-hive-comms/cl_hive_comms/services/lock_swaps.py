@@ -375,6 +375,8 @@ class LockSwaps:
         """One swap for a group; what becomes of it `LockBooks` notes."""
         if kind is OpKind.REFUND:
             group = await self._db.write(lambda tx: self._all_due(tx, group))
+            if not group:
+                return
         signed = await asyncio.to_thread(self._signed, kind, group)
         event = LockEvent.ON_REDEEM_STARTED if kind is OpKind.REDEEM else LockEvent.ON_REFUND_STARTED
         ids = tuple(row.lock_id for row, _ in group)
@@ -395,10 +397,14 @@ class LockSwaps:
             self._log("warning", "lock_swap_not_begun", mint=url, locks=len(ids), error=error.detail)
 
     def _all_due(self, tx: Tx, group: Sequence[Held]) -> list[Held]:
+        """Those that are still to be taken back: while the mint was asked, or another group was at it, some
+        may have been released to their payee, or moved."""
+        current = {row.lock_id: row for row in self._rows.get(tx, [row.lock_id for row, _ in group])}
         found = []
-        for row, proofs in group:
-            due = row.state is LockState.REFUNDABLE
-            found.append((row if due else self._books.move(tx, row, LockEvent.ON_REFUND_DUE), proofs))
+        for row, proofs in ((current[each.lock_id], proofs) for each, proofs in group):
+            if self._wants(row, OpKind.REFUND):
+                due = row.state is LockState.REFUNDABLE
+                found.append((row if due else self._books.move(tx, row, LockEvent.ON_REFUND_DUE), proofs))
         return found
 
     def _signed(self, kind: OpKind, group: Sequence[Held]) -> list[Proof]:

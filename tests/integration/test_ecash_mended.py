@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from cashu_mint import PaperMint
 from ecash_world import EcashWorld
+from hive_devnet.mint_faults import MintFaultFront
 from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.ports import MintRefused, MintUnavailable
 from hive_shared.cashu.settling import Paid
@@ -93,6 +94,36 @@ async def test_a_new_database_with_a_used_seed_makes_ecash_of_its_own(mint_url: 
     found = await world.restore_from_seed().run(None, dry_run=False)
     assert (found["unspent_sats"], await world.sats()) == (300, 300)
     assert (await world.service.withdraw(250, None, None, 30)).state is OpState.DONE
+    await world.close()
+
+
+async def test_a_mint_that_is_named_by_two_addresses_signs_nothing_twice(
+    mint_url: str, tmp_path: Path
+) -> None:
+    async with MintFaultFront.before(mint_url) as front:
+        world = EcashWorld(tmp_path, mint_url, looks_ahead=True, others=[front.url])
+        for number in range(3):
+            for url in (mint_url, front.url):
+                await world.service.fund(64, url, None, 30)
+            assert await world.sats() == 128 * (number + 1)
+        told = await world.service.balance()
+        assert [told[url]["unspent"] for url in (mint_url, front.url)] == [192, 192]
+        names = [each.output.secret for op in await world.ops() for each in op.body.outputs]
+        assert len(set(names)) == len(names)
+        await world.close()
+
+
+async def test_a_restore_looks_beyond_counters_that_nothing_was_signed_for(
+    mint_url: str, tmp_path: Path
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    (keyset,) = (await world.mints.keysets(mint_url)).values()
+    # As many as operations take that a mint refuses for a while.
+    await world.db.write(lambda tx: world.store.take_counters(tx, mint_url, keyset.id, 310))
+    await world.service.fund(100, None, None, 30)
+    await world.db.write(lambda tx: tx.execute("DELETE FROM comms_cashu_proofs"))
+    found = await world.restore_from_seed().run(None, dry_run=False)
+    assert (found["unspent_sats"], await world.sats()) == (100, 100)
     await world.close()
 
 

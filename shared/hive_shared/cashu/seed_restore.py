@@ -61,13 +61,16 @@ class SeedRestore:
         where the wallet is full; then nothing was taken in."""
         url = self._chosen(mint_url)
         mint, keysets = self._mints.at(url), listed(await self._mints.keysets(url))
-        found = {each.id: await self._search(mint, each) for each in keysets.values()}
+        known = await self._db.read(
+            lambda tx: {each.id: self._rows.counter(tx, url, each.id) for each in keysets.values()}
+        )
+        found = {each.id: await self._search(mint, each, least=known[each.id]) for each in keysets.values()}
 
         def body(tx: Tx) -> tuple[int, int]:
             added = sat = 0
             for keyset_id, result in found.items():
-                known = self._rows.known(tx, [own.y for own in result.unspent])
-                new = [own for own in result.unspent if own.y not in known]
+                here = self._rows.known(tx, [own.y for own in result.unspent])
+                new = [own for own in result.unspent if own.y not in here]
                 added, sat = added + len(new), sat + sum(own.proof.amount for own in new)
                 if not dry_run:
                     if not self._cap.make_room(tx, len(new)):
@@ -98,14 +101,16 @@ class SeedRestore:
         found = await self._search(mint, keyset, start)
         await self._db.write(lambda tx: self._rows.raise_counter(tx, mint_url, keyset.id, found.next))
 
-    async def _search(self, mint: Mint, keyset: Keyset, start: int = 0) -> _Found:
+    async def _search(self, mint: Mint, keyset: Keyset, start: int = 0, least: int = 0) -> _Found:
+        """From `start` until nothing is signed any more. Counters below `least` are known to be used: of what
+        a mint refused for a while there may be many that it signed nothing for."""
         signed: list[OwnProof] = []
         empty, following = 0, start
-        end = start + _MAX_BATCHES * BATCH
+        end = max(start, least) + _MAX_BATCHES * BATCH
         while empty < EMPTY_BATCHES and start < end:
             batch = await self._batch(mint, keyset, start)
             signed += batch
-            empty = 0 if batch else empty + 1
+            empty = 0 if batch or start < least else empty + 1
             following = max([following, *(own.counter + 1 for own in batch if own.counter is not None)])
             start += BATCH
         return _Found(following, tuple(await self._unspent(mint, signed)))

@@ -252,13 +252,11 @@ class CashuStore:
     # -- counters --------------------------------------------------------------------------------------
 
     def take_counters(self, tx: Tx, mint_url: str, keyset_id: str, count: int) -> int:
-        """The first of `count` counters that nothing else ever gets (docs/protocol/03 §2.4)."""
-        row = tx.execute(
-            f"INSERT INTO {self._counters} (mint_url, keyset_id, next) VALUES (?, ?, ?)"
-            " ON CONFLICT (mint_url, keyset_id) DO UPDATE SET next = next + excluded.next RETURNING next",
-            (mint_url, keyset_id, count),
-        ).fetchone()
-        return int(row[0]) - count
+        """The first of `count` counters that nothing else ever gets (docs/protocol/03 §2.4), at whatever
+        address a mint with this keyset is named."""
+        first = self.counter(tx, mint_url, keyset_id)
+        self.raise_counter(tx, mint_url, keyset_id, first + count)
+        return first
 
     def raise_counter(self, tx: Tx, mint_url: str, keyset_id: str, least: int) -> bool:
         """Counters below `least` are used; a counter only ever rises. Whether this one did."""
@@ -271,12 +269,12 @@ class CashuStore:
         return changed.rowcount == 1
 
     def counter(self, tx: Tx, mint_url: str, keyset_id: str) -> int:
-        """The next counter of a keyset."""
+        """The next counter of a keyset: secrets are made of the keyset's id alone, and a mint may be named by
+        several addresses, or have moved."""
         row = tx.execute(
-            f"SELECT next FROM {self._counters} WHERE mint_url = ? AND keyset_id = ?",
-            (mint_url, keyset_id),
+            f"SELECT MAX(next) FROM {self._counters} WHERE keyset_id = ?", (keyset_id,)
         ).fetchone()
-        return 0 if row is None else int(row[0])
+        return int(row[0] or 0)
 
     def counters(self, tx: Tx) -> list[tuple[str, str, int]]:
         """(mint, keyset, next counter) of all."""

@@ -316,3 +316,22 @@ async def test_locks_that_comms_has_lost_hold_up_no_other_ticket(mint_url: str, 
     told = [text for text in world.comms.alerts_told if "does not know its locks" in text]
     assert len(told) == 1 and lost in told[0]
     await world.close()
+
+
+async def test_what_is_disputed_after_the_money_came_back_is_heard(mint_url: str, tmp_path: Path) -> None:
+    world = await FleetWorld.funded(tmp_path, mint_url, ago_s=AGO_S)
+    id_ = (await world.create(40))["ticket_id"]
+    await world.carry()
+    await world.call("complete", ticket_id=id_, success=False, confirm=True)
+    world.comms.now += AGO_S
+    await world.call("refund", ticket_id=id_)
+    await world.round()
+    assert (await world.status(id_))[1] == ["refunded"]
+    # Nobody hears the signal: cl-hive starts anew, and has no ticket that is open.
+    world.restart()
+    assert await world.tell_us(Dispute("ab" * 16, id_, 0, "it was done", []))
+    await world.round(wait_s=3_700)
+    (dispute,) = (await world.call("get", ticket_id=id_))["disputes"]
+    assert dispute["state"] == "open"
+    await world.balanced()
+    await world.close()

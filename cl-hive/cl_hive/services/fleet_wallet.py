@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from hive_shared.cashu.escrow_disputes import OPEN_S
 from hive_shared.cashu.escrow_ports import Database
 from hive_shared.cashu.escrow_rows import TicketRow
 from hive_shared.cashu.lock_machine import LockState, lock_id_of
@@ -30,6 +31,10 @@ GIVEN_UP_S: Final = 900
 """A lock that comms does not know so long after it was asked for it (300 s at most) was never begun."""
 WATCHED_S: Final = 93_600
 """How long one that failed is asked about: a mint may carry out late what was given up."""
+ENDED_EVERY_S: Final = 3_600
+"""Between two questions about one that ended, as long as its ticket can be disputed: what an agent says of it
+is signalled, but a signal may be lost."""
+_DAY_S: Final = 86_400
 _NEVER: Final = 9_999_999_999
 _SLACK_S: Final = 15.0
 
@@ -182,6 +187,9 @@ class FleetLocks:
             row = self._rows.get(tx, lock_id)
             if row is None:
                 continue
+            if row.state in OVER:
+                self._rows.put_off(tx, lock_id, _NEVER)
+                continue
             if row.state is not LockState.PLANNED or not gone:
                 self._rows.note(tx, lock_id, row.state, now, now + ASK_EVERY_S, row.error)
                 continue
@@ -203,7 +211,11 @@ class FleetLocks:
 
     def _note(self, tx: Tx, lock_id: str, state: LockState, error: str) -> None:
         now, before = self._now(), self._rows.get(tx, lock_id)
-        if before is None or before.state in OVER:
+        if before is None:
+            return
+        if before.state in OVER:
+            heard = before.locktime + OPEN_S + _DAY_S < now
+            self._rows.put_off(tx, lock_id, _NEVER if heard else now + ENDED_EVERY_S)
             return
         next_at = now + ASK_EVERY_S
         if state is LockState.FAILED and before.created_at + WATCHED_S <= now:

@@ -53,13 +53,24 @@ class FleetLockStore:
         return [_lock(row) for row in rows]
 
     def due(self, tx: Tx, now: int, limit: int) -> list[FleetLock]:
-        """Those that comms is to be asked about, the longest due first."""
-        rows = tx.execute(
-            "SELECT * FROM escrow_locks WHERE state NOT IN ('redeemed', 'refunded', 'lost') AND next_at <= ?"
-            " ORDER BY next_at, lock_id LIMIT ?",
-            (now, limit),
+        """Those that comms is to be asked about, the longest due first; those that ended come behind."""
+        rows = [
+            *tx.execute(
+                "SELECT * FROM escrow_locks WHERE state NOT IN ('redeemed', 'refunded', 'lost')"
+                " AND next_at <= ? ORDER BY next_at, lock_id LIMIT ?",
+                (now, limit),
+            )
+        ]
+        rows += tx.execute(
+            "SELECT * FROM escrow_locks WHERE state IN ('redeemed', 'refunded', 'lost')"
+            " AND next_at < 9999999999 AND next_at <= ? ORDER BY next_at, lock_id LIMIT ?",
+            (now, limit - len(rows)),
         )
         return [_lock(row) for row in rows]
+
+    def put_off(self, tx: Tx, lock_id: str, next_at: int) -> None:
+        """Ask about it then; where it stands is as it was."""
+        tx.execute("UPDATE escrow_locks SET next_at = ? WHERE lock_id = ?", (next_at, lock_id))
 
     def look_now(self, tx: Tx, lock_ids: Sequence[str]) -> None:
         """Ask about these the next time."""
@@ -76,12 +87,14 @@ class FleetLockStore:
         return [_lock(row) for row in rows]
 
     def anything_open(self, tx: Tx) -> bool:
-        """Whether there is a ticket, a lock or a message with something left to do."""
+        """Whether there is a ticket, a lock or a message with something left to do or to hear."""
         row = tx.execute(
             "SELECT EXISTS (SELECT 1 FROM escrow_tickets WHERE status IN ('pending', 'active', 'expired',"
             " 'failed', 'disputed')) OR EXISTS (SELECT 1 FROM escrow_outbox WHERE sent_at IS NULL)"
             " OR EXISTS (SELECT 1 FROM escrow_locks WHERE state NOT IN ('redeemed', 'refunded', 'lost',"
             " 'failed'))"
+            " OR EXISTS (SELECT 1 FROM escrow_locks WHERE state IN ('redeemed', 'refunded', 'lost')"
+            " AND next_at < 9999999999)"
         ).fetchone()
         return bool(row[0])
 

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cl_hive_comms.domain.recurrence import DAY_S
 from cl_hive_comms.domain.subscription_machine import State
+from cl_hive_comms.plugin.subscriptions import monthly_fees
+from cl_hive_comms.services.messenger_signed import RESTORED_AT
 from cl_hive_comms.services.period_invoices import Whom
 from cl_hive_comms.services.subscription_service import Dues
+from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.subscription_store import SubscriptionStore
 from crash_points import MOST_POINTS, Countdown
+from hive_shared import vc
 from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, PaymentFailed, Unauthorized
 from hive_shared.invoice_messages import INVOICE, Invoice, body_doc
 from hive_shared.signed_message import Draft
+from hive_shared.store import Tx
 from paying_world import ADA
 from pipeline_world import Crash
 from reward_world import AGENT
@@ -233,6 +239,42 @@ async def test_a_restored_copy_asks_nobody_and_takes_no_late_answer(world: Subsc
 async def _contract(world: SubscribedWorld, methods: tuple[str, ...] = ("cashu", "bolt11")) -> None:
     dues = Dues(50, methods, world.now)
     await world.db.write(lambda tx: world.subscriptions.begin(tx, CONTRACT, "ada", ADA, dues))
+
+
+async def test_a_contract_of_an_older_copy_may_have_been_paid_before(tmp_path: Path) -> None:
+    """Signed in the copy, it was active and its first period paid before the copy was put back."""
+    world = SubscribedWorld(tmp_path)
+    world.agreed.with_ = Whom(AGENT, CONTRACT)
+    contracts = SimpleNamespace()
+    monthly_fees(contracts, SimpleNamespace(on_change=lambda _: None), world.subscriptions)  # type: ignore[arg-type]
+    row = SimpleNamespace(
+        contract_id=CONTRACT,
+        advisor_name="ada",
+        created_at=world.now - DAY_S,
+        terms={
+            "compensation": {
+                "model": "subscription",
+                "baseMonthlySats": 50,
+                "acceptedMethods": ["bolt11"],
+            }
+        },
+        document={"credentialSubject": {"duration": {"fullTermStart": vc.moment(world.now)}}},
+    )
+
+    def activated(tx: Tx) -> None:
+        StateStore().put(tx, RESTORED_AT, str(world.now), world.now)
+        contracts.activated(tx, row, ADA)
+
+    await world.db.write(activated)
+    await world.subscriptions.tick()
+    assert (world.one().state, world.asked(), _codes(world)) == (
+        *(State.SUSPENDED, [], ["subscription_suspended"]),
+    )
+    # One that was negotiated since is paid by itself.
+    row.contract_id, row.created_at = CONTRACT.replace("cc", "cd"), world.now + 1
+    await world.db.write(lambda tx: contracts.activated(tx, row, ADA))
+    await world.subscriptions.tick()
+    assert len(world.asked()) == 1
 
 
 async def test_a_contract_is_paid_by_the_month_to_its_end(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ PLAIN: Final = "offer"
 INVOICES: Final = "bolt11"
 """An invoice of its own for each 30 days, which the agent is asked for or the operator brings."""
 
+RESTORED: Final = "restored: see whether its period is paid already"
+"""Why one waits for its operator of which an older copy of the database may not know what was paid."""
+
 
 def id_of(key: str) -> str:
     """The id of the subscription that an order with this idempotency key begins."""

@@ -13,6 +13,7 @@ from cl_hive_comms.plugin.pipeline import unix_now
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.debts import Letters, Pushes
 from cl_hive_comms.services.engagement_service import EngagementService
+from cl_hive_comms.services.messenger_signed import RESTORED_AT
 from cl_hive_comms.services.payment_service import PaymentService
 from cl_hive_comms.services.period_invoices import PeriodInvoices, Whom
 from cl_hive_comms.services.ports_commands import Alerts, KillSwitch
@@ -20,6 +21,7 @@ from cl_hive_comms.services.ports_identity import Log
 from cl_hive_comms.services.ports_payments import Lightning, Offers, PaymentRows
 from cl_hive_comms.services.subscription_service import Dues, SubscriptionService
 from cl_hive_comms.storage.contract_store import ContractStore
+from cl_hive_comms.storage.state_store import StateStore
 from cl_hive_comms.storage.subscription_store import SubscriptionStore
 
 
@@ -95,7 +97,10 @@ def monthly_fees(
         pay, document = row.terms["compensation"], row.document
         assert document is not None
         term = document["credentialSubject"]["duration"]["fullTermStart"]
-        dues = Dues(monthly_of_terms(pay), tuple(pay["acceptedMethods"]), vc.unix(term, "fullTermStart"))
+        # As its conversation goes on above every number that may have been used.
+        restored = row.created_at <= int(StateStore().get(tx, RESTORED_AT) or 0)
+        start = vc.unix(term, "fullTermStart")
+        dues = Dues(monthly_of_terms(pay), tuple(pay["acceptedMethods"]), start, restored)
         subscriptions.begin(tx, row.contract_id, row.advisor_name, advisor_id, dues)
 
     contracts.activated = begin

@@ -30,7 +30,15 @@ from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import ADVISOR, BOLT11, BOLT12, Order, Payment, Period
 from ..domain.payment_choice import SUBSCRIPTION, Case, choose, ways
 from ..domain.recurrence import RETRIES_S, Window, plain_window
-from ..domain.subscription import INVOICES, PLAIN, RECURRING, Subscription, id_of, of_contract
+from ..domain.subscription import (
+    INVOICES,
+    PLAIN,
+    RECURRING,
+    RESTORED,
+    Subscription,
+    id_of,
+    of_contract,
+)
 from ..domain.subscription_machine import Event, State
 from .payment_service import PaymentService
 from .period_invoices import SILENCE, PeriodInvoices
@@ -43,11 +51,13 @@ _FOREVER: Final = 2**53
 
 
 class Dues(msgspec.Struct, frozen=True):
-    """What a contract costs by the month: sat, the ways its advisor takes, and when its term begins."""
+    """What a contract costs by the month: sat, the ways its advisor takes, and when its term begins.
+    `restored`: it is of an older copy of the database and may have been begun, and paid, before."""
 
     monthly_sats: int
     methods: tuple[str, ...]
     start: int
+    restored: bool = False
 
 
 class SubscriptionService:
@@ -277,18 +287,20 @@ class SubscriptionService:
         await self._changed(body)
 
     async def _suspend(self, row: Subscription, why: str) -> None:
+        def body(tx: Tx) -> Subscription:
+            after = self._rows.move(tx, row, Event.ON_UNPAID, self._now(), error=why[:500])
+            self._tell_suspended(tx, row, why)
+            return after
+
+        await self._changed(body)
+
+    def _tell_suspended(self, tx: Tx, row: Subscription, why: str) -> None:
         text = (
             f"the subscription of {self._name_of(row.advisor_id)} ({row.amount_sats} sat, {row.sub_id}) is"
             f" suspended: {why}; hive-client-pay purpose=subscription pays the period and goes on"
         )
-
-        def body(tx: Tx) -> Subscription:
-            after = self._rows.move(tx, row, Event.ON_UNPAID, self._now(), error=why[:500])
-            key = f"subscription:{row.attempt_key}"
-            self._alerts.raise_in(tx, Level.WARNING, "subscription_suspended", text, key)
-            return after
-
-        await self._changed(body)
+        key = f"subscription:{row.attempt_key}"
+        self._alerts.raise_in(tx, Level.WARNING, "subscription_suspended", text, key)
 
     async def _ended(self, row: Subscription, why: str | None) -> Subscription:
         def body(tx: Tx) -> Subscription:
@@ -334,8 +346,12 @@ class SubscriptionService:
             return
         now = self._now()
         row = of_contract(contract_id, advisor_id, dues.monthly_sats, dues.start, now)
-        if self._rows.get(tx, row.sub_id) is None:
-            self._rows.insert(tx, row)
+        if self._rows.get(tx, row.sub_id) is not None:
+            return
+        if dues.restored:
+            row = replace(row, state=State.SUSPENDED, error=RESTORED)
+            self._tell_suspended(tx, row, RESTORED)
+        self._rows.insert(tx, row)
 
     # -- in the transaction that settles a payment -----------------------------------------------------
 

@@ -10,7 +10,7 @@ from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 from msgspec.structs import asdict, fields, replace
 
-from ..domain.subscription import RECURRING, Subscription
+from ..domain.subscription import RECURRING, RESTORED, Subscription
 from ..domain.subscription_machine import SUBSCRIPTION_TABLE, Event, State
 
 _COLUMNS: Final = tuple(each.name for each in fields(Subscription))
@@ -102,7 +102,7 @@ class SubscriptionStore:
             row = replace(
                 row,
                 state=State.SUSPENDED,
-                error="restored: see whether its period is paid already",
+                error=RESTORED,
                 asks=0,
                 asked_sats=0,
                 invoice=None,

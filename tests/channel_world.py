@@ -92,7 +92,7 @@ async def saved(world: World) -> dict[str, tuple[int, ...]]:
     """What is stored, read beside the plugin: no double save, no frozen value taken for an original."""
 
     def read() -> dict[str, tuple[int, ...]]:
-        with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=10)) as database:
+        with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=60)) as database:
             rows = database.execute("SELECT scid, htlcmin, htlcmax FROM comms_saved_channel").fetchall()
         assert len({row[0] for row in rows}) == len(rows)
         return {row[0]: tuple(row[1:]) for row in rows}

@@ -43,7 +43,8 @@ def frames(node_key: str, count: int, content: str) -> tuple[list[str], set[str]
 
 async def publish(url: str, prepared: list[str], per_second: int) -> None:
     """Push frames to a relay at a steady rate; all have to be accepted."""
-    async with websockets.connect(url, max_queue=None) as socket:
+    # No pings: their answers stand in line behind the flood.
+    async with websockets.connect(url, max_queue=None, open_timeout=60, ping_interval=None) as socket:
 
         async def answers() -> int:
             accepted = 0

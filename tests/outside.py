@@ -102,7 +102,7 @@ class StoreWatch:
 @contextmanager
 def tampering(node: NodeHandle) -> Iterator[sqlite3.Connection]:
     """A writable connection whose owner removed the receipt triggers and puts them back."""
-    connection = sqlite3.connect(node.net_dir / "cl_hive_comms.db", isolation_level=None, timeout=10)
+    connection = sqlite3.connect(node.net_dir / "cl_hive_comms.db", isolation_level=None, timeout=60)
     triggers = connection.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'management_receipts'"
     ).fetchall()

@@ -31,12 +31,12 @@ def front(running: MintFaultFront) -> Iterator[MintFaultFront]:
 
 
 async def _call(front: MintFaultFront, method: str, path: str, body: object = None) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return await client.request(method, front.url + path, json=body)
 
 
 async def test_without_a_switch_everything_passes_and_is_numbered(front: MintFaultFront) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         direct = await client.get(f"{front.mint_url}/v1/keysets")
         through = [await client.get(f"{front.url}/v1/keysets") for _ in range(2)]
         refused = await client.post(f"{front.url}/v1/swap", json={"inputs": [], "outputs": []})

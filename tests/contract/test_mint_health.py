@@ -26,7 +26,7 @@ async def mint(tmp_path: Path) -> AsyncIterator[MintProcess]:
 
 
 async def _keysets(mint: MintProcess) -> object:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         return (await client.get(f"{mint.url}/v1/keysets")).json()["keysets"]
 
 
@@ -44,7 +44,7 @@ async def test_the_mint_answers_on_loopback_and_keeps_its_keysets(mint: MintProc
 
 @needs_mint
 async def test_a_mint_quote_is_paid_by_itself(mint: MintProcess) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         quote = (
             await client.post(f"{mint.url}/v1/mint/quote/bolt11", json={"amount": 64, "unit": "sat"})
         ).json()
@@ -58,7 +58,7 @@ async def test_a_mint_goes_by_the_clock_that_it_was_given(tmp_path: Path) -> Non
     mint = await MintProcess.start(tmp_path / "mint", environment=clock.environment)
     try:
         clock.wait(90_000)
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             told = (await client.get(f"{mint.url}/v1/info")).json()["time"]
         assert told > clock.now() - 3_600
     finally:

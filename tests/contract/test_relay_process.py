@@ -16,7 +16,7 @@ EVENT = build(Secret(b"\x01" * 32), 1, [], "hello", 1_700_000_000)
 
 
 async def _say(url: str, frame: list[Any]) -> list[Any]:
-    async with websockets.connect(url, compression=None, proxy=None) as socket:
+    async with websockets.connect(url, compression=None, proxy=None, open_timeout=60) as socket:
         await socket.send(json.dumps(frame))
         answer: list[Any] = json.loads(await socket.recv())
         return answer

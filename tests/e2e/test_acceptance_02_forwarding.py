@@ -160,7 +160,7 @@ async def test_acceptance_02_12_enable_all_killed_at_every_channel(world: World,
 
 
 def due_now(database: Path) -> None:
-    with contextlib.closing(sqlite3.connect(database)) as db, db:
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as db, db:
         changed = db.execute(
             "UPDATE comms_timers SET due = ? WHERE kind = 'fee_spike' AND done_at IS NULL",
             (int(time.time()) - 1,),

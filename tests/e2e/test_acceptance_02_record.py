@@ -243,7 +243,7 @@ async def test_acceptance_02_16_missing_and_exchanged_receipts_are_named(world: 
 
 async def test_acceptance_02_16_the_table_refuses_update_and_delete(world: World, agent: Agent) -> None:
     await some_history(world, agent)
-    store = sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", isolation_level=None, timeout=10)
+    store = sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", isolation_level=None, timeout=60)
     for statement in (
         "UPDATE management_receipts SET status = 'success' WHERE receipt_id = 1",
         "UPDATE management_receipts SET advisor_id = '' ",

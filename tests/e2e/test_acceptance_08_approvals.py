@@ -73,7 +73,7 @@ async def overdue(world: World, action_id: str) -> None:
 
     def write() -> None:
         path = world.alice.net_dir / "cl_hive_comms.db"
-        with closing(sqlite3.connect(path, timeout=10)) as database, database:
+        with closing(sqlite3.connect(path, timeout=60)) as database, database:
             database.execute("UPDATE comms_commands SET deadline = 1 WHERE command_id = ?", (action_id,))
             database.execute("UPDATE comms_pending SET expires_at = 1 WHERE action_id = ?", (action_id,))
 

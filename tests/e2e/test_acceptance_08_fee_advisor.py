@@ -24,7 +24,7 @@ async def hours_pass(world: World, hours: int) -> None:
 
     def older() -> None:
         path = world.alice.net_dir / "cl_hive_comms.db"
-        with closing(sqlite3.connect(path, timeout=10)) as database, database:
+        with closing(sqlite3.connect(path, timeout=60)) as database, database:
             database.execute("UPDATE comms_fee_history SET ts = ts - ?", (hours * HOUR,))
             database.execute("UPDATE comms_action_counters SET at = at - ?", (hours * HOUR,))
 

@@ -104,7 +104,9 @@ async def test_acceptance_08_20_monsters_by_dm(world: World, agent: Agent) -> No
         build(Secret(os.urandom(32)), 1059, [["p", agent.node_key]] + [["p", "ab" * 32]] * 499, "", now)
     )
     before = await messages_seen(world)
-    async with websockets.connect(world.relay.url, max_queue=None) as socket:
+    async with websockets.connect(
+        world.relay.url, max_queue=None, open_timeout=60, ping_interval=None
+    ) as socket:
         for event in events:
             await socket.send(json.dumps(["EVENT", event.to_json()]))
         accepted = 0

@@ -170,7 +170,7 @@ async def give_both_the_profile_name(world: World, name: str) -> None:
     await world.alice.kill_plugin("cl-hive-comms.py")
 
     def write() -> None:
-        with sqlite3.connect(path) as database:
+        with sqlite3.connect(path, timeout=60) as database:
             database.execute("UPDATE comms_advisors SET display_name = ?", (name,))
         database.close()
 

@@ -43,7 +43,7 @@ async def many_receipts(world: World) -> int:
 
 
 def the_files_own_count(world: World) -> tuple[int, int]:
-    with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=10)) as database:
+    with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=60)) as database:
         lowest, highest = database.execute(
             "SELECT MIN(receipt_id), MAX(receipt_id) FROM management_receipts"
         ).fetchone()

@@ -31,7 +31,7 @@ async def a_story(world: World, agent: Agent) -> list[dict[str, Any]]:
 
 def tamper(world: World, receipt_id: int, column: str) -> None:
     """One byte of a stored receipt, by somebody who may write the file and knows about the triggers."""
-    with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=10)) as database, database:
+    with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=60)) as database, database:
         (trigger,) = database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (NO_UPDATE,)).fetchone()
         (value,) = database.execute(
             f"SELECT {column} FROM management_receipts WHERE receipt_id = ?", (receipt_id,)
@@ -104,7 +104,7 @@ async def test_acceptance_08_15_without_tricks_the_file_refuses_changes(world: W
     await a_story(world, agent)
 
     def attempt(statement: str) -> str:
-        with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=10)) as database:
+        with closing(sqlite3.connect(world.alice.net_dir / "cl_hive_comms.db", timeout=60)) as database:
             with pytest.raises(sqlite3.IntegrityError) as caught, database:
                 database.execute(statement)
             return str(caught.value)

@@ -45,7 +45,7 @@ async def restart(world: World, change: str, *values: object) -> None:
     await world.alice.kill_plugin("cl-hive-comms.py")
 
     def write() -> None:
-        with sqlite3.connect(path) as database:
+        with sqlite3.connect(path, timeout=60) as database:
             database.execute(change, values)
         database.close()
 

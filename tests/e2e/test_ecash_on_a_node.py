@@ -116,7 +116,7 @@ async def test_acceptance_03_06_a_token_of_a_foreign_mint_makes_no_connection(
             assert "mint_not_allowed" in f"{error} {error.data}"
         assert foreign.connections == 0
         # A mint that is asked is seen to be asked.
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             await client.get(f"{foreign.url}/v1/keysets")
         assert foreign.connections == 1
     assert (await place.wallet("receive", token=sent["token"]))["state"] == "done"

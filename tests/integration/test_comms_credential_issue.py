@@ -199,7 +199,7 @@ async def test_no_more_than_a_thousand_credentials_live_and_ended_ones_do_not_co
         await one.hired(node)
         path = Path((await call(node, "getinfo"))["lightning-dir"]) / "cl_hive_comms.db"
         await node.kill_plugin("cl-hive-comms.py")
-        db = sqlite3.connect(path)
+        db = sqlite3.connect(path, timeout=60)
         columns = [row[1] for row in db.execute("PRAGMA table_info(comms_credentials)")]
         kept = ", ".join(name for name in columns if name != "credential_id")
         fill = (

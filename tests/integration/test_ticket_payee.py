@@ -20,6 +20,7 @@ from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.keysets import split
 from hive_shared.cashu.mint_caps import Caps
 from hive_shared.cashu.payee_rows import HeldLock
+from hive_shared.cashu.ports import MintRefused
 from hive_shared.cashu.terms import Terms, sign_text, terms_hash
 from hive_shared.cashu.ticket_messages import (
     Failure,
@@ -36,7 +37,15 @@ from hive_shared.cashu.token import Token, encode_token
 from hive_shared.cashu.wire import Proof
 from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret, xonly_pubkey
-from hive_shared.errors import Capacity, Conflict, HiveError, NotFound, PaymentFailed
+from hive_shared.errors import (
+    Busy,
+    Capacity,
+    Conflict,
+    HiveError,
+    NotFound,
+    PaymentFailed,
+    SiblingUnavailable,
+)
 from hive_shared.mint_http import MintHttp
 from hostile_tickets import COUNT, SATS, hostile_tickets
 from locked_at_mint import locked, plain
@@ -368,6 +377,30 @@ async def test_a_mint_that_is_away_delays_the_answer_and_an_unprobed_one_is_trus
         last = world.sent[-1]
         assert isinstance(last, TicketReject) and last.reason == "mint_nonconformant"
         await world.close()
+
+
+async def test_what_is_not_the_tickets_fault_does_not_refuse_it(
+    world: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = world.terms(40)
+    proofs = (await world.lock(terms))[0]
+    await world.engine.ticket(world.me, world.message(terms, proofs), "m")
+    for where, name, error in (
+        (world.mints.client, "checkstate", MintRefused(world.mint_url, 403, None, "not from there")),
+        (world.mints, "keysets", Busy("5000 database writes are waiting")),
+        (world, "peer", SiblingUnavailable("cl-hive starts")),
+    ):
+
+        async def fails(_: object, error: HiveError = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, fails)
+            assert await world.engine.look() == 0
+        held = await world.ticket(terms.ticket_id)
+        assert (held.reason, held.detail, world.sent) == (error.symbol, error.detail, [])
+        world.now += 30
+    assert await world.engine.look() == 1 and isinstance(world.sent[-1], TicketAck)
 
 
 async def test_a_failure_is_not_the_last_word_and_claims_of_the_payer_are_only_noted(

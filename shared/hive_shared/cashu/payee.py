@@ -33,7 +33,7 @@ from .payee_rows import (
     Peers,
     Told,
 )
-from .ports import Mint, MintUnavailable
+from .ports import Mint, MintRefused, MintUnavailable
 from .reasons import MintNonconformant, TokenInvalid
 from .settling import Database
 from .terms import Item, Mode, Terms, decode_terms, terms_hash
@@ -56,6 +56,8 @@ INCOMPLETE_S: Final = 3_600
 CHECKSTATE_YS: Final = 500
 _REFUSED_KEPT_S: Final = 30 * 86_400
 _LONGEST_WAIT_S: Final = 30
+_OF_THE_MINT: Final = (MintUnavailable, MintRefused, MintNonconformant)
+"""What a mint's answer, or none, says of the mint and not of a ticket."""
 
 
 class TicketMints(Protocol):
@@ -361,12 +363,11 @@ class PayeeEngine:
         parts = await self._db.read(lambda tx: self._rows.parts(tx, ticket.ticket_id))
         try:
             checked, context = await self._checked(ticket, ticket.terms, parts)
-        except (MintUnavailable, MintNonconformant) as error:
-            # It is not the ticket's fault, and the payer may not take the money back yet: later again.
-            reason, detail = error.symbol, error.detail
-            return await self._db.write(lambda tx: self._later(tx, ticket, reason, detail))
         except HiveError as error:
             reason, detail = error.symbol, error.detail
+            if isinstance(error, _OF_THE_MINT) or not isinstance(error, PaymentFailed):
+                # It is not the ticket's fault, and the payer may not take the money back yet: later again.
+                return await self._db.write(lambda tx: self._later(tx, ticket, reason, detail))
             await self._db.write(lambda tx: self._refuse(tx, ticket, reason, detail))
             return 1
         return await self._db.write(lambda tx: self._accept(tx, ticket, checked, context))

@@ -19,6 +19,7 @@ from hive_shared.canonical import JsonValue
 from hive_shared.cashu.journal import OpState
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.ports import MintUnavailable
+from hive_shared.errors import Conflict
 from msgspec.structs import replace
 from pipeline_world import Crash, slug
 
@@ -170,6 +171,10 @@ async def test_a_mint_that_is_away_delays_what_is_owed(world: Bearing) -> None:
     await world.minute()
     row = world.row(response["command_id"])
     assert row is not None and row.state is State.OWED and "mint_unavailable" in str(row.error)
+    # An invoice that its agent was not asked for takes nothing away from it.
+    with pytest.raises(Conflict, match="paid by ecash"):
+        await world.answer(f"{row.payment_id}:0", "unasked", created_at=world.now)
+    assert world.row(response["command_id"]) == row
     world.purse.mints.client.restore = there
     world.pass_time(AGAIN_S)
     await world.minute()

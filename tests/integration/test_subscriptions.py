@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cl_hive_comms.domain.payment import ADVISOR
+from cl_hive_comms.domain.payment_machine import State as PaymentState
 from cl_hive_comms.domain.recurrence import DAY_S
 from cl_hive_comms.domain.subscription_machine import State
-from hive_shared.errors import Conflict, InvalidParams, NotFound, PaymentFailed
+from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
 from paying_world import ADA
 from subscription_world import MONTH_S, SubscribedWorld
 
@@ -194,6 +197,78 @@ async def test_the_operator_ends_one(world: SubscribedWorld) -> None:
     assert world.node.periods_paid() == [0]
 
 
+async def test_what_ends_while_a_round_pays_others_is_not_paid(
+    world: SubscribedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round reads what is due and pays one after the other, each for as long as its issuer takes."""
+    for key in ("client:care", "client:ended", "client:dismissed"):
+        whom = "adv-bob" if key == "client:dismissed" else ADA
+        world.hired.add(whom)
+        await world.subscriptions.pay(world.begin(world.node.series(key), key, advisor_id=whom))
+    before, ended, dismissed = sorted(world.every(), key=lambda row: row.next_due)
+    world.at(MONTH_S)
+    given = world.node._fetchinvoice
+
+    async def ends() -> None:
+        await world.subscriptions.end(ended.sub_id)
+
+    def meanwhile(params: dict[str, Any]) -> dict[str, Any]:
+        if not ending:
+            ending.append(asyncio.get_running_loop().create_task(ends()))
+        world.hired.discard(dismissed.advisor_id)
+        return given(params)
+
+    ending: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(world.node, "_fetchinvoice", meanwhile)
+    await world.subscriptions.tick()
+    await ending[0]
+    assert world.node.periods_paid() == [0, 0, 0, 1]
+    assert world.node.asked_for[3:] == [(before.recurrence_label, 1)]
+    rows = {row.sub_id: row for row in world.every()}
+    assert rows[ended.sub_id].state is State.ENDED and rows[dismissed.sub_id].failures == 0
+    await world.subscriptions.tick()
+    assert {row.sub_id: row for row in world.every()}[dismissed.sub_id].state is State.ENDED
+    assert world.node.periods_paid() == [0, 0, 0, 1]
+    world.check_books()
+
+
+@pytest.mark.parametrize("base", [2**63, 300_000_000_000])
+async def test_a_series_that_counts_from_a_time_beyond_all_calendars_is_not_begun(
+    world: SubscribedWorld, monkeypatch: pytest.MonkeyPatch, base: int
+) -> None:
+    """What its issuer says would be paid and could not be written down, and no later payment be made."""
+    given = world.node._invoice_for
+
+    def endless(*args: Any) -> dict[str, Any]:
+        answer = given(*args)
+        world.node.asked[answer["invoice"]]["invoice_recurrence_basetime"] = base
+        return answer
+
+    monkeypatch.setattr(world.node, "_invoice_for", endless)
+    with pytest.raises(HiveError, match="counts its periods"):
+        await world.subscriptions.pay(world.begin(world.node.series()))
+    assert world.node.parts == [] and world.every() == () and world.used() == 0
+    world.restart()
+    await world.service.pay(world.order(world.bill()))
+    assert len(world.node.paid()) == 1
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"time_unit": 2, "period": 2**32 - 1},
+        {"time_unit": 1, "period": 2**32 - 1},
+    ],
+)
+async def test_a_series_whose_next_period_is_beyond_all_calendars_is_not_begun(
+    world: SubscribedWorld, says: dict[str, Any]
+) -> None:
+    world.node.recurrence |= says
+    with pytest.raises(HiveError, match="counts its periods"):
+        await world.subscriptions.pay(world.begin(world.node.series()))
+    assert world.node.parts == [] and world.every() == () and world.used() == 0
+
+
 async def test_the_last_period_of_an_offer_ends_it(world: SubscribedWorld) -> None:
     world.node.recurrence["limit"] = 1
     await world.subscriptions.pay(world.begin(world.node.series()))
@@ -276,3 +351,28 @@ async def test_a_restored_copy_sees_the_period_that_it_has_forgotten(world: Subs
     world.at(MONTH_S)
     await world.subscriptions.tick()
     assert world.node.periods_paid() == [0, 1, 2]
+
+
+async def test_a_payment_whose_end_cannot_be_read_keeps_no_other_waiting(
+    world: SubscribedWorld, tmp_path: Path
+) -> None:
+    """Of a copy that knows a period as begun, and a node that cannot decode the invoice in its list."""
+    await world.subscriptions.pay(world.begin(world.node.series()))
+    await world.service.pay(world.order(world.bill("second")))
+    period, second = world.db.peek(lambda tx: list(world.rows.raw_payments(tx)))
+    for raw in (period, second):
+        raw |= {"state": "reserved", "preimage": None, "counted_sats": 55}
+    period |= {"payment_hash": None, "target": {**period["target"], "invoice": None}}  # type: ignore[dict-item]
+    (tmp_path / "copy").mkdir()
+    copy = SubscribedWorld(tmp_path / "copy")
+    copy.node = world.node
+    copy.restart()
+    for raw in (period, second):
+        assert await copy.db.write(lambda tx, raw=raw: copy.rows.put_raw_payment(tx, raw))
+    del copy.node.asked[next(part["bolt12"] for part in copy.node.parts if part["bolt12"][:3] == "lni")]
+    copy.at(3_600)
+    await copy.service.settle()
+    assert [row.state for row in copy.stored()] == [PaymentState.UNKNOWN, PaymentState.SETTLED]
+    await copy.service.pay(copy.order(copy.bill("third")))
+    assert len(copy.node.paid()) == 3 and copy.stored()[0].state is PaymentState.UNKNOWN
+    copy.check_books()

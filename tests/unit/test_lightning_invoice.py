@@ -14,6 +14,7 @@ from cl_hive_comms.domain.lightning_invoice import (
     plain,
     sats_up,
 )
+from cl_hive_comms.domain.recurrence import LATEST_S
 from hive_shared.errors import HiveError
 
 NOW = 1_800_000_000
@@ -99,6 +100,16 @@ def test_an_invoice_says_whom_how_much_and_until_when() -> None:
 def test_what_cannot_be_paid(kind: Kind, decoded: dict[str, Any], said: str) -> None:
     with pytest.raises(HiveError, match=said):
         asked_by(kind, "x", decoded)
+
+
+def test_times_beyond_all_calendars() -> None:
+    """Whoever makes an invoice names its times; no database holds all of them."""
+    never = asked_by("bolt12 invoice", "x", {**BOLT12, "invoice_created_at": 2**64 - 1})
+    offer = asked_by("bolt12 offer", "x", {**OFFER, "offer_absolute_expiry": 2**64 - 1})
+    old = asked_by("bolt11 invoice", "x", {**BOLT11, "expiry": 2**60 - 1})
+    assert never.expires_at == offer.expires_at == old.expires_at == LATEST_S
+    with pytest.raises(HiveError, match="counts its periods from a time"):
+        asked_by("bolt12 invoice", "x", {**BOLT12, "invoice_recurrence_basetime": LATEST_S + 1})
 
 
 def test_either_the_invoice_or_the_payer_names_the_amount() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cl_hive_comms.domain.payment import INTERNAL, REPLENISH
 from cl_hive_comms.domain.payment_machine import State
 from hive_shared.errors import BudgetExhausted
 from msgspec.structs import replace
@@ -55,6 +56,20 @@ async def test_limits_hold_and_what_fails_frees(world: PayingWorld) -> None:
     )
     assert sorted(type(each).__name__ for each in both) == ["BudgetExhausted", "NoneType"]
     assert world.used() == 49_800
+
+
+async def test_a_sibling_cannot_name_its_payment_a_refill_to_go_by_the_operators_limits(
+    world: PayingWorld,
+) -> None:
+    """Refills have no limits of a sibling's; what a payment is called does not change whose money it is."""
+    with pytest.raises(BudgetExhausted, match=r"sibling-limits archon \(day\): 0 of 1000 sat"):
+        await pay(world, 2_000, budget="archon", advisor_id=None, purpose=REPLENISH)
+    await pay(world, 900, budget="archon", advisor_id=None, purpose=REPLENISH)
+    assert (world.used(), world.used(scope="archon")) == (0, 900)
+    # The wallet's own is counted while it has no end.
+    world.node.ends = "pending"
+    await pay(world, 700, budget=INTERNAL, advisor_id=None, purpose=REPLENISH)
+    assert world.used() == 700
 
 
 async def test_acceptance_08_09_fifty_at_once_never_exceed_the_advisors_limit(world: PayingWorld) -> None:

@@ -6,7 +6,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from cl_hive_comms.domain.recurrence import DAY_S, PLAIN_PERIOD_S, RETRIES_S, Recurrence, Window, plain_window
+from cl_hive_comms.domain.recurrence import (
+    DAY_S,
+    LATEST_S,
+    PLAIN_PERIOD_S,
+    RETRIES_S,
+    Recurrence,
+    Window,
+    plain_window,
+)
 
 BASE = int(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp())
 
@@ -55,6 +63,29 @@ def test_the_last_period_has_none_after_it() -> None:
 def test_the_period_that_runs_now() -> None:
     based = _of(basetime=BASE)
     assert [based.current(BASE + days * DAY_S) for days in (-5, 0, 9, 10, 25)] == [0, 0, 0, 1, 2]
+
+
+def test_the_period_that_runs_now_is_not_counted_up_to() -> None:
+    """An issuer names the unit: seconds since 1970 would be counted for minutes while nothing else runs."""
+    assert _of(time_unit=0, period=1, basetime=1).current(BASE) == BASE - 1
+    monthly = _of(time_unit=2, period=1, basetime=BASE)
+    days = ((2, 27), (2, 28), (3, 30), (3, 31), (4, 30))
+    assert [monthly.current(_day(*day)) for day in days] == [0, 1, 1, 2, 3]
+    assert _of(time_unit=2, period=2**32 - 1, basetime=0).current(BASE) == 0
+
+
+@pytest.mark.parametrize(
+    ("says", "index"),
+    [
+        ({"time_unit": 0, "period": 2**32 - 1}, 2**32),
+        ({"time_unit": 1, "period": 2**32 - 1}, 1),
+        ({"time_unit": 2, "period": 2**32 - 1}, 2**32),
+        ({"paywindow": {"seconds_before": 0, "seconds_after": LATEST_S}}, 1),
+    ],
+)
+def test_periods_beyond_all_calendars_are_not_counted(says: dict[str, Any], index: int) -> None:
+    with pytest.raises(ValueError):
+        _of(**says).following(BASE, index)
 
 
 @pytest.mark.parametrize("says", [{"time_unit": 3}, {"period": 0}, {"time_unit": "x"}])

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 from hive_shared.errors import HiveError, from_symbol
 
-from .recurrence import Recurrence
+from .recurrence import LATEST_S, Recurrence
 
 Kind = Literal["bolt11 invoice", "bolt12 invoice", "bolt12 offer"]
 
@@ -80,7 +80,7 @@ def asked_by(kind: Kind, text: str, decoded: Mapping[str, Any]) -> Asked:
             str(decoded["payee"]),
             _msat(decoded.get("amount_msat")),
             str(decoded["payment_hash"]),
-            int(decoded["created_at"]) + int(decoded["expiry"]),
+            _until(int(decoded["created_at"]) + int(decoded["expiry"])),
         )
     if kind == "bolt12 invoice":
         expiry = int(decoded.get("invoice_relative_expiry", _BOLT12_EXPIRY_S))
@@ -90,10 +90,10 @@ def asked_by(kind: Kind, text: str, decoded: Mapping[str, Any]) -> Asked:
             decoded.get("invoice_node_id"),
             _msat(decoded["invoice_amount_msat"]),
             str(decoded["invoice_payment_hash"]),
-            int(decoded["invoice_created_at"]) + expiry,
+            _until(int(decoded["invoice_created_at"]) + expiry),
             _recurrence(kind, decoded),
             _msat(decoded.get("invreq_recurrence_counter")),
-            _msat(decoded.get("invoice_recurrence_basetime")),
+            _base(kind, decoded),
             _msat(decoded.get("invreq_recurrence_start")),
         )
     if "offer_currency" in decoded:
@@ -102,7 +102,7 @@ def asked_by(kind: Kind, text: str, decoded: Mapping[str, Any]) -> Asked:
         )
     payee, until = decoded.get("offer_issuer_id", decoded.get("offer_node_id")), None
     if "offer_absolute_expiry" in decoded:
-        until = int(decoded["offer_absolute_expiry"])
+        until = _until(int(decoded["offer_absolute_expiry"]))
     repeated = _recurrence(kind, decoded)
     return Asked(kind, text, payee, _msat(decoded.get("offer_amount_msat")), None, until, repeated)
 
@@ -115,6 +115,19 @@ def _recurrence(kind: Kind, decoded: Mapping[str, Any]) -> Recurrence | None:
     except (KeyError, TypeError, ValueError):
         text = f"the {kind} is for periods that this version cannot read"
         raise refused(text, "an offer whose periods are seconds, days or months") from None
+
+
+def _base(kind: Kind, decoded: Mapping[str, Any]) -> int | None:
+    base = _msat(decoded.get("invoice_recurrence_basetime"))
+    if base is not None and base > LATEST_S:
+        text = f"the {kind} counts its periods from a time ({base}) beyond the year 9999"
+        raise refused(text, "an offer whose periods begin before that")
+    return base
+
+
+def _until(at: int) -> int:
+    """An end that is further away than anything is none that anybody waits for."""
+    return min(at, LATEST_S)
 
 
 def amount_of(asked: Asked, given_msat: object) -> int:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from .lightning_invoice import Asked
 from .payment import Order, Series
+from .payment_checks import failed
 from .recurrence import PLAIN_PERIOD_S
 
 _PLAIN: str = f"{PLAIN_PERIOD_S} seconds"
@@ -31,8 +32,14 @@ def series_of(order: Order, asked: Asked) -> Series | None:
 
 
 def fetched(series: Series, asked: Asked) -> Series:
-    """The series once the invoice of its period is there: now it is known when the next one may be paid."""
+    """The series once the invoice of its period is there: now it is known when the next one may be paid.
+    Raises PaymentFailed (`offer_changed`) where that is a time which nobody can write down."""
     if series.label is None or asked.recurrence is None or asked.base is None or asked.counter is None:
         return series
     index = asked.counter + (asked.start or 0)
-    return replace(series, following=asked.recurrence.following(asked.base, index))
+    try:
+        following = asked.recurrence.following(asked.base, index)
+    except ValueError:
+        text = f"the issuer counts its periods ({asked.recurrence.text()}) beyond the year 9999"
+        raise failed(text, "offer_changed") from None
+    return replace(series, following=following)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,8 @@ _ROOM_S: Final = sum(RETRIES_S) + 3_600
 """All attempts of a period and the hour between two looks at the clock fit in this."""
 PLAIN_PERIOD_S: Final = 30 * DAY_S
 """The period of what does not say its own."""
+LATEST_S: Final = 253_402_300_799
+"""The end of the year 9999. What others name beyond it no calendar and, further on, no database holds."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -64,34 +66,46 @@ class Recurrence(msgspec.Struct, frozen=True):
         return f"{self.period} {_UNITS[self.unit]}"
 
     def begin(self, base: int, index: int) -> int:
-        """When a period begins; the first one at `base`."""
+        """When a period begins; the first one at `base`. Raises ValueError beyond `LATEST_S`."""
         if self.unit == _MONTHS:
             return _months_after(base, self.period * index)
-        return base + self.period * index * (DAY_S if self.unit else 1)
+        begin = base + index * self._fixed_s
+        if begin > LATEST_S:
+            raise ValueError(f"period {index} begins at {begin}")
+        return begin
+
+    @property
+    def _fixed_s(self) -> int:
+        return self.period * (DAY_S if self.unit else 1)
 
     def window(self, base: int, index: int) -> Window:
         """When a period may be paid. That is begun as the period begins, or earlier where else the attempts
-        would not all have their time."""
+        would not all have their time. Raises ValueError beyond `LATEST_S`."""
         begin = self.begin(base, index)
         if self.before is None or self.after is None:
             start = self.begin(base, index - 1) if index else begin
             end = self.begin(base, index + 1) - 1
         else:
             start, end = begin - self.before, begin + self.after
+        if end > LATEST_S:
+            raise ValueError(f"period {index} may be paid until {end}")
         return Window(start, max(start, min(begin, end - _ROOM_S)), end)
 
     def following(self, base: int, index: int) -> Window | None:
-        """When the period after this one may be paid; None after the last."""
+        """When the period after this one may be paid; None after the last. Raises ValueError beyond
+        `LATEST_S`."""
         if self.limit is not None and index + 1 > self.limit:
             return None
         return self.window(base, index + 1)
 
     def current(self, now: int) -> int:
         """The period that runs now, of an offer that says when the first one began; 0 before that."""
-        index = 0
-        while self.base is not None and self.begin(self.base, index + 1) <= now:
-            index += 1
-        return index
+        if self.base is None or self.base > now:
+            return 0
+        if self.unit != _MONTHS:
+            return (now - self.base) // self._fixed_s
+        index = (_month(now) - _month(self.base)) // self.period
+        return index if self.begin(self.base, index) <= now else index - 1
 
 
 def plain_window(begun: int | None, now: int) -> Window:
@@ -106,9 +120,16 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _month(at: int) -> int:
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.year * 12 + moment.month
+
+
 def _months_after(at: int, months: int) -> int:
     moment = datetime.fromtimestamp(at, UTC)
     years, month = divmod(moment.month - 1 + months, 12)
     year = moment.year + years
+    if year > MAXYEAR:
+        raise ValueError(f"period begins in the year {year}")
     day = min(moment.day, calendar.monthrange(year, month + 1)[1])
     return int(moment.replace(year=year, month=month + 1, day=day).timestamp())

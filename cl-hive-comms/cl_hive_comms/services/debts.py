@@ -219,6 +219,9 @@ class Debts:
             raise Unauthorized("the invoice was asked of another agent")
         if row.state is not State.OWED:
             raise Conflict(f"what the invoice is for is {row.state}", reason="stale_state")
+        if row.kind == CASHU:
+            # Nobody asked for it, and in the place of the lock it would leave no way to pay the debt.
+            raise Conflict("what the invoice is for is paid by ecash", reason="stale_state")
         if row.target.invoice == invoice.bolt11:
             return
         asked = await read_answer(self._lightning, invoice.bolt11, row.amount_msat, self._now())

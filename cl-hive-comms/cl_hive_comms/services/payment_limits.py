@@ -10,7 +10,15 @@ from hive_shared.alerts import Level
 from hive_shared.errors import BudgetExhausted
 from hive_shared.store import Tx
 
-from ..domain.payment import ADVISOR, LIQUIDITY, OPERATOR_SCOPE, REPLENISH, SIBLING_BUDGETS, Payment
+from ..domain.payment import (
+    ADVISOR,
+    INTERNAL,
+    LIQUIDITY,
+    OPERATOR_SCOPE,
+    REPLENISH,
+    SIBLING_BUDGETS,
+    Payment,
+)
 from ..domain.payment_limits import Bound, Limits, near
 from .ports_commands import Alerts, Database
 from .ports_payments import LockedSums, PaymentRows
@@ -58,7 +66,9 @@ class PaymentLimits:
         """Check a payment that is about to be inserted against everything that bounds it; alert where it
         brings a limit to 80 %. What it reserves is its `counted_sats`. Raises BudgetExhausted."""
         assert row.budget is not None
-        budget = LIQUIDITY if row.purpose == REPLENISH else row.budget
+        # Siblings name their purposes themselves, never this budget.
+        refill = (row.budget, row.purpose) == (INTERNAL, REPLENISH)
+        budget = LIQUIDITY if refill else row.budget
         self.reserve(tx, budget, row.advisor_id, row.counted_sats)
 
     def reserve(self, tx: Tx, budget: str, advisor_id: str | None, sats: int) -> None:

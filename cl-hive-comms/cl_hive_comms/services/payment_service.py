@@ -24,7 +24,7 @@ from hive_shared.errors import (
     PaymentFailed,
     Unsupported,
 )
-from hive_shared.store import Tx
+from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
 
 from ..domain.lightning_invoice import Asked, sats_up
@@ -444,6 +444,13 @@ class PaymentService:
                 except Conflict:
                     # Its own task has moved it on.
                     continue
+                except (StoreError, Busy):
+                    raise
+                except Exception as error:
+                    # One whose end cannot be read or written must not leave all others without theirs.
+                    kind = type(error).__name__
+                    self._log("error", "payment_not_settled", payment_id=row.payment_id, kind=kind)
+                    await self._tell(row, "has an end that this version cannot read from the node's list")
             self._looked = self._looked or reached
 
     async def _settle(self, row: Payment) -> None:

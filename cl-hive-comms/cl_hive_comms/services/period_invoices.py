@@ -85,10 +85,11 @@ class PeriodInvoices:
 
     async def over(self, row: Subscription) -> bool:
         """Whether the contract that began it has ended."""
-        if row.contract_id is None:
-            return False
-        contract_id = row.contract_id
-        return await self._db.read(lambda tx: self._agreements.over(tx, contract_id))
+        return await self._db.read(lambda tx: self.over_in(tx, row))
+
+    def over_in(self, tx: Tx, row: Subscription) -> bool:
+        """The same inside a transaction."""
+        return row.contract_id is not None and self._agreements.over(tx, row.contract_id)
 
     def last(self, tx: Tx, row: Subscription, following: int) -> bool:
         """Whether no period begins at `following` (Unix s) any more: its contract has ended by then."""

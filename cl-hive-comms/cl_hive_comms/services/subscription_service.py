@@ -222,7 +222,7 @@ class SubscriptionService:
             period=self._next_period(row),
         )
         try:
-            await self._payments.pay(order)
+            await self._payments.pay(order, lambda tx, _payment: self._check_due(tx, row))
         except (EmergencyStop, Busy, Conflict):
             # Nothing is known to have failed: the next hour tries again, under the same key.
             return
@@ -235,6 +235,16 @@ class SubscriptionService:
                 await self._failed(row, error)
         except HiveError as error:
             await self._suspend(row, error.detail)
+
+    def _check_due(self, tx: Tx, row: Subscription) -> None:
+        """Asked where its payment begins: the others of the same round may have taken minutes. Raises
+        Conflict when it ended meanwhile, or is about to."""
+        now = self._rows.get(tx, row.sub_id)
+        if now is None or now.state is not State.ACTIVE or now.attempt_key != row.attempt_key:
+            raise Conflict(f"subscription {row.sub_id} was changed meanwhile", reason="stale_state")
+        hired = row.contract_id is not None or self._hired(row.advisor_id)
+        if not hired or self._invoices.over_in(tx, row):
+            raise Conflict(f"what subscription {row.sub_id} is for has ended", reason="stale_state")
 
     async def _failed(self, row: Subscription, error: HiveError) -> None:
         failures = row.failures + 1

@@ -13,7 +13,7 @@ from hive_shared.store import Tx
 from msgspec.structs import asdict, replace
 
 from ..domain.compensation import command_of
-from ..domain.payment import OPERATOR_SCOPE, REPLENISH, Payment, Target, scope_of
+from ..domain.payment import INTERNAL, OPERATOR_SCOPE, REPLENISH, Payment, Target, scope_of
 from ..domain.payment_limits import HOUR_S, Bound
 from ..domain.payment_machine import OPEN, PAYMENT_TABLE, Event, State
 from ..domain.payment_query import PaymentQuery, Total
@@ -189,8 +189,8 @@ class PaymentStore:
         marks = ", ".join("?" * len(OPEN))
         (sats,) = tx.execute(
             f"SELECT COALESCE(SUM(counted_sats), 0) FROM comms_payments WHERE state IN ({marks})"
-            " AND purpose = ?",
-            (*(state.value for state in OPEN), REPLENISH),
+            " AND purpose = ? AND budget = ?",
+            (*(state.value for state in OPEN), REPLENISH, INTERNAL),
         ).fetchone()
         return int(sats)
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,15 +65,23 @@ def quiet(relay: RelayProcess) -> dict[str, object]:
     return {"hive-comms-nostr-relays": relay.url, "hive-comms-nostr-profile-relays": ""}
 
 
-async def ready_in_time(node: NodeHandle) -> None:
-    """Assert that a plugin just started serves, with a key, three seconds after its process began; the time
-    in which other programs kept it off the processor is not its own (0341, 0402)."""
+async def ready_in_time(node: NodeHandle, wall: float | None = None) -> None:
+    """Assert that a plugin just started serves, with a key, three seconds after its process began (or after
+    `wall` seconds that a caller measured); the time in which other programs kept it off the processor is
+    not its own (0341, 0402)."""
     status = await node.call("hive-client-status")
     pid = await node.plugin_pid(COMMS)
-    wall, waited = age(pid), stood_ready(pid)
+    wall, waited = age(pid) if wall is None else wall, stood_ready(pid)
     assert status["identity"]["npub"].startswith("npub1")
     assert status["identity"]["origin"] == "derived:0"
     assert wall - waited <= 3, f"ready after {wall:.2f} s, {waited:.2f} s of them off the processor"
+
+
+def initialised_in(node: NodeHandle) -> float:
+    """Seconds from lightningd's RPC socket, which it opens before it initialises its plugins, to the line
+    that it writes when all of them are (0665)."""
+    up = re.findall(r"(\S+Z) INFO +lightningd: Server started with public key", node.log_text())[-1]
+    return datetime.fromisoformat(up).timestamp() - node.rpc_path.stat().st_ctime
 
 
 async def test_acceptance_08_01_a_fresh_node_is_ready_with_a_key_within_three_seconds(
@@ -80,7 +89,8 @@ async def test_acceptance_08_01_a_fresh_node_is_ready_with_a_key_within_three_se
 ) -> None:
     for name in ("fresh0", "fresh1", "fresh2"):
         node = await network.add_node(name, quiet(relay), [PLUGINS["cl-hive-comms"]])
-        await ready_in_time(node)
+        # The embedded node does nothing else while it starts; the age of the plugin is all its own.
+        await ready_in_time(node, initialised_in(node) if network.kind == "lightningd" else None)
     database = node.net_dir / "cl_hive_comms.db"
     assert database.stat().st_mode & 0o777 == 0o600
 

@@ -213,6 +213,28 @@ async def test_a_mint_that_does_not_answer_is_waited_for_and_its_late_answer_giv
     assert await shop.till.sats() == await shop.till.held() == 0
 
 
+async def test_what_a_command_holds_is_given_back_however_long_nobody_ended_it(
+    shop: Shop, agent: EcashWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await token_of(agent, 64)
+    silence(monkeypatch, shop, carried_out=True)
+    waits = await shop.set_fee(102, payment_proof=proof_of(token))
+    monkeypatch.undo()
+    await shop.till.sweep()
+    assert await shop.till.held() == PRICE
+    # The node was off for a month, and its wallet tidies up first.
+    shop.pass_time(31 * 86_400)
+    shop.till.now += 31 * 86_400
+    await shop.till.service.tidy()
+    await shop.pipeline.timers.tick()
+    assert await shop.state(waits["command_id"]) != "pending_external"
+    refund = str(shop.out.sent[-1]["content"]).split('"refund":"')[1].partition('"')[0]
+    assert await worth(agent, refund) == 63
+    assert await shop.till.sats() == await shop.till.held() == 0
+    await shop.till.service.tidy()
+    assert await shop.till.ops() == []
+
+
 async def test_what_comes_after_the_end_of_its_command_is_told_to_the_operator(
     shop: Shop, agent: EcashWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

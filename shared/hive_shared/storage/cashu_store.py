@@ -392,11 +392,13 @@ class CashuStore:
         return [self._op(row) for row in rows]
 
     def prune_ops(self, tx: Tx, before: int) -> int:
-        """Forget operations that ended before a time; how many."""
+        """Forget operations that ended before a time, but none that still holds what its owner decides about;
+        how many."""
         return int(
             tx.execute(
-                f"DELETE FROM {self._ops} WHERE state IN ('done', 'failed') AND updated_at < ?"
-                " AND watch_until < ?",
+                f"DELETE FROM {self._ops} AS ended WHERE state IN ('done', 'failed') AND updated_at < ?"
+                f" AND watch_until < ? AND NOT EXISTS (SELECT 1 FROM {self._proofs}"
+                " WHERE used_op = ended.op_id AND state = 'pending')",
                 (before, before),
             ).rowcount
         )

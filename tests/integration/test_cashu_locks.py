@@ -407,10 +407,9 @@ async def test_what_is_released_while_the_mint_is_asked_is_left_to_its_payee(
     assert asked > 2
     kept, back = await payer.locks.rows([row.lock_id for row in rows])
     assert (kept.state, back.state) == (LockState.LOCKED, LockState.REFUNDED)
-    assert kept.released_at == payer.now and kept.refund_hold_until == kept.locktime + 86_400
+    assert kept.refund_hold_until == kept.locktime + 86_400
     mine, _ = await taken_in(terms, rows, payee)
-    (got,) = await payee.locks.redeem({mine.lock_id: preimage(0).hex()})
-    assert got.state is LockState.REDEEMED
+    assert (await payee.locks.redeem({mine.lock_id: preimage(0).hex()}))[0].state is LockState.REDEEMED
 
 
 async def test_a_payer_that_shows_the_preimage_while_it_takes_its_money_back_deceives_nobody(
@@ -525,9 +524,13 @@ async def test_acceptance_03_17_the_file_shows_nothing_and_seed_and_terms_bring_
         with pytest.raises(Conflict, match="brings it back"):
             await fresh.locked(terms)
     finder = fresh.lock_restore()
-    shown = await finder.run(mint_url, [terms], dry_run=True)
     face = sum(row.face_sats for row in rows[1:])
-    assert (shown["locks"], shown["locked_sats"], await fresh.every()) == (3, face, [])
+    for ppk in (keyset.input_fee_ppk, 9_000):  # also where the mint takes another fee since
+        with pytest.MonkeyPatch.context() as patch:
+            known = msgspec.structs.replace(keyset, input_fee_ppk=ppk)
+            patch.setitem(_KEYSETS, mint_url, {keyset.id: known})
+            shown = await finder.run(mint_url, [terms], dry_run=True)
+        assert (shown["locks"], shown["locked_sats"], await fresh.every()) == (3, face, [])
     assert await finder.run(mint_url, [terms], dry_run=False) == shown
     assert [(row.lock_id, row.token) for row in sorted(await fresh.every(), key=lambda row: row.item)] == [
         (row.lock_id, row.token) for row in rows

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from hive_shared.cashu.curve import y_of
-from hive_shared.cashu.derive import EscrowKeys, public_key
-from hive_shared.cashu.keysets import Keyset, listed
+from hive_shared.cashu.derive import EscrowKeys, lock_nonce, lock_r, public_key
+from hive_shared.cashu.keysets import Keyset, face_sats, listed, split
 from hive_shared.cashu.lock_machine import LockState, lock_id_of
-from hive_shared.cashu.outputs import Output, restored
+from hive_shared.cashu.outputs import Output, output, restored
+from hive_shared.cashu.secrets import build_secret
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
-from hive_shared.cashu.ticket import lock_of, lock_outputs
+from hive_shared.cashu.ticket import lock_of
 from hive_shared.cashu.token import Token, encode_token
 from hive_shared.cashu.wire import Proof, SpendState
 from hive_shared.errors import InvalidParams
@@ -28,6 +29,9 @@ from .lock_books import LockBooks
 from .lock_swaps import MOST_PROOFS
 from .ports_commands import Database
 from .ports_locks import LockMints, LockRows
+
+_MORE_PROOFS: Final = 8
+"""Proofs of a lock beyond the binary digits of its amount: what the fees of a mint add to it."""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -110,13 +114,22 @@ class LockRestore:
         return found
 
     def _wanted(self, missing: Sequence[_Place], keyset: Keyset) -> list[tuple[_Place, tuple[Output, ...]]]:
+        """Outputs without amounts, more of each place than any lock of it has: into which proofs it was cut
+        depends on the fee that the mint took then."""
         seed, found = self._keys.lock_seed(), []
         for place in missing:
-            try:
-                outputs = lock_outputs(place.terms, place.item, place.share, keyset, seed)
-            except ValueError:
-                continue  # This keyset cannot make the share: it was not locked with it.
-            found.append((place, outputs))
+            lock, hash_ = lock_of(place.terms, place.item, place.share), bytes.fromhex(place.terms_hash)
+            sats = share_sats(place.terms, place.item, place.share)
+            outputs = [
+                output(
+                    0,
+                    keyset.id,
+                    build_secret(lock, lock_nonce(hash_, place.share, place.item, number)),
+                    lock_r(seed, hash_, place.share, place.item, number),
+                )
+                for number in range(_most_proofs(sats, keyset))
+            ]
+            found.append((place, tuple(outputs)))
         return found
 
     async def _signed(
@@ -126,9 +139,9 @@ class LockRestore:
         answer = await mint.restore([each.message for each in outputs])
         made = restored(outputs, answer.outputs, answer.signatures, {keyset.id: keyset})
         whole = [
-            (place, tuple(made[each.blinded] for each in several))
+            (place, tuple(made[each.blinded] for each in several if each.blinded in made))
             for place, several in part
-            if all(each.blinded in made for each in several)
+            if several[0].blinded in made
         ]
         if not whole:
             return []
@@ -178,6 +191,15 @@ class LockRestore:
         for each in found:
             if not self._rows.known(tx, [each.row.lock_id]):
                 self._books.add(tx, each.row)
+
+
+def _most_proofs(sats: int, keyset: Keyset) -> int:
+    """More than a share of so many sat takes of a keyset, whatever its mint's fee was."""
+    try:
+        now = len(split(face_sats(sats, keyset.input_fee_ppk, keyset.denominations), keyset.denominations))
+    except ValueError:
+        now = 0
+    return max(2 * now, sats.bit_length()) + _MORE_PROOFS
 
 
 def _parts(

@@ -328,7 +328,7 @@ async def test_publishing_elsewhere_opens_a_connection_for_the_event_and_closes_
     pool = await make_pool([relay], Received())
     event = _note("elsewhere")
     results = await pool.publish(
-        event, [relay.url, second_relay.url, "ws://127.0.0.1:9", "nonsense"], timeout=5
+        event, [relay.url, second_relay.url, "ws://127.0.0.1:9", "nonsense"], timeout=60
     )
     assert [result.state for result in results.values()] == ["ok", "ok", "unreachable", "rejected"]
     assert [row["url"] for row in pool.status()] == [relay.url]

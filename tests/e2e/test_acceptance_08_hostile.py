@@ -187,7 +187,7 @@ async def test_acceptance_08_20_every_method_refuses_garbage_with_a_sentence(wor
             if chance.random() < 0.1:
                 params = [chance.choice(AWKWARD) for _ in range(chance.randrange(8))]
             try:
-                await world.alice.call(method, params, timeout=20)
+                await world.alice.call(method, params)
             except DevnetRpcError as error:
                 if error.code not in codes or "Traceback" in error.message or len(error.message) > 2_000:
                     wrong.append(f"{method} {str(params)[:300]}: {error.code} {error.message[:300]}")

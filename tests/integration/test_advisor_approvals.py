@@ -266,7 +266,7 @@ async def waiting(kit: Advisor, node: ScriptedNode, confirmed: int | None = None
     pending = {"code": 4005, "slug": "confirmation_required", "message": "waits", "data": {"expires": 1}}
     node.answer = lambda c: node.response(c, 3, error=pending)
     plan = await kit.plan(client, *FEE)
-    sent = await kit.execute(plan, wait_s=10, confirmed_danger=confirmed)
+    sent = await kit.execute(plan, wait_s=60, confirmed_danger=confirmed)
     assert sent.state == CommandState.PENDING and sent.confirmed_danger == confirmed
     return sent
 

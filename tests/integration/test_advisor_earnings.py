@@ -46,13 +46,19 @@ async def kit(world: KitWorld, payer: Payer, pocket: PocketWallet) -> AsyncItera
         yield made
 
 
-async def work(kit: Advisor, fee: int = 150, *, pasted: str = "", again: bool = False) -> Any:
+BUSY_S = 5.0
+"""Half of the pause after which a command that met a busy node is tried again."""
+
+
+async def work(
+    kit: Advisor, fee: int = 150, *, pasted: str = "", again: bool = False, wait_s: float = 60
+) -> Any:
     """`send --pay`: a fee change that is paid for."""
     client = await kit.clients.named("alice")
     plan = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": fee})
     command_id = str(uuid.uuid4())
     plan = await kit.money.claim(plan, await kit.quote(plan, 5), command_id, pasted)
-    return await kit.execute(plan, wait_s=5, human=True, command_id=command_id, again=again)
+    return await kit.execute(plan, wait_s=wait_s, human=True, command_id=command_id, again=again)
 
 
 async def owed(kit: Advisor) -> Earning:
@@ -149,7 +155,7 @@ async def test_a_command_sent_without_an_invoice_is_paid_by_the_credentials_rate
 ) -> None:
     client = await kit.clients.named("alice")
     plan = await kit.plan(client, *FEE, PARAMS)
-    done = await kit.execute(plan, wait_s=5, human=True)
+    done = await kit.execute(plan, wait_s=60, human=True)
     await payer.ask(kit, done.command_id)
     assert [verb for verb, _ in payer.said(kit)] == ["error"], "the credential agrees on no pay"
     assert not pocket.invoices and not await kit.money.earnings.listed(10)
@@ -195,7 +201,7 @@ async def test_what_did_not_run_is_not_owed_and_what_is_planned_anew_is(
     assert payer.said(kit)[-1] == ("error", {"code": "conflict", "msg_id": name})
 
     payer.refuses = "busy"
-    busy = await work(kit, 151)
+    busy = await work(kit, 151, wait_s=BUSY_S)
     payer.refuses = None
     anew = await kit.retries.again(busy)
     assert anew.payment == busy.payment
@@ -212,7 +218,7 @@ async def test_what_is_planned_anew_some_rounds_later_stays_owed(
     world: KitWorld, kit: Advisor, payer: Payer, pocket: PocketWallet, given_up: bool
 ) -> None:
     payer.refuses = "busy"
-    busy = await work(kit)
+    busy = await work(kit, wait_s=BUSY_S)
     assert (await looked(world, kit, 10)).state == "invoiced", "its next try is due"
     if given_up:
         void = await looked(world, kit, 90_000)
@@ -234,7 +240,7 @@ async def test_a_node_does_not_put_off_when_its_debt_is_overdue(
 ) -> None:
     monkeypatch.setattr("hive_advisor.services.earnings.agreed_sats", lambda _document, _danger: PRICE)
     client = await kit.clients.named("alice")
-    done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=5, human=True)
+    done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=60, human=True)
     await payer.ask(kit, done.command_id, due_at=world.now() + 10**9)
     assert (await owed(kit)).state == "invoiced"
     assert (await looked(world, kit, 15 * 86_400 + 10)).state == "unpaid"

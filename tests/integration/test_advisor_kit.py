@@ -136,7 +136,7 @@ async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, n
         client = await hired(kit, node)
         new = {"new": 150}
         node.answer = lambda c: node.response(c, 0, result=new, receipt=node.receipt(c, result=new))
-        done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=10)
+        done = await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=60)
         assert (str(done.state), done.receipt_id) == ("done", 1)
         stored = await kit.receipts.get(client, 1)
         assert stored is not None and stored.level == "chained"
@@ -261,7 +261,7 @@ async def test_acceptance_11_06_two_receipts_for_one_id_make_the_client_suspect(
     async with opener() as kit:
         client = await hired(kit, node)
         node.answer = lambda c: node.response(c, 0, receipt=node.receipt(c))
-        await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=10)
+        await kit.execute(await kit.plan(client, *FEE, PARAMS), wait_s=60)
         node.head = (0, "0" * 64)
         await kit.execute(await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": 160}), wait_s=2)
         suspect = await kit.clients.named(client.alias)

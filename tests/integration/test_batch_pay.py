@@ -41,7 +41,7 @@ async def ran(kit: Advisor, batch: tuple[BatchLine, ...], said: PayFor) -> list[
     """What each line came to, up to the one that stopped the batch."""
     name = f"b-{digest_of(batch)[:24]}"
     steps = await kit.batches.check(name, batch, "cli", said)
-    return [each async for each in kit.batches.run(name, steps, _yes, said, origin="cli", wait_s=5)]
+    return [each async for each in kit.batches.run(name, steps, _yes, said, origin="cli", wait_s=60)]
 
 
 def proofs(world: KitWorld) -> list[dict[str, Any]]:

@@ -274,7 +274,7 @@ async def test_an_item_is_one_commands_and_free_again_where_that_did_not_run(
         if command.schema_type == FEE[0]
         else world.work(command)
     )
-    refused = await kit.execute(plans[0], wait_s=5, human=True)
+    refused = await kit.execute(plans[0], wait_s=60, human=True)
     assert refused.state == "rejected"
     world.node.answer = lambda command: None
     sent = await kit.execute(plans[1], wait_s=1, human=True)

@@ -94,7 +94,7 @@ async def work(kit: Advisor, fee: int = 150) -> str:
     client, command_id = await kit.clients.named("alice"), str(uuid.uuid4())
     plan = await kit.plan(client, *FEE, {**PARAMS, "fee_ppm": fee})
     plan = await kit.money.claim(plan, await kit.quote(plan, 5), command_id)
-    await kit.execute(plan, wait_s=5, human=True, command_id=command_id, again=True)
+    await kit.execute(plan, wait_s=60, human=True, command_id=command_id, again=True)
     return command_id
 
 

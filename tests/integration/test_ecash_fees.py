@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cl_hive_comms.domain.approval import Workflow
+from cl_hive_comms.services.decision import DecisionService
 from crash_points import Countdown
 from ecash_fee_world import PRICE, Shop, proof_of, token_of, worth
 from ecash_world import EcashWorld
+from hive_shared import crypto
+from hive_shared.canonical import decode_object
 from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.token import Token, decode_token, encode_token
+from hive_shared.envelope import approve_digest
+from msgspec.structs import replace
 from pipeline_world import Crash, slug
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -162,6 +168,41 @@ async def test_a_command_that_waits_holds_its_token_unspent(shop: Shop, agent: E
     await shop.pipeline.approvals.approve(again["command_id"])
     assert await shop.state(again["command_id"]) == "success"
     assert await worth(agent, token) == 0 and await shop.till.sats() == PRICE
+
+
+async def test_a_token_that_approvers_could_spend_is_not_shown_to_them(
+    shop: Shop, agent: EcashWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = DecisionService._verdict
+
+    def by_several(self: DecisionService, *args: Any) -> Any:
+        verdict = judge(self, *args)
+        judged = replace(verdict.judged, workflow=Workflow.MULTISIG.value, needed=2, expires_in=3_600)
+        return replace(verdict, judged=judged)
+
+    monkeypatch.setattr(DecisionService, "_verdict", by_several)
+    keys = [crypto.Secret((50 + n).to_bytes(32, "big")) for n in range(2)]
+    names = [crypto.xonly_pubkey(key) for key in keys]
+    shop.policies.override("moderate", approvers=names, approval_overrides={"fee_policy_*": "always_confirm"})
+    token = await token_of(agent, 64)
+    response = await shop.set_fee(102, payment_proof=proof_of(token))
+    assert refused(response) == ("payment_invalid", "not_locked"), response
+    told = response["error"]["data"]["pubkey"]
+    assert token not in str(shop.out.sent) and await worth(agent, token) == 64
+    # Nothing is kept of it: it pays for what nobody else reads, and a locked one for this.
+    locked = await token_of(agent, 64, told)
+    held = await shop.set_fee(102, payment_proof=proof_of(locked))
+    assert held["status"] == 3 and str(shop.out.sent).count(locked) == 2, "each approver"
+    pushed = [decode_object(message["content"]) for message in shop.out.sent]
+    command_hash = str(pushed[0]["schema_payload"]["params"]["command_hash"])  # type: ignore[index,call-overload]
+    for name, key in zip(names, keys, strict=True):
+        signature = crypto.schnorr_sign(key, approve_digest(command_hash, "approve"))
+        await shop.pipeline.approvals.approve(held["command_id"], approver=name, signature=signature)
+    assert await shop.state(held["command_id"]) == "success" and await shop.till.sats() == PRICE
+    monkeypatch.undo()
+    shop.policies.override("moderate")
+    again = await shop.set_fee(102, OTHER, payment_proof=proof_of(token))
+    assert again["status"] == 0 and await shop.till.sats() == 2 * PRICE, again
 
 
 async def test_a_token_spent_while_its_command_waited_buys_nothing(shop: Shop, agent: EcashWorld) -> None:

@@ -434,6 +434,12 @@ class AccessFees:
 
     # -- steps 16 to 20, each inside the caller's transaction ---------------------------------------------
 
+    def check_shown(self, case: Case, fee: Fee | None) -> None:
+        """Whether a command that this pays for may be shown to others than the operator. Raises PaymentFailed
+        (payment_invalid)."""
+        if self.ecash is not None and fee is not None and fee.method == CASHU:
+            self.ecash.check_shown(case)
+
     def hold(self, tx: Tx, case: Case, fee: Fee | None) -> None:
         """Keep a use for a command that waits for people. Raises PaymentFailed when none is left."""
         if self.ecash is not None and fee is not None and fee.method == CASHU:

@@ -50,7 +50,10 @@ class ApprovalHold:
         self._push, self._approvers, self._now = push, approvers, now
 
     async def hold(self, case: Case, verdict: Verdict) -> Response:
-        """Put a command before people; answers status 3. Raises RateLimited when too many wait."""
+        """Put a command before people; answers status 3. Raises RateLimited when too many wait, PaymentFailed
+        for ecash that its approvers could spend."""
+        if verdict.judged.workflow == Workflow.MULTISIG:
+            self._access.check_shown(case, verdict.judged.fee)
         response = await self._db.write(lambda tx: self._hold(tx, case, verdict))
         self._outcomes.kick()
         return response

@@ -17,6 +17,7 @@ from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.journal import Op, OpState, OwnProof, ProofStatus
+from hive_shared.cashu.secrets import is_plain
 from hive_shared.cashu.settling import WATCH_S
 from hive_shared.cashu.token import Token, decode_token, encode_token
 from hive_shared.cashu.wallet import Beside
@@ -170,6 +171,19 @@ class EcashFees:
         return None if row is None else row.fee
 
     # -- steps 16 and 17 ----------------------------------------------------------------------------------
+
+    def check_shown(self, case: Case) -> None:
+        """Whether others may read a command: what nothing locks is of whoever reads it first. Raises
+        PaymentFailed (payment_invalid)."""
+        token = decode_token(str(case.command.payment_proof.get("token")))
+        if any(is_plain(proof.secret) for proof in token.proofs):
+            raise from_symbol(
+                "payment_invalid",
+                "the approvers of this command are shown it as it came, and could spend its token: bring one"
+                " that is locked to `pubkey`; it was not touched",
+                check="not_locked",
+                pubkey=self._wallet.receive_pubkey,
+            )
 
     def hold(self, tx: Tx, case: Case, fee: Fee) -> None:
         """Keep a token for a command that waits for people; it stays unspent. Raises PaymentFailed when

@@ -182,20 +182,32 @@ async def test_a_mint_that_is_away_delays_what_is_owed(world: Bearing) -> None:
     assert (await world.take(token)).amount_sats >= 25 and world.counted() == 30
 
 
-async def test_a_copy_of_the_database_does_not_pay_what_the_lost_one_paid(world: Bearing) -> None:
+@pytest.mark.parametrize(
+    ("fails", "tries", "days"),
+    [("restore", 1, 0), ("free_sats", 10, 0), ("swap", 10, 0), ("restore", 1, 60)],
+    ids=["once", "an empty wallet", "a mint that fails often", "two months later"],
+)
+async def test_a_copy_of_the_database_does_not_pay_what_the_lost_one_paid(
+    world: Bearing, fails: str, tries: int, days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     response = await world.work()
     copy = world.purse.path.with_name("copy.db")
     with sqlite3.connect(world.purse.path) as now, sqlite3.connect(copy) as kept:
         now.backup(kept)
 
-    async def away(*_: object, **__: object) -> None:
+    async def away(*_: object, **__: object) -> int:
+        if fails == "free_sats":
+            return 0
         raise MintUnavailable(world.purse.mint_url, "no answer", sent=False)
 
-    there, world.purse.mints.client.restore = world.purse.mints.client.restore, away
-    await world.minute()
-    world.purse.mints.client.restore = there
-    # The lost one paid by its second try, of which the copy knows as little as of the first.
-    world.pass_time(AGAIN_S)
+    where = world.purse.service if fails == "free_sats" else world.purse.mints.client
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fails, away)
+        for _ in range(tries):
+            await world.minute()
+            world.pass_time(AGAIN_S)
+        world.pass_time(days * 86_400)
+    # The lost one paid by a later try, of which the copy knows as little as of the first.
     await world.minute()
     (token,) = world.tokens()
     world.db.close()

@@ -8,6 +8,7 @@ Its ecash is begun under the payment's own name, so a kill finds the same lock a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -20,6 +21,7 @@ from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.secrets import Lock, p2pk
 from hive_shared.cashu.ticket import outputs_under
+from hive_shared.cashu.wire import BlindedMessage
 from hive_shared.crypto import sha256
 from hive_shared.errors import Conflict, HiveError
 from hive_shared.store import Tx
@@ -42,9 +44,11 @@ TAKE_S: Final = 7 * 86_400
 """How long an agent has at least to take what it was sent: as long as a push is kept (11 §15.1)."""
 LOCK_EXISTS: Final = "lock_exists"
 _ROUND_S: Final = 2 * TAKE_S
-_LOOK_BACK: Final = 3
-_TRIES: Final = 8
-"""What a copy of the database that was restored asks about: locktimes and attempts of a payment."""
+_TRIES: Final = 64
+"""Attempts of a payment at each locktime that a copy of the database which was restored asks about: more than
+a mint can fail in ten hours."""
+_ASKED: Final = 400
+"""Outputs of one question whether a mint signed them."""
 _WAIT_S: Final = 30.0
 _UNDER_WAY: Final = (State.SENDING, State.UNKNOWN)
 _CALLED: Final = f"{OWNER}:{KEY}"
@@ -210,10 +214,16 @@ class BearerPay:
             current = self._rows.get(tx, row.payment_id)
             if current is None or current.state is not row.state:
                 return
+            sent_index = current.sent_index
             if row.expires_at is not None and row.state is not State.OWED:
                 name = lock_id_of(_hash(row, row.expires_at).hex(), row.sent_index or 0, 0, Role.PAYER)
-                if any(lock.state is not LockState.FAILED for lock in self._locked.known(tx, (name,))):
+                locks = self._locked.known(tx, (name,))
+                if any(lock.state is not LockState.FAILED for lock in locks):
                     return
+                if not locks:
+                    # It was not even begun: the next attempt has its number, so that a copy of this database
+                    # finds the attempt that paid among the first.
+                    sent_index = row.sent_index - 1 if row.sent_index else None
             text, target = f"{error.symbol}: {error.detail}"[:500], current.target
             if error.reason == LOCK_EXISTS:
                 # A database that is lost has locked it, and may have handed it over.
@@ -221,7 +231,11 @@ class BearerPay:
                 self._tell(
                     tx, row, "may have been paid by ecash before this copy of the database was restored"
                 )
-            self._rows.move(tx, replace(current, target=target), Event.ON_UNPAID, self._now(), error=text)
+            self._rows.move(
+                *(tx, replace(current, target=target), Event.ON_UNPAID, self._now()),
+                error=text,
+                sent_index=sent_index,
+            )
 
         await self._db.write(body)
 
@@ -268,20 +282,25 @@ class BearerPay:
     async def _signed_before(self, row: Payment) -> bool:
         """Whether a mint has signed a lock for this payment that this copy of the database knows nothing of.
         Raises what a call to a mint raises."""
-        seed, sats = self._keys.lock_seed(), sats_up(row.amount_msat)
         for url in row.target.mints:
             asked = []
             for keyset in listed(await self._mints.keysets(url)).values():
-                for round_ in range(1, _LOOK_BACK + 1):
-                    locktime = row.created_at + round_ * _ROUND_S
-                    at = replace(row, target=replace(row.target, mints=(url,)))
-                    hash_, lock = _hash(at, locktime), self._lock(row, locktime)
-                    for item in range(_TRIES):
-                        first = outputs_under(lock, hash_, sats, keyset, seed, item=item)[0]
-                        asked.append(first.message)
-            if (await self._mints.at(url).restore(asked)).outputs:
-                return True
+                asked += await asyncio.to_thread(self._may_have_signed, row, url, keyset)
+            for start in range(0, len(asked), _ASKED):
+                if (await self._mints.at(url).restore(asked[start : start + _ASKED])).outputs:
+                    return True
         return False
+
+    def _may_have_signed(self, row: Payment, url: str, keyset: Keyset) -> list[BlindedMessage]:
+        """The first output of every attempt at every locktime until now."""
+        seed, sats = self._keys.lock_seed(), sats_up(row.amount_msat)
+        at, found = replace(row, target=replace(row.target, mints=(url,))), []
+        for locktime in range(row.created_at + _ROUND_S, _locktime(row, self._now()) + 1, _ROUND_S):
+            hash_, lock = _hash(at, locktime), self._lock(row, locktime)
+            for item in range(_TRIES):
+                first = outputs_under(lock, hash_, sats, keyset, seed, item=item)[0]
+                found.append(first.message)
+        return found
 
 
 def _locktime(row: Payment, now: int) -> int:

@@ -36,6 +36,7 @@ from hive_advisor.services.ports import ClientRows, CommandRows, OwnNodeCalls, R
 from hive_advisor.services.ports_money import WayIn, WayOut, Web
 from hive_advisor.services.signed_mail import SignedMail
 from hive_advisor.services.spending import PaidFees, SpendService
+from hive_advisor.services.tickets import ESCROW
 from hive_advisor.services.token_income import TokenIncome
 from hive_advisor.storage.engagement_store import EngagementStore
 from hive_advisor.storage.invoice_store import InvoiceStore
@@ -162,9 +163,14 @@ class Money:
             ours.append(BOLT11)
         method = next((name for name in offered if name in ours), None)
         if method is None:
+            by_ticket = (
+                ": its operator makes a ticket for it, which then goes along by itself (leave --pay out)"
+                if ESCROW in offered
+                else ""
+            )
             raise InvalidParams(
                 f"the node pays for this command by {', '.join(offered) or 'no way it offers'}, not by"
-                f" {' or '.join(sorted(ours))}",
+                f" {' or '.join(sorted(ours))}{by_ticket}",
                 reason="no_common_method",
             )
         if method == CASHU:
@@ -263,6 +269,8 @@ class Money:
 
     async def trust_host(self, host: str) -> str:
         """A human says that a host may stand behind the Lightning address. Raises InvalidParams."""
+        if not lnaddress.is_host(host.lower()):
+            raise InvalidParams(f"{host[:80]!a} is no host name; give it as the refusal named it")
         checked = host_of(lnaddress.checked_url(f"https://{host}/", f"host {host[:80]!a}"))
         if checked != host.lower():
             raise InvalidParams(f"{host[:80]!a} is no host name; give it as the refusal named it")

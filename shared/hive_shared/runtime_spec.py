@@ -306,7 +306,7 @@ def _document(param: Param, value: Any) -> Any:
         return decode(value, max_bytes=_JSON_TEXT_MAX, max_nodes=100_000, floats=True)
     except InvalidParams as error:
         raise InvalidParams(
-            f"{param.name} is not strict JSON: {error}", data={"param": param.name}
+            f"{param.name} is not strict JSON: {error.detail}", data={"param": param.name}
         ) from error
 
 

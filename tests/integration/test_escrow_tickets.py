@@ -351,8 +351,11 @@ async def test_what_the_mint_does_not_lock_is_cancelled_and_says_why(
     with pytest.raises(PaymentFailed) as refused:
         await payer.create(payer.plan(payee, [2_000]))
     assert refused.value.symbol == "insufficient_ecash"
-    with pytest.raises(PaymentFailed, match="was given up: insufficient_ecash"):
+    with pytest.raises(PaymentFailed, match="was given up: insufficient_ecash") as refused:
         await payer.create(payer.plan(payee, [2_000]))
+    assert refused.value.reason == "insufficient_ecash", "what it was given up for, not a mint that is away"
+    with pytest.raises(Conflict, match=r"another ticket: [0-9a-f]{32} over 2000 sat, cancelled; take a new"):
+        await payer.create(payer.plan(payee, [20]))
     payer.settings = LockSettings(most_locked=250_000, most_ticket=90, grace_s=86_400)
     with pytest.raises(BudgetExhausted, match="mint-max-ticket"):
         await payer.create(payer.plan(payee, [100]), "k2")

@@ -90,6 +90,8 @@ async def test_ecash_comes_in_goes_out_and_is_found_again(mint_url: str, tmp_pat
         order = ("send", "120", "--to", payer.service.receive_pubkey, "--key", "a")
         made = await run(*order)
         assert made["token"] == (await run(*order))["token"]
+        other = await fails(run, "send", "121", "--key", "a")
+        assert "this --key stands for another wallet operation: send of 120 sat" in other.error["message"]
         assert (await payer.service.receive(made["token"], 30)).amount_sats > 110
         invoice = invoice_of(50)
         paid = await run("melt", f"lightning:{invoice.upper()}")
@@ -133,9 +135,10 @@ async def refusals(run: Typed, mint_url: str) -> None:
         assert (await fails(run, *words)).code == code, words
         assert (await run("balance"), await run("ops"), await run("mint", "list")) == before
     # Money goes out only when a human says so.
-    for out in (("send", "10"), ("melt", invoice_of(10))):
+    for out, question in ((("send", "10"), "Take 10 sat"), (("melt", invoice_of(10)), "invoice over 10 sat")):
         asked = await fails(run, *out, yes=False)
         assert (asked.code, asked.error["slug"]) == (PENDING, "confirmation_required")
+        assert question in asked.error["message"]
     gone = await run("mint", "remove", NOWHERE)
     assert (gone["named"], gone["left_sats"]) == (False, 0)
     (row,) = [row for row in (await run("mint", "list"))["items"] if row["mint"] == NOWHERE]
@@ -168,6 +171,7 @@ async def halted(run: Typed, payer: EcashWorld) -> None:
     halt.engage("odd figures", 1)
     refused = await fails(run, "send", "10")
     assert (refused.code, refused.error["slug"]) == (REFUSED, "emergency_stop")
+    assert "the guard is halted" in refused.error["message"]
     assert (await fails(run, "melt", invoice_of(10))).code == REFUSED
     token = (await payer.service.send(40, None, None, None, 30)).body.token
     assert (await run("receive", token))["state"] == "done"

@@ -86,6 +86,9 @@ def test_cleaned_text_cannot_steer_a_terminal(text: str) -> None:
         ("\x1b[31mred\x1b[0m", "red"),
         ("see https://evil.example/path?x=1 now", "see [url evil.example] now"),
         ("yours (they are https://a.example:8/b); add one.", "yours (they are [url a.example]); add one."),
+        # The form of an address in a sentence of ours, and nothing that looks like it.
+        ("must look like https://mint.example.com", "must look like https://mint.example.com"),
+        ("https://mint.example.com/a https://b.example.com@evil", "[url mint.example.com] [url evil]"),
         ("https://evil.example/a).b.", "[url evil.example]."),
         ("a\u202eb\u200bc\U000e0041d", "abcd"),
         ("\x1b]0;title\x07text", "text"),

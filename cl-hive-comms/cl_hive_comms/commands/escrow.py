@@ -431,16 +431,20 @@ def _items(value: object, amount_sats: int | None) -> tuple[ItemAsked, ...]:
     if value is None:
         return (ItemAsked(amount_sats),)
     if amount_sats is not None:
-        raise InvalidParams("amount_sats stands in each of items", data={"param": "amount_sats"})
+        raise InvalidParams(
+            "give amount_sats in each of items, not beside them", data={"param": "amount_sats"}
+        )
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_BATCH:
         raise InvalidParams(f"items is a JSON list of 1 to {MAX_BATCH} objects", data={"param": "items"})
     return tuple(_one_item(i, each) for i, each in enumerate(value))
 
 
 def _one_item(i: int, value: object) -> ItemAsked:
-    if not isinstance(value, dict) or not value.keys() <= _ITEM_FIELDS:
+    unknown = sorted(value.keys() - _ITEM_FIELDS) if isinstance(value, dict) else None
+    if unknown is None or unknown:
+        what = f"has no field {unknown[0][:40]!a}" if unknown else "is no object"
         raise InvalidParams(
-            f"item {i} is an object of {', '.join(sorted(_ITEM_FIELDS))}", data={"param": "items"}
+            f"item {i} {what}; it takes {', '.join(sorted(_ITEM_FIELDS))}", data={"param": "items"}
         )
     try:
         found = msgspec.convert(value, _AskedItem)

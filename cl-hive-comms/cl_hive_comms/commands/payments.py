@@ -43,6 +43,7 @@ from .status import FORMAT
 
 MOST_SATS: Final = 2_100_000_000_000_000
 _TARGET: Final = 8_192
+_WEB: Final = re.compile(r"https?://", re.IGNORECASE).match
 _NODE_ID: Final = re.compile(r"0[23][0-9a-f]{64}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _CURSOR: Final = re.compile(r"([0-9]{1,12})-([0-9a-f]{32})")
@@ -149,6 +150,12 @@ class PaymentCommands:
         target = params["target"].strip()
         if params["method"] == L402:
             return await self._buy(params, advisor, target)
+        if _WEB(target):
+            raise InvalidParams(
+                "target is an address of the web: method=l402 buys access there, any other method pays an"
+                " invoice or an offer",
+                data={"param": "target"},
+            )
         order = Order(
             key=f"client:{params['idempotency_key'] or self._own_key(target)}",
             budget=ADVISOR,

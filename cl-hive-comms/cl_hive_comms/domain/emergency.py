@@ -14,6 +14,11 @@ TOKEN_S: Final = 600
 """How long a token from the stop's status may be used to release it, seconds."""
 MAX_REASON: Final = 280
 """Characters of a reason that are kept."""
+ENGAGED: Final = (
+    "the emergency stop is engaged, so nothing new is done or paid: hive-client-emergency-stop action=status"
+    " shows since when, and the token that releases it"
+)
+"""What is said to whoever asks for something meanwhile."""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):

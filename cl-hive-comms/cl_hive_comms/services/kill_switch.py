@@ -12,7 +12,7 @@ from pathlib import Path
 from hive_shared.errors import EmergencyStop
 from hive_shared.store import Db, Tx
 
-from cl_hive_comms.domain.emergency import Stop, stop_from_text
+from cl_hive_comms.domain.emergency import ENGAGED, Stop, stop_from_text
 from cl_hive_comms.services.ports_identity import Clock, FactStore
 
 EMERGENCY_FACT = "emergency"
@@ -75,7 +75,7 @@ class KillSwitch:
     def check(self) -> None:
         """Raises EmergencyStop while engaged."""
         if self.engaged():
-            raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
+            raise EmergencyStop(ENGAGED)
 
     def in_force(self, tx: Tx) -> Stop | None:
         """The stop that is on, also one that was not stored yet: by the file, or while the disk was full."""

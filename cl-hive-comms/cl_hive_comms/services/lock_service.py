@@ -14,6 +14,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 import msgspec
+from hive_shared.cashu.advice import NODE
 from hive_shared.cashu.curve import y_of
 from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.journal import Op, OpState
@@ -381,7 +382,7 @@ class LockService:
 
     def _refuse_when_stopped(self) -> None:
         if self._stopped():
-            raise EmergencyStop("the emergency stop is on: nothing is locked until it is released")
+            raise EmergencyStop(f"{NODE.stopped}: nothing is locked until that is released")
 
     def _check_exposure(self, tx: Tx, rows: Sequence[LockRow]) -> None:
         locked, most = self._rows.locked_sats(tx), self._settings().most_locked

@@ -88,7 +88,8 @@ class PaymentLimits:
         per_action = self.limits().per_action
         if budget == ADVISOR and 0 < per_action < sats:
             raise _exhausted(
-                f"per-action-limit: {sats} sat, fees included, are above {per_action} sat",
+                f"per-action-limit: {sats} sat, fees included, are above {per_action} sat;"
+                f" {_changed_by('per-action-limit')}",
                 "per-action-limit",
                 per_action,
                 0,
@@ -99,7 +100,7 @@ class PaymentLimits:
             if used + sats > bound.sats:
                 raise _exhausted(
                     f"{bound.name}: {used} of {bound.sats} sat are spent or reserved; {sats} sat more, fees"
-                    " included, do not fit",
+                    f" included, do not fit; {_changed_by(bound.name)}",
                     bound.name,
                     bound.sats,
                     used,
@@ -143,6 +144,13 @@ class PaymentLimits:
 
     def _used(self, tx: Tx, bound: Bound, now: int) -> int:
         return self._rows.used(tx, bound, now) + self._locks.counted(tx, bound, now - bound.window_s)
+
+
+def _changed_by(name: str) -> str:
+    """Where the operator finds and changes a limit."""
+    if name.startswith("sibling-limits"):
+        return "hive-comms-sibling-limits sets it"
+    return "hive-client-budget shows the limits, its action=set changes them"
 
 
 def _exhausted(text: str, name: str, limit: int, used: int, asked: int) -> BudgetExhausted:

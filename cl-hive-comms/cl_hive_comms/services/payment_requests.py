@@ -27,6 +27,7 @@ from hive_shared.store import Tx
 from msgspec.structs import replace
 
 from ..domain.access_fee import CASHU, L402
+from ..domain.emergency import ENGAGED
 from ..domain.payment import BOLT11, BOLT12, IN, LATE_S, Payment, Target
 from ..domain.payment_machine import Event, State
 from ..domain.request_macaroon import check_macaroon, is_of, macaroon_of
@@ -78,7 +79,7 @@ class PaymentRequests:
         does not answer (none is known then: ask anew), PaymentFailed when it refuses, Capacity,
         EmergencyStop, FeatureDisabled."""
         if self._kill_switch.engaged():
-            raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
+            raise EmergencyStop(ENGAGED)
         row = self._row(sats, purpose, advisor_id, expiry_s, kind)
 
         def body(tx: Tx) -> None:

@@ -27,6 +27,7 @@ from hive_shared.errors import (
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
 
+from ..domain.emergency import ENGAGED
 from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import (
     ADVISOR,
@@ -149,8 +150,10 @@ class PaymentService:
     def _stored(self, known: Payment, order: Order) -> Payment:
         if known.content_hash != order.content_hash():
             raise Conflict(
-                "this idempotency_key stands for another payment (other amount, target or purpose); take a"
-                " new key for a new payment",
+                f"this idempotency_key, or without one this invoice, stands for another payment:"
+                f" {known.payment_id} over {sats_up(known.amount_msat)} sat by {known.kind}, {known.state}."
+                " Amount, method, target or purpose differ, so nothing was paid; a new payment takes a new"
+                " key",
                 reason="idempotency_conflict",
                 data={"payment_id": known.payment_id},
             )
@@ -158,7 +161,7 @@ class PaymentService:
 
     def _check_stop(self) -> None:
         if self._kill_switch.engaged():
-            raise EmergencyStop("the emergency stop is engaged; hive-client-status shows since when")
+            raise EmergencyStop(ENGAGED)
         if self._kill_switch.draining():
             raise Busy("this node is being drained and takes no new work; remove the file DRAIN")
 

@@ -249,7 +249,9 @@ def _items(value: object, amount_sats: int | None) -> tuple[ItemPlan, ...]:
             )
         return (ItemPlan(amount_sats),)
     if amount_sats is not None:
-        raise InvalidParams("amount_sats stands in each of items", data={"param": "amount_sats"})
+        raise InvalidParams(
+            "give amount_sats in each of items, not beside them", data={"param": "amount_sats"}
+        )
     if not isinstance(value, list) or not 1 <= len(value) <= _MOST_ITEMS:
         raise InvalidParams(f"items is a JSON list of 1 to {_MOST_ITEMS} objects", data={"param": "items"})
     found = []

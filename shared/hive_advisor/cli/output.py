@@ -105,8 +105,11 @@ def unexpected(terminal: Terminal, error: BaseException) -> NoReturn:
 
 def misused(error: click.ClickException, *, as_json: bool) -> NoReturn:
     """A command line that click refused: its words for people, an error object for programs."""
+    said = error.format_message()
+    if isinstance(error, click.BadParameter) and said.endswith("is not a valid integer range."):
+        said = said.replace("is not a valid integer range.", "is not a whole number.")
+        error = click.UsageError(said, error.ctx)
     if as_json and not isinstance(error, click.exceptions.NoArgsIsHelpError):
-        said = error.format_message()
         Terminal(as_json=True).fail(InvalidParams(said, reason="usage"), error.exit_code)
     error.show()
     sys.exit(error.exit_code)

@@ -121,7 +121,9 @@ async def melt(settings: Settings, invoice: str, mint: str | None) -> None:
     async with settings.kit(online=False) as kit:
         await kit.ecash.ready()
         amount_sats = (asked.amount_msat or 0) // 1_000
-        await settings.ask_yes(f"Pay {amount_sats} sat to {asked.payment_hash} out of the wallet?")
+        await settings.ask_yes(
+            f"Pay this invoice over {amount_sats} sat out of the wallet (payment hash {asked.payment_hash})?"
+        )
         op = await _patiently(
             settings, "the mint pays the invoice", kit.ecash.service.pay(text, mint, settings.wait)
         )

@@ -22,10 +22,15 @@ class PayRequest(msgspec.Struct, frozen=True):
     most_msat: int
 
 
+def is_host(text: str) -> bool:
+    """Whether a text (lower case) may be a host, with its port or without."""
+    return _HOST.fullmatch(text) is not None
+
+
 def address_url(address: str) -> str:
     """Where an address is asked. Raises InvalidParams for what is none, or is on a private network."""
     user, at, host = address.strip().lower().partition("@")
-    if not at or not _USER.fullmatch(user) or not _HOST.fullmatch(host):
+    if not at or not _USER.fullmatch(user) or not is_host(host):
         raise InvalidParams(f"{address[:80]!a} is no Lightning address; one looks like name@example.com")
     scheme = "http" if host.partition(":")[0].endswith(".onion") else "https"
     return checked_url(f"{scheme}://{host}/.well-known/lnurlp/{user}", "the address")

@@ -59,7 +59,7 @@ def parse_uri(text: str) -> Connection:
     except ValueError:
         raise _no_uri("cannot be read") from None
     if parts.scheme != "nostr+walletconnect" or not is_pubkey(parts.netloc or parts.path):
-        raise _no_uri("must look like nostr+walletconnect://KEY?relay=URL&secret=HEX")
+        raise _no_uri("must begin with nostr+walletconnect: and the wallet's key, then ?relay=...&secret=...")
     relays = [value for name, value in pairs if name == "relay"]
     secrets = [value for name, value in pairs if name == "secret"]
     if len(secrets) != 1 or not is_pubkey(secrets[0]):

@@ -7,6 +7,7 @@ locked. What becomes of an item's money is what its locks say, which is what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ _OVER: Final = frozenset({LockState.REDEEMED, LockState.REFUNDED, LockState.LOST
 _PAID_NOTHING: Final = (PayerItem.CANCELLED, PayerItem.REFUNDED)
 _NEVER_LOCKED: Final = frozenset({LockState.PLANNED, LockState.FAILED})
 _PAGE: Final = 200
+_REASON: Final = re.compile(r"[a-z_]+(\([a-z_]+\))?")
 
 
 class Ordered(msgspec.Struct, frozen=True):
@@ -146,7 +148,7 @@ class EscrowEngine:
         elif ticket.status is TicketStatus.CANCELLED:
             raise PaymentFailed(
                 f"ticket {ticket.ticket_id} was given up: {ticket.error}; take a new idempotency_key",
-                reason="mint_unavailable",
+                reason=_given_up_for(ticket),
                 data={"ticket_id": ticket.ticket_id},
             )
         return await self.ticket(ticket.ticket_id)
@@ -395,8 +397,10 @@ class EscrowEngine:
         if known is not None:
             if known.content != plan.content:
                 raise Conflict(
-                    "this idempotency_key stands for another ticket; take a new key for a new one",
+                    f"this idempotency_key stands for another ticket: {known.ticket_id} over"
+                    f" {known.terms.amount_sats} sat, {known.status}; take a new key for a new one",
                     reason="idempotency_conflict",
+                    data={"ticket_id": known.ticket_id},
                 )
             return known
         now = self._now()
@@ -544,3 +548,9 @@ class EscrowEngine:
         now = self._now()
         until = None if source is SecretSource.IMPORTED else now + SECRET_UNUSED_S
         return SecretRow(sha256(plain).hex(), Secret(plain), task_id, source, now, until, asked_by)
+
+
+def _given_up_for(ticket: TicketRow) -> str:
+    """The reason that a refusal gave, in one word; what stopped or cancelled it has none."""
+    word = ticket.error.partition(":")[0]
+    return word if _REASON.fullmatch(word) else "stale_state"

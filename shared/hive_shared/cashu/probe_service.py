@@ -100,7 +100,7 @@ class ProbeService:
         does not answer rightly or where too few sats are free, EmergencyStop."""
         url = self._book.allowed(mint_url)
         if self._stopped():
-            raise EmergencyStop("the emergency stop is on: probes wait until it is released")
+            raise EmergencyStop(f"{self._advice.stopped}: probes wait until that is released")
         task = self._begun(url)
         done, _ = await asyncio.wait({task}, timeout=timeout)
         return ProbeState(url, task.result() if done else None)

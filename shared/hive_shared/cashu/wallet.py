@@ -308,8 +308,17 @@ class Wallet:
         old = await self.again(order)
         content = _content(kind.value, mint_url, str(amount), *more)
         if old is not None and (old.content, old.owner) != (content, order.owner):
-            raise _other_content()
+            raise self._other(old)
         return old
+
+    def _other(self, old: Op) -> Conflict:
+        """A key that stands for something else."""
+        return Conflict(
+            f"this {self._advice.key} stands for another wallet operation: {old.kind.value} of"
+            f" {old.amount_sats} sat at {old.mint_url}, {old.state.value}; take a new one",
+            reason="idempotency_key",
+            data={"op_id": old.op_id},
+        )
 
     # -- parts of an operation -------------------------------------------------------------------------
 
@@ -322,7 +331,7 @@ class Wallet:
             old = self._rows.op_by_key(tx, order.key)
             if old is not None:
                 if old.content != content or old.owner != order.owner:
-                    raise _other_content()
+                    raise self._other(old)
                 return old
             op = replace(plan(tx, op_id), content=content)
             self.cap.admit(tx, op)
@@ -472,9 +481,3 @@ def _parts(keys: MintKeys, amount: int) -> tuple[int, ...]:
 
 def _content(*parts: str) -> str:
     return sha256("\n".join(parts).encode()).hex()
-
-
-def _other_content() -> Conflict:
-    return Conflict(
-        "this idempotency_key was used for another wallet operation; take a new one", reason="idempotency_key"
-    )

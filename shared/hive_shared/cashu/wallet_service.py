@@ -54,14 +54,14 @@ CALL: Final = "call:"
 
 
 @asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
-    """For what is asked before an operation is written down: giving up leaves nothing behind."""
+async def patience(seconds: float, whom: str = "the mint") -> AsyncIterator[None]:
+    """For what is asked (of `whom`) before an operation is written down: giving up leaves nothing behind."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
         raise PaymentFailed(
-            f"mint and node did not answer within {seconds:g} s; nothing was begun", reason="mint_unavailable"
+            f"{whom} did not answer within {seconds:g} s; nothing was begun", reason="mint_unavailable"
         ) from None
 
 
@@ -270,7 +270,7 @@ class WalletService:
         if self._invoices is None:
             raise Unsupported("no node of your own makes the invoice: name one that is to be paid")
         if (old := await self._wallet.begun(order, OpKind.MELT, mint_url, amount_sat)) is None:
-            async with patience(timeout):
+            async with patience(timeout, "mint or node"):
                 keys = await self.ready(mint_url)
                 invoice = await self._invoices.make(amount_sat, f"withdrawal of ecash from {mint_url}")
                 quote = await self._pay_quote(mint_url, invoice, amount_sat)
@@ -537,7 +537,7 @@ class WalletService:
 
     def _refuse_when_stopped(self, action: str) -> None:
         if self._stopped():
-            raise EmergencyStop(f"the emergency stop is on: {action} waits until it is released")
+            raise EmergencyStop(f"{self._advice.stopped}: {action} waits until that is released")
 
 
 def chosen_mint(mints: MintBook, mint_url: str | None, advice: Advice = NODE) -> str:

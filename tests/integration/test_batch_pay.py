@@ -15,9 +15,10 @@ from hive_advisor.services.batch_pay import PayFor
 from hive_advisor.services.batches import BatchOutcome
 from hive_shared import envelope
 from hive_shared.bolt11 import read_invoice
-from hive_shared.errors import Conflict, InvalidParams
+from hive_shared.errors import Conflict, InvalidParams, NotFound
 from kit_tickets import PaidKit
 from kit_world import FEE, PARAMS, KitWorld
+from msgspec.structs import replace
 from payer_world import PRICE, Payer, opened
 from pocket_wallet import PocketWallet
 
@@ -151,6 +152,23 @@ async def test_claims_of_a_batch_killed_anywhere_hand_out_one_invoice_a_line(tmp
     pytest.fail(f"more than {_MOST_POINTS} points")
 
 
+@pytest.mark.parametrize("said", [PayFor(pay=True), PayFor(ticket=TICKET)])
+async def test_what_is_said_for_all_is_not_said_for_reads_which_earn_nothing(
+    tmp_path: Path, said: PayFor
+) -> None:
+    world, payer, pocket = paid_world(tmp_path)
+    async with opened(world, payer, pocket) as kit:
+        await world.hired(kit)
+        read = BatchLine(1, "alice", "hive:monitor/v1", "health_summary", {})
+        if said.ticket:
+            with pytest.raises(NotFound, match=f"line 2: no ticket '{TICKET}'"):
+                await ran(kit, (read, replace(lines(1)[0], number=2)), said)
+            return
+        outcomes = await ran(kit, (read, replace(lines(1)[0], number=2)), said)
+        assert [each.ran for each in outcomes] == [True, True]
+        assert [each.amount_sats for each in await kit.money.earnings.listed(10)] == [PRICE]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -179,6 +197,6 @@ async def test_the_options_of_a_batch_fit_together(tmp_path: Path) -> None:
 
 def test_what_a_line_says_comes_before_what_is_said_for_all_and_names_the_batch() -> None:
     plain, own = lines(1), lines(1, ticket=TICKET)
-    assert PayFor(pay=True).of(own[0]) == PayFor(ticket=TICKET)
-    assert PayFor(pay=True).of(plain[0]) == PayFor(pay=True)
+    assert PayFor(pay=True).of(own[0], read=False) == PayFor(ticket=TICKET)
+    assert PayFor(pay=True).of(plain[0], read=False) == PayFor(pay=True)
     assert digest_of(plain) != digest_of(own) != digest_of(lines(1, pay=True))

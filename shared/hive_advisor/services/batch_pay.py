@@ -23,9 +23,12 @@ class PayFor(msgspec.Struct, frozen=True):
     pay: bool = False
     ticket: str = ""
 
-    def of(self, line: BatchLine) -> PayFor:
-        """What holds for a line; what stands in it comes first."""
-        return PayFor(line.pay, line.ticket) if line.pay or line.ticket else self
+    def of(self, line: BatchLine, *, read: bool) -> PayFor:
+        """What holds for a line; what stands in it comes first. A read earns nothing, so what is said for all
+        does not mean it."""
+        if line.pay or line.ticket:
+            return PayFor(line.pay, line.ticket)
+        return PayFor() if read else self
 
 
 class Tickets(Protocol):

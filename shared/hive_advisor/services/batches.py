@@ -195,7 +195,7 @@ class BatchService:
             retry_of=None if command is None else command.command_id,
             expected_policy_root=line.if_root,
         )
-        plan = await self._pays.planned(plan, said.of(line), early=early)
+        plan = await self._pays.planned(plan, said.of(line, read=plan.spec.read_only), early=early)
         judged = await self._guard.judged(plan, origin)
         refuse(judged.judgement)
         return BatchStep(line, client, command, judged)
@@ -208,7 +208,9 @@ class BatchService:
             return step, (False, None)
         agreed = await consent(step.line, step.judged)
         first = command_id_of(batch_id, step.line.number, step.client.client_id)
-        plan = await self._pays.claimed(step.judged.plan, said.of(step.line), first, wait_s)
+        plan = step.judged.plan
+        said = said.of(step.line, read=plan.spec.read_only)
+        plan = await self._pays.claimed(plan, said, first, wait_s)
         return replace(step, judged=replace(step.judged, plan=plan)), agreed
 
     def _newest(self, tx: Tx, first: str) -> StoredCommand | None:

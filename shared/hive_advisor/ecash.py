@@ -47,6 +47,7 @@ _TIDY_S: Final = 86_400
 _TIDIED: Final = "ecash_tidied"
 _RESTORED: Final = "ecash_restored"
 """Key of the mints that are still to be asked what became of the ecash of an older copy, one a line."""
+_RESTORED_AT: Final = "ecash_restored_at"
 
 
 class _NobodyPays:
@@ -265,8 +266,14 @@ class Ecash:
             # Not the settings': a copy is looked at before its own have taken their place.
             mints = (url for url, row in self._mint_rows.mints(tx).items() if row.role is not MintRole.FORMER)
             self._meta.set_meta(tx, _RESTORED, "\n".join(mints))
+            self._meta.set_meta(tx, _RESTORED_AT, str(now))
 
         await self._db.write(body)
+
+    async def restored_at(self) -> int:
+        """When this became an older copy of the wallet (Unix s); 0: never. What was under way before may have
+        ended since otherwise than its journal says."""
+        return int(await self._db.read(lambda tx: self._meta.meta(tx, _RESTORED_AT)) or 0)
 
     async def _ask_after_restoring(self) -> None:
         waiting = await self._db.read(lambda tx: self._meta.meta(tx, _RESTORED)) or ""

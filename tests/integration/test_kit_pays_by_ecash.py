@@ -19,6 +19,7 @@ from hive_shared.cashu.journal import OpKind, OpState
 from hive_shared.errors import HiveError, InvalidParams
 from kit_ecash import KitEcash
 from kit_world import KitWorld
+from msgspec.structs import replace
 from pipeline_world import Crash
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -149,6 +150,41 @@ async def test_a_kit_killed_anywhere_pays_once_or_not_at_all(
         if not died:
             return
     pytest.fail(f"more than {_MOST_POINTS} points")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_restored_copy_says_of_no_payment_under_way_that_it_failed(
+    mint_url: str, payer: EcashWorld, tmp_path: Path, asked: bool
+) -> None:
+    """It may have been paid since the copy was made, and another one would pay the fee twice."""
+    world = KitEcash(tmp_path / "now", mint_url)
+    money, payment = await filled(world, payer), fee(world)
+    if asked:
+        # The mint pays, and nobody has heard of it when the copy is made.
+        Countdown(1).watch(world.mints.client, "melt")
+        with pytest.raises(Crash):
+            await money.pay(payment)
+    await world.close()
+    old = world.copy(tmp_path / "old")
+    world.open()
+    await world.ecash.ready()
+    if not asked:
+        await money_of(world).pay(payment)
+    await world.sweep()
+    await world.sweep()
+    assert await melts(world) == [OpState.DONE]
+    await world.close()
+    await old.ecash.ready()
+    await old.ecash.note_restored()
+    for later in (300, 86_400, 7 * 86_400):
+        old.now += later
+        said = await money_of(old).settled(payment)
+        assert not said.failed and not said.preimage and "older copy" in said.why
+    # What is begun after that ends as ever.
+    assert (
+        await money_of(old).settled(replace(payment, payment_hash="ab" * 32, created=old.now - 180))
+    ).failed
+    await old.close()
 
 
 async def test_without_a_mint_it_says_what_to_do(tmp_path: Path) -> None:

@@ -132,6 +132,23 @@ async def test_an_invoice_is_claimed_once(tmp_path: Path) -> None:
     assert len(world.node.paid()) == 2
 
 
+async def test_a_command_that_this_copy_has_forgotten_earns_nothing_again(tmp_path: Path) -> None:
+    """A backup has what was paid for commands, not the commands: an agent that repeats one would run it."""
+    world = Rewarding(tmp_path)
+    paid = await world.earn(word="1")
+    await world.minute()
+    world.policies.override("moderate", approval_overrides={"fee_policy_*": "always_confirm"})
+    held = await world.earn(103, word="2", channel="102x1x0")
+    forgotten = f"compensation:{held['command_id']}"
+    known = f"compensation:{paid['command_id']}"
+    sql = "UPDATE comms_payments SET idempotency_key = ? WHERE idempotency_key = ?"
+    await world.db.write(lambda tx: tx.execute(sql, (forgotten, known)))
+    await world.pipeline.approvals.approve(held["command_id"])
+    assert await world.state(held["command_id"]) == "rejected" and world.setchannels == 1
+    assert "a new id" in str((await world.docs())[-1]["error"])
+    assert len(world.node.paid()) == 1 and world.counted() == COST
+
+
 async def test_nothing_is_claimed_for_reads_or_where_nothing_is_agreed(tmp_path: Path) -> None:
     world = Rewarding(tmp_path)
     proof = {"method": "bolt11", "invoice": world.bill()}

@@ -205,7 +205,17 @@ class Compensation:
 
     def _fitting(self, case: Case, reward: Reward) -> Reward:
         row = self._row(case, reward)
-        self._db.peek(lambda tx: self._limits.check(tx, row))
+
+        def body(tx: Tx) -> None:
+            # Payments outlive commands: these are forgotten after a time, and not in a backup.
+            if self._rows.by_key(tx, row.key) is not None:
+                raise from_symbol(
+                    "payment_replayed",
+                    "a command with this id has earned something before; give a new command a new id",
+                )
+            self._limits.check(tx, row)
+
+        self._db.peek(body)
         return reward
 
     def _check_unused(self, tx: Tx, payment_hash: str) -> None:

@@ -207,7 +207,7 @@ class Flaps:
             set(self.states(door)) <= (rest | {"subscribed"} if door.is_open else rest) for door in self.doors
         )
 
-    async def until(self, condition: Callable[[], bool], patience_s: float = 30) -> bool:
+    async def until(self, condition: Callable[[], bool], patience_s: float = 60) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 while not condition():

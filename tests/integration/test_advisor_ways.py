@@ -282,7 +282,7 @@ async def test_a_wallet_that_never_answers_is_not_asked_for_a_while_by_the_next_
         await seen(kit, world, earning)
         (told,) = (await kit.brief())["wallets_silent"]
         assert (told["way"], told["times"]) == ("nwc", 1) and "did not answer in 2 s" in told["why"]
-        with pytest.raises(TransportUnavailable, match=r"asked again in (30|2\d) s"):
+        with pytest.raises(TransportUnavailable, match=r"asked again in (30|[12]?\d) s"):
             await ordered(kit, world)
     wallet_silent = kit.money._wallet
     async with world.open() as kit:
@@ -298,7 +298,7 @@ async def test_a_wallet_that_never_answers_is_not_asked_for_a_while_by_the_next_
             with pytest.raises(TransportUnavailable, match="did not answer"):
                 await way.look(earning.payment_hash, earning.invoice, "")
             (told,) = await kit.money.silent()
-            assert pause - 10 <= told["asked_again"] - world.now() <= pause
+            assert pause / 2 < told["asked_again"] - world.now() <= pause
         service.mute = False
         world.ahead += 120
         kit.money._wallet._answer_s = 20

@@ -23,11 +23,13 @@ from hive_shared.market.messages import (
     ContractSigned,
     CounterOffer,
     Message,
+    MessageError,
     body_of,
     decode_message,
     schema_of,
 )
 from hive_shared.signed_message import Draft
+from market_terms import terms
 
 ADVISOR = Secret(b"\x21" * 32)
 
@@ -87,11 +89,39 @@ class MarketWorld(HiringWorld):
         await self.negotiations.load()
         return self
 
-    async def propose(self, terms: dict[str, Any]) -> Engagement:
+    async def propose(self, wanted: dict[str, Any]) -> Engagement:
         """A proposal to the advisor, who reads it."""
-        row = await self.negotiations.propose(self.advisor.whom, terms)
+        row = await self.negotiations.propose(self.advisor.whom, wanted)
         await self.advisor.reads(self, row.thread_id)
         return row
+
+    async def agreed(self, **parts: Any) -> Engagement:
+        """A proposal that the advisor accepted; the node has signed."""
+        row = await self.propose(terms(**parts))
+        await self.hears(self.advisor.says(self, row, self.advisor.accept(row)))
+        return await self.row(row.contract_id)
+
+    async def active(self, **parts: Any) -> Engagement:
+        """A contract that both signed, with its credential."""
+        row = await self.agreed(**parts)
+        sign = await self.advisor.reads(self, row.thread_id)
+        answer = self.advisor.signed(sign, terms(**parts), self.now)
+        await self.hears(self.advisor.says(self, row, answer))
+        await self.engagements.settle()
+        return await self.row(row.contract_id)
+
+    async def refused_as(self, row: Engagement) -> str:
+        """What the advisor was told of its last message."""
+        told = await self.advisor.reads(self, row.thread_id)
+        assert isinstance(told, MessageError), told
+        return told.code
+
+    async def actions(self) -> list[str]:
+        """The action of every receipt."""
+        rows = await self.db.read(
+            lambda tx: tx.execute("SELECT action FROM management_receipts ORDER BY receipt_id").fetchall()
+        )
+        return [row["action"] for row in rows]
 
     async def row(self, contract_id: str) -> Engagement:
         """The engagement as it is stored."""
@@ -173,10 +203,10 @@ class Advisor:
         """An acceptance of the newest terms in the node's row."""
         return Accept(row.contract_id, row.thread.last.terms_hash)
 
-    def signed(self, sign: Message, terms: dict[str, Any], at: int) -> ContractSigned:
+    def signed(self, sign: Message, agreed: dict[str, Any], at: int) -> ContractSigned:
         """The answer to a contract that says what was agreed. Raises InvalidParams for another."""
         assert isinstance(sign, ContractSign)
-        found = contracts.check_contract(sign.contract, terms)
+        found = contracts.check_contract(sign.contract, agreed)
         contracts.check_proofs(sign.contract, found.operator_key)
         document = contracts.sign(sign.contract, self.secret, at)
         return ContractSigned(found.contract_id, contracts.contract_hash(document), document["proof"][1])

@@ -31,21 +31,6 @@ async def world(tmp_path: Path) -> AsyncIterator[MarketWorld]:
         world.db.close()
 
 
-async def signing(world: MarketWorld) -> Engagement:
-    """The node has signed what the advisor accepted."""
-    row = await world.propose(terms())
-    await world.hears(world.advisor.says(world, row, world.advisor.accept(row)))
-    return await world.row(row.contract_id)
-
-
-async def active(world: MarketWorld) -> Engagement:
-    row = await signing(world)
-    sign = await world.advisor.reads(world, row.thread_id)
-    await world.hears(world.advisor.says(world, row, world.advisor.signed(sign, terms(), world.now)))
-    await world.engagements.settle()
-    return await world.row(row.contract_id)
-
-
 async def due(world: MarketWorld, at: int) -> list[str]:
     rows = await world.db.read(lambda tx: world.rows.due(tx, at, 10))
     return [row.status.value for row in rows]
@@ -65,7 +50,7 @@ def copies(tx: Tx, table: str, count: int) -> None:
 async def test_a_thousand_contracts_that_run_are_not_read_and_nothing_is_written(
     world: MarketWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = await active(world)
+    row = await world.active()
     await world.db.write(lambda tx: [copies(tx, f"marketplace_{name}", MANY) for name in NAMES])
     await world.engagements.settle()
     read, decode = [0], contract_store._engagement
@@ -93,7 +78,7 @@ NAMES = ("threads", "contracts")
 
 
 async def test_a_contract_is_due_when_it_is_to_be_signed_issued_or_ended(world: MarketWorld) -> None:
-    row = await signing(world)
+    row = await world.agreed()
     late = (row.contract_start or 0) + contracts.SIGNING_S + GRACE_S
     assert (await due(world, late - 1), await due(world, late)) == ([], ["signing"])
     sign = await world.advisor.reads(world, row.thread_id)
@@ -112,7 +97,7 @@ async def test_a_contract_is_due_when_it_is_to_be_signed_issued_or_ended(world: 
 
 async def test_every_state_in_which_a_contract_runs_ends_by_the_clock(world: MarketWorld) -> None:
     """The column names states as the machine does."""
-    row = await active(world)
+    row = await world.active()
     for state in RUNNING:
         sql = "UPDATE marketplace_contracts SET status = ?, effective_at = 5 WHERE contract_id = ?"
         await world.db.write(
@@ -124,7 +109,7 @@ async def test_every_state_in_which_a_contract_runs_ends_by_the_clock(world: Mar
 async def test_a_revocation_that_could_not_be_followed_is_followed_later(
     world: MarketWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = await active(world)
+    row = await world.active()
     await world.service.revoke_credential(row.credential_id or "", "by hand")
     revoke = world.service.revoke_credential
 

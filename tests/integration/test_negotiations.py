@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 from cl_hive_comms.domain.engagement import MAX_THREAD_MESSAGES, Engagement
-from cl_hive_comms.services.advisor_requests import Hire
 from cl_hive_comms.services.market_mail import TryAgain
 from cl_hive_comms.services.negotiation_service import GRACE_S, Whom
 from cl_hive_comms.services.ports_backup import Tables
@@ -20,7 +19,6 @@ from crash_points import Countdown
 from hive_shared import signed_message
 from hive_shared.errors import (
     Capacity,
-    ConfirmationRequired,
     Conflict,
     EmergencyStop,
     HiveError,
@@ -33,13 +31,10 @@ from hive_shared.market.messages import (
     GAP_S,
     Abort,
     Accept,
-    ContractSigned,
     CounterOffer,
     EmergencyTermination,
     MessageError,
     Reject,
-    TerminationAck,
-    TerminationNotice,
 )
 from hive_shared.market.negotiation import PROPOSAL_S
 from hive_shared.store import Tx
@@ -57,37 +52,6 @@ async def world(tmp_path: Path) -> AsyncIterator[MarketWorld]:
         yield world
     finally:
         world.db.close()
-
-
-async def agreed(world: MarketWorld, **parts: Any) -> Engagement:
-    """A proposal that the advisor accepted; the node has signed."""
-    row = await world.propose(terms(**parts))
-    await world.hears(world.advisor.says(world, row, world.advisor.accept(row)))
-    return await world.row(row.contract_id)
-
-
-async def active(world: MarketWorld, **parts: Any) -> Engagement:
-    """A contract that both signed, with its credential."""
-    row = await agreed(world, **parts)
-    sign = await world.advisor.reads(world, row.thread_id)
-    answer = world.advisor.signed(sign, terms(**parts), world.now)
-    await world.hears(world.advisor.says(world, row, answer))
-    await world.engagements.settle()
-    return await world.row(row.contract_id)
-
-
-async def refused_as(world: MarketWorld, row: Engagement) -> str:
-    """What the advisor was told of its last message."""
-    told = await world.advisor.reads(world, row.thread_id)
-    assert isinstance(told, MessageError), told
-    return told.code
-
-
-async def receipts(world: MarketWorld) -> list[str]:
-    rows = await world.db.read(
-        lambda tx: tx.execute("SELECT action FROM management_receipts ORDER BY receipt_id").fetchall()
-    )
-    return [row["action"] for row in rows]
 
 
 async def test_a_hire_from_proposal_to_credential(world: MarketWorld) -> None:
@@ -123,7 +87,7 @@ async def test_a_hire_from_proposal_to_credential(world: MarketWorld) -> None:
     assert credential.credential.compensation["rate_sats"] == 36
     assert credential.credential.constraints == terms()["scope"]["constraints"]
     assert credential.credential.valid_until == row.contract_end
-    assert await receipts(world) == [
+    assert await world.actions() == [
         "market_propose",
         "market_counter",
         "market_sign",
@@ -175,7 +139,7 @@ async def test_a_counter_offer_that_cannot_be_changes_nothing(
 ) -> None:
     row = await world.propose(terms())
     await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 40, **changes)))
-    assert await refused_as(world, row) == code
+    assert await world.refused_as(row) == code
     assert (await world.row(row.contract_id)).thread == row.thread
 
 
@@ -247,7 +211,7 @@ async def test_what_never_comes_is_not_waited_for_longer_than_ten_minutes(world:
 async def test_a_conversation_that_its_other_side_fills_ends_by_the_operator_and_holds_up_no_other(
     world: MarketWorld,
 ) -> None:
-    row = await active(world)
+    row = await world.active()
     noise = Abort(row.contract_id, "noise")
     with pytest.raises(TryAgain, match="full"):
         for number in range(10, 10 + MAX_THREAD_MESSAGES):
@@ -298,7 +262,7 @@ async def test_nobody_answers_and_it_runs_out(world: MarketWorld) -> None:
     assert (await world.row(row.contract_id)).status is ContractState.PROPOSED
     late = world.advisor.says(world, row, world.advisor.accept(row))
     await world.hears(late)
-    assert await refused_as(world, row) == "expired"
+    assert await world.refused_as(row) == "expired"
     world.now += 1
     await world.negotiations.settle()
     assert (await world.row(row.contract_id)).status is ContractState.EXPIRED
@@ -325,7 +289,7 @@ async def test_reject_and_abort_by_either(world: MarketWorld) -> None:
     row = await world.row(row.contract_id)
     assert (row.status, row.termination_reason) == (ContractState.REJECTED, "too little")
     await world.hears(world.advisor.says(world, row, Accept(row.contract_id, row.thread.last.terms_hash)))
-    assert await refused_as(world, row) == "stale_state"
+    assert await world.refused_as(row) == "stale_state"
     row = await world.propose(terms())
     await world.hears(world.advisor.says(world, row, world.advisor.counter(world, row, 90)))
     assert (await world.negotiations.reject(row.contract_id, "too much")).status is ContractState.REJECTED
@@ -359,145 +323,6 @@ async def test_the_emergency_stop_holds_back_what_binds(world: MarketWorld) -> N
         with pytest.raises(EmergencyStop):
             await act
     assert (await world.negotiations.abort(row.contract_id, "stopped")).status is ContractState.ABORTED
-
-
-@pytest.mark.parametrize("wrong", ["hash", "stranger", "altered", "operator"])
-async def test_a_signature_that_is_none_issues_nothing(world: MarketWorld, wrong: str) -> None:
-    row = await agreed(world)
-    sign = await world.advisor.reads(world, row.thread_id)
-    good = world.advisor.signed(sign, terms(), world.now)
-    proof = dict(good.proof)
-    if wrong == "stranger":
-        other = contracts.sign({**sign.contract, "proof": []}, world.identity.secret(), world.now)
-        proof = other["proof"][0]
-    if wrong == "operator":
-        proof = sign.contract["proof"][0]
-    if wrong == "altered":
-        proof["proofValue"] = proof["proofValue"][:-1] + ("2" if proof["proofValue"][-1] != "2" else "3")
-    hashed = "00" * 32 if wrong == "hash" else good.contract_hash
-    await world.hears(world.advisor.says(world, row, ContractSigned(row.contract_id, hashed, proof)))
-    await world.engagements.settle()
-    assert await refused_as(world, row) in (
-        "stale_terms",
-        "issuer_mismatch",
-        "proof_invalid",
-        "proof_malformed",
-    )
-    assert (await world.row(row.contract_id)).status is ContractState.SIGNING
-    assert await world.credentials_of_advisor() == []
-    await world.hears(world.advisor.says(world, row, good))
-    await world.engagements.settle()
-    assert await world.credentials_of_advisor() == [row.credential_id]
-
-
-async def test_what_is_not_signed_in_three_days_runs_out(world: MarketWorld) -> None:
-    row = await agreed(world)
-    with pytest.raises(Conflict, match="signed the contract"):
-        await world.negotiations.abort(row.contract_id, "changed my mind")
-    world.now += 3 * DAY + 3_600
-    await world.engagements.settle()
-    assert (await world.row(row.contract_id)).status is ContractState.EXPIRED
-    assert await world.credentials_of_advisor() == []
-
-
-async def test_an_advisor_withdraws_before_it_signs(world: MarketWorld) -> None:
-    row = await agreed(world)
-    await world.hears(world.advisor.says(world, row, Abort(row.contract_id, "full")))
-    assert (await world.row(row.contract_id)).status is ContractState.ABORTED
-
-
-async def test_notice_ends_the_credential_when_it_takes_effect(world: MarketWorld) -> None:
-    row = await active(world)
-    row = await world.engagements.terminate(row.contract_id, "cheaper", emergency=False, confirm=False)
-    assert (row.status, row.effective_at) == (ContractState.NOTICE, world.now + 7 * DAY)
-    notice = await world.advisor.reads(world, row.thread_id)
-    assert notice == TerminationNotice(row.contract_id, world.now + 7 * DAY, "cheaper")
-    await world.hears(world.advisor.says(world, row, TerminationAck(row.contract_id, notice.effective_at)))
-    world.now += 7 * DAY - 1
-    await world.engagements.settle()
-    assert world.credentials.live_keys() == (world.advisor.pubkey,)
-    world.now += 1
-    await world.engagements.settle()
-    row = await world.row(row.contract_id)
-    assert (row.status, row.terminated_at) == (ContractState.TERMINATED, world.now)
-    assert world.credentials.live_keys() == ()
-    with pytest.raises(Conflict, match="rehire_cooldown"):
-        await world.negotiations.propose(world.advisor.whom, terms())
-    world.now += 30 * DAY
-    await world.negotiations.propose(world.advisor.whom, terms())
-
-
-async def test_an_emergency_ends_it_at_once_and_asks_first(world: MarketWorld) -> None:
-    row = await active(world)
-    with pytest.raises(ConfirmationRequired):
-        await world.engagements.terminate(row.contract_id, "thief", emergency=True, confirm=False)
-    assert world.credentials.live_keys() == (world.advisor.pubkey,)
-    row = await world.engagements.terminate(row.contract_id, "thief", emergency=True, confirm=True)
-    assert row.status is ContractState.TERMINATED
-    assert world.credentials.live_keys() == ()
-    assert await world.advisor.reads(world, row.thread_id) == EmergencyTermination(row.contract_id, "thief")
-
-
-async def test_the_advisor_gives_notice_and_not_too_short(world: MarketWorld) -> None:
-    row = await active(world)
-    early = TerminationNotice(row.contract_id, world.now + 6 * DAY, "")
-    await world.hears(world.advisor.says(world, row, early))
-    assert await refused_as(world, row) == "notice_too_short"
-    due = TerminationNotice(row.contract_id, world.now + 7 * DAY, "moving on")
-    await world.hears(world.advisor.says(world, row, due))
-    assert await world.advisor.reads(world, row.thread_id) == TerminationAck(
-        row.contract_id, due.effective_at
-    )
-    assert (await world.row(row.contract_id)).status is ContractState.NOTICE
-
-
-async def test_the_advisor_stops_at_once(world: MarketWorld) -> None:
-    row = await active(world)
-    await world.hears(world.advisor.says(world, row, EmergencyTermination(row.contract_id, "key lost")))
-    await world.engagements.settle()
-    row = await world.row(row.contract_id)
-    assert (row.status, row.termination_reason) == (ContractState.TERMINATED, "key lost")
-    assert world.credentials.live_keys() == ()
-
-
-async def test_a_revoked_advisor_has_no_contract_and_a_renewed_one_keeps_it(world: MarketWorld) -> None:
-    row = await active(world)
-    await world.service.authorize(Hire(advisor="", npub=world.advisor.pubkey, access="fees"))
-    await world.engagements.settle()
-    assert (await world.row(row.contract_id)).status is ContractState.ACTIVE
-
-
-async def test_revoking_by_hand_ends_the_contract(world: MarketWorld) -> None:
-    row = await active(world)
-    await world.service.revoke_credential(row.credential_id or "", "by hand")
-    await world.engagements.settle()
-    row = await world.row(row.contract_id)
-    assert row.status is ContractState.TERMINATED
-    assert isinstance(await world.advisor.reads(world, row.thread_id), EmergencyTermination)
-
-
-async def test_the_term_ends(world: MarketWorld) -> None:
-    row = await active(world)
-    world.now = row.contract_end or 0
-    await world.engagements.settle()
-    assert (await world.row(row.contract_id)).status is ContractState.COMPLETED
-    assert world.credentials.live_keys() == ()
-
-
-async def test_a_ticket_is_of_a_contract_that_runs_with_its_advisor(world: MarketWorld) -> None:
-    row = await world.propose(terms())
-
-    async def check(contract_id: str, pubkey: str) -> None:
-        await world.db.read(lambda tx: world.reading.check_pay(tx, contract_id, pubkey))
-
-    with pytest.raises(Conflict, match="proposed"):
-        await check(row.contract_id, world.advisor.pubkey)
-    await world.negotiations.abort(row.contract_id, "")
-    row = await active(world)
-    await check(row.contract_id, world.advisor.pubkey)
-    await check("a contract of somewhere else", world.advisor.pubkey)
-    with pytest.raises(Conflict, match="not_theirs"):
-        await check(row.contract_id, "ab" * 32)
 
 
 async def test_a_full_outbox_takes_nothing_and_the_message_comes_again(
@@ -566,7 +391,7 @@ async def _killed_at(path: Path, at: int) -> bool:
             "accept",
             "contract_sign",
         ]
-        said = await receipts(world)
+        said = await world.actions()
         assert sorted(said) == [
             "authorize",
             "market_accept",

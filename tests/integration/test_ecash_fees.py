@@ -276,6 +276,24 @@ async def test_what_a_command_holds_is_given_back_however_long_nobody_ended_it(
     assert await shop.till.ops() == []
 
 
+async def test_a_restore_from_the_seed_spends_nothing_that_a_command_may_give_back(
+    shop: Shop, agent: EcashWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the mint signed for a command whose end is open is found by the seed, and still held for it."""
+    token = await token_of(agent, 64)
+    silence(monkeypatch, shop, carried_out=True)
+    waits = await shop.set_fee(102, payment_proof=proof_of(token))
+    monkeypatch.undo()
+    await shop.till.restore_from_seed().run(None, dry_run=False)
+    await shop.till.sweep()
+    assert (await shop.till.sats(), await shop.till.held()) == (0, PRICE)
+    await shop.pipeline.timers.tick()
+    assert await shop.state(waits["command_id"]) == "error"
+    final = str(shop.out.sent[-1]["content"])
+    refund = final.split('"refund":"')[1].partition('"')[0]
+    assert await worth(agent, refund) == 63 and await shop.till.sats() == 0
+
+
 async def test_what_comes_after_the_end_of_its_command_is_told_to_the_operator(
     shop: Shop, agent: EcashWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,8 +57,9 @@ class SeedRestore:
 
     async def run(self, mint_url: str | None, *, dry_run: bool) -> dict[str, Any]:
         """What was found at a mint (the primary one for None), taken in unless `dry_run`; `not_asked`: the
-        other mints that are named. Raises PaymentFailed when the mint does not answer rightly, Capacity
-        where the wallet is full; then nothing was taken in."""
+        other mints that are named. What an operation without an end gives away, or holds for somebody, is
+        left to it. Raises PaymentFailed when the mint does not answer rightly, Capacity where the wallet is
+        full; then nothing was taken in."""
         url = self._chosen(mint_url)
         mint, keysets = self._mints.at(url), listed(await self._mints.keysets(url))
         known = await self._db.read(
@@ -68,9 +69,10 @@ class SeedRestore:
 
         def body(tx: Tx) -> tuple[int, int]:
             added = sat = 0
+            theirs = self._of_others(tx, url)
             for keyset_id, result in found.items():
                 here = self._rows.known(tx, [own.y for own in result.unspent])
-                new = [own for own in result.unspent if own.y not in here]
+                new = [own for own in result.unspent if own.y not in here and own.y not in theirs]
                 added, sat = added + len(new), sat + sum(own.proof.amount for own in new)
                 if not dry_run:
                     if not self._cap.make_room(tx, len(new)):
@@ -90,6 +92,12 @@ class SeedRestore:
             "new_sats": sat,
             "new_proofs": added,
         }
+
+    def _of_others(self, tx: Tx, url: str) -> set[str]:
+        outputs = [each for op in self._rows.undecided(tx, url, self._now()) for each in op.body.outputs]
+        # What is locked has no counter: it is not found by the seed.
+        given = [each for each in outputs if each.use != "keep" and each.counter is not None]
+        return {y_of(each.output.secret) for each in given}
 
     async def beyond_signed(self, mint_url: str, keyset: Keyset) -> None:
         """Raise a counter that stands where the mint has signed before: of a database that is older than the

@@ -341,6 +341,14 @@ class CashuStore:
         )
         return [(row[0], row[1]) for row in rows]
 
+    def undecided(self, tx: Tx, mint_url: str, now: int) -> list[Op]:
+        """Operations at a mint that are not settled, or were released and may still be carried out."""
+        rows = tx.execute(
+            f"SELECT * FROM {self._ops} WHERE mint_url = ? AND (state IN ({_OPEN}) OR watch_until > ?)",
+            (mint_url, now),
+        )
+        return [self._op(row) for row in rows]
+
     def newest_begun(self, tx: Tx, key_prefix: str) -> int:
         """When the newest operation with such an idempotency key was begun, Unix s; 0: none."""
         return int(

@@ -80,6 +80,19 @@ async def test_a_fee_is_paid_once_and_goes_with_the_next_commands(
     assert [how for _, how in await kit.fees.listed(10)] == ["used"]
 
 
+async def test_a_preimage_in_capitals_is_the_same_preimage(kit: Advisor, wallet: Wallet) -> None:
+    spelled = wallet.call
+
+    async def loud(name: str, method: str, params: Any) -> dict[str, Any]:
+        said = await spelled(name, method, params)
+        return {key: value.upper() if key == "payment_preimage" else value for key, value in said.items()}
+
+    wallet.call = loud
+    payment = await paid(kit, await run(kit))
+    assert payment.state == "paid" and [how for _, how in await kit.fees.listed(10)] == ["good"]
+    assert (await run(kit, 151)).state == "done"
+
+
 async def test_what_nobody_knows_the_end_of_is_never_sent_again_and_found_by_the_wallets_list(
     world: KitWorld, kit: Advisor, wallet: Wallet
 ) -> None:

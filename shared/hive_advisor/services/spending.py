@@ -157,7 +157,8 @@ class SpendService:
         if to is None or not self._rows.move(tx, current, to, result.why, now):
             return current
         if to == OutState.PAID:
-            self._keep_fee(tx, current, result.preimage, now)
+            # As proofs of payment have it, however the wallet writes it.
+            self._keep_fee(tx, current, result.preimage.lower(), now)
         text = f"{current.amount_sats} sat by {current.way}"
         self._records.add_event(tx, f"payment_{to}", current.payment_hash, text, now)
         return self._rows.get(tx, payment.payment_hash) or current

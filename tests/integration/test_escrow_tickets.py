@@ -366,6 +366,8 @@ async def test_what_the_mint_does_not_lock_is_cancelled_and_says_why(
     payer.stopped = False
     states = [row.status for row in await payer.every_ticket()]
     assert states == [TicketStatus.CANCELLED] * 3
+    with pytest.raises(Conflict, match="is cancelled: nothing is locked for it, so there is nothing to disp"):
+        await payer.disputes.open((await payer.every_ticket())[0].ticket_id, 0, "not done", [])
     assert payer.letters == {} and await payer.sats() == 1_500 and await payer.every() == []
 
 

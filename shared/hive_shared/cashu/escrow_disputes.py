@@ -32,6 +32,7 @@ _STATE: Final[Mapping[Outcome, DisputeState]] = {
     Outcome.PAY: DisputeState.PAID,
     Outcome.REJECT: DisputeState.REJECTED,
 }
+_NEVER_LOCKED: Final = (PayerItem.PLANNED, PayerItem.CANCELLED)
 SILENCE: Final = "no answer within 72 hours"
 
 
@@ -70,6 +71,12 @@ class EscrowDisputes:
 
         def body(tx: Tx) -> DisputeRow:
             ticket, item = self._item(tx, ticket_id, i)
+            if item.state in _NEVER_LOCKED:
+                raise Conflict(
+                    f"item {i} of ticket {ticket_id} is {item.state.value}: nothing is locked for it, so"
+                    " there is nothing to dispute",
+                    reason="stale_state",
+                )
             said = Dispute(self._random_bytes(16).hex(), ticket_id, i, claim, list(evidence))
             row = self._opened(tx, item, ticket.role, said)
             self._put(tx, ticket, said, f"dispute:{said.dispute_id}")

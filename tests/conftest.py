@@ -13,9 +13,11 @@ import os
 import runpy
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hive_devnet import forks
 from hive_devnet.mint import MintProcess, mint_environment, mint_installed
 from hypothesis import HealthCheck, settings
 
@@ -28,6 +30,30 @@ if str(QUICK) not in (given := os.environ.get("PYTHONPATH", "").split(os.pathsep
     # The workers of this run inherit it, as does what tests start.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(QUICK), *given)))
     runpy.run_path(str(QUICK / "sitecustomize.py"))
+
+# Programs that tests start are forked from one that has imported what they import (docs/decisions/0672).
+if os.environ.get("HIVE_FORKS") != "no":
+    forks.enable()
+EXECUTED = (
+    "compat/",
+    "e2e/test_acceptance_02_hostile.py",
+    "e2e/test_acceptance_08_archon_credentials.py",
+    "e2e/test_acceptance_08_first_start.py",
+    "e2e/test_acceptance_08_hostile.py",
+    "e2e/test_acceptance_08_options.py",
+    "e2e/test_emergency_disk_and_siblings.py",
+    "e2e/test_fleet_ticket_on_a_node.py",
+    "e2e/test_plugin_stdout.py",
+    "integration/test_always_use_proxy.py",
+    "integration/test_archon_and_hive_plugins.py",
+    "integration/test_comms_identity.py",
+    "integration/test_comms_messages.py",
+    "integration/test_runtime_process.py",
+    "integration/test_too_old_cln.py",
+    "slow/",
+)
+"""Tests of how programs start, of their options, output, sockets, memory and time, and of all three together:
+the shipped files, executed."""
 
 # Thousands of tests are collected and stay, in every worker: to look for garbage among them took a fifth of
 # the collection and a good second at every full look during the tests.
@@ -43,6 +69,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("hive")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def starts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How this module's programs are started."""
+    where = request.path.relative_to(Path(__file__).parent).as_posix()
+    with forks.executing() if where.startswith(EXECUTED) else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,8 @@ class MintProcess:
     async def healthy(self) -> bool:
         """Whether `GET /v1/info` answers as a nutshell mint."""
         try:
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+            # Plain HTTP: to load the system's certificates costs more than the question, ten times a second.
+            async with httpx.AsyncClient(timeout=2, trust_env=False, verify=False) as client:
                 reply = await client.get(f"{self.url}/v1/info")
             return reply.status_code == 200 and reply.json()["version"].startswith("Nutshell/")
         except (httpx.HTTPError, ValueError, KeyError):

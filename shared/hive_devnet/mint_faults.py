@@ -117,7 +117,7 @@ class MintFaultFront:
         self.port = 0
         self._switches: list[_Switch] = []
         self._server: asyncio.Server | None = None
-        self._client = httpx.AsyncClient(timeout=_MINT_SECONDS, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=_MINT_SECONDS, trust_env=False, verify=False)
         self._connections: set[asyncio.Task[None]] = set()
         self._release = asyncio.Event()
         self._changed = asyncio.Condition()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hive_devnet import rpc
+from hive_devnet import forks, rpc
 from hive_devnet.node import DevnetRpcError, Network, NodeHandle
 
 KINDS = ("embedded", "lightningd")
@@ -101,7 +100,7 @@ class EmbeddedNetwork:
     def __init__(self, directory: Path) -> None:
         self.dir = directory.resolve()
         self.nodes: dict[str, EmbeddedNodeHandle] = {}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: forks.Process | None = None
 
     @classmethod
     async def open(cls, directory: Path, synchronous: str = "FULL") -> EmbeddedNetwork:
@@ -117,14 +116,13 @@ class EmbeddedNetwork:
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         control = self.dir / "control"
         control.unlink(missing_ok=True)
-        arguments = ["--dir", str(self.dir), "--synchronous", synchronous, "--parent", str(os.getpid())]
+        program = ("-m", "hive_devnet.embedded")
+        parent = forks.parent_of(program, environment)
+        arguments = ["--dir", str(self.dir), "--synchronous", synchronous, "--parent", str(parent)]
         with (self.dir / "network.log").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "hive_devnet.embedded",
+            self._process = await forks.spawn(
+                *program,
                 *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,

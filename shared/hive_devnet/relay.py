@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
+
+from hive_devnet import forks
 
 _START_SECONDS = 120.0
 _PORTS_TRIED = 5
@@ -31,7 +32,7 @@ class RelayProcess:
         self.url = f"ws://127.0.0.1:{port}"
         self._nip42 = nip42
         self._min_pow = min_pow
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: forks.Process | None = None
 
     @classmethod
     async def start(cls, port: int = 0, *, nip42: bool = False, min_pow: int = 0) -> RelayProcess:
@@ -99,8 +100,7 @@ class RelayProcess:
         if self._min_pow:
             options += ["--min-pow", str(self._min_pow)]
         path = os.pathsep.join(filter(None, (str(_SHARED), os.environ.get("PYTHONPATH", ""))))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
+        process = await forks.spawn(
             "-m",
             "hive_devnet.relay_main",
             str(self.port),

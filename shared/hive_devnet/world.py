@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hive_devnet import forks
 from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
 from hive_devnet.relay import RelayProcess
@@ -79,14 +80,12 @@ class AdvisorShell:
 
     async def run(self, *arguments: str) -> Any:
         """Run ``hive-advisor --json ARGUMENTS`` and return its ``data``. Raises AdvisorFailed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
+        process = await forks.spawn(
             "-m",
             "hive_advisor",
             "--json",
             *arguments,
             env=self.env,
-            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from hive_devnet import forks
 from hive_devnet.embedded import CLN_VERSION
 from hive_devnet.embedded.errors import PLUGIN_TERMINATED, RpcError
 from hive_devnet.embedded.manifest import Manifest
@@ -60,7 +61,7 @@ class Plugin:
         self.end_reason = ""
         self._on_message = on_message
         self._on_exit = on_exit
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: forks.Process | None = None
         self._pending: dict[str, _Pending] = {}
         self._reader: asyncio.Task[None] | None = None
 
@@ -86,7 +87,7 @@ class Plugin:
             "PATH": search,
         }
         with stderr.open("ab") as errors:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await forks.spawn(
                 str(self.path),
                 "--developer",
                 stdin=asyncio.subprocess.PIPE,
@@ -177,7 +178,7 @@ class Plugin:
         self._on_exit(self, reason)
 
     @staticmethod
-    def _signal_kill(process: asyncio.subprocess.Process) -> None:
+    def _signal_kill(process: forks.Process) -> None:
         # Process.kill() would reap an ended child behind the event loop's back.
         if process.returncode is None:
             try:

@@ -32,8 +32,8 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-BACKGROUND = {"comms_state", "comms_alerts", "comms_outbox", "nostr_state"}
-"""Tables that the running plugin writes by itself (self-check, alerts, relay lists, cursors)."""
+BACKGROUND = {"comms_channel_names", "comms_state", "comms_alerts", "comms_outbox", "nostr_state"}
+"""Tables that the running plugin writes by itself (self-check, alerts, names, relay lists, cursors)."""
 
 
 def own_rows(world: World) -> dict[str, list[tuple[Any, ...]]]:

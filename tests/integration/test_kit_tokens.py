@@ -155,10 +155,15 @@ async def test_ecash_that_is_not_for_us_is_told_and_counts_nothing(
         await settled(kit)
         assert await free(kit) == PRICE - 1
         assert (await kit.money.earnings.listed(5))[0].state == "due"
+        # Nor are many for one command kept while none of them can be taken.
+        for _ in range(5):
+            await pays(world, kit, command_id, await world.token(kit, 1, key=payer.service.receive_pubkey))
+        await settled(kit)
+        assert len(await kit.money.tokens.listed(9)) == 5
         world.ahead += 31 * 86_400
         await kit.money.tokens.tick()
         states = sorted(str(each.state) for each in await kit.money.tokens.listed(5))
-        assert states == ["lost", "taken"]
+        assert states == ["lost", "lost", "lost", "lost", "taken"]
 
 
 async def test_a_mint_that_is_away_delays_and_what_pays_is_what_we_can_take(world: PaidByEcash) -> None:

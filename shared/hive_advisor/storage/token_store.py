@@ -7,13 +7,14 @@ from collections.abc import Collection
 from typing import Final
 
 from hive_shared.crypto import Sealer
-from hive_shared.errors import Conflict
+from hive_shared.errors import Capacity, Conflict
 from hive_shared.store import Tx
 
 from hive_advisor.domain.token_income import TokenIn, TokenState
 from hive_advisor.storage.used_ecash import used
 
 _TABLE: Final = "adv_tokens"
+_MOST_HELD: Final = 4
 _PLAIN: Final = (
     *("token_hash", "client_id", "command_id", "context", "amount_sats", "net_sats", "why", "tries"),
     *("next_at", "created", "updated"),
@@ -27,8 +28,9 @@ class TokenStore:
         self._sealer = sealer
 
     def add(self, tx: Tx, token: TokenIn, ys: Collection[str]) -> bool:
-        """Keep one with the names of its proofs (`y_of`); False when it is known. Raises Conflict
-        (`token_used`), with nothing kept, where a proof of it came before."""
+        """Keep one with the names of its proofs (`y_of`); False when it is known. Raises, with nothing kept,
+        Conflict (`token_used`) where a proof of it came before, Capacity where four others for the command
+        have not been taken yet: who sends more keeps our mints busy with what is worth nothing."""
         columns = (*_PLAIN, "state", "token_enc")
         if tx.execute("SELECT 1 FROM adv_tokens WHERE token_hash = ?", (token.token_hash,)).fetchone():
             return False
@@ -36,6 +38,13 @@ class TokenStore:
             raise Conflict(
                 "this ecash came before, in another text or with a ticket: it pays nothing a second time",
                 reason="token_used",
+            )
+        (held,) = tx.execute(
+            "SELECT count(*) FROM adv_tokens WHERE command_id = ? AND state = 'held'", (token.command_id,)
+        ).fetchone()
+        if held >= _MOST_HELD:
+            raise Capacity(
+                f"{held} tokens for command {token.command_id} wait for their mints: no more are kept"
             )
         tx.executemany(
             "INSERT INTO adv_token_ys (y, token_hash) VALUES (?, ?)", [(y, token.token_hash) for y in ys]

@@ -121,6 +121,7 @@ class BackupWorld(HiringWorld):
             revoke=self.service.revoke,
             name_of=self.service.name_of,
             now=now,
+            log=self._note,
         )
         self.backups, self.restores = self.composed(NODE_ID)
 

@@ -21,7 +21,7 @@ from cl_hive_comms.services.bonus_measure import BonusMeasure
 from cl_hive_comms.services.escrow_adapters import NodeLocks
 from cl_hive_comms.services.escrow_service import EscrowService
 from cl_hive_comms.services.executors.monitor import ReadNode
-from cl_hive_comms.services.item_ends import ItemEnds
+from cl_hive_comms.services.item_ends import ItemEnds, ItemPorts
 from cl_hive_comms.services.item_judge import ItemJudge
 from cl_hive_comms.services.receipt_service import ReceiptFields
 from cl_hive_comms.services.ticket_mints import EscrowSettings
@@ -174,6 +174,7 @@ class EscrowWorld(LockWorld):
         self.letters: dict[str, Message] = {}
         self.read: set[str] = set()
         self.notices: list[str] = []
+        self.failing: list[str] = []
         self.chain, self.node = Chain(), JudgingNode()
         self.hired, self.judges = Credentials(self.node), frozenset({"judge"})
         super().__init__(directory, mint_url, **more)
@@ -186,7 +187,10 @@ class EscrowWorld(LockWorld):
         self.tickets = EscrowStore(Sealer({1: Secret(b"k" * 32)}, 1), NODE_TICKETS)
         locks = NodeLocks(self.locks, self.rows)
         self.engine = EscrowEngine(
-            self.db, self.tickets, locks, self, Payer(self), self, now=clock, random_bytes=os.urandom
+            *(self.db, self.tickets, locks, self, Payer(self), self),
+            now=clock,
+            random_bytes=os.urandom,
+            log=self.log,
         )
 
         def follow(tx: Tx, row: LockRow) -> None:
@@ -195,21 +199,21 @@ class EscrowWorld(LockWorld):
         self.locks.on_change(follow)
         self.work = EscrowWork(self.tickets, locks, clock)
         self.ends = ItemEnds(self.tickets, self.work, self, self.chain, clock)
-        self.judge = ItemJudge(
-            *(self.db, self.tickets, self.work, self.ends, self, self, self.node),
-            allowed=lambda: self.judges,
-        )
+        self.ports = ItemPorts(self.db, self.tickets, self.work, self.ends, self, self)
+        self.judge = ItemJudge(self.ports, self.node, lambda: self.judges, self.log)
         self.bonuses = BonusMeasure(
-            *(self.db, self.tickets, self.work, self.ends, self, self),
+            self.ports,
             incomes=TrialMeasure(cast(ReadNode, self.node)),
             baselines=lambda: self.hired,
             credentials=self.hired,
             in_trial=self.hired.on_trial,
             stopped=lambda: self.stopped,
             now=clock,
-            log=lambda *_, **__: None,
+            log=self.log,
         )
-        self.disputes = EscrowDisputes(self.db, self.tickets, self, self, now=clock, random_bytes=os.urandom)
+        self.disputes = EscrowDisputes(
+            self.db, self.tickets, self, self, now=clock, random_bytes=os.urandom, log=self.log
+        )
         self.inbox = EscrowInbox(
             self.db,
             self.tickets,
@@ -238,6 +242,11 @@ class EscrowWorld(LockWorld):
 
     def tell(self, tx: Tx, ticket: TicketRow, what: str, text: str) -> None:
         self.notices.append(what)
+
+    def log(self, level: str, event: str, /, **fields: object) -> None:
+        """The plugin's log; `failing` are the rows that were told of."""
+        if event == "row_failed":
+            self.failing.append(str(fields["row"]))
 
     async def tell_us(self, message: Message, *, sender: str = AGENT, msg_id: str = "") -> None:
         """A message of the payee, as the node's inbox hands it on."""
@@ -285,9 +294,7 @@ class EscrowWorld(LockWorld):
 
     def undecided(self) -> UndecidedItems:
         """What looks after items that nobody knows the end of."""
-        return UndecidedItems(
-            *(self.db, self.tickets, self.work, self.ends, self, self, self.chain, self.engine)
-        )
+        return UndecidedItems(self.ports, self.chain, self.engine, self.log)
 
     def check_stop(self) -> None:
         if self.stopped:

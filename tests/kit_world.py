@@ -43,6 +43,7 @@ class KitWorld:
         self.left: int | None = None
         self.points = 0
         self.settings: dict[str, Any] = {}
+        self.said: list[str] = []
 
     def now(self) -> int:
         return int(time.time()) + self.ahead
@@ -51,7 +52,9 @@ class KitWorld:
     async def open(self, *, order: tuple[str, ...] = ("local",)) -> AsyncIterator[Advisor]:
         """The kit, its calls to the node's socket answered by the script."""
         config = AdvisorConfig(relays=("ws://127.0.0.1:1",), transport_order=order, **self.settings)
-        async with Advisor.open(self.paths, self.identity, config, online=False, now=self.now) as kit:
+        async with Advisor.open(
+            self.paths, self.identity, config, online=False, now=self.now, say=self.said.append
+        ) as kit:
             kit.delivery._local = self
 
             write = kit._db.write

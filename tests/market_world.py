@@ -60,6 +60,7 @@ class MarketWorld(HiringWorld):
             alerts=self.alerts,
             kill_switch=self.kill_switch,
             own_key=lambda: self.identity.pubkey,
+            log=self._note,
             node_id=NODE_ID,
             rehire_days=lambda: self.rehire_days,
             now=now,

@@ -104,8 +104,14 @@ class ReceivingWorld(LockWorld):
             kick=lambda: None,
             now=clock,
             random_bytes=os.urandom,
+            log=lambda *_, **__: None,
         )
-        self.disputes = EscrowDisputes(self.db, self.tickets, self, self, now=clock, random_bytes=os.urandom)
+        self.disputes = EscrowDisputes(
+            *(self.db, self.tickets, self, self),
+            now=clock,
+            random_bytes=os.urandom,
+            log=lambda *_, **__: None,
+        )
         self.locks.on_change(self.desk.on_lock)
 
     async def close(self) -> None:

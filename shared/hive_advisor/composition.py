@@ -14,9 +14,10 @@ from hive_shared.cashu.derive import EscrowKeys
 from hive_shared.crypto import Sealer
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.socks import parse_proxy
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
-from hive_advisor.background import say_failure
+from hive_advisor.background import log_by, say_failure
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.domain.rows import Client, StoredCommand
@@ -91,6 +92,7 @@ class Composition(ABC):
     ) -> None:
         self._db, self._config, self._now, self._say = db, config, now, say
         self._tasks, self._flushed = set[asyncio.Task[Any]](), False
+        self._alone = RowByRow(log_by(say))
         self.keyring = Keyring(identity.readable_secrets(now()))
         self._sealer = Sealer({1: identity.store_secret()}, 1)
         self._rows, self._records, self._known = ClientStore(), RecordStore(), set[str]()
@@ -131,7 +133,9 @@ class Composition(ABC):
         self._compose_money(paths, rng)
         rows = TicketNeighbours(self._rows, self._command_rows, self._records, self.keyring)
         purse = purse_of(self.ecash)
-        self.tickets = ticket_service(db, self._sealer, purse, rows, self.signed_mail, now=now, rng=rng)
+        self.tickets = ticket_service(
+            db, self._sealer, purse, rows, self.signed_mail, now=now, rng=rng, alone=self._alone
+        )
         self.approvals, self.pin_verifier = self._voting(now_us), identity.pin_verifier
         self._compose_rounds()
 
@@ -264,6 +268,7 @@ class Composition(ABC):
             halted=lambda: self.guard.halted,
             now=self._now,
             new_id=_new_id,
+            alone=self._alone,
         )
         self.money = Money(
             self._db,
@@ -278,6 +283,7 @@ class Composition(ABC):
             rng=rng,
             new_id=_new_id,
             spawn=self._spawn,
+            alone=self._alone,
         )
 
     def _compose_rounds(self) -> None:

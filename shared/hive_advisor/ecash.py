@@ -35,6 +35,7 @@ from hive_shared.storage.mint_store import MintStore
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
+from hive_advisor.background import log_by
 from hive_advisor.services.alerts import AlertService
 from hive_advisor.services.ports import ClientRows
 
@@ -96,7 +97,7 @@ class Ecash:
         most_proofs: int = MAX_PROOFS,
     ) -> None:
         self.named, self.keys, self.store = tuple(named), keys, CashuStore(sealer, KIT_ECASH)
-        self._db, self._meta, self._now, self._say = db, meta, now, say
+        self._db, self._meta, self._now, self._log = db, meta, now, log_by(say)
         self._alerts, self._connections = _OwnAlerts(alerts), connections
         self._mint_rows = MintStore(KIT_ECASH)
         self.book = MintBookService(
@@ -319,8 +320,3 @@ class Ecash:
         await self._db.write(
             lambda tx: self._alerts.raise_in(tx, Level.CRITICAL, "wallet_operation", text, op.op_id)
         )
-
-    def _log(self, level: str, event: str, /, **fields: object) -> None:
-        if level in ("warning", "error"):
-            said = ", ".join(f"{name} {value}" for name, value in fields.items())
-            self._say(f"{event.replace('_', ' ')}: {said}")

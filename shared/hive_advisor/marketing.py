@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 from hive_shared.market.contract_machine import ContractState
 from hive_shared.nostr.pow import mine
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from hive_advisor.config import AdvisorConfig
@@ -48,8 +49,9 @@ class Market:
         halted: Callable[[], bool],
         now: Callable[[], int],
         new_id: Callable[[], str],
+        alone: RowByRow,
     ) -> None:
-        self.now, self._refreshing = now, asyncio.Lock()
+        self.now, self._refreshing, self._alone = now, asyncio.Lock(), alone
         rows = EngagementStore()
         self.contracts = ContractService(
             db,
@@ -60,6 +62,7 @@ class Market:
             beside.mail,
             halted=halted,
             now=now,
+            alone=alone,
         )
         self.negotiations = NegotiationService(
             db,
@@ -71,6 +74,7 @@ class Market:
             auto=config.auto_hire,
             halted=halted,
             now=now,
+            alone=alone,
         )
         adverts = AdvertStore()
         self.publishing = PublishingService(
@@ -84,6 +88,7 @@ class Market:
             halted=halted,
             shared=beside.shared,
             now=now,
+            alone=alone,
         )
         self.adverts = AdvertService(
             db,
@@ -98,8 +103,13 @@ class Market:
 
     async def tick(self) -> None:
         """What is done in every round."""
-        await self.negotiations.tick()
-        await self.contracts.tick()
+        with self._alone.round("market") as alone:
+            for name, step in (
+                ("negotiations", self.negotiations.tick),
+                ("contracts", self.contracts.tick),
+            ):
+                with alone(name):
+                    await step()
 
     async def waiting(self) -> list[dict[str, str]]:
         """Negotiations whose turn is ours, and contracts that wait for our signature."""
@@ -117,5 +127,7 @@ class Market:
         taken, the profile signed again with its work."""
         if not self._refreshing.locked():
             async with self._refreshing:
-                await self.publishing.tick()
-                await self.adverts.tick()
+                with self._alone.round("adverts") as alone:
+                    for name, step in (("events", self.publishing.tick), ("profile", self.adverts.tick)):
+                        with alone(name):
+                            await step()

@@ -14,6 +14,7 @@ from hive_shared.crypto import Sealer
 from hive_shared.errors import HiveError, InvalidParams, NotFound, TransportUnavailable
 from hive_shared.invoice_messages import INVOICE_REQUEST
 from hive_shared.public_web import PublicWeb
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 from hive_shared.web_address import host_of
 from msgspec.structs import asdict, replace
@@ -76,7 +77,9 @@ class Money:
         rng: Callable[[int], bytes],
         new_id: Callable[[], str],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._paths, self._config, self._now, self._rng = db, paths, config, now, rng
         self._spawn = spawn
         self._ways, self._invoices, self._outgoing = WayStore(sealer), InvoiceStore(), OutgoingStore()
@@ -97,6 +100,7 @@ class Money:
             now=now,
             new_id=new_id,
             spawn=spawn,
+            alone=alone,
         )
         self.spending = SpendService(
             db,
@@ -109,6 +113,7 @@ class Money:
             daily_sats=config.spend.daily_sats,
             halted=halted,
             now=now,
+            alone=alone,
         )
         self._ecash, tokens = rows.ecash, TokenStore(sealer)
         self.tokens = self._ecash_income(rows, tokens)
@@ -128,12 +133,15 @@ class Money:
             ready=rows.ecash.ready,
             now=self._now,
             spawn=self._spawn,
+            alone=self._alone,
         )
 
     async def tick(self) -> None:
         """What is done in every round."""
-        await self.spending.tick()
-        await self.earnings.tick()
+        with self._alone.round("money") as alone:
+            for name, step in (("spent", self.spending.tick), ("earned", self.earnings.tick)):
+                with alone(name):
+                    await step()
         # A mint that is slow holds nothing else up.
         self._spawn(self.tokens.tick())
 

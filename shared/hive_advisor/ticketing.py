@@ -12,6 +12,7 @@ from hive_shared.cashu.payee import PayeeEngine, TicketMints
 from hive_shared.cashu.redeeming import Redeemer, RedeemingWallet
 from hive_shared.cashu.ticket_mints import TicketMintBook
 from hive_shared.crypto import Sealer
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.keyring import Keyring
@@ -58,6 +59,7 @@ def ticket_service(
     *,
     now: Callable[[], int],
     rng: Callable[[int], bytes],
+    alone: RowByRow,
 ) -> TicketService:
     """The tickets of a profile."""
     clients, commands, records, keyring = beside.clients, beside.commands, beside.records, beside.keyring
@@ -96,9 +98,12 @@ def ticket_service(
         commands,
         records,
         mail,
-        TicketDisputes(db, rows, engine, out, clients, commands, records, now=now, random_bytes=rng),
+        TicketDisputes(
+            *(db, rows, engine, out, clients, commands, records), now=now, random_bytes=rng, alone=alone
+        ),
         hashes,
         TicketOffers(db, clients, keyring, purse.keys, mail, mints=purse.mints.accepted),
         ready=purse.ready,
         now=now,
+        alone=alone,
     )

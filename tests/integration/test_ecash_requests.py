@@ -55,6 +55,7 @@ class Asking(EcashWorld):
             fault=self._fault,
             key=Secret(b"\x4c" * 32),
             node_id="02" + "ab" * 32,
+            log=lambda *_, **__: None,
         )
         self.requests.ecash = EcashRequests(
             self.db,

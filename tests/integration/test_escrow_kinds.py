@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,6 +26,7 @@ from hive_shared.cashu.ticket_machine import TicketStatus
 from hive_shared.cashu.ticket_messages import (
     Dispute,
     DisputeReply,
+    Message,
     Metric,
     Outcome,
     Redeemed,
@@ -36,6 +40,7 @@ from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import sha256
 from hive_shared.errors import (
     BudgetExhausted,
+    Capacity,
     Conflict,
     InvalidParams,
     NotFound,
@@ -43,6 +48,7 @@ from hive_shared.errors import (
     RateLimited,
     Unauthorized,
 )
+from hive_shared.store import Tx
 from lock_world import ADA
 from payee_world import CONTEXT, PayeeWorld
 
@@ -202,6 +208,67 @@ async def test_disputes_of_either_side_end_by_an_answer_or_by_silence(
     payer.now += 40 * 86_400
     with pytest.raises(Conflict, match="30 days"):
         await payer.disputes.open(id_, 1, "late", [])
+
+
+async def test_a_dispute_whose_ticket_is_gone_or_broken_holds_up_no_other(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for number in range(3):
+        ticket = await payer.create(payer.plan(payee, [10]), str(number))
+        await payer.tell_us(Dispute(f"{number}d" * 16, ticket.ticket_id, 0, "not paid", []))
+        ids.append(ticket.ticket_id)
+        payer.now += 1
+    payer.now += ANSWER_S
+    with closing(sqlite3.connect(payer.path)) as by_hand, by_hand:
+        # This connection keeps no foreign keys.
+        by_hand.execute("DELETE FROM comms_escrow_items WHERE ticket_id = ?", (ids[0],))
+        by_hand.execute("DELETE FROM comms_escrow_tickets WHERE ticket_id = ?", (ids[0],))
+    put = payer.put
+
+    def full(tx: Tx, recipient: str, message: Message, *, key: str, expires_at: int) -> None:
+        if key == f"dispute-reply:{'1d' * 16}":
+            raise Capacity("no room for this one")
+        put(tx, recipient, message, key=key, expires_at=expires_at)
+
+    async def states() -> list[str]:
+        rows = [await payer.db.read(lambda tx, id_=id_: payer.tickets.disputes(tx, id_)) for id_ in ids]
+        return [row.state.value for (row,) in rows]
+
+    monkeypatch.setattr(payer, "put", full)
+    await payer.disputes.tick()
+    assert await states() == ["rejected", "open", "rejected"]
+    assert payer.failing == ["1d" * 16]
+    assert f"dispute-reply:{'2d' * 16}" in payer.letters
+    monkeypatch.undo()
+    await payer.disputes.tick()
+    assert await states() == ["rejected"] * 3
+
+
+async def test_a_debt_that_cannot_be_told_and_an_item_that_cannot_be_settled_hold_up_no_other(
+    payer: EscrowWorld, payee: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = sorted([(await payer.create(payer.plan(payee, [10]), key)).ticket_id for key in "ab"])
+
+    def owing(tx: Tx) -> None:
+        tx.execute("UPDATE comms_escrow_items SET owed_sats = 10")
+        tx.execute("UPDATE comms_escrow_items SET state = 'unknown', command_id = ticket_id")
+
+    await payer.db.write(owing)
+    ticket, undecided = payer.tickets.ticket, payer.undecided()
+
+    def broken(tx: Tx, ticket_id: str) -> Any:
+        if ticket_id == ids[0]:
+            raise ValueError("a row that nobody can read")
+        return ticket(tx, ticket_id)
+
+    monkeypatch.setattr(payer.tickets, "ticket", broken)
+    await payer.engine.tick()
+    assert [key for key in payer.letters if key.startswith("owed:")] == [f"owed:{ids[1]}:0"]
+    payer.notices.clear()
+    await undecided.tick()
+    assert payer.notices == ["undecided"]
+    assert payer.failing == [f"{ids[0]}:0"] * 2
 
 
 async def test_acceptance_03_08_milestones_that_were_reached_are_paid_and_the_rest_goes_back(

@@ -37,6 +37,7 @@ class Office:
             revoke=hiring.service.revoke,
             name_of=hiring.service.name_of,
             now=lambda: hiring.now,
+            log=hiring._note,
         )
 
     async def open(self) -> Office:

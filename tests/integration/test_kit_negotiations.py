@@ -329,6 +329,41 @@ async def test_what_nobody_goes_on_with_expires_but_not_what_was_said_in_time(
     assert await state(kit, silent) is ThreadState.EXPIRED
 
 
+async def test_what_cannot_be_ended_holds_up_no_other_and_is_said(
+    world: KitWorld, kit: Advisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = [await proposed(world, kit), await proposed(world, kit)]
+    signing = [await to_sign(world, kit), await to_sign(world, kit)]
+    world.ahead += 10 * DAY
+    bad, store = {threads[0].contract_id, signing[0].contract_id}, EngagementStore
+    put_thread, put_contract = store.put_thread, store.put_contract
+
+    def thread(self: Any, tx: Any, row: Any) -> None:
+        assert row.contract_id not in bad
+        put_thread(self, tx, row)
+
+    def contract(self: Any, tx: Any, row: Any) -> None:
+        assert row.contract_id not in bad
+        put_contract(self, tx, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put_thread", thread)
+        patch.setattr(store, "put_contract", contract)
+        await kit.market.tick()
+        assert [await state(kit, each) for each in threads] == [
+            ThreadState.ADVISORS_TURN,
+            ThreadState.EXPIRED,
+        ]
+        assert [await contract_state(kit, each) for each in signing] == [
+            ContractState.SIGNING,
+            ContractState.EXPIRED,
+        ]
+    assert len([line for line in world.said if line.startswith("row failed")]) == 2
+    await kit.market.tick()
+    assert await state(kit, threads[0]) is ThreadState.EXPIRED
+    assert await contract_state(kit, signing[0]) is ContractState.EXPIRED
+
+
 async def test_a_contract_is_signed_within_72_hours_or_not_at_all(world: KitWorld, kit: Advisor) -> None:
     operator = await to_sign(world, kit)
     world.ahead += 3 * DAY + 10

@@ -16,7 +16,8 @@ from cl_hive_comms.services.negotiation_service import GRACE_S, Whom
 from cl_hive_comms.services.ports_backup import Tables
 from cl_hive_comms.services.restore_history import restore_contracts
 from crash_points import Countdown
-from hive_shared import signed_message
+from hive_shared import signed_message, vc
+from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import (
     Capacity,
     Conflict,
@@ -266,6 +267,29 @@ async def test_nobody_answers_and_it_runs_out(world: MarketWorld) -> None:
     world.now += 1
     await world.negotiations.settle()
     assert (await world.row(row.contract_id)).status is ContractState.EXPIRED
+
+
+async def test_a_negotiation_that_cannot_be_ended_holds_up_no_other(
+    world: MarketWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = xonly_pubkey(Secret(b"\x31" * 32))
+    whoms = world.advisor.whom, Whom(other, vc.did_of(other), "Another")
+    rows = [await world.negotiations.propose(whom, terms()) for whom in whoms]
+    world.now += PROPOSAL_S + GRACE_S
+    save = world.rows.save
+
+    def broken(tx: Tx, row: Engagement) -> Engagement:
+        if row.contract_id == rows[0].contract_id:
+            raise ValueError("a row that nobody can write")
+        return save(tx, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.rows, "save", broken)
+        await world.negotiations.settle()
+    states = [(await world.row(row.contract_id)).status for row in rows]
+    assert states == [ContractState.PROPOSED, ContractState.EXPIRED]
+    await world.negotiations.settle()
+    assert (await world.row(rows[0].contract_id)).status is ContractState.EXPIRED
 
 
 async def test_an_answer_that_was_written_in_time_counts_after_downtime(world: MarketWorld) -> None:

@@ -8,8 +8,10 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cl_hive_comms.domain.payment import Payment
 from cl_hive_comms.domain.payment_machine import State
 from cl_hive_comms.domain.request_macaroon import macaroon_of
 from cl_hive_comms.services.payment_requests import PaymentRequests
@@ -19,6 +21,7 @@ from hive_shared.crypto import Secret, xonly_pubkey
 from hive_shared.errors import Busy, EmergencyStop, FeatureDisabled, PaymentFailed
 from hive_shared.l402 import decode
 from hive_shared.nostr.keys import npub_encode
+from hive_shared.store import Tx
 from msgspec.structs import replace
 from paying_world import PayingWorld
 from pipeline_world import NOW, Crash
@@ -54,6 +57,7 @@ class Asking(PayingWorld):
             fault=fault,
             key=Secret(b"\x4c" * 32),
             node_id=NODE_ID,
+            log=lambda *_, **__: None,
         )
 
     def pay(self, label: str) -> str:
@@ -116,6 +120,27 @@ async def test_what_is_paid_is_heard_of_or_found_and_what_is_not_expires(world: 
     world.pay(rows[2].label)
     await world.requests.heard(rows[2].label)
     assert world.stored()[2].state is State.SETTLED
+
+
+async def test_a_request_that_cannot_be_looked_at_holds_up_no_other(
+    world: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [await world.requests.request(5, "lease:1", None, 600) for _ in range(2)]
+    for row in rows:
+        world.pay(row.label)
+    move = world.rows.move
+
+    def broken(tx: Tx, row: Payment, *args: Any, **changes: Any) -> Payment:
+        if row.payment_id == rows[0].payment_id:
+            raise ValueError("a row that nobody can write")
+        return move(tx, row, *args, **changes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.rows, "move", broken)
+        await world.requests.settle()
+        assert [row.state for row in world.stored()] == [State.AWAITING, State.SETTLED]
+    await world.requests.settle()
+    assert [row.state for row in world.stored()] == [State.SETTLED, State.SETTLED]
 
 
 async def test_no_invoice_while_stopped_nor_without_an_answer(world: Asking) -> None:

@@ -83,6 +83,7 @@ def compose_engagements(
         rehire_days=lambda: int(config().get("marketplace-rehire-days")),
         now=unix_now,
         random_bytes=os.urandom,
+        log=log,
     )
 
     def name_for(name: str) -> str:

@@ -14,6 +14,7 @@ from hive_shared.cashu.ticket_messages import AREA
 from hive_shared.crypto import Sealer
 from hive_shared.errors import FeatureDisabled
 from hive_shared.rate_limit import SlidingWindows
+from hive_shared.row_by_row import RowByRow
 from hive_shared.runtime import MethodSpec
 from hive_shared.signed_message import Draft
 from hive_shared.storage.escrow_store import EscrowStore
@@ -63,14 +64,20 @@ class EscrowParts(msgspec.Struct, frozen=True):
     answers: SiblingAnswers
     payees: SiblingPayees
     undecided: UndecidedItems
+    alone: RowByRow
 
     async def tick(self) -> None:
         """What is to be handed over, told, rejected by silence, forgotten; what was handed to us."""
-        await self.judges.judge.settle()
-        await self.service.engine.tick()
-        await self.undecided.tick()
-        await self.disputes.tick()
-        await self.received.tick()
+        with self.alone.round("escrow") as alone:
+            for name, step in (
+                ("judges", self.judges.judge.settle),
+                ("tickets", self.service.engine.tick),
+                ("undecided", self.undecided.tick),
+                ("disputes", self.disputes.tick),
+                ("received", self.received.tick),
+            ):
+                with alone(name):
+                    await step()
 
     def handlers(self) -> dict[str, OwnHandler]:
         """Who takes which message of a payee."""
@@ -140,10 +147,13 @@ def compose_escrow(
     rows, mail = EscrowStore(sealer, NODE_TICKETS), EscrowMail(messages)
     wallet, notices = NodeLocks(locks, tables.rows), EscrowNotices(alerts)
     payer = NodePayer(identity, keys, node_id)
-    engine = EscrowEngine(db, rows, wallet, mail, payer, notices, now=unix_now, random_bytes=os.urandom)
+    log = judging.log
+    engine = EscrowEngine(
+        *(db, rows, wallet, mail, payer, notices), now=unix_now, random_bytes=os.urandom, log=log
+    )
     locks.on_change(_follower(engine))
     work = EscrowWork(rows, wallet, unix_now)
-    disputes = EscrowDisputes(db, rows, mail, notices, now=unix_now, random_bytes=os.urandom)
+    disputes = EscrowDisputes(db, rows, mail, notices, now=unix_now, random_bytes=os.urandom, log=log)
     inbox = _inbox(db, rows, engine, disputes, wallet, mail, notices, credentials)
     judges = compose_judges(judging, db, rows, work, mail, receipts, notices)
     payee_keys = PayeeKeys(db, StateStore(), AdvisorStore(), now=unix_now)
@@ -152,7 +162,7 @@ def compose_escrow(
         rows,
         engine,
         work,
-        judges.ends,
+        judges.items.ends,
         judges.judge,
         judges.bonuses,
         mail,
@@ -170,7 +180,7 @@ def compose_escrow(
     return EscrowParts(
         *(service, work, inbox, disputes, rows, payee_keys, judges, received(rows, mail), answers),
         _payees(db, payee_keys, mints, tables, credentials, lambda: _settings(config())),
-        UndecidedItems(db, rows, work, judges.ends, mail, notices, ReceiptStore(), engine),
+        *(UndecidedItems(judges.items, ReceiptStore(), engine, log), RowByRow(log)),
     )
 
 

@@ -13,7 +13,7 @@ from cl_hive_comms.services.bonus_measure import BonusMeasure
 from cl_hive_comms.services.contract_service import ContractService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.escrow_adapters import EscrowMail, EscrowNotices
-from cl_hive_comms.services.item_ends import ItemEnds
+from cl_hive_comms.services.item_ends import ItemEnds, ItemPorts
 from cl_hive_comms.services.item_judge import ItemJudge
 from cl_hive_comms.services.kill_switch import KillSwitch
 from cl_hive_comms.services.ports_identity import Log
@@ -35,9 +35,9 @@ class Judging(msgspec.Struct, frozen=True):
 
 
 class JudgeParts(msgspec.Struct, frozen=True):
-    """The services; `ends` is theirs and the operator's."""
+    """The services; what they work on is also others'."""
 
-    ends: ItemEnds
+    items: ItemPorts
     judge: ItemJudge
     bonuses: BonusMeasure
 
@@ -53,9 +53,9 @@ def compose_judges(
 ) -> JudgeParts:
     """All of them over the tickets of this node."""
     ends = ItemEnds(rows, work, mail, receipts, unix_now)
-    tables = (db, rows, work, ends, mail, notices)
+    items = ItemPorts(db, rows, work, ends, mail, notices)
     bonuses = BonusMeasure(
-        *tables,
+        items,
         incomes=TrialMeasure(node.cln),
         baselines=node.reports,
         credentials=node.credentials,
@@ -64,7 +64,7 @@ def compose_judges(
         now=unix_now,
         log=node.log,
     )
-    return JudgeParts(ends, ItemJudge(*tables, node.cln, node.allowed), bonuses)
+    return JudgeParts(items, ItemJudge(items, node.cln, node.allowed, node.log), bonuses)
 
 
 def _on_trial(contracts: ContractService) -> Callable[[str], Awaitable[bool]]:

@@ -193,6 +193,7 @@ class CommandParts(Parts):
             revoke=self.advisors.revoke,
             name_of=self.advisors.name_of,
             now=unix_now,
+            log=self.log,
         )
 
     def build_pipeline(self) -> None:
@@ -344,6 +345,7 @@ class CommandParts(Parts):
                 alerts=self.alerts,
                 advisor=self.aliases.find,
                 kick=self._look_at_received,
+                log=self.log,
             ),
             tell=self.lock_changed,
         )

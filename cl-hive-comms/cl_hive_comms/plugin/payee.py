@@ -12,6 +12,7 @@ from hive_shared.cashu.ticket_mints import TicketMintBook
 from hive_shared.crypto import Sealer
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.rate_limit import SlidingWindows
+from hive_shared.runtime_loops import Log
 from hive_shared.storage.escrow_store import EscrowStore
 from hive_shared.storage.families import NODE_INTAKE
 from hive_shared.storage.intake_store import IntakeStore
@@ -44,6 +45,7 @@ def compose_received(
     alerts: AlertService,
     advisor: Callable[[str], Advisor | None],
     kick: Callable[[], None],
+    log: Log,
 ) -> ReceivedTicketService:
     """All of it over the tables of tickets and locks; items follow their locks. `advisor` by a key (x-only
     hex)."""
@@ -83,6 +85,7 @@ def compose_received(
         kick=kick,
         now=unix_now,
         random_bytes=os.urandom,
+        log=log,
     )
     locks.on_change(service.on_lock)
     return service

@@ -9,6 +9,7 @@ from hive_shared.cln import ClnClient
 from hive_shared.crypto import Secret
 from hive_shared.invoice_messages import Invoice, read_body
 from hive_shared.public_web import PublicWeb
+from hive_shared.row_by_row import RowByRow
 from hive_shared.runtime import MethodSpec
 from hive_shared.runtime_spec import InitInfo
 from hive_shared.signed_message import Draft
@@ -64,6 +65,7 @@ class Payments(msgspec.Struct, frozen=True):
     debts: Debts
     subscriptions: SubscriptionService
     access: L402Client
+    alone: RowByRow
 
     async def take_invoice(self, message: Draft, sender: str) -> None:
         """An agent's answer to a request of this node: of a period, or of a command. Raises as they do."""
@@ -75,9 +77,14 @@ class Payments(msgspec.Struct, frozen=True):
 
     async def settle(self) -> None:
         """What was paid, what came, and what is owed."""
-        await self.pay.settle()
-        await self.requests.settle()
-        await self.debts.pay_due()
+        with self.alone.round("payments of this node") as alone:
+            for name, step in (
+                ("sent", self.pay.settle),
+                ("requested", self.requests.settle),
+                ("owed", self.debts.pay_due),
+            ):
+                with alone(name):
+                    await step()
 
 
 def limits_of(config: Config) -> Limits:
@@ -163,7 +170,7 @@ def compose_payments(
     )
     executors.also_paying = service.paying
     history = PaymentHistory(db, rows, name_of=name_of, now=unix_now)
-    requests = _requests(db, rows, cln, kill_switch, fault, at_rest, node_id)
+    requests = _requests(db, rows, cln, kill_switch, fault, at_rest, node_id, log)
     debts = Debts(
         db=db,
         rows=rows,
@@ -182,7 +189,7 @@ def compose_payments(
     subscriptions = compose_subscriptions(*of_payments, credentials, name_of, mail, around)
     budget = _budget(db, cln, limits, credentials)
     access = _access(db, at_rest, service, web, config)
-    return Payments(service, limits, history, budget, requests, debts, subscriptions, access)
+    return Payments(service, limits, history, budget, requests, debts, subscriptions, access, RowByRow(log))
 
 
 def _node(cln: ClnClient, offers: Callable[[str], bool], network: str) -> tuple[Bolt11, Bolt12]:
@@ -207,6 +214,7 @@ def _requests(
     fault: Fault,
     at_rest: AtRest,
     node_id: str,
+    log: Log,
 ) -> PaymentRequests:
     return PaymentRequests(
         db=db,
@@ -218,6 +226,7 @@ def _requests(
         fault=fault,
         key=Secret(at_rest.subkey(b"l402")),
         node_id=node_id,
+        log=log,
     )
 
 

@@ -22,6 +22,7 @@ from hive_shared.crypto import Secret
 from hive_shared.errors import HiveError, from_symbol
 from hive_shared.registry import ActionSpec, Danger, Tier, glob_names
 from hive_shared.registry.price import access_modifier, access_price_sats, base_price_sats
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 
 from ..domain.access_fee import (
@@ -119,6 +120,7 @@ class AccessFees:
         self._db, self._rows, self._node, self._credentials = db, rows, node, credentials
         self._trust, self._key, self._node_id, self._terms = trust, key, node_id, terms
         self._random, self._now, self._log, self._income = random_bytes, now, log, income
+        self._alone = RowByRow(log)
         self._selling: Counter[str] = Counter()
         self._periods = PeriodAccess(db, rows, income, node, now)
         self.ecash: EcashFees | None = None
@@ -495,15 +497,19 @@ class AccessFees:
         now = self._now()
         if self.ecash is not None:
             await self.ecash.tidy()
-        for token in await self._db.read(lambda tx: self._rows.overdue(tx, now - LATE_S, _BATCH)):
-            try:
-                paid = await self._is_paid(token)
-            except ClnError:
-                return
-            if paid:
-                await self._db.write(partial(self._got, token=token, advisor_id=await self._advisor(token)))
-            else:
-                await self._db.write(partial(self._rows.forget, token_id=token.token_id))
+        overdue = await self._db.read(lambda tx: self._rows.overdue(tx, now - LATE_S, _BATCH))
+        with self._alone.round("invoices for access", ClnError) as alone:
+            for token in overdue:
+                with alone(token.token_id):
+                    try:
+                        paid = await self._is_paid(token)
+                    except ClnError:
+                        return
+                    if paid:
+                        advisor_id = await self._advisor(token)
+                        await self._db.write(partial(self._got, token=token, advisor_id=advisor_id))
+                    else:
+                        await self._db.write(partial(self._rows.forget, token_id=token.token_id))
         await self._db.write(lambda tx: self._rows.prune(tx, now - _KEPT_S, _BATCH), durable=False)
 
     async def _advisor(self, token: AccessToken) -> str | None:

@@ -19,6 +19,7 @@ from hive_shared.market.market_events import Deletion, OfferAdvert, ProfileAdver
 from hive_shared.nostr.event import Event
 from hive_shared.nostr.pow import committed_bits
 from hive_shared.rate_limit import SlidingWindows
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, StoreError, Tx
 
 from cl_hive_comms.domain import advert as rules
@@ -78,6 +79,7 @@ class AdvertCache:
     ) -> None:
         self._db, self._rows = db, rows
         self._kept, self._min_pow, self._now, self._log = kept, min_pow, now, log
+        self._alone = RowByRow(log)
         self.profiles: dict[str, CachedProfile] = {}
         self.changes = 0
         """Grows with every change of the profiles."""
@@ -129,9 +131,11 @@ class AdvertCache:
             await self._load()
             new = [sighting for sighting in batch if self._is_new(*sighting)]
             read = await asyncio.to_thread(_read, [event for _, event in new])
-            for (url, event), found in zip(new, read, strict=True):
-                reason = found.reason if isinstance(found, InvalidParams) else self._apply(url, found)
-                self._count(event, reason)
+            with self._alone.round("adverts") as alone:
+                for (url, event), found in zip(new, read, strict=True):
+                    with alone(event.id):
+                        reason = found.reason if isinstance(found, InvalidParams) else self._apply(url, found)
+                        self._count(event, reason)
             await self._save()
 
     def _count(self, event: Event, reason: str | None) -> None:

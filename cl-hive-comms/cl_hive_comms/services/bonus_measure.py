@@ -8,21 +8,20 @@ from functools import partial
 from typing import Final, Protocol
 
 from hive_shared.canonical import JsonValue
-from hive_shared.cashu.escrow_ports import Database, Mail, Notices
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketRow
+from hive_shared.cashu.escrow_rows import ItemRow, TicketRow
 from hive_shared.cashu.escrow_terms import bonus_of
-from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import TicketType
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.cashu.windows import BONUS_GRACE_S
 from hive_shared.cln import ClnError
 from hive_shared.errors import Capacity, Conflict, InvalidParams, PaymentFailed
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 
 from ..domain.advisor import Advisor, CredentialRow
 from ..domain.bonus import METRICS, baseline_of, value_of
 from ..domain.trial import Income
-from .item_ends import ItemEnds, Measured, Verdict
+from .item_ends import ItemPorts, Measured, Verdict
 from .ports_identity import Log
 
 _OPEN: Final = (PayerItem.DELIVERED, PayerItem.ACCEPTED)
@@ -54,12 +53,7 @@ class BonusMeasure:
 
     def __init__(
         self,
-        db: Database,
-        rows: EscrowRows,
-        work: EscrowWork,
-        ends: ItemEnds,
-        mail: Mail,
-        notices: Notices,
+        items: ItemPorts,
         *,
         incomes: Incomes,
         baselines: Callable[[], Baselines],
@@ -69,10 +63,11 @@ class BonusMeasure:
         now: Callable[[], int],
         log: Log,
     ) -> None:
-        self._db, self._rows, self._work, self._ends = db, rows, work, ends
-        self._mail, self._notices, self._incomes, self._baselines = mail, notices, incomes, baselines
+        self._db, self._rows, self._work, self._ends = items.db, items.rows, items.work, items.ends
+        self._mail, self._notices = items.mail, items.notices
+        self._incomes, self._baselines = incomes, baselines
         self._credentials, self._in_trial, self._stopped = credentials, in_trial, stopped
-        self._now, self._log = now, log
+        self._now, self._log, self._alone = now, log, RowByRow(log)
 
     # -- before the ticket -----------------------------------------------------------------------------
 
@@ -116,20 +111,22 @@ class BonusMeasure:
             return
         due = await self._db.read(self._due)
         taken: dict[tuple[int, int], Income | None] = {}
-        for ticket, item, since in due:
-            bonus, until = bonus_of(item.cond), item.deadline - BONUS_GRACE_S
-            if bonus is None:
-                continue
-            if (since, until) not in taken:
-                taken[since, until] = await self._income(since, until)
-            income = taken[since, until]
-            value = None if income is None else value_of(bonus[0], income)
-            try:
-                await self._db.write(partial(self._end, ticket=ticket, i=item.i, value=value))
-            except Capacity:
-                break  # the outbox is full: next time
-            except (Conflict, PaymentFailed):
-                continue  # the operator was quicker
+        with self._alone.round("bonuses") as alone:
+            for ticket, item, since in due:
+                with alone(f"{ticket.ticket_id}:{item.i}"):
+                    bonus, until = bonus_of(item.cond), item.deadline - BONUS_GRACE_S
+                    if bonus is None:
+                        continue
+                    if (since, until) not in taken:
+                        taken[since, until] = await self._income(since, until)
+                    income = taken[since, until]
+                    value = None if income is None else value_of(bonus[0], income)
+                    try:
+                        await self._db.write(partial(self._end, ticket=ticket, i=item.i, value=value))
+                    except Capacity:
+                        break  # the outbox is full: next time
+                    except (Conflict, PaymentFailed):
+                        continue  # the operator was quicker
         if due:
             self._mail.kick()
 

@@ -18,6 +18,7 @@ from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.cln import ClnError
 from hive_shared.errors import Capacity, Conflict, NotFound
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import CredentialRow
@@ -76,6 +77,7 @@ class ContractService:
         self._presence = presence
         self._credentials, self._receipts, self._alerts = credentials, receipts, alerts
         self._node_id, self._now, self._random_bytes, self._log = node_id, now, random_bytes, log
+        self._alone = RowByRow(log)
         self._lock = asyncio.Lock()
         self.name_of: Callable[[str], str] = lambda did: did
         self.drop_rune: Callable[[Tx, str], None] = lambda tx, credential_id: None
@@ -157,8 +159,10 @@ class ContractService:
         """Review every trial that is over and has no review yet; run every half minute and after a stop."""
         async with self._lock:
             now = self._now()
-            for trial in await self._db.read(lambda tx: self._store.unreviewed(tx, now, _BATCH)):
-                await self._settle(trial)
+            with self._alone.round("trials") as alone:
+                for trial in await self._db.read(lambda tx: self._store.unreviewed(tx, now, _BATCH)):
+                    with alone(trial.trial_id):
+                        await self._settle(trial)
 
     async def _settle(self, trial: Trial) -> None:
         try:

@@ -23,6 +23,7 @@ from hive_shared.invoice_messages import (
     body_doc,
     read_body,
 )
+from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
@@ -83,7 +84,7 @@ class Debts:
     ) -> None:
         self._db, self._rows, self._commands, self._payments = db, rows, commands, payments
         self._lightning, self._letters, self._push, self._alerts = lightning, letters, push, alerts
-        self._now, self._log = now, log
+        self._now, self._log, self._alone = now, log, RowByRow(log)
         self._running: asyncio.Task[None] | None = None
         self._again = False
         self._told: set[str] = set()
@@ -114,16 +115,18 @@ class Debts:
     async def pay_due(self) -> None:
         """Pay what is owed and can be paid, ask for the invoices that miss; also run every minute."""
         owed = (State.OWED, State.RESERVED, State.SENDING, State.UNKNOWN)
-        for row in await self._db.read(lambda tx: self._rows.in_states(tx, owed)):
-            if row.direction != OUT or row.command_id is None:
-                continue
-            if row.state in (State.SENDING, State.UNKNOWN) and row.kind != CASHU:
-                continue
-            try:
-                await self._look_after(row)
-            except (HiveError, ClnError) as error:
-                why = error.symbol if isinstance(error, HiveError) else type(error).__name__
-                self._log("info", "debt_not_paid", payment_id=row.payment_id, why=why)
+        with self._alone.round("debts") as alone:
+            for row in await self._db.read(lambda tx: self._rows.in_states(tx, owed)):
+                if row.direction != OUT or row.command_id is None:
+                    continue
+                if row.state in (State.SENDING, State.UNKNOWN) and row.kind != CASHU:
+                    continue
+                with alone(row.payment_id):
+                    try:
+                        await self._look_after(row)
+                    except (HiveError, ClnError) as error:
+                        why = error.symbol if isinstance(error, HiveError) else type(error).__name__
+                        self._log("info", "debt_not_paid", payment_id=row.payment_id, why=why)
         self._push.kick()
 
     async def _look_after(self, row: Payment) -> None:

@@ -31,6 +31,7 @@ from hive_shared.market.messages import (
 )
 from hive_shared.market.negotiation import Side
 from hive_shared.registry import Tier
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, StoreError, Tx
 
 from ..domain.advisor import CredentialRow
@@ -85,6 +86,7 @@ class EngagementService:
         self._advisors, self._credentials = advisors, credentials
         self._receipts, self._alerts, self._keys = receipts, alerts, keys
         self._name_for, self._now, self._random_bytes, self._log = name_for, now, random_bytes, log
+        self._alone = RowByRow(log)
         self._since = now()
         self._wake = asyncio.Event()
         self._settling = asyncio.Lock()
@@ -174,12 +176,14 @@ class EngagementService:
             now = self._now()
             due = await self._db.read(lambda tx: self._rows.due(tx, now, _BATCH))
             moved = False
-            for row in (*due, *await self._revoked({row.contract_id for row in due})):
-                try:
-                    moved = await self._settle_one(row) or moved
-                except (HiveError, StoreError) as error:
-                    self._credentials_changed = True
-                    await self._stuck(row, error)
+            with self._alone.round("contracts") as alone:
+                for row in (*due, *await self._revoked({row.contract_id for row in due})):
+                    with alone(row.contract_id):
+                        try:
+                            moved = await self._settle_one(row) or moved
+                        except (HiveError, StoreError) as error:
+                            self._credentials_changed = True
+                            await self._stuck(row, error)
         if moved:
             self._mail.kick()
             await self.changed()

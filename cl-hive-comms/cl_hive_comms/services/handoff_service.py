@@ -14,6 +14,7 @@ from typing import Final
 from hive_shared.alerts import Level
 from hive_shared.canonical import JsonValue
 from hive_shared.errors import Conflict, InvalidParams, NotFound, from_symbol
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from cl_hive_comms.domain.advisor import Advisor
@@ -22,6 +23,8 @@ from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.credential_service import CredentialService
 from cl_hive_comms.services.ports_identity import Clock, FactStore
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
+
+from .ports_identity import Log
 
 _DAY_S: Final = 86_400
 
@@ -41,7 +44,9 @@ class HandoffService:
         revoke: Callable[[str, str], Awaitable[object]],
         name_of: Callable[[str], str],
         now: Clock,
+        log: Log,
     ) -> None:
+        self._alone = RowByRow(log)
         self._db, self._facts, self._credentials = db, facts, credentials
         self._receipts, self._alerts, self._revoke = receipts, alerts, revoke
         self._name_of, self._now = name_of, now
@@ -147,8 +152,10 @@ class HandoffService:
     async def settle(self) -> None:
         """End what is over: the outgoing advisor is revoked. Run every minute."""
         async with self._lock:
-            for handoff in self._running:
-                await self._settle(handoff)
+            with self._alone.round("handoffs") as alone:
+                for handoff in self._running:
+                    with alone(handoff.outgoing):
+                        await self._settle(handoff)
 
     async def _settle(self, handoff: Handoff) -> None:
         if not self._live(handoff.outgoing):

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 from hive_shared.canonical import JsonValue
-from hive_shared.cashu.escrow_ports import Mail
+from hive_shared.cashu.escrow_ports import Database, Mail, Notices
 from hive_shared.cashu.escrow_rows import REVEAL_S, EscrowRows, ItemRow, TicketRow
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode
@@ -123,6 +123,17 @@ class ItemEnds:
     def _put(self, tx: Tx, ticket: TicketRow, message: Release | Failure | Metric, key: str) -> None:
         until = self._now() + _MESSAGE_S
         self._mail.put(tx, ticket.terms.payee.id, message, key=key, expires_at=until)
+
+
+class ItemPorts(msgspec.Struct, frozen=True):
+    """What all who decide items work on."""
+
+    db: Database
+    rows: EscrowRows
+    work: EscrowWork
+    ends: ItemEnds
+    mail: Mail
+    notices: Notices
 
 
 def _event(ticket: TicketRow, i: int, verdict: Verdict) -> ReceiptFields:

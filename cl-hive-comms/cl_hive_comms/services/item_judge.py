@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from hive_shared.canonical import JsonValue, encode
-from hive_shared.cashu.escrow_ports import Database, Mail, Notices
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketRow
-from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.cashu.escrow_rows import ItemRow, TicketRow
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.cln import ClnError
 from hive_shared.crypto import sha256
 from hive_shared.errors import ConfirmationRequired, Conflict, InvalidParams, NotFound
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 
-from .item_ends import ItemEnds, Verdict
+from .item_ends import ItemPorts, Verdict
+from .ports_identity import Log
 
 COND: Final = "verify_rpc"
 _MARK: Final = "judge:"
@@ -78,18 +79,11 @@ class ItemJudge:
     """Asks the judges. `allowed` are the operator's methods."""
 
     def __init__(
-        self,
-        db: Database,
-        rows: EscrowRows,
-        work: EscrowWork,
-        ends: ItemEnds,
-        mail: Mail,
-        notices: Notices,
-        node: JudgingNode,
-        allowed: Callable[[], Collection[str]],
+        self, items: ItemPorts, node: JudgingNode, allowed: Callable[[], Collection[str]], log: Log
     ) -> None:
-        self._db, self._rows, self._work, self._ends = db, rows, work, ends
-        self._mail, self._notices, self._node, self.allowed = mail, notices, node, allowed
+        self._db, self._rows, self._work, self._ends = items.db, items.rows, items.work, items.ends
+        self._mail, self._notices = items.mail, items.notices
+        self._node, self.allowed, self._alone = node, allowed, RowByRow(log)
         self._asking: set[tuple[str, int]] = set()
 
     async def ask(
@@ -138,13 +132,17 @@ class ItemJudge:
                 and (item.ticket_id, item.i) not in self._asking
             ]
 
-        def body(tx: Tx) -> None:
-            for item in left(tx):
-                if (ticket := self._rows.ticket(tx, item.ticket_id)) is not None:
-                    self._leave(tx, ticket, item, "the plugin stopped before its judge had answered")
+        def body(tx: Tx, item: ItemRow) -> None:
+            ticket = self._rows.ticket(tx, item.ticket_id)
+            current = self._rows.item(tx, item.ticket_id, item.i)
+            if ticket is None or current != item or (item.ticket_id, item.i) in self._asking:
+                return
+            self._leave(tx, ticket, item, "the plugin stopped before its judge had answered")
 
-        if await self._db.read(left):
-            await self._db.write(body)
+        with self._alone.round("items being judged") as alone:
+            for item in await self._db.read(left):
+                with alone(f"{item.ticket_id}:{item.i}"):
+                    await self._db.write(partial(body, item=item))
 
     # -- inside ----------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from hive_shared.market.messages import (
     schema_of,
     verb_of,
 )
+from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 
@@ -59,7 +60,7 @@ class MarketMail:
         self, db: Db, rows: EngagementRows, letters: SignedMessages, *, now: Clock, log: Log
     ) -> None:
         self._db, self._rows, self._letters = db, rows, letters
-        self._now, self._log = now, log
+        self._now, self._log, self._alone = now, log, RowByRow(log)
         self.verbs: dict[type[Message], Handler] = {}
         self.committed: Callable[[], None] = lambda: None
         """Called after every transaction that took a message."""
@@ -125,14 +126,16 @@ class MarketMail:
     async def release(self) -> None:
         """Take what waited in vain for an earlier message."""
         late = self._now() - GAP_S
-        for thread_id in await self._db.read(lambda tx: self._rows.threads_held_since(tx, late)):
-            try:
-                await self._db.write(partial(self._drain, thread_id=thread_id))
-            except Capacity as full:
-                # One conversation that is full holds up no other.
-                self._log("warning", "market_message_waits", thread=thread_id, why=full.detail[:200])
-            self.kick()
-            self.committed()
+        with self._alone.round("conversations") as alone:
+            for thread_id in await self._db.read(lambda tx: self._rows.threads_held_since(tx, late)):
+                with alone(thread_id):
+                    try:
+                        await self._db.write(partial(self._drain, thread_id=thread_id))
+                    except Capacity as full:
+                        # One conversation that is full holds up no other.
+                        self._log("warning", "market_message_waits", thread=thread_id, why=full.detail[:200])
+                self.kick()
+                self.committed()
 
     # -- inside --------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +30,7 @@ from hive_shared.market.messages import (
 from hive_shared.market.negotiation import MAX_ROUNDS, Negotiation, Round, Side
 from hive_shared.market.negotiation_machine import ThreadState
 from hive_shared.market.terms import modified, read_terms, widened
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from ..domain.engagement import MAX_CONTRACTS, Engagement, check_open
@@ -35,7 +38,7 @@ from .alert_service import AlertService
 from .kill_switch import KillSwitch
 from .market_mail import MarketMail
 from .ports_engagements import EngagementRows
-from .ports_identity import Clock, RandomBytes
+from .ports_identity import Clock, Log, RandomBytes
 from .receipt_service import ReceiptService, operator_event
 
 DAY_S: Final = 86_400
@@ -74,8 +77,9 @@ class NegotiationService:
         rehire_days: Callable[[], int],
         now: Clock,
         random_bytes: RandomBytes,
+        log: Log,
     ) -> None:
-        self._db, self._rows, self._mail = db, rows, mail
+        self._db, self._rows, self._mail, self._alone = db, rows, mail, RowByRow(log)
         self._receipts, self._alerts, self._kill_switch = receipts, alerts, kill_switch
         self._own_key, self._node_id, self._rehire_days = own_key, node_id, rehire_days
         self._now, self._random_bytes = now, random_bytes
@@ -197,15 +201,19 @@ class NegotiationService:
         def due(tx: Tx) -> list[Engagement]:
             return self._rows.unanswered(tx, (*NEGOTIATED, ContractState.DRAFT), before, _BATCH)
 
-        def step(tx: Tx) -> None:
-            for row in due(tx):
-                after = negotiation.expired(row.thread, self._now())
-                self._rows.save(tx, row.after(ContractEvent.ON_EXPIRED, self._now(), thread=after))
-                self._tell(tx, row, "market_expired", "ran out without an answer")
+        def step(tx: Tx, contract_id: str) -> None:
+            row = self._rows.get(tx, contract_id)
+            after = negotiation.expired(row.thread, self._now())
+            self._rows.save(tx, row.after(ContractEvent.ON_EXPIRED, self._now(), thread=after))
+            self._tell(tx, row, "market_expired", "ran out without an answer")
 
         # An hour in which nothing ran out writes nothing.
-        if await self._db.read(due):
-            await self._db.write(step)
+        rows = await self._db.read(due)
+        with self._alone.round("negotiations") as alone:
+            for row in rows:
+                with alone(row.contract_id), suppress(Conflict):  # answered meanwhile
+                    await self._db.write(partial(step, contract_id=row.contract_id))
+        if rows:
             await self._told()
 
     # -- what the other side says --------------------------------------------------------------------

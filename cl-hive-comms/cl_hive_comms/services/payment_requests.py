@@ -23,6 +23,7 @@ from hive_shared.errors import (
     HiveError,
     PaymentFailed,
 )
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
@@ -33,6 +34,7 @@ from ..domain.payment_machine import Event, State
 from ..domain.request_macaroon import check_macaroon, is_of, macaroon_of
 from .ecash_requests import EcashRequests
 from .ports_commands import Database, Fault, KillSwitch, Node
+from .ports_identity import Log
 from .ports_payments import PaymentRows
 
 MOST_OPEN: Final = 1_000
@@ -57,12 +59,13 @@ class PaymentRequests:
         fault: Fault,
         key: Secret,
         node_id: str,
+        log: Log,
     ) -> None:
         self._key, self._node_id = key, node_id
         self.ecash: EcashRequests | None = None
         """Set where this node has a wallet."""
         self._db, self._rows, self._node, self._kill_switch = db, rows, node, kill_switch
-        self._random, self._now, self._fault = random_bytes, now, fault
+        self._random, self._now, self._fault, self._alone = random_bytes, now, fault, RowByRow(log)
 
     async def request(
         self,
@@ -211,11 +214,13 @@ class PaymentRequests:
 
     async def settle(self) -> None:
         """Ask the node for every invoice that waits; at the start, then every minute."""
-        for row in await self._db.read(lambda tx: self._rows.in_states(tx, (State.AWAITING,))):
-            try:
-                await self._look(row)
-            except ClnError:
-                return
+        with self._alone.round("payment requests") as alone:
+            for row in await self._db.read(lambda tx: self._rows.in_states(tx, (State.AWAITING,))):
+                with alone(row.payment_id):
+                    try:
+                        await self._look(row)
+                    except ClnError:
+                        return
 
     async def _look(self, row: Payment) -> Payment:
         if row.kind == CASHU:

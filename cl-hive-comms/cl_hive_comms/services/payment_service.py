@@ -24,6 +24,7 @@ from hive_shared.errors import (
     PaymentFailed,
     Unsupported,
 )
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
 
@@ -85,6 +86,7 @@ class PaymentService:
         self._methods = methods
         self._kill_switch, self._alerts, self._restored = kill_switch, alerts, restored
         self._now, self._log, self._fault = now, log, fault
+        self._alone = RowByRow(log)
         self.on_debt_paid: Callable[[Tx, Payment], None] = lambda _tx, _row: None
         self._live: set[str] = set()
         self._told: set[str] = set()
@@ -436,24 +438,26 @@ class PaymentService:
         async with self._looking:
             rows = await self._db.read(lambda tx: self._rows.in_states(tx, OPEN))
             reached = True
-            for row in rows:
-                if row.payment_id in self._live or row.kind == CASHU:
-                    # What became of ecash its mint says (services.bearer_pay).
-                    continue
-                try:
-                    await self._settle(row)
-                except ClnError:
-                    reached = False
-                except Conflict:
-                    # Its own task has moved it on.
-                    continue
-                except (StoreError, Busy):
-                    raise
-                except Exception as error:
-                    # One whose end cannot be read or written must not leave all others without theirs.
-                    kind = type(error).__name__
-                    self._log("error", "payment_not_settled", payment_id=row.payment_id, kind=kind)
-                    await self._tell(row, "has an end that this version cannot read from the node's list")
+            with self._alone.round("payments") as alone:
+                for row in rows:
+                    if row.payment_id in self._live or row.kind == CASHU:
+                        # What became of ecash its mint says (services.bearer_pay).
+                        continue
+                    with alone(row.payment_id):
+                        try:
+                            await self._settle(row)
+                        except ClnError:
+                            reached = False
+                        except Conflict:
+                            # Its own task has moved it on.
+                            continue
+                        except (StoreError, Busy):
+                            raise
+                        except Exception:
+                            await self._tell(
+                                row, "has an end that this version cannot read from the node's list"
+                            )
+                            raise
             self._looked = self._looked or reached
 
     async def _settle(self, row: Payment) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 from hive_shared.alerts import Alerts, Level
@@ -31,11 +32,13 @@ from hive_shared.cashu.ticket_messages import (
     decode_message,
 )
 from hive_shared.errors import Capacity, NotFound, PaymentFailed, RateLimited
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
 from ..domain.cashu_lock import LockRow, Role
 from .payer_book import Announced, PayerBook
+from .ports_identity import Log
 from .received_rows import ReceivedTickets
 
 VERBS: Final = ("ticket", "release", "failure", "metric", "owed")
@@ -108,8 +111,9 @@ class ReceivedTicketService:
         kick: Callable[[], None],
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        log: Log,
     ) -> None:
-        self._random = random_bytes
+        self._random, self._alone = random_bytes, RowByRow(log)
         self._db, self._rows, self._engine, self.payers = db, rows, engine, payers
         self._locks, self._out, self._mail, self._told = locks, out, mail, told
         self._windows, self._kick, self._now = windows, kick, now
@@ -195,15 +199,18 @@ class ReceivedTicketService:
             return [
                 item
                 for item in self._rows.items_in(tx, [PayeeItem.RELEASED], _AT_ONCE)
-                if all(lock.state in FINAL for lock in self._rows.locks_of(tx, item))
+                if (locks := self._rows.locks_of(tx, item)) and all(lock.state in FINAL for lock in locks)
             ]
 
-        def body(tx: Tx) -> None:
-            for item in ended(tx):
-                self._settle(tx, item)
+        def body(tx: Tx, item: HeldItem) -> None:
+            current = self._rows.item(tx, item.ticket_id, item.i)
+            if current is not None and current.state is PayeeItem.RELEASED:
+                self._settle(tx, current)
 
-        if await self._db.read(ended):
-            await self._db.write(body)
+        with self._alone.round("received items") as alone:
+            for item in await self._db.read(ended):
+                with alone(f"{item.ticket_id}:{item.i}"):
+                    await self._db.write(partial(body, item=item))
 
     # -- what we say -------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from hive_shared import crypto
 from hive_shared.canonical import JsonValue
 from hive_shared.cln import ClnError
 from hive_shared.errors import HiveError
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from ..domain.advisor import DAY_S, CredentialRow
@@ -102,7 +103,7 @@ class ReportService:
         self._db, self._rows, self._work, self._presence = db, rows, work, presence
         self._measure, self._credentials, self._identity = measure, credentials, identity
         self._kill_switch, self._node_id, self._told = kill_switch, node_id, told
-        self._now, self._log = now, log
+        self._now, self._log, self._alone = now, log, RowByRow(log)
 
     # -- the clock --------------------------------------------------------------------------------------
 
@@ -113,15 +114,20 @@ class ReportService:
         now = self._now()
         live = [row for row in self._credentials.live_rows() if row.credential.valid_from <= now]
         taken, ends = await self._db.read(lambda tx: (self._rows.with_baseline(tx), self._rows.ends(tx)))
-        for row in live:
-            if row.credential_id not in taken:
-                await self._take_baseline(row)
+        with self._alone.round("baselines") as alone:
+            for row in live:
+                if row.credential_id not in taken:
+                    with alone(row.credential_id):
+                        await self._take_baseline(row)
         incomes: dict[Span, Income | None] = {}
         made = False
-        for row in live:
-            for kind in PERIODS:
-                for span in due(kind, row.credential.valid_from, ends.get((row.credential_id, kind)), now):
-                    made |= await self._report(row, kind, span, incomes)
+        with self._alone.round("reports") as alone:
+            for row in live:
+                with alone(row.credential_id):
+                    for kind in PERIODS:
+                        last = ends.get((row.credential_id, kind))
+                        for span in due(kind, row.credential.valid_from, last, now):
+                            made |= await self._report(row, kind, span, incomes)
         if made:
             await self._db.write(lambda tx: self._rows.prune(tx, now - _KEPT_S))
             self._told()

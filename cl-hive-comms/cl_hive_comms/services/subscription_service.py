@@ -22,6 +22,7 @@ from hive_shared.errors import (
     NotFound,
     PaymentFailed,
 )
+from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
@@ -85,7 +86,7 @@ class SubscriptionService:
         self._lightning, self._offers = lightning, offers
         self._hired, self._name_of, self._methods = hired, name_of, methods
         self._kill_switch, self._alerts = kill_switch, alerts
-        self._now, self._log = now, log
+        self._now, self._log, self._alone = now, log, RowByRow(log)
         self._lock = asyncio.Lock()
         self._invoices = invoices
         self._running: asyncio.Task[None] | None = None
@@ -173,15 +174,19 @@ class SubscriptionService:
         if self._kill_switch.engaged() or self._kill_switch.draining():
             return
         async with self._lock:
-            for row in await self._db.read(self._rows.live):
-                if await self._invoices.over(row):
-                    await self._ended(row, "its contract has ended")
-                elif row.contract_id is None and not self._hired(row.advisor_id):
-                    await self._ended(row, "its advisor has no credential any more")
-            for row in await self._db.read(lambda tx: self._rows.due(tx, self._now())):
-                if self._kill_switch.engaged():
-                    return
-                await self._try(row)
+            with self._alone.round("subscriptions") as alone:
+                for row in await self._db.read(self._rows.live):
+                    with alone(row.sub_id):
+                        if await self._invoices.over(row):
+                            await self._ended(row, "its contract has ended")
+                        elif row.contract_id is None and not self._hired(row.advisor_id):
+                            await self._ended(row, "its advisor has no credential any more")
+            with self._alone.round("periods that are due") as alone:
+                for row in await self._db.read(lambda tx: self._rows.due(tx, self._now())):
+                    if self._kill_switch.engaged():
+                        return
+                    with alone(row.sub_id):
+                        await self._try(row)
         self._invoices.kick()
 
     def kick(self) -> None:

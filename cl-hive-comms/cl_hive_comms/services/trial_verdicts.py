@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from hive_shared.canonical import JsonValue, encode
 from hive_shared.errors import Conflict, EmergencyStop, FeatureDisabled, HiveError, NotFound, RateLimited
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
@@ -61,7 +64,7 @@ class TrialVerdicts:
     ) -> None:
         self._db, self._rows, self._receipt_rows, self._receipts = db, rows, receipt_rows, receipts
         self._credentials, self._identity, self._publish = credentials, identity, publish
-        self._private, self._now, self._log = private, now, log
+        self._private, self._now, self._log, self._alone = private, now, log, RowByRow(log)
 
     def suggestion(self, trial: Trial, evaluation: Mapping[str, Any]) -> dict[str, JsonValue]:
         """{outcome, why}: what the figures speak for."""
@@ -106,14 +109,17 @@ class TrialVerdicts:
         """Publish what is due; say neutral where nobody said anything in time. Run every half minute."""
         before = self._now() - DECIDE_WITHIN_S
 
-        def silent(tx: Tx) -> None:
-            for trial in self._rows.undecided(tx, before, _BATCH):
-                self._decided(tx, trial, "neutral", "time", "", "not asked for")
+        def silent(tx: Tx, trial: Trial) -> None:
+            self._decided(tx, trial, "neutral", "time", "", "not asked for")
 
-        if await self._db.read(lambda tx: bool(self._rows.undecided(tx, before, 1))):
-            await self._db.write(silent)
-        for row in await self._db.read(lambda tx: self._rows.to_publish(tx, _BATCH)):
-            await self._send(row)
+        with self._alone.round("trials without a verdict") as alone:
+            for trial in await self._db.read(lambda tx: self._rows.undecided(tx, before, _BATCH)):
+                with alone(trial.trial_id), suppress(Conflict):  # decided meanwhile
+                    await self._db.write(partial(silent, trial=trial))
+        with self._alone.round("verdicts to publish") as alone:
+            for row in await self._db.read(lambda tx: self._rows.to_publish(tx, _BATCH)):
+                with alone(row.trial_id):
+                    await self._send(row)
 
     def _decided(self, tx: Tx, trial: Trial, verdict: str, by: str, reason: str, published: str) -> Verdict:
         row = self._credentials.row(trial.credential_id)

@@ -7,18 +7,19 @@ Such an item waits also while, and after, its money comes back: what it earned i
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Final, Protocol
 
-from hive_shared.cashu.escrow_ports import Database, Mail, Notices
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketRow
-from hive_shared.cashu.escrow_work import EscrowWork
+from hive_shared.cashu.escrow_rows import ItemRow, TicketRow
 from hive_shared.cashu.ticket_machine import PayerItem
 from hive_shared.errors import PaymentFailed
+from hive_shared.row_by_row import Alone, RowByRow
 from hive_shared.store import Tx
 
 from ..domain.receipt_record import ReceiptRow
-from .item_ends import ItemEnds
+from .item_ends import ItemPorts
 from .item_judge import judge_of
+from .ports_identity import Log
 
 _PAGE: Final = 5_000
 
@@ -38,44 +39,39 @@ class Engine(Protocol):
 class UndecidedItems:
     """Looks after items in state `unknown`."""
 
-    def __init__(
-        self,
-        db: Database,
-        rows: EscrowRows,
-        work: EscrowWork,
-        ends: ItemEnds,
-        mail: Mail,
-        notices: Notices,
-        receipts: CommandReceipts,
-        engine: Engine,
-    ) -> None:
-        self._db, self._rows, self._work, self._ends = db, rows, work, ends
-        self._mail, self._notices, self._receipts, self._engine = mail, notices, receipts, engine
+    def __init__(self, items: ItemPorts, receipts: CommandReceipts, engine: Engine, log: Log) -> None:
+        self._db, self._rows, self._work, self._ends = items.db, items.rows, items.work, items.ends
+        self._mail, self._notices = items.mail, items.notices
+        self._receipts, self._engine, self._alone = receipts, engine, RowByRow(log)
         self._told: set[tuple[str, int, bool]] = set()
 
     async def tick(self) -> None:
         """Settle what a receipt decides; tell the operator of the others, once while this process runs and
         again when their money is back."""
 
-        def new(tx: Tx) -> list[ItemRow]:
-            return [
-                item
-                for item in self._rows.items_in(tx, [PayerItem.UNKNOWN], _PAGE)
-                if (item.ticket_id, item.i, self._engine.is_back(tx, item)) not in self._told
-                or self._said(tx, item) is not None
-            ]
+        def new(tx: Tx, alone: Alone) -> list[ItemRow]:
+            found = []
+            for item in self._rows.items_in(tx, [PayerItem.UNKNOWN], _PAGE):
+                with alone(_name(item)):
+                    place = (item.ticket_id, item.i, self._engine.is_back(tx, item))
+                    if place not in self._told or self._said(tx, item) is not None:
+                        found.append(item)
+            return found
 
-        told = set[tuple[str, int, bool]]()
+        def body(tx: Tx, item: ItemRow) -> tuple[str, int, bool] | None:
+            current = self._rows.item(tx, item.ticket_id, item.i)
+            ticket = self._rows.ticket(tx, item.ticket_id)
+            if ticket is None or current is None or current.state is not PayerItem.UNKNOWN:
+                return None
+            return None if self._settled(tx, ticket, current) else self._tell(tx, ticket, current)
 
-        def body(tx: Tx) -> None:
-            for item in new(tx):
-                ticket = self._rows.ticket(tx, item.ticket_id)
-                if ticket is not None and not self._settled(tx, ticket, item):
-                    told.add(self._tell(tx, ticket, item))
-
-        if await self._db.read(new):
-            await self._db.write(body)
-            self._told |= told
+        with self._alone.round("undecided items") as alone:
+            due = await self._db.read(partial(new, alone=alone))
+            for item in due:
+                with alone(_name(item)):
+                    told = await self._db.write(partial(body, item=item))
+                    self._told |= set() if told is None else {told}
+        if due:
             self._mail.kick()
 
     def _said(self, tx: Tx, item: ItemRow) -> tuple[str, bool] | None:
@@ -130,3 +126,7 @@ class UndecidedItems:
                 f" confirm=true: {earned}",
             )
         return item.ticket_id, item.i, back
+
+
+def _name(item: ItemRow) -> str:
+    return f"{item.ticket_id}:{item.i}"

@@ -132,11 +132,15 @@ def compose_fleet_escrow(
     async def node(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         return await cln.call(method, params)
 
-    engine = _engine(db, rows, wallet, mail, node_id, cln, now)
+    engine = _engine(db, rows, wallet, mail, node_id, cln, now, log)
     wallet.follow(_follower(engine))
     work = EscrowWork(rows, wallet, now)
     disputes = EscrowDisputes(
-        *(db, rows, mail, mail), now=now, random_bytes=os.urandom, answered_by="hive-escrow-dispute"
+        *(db, rows, mail, mail),
+        now=now,
+        random_bytes=os.urandom,
+        log=log,
+        answered_by="hive-escrow-dispute",
     )
     inbox = _inbox(db, rows, engine, disputes, wallet, mail, now)
     service = FleetEscrow(
@@ -169,6 +173,7 @@ def _engine(
     node_id: str,
     cln: ClnClient,
     now: Callable[[], int],
+    log: Log,
 ) -> EscrowEngine:
     async def signed(terms: Terms) -> str:
         return await cln.signmessage(terms_text(terms_hash(terms)))
@@ -182,6 +187,7 @@ def _engine(
         mail,
         now=now,
         random_bytes=os.urandom,
+        log=log,
         sign_terms=signed,
         hand_over=mail.hand_over,
     )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from hive_shared import vc
@@ -25,6 +26,7 @@ from hive_shared.market.messages import (
     verb_of,
 )
 from hive_shared.market.negotiation_machine import ThreadState
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
@@ -91,7 +93,9 @@ class ContractService:
         *,
         halted: Callable[[], bool],
         now: Callable[[], int],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._clients, self._records = db, rows, clients, records
         self._keyring, self._mail, self._halted, self._now = keyring, mail, halted, now
 
@@ -311,26 +315,25 @@ class ContractService:
 
     async def tick(self) -> int:
         """What is due: notices that take effect, terms that end, contracts nobody signed; how many."""
-        return await self._db.write(self._due) if await self._db.read(self._any_due) else 0
-
-    def _any_due(self, tx: Tx) -> bool:
-        return any(self._next(each) for each in self._rows.due(tx, self._now()))
-
-    def _due(self, tx: Tx) -> int:
         done = 0
-        for engagement in self._rows.due(tx, self._now()):
-            event = self._next(engagement)
-            if event is None:
-                continue
-            if event is ContractEvent.ON_TERMINATED:
-                self._end(tx, engagement, engagement.ended_by or "operator", engagement.reason)
-            else:
-                self._rows.put_contract(tx, self._moved(engagement, event))
-                self._records.add_event(
-                    tx, f"contract_{event.value}", engagement.contract_id, "", self._now()
-                )
-            done += 1
+        with self._alone.round("contracts") as alone:
+            for engagement in await self._db.read(lambda tx: self._rows.due(tx, self._now())):
+                with alone(engagement.contract_id):
+                    if self._next(engagement) is not None:
+                        done += await self._db.write(partial(self._due, contract_id=engagement.contract_id))
         return done
+
+    def _due(self, tx: Tx, contract_id: str) -> bool:
+        engagement = self._rows.contract(tx, contract_id)
+        event = None if engagement is None else self._next(engagement)
+        if engagement is None or event is None:
+            return False
+        if event is ContractEvent.ON_TERMINATED:
+            self._end(tx, engagement, engagement.ended_by or "operator", engagement.reason)
+        else:
+            self._rows.put_contract(tx, self._moved(engagement, event))
+            self._records.add_event(tx, f"contract_{event.value}", engagement.contract_id, "", self._now())
+        return True
 
     def _next(self, engagement: Engagement) -> ContractEvent | None:
         now, state = self._now(), engagement.state

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol
 
 from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, PaymentFailed
 from hive_shared.invoice_messages import INVOICE, Invoice, InvoiceRequest, Purpose, body_doc, read_body
+from hive_shared.row_by_row import Alone, RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
@@ -87,7 +89,9 @@ class EarningService:
         now: Callable[[], int],
         new_id: Callable[[], str],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._commands, self._clients = db, rows, commands, clients
         self._records, self._mail, self._way, self._retried = records, mail, way, retried
         self._now, self._new_id, self._spawn = now, new_id, spawn
@@ -318,11 +322,13 @@ class EarningService:
 
     async def _answer(self) -> None:
         """Make the invoices that nodes wait for; where that fails it is tried in the next round."""
-        for earning in await self._db.read(lambda tx: self._rows.asked(tx, _PER_ROUND)):
-            try:
-                await self.invoice(earning)
-            except HiveError as error:
-                await self._not_made(earning, error)
+        with self._alone.round("invoices that are asked for") as alone:
+            for earning in await self._db.read(lambda tx: self._rows.asked(tx, _PER_ROUND)):
+                with alone(earning.earning_id):
+                    try:
+                        await self.invoice(earning)
+                    except HiveError as error:
+                        await self._not_made(earning, error)
         self._mail.kick()
 
     async def _not_made(self, earning: Earning, error: HiveError) -> None:
@@ -397,23 +403,43 @@ class EarningService:
 
     async def tick(self) -> None:
         """What is done again and again: look for payments, give up on old debts, answer requests."""
-        await self._db.write(self._aged)
+        with self._alone.round("debts that grow old") as alone:
+            for earning, event in await self._db.read(partial(self._old, alone=alone)):
+                with alone(earning.earning_id):
+                    await self._db.write(partial(self._aged, earning=earning, event=event))
         now = self._now()
         due = await self._db.read(
             lambda tx: self._rows.to_look_at(tx, now, now - _LOOKED_AFTER_S, _PER_ROUND)
         )
-        await asyncio.gather(*(self._look(earning) for earning in due))
+        with self._alone.round("earnings") as alone:
+            await asyncio.gather(*(self._look_alone(earning, alone) for earning in due))
         await self._answer()
 
-    def _aged(self, tx: Tx) -> None:
-        now = self._now()
+    async def _look_alone(self, earning: Earning, alone: Alone) -> None:
+        with alone(earning.earning_id):
+            await self._look(earning)
+
+    def _old(self, tx: Tx, alone: Alone) -> list[tuple[Earning, EarningEvent]]:
+        """What was never run, or is overdue."""
+        now, found = self._now(), []
         for earning in self._rows.open(tx):
-            command = self._commands.get(tx, earning.command_id)
-            never = earning.work and command is None and now > earning.created + _NEVER_CAME_S
-            if never or (command is not None and self._came_to_nothing(tx, command)):
-                self._move(tx, earning, EarningEvent.ON_NOT_RUN, "")
-            elif now > earning.due_at + UNPAID_AFTER_S:
-                self._move(tx, earning, EarningEvent.ON_OVERDUE, "earning_unpaid")
+            with alone(earning.earning_id):
+                command = self._commands.get(tx, earning.command_id)
+                never = earning.work and command is None and now > earning.created + _NEVER_CAME_S
+                if never or (command is not None and self._came_to_nothing(tx, command)):
+                    event = EarningEvent.ON_NOT_RUN
+                elif now > earning.due_at + UNPAID_AFTER_S:
+                    event = EarningEvent.ON_OVERDUE
+                else:
+                    continue
+                if next_state(earning.state, event) is not None:
+                    found.append((earning, event))
+        return found
+
+    def _aged(self, tx: Tx, earning: Earning, event: EarningEvent) -> None:
+        current = self._rows.get(tx, earning.earning_id)
+        if current == earning:  # nothing came of it since it was read
+            self._move(tx, earning, event, "earning_unpaid" if event is EarningEvent.ON_OVERDUE else "")
 
     def _came_to_nothing(self, tx: Tx, command: StoredCommand) -> bool:
         """Whether a command did nothing, was not planned anew and will not be: what is planned anew is paid

@@ -8,6 +8,7 @@ numbers. One that is refused keeps its place, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +40,7 @@ from hive_shared.market.messages import (
 from hive_shared.market.negotiation import Negotiation, Side
 from hive_shared.market.negotiation_machine import ThreadState
 from hive_shared.market.terms import read_terms
+from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
@@ -91,7 +93,9 @@ class NegotiationService:
         auto: AutoHire | None,
         halted: Callable[[], bool],
         now: Callable[[], int],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._clients, self._records = db, rows, clients, records
         self._mail, self._contracts, self._auto = mail, contracts, auto
         self._halted, self._now = halted, now
@@ -370,19 +374,22 @@ class NegotiationService:
 
     async def tick(self) -> None:
         """Messages that waited long enough for one before them, and negotiations nobody went on with."""
-        if await self._db.read(self._any_due):
-            await self._db.write(self._due)
+        now = self._now()
+        waiting = await self._db.read(lambda tx: self._rows.waiting(tx, now - GAP_S))
+        with self._alone.round("conversations") as alone:
+            for thread_id in dict.fromkeys(each.thread_id for each in waiting):
+                with alone(thread_id):
+                    await self._db.write(partial(self._follow, thread_id=thread_id, skip=True))
+        ended = await self._db.read(lambda tx: self._rows.ended(tx, now - _LATE_S))
+        with self._alone.round("negotiations") as alone:
+            for thread in ended:
+                with alone(thread.thread_id):
+                    await self._db.write(partial(self._over, thread=thread, now=now))
+        if waiting or ended:
             self._mail.kick()
 
-    def _any_due(self, tx: Tx) -> bool:
-        now = self._now()
-        return bool(self._rows.waiting(tx, now - GAP_S) or self._rows.ended(tx, now - _LATE_S))
-
-    def _due(self, tx: Tx) -> None:
-        now = self._now()
-        for thread_id in dict.fromkeys(each.thread_id for each in self._rows.waiting(tx, now - GAP_S)):
-            self._follow(tx, thread_id, skip=True)
-        for thread in self._rows.ended(tx, now - _LATE_S):
+    def _over(self, tx: Tx, thread: Thread, now: int) -> None:
+        if self._rows.thread(tx, thread.thread_id) == thread:  # nobody went on meanwhile
             self._stored(tx, thread, negotiation.expired(thread.negotiation, now))
             self._records.add_event(tx, "thread_expired", thread.contract_id, "", now)
 

@@ -12,6 +12,7 @@ from hive_shared.market.market_events import OFFER, PROFILE, Unsigned, deletion_
 from hive_shared.nostr.event import Event, Tags, build, parse_event, verify
 from hive_shared.nostr.pow import Progress
 from hive_shared.nostr.publishing import PublishResult
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
 
@@ -73,7 +74,9 @@ class PublishingService:
         halted: Callable[[], bool],
         shared: Callable[[Tx], bool],
         now: Callable[[], int],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._keyring, self._relays, self._mine = db, rows, keyring, relays, mine
         self._own, self._bits, self._halted, self._shared = tuple(own), bits, halted, shared
         self._now = now
@@ -170,9 +173,11 @@ class PublishingService:
         if not self._own or await self._db.read(self._shared):
             return 0
         due = await self._db.read(lambda tx: self._rows.due(tx, self._now()))
-        for event in due:
-            if event.purpose != "publish" or not self._halted():
-                await self._send(event)
+        with self._alone.round("events") as alone:
+            for event in due:
+                if event.purpose != "publish" or not self._halted():
+                    with alone(event.event_id):
+                        await self._send(event)
         return len(due)
 
     async def state(self, kind: int, d: str) -> OwnEvent | None:

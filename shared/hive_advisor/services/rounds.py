@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from hive_shared.errors import HiveError
+from hive_shared.errors import Busy, HiveError
 from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db
 
@@ -152,8 +152,8 @@ class RoundService:
         }
 
     async def _tend_money(self) -> None:
-        """A wallet that refuses must not end the round, and with it `run`; `doctor` tells what is wrong."""
-        with suppress(HiveError):
+        """A queue of writes that is full must not end the round, and with it `run`."""
+        with suppress(Busy):
             await self._money.tick()
 
     async def _record(self, client: Client) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from hive_shared.errors import Conflict, HiveError, InvalidParams, PaymentFailed, PolicyDenied
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.earning import look_pause_s, shows
@@ -64,7 +65,9 @@ class SpendService:
         daily_sats: int,
         halted: Callable[[], bool],
         now: Callable[[], int],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._fees, self._commands = db, rows, fees, commands
         self._clients, self._records, self._way = clients, records, way
         self._daily_sats, self._halted, self._now = daily_sats, halted, now
@@ -177,12 +180,14 @@ class SpendService:
 
     async def tick(self) -> None:
         """Look for the end of what has none, ever less often. Nothing is sent."""
-        for payment in await self._db.read(self._rows.unsettled):
-            looks, at = self._looks.get(payment.payment_hash, (0, 0))
-            if payment.payment_hash in self._under_way or self._now() < at:
-                continue
-            self._looks[payment.payment_hash] = (looks + 1, self._now() + look_pause_s(looks))
-            await self._noted(payment, await self._seen(payment))
+        with self._alone.round("payments") as alone:
+            for payment in await self._db.read(self._rows.unsettled):
+                looks, at = self._looks.get(payment.payment_hash, (0, 0))
+                if payment.payment_hash in self._under_way or self._now() < at:
+                    continue
+                self._looks[payment.payment_hash] = (looks + 1, self._now() + look_pause_s(looks))
+                with alone(payment.payment_hash):
+                    await self._noted(payment, await self._seen(payment))
 
     async def _seen(self, payment: Outgoing) -> Result:
         """What its wallet says now; no word where that is set up no more, or does not answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from hive_shared.cashu.payee import PayeeEngine
@@ -11,6 +12,7 @@ from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem
 from hive_shared.cashu.ticket_messages import Dispute as DisputeBody
 from hive_shared.cashu.ticket_messages import DisputeReply, Outcome
 from hive_shared.errors import Conflict, InvalidParams, NotFound
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -51,7 +53,9 @@ class TicketDisputes:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._engine, self._out = db, rows, engine, out
         self._clients, self._commands, self._records = clients, commands, records
         self._now, self._random_bytes = now, random_bytes
@@ -86,12 +90,15 @@ class TicketDisputes:
     async def expire(self) -> None:
         """What was not answered in time was rejected."""
 
-        def body(tx: Tx) -> None:
-            for dispute in self._rows.disputes_due(tx, self._now()):
+        def body(tx: Tx, dispute_id: str) -> None:
+            dispute = self._rows.dispute(tx, dispute_id)
+            if dispute is not None and dispute.state == "open":  # not answered meanwhile
                 self._end(tx, dispute, "rejected", "")
 
-        if await self._db.read(lambda tx: self._rows.disputes_due(tx, self._now())):
-            await self._db.write(body)
+        with self._alone.round("disputes") as alone:
+            for dispute in await self._db.read(lambda tx: self._rows.disputes_due(tx, self._now())):
+                with alone(dispute.dispute_id):
+                    await self._db.write(partial(body, dispute_id=dispute.dispute_id))
 
     def _opened(self, tx: Tx, ticket_id: str, number: int, claim: str, dispute_id: str) -> Dispute:
         ticket, item = self._rows.ticket(tx, ticket_id), self._rows.item(tx, ticket_id, number)

@@ -43,6 +43,7 @@ from hive_shared.cashu.ticket_messages import (
 from hive_shared.errors import Conflict, HiveError, InvalidParams, NotFound, RateLimited, Unsupported
 from hive_shared.rate_limit import SlidingWindows
 from hive_shared.registry import CONTROL
+from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
 from msgspec.structs import replace
@@ -104,7 +105,9 @@ class TicketService:
         *,
         ready: Callable[[], Awaitable[None]],
         now: Callable[[], int],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._engine, self._redeemer = db, rows, engine, redeemer
         self._peers, self._commands, self._records, self._mail = peers, commands, records, mail
         self._now, self.disputes, self._offers, self._ready = now, disputes, offers, ready
@@ -341,8 +344,10 @@ class TicketService:
         return [share for share in shares if share.mint_url == mint_url]
 
     async def _settle_work(self) -> None:
-        for item in await self._db.read(self._rows.at_work):
-            await self._settle(item)
+        with self._alone.round("items at work") as alone:
+            for item in await self._db.read(self._rows.at_work):
+                with alone(f"{item.ticket_id}:{item.i}"):
+                    await self._settle(item)
 
     async def _settle(self, item: HeldItem) -> None:
         command = await self._db.read(lambda tx: self._commands.get(tx, item.command_id or ""))

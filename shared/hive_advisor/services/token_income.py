@@ -17,6 +17,7 @@ from hive_shared.cashu.journal import Op, OpState
 from hive_shared.cashu.token import decode_token
 from hive_shared.crypto import Secret, sha256
 from hive_shared.errors import HiveError, InvalidParams, NotFound
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Db, Tx
 
 from hive_advisor.domain.rows import Client
@@ -65,7 +66,9 @@ class TokenIncome:
         ready: Callable[[], Awaitable[None]],
         now: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        alone: RowByRow,
     ) -> None:
+        self._alone = alone
         self._db, self._rows, self._commands, self._records = db, rows, commands, records
         self._earnings, self._wallet, self._keys = earnings, wallet, keys
         self._ready, self._now, self._spawn = ready, now, spawn
@@ -111,8 +114,10 @@ class TokenIncome:
             due = await self._db.read(lambda tx: self._rows.due(tx, now, _PER_ROUND))
             if due:
                 await self._ready()
-            for token in due:
-                await self._taken(token)
+            with self._alone.round("tokens") as alone:
+                for token in due:
+                    with alone(token.token_hash):
+                        await self._taken(token)
 
     async def _taken(self, token: TokenIn) -> None:
         try:

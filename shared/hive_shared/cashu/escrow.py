@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -42,6 +43,8 @@ from hive_shared.errors import (
     SiblingUnavailable,
     Unauthorized,
 )
+from hive_shared.row_by_row import RowByRow
+from hive_shared.runtime_loops import Log
 from hive_shared.store import Tx
 
 UNLOCKED_S: Final = 900
@@ -89,12 +92,13 @@ class EscrowEngine:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        log: Log,
         sign_terms: SignTerms | None = None,
         hand_over: HandOver | None = None,
     ) -> None:
         self._sign_terms, self._hand_over = sign_terms, hand_over
         self._db, self._rows, self._locks, self._mail = db, rows, locks, mail
-        self._prune_at = 0
+        self._prune_at, self._alone = 0, RowByRow(log)
         self._payer, self._notices, self._now, self._random_bytes = payer, notices, now, random_bytes
 
     # -- preimages -------------------------------------------------------------------------------------
@@ -347,31 +351,41 @@ class EscrowEngine:
     async def tick(self) -> None:
         """Hand over what is locked, tell of what is owed, give up what nobody locks, forget what is old."""
         locked = await self._db.read(lambda tx: self._rows.items_in(tx, [PayerItem.LOCKED], 5_000))
-        for ticket_id in dict.fromkeys(item.ticket_id for item in locked):
-            try:
-                await self.deliver(ticket_id)
-            except Capacity:
-                break  # the outbox is full: next time
+        with self._alone.round("tickets to hand over") as alone:
+            for ticket_id in dict.fromkeys(item.ticket_id for item in locked):
+                with alone(ticket_id):
+                    try:
+                        await self.deliver(ticket_id)
+                    except Capacity:
+                        break  # the outbox is full: next time
         await self._tell_owed()
-        if await self._db.read(self._unlocked):
-            await self._db.write(self._tidy)
+        with self._alone.round("tickets that nobody locks") as alone:
+            for ticket in await self._db.read(self._unlocked):
+                with alone(ticket.ticket_id):
+                    await self._db.write(partial(self._tidy, ticket_id=ticket.ticket_id))
         if self._now() >= self._prune_at:
             self._prune_at = self._now() + _PRUNE_EVERY_S
             await self._db.write(lambda tx: self._rows.prune(tx, self._now()))
 
     async def _tell_owed(self) -> None:
-        def body(tx: Tx) -> None:
-            for item in self._rows.owed(tx):
-                ticket = self._rows.ticket(tx, item.ticket_id)
-                if ticket is not None:
-                    said = Owed(item.ticket_id, item.i, item.owed_sats, "late_release")
-                    self._put(tx, ticket, said, f"owed:{item.ticket_id}:{item.i}")
+        def untold(tx: Tx) -> list[ItemRow]:
+            return [item for item in self._rows.owed(tx) if not self._mail.stored(tx, _owed_key(item))]
 
-        if await self._db.read(self._rows.owed):
-            try:
-                await self._db.write(body)
-            except Capacity:
-                return
+        def body(tx: Tx, item: ItemRow) -> None:
+            ticket = self._rows.ticket(tx, item.ticket_id)
+            if ticket is not None:
+                said = Owed(item.ticket_id, item.i, item.owed_sats, "late_release")
+                self._put(tx, ticket, said, _owed_key(item))
+
+        owed = await self._db.read(untold)
+        with self._alone.round("items that are owed") as alone:
+            for item in owed:
+                with alone(f"{item.ticket_id}:{item.i}"):
+                    try:
+                        await self._db.write(partial(body, item=item))
+                    except Capacity:
+                        break  # the outbox is full: next time
+        if owed:
             self._mail.kick()
 
     def _unlocked(self, tx: Tx) -> list[TicketRow]:
@@ -384,8 +398,9 @@ class EscrowEngine:
             if ticket.updated_at <= before and not self._begun(tx, ticket)
         ]
 
-    def _tidy(self, tx: Tx) -> None:
-        for ticket in self._unlocked(tx):
+    def _tidy(self, tx: Tx, ticket_id: str) -> None:
+        ticket = self._rows.ticket(tx, ticket_id)
+        if ticket is not None and ticket.status is TicketStatus.PENDING and not self._begun(tx, ticket):
             self._give_up(tx, ticket, "the plugin stopped before anything was locked")
 
     # -- inside ----------------------------------------------------------------------------------------
@@ -554,3 +569,7 @@ def _given_up_for(ticket: TicketRow) -> str:
     """The reason that a refusal gave, in one word; what stopped or cancelled it has none."""
     word = ticket.error.partition(":")[0]
     return word if _REASON.fullmatch(word) else "stale_state"
+
+
+def _owed_key(item: ItemRow) -> str:
+    return f"owed:{item.ticket_id}:{item.i}"

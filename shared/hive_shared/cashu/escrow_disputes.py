@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,8 @@ from hive_shared.cashu.ticket_machine import (
 )
 from hive_shared.cashu.ticket_messages import Dispute, DisputeReply, Outcome
 from hive_shared.errors import Conflict, InvalidParams, NotFound
+from hive_shared.row_by_row import RowByRow
+from hive_shared.runtime_loops import Log
 from hive_shared.store import Tx
 
 ANSWER_S: Final = 72 * 3_600
@@ -57,11 +60,12 @@ class EscrowDisputes:
         *,
         now: Callable[[], int],
         random_bytes: Callable[[int], bytes],
+        log: Log,
         answered_by: str = "hive-client-escrow action=dispute",
     ) -> None:
         self._db, self._rows, self._mail, self._notices = db, rows, mail, notices
         self._answered_by = answered_by
-        self._now, self._random_bytes = now, random_bytes
+        self._now, self._random_bytes, self._alone = now, random_bytes, RowByRow(log)
 
     # -- said by us ------------------------------------------------------------------------------------
 
@@ -109,24 +113,13 @@ class EscrowDisputes:
         return row
 
     async def tick(self) -> None:
-        """Reject what was not answered in time, on either side."""
-
-        def body(tx: Tx) -> bool:
-            due = self._rows.disputes_due(tx, self._now())
+        """Reject what was not answered in time, on either side, each dispute by itself."""
+        due = await self._db.read(lambda tx: self._rows.disputes_due(tx, self._now()))
+        with self._alone.round("disputes") as alone:
             for row in due:
-                ticket, item = self._item(tx, row.ticket_id, row.i)
-                silence = Answer(Outcome.REJECT, SILENCE)
-                if row.role is not ticket.role:
-                    self._answered(tx, ticket, item, row, silence)
-                else:
-                    self._closed(tx, item, row, silence)
-                self._notices.tell(
-                    tx, ticket, "dispute_answered", f"dispute about item {row.i} rejected: {SILENCE}"
-                )
-            return bool(due)
-
-        if await self._db.read(lambda tx: self._rows.disputes_due(tx, self._now())):
-            await self._db.write(body)
+                with alone(row.dispute_id):
+                    await self._db.write(partial(self._silent, dispute_id=row.dispute_id))
+        if due:
             self._mail.kick()
 
     # -- said by the other side ------------------------------------------------------------------------
@@ -160,6 +153,23 @@ class EscrowDisputes:
 
     # -- inside ----------------------------------------------------------------------------------------
 
+    def _silent(self, tx: Tx, dispute_id: str) -> None:
+        """Nobody answered. A dispute of what is not there any more is closed: there is nothing to step, and
+        nobody to tell."""
+        row = self._rows.dispute(tx, dispute_id)
+        if row is None or row.state is not DisputeState.OPEN:
+            return  # answered meanwhile
+        silence = Answer(Outcome.REJECT, SILENCE)
+        ticket, item = self._rows.ticket(tx, row.ticket_id), self._rows.item(tx, row.ticket_id, row.i)
+        if ticket is None or item is None:
+            self._ended(tx, row, silence)
+            return
+        if row.role is not ticket.role:
+            self._answered(tx, ticket, item, row, silence)
+        else:
+            self._closed(tx, item, row, silence)
+        self._notices.tell(tx, ticket, "dispute_answered", f"dispute about item {row.i} rejected: {SILENCE}")
+
     def _opened(self, tx: Tx, item: ItemRow, role: Side, said: Dispute) -> DisputeRow:
         now = self._now()
         if now > item.locktime + OPEN_S:
@@ -191,14 +201,17 @@ class EscrowDisputes:
         return self._closed(tx, item, row, answer)
 
     def _closed(self, tx: Tx, item: ItemRow, row: DisputeRow, answer: Answer) -> DisputeRow:
+        ended = self._ended(tx, row, answer)
+        self._step(tx, item, PayerEvent.ON_DISPUTE_CLOSED, PayeeEvent.ON_DISPUTE_CLOSED)
+        return ended
+
+    def _ended(self, tx: Tx, row: DisputeRow, answer: Answer) -> DisputeRow:
         told: dict[str, Any] = {"outcome": answer.outcome.value, "reason": answer.reason}
         for name in ("replacement", "payment_id"):
             if (value := getattr(answer, name)) is not None:
                 told[name] = value
         evidence = {**row.evidence, "answer": told}
-        ended = self._rows.end_dispute(tx, row, _STATE[answer.outcome], evidence, self._now())
-        self._step(tx, item, PayerEvent.ON_DISPUTE_CLOSED, PayeeEvent.ON_DISPUTE_CLOSED)
-        return ended
+        return self._rows.end_dispute(tx, row, _STATE[answer.outcome], evidence, self._now())
 
     def _check_replacement(self, tx: Tx, ticket: TicketRow, answer: Answer) -> None:
         if (answer.outcome is Outcome.REPLACE) is not (answer.replacement is not None):

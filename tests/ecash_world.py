@@ -53,6 +53,7 @@ class OneMint:
         ticks = count(step=30)
         self.reached = Mints(jitter=lambda: 0.0, monotonic=lambda: float(next(ticks)), sleep=at_once)
         self.client = self.reached.at(mint_url)
+        self.most_elements: int | None = None
 
     def at(self, url: str) -> Mint:
         return self.reached.at(url) if url in self.others else self.client
@@ -65,6 +66,12 @@ class OneMint:
             mint = self.at(url)
             _KEYSETS[url] = {each.id: await mint.keyset(each) for each in await mint.keysets()}
         return _KEYSETS[url]
+
+    def array_limit(self, url: str) -> int:
+        return self.most_elements or 1_000
+
+    def away_for_s(self, url: str) -> float:
+        return self.reached.at(url).traffic.money_in_s
 
     async def nonconformant(self, url: str, detail: str) -> None:
         pass

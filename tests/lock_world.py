@@ -50,6 +50,12 @@ class BookOfOne:
         info = "{}" if self.most_elements is None else f'{{"max_array_length": {self.most_elements}}}'
         return MintRow(url, MintRole.PRIMARY, MintStatus.TRUSTED, 0, info_json=info, skew_s=self.skew_s)
 
+    def array_limit(self, url: str) -> int:
+        return self.most_elements or 1_000
+
+    def away_for_s(self, url: str) -> float:
+        return self._one.away_for_s(url)
+
     def for_lock(
         self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
     ) -> tuple[str, Keyset]:

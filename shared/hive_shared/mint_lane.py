@@ -41,6 +41,8 @@ class MintTraffic(msgspec.Struct, frozen=True):
     money_calls: int
     leisure_in_s: float
     """When what nobody waits for may be sent: half of a minute's money calls are left to the others."""
+    money_in_s: float = 0.0
+    """When a money call may be sent: what holds calls back is over, and the minute's are not used up."""
 
 
 class MintLane:
@@ -74,7 +76,8 @@ class MintLane:
         leisure = 0.0
         if (over := len(self._money) - LEISURELY_A_MINUTE) >= 0:
             leisure = self._money[over] + _MINUTE - now
-        return MintTraffic(self._breaker.state, held, len(self._sent), len(self._money), leisure)
+        money = max(held, self._wait(now, True)[0])
+        return MintTraffic(self._breaker.state, held, len(self._sent), len(self._money), leisure, money)
 
     @asynccontextmanager
     async def turn(self, *, money: bool) -> AsyncIterator[None]:
@@ -116,9 +119,7 @@ class MintLane:
     def _refuse_while_open(self) -> None:
         if self._breaker.state == "open":
             wait = self._breaker.open_for
-            raise self._held_back(
-                f"it failed {FAILURES_TO_OPEN} times in a row; not asked for {wait:.0f} s", wait
-            )
+            raise self._held_back(f"it failed {FAILURES_TO_OPEN} times in a row and is left alone", wait)
 
     async def _budget(self, money: bool, until: float) -> None:
         while True:

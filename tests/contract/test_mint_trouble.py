@@ -103,7 +103,8 @@ async def test_acceptance_03_14_five_failures_open_the_breaker(
         desk.clock.passed += 10 if second else 9
         with pytest.raises(MintUnavailable, match="failed 5 times in a row"):
             await desk.mint.mint_quote(8)
-        assert desk.objection() == "not answering: its breaker is open"
+        left = 51 - second
+        assert desk.objection() == f"not answering: its breaker is open; try again in {left} s"
     monkeypatch.undo()
     # Those held are written down when they are let go: five either way, and none after them.
     desk.front.release()

@@ -18,7 +18,7 @@ from cashu_tickets import LOCK_KEY, document, item, preimage
 from crash_points import Countdown
 from ecash_world import EcashWorld
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
-from hive_shared.cashu import wallet, wallet_service
+from hive_shared.cashu import selection
 from hive_shared.cashu.journal import Op, OpKind, OpState
 from hive_shared.cashu.selection import KEEP
 from hive_shared.cashu.terms import decode_terms
@@ -31,6 +31,7 @@ from hive_shared.errors import BudgetExhausted, Conflict, EmergencyStop, Payment
 from hive_shared.store import Tx
 from mint_releases import each_release
 from pipeline_world import Crash
+from short_mint import short_mint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 mint_url = each_release
@@ -306,8 +307,7 @@ async def test_a_key_stands_for_one_operation_and_limits_refuse_before_anything_
 async def test_a_crowded_denomination_is_joined(
     mint_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (wallet, wallet_service):
-        monkeypatch.setattr(module, "CONSOLIDATE_ABOVE", 5)
+    monkeypatch.setattr(selection, "CONSOLIDATE_ABOVE", 5)
     world = EcashWorld(tmp_path, mint_url)
     for _ in range(6):
         await world.service.fund(8, None, None, 30)
@@ -316,4 +316,30 @@ async def test_a_crowded_denomination_is_joined(
     assert len(available[8]) == KEEP
     (joined,) = [op for op in await world.ops() if op.kind == "consolidate"]
     assert await world.sats() == 6 * 8 - joined.fee_sats
+    await world.close()
+
+
+async def test_a_mint_of_short_arrays_is_paid_with_no_more_proofs_than_it_reads(
+    mint_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    for _ in range(6):
+        await world.service.fund(15, None, None, 30)
+    seen = short_mint(world.mints, 8, monkeypatch)
+    # Six each of 1, 2, 4 and 8 sat: the eight largest are worth 56.
+    with pytest.raises(PaymentFailed, match="it reads 8 proofs at once") as refused:
+        await world.service.send(80, None, None, None, 30)
+    assert refused.value.reason == "insufficient_ecash" and refused.value.data["free_sats"] == 90
+    assert seen == [] and await world.sats() == 90
+    await world.service.tidy()
+    assert seen and max(seen) <= 8, "more than four alike are joined"
+    joined = await world.sats()
+    assert 90 - joined == sum(op.fee_sats for op in await world.ops() if op.kind == "consolidate")
+    sent = await world.service.send(40, None, None, None, 30)
+    left = await world.sats()
+    assert joined - left == 40 + sent.fee_sats
+    assert sum(proof.amount for proof in decode_token(sent.body.token).proofs) == 40
+    paid = await world.service.withdraw(5, None, None, 30)
+    assert sent.state is paid.state is OpState.DONE and 5 <= left - await world.sats() <= 5 + paid.fee_sats
+    assert max(seen) <= 8
     await world.close()

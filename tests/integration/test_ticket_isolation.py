@@ -22,6 +22,7 @@ from kit_tickets import PaidKit, sats, states
 from kit_world import run_fee
 from msgspec.structs import replace
 from payee_world import PayeeWorld
+from short_mint import short_mint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,6 +52,20 @@ async def test_a_keyset_that_the_mint_does_not_name_now_delays_its_redemption(
     world.now += 60
     assert await world.redeemer.redeem() == 1
     assert (await world.states(terms.ticket_id), await world.sats()) == (["redeemed"], 9)
+
+
+async def test_a_mint_of_short_arrays_is_shown_no_more_proofs_at_once_than_it_reads(
+    world: PayeeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = world.terms(*[7] * 10)
+    each = len((await world.hand_over(terms))[0])
+    seen = short_mint(world.mints, 8, monkeypatch)
+    for number in range(10):
+        await world.release(terms.ticket_id, number)
+    assert await world.redeemer.redeem(at_once=True) == 10, world.events
+    assert seen == [min(8 // each, 10 - at) * each for at in range(0, 10, 8 // each)]
+    assert await world.states(terms.ticket_id) == ["redeemed"] * 10
+    assert await world.sats() >= 70
 
 
 async def test_a_redemption_that_fails_in_an_unknown_way_goes_on_under_its_name_and_alone(

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 from hive_shared.cashu.journal import Coin
-from hive_shared.cashu.selection import MAX_INPUTS, covering, exact, fee_of
+from hive_shared.cashu.selection import (
+    CONSOLIDATE_ABOVE,
+    KEEP,
+    MAX_INPUTS,
+    covering,
+    exact,
+    fee_of,
+    largest,
+    most_alike,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +44,16 @@ def amounts(chosen: Sequence[Coin] | None) -> list[int] | None:
 )
 def test_exact(have: tuple[int, ...], target: int, wanted: list[int] | None) -> None:
     assert amounts(exact(coins(*have), target)) == wanted
+
+
+def test_a_mint_that_reads_few_proofs_is_paid_with_few() -> None:
+    have = coins(2, 2, 2, 8)
+    assert exact(have, 6, 2) is None
+    assert amounts(covering(have, 6, lambda _: 0, 2)) == [8]
+    assert amounts(covering(have, 9, lambda _: 0, 2)) == [2, 8]
+    assert covering(have, 11, lambda _: 0, 2) is None
+    assert amounts(largest(have, 2)) == [2, 8]
+    assert [most_alike(most) for most in (1, 20, 500)] == [KEEP, 10, CONSOLIDATE_ABOVE]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,10 @@ async def test_twenty_money_calls_a_minute_then_the_budget_is_waited_for_or_refu
     with pytest.raises(MintUnavailable, match="20 money calls were sent in a minute") as caught:
         await _send(lane, money=True)
     assert (caught.value.sent, caught.value.retry_after_s) == (False, 60.0)
+    assert caught.value.data == {"retry_after": 60, "reason": "mint_unavailable"}
+    assert str(caught.value).endswith("20 money calls were sent in a minute; try again in 60 s")
+    assert caught.value.lasting.endswith("20 money calls were sent in a minute")
+    assert (lane.traffic.money_in_s, lane.traffic.held_for_s) == (60.0, 0.0)
     await _send(lane)  # reading is not held up by it
     clock.now = 31
     await _send(lane, money=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -22,6 +23,7 @@ from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.lock_machine import LockEvent, LockState, lock_id_of
 from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
+from hive_shared.cashu.ports import later
 from hive_shared.cashu.secrets import Lock, SigFlag
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
 from hive_shared.cashu.ticket import CheckedTicket, lock_of, lock_outputs
@@ -29,7 +31,6 @@ from hive_shared.cashu.token import Token, encode_token
 from hive_shared.cashu.wallet import MintKeys
 from hive_shared.cashu.wallet import Order as WalletOrder
 from hive_shared.cashu.wallet_service import patience
-from hive_shared.cashu.wire import MintInfo
 from hive_shared.crypto import sha256
 from hive_shared.errors import (
     BudgetExhausted,
@@ -245,9 +246,10 @@ class LockService:
         await self.swaps.announce()
         rows = await self._db.read(lambda tx: self._rows.of_request(tx, key))
         if all(row.state is LockState.FAILED for row in rows):
-            raise PaymentFailed(
-                rows[0].error or "nothing was locked", reason=rows[0].reason or "mint_unavailable"
-            )
+            why = rows[0].reason or "mint_unavailable"
+            wait = self._mints.away_for_s(rows[0].mint_url) if why == "mint_unavailable" else 0.0
+            text, data = later(rows[0].error or "nothing was locked", wait)
+            raise PaymentFailed(text, reason=why, data=data)
         return rows
 
     async def _prepared(self, order: LockOrder, key: str, content: str, wanted: Wanted) -> tuple[_Batch, ...]:
@@ -357,9 +359,7 @@ class LockService:
             )
 
     def _most_outputs(self, url: str) -> int:
-        row = self._mints.row(url)
-        info = MintInfo() if row is None else msgspec.json.decode(row.info_json, type=MintInfo)
-        return max(1, min(MOST_OUTPUTS, info.array_limit - _CHANGE))
+        return max(1, min(MOST_OUTPUTS, self._mints.array_limit(url) - _CHANGE))
 
     async def _begin(self, order: LockOrder, key: str, batches: Sequence[_Batch]) -> Op:
         """Everything of the call in the transaction that begins its first swap."""
@@ -539,20 +539,22 @@ class LockService:
     async def tick(self) -> None:
         """Give up what a stop left unbegun; ask, redeem and take back what is due."""
 
-        def body(tx: Tx) -> None:
-            for row in self._rows.unbegun(tx):
-                if row.request_key not in self._running and row.request_key not in self._beginning:
-                    self._books.move(
-                        tx,
-                        row,
-                        LockEvent.ON_FAILED,
-                        counted_sats=0,
-                        reason="interrupted",
-                        error="the plugin stopped before this part was sent to the mint",
-                    )
+        def body(tx: Tx, row: LockRow) -> None:
+            if row.request_key not in self._running and row.request_key not in self._beginning:
+                self._books.move(
+                    tx,
+                    row,
+                    LockEvent.ON_FAILED,
+                    counted_sats=0,
+                    reason="interrupted",
+                    error="the plugin stopped before this part was sent to the mint",
+                )
 
-        if await self._db.read(self._rows.unbegun):
-            await self._db.write(body)
+        with self.swaps.alone.round("locks not begun") as alone:
+            for row in await self._db.read(self._rows.unbegun):
+                if row.request_key not in self._running and row.request_key not in self._beginning:
+                    with alone(row.lock_id), suppress(Conflict):  # begun since it was read
+                        await self._db.write(partial(body, row=row))
         await self.swaps.tick()
         await self.swaps.announce()
 

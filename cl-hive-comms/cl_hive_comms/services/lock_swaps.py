@@ -26,6 +26,7 @@ from hive_shared.cashu.wire import Proof, ProofState
 from hive_shared.cashu.witness import all_digest, build, inputs_digest, preimage_matches, sign
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, HiveError, InvalidParams, PaymentFailed
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 from msgspec.structs import replace
 
@@ -70,6 +71,7 @@ class LockSwaps:
         self._db, self._rows, self._books, self._wallet, self._mints = db, rows, books, wallet, mints
         self._keys, self._alerts, self._tell = keys, alerts, tell
         self._now, self._random_bytes, self._log = now, random_bytes, log
+        self.alone = RowByRow(log)
         self._turns: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._told: dict[str, LockState] = {}
@@ -226,11 +228,13 @@ class LockSwaps:
             try:
                 standing = await self._known(url, await self._asked(url, ids))
                 standing = await self._without_dust(url, standing)
-                for kind in (OpKind.REDEEM, OpKind.REFUND):
-                    wanted = [each for each in standing if self._wants(each[0], kind)]
-                    for some in await self._by_listing(url, wanted):
-                        for group in _groups(some):
-                            await self._spend(url, kind, group)
+                with self.alone.round(f"locks at {url}", HiveError) as alone:
+                    for kind in (OpKind.REDEEM, OpKind.REFUND):
+                        wanted = [each for each in standing if self._wants(each[0], kind)]
+                        for some in await self._by_listing(url, wanted):
+                            for group in _groups(some, min(MOST_PROOFS, self._mints.array_limit(url))):
+                                with alone(group[0][0].lock_id):
+                                    await self._spend(url, kind, group)
             except HiveError as error:
                 # The mint is not there, or answers falsely: later.
                 self._log("warning", "locks_put_off", mint=url, error=error.detail)
@@ -314,7 +318,13 @@ class LockSwaps:
         """Ask the mint about standing locks: those that nobody spent whole, with the proofs that are left."""
         rows = await self._db.read(lambda tx: self._rows.get(tx, ids))
         keysets = await self._mints.keysets(url)
-        whole = [(row, _proofs(row, keysets)) for row in rows if row.state in STANDING and row.token]
+        whole: list[Held] = []
+        with self.alone.round(f"ecash of locks at {url}") as alone:
+            for row in rows:
+                if row.state in STANDING and row.token:
+                    with alone(row.lock_id):
+                        whole.append((row, _proofs(row, keysets)))
+        await self._unread(url, rows, whole)
         left = []
         for part in _by_proofs(whole):
             ys = [y for row, _ in part for y in row.ys]
@@ -324,6 +334,20 @@ class LockSwaps:
             judged = await asyncio.to_thread(_judged, part, states)
             left += await self._noted(judged)
         return left
+
+    async def _unread(self, url: str, rows: Sequence[LockRow], whole: Sequence[Held]) -> None:
+        """Locks whose ecash cannot be read wait and are told of; they hold up no other."""
+        read = {row.lock_id for row, _ in whole}
+        ids = [row.lock_id for row in rows if row.state in STANDING and row.token and row.lock_id not in read]
+        if not ids:
+            return
+        text = f"{len(ids)} locks of ecash at {url} cannot be read here ({ids[0]} ...): restore a backup"
+
+        def body(tx: Tx) -> None:
+            self._rows.put_off(tx, ids, self._now() + 10 * _AGAIN_S)
+            self._alerts.raise_in(tx, Level.CRITICAL, "locks_unread", text, f"locks_unread:{url}")
+
+        await self._db.write(body)
 
     async def _noted(self, judged: Sequence[tuple[LockRow, tuple[Proof, ...], Evidence]]) -> list[Held]:
         def body(tx: Tx) -> list[Held]:
@@ -461,10 +485,8 @@ def _by_proofs(
         yield part
 
 
-def _groups(
-    rows: Sequence[Held],
-) -> Iterator[list[Held]]:
-    """What goes into one swap: at most so many proofs, of one owner, and after a swap that failed at most so
+def _groups(rows: Sequence[Held], room: int) -> Iterator[list[Held]]:
+    """What goes into one swap: at most `room` proofs, of one owner, and after a swap that failed at most so
     many locks as are to be tried together. A lock that binds its outputs goes alone."""
     ordered = sorted(
         rows, key=lambda each: (each[0].owner, each[0].batch or MOST_PROOFS, each[0].item, each[0].lock_id)
@@ -475,7 +497,7 @@ def _groups(
         count = len(proofs) + sum(len(each) for _, each in group)
         alone = any(each.lock.sigflag is SigFlag.SIG_ALL for each in (row, *(r for r, _ in group)))
         other = bool(group) and group[0][0].owner != row.owner
-        if group and (len(group) >= most or count > MOST_PROOFS or alone or other):
+        if group and (len(group) >= most or count > room or alone or other):
             yield group
             group = []
         group.append((row, proofs))

@@ -32,8 +32,9 @@ from .mints import (
     in_order,
     objection,
 )
-from .ports import MintRefused, MintUnavailable
+from .ports import MintRefused, MintUnavailable, later
 from .reasons import MintNonconformant
+from .wire import MintInfo
 
 
 class MintBookService:
@@ -89,6 +90,17 @@ class MintBookService:
         """What is known of a mint by its normal address; None before its first check."""
         return self._known.get(url)
 
+    def array_limit(self, url: str) -> int:
+        """Most elements of one array that this mint reads, as its last check said."""
+        row = self._known.get(url)
+        info = MintInfo() if row is None else msgspec.json.decode(row.info_json, type=MintInfo)
+        return info.array_limit
+
+    def away_for_s(self, url: str) -> float:
+        """Seconds until money calls to this mint are sent again; 0 where nothing that we know holds them
+        back, also for one that is named no more."""
+        return self._mints.at(url).traffic.money_in_s if url in self.accepted() else 0.0
+
     def healthy(self, url: str) -> bool:
         """Whether its last check found nothing against it."""
         row = self._known.get(url)
@@ -125,7 +137,9 @@ class MintBookService:
         return await self.keysets(row.url)
 
     def _away(self, address: str, why: str) -> MintUnavailable:
-        return MintUnavailable(address, why.replace(f"the mint {address} is unavailable: ", ""), sent=False)
+        why = why.replace(f"the mint {address} is unavailable: ", "")
+        wait = self._mints.at(address).traffic.held_for_s
+        return MintUnavailable(address, why, sent=False, retry_after_s=wait)
 
     def for_lock(
         self, wish: Wish, locktime: int, locked_sats: Mapping[str, int], max_locked_sats: int
@@ -154,7 +168,10 @@ class MintBookService:
             if reason is None:
                 return url, fits[url]
         why = "; ".join(f"{url}: {reason}" for url, reason in against.items()) or "you named none"
-        raise PaymentFailed(f"no mint takes a lock of {wish.face_sats} sat: {why}", reason="mint_unavailable")
+        # Before every one of them was held back for so long, another may take it.
+        wait = min((self.away_for_s(url) for url in against), default=0.0)
+        said, data = later(f"no mint takes a lock of {wish.face_sats} sat: {why}", wait)
+        raise PaymentFailed(said, reason="mint_unavailable", data=data)
 
     async def nonconformant(self, url: str, detail: str) -> None:
         """Its answer is none a correct mint gives: no new locks until it is healthy and probed again."""
@@ -196,7 +213,7 @@ class MintBookService:
                 known = self.known_keysets(address)
                 health = await examine(self._mints.at(address), known, self._now)
             except MintUnavailable as error:
-                return await self._keep(self._silent(row, error.detail))
+                return await self._keep(self._silent(row, error.lasting))
             except (MintRefused, MintNonconformant) as error:
                 return await self._keep(self._disabled(row, error.detail))
             return await self._keep(self._judged(row, health), health.keysets)

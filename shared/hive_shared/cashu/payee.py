@@ -75,6 +75,10 @@ class TicketMints(Protocol):
         """Its keysets by id. Raises MintUnavailable where none are known."""
         ...
 
+    def array_limit(self, url: str) -> int:
+        """Most elements of one array that it reads."""
+        ...
+
     async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
         """The same, asked of the mint anew. Raises MintUnavailable."""
         ...

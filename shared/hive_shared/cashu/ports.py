@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Final, Protocol
 
+from hive_shared.canonical import JsonValue
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.wire import (
     BlindedMessage,
@@ -36,6 +38,8 @@ __all__ = [
     "MintBook",
     "MintRefused",
     "MintUnavailable",
+    "lasting",
+    "later",
     "request_seconds",
 ]
 
@@ -67,12 +71,29 @@ class MintRefused(PaymentFailed):
 
 class MintUnavailable(PaymentFailed):
     """No answer from the mint, or 5xx, or 429. `sent` is False only where nothing can have reached it;
-    `retry_after_s` is how long it is certainly no use to try again, 0 where that is not known."""
+    `retry_after_s` is how long it is certainly no use to try again, 0 where that is not known. `lasting` is
+    what may be stored: without a time that begins now."""
 
     def __init__(self, url: str, why: str, *, sent: bool, retry_after_s: float = 0.0) -> None:
-        super().__init__(f"the mint {url} is unavailable: {why}", reason="mint_unavailable")
+        self.lasting = f"the mint {url} is unavailable: {why}"
+        said, data = later(self.lasting, retry_after_s)
+        super().__init__(said, reason="mint_unavailable", data=data)
         self.sent = sent
         self.retry_after_s = retry_after_s
+
+
+def lasting(error: PaymentFailed) -> str:
+    """What of an error may be stored."""
+    return error.lasting if isinstance(error, MintUnavailable) else error.detail
+
+
+def later(text: str, seconds: float) -> tuple[str, dict[str, JsonValue]]:
+    """The sentence and the data of an error about a mint that may be asked again after so many seconds; 0: it
+    is not known when (docs/decisions/0669)."""
+    if seconds <= 0:
+        return text, {}
+    after = ceil(seconds)
+    return f"{text}; try again in {after} s", {"retry_after": after}
 
 
 class Mint(Protocol):
@@ -157,6 +178,15 @@ class MintBook(Protocol):
 
     async def keysets(self, url: str) -> Mapping[str, Keyset]:
         """Its sat keysets by id as stored; read from the mint when none are known yet."""
+        ...
+
+    def array_limit(self, url: str) -> int:
+        """Most elements of one array that this mint reads, as it last said."""
+        ...
+
+    def away_for_s(self, url: str) -> float:
+        """Seconds until money calls to this mint are sent again; 0 where nothing that we know holds them
+        back."""
         ...
 
     async def nonconformant(self, url: str, detail: str) -> None:

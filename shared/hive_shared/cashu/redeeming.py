@@ -154,10 +154,10 @@ class Redeemer:
         # Where an item may still be released and then be redeemed together with others.
         more = self._rows.mints_at_work(tx, now)
         for url, group in _by_mint(self._rows.shares_in(tx, (HeldLock.REDEEMABLE,))):
-            few = list(group)
+            few, most = list(group), min(MAX_PROOFS, self._mints.array_limit(url))
             if not at_once and now < _due_at(few, url in more):
                 continue
-            for batch in _batches([share for share in few if at_once or share.next_at <= now]):
+            for batch in _batches([share for share in few if at_once or share.next_at <= now], most):
                 self._begin(tx, batch)
 
     def _begin(self, tx: Tx, shares: Sequence[Share]) -> tuple[str, tuple[Share, ...]]:
@@ -343,14 +343,14 @@ def _due_at(shares: Sequence[Share], more_may_come: bool) -> int:
     return max(first, min(first + GATHER_S, urgent))
 
 
-def _batches(shares: Sequence[Share]) -> list[list[Share]]:
+def _batches(shares: Sequence[Share], most: int) -> list[list[Share]]:
     """Those that were never refused together; one that was goes alone."""
     found: list[list[Share]] = []
     room = 0
     for share in shares:
         if share.tries or len(share.proofs) > room or not found or found[-1][-1].tries:
             found.append([])
-            room = MAX_PROOFS
+            room = most
         found[-1].append(share)
         room -= len(share.proofs)
     return found

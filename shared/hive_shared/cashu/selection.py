@@ -15,7 +15,7 @@ from .keysets import fee_sats
 MAX_INPUTS: Final = 500
 """Proofs of ours in one request; mints take at most 1000 elements."""
 CONSOLIDATE_ABOVE: Final = 64
-"""Proofs of one denomination beyond which they are joined."""
+"""Proofs of one denomination beyond which they are joined; fewer where the mint reads less at once."""
 KEEP: Final = 3
 """Proofs of that denomination that are left."""
 
@@ -28,24 +28,40 @@ def fee_of(coins: Sequence[Coin], ppk: PpkOf) -> int:
     return fee_sats(ppk(coin.keyset_id) for coin in coins)
 
 
-def exact(available: Mapping[int, Sequence[Coin]], target: int) -> tuple[Coin, ...] | None:
-    """Coins that sum up to `target` (sat), the fewest there are; None when no choice does."""
+def most_alike(most: int) -> int:
+    """Proofs of one denomination beyond which they are joined, at a mint that reads so many at once."""
+    return max(KEEP, min(CONSOLIDATE_ABOVE, most // 2))
+
+
+def exact(
+    available: Mapping[int, Sequence[Coin]], target: int, most: int = MAX_INPUTS
+) -> tuple[Coin, ...] | None:
+    """Coins that sum up to `target` (sat), the fewest there are; None when no choice of `most` does."""
     chosen: list[Coin] = []
     for amount in sorted(available, reverse=True):
         count = min(target // amount, len(available[amount]))
         chosen += available[amount][:count]
         target -= count * amount
-    return tuple(chosen) if target == 0 and len(chosen) <= MAX_INPUTS else None
+    return tuple(chosen) if target == 0 and len(chosen) <= most else None
 
 
-def covering(available: Mapping[int, Sequence[Coin]], target: int, ppk: PpkOf) -> tuple[Coin, ...] | None:
-    """Coins worth at least `target` (sat) after the fee of spending them; None when there is too little.
+def largest(available: Mapping[int, Sequence[Coin]], most: int = MAX_INPUTS) -> list[Coin]:
+    """The `most` coins that are worth most."""
+    ordered = [coin for amount in sorted(available, reverse=True) for coin in available[amount]]
+    return ordered[:most]
+
+
+def covering(
+    available: Mapping[int, Sequence[Coin]], target: int, ppk: PpkOf, most: int = MAX_INPUTS
+) -> tuple[Coin, ...] | None:
+    """At most so many coins worth at least `target` (sat) after the fee of spending them; None when there is
+    too little in them.
 
     Exact with their fee when that is possible, else the fewest, the last of them as small as it may be.
     """
     fee = 0
     for _ in range(8):
-        found = exact(available, target + fee)
+        found = exact(available, target + fee, most)
         if found is None:
             break
         if (needed := fee_of(found, ppk)) == fee:
@@ -53,7 +69,7 @@ def covering(available: Mapping[int, Sequence[Coin]], target: int, ppk: PpkOf) -
         fee = max(fee + 1, needed)
     ordered = [coin for amount in sorted(available, reverse=True) for coin in available[amount]]
     chosen: list[Coin] = []
-    for coin in ordered[:MAX_INPUTS]:
+    for coin in ordered[:most]:
         chosen.append(coin)
         if _covers(chosen, target, ppk):
             return (*chosen[:-1], _smallest_last(chosen, ordered, target, ppk))

@@ -21,7 +21,7 @@ from .journal import INCOMING, PROBE_KEY, Op, OpKind, OpState, OwnProof, Planned
 from .keysets import Keyset, fee_sats
 from .mint_quote import legacy_quote_digest, quote_digest
 from .outputs import Output, beside, finish, restored
-from .ports import MintBook, MintRefused, MintUnavailable, request_seconds
+from .ports import MintBook, MintRefused, MintUnavailable, lasting, request_seconds
 from .reasons import MintNonconformant
 from .wire import BlindSignature, MeltAnswer, MeltQuote, Proof, QuoteState, SpendState, as_inputs
 
@@ -155,7 +155,7 @@ class Settler:
         except PaymentFailed as error:
             await self._noted(op, error)
             if not isinstance(error, MintUnavailable) or error.sent:
-                await self._doubt(await self._move(_sent(op, self._now()), op.state), error.detail)
+                await self._doubt(await self._move(_sent(op, self._now()), op.state), lasting(error))
             raise
         return await self._finish(await self._move(_sent(op, self._now()), op.state), signed, "")
 
@@ -184,7 +184,7 @@ class Settler:
             return await (self._until_paid(op) if op.kind is OpKind.FUND else self._send(op))
         except PaymentFailed as error:
             await self._noted(op, error)
-            return await self._wait(op, error.detail, error.symbol)
+            return await self._wait(op, lasting(error), error.symbol)
 
     async def _send(self, op: Op) -> Op:
         op = await self._move(_sent(op, self._now()), op.state)
@@ -193,8 +193,8 @@ class Settler:
         except MintUnavailable as error:
             if not error.sent and op.attempts == 1 and not _waits(op):
                 # It is certain that nothing reached the mint.
-                return await self._fail(op, error.symbol, error.detail)
-            return await self._doubt(op, error.detail, error.symbol)
+                return await self._fail(op, error.symbol, error.lasting)
+            return await self._doubt(op, error.lasting, error.symbol)
         except PaymentFailed as error:
             await self._noted(op, error)
             return await self._doubt(op, error.detail, error.symbol)

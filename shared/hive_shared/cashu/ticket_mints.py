@@ -30,6 +30,10 @@ class TicketMintBook:
         """Its keysets by id."""
         return await self._book.keysets(url)
 
+    def array_limit(self, url: str) -> int:
+        """Most elements of one array that it reads."""
+        return self._book.array_limit(url)
+
     async def keysets_now(self, url: str) -> Mapping[str, Keyset]:
         """The same, asked for anew. Raises MintUnavailable."""
         return await self._book.keysets_now(url)

@@ -23,7 +23,7 @@ from .keysets import Keyset, expand, fee_sats, listed, split
 from .outputs import Output, output
 from .proof_cap import MAX_PROOFS, CapRows, ProofCap
 from .secrets import Kind, Lock, build_secret
-from .selection import CONSOLIDATE_ABOVE, KEEP, MAX_INPUTS, covering, exact, fee_of
+from .selection import KEEP, MAX_INPUTS, covering, exact, fee_of, largest, most_alike
 from .settling import Database, JournalRows
 from .token import Token, encode_token
 from .wire import BlindedMessage, Proof
@@ -64,6 +64,13 @@ class MintKeys(msgspec.Struct, frozen=True):
     mint_url: str
     active: Keyset
     every: Mapping[str, Keyset]
+    most: int = MAX_ELEMENTS
+    """Elements of one array that the mint reads."""
+
+    @property
+    def most_inputs(self) -> int:
+        """Proofs of ours in one request to it."""
+        return min(MAX_INPUTS, self.most)
 
     def ppk(self, keyset_id: str) -> int:
         """A keyset's input fee, sat per thousand inputs. Raises TokenInvalid(`keyset`) for one that the mint
@@ -71,13 +78,13 @@ class MintKeys(msgspec.Struct, frozen=True):
         return self.every[expand(keyset_id, self.every)].input_fee_ppk
 
 
-def mint_keys(mint_url: str, every: Mapping[str, Keyset]) -> MintKeys:
+def mint_keys(mint_url: str, every: Mapping[str, Keyset], most: int = MAX_ELEMENTS) -> MintKeys:
     """A mint's keysets with the active one that costs least. Raises PaymentFailed when none is active."""
     # Without a key for 1 sat most amounts cannot be made.
     active = [each for each in every.values() if each.active and 1 in each.denominations]
     if not active:
         raise PaymentFailed(f"{mint_url} has no active keyset in sat", reason="mint_unavailable")
-    return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every)
+    return MintKeys(mint_url, min(active, key=lambda each: (each.input_fee_ppk, each.id)), every, most)
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -213,7 +220,7 @@ class Wallet:
 
         def plan(tx: Tx, op_id: str) -> Op:
             available = self._available(tx, keys)
-            if pubkey is None and (coins := exact(available, amount)):
+            if pubkey is None and (coins := exact(available, amount, keys.most_inputs)):
                 return self._handed_over(tx, op_id, order, content, keys, amount, coins)
             coins = self._covering(available, amount, keys)
             fee = fee_of(coins, keys.ppk)
@@ -282,11 +289,11 @@ class Wallet:
         def enough(tx: Tx) -> list[Coin]:
             return self._available(tx, keys).get(amount, [])
 
-        if len(await self._db.read(enough)) <= CONSOLIDATE_ABOVE:
+        if len(await self._db.read(enough)) <= most_alike(keys.most_inputs):
             return None
 
         def plan(tx: Tx, op_id: str) -> Op:
-            coins = enough(tx)[KEEP:]
+            coins = enough(tx)[KEEP : KEEP + keys.most_inputs]
             fee = fee_of(coins, keys.ppk)
             total = sum(coin.amount for coin in coins)
             if total <= fee:
@@ -351,9 +358,19 @@ class Wallet:
         }
 
     def _covering(self, available: dict[int, list[Coin]], amount: int, keys: MintKeys) -> tuple[Coin, ...]:
-        coins = covering(available, amount, keys.ppk)
+        coins = covering(available, amount, keys.ppk, keys.most_inputs)
         if coins is None:
             have = sum(coin.amount for group in available.values() for coin in group)
+            best = largest(available, keys.most_inputs)
+            at_once = max(0, sum(coin.amount for coin in best) - fee_of(best, keys.ppk))
+            if at_once < amount < have:
+                raise PaymentFailed(
+                    f"{amount} sat and the mint's fee are needed at {keys.mint_url}; {have} sat are free"
+                    f" there, but it reads {keys.most_inputs} proofs at once, and the largest are worth"
+                    f" {at_once} sat: take less at once, or wait, small proofs are joined once an hour",
+                    reason="insufficient_ecash",
+                    data={"free_sats": have, "at_once_sats": at_once},
+                )
             raise PaymentFailed(
                 f"{amount} sat and the mint's fee are needed at {keys.mint_url}, {have} sat are free there;"
                 f" {self._advice.fund}",
@@ -443,10 +460,10 @@ class Wallet:
         inputs: Sequence[Proof],
         outputs: Sequence[PlannedOutput],
     ) -> Op:
-        if len(inputs) > MAX_ELEMENTS or len(outputs) > MAX_ELEMENTS:
+        if len(inputs) > keys.most or len(outputs) > keys.most:
             raise PaymentFailed(
-                f"this takes {len(inputs)} inputs and {len(outputs)} outputs, a mint takes {MAX_ELEMENTS} of"
-                " each: take a smaller amount",
+                f"this takes {len(inputs)} inputs and {len(outputs)} outputs, {keys.mint_url} reads"
+                f" {keys.most} of each at once: take a smaller amount",
                 reason="mint_nonconformant",
             )
         now = self._now()

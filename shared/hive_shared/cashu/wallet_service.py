@@ -34,9 +34,9 @@ from .journal import Op, OpKind, OpState, ProofStatus
 from .keysets import Keyset, fee_sats, listed
 from .mint_ports import Log
 from .outputs import Output
-from .ports import MintBook
+from .ports import MintBook, later
 from .proof_cap import DROPPED_AT_ONCE
-from .selection import CONSOLIDATE_ABOVE
+from .selection import most_alike
 from .settling import Database, Settler
 from .token import decode_token
 from .wallet import Beside, FundQuote, MintKeys, Order, PayQuote, Wallet, mint_keys
@@ -396,8 +396,10 @@ class WalletService:
         forgot = DROPPED_AT_ONCE
         while forgot == DROPPED_AT_ONCE:
             forgot = await self._db.write(lambda tx: self._rows.prune_proofs(tx, before, DROPPED_AT_ONCE))
-        for mint_url, amount, _ in await self._db.read(lambda tx: self._rows.crowded(tx, CONSOLIDATE_ABOVE)):
-            if mint_url not in self._mints.accepted():
+        accepted = self._mints.accepted()
+        least = min((most_alike(self._mints.array_limit(url)) for url in accepted), default=0)
+        for mint_url, amount, count in await self._db.read(lambda tx: self._rows.crowded(tx, least)):
+            if mint_url not in accepted or count <= most_alike(self._mints.array_limit(mint_url)):
                 continue
             try:
                 keys = await self.ready(mint_url)
@@ -447,7 +449,7 @@ class WalletService:
     async def ready(self, mint_url: str) -> MintKeys:
         """A mint's keys for something new; what was open there when the plugin started is looked at first."""
         await self._before_new(mint_url)
-        keys = mint_keys(mint_url, await self._mints.keysets(mint_url))
+        keys = mint_keys(mint_url, await self._mints.keysets(mint_url), self._mints.array_limit(mint_url))
         if (mint_url, keys.active.id) not in self._counted:
             await self._beyond_signed(mint_url, keys.active)
             self._counted.add((mint_url, keys.active.id))
@@ -471,9 +473,12 @@ class WalletService:
     async def _driven_to(self, op: Op, timeout: float) -> Op:
         """The operation when it has ended, or as it is when the time is over. Raises PaymentFailed for one of
         which nothing came."""
-        if not op.open:
-            return ended(op)
-        return ended(await self._drive(op.op_id, timeout))
+        after = await self._drive(op.op_id, timeout) if op.open else op
+        if after.state is OpState.FAILED:
+            wait = self._mints.away_for_s(after.mint_url) if after.reason == "mint_unavailable" else 0.0
+            text, data = later(after.error or "nothing came of the operation", wait)
+            raise PaymentFailed(text, reason=after.reason or None, data={**data, "op_id": after.op_id})
+        return after
 
     async def _drive(self, op_id: str, timeout: float) -> Op:
         if (task := self._driven.get(op_id)) is None:
@@ -560,15 +565,6 @@ def payable(invoice: str) -> Invoice:
 def most_fee_reserve_sat(amount_sat: int) -> int:
     """What a mint may keep back, at most, for paying an invoice of so many sat."""
     return max(_FEE_RESERVE_SAT, amount_sat * _FEE_RESERVE_PERCENT // 100)
-
-
-def ended(op: Op) -> Op:
-    """The operation, unless nothing came of it: then PaymentFailed says why."""
-    if op.state is OpState.FAILED:
-        raise PaymentFailed(
-            op.error or "nothing came of the operation", reason=op.reason or None, data={"op_id": op.op_id}
-        )
-    return op
 
 
 def _nth(name: str, attempt: int) -> str:

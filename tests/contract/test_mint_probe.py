@@ -49,11 +49,14 @@ async def probed(world: EcashWorld) -> Probed:
 
 
 async def swept(world: EcashWorld) -> None:
-    """What the loops do after a crash."""
-    for _ in range(5):
-        for op in await world.db.read(world.store.unopened_probes):
-            await world.prober().open_again(op, await keys_of(world))
+    """What the loops do after a crash, until nothing is left for them to do."""
+    for _ in range(30):
+        probes = await world.db.read(world.store.unopened_probes)
+        again = [await world.prober().open_again(op, await keys_of(world)) for op in probes]
+        if not any(again) and not any(op.open for op in await world.ops()):
+            return
         await world.sweep()
+    pytest.fail("the loops came to no end")
 
 
 async def settled(world: EcashWorld) -> int:
@@ -190,6 +193,46 @@ async def test_what_opens_the_locks_of_a_killed_probe_waits_for_a_mint_that_is_a
                 await world.sweep()
         await swept(world)
         assert await settled(world) == START - FEES
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_probe_broken_off_for_longer_than_its_locks_last_loses_only_fees(
+    mint_url: str, tmp_path: Path, strict: bool
+) -> None:
+    """`strict`: a mint that opens what is past its locktime for the refund keys alone."""
+
+    def unwilling(client: object) -> object:
+        async def refuse(inputs: Sequence[Proof], outputs: Sequence[BlindedMessage]) -> object:
+            for each in inputs:
+                lock = parse_secret(each.secret).lock if each.witness else None
+                shown = msgspec.json.decode(each.witness or "{}")
+                several = len(shown.get("signatures", ())) > 1 and lock is not None and not lock.n_sigs_refund
+                if (
+                    lock is not None
+                    and (lock.locktime or 0) < time.time()
+                    and ("preimage" in shown or several)
+                ):
+                    raise MintRefused(mint_url, 400, 11_000, "no")
+            return await type(client).swap(client, inputs, outputs)
+
+        return refuse
+
+    # Before the locks are opened, amid it.
+    for at in (5, 20):
+        async with wallet(tmp_path / str(at), mint_url) as world:
+            countdown = Countdown(at)
+            countdown.watch(world.db, "write")
+            countdown.watch(world.mints.client, "swap", "restore")
+            begun = world.prober(now=lambda: int(time.time()) - 2 * 86_400)
+            with pytest.raises(Crash):
+                await begun.run(await keys_of(world))
+            countdown.left = -1
+            await world.restart()
+            if strict:
+                world.mints.client.swap = unwilling(world.mints.client)
+            await swept(world)
+            # A fee for the locks and for each swap that opens: of all but two together, or of each alone.
+            assert START - await settled(world) == (1 + 7 if strict else FEES)
 
 
 @pytest.mark.parametrize("fault", [MintFaultKind.LOSE_BEFORE, MintFaultKind.LOSE_AFTER])

@@ -22,7 +22,7 @@ from .keysets import Keyset, fee_sats
 from .mint_caps import Caps
 from .outputs import Output, output, restored
 from .ports import MintBook, MintRefused, MintUnavailable
-from .secrets import Kind, Lock, SigFlag, build_secret, htlc, multisig
+from .secrets import Kind, Lock, SigFlag, build_secret, htlc, multisig, parse_secret
 from .settling import Settler
 from .token import decode_token
 from .wallet import MintKeys, Opening, Order, Wallet
@@ -34,11 +34,16 @@ __all__ = ["PROBE_KEY", "PROBE_S", "Probe", "Probed", "probe_sats"]
 PROBE_S: Final = 600
 """The longest a probe may take; after it the loop opens what is still locked."""
 _DAY_S: Final = 86_400
+_PAST_S: Final = 3_600
+"""How long after a locktime every mint's clock has passed it."""
+_SOON_S: Final = 60
 _LONGEST_PAUSE_S: Final = 120.0
 _Outputs = Sequence[BlindedMessage]
 _Witness = Callable[[Proof, _Outputs], str | None]
 _REST: Final = ("back", "race", "two", "two_hashed", "refunds")
 """Locks that are opened together."""
+_REFUNDED: Final = ("back", "race", "refunds")
+"""Of these, what is opened by the refund keys in any case."""
 
 
 def _lock_sats(keyset: Keyset) -> int:
@@ -168,9 +173,9 @@ class Probe:
         while (wait := self._leisure(mint_url)) > 0:
             await self._sleep(wait)
 
-    async def open_again(self, op: Op, keys: MintKeys) -> bool:
-        """Have the loop open the locks of a probe that a crash ended; whether nothing of it is left to look
-        at. Raises what a mint's answer means."""
+    async def open_again(self, op: Op, keys: MintKeys) -> int | None:
+        """Have the loop open the locks of a probe that a crash ended. From when on (Unix s) something is to
+        be done about it again; None: never. Raises what a mint's answer means."""
         return await _Trials(self, op, keys).begin_again()
 
     async def unspent(self, mint_url: str, proofs: Mapping[str, Proof]) -> list[str]:
@@ -200,6 +205,10 @@ class Probe:
     def keys_of(self, op: Op) -> _Keys:
         """The keys of a probe in the journal."""
         return _Keys(self._keys, op.idempotency_key)
+
+    def now(self) -> int:
+        """Unix seconds."""
+        return self._now()
 
     def until(self) -> int:
         """When the loop takes over, Unix seconds."""
@@ -252,22 +261,50 @@ class _Trials:
         )
         return first, rest, bound
 
-    async def begin_again(self) -> bool:
-        """All of them for the loop; once these have ended, what is still locked one by one, the lock under
-        SIG_ALL in the old form. Whether that was done."""
+    async def begin_again(self) -> int | None:
+        """All of them for the loop; once these have ended, what is still locked one by one and by every way
+        there is, each when the one before it was refused. From when on to look again, None for never."""
+        now = self._probe.now()
         if any(op.open for op in await self.begin(not_before=0)):
-            return False
+            return now
         left = await self._probe.unspent(self._op.mint_url, self._locked)
-        openings = [self._opening(f"{name}:again", name) for name in left if name != "bound"]
-        if "bound" in left:
+        again = [at for name in left if (at := await self._begin_next(name, now)) is not None]
+        return min(again, default=None)
 
-            def signed(outputs: _Outputs) -> list[Proof]:
-                return [_offered(self._locked["bound"], self._old_form(), outputs)]
+    async def _begin_next(self, name: str, now: int) -> int | None:
+        """The next way to open a lock that is still there; when to look after it, None where all were
+        tried."""
+        proof, refunded_at = self._locked[name], self._refunded_at(name)
+        for number, (way, witness) in enumerate(self._ways(name)):
+            if number and now < refunded_at:
+                # Until then it opens to nobody else, and what is tried too early is not tried again.
+                return refunded_at
 
-            key = f"{self._op.idempotency_key}:bound_old"
-            openings.append(Opening(key, [self._locked["bound"]], signed))
-        await self._probe.exchange(self._mint_keys, openings, 0)
-        return True
+            def signed(outputs: _Outputs, witness: _Witness = witness) -> list[Proof]:
+                return [_offered(proof, witness, outputs)]
+
+            opening = Opening(f"{self._op.idempotency_key}:{way}", [proof], signed)
+            (op,) = await self._probe.exchange(self._mint_keys, [opening], 0)
+            if op.open:
+                return now + _SOON_S
+        return None
+
+    def _ways(self, name: str) -> list[tuple[str, _Witness]]:
+        """What else opens a lock, under the key that its operation has. After the locktime a mint may open it
+        for the refund key alone."""
+        refund = self._keys.refund
+        if name == "bound":
+            return [
+                ("bound_old", self._old_form()),
+                ("bound_back", _signed_all(refund)),
+                ("bound_back_old", _signed_all_old(refund)),
+            ]
+        right = [(f"{name}:again", self._keys.right(name))]
+        return right if name in _REFUNDED else [*right, (f"{name}:back", _signed(refund))]
+
+    def _refunded_at(self, name: str) -> int:
+        lock = parse_secret(self._locked[name].secret).lock
+        return 0 if lock is None or lock.locktime is None else lock.locktime + _PAST_S
 
     async def run(self, restores: bool) -> Probed:
         first, rest, bound = await self.begin(self._probe.until())

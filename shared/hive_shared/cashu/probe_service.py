@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from hive_shared.row_by_row import RowByRow
+
 from ..errors import EmergencyStop, HiveError, PaymentFailed
 from ..store import Tx
 from .advice import NODE, Advice
@@ -23,6 +25,7 @@ from .wallet import MintKeys
 
 AGAIN_S: Final = 600
 """How long after a probe that did not come to an end the next is tried."""
+_NEVER: Final = 1 << 62
 
 
 class KnownMint(Protocol):
@@ -90,10 +93,10 @@ class ProbeService:
         them and the process may end soon."""
         self._db, self._rows, self._book, self._wallet, self._probe = db, rows, book, wallet, probe
         self._stopped, self._now, self._log, self._advice = stopped, now, log, advice
-        self._leisurely = leisurely
+        self._leisurely, self._alone = leisurely, RowByRow(log)
         self._running: dict[str, asyncio.Task[Probed]] = {}
         self._not_before: dict[str, int] = {}
-        self._opened: set[str] = set()
+        self._look_at: dict[str, int] = {}
 
     async def probe(self, mint_url: str, timeout: float) -> ProbeState:
         """Probe a mint of the operator's now, also one that is not due. Raises PaymentFailed for a mint that
@@ -112,20 +115,22 @@ class ProbeService:
             return
         held = await self._wallet.balance()
         now = self._now()
-        for url in self._book.accepted():
-            row = self._book.row(url)
-            free = held.get(url, {}).get("unspent", 0)
-            if (
-                row is None
-                or url in self._running
-                or now < self._not_before.get(url, 0)
-                or not _due(row, now)
-                or not free
-            ):
-                continue
-            self._not_before[url] = now + AGAIN_S
-            if free >= probe_sats((await self._wallet.ready(url)).active):
-                self._begun(url, leisurely=self._leisurely)
+        with self._alone.round("mints to probe") as alone:
+            for url in self._book.accepted():
+                row = self._book.row(url)
+                free = held.get(url, {}).get("unspent", 0)
+                if (
+                    row is None
+                    or url in self._running
+                    or now < self._not_before.get(url, 0)
+                    or not _due(row, now)
+                    or not free
+                ):
+                    continue
+                self._not_before[url] = now + AGAIN_S
+                with alone(url):
+                    if free >= probe_sats((await self._wallet.ready(url)).active):
+                        self._begun(url, leisurely=self._leisurely)
 
     async def ended(self) -> None:
         """Wait for the probes that run."""
@@ -171,16 +176,16 @@ class ProbeService:
     async def open_what_is_left(self) -> None:
         """Open what a crash of a probe left locked."""
         for op in await self._db.read(self._rows.unopened_probes):
-            if op.op_id in self._opened or op.mint_url in self._running:
+            if self._now() < self._look_at.get(op.op_id, 0) or op.mint_url in self._running:
                 continue
             if op.mint_url not in self._book.accepted():
                 continue
             try:
-                if await self._probe.open_again(op, await self._wallet.ready(op.mint_url)):
-                    # Its mint was asked what of it is locked: once in a process is enough.
-                    self._opened.add(op.op_id)
-            except HiveError as error:
-                self._log("warning", "mint_probe", mint=op.mint_url, error=str(error))
+                again = await self._probe.open_again(op, await self._wallet.ready(op.mint_url))
+                # Where nothing else can be tried, its mint was asked once in this process: that is enough.
+                self._look_at[op.op_id] = _NEVER if again is None else again
+            except Exception as error:  # one probe that cannot be opened holds up neither others nor mints
+                self._log("warning", "mint_probe", mint=op.mint_url, error=str(error) or repr(error))
 
 
 def _due(row: KnownMint, now: int) -> bool:

@@ -20,6 +20,7 @@ from ecash_world import EcashWorld
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu import selection
 from hive_shared.cashu.journal import Op, OpKind, OpState
+from hive_shared.cashu.ports import MintUnavailable
 from hive_shared.cashu.selection import KEEP
 from hive_shared.cashu.terms import decode_terms
 from hive_shared.cashu.ticket import lock_outputs
@@ -342,4 +343,27 @@ async def test_a_mint_of_short_arrays_is_paid_with_no_more_proofs_than_it_reads(
     paid = await world.service.withdraw(5, None, None, 30)
     assert sent.state is paid.state is OpState.DONE and 5 <= left - await world.sats() <= 5 + paid.fee_sats
     assert max(seen) <= 8
+    await world.close()
+
+
+async def test_a_caller_is_told_when_the_mint_may_be_asked_again(
+    mint_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = EcashWorld(tmp_path, mint_url)
+    await world.service.fund(10, None, None, 30)
+    why = "20 money calls were sent in a minute"
+
+    async def used_up(*_: object) -> object:
+        raise MintUnavailable(mint_url, why, sent=False, retry_after_s=36.2)
+
+    monkeypatch.setattr(world.mints, "away_for_s", lambda url: 36.2)
+    for call in ("swap", "melt_quote"):
+        monkeypatch.setattr(world.mints.client, call, used_up)
+    for asked in (world.service.send(3, None, None, None, 30), world.service.withdraw(5, None, None, 30)):
+        with pytest.raises(PaymentFailed, match=f"{why}; try again in 37 s") as refused:
+            await asked
+        assert (refused.value.reason, refused.value.data["retry_after"]) == ("mint_unavailable", 37)
+    (failed,) = [op for op in await world.ops() if op.state is OpState.FAILED]
+    assert failed.error.endswith(why), "what is stored tells no time that has passed"
+    assert await world.sats() == 10
     await world.close()

@@ -45,7 +45,6 @@ from mint_releases import each_release
 from msgspec.structs import replace
 from payment_world import NodeWithPayments
 from pipeline_world import SEALER, Switch
-from short_mint import short_mint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 mint_url = each_release
@@ -129,31 +128,6 @@ async def test_an_idle_ticket_comes_back_after_its_locktime_and_frees_the_limit(
     assert await payer.states() == [LockState.REFUNDED] * 2 and await payer.counted() == 0
     fees = sum(op.fee_sats for op in await payer.ops())
     assert await payer.sats() == 1_000 - fees
-
-
-async def test_a_mint_of_short_arrays_gives_back_and_out_no_more_proofs_at_once_than_it_reads(
-    payer: LockWorld, payee: LockWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    idle = await payer.locked(payer.terms(payee, [7] * 10, locktime=int(time.time()) - 70))
-    earned = payer.terms(payee, [7] * 10)
-    mine = await taken_in(earned, await payer.locked(earned, key="earned"), payee)
-    begun = sum(op.fee_sats for op in await payer.ops())
-    seen = {each: short_mint(each.mints, 8, monkeypatch) for each in (payer, payee)}
-    for each in (payer, payee):
-        monkeypatch.setattr(each.book, "most_elements", 8)
-    await payer.sweep()
-    await payee.locks.redeem({row.lock_id: preimage(row.item).hex() for row in mine})
-    proofs = len(decode_token(idle[0].token).proofs)
-    assert (
-        seen[payer] == seen[payee] == [min(8 // proofs, 10 - at) * proofs for at in range(0, 10, 8 // proofs)]
-    )
-    states = {row.terms_hash: row.state for row in await payer.every()}
-    assert states[idle[0].terms_hash] is LockState.REFUNDED
-    assert await payee.states() == [LockState.REDEEMED] * 10
-    fees = sum(op.fee_sats for op in await payer.ops())
-    assert await payer.sats() == 1_000 - fees - sum(row.face_sats for row in mine) and fees >= begun
-    got = [op for op in await payee.ops() if op.kind == "redeem"]
-    assert await payee.sats() == sum(row.face_sats for row in mine) - sum(op.fee_sats for op in got)
 
 
 async def test_what_a_payee_leaves_of_a_lock_that_nobody_can_spend_keeps_it_open_no_longer(

@@ -14,12 +14,15 @@ import pytest_asyncio
 from cashu_tickets import item, preimage
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.keysets import Keyset
+from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.payee_rows import Intake
 from hive_shared.cashu.ticket_messages import Redeemed, TicketAck
+from hive_shared.cashu.token import decode_token
 from hive_shared.errors import NotFound
 from hive_shared.store import Tx
 from kit_tickets import PaidKit, sats, states
 from kit_world import run_fee
+from lock_world import LockWorld, taken_in
 from msgspec.structs import replace
 from payee_world import PayeeWorld
 from short_mint import short_mint
@@ -66,6 +69,36 @@ async def test_a_mint_of_short_arrays_is_shown_no_more_proofs_at_once_than_it_re
     assert seen == [min(8 // each, 10 - at) * each for at in range(0, 10, 8 // each)]
     assert await world.states(terms.ticket_id) == ["redeemed"] * 10
     assert await world.sats() >= 70
+
+
+async def test_a_mint_of_short_arrays_gives_back_and_out_no_more_proofs_at_once_than_it_reads(
+    mint_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer, payee = LockWorld(tmp_path / "payer", mint_url), LockWorld(tmp_path / "payee", mint_url)
+    payer.now = payee.now = int(time.time())
+    await payer.service.fund(1_000, None, None, 30)
+    idle = await payer.locked(payer.terms(payee, [7] * 10, locktime=int(time.time()) - 70))
+    earned = payer.terms(payee, [7] * 10)
+    mine = await taken_in(earned, await payer.locked(earned, key="earned"), payee)
+    begun = sum(op.fee_sats for op in await payer.ops())
+    seen = {each: short_mint(each.mints, 8, monkeypatch) for each in (payer, payee)}
+    for each in (payer, payee):
+        monkeypatch.setattr(each.book, "most_elements", 8)
+    await payer.sweep()
+    await payee.locks.redeem({row.lock_id: preimage(row.item).hex() for row in mine})
+    proofs = len(decode_token(idle[0].token).proofs)
+    assert (
+        seen[payer] == seen[payee] == [min(8 // proofs, 10 - at) * proofs for at in range(0, 10, 8 // proofs)]
+    )
+    states = {row.terms_hash: row.state for row in await payer.every()}
+    assert states[idle[0].terms_hash] is LockState.REFUNDED
+    assert await payee.states() == [LockState.REDEEMED] * 10
+    fees = sum(op.fee_sats for op in await payer.ops())
+    assert await payer.sats() == 1_000 - fees - sum(row.face_sats for row in mine) and fees >= begun
+    got = [op for op in await payee.ops() if op.kind == "redeem"]
+    assert await payee.sats() == sum(row.face_sats for row in mine) - sum(op.fee_sats for op in got)
+    await payer.close()
+    await payee.close()
 
 
 async def test_a_redemption_that_fails_in_an_unknown_way_goes_on_under_its_name_and_alone(

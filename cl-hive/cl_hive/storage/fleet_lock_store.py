@@ -53,19 +53,20 @@ class FleetLockStore:
         return [_lock(row) for row in rows]
 
     def due(self, tx: Tx, now: int, limit: int) -> list[FleetLock]:
-        """Those that comms is to be asked about, the longest due first; those that ended come behind."""
+        """Those that comms is to be asked about, the longest due first: at most so many that stand, and as
+        many that ended, which none of the others keep waiting."""
         rows = [
             *tx.execute(
                 "SELECT * FROM escrow_locks WHERE state NOT IN ('redeemed', 'refunded', 'lost')"
                 " AND next_at <= ? ORDER BY next_at, lock_id LIMIT ?",
                 (now, limit),
-            )
+            ),
+            *tx.execute(
+                "SELECT * FROM escrow_locks WHERE state IN ('redeemed', 'refunded', 'lost')"
+                " AND next_at < 9999999999 AND next_at <= ? ORDER BY next_at, lock_id LIMIT ?",
+                (now, limit),
+            ),
         ]
-        rows += tx.execute(
-            "SELECT * FROM escrow_locks WHERE state IN ('redeemed', 'refunded', 'lost')"
-            " AND next_at < 9999999999 AND next_at <= ? ORDER BY next_at, lock_id LIMIT ?",
-            (now, limit - len(rows)),
-        )
         return [_lock(row) for row in rows]
 
     def put_off(self, tx: Tx, lock_id: str, next_at: int) -> None:

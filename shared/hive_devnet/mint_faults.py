@@ -170,7 +170,7 @@ class MintFaultFront:
         """How often the switches that are set have struck."""
         return sum(switch.struck for switch in self._switches)
 
-    async def until_held(self, timeout: float = 30.0) -> None:
+    async def until_held(self, timeout: float = 120.0) -> None:
         """Waits until a request hangs at a HOLD switch: the moment to kill the wallet. TimeoutError."""
         async with asyncio.timeout(timeout), self._changed:
             await self._changed.wait_for(lambda: self._held > 0)

@@ -91,10 +91,14 @@ async def place(mint_url: str) -> AsyncIterator[Place]:
             ):
                 await agent.hired(node)
                 await call(node, "hive-client-wallet", action="fund", amount_sats=1_000)
-                await call(node, "hive-client-wallet", action="probe")
+                await until(lambda: _probed(node), "the end of the probe")
                 yield Place(network.kind, node, agent, front, clock)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _probed(node: NodeHandle) -> bool:
+    return bool((await call(node, "hive-client-wallet", action="probe", timeout=50))["state"] == "done")
 
 
 # First, while the wallet still has calls left of the twenty a minute: a probe takes fifteen.
@@ -117,7 +121,7 @@ async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_
         return bool(rows[0]["item_states"] == {"delivered": 1})
 
     # A mint that was asked in vain is asked again after as long as it has lasted, up to a minute.
-    await until(handed_over, "the ticket that the mint locked", 150)
+    await until(handed_over, "the ticket that the mint locked")
     again = await place.create("killed")
     assert again["item_states"] == {"delivered": 1}
     assert (await place.told("ticket", again["ticket_id"])).ticket_id == again["ticket_id"]

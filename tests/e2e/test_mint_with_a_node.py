@@ -18,6 +18,7 @@ from hive_advisor.domain.outgoing import Outgoing, OutState
 from hive_advisor.payments.ecash import EcashMoney
 from hive_devnet import clnrest
 from hive_devnet.mint import MintProcess, paid_through
+from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.network import open_network
 from hive_devnet.node import NodeHandle
 from hive_devnet.relay import RelayProcess
@@ -31,8 +32,8 @@ CHANNEL_SAT, MINTS_SAT = 1_000_000, 300_000
 class Place:
     """The operator's node, and the mint's, with a channel between them."""
 
-    def __init__(self, node: NodeHandle, bank: NodeHandle, mint: MintProcess) -> None:
-        self.node, self.bank, self.mint = node, bank, mint
+    def __init__(self, node: NodeHandle, bank: NodeHandle, mint_url: str) -> None:
+        self.node, self.bank, self.mint_url = node, bank, mint_url
 
     async def wallet(self, action: str, **params: object) -> dict[str, Any]:
         return await call(self.node, "hive-client-wallet", action=action, **params)
@@ -41,6 +42,10 @@ class Place:
         """Sats of the channel that are the operator's."""
         (channel,) = (await self.node.call("listpeerchannels"))["channels"]
         return int(channel["to_us_msat"]) // 1_000
+
+    async def unfit(self) -> bool:
+        """Whether the mint was found to be."""
+        return [row["status"] for row in (await self.wallet("mints"))["items"]] == ["disabled"]
 
     async def sats(self) -> int:
         return int((await self.wallet("balance"))["total_sats"])
@@ -58,12 +63,17 @@ async def place() -> AsyncIterator[Place]:
         rune = str((await bank.call("createrune"))["rune"])
         way = paid_through(f"http://127.0.0.1:{port}", rune)
         mint = await MintProcess.start(directory / "mint", environment=way)
-        named = {"hive-comms-escrow-mint": mint.url, "hive-comms-escrow-auto-replenish": "false"}
-        node = await network.add_node("alice", {**relay_options(relay), **named}, [PLUGIN])
-        await network.fund(node, 5_000_000)
-        await network.open_channel(node, bank, CHANNEL_SAT, MINTS_SAT * 1_000)
-        await until(lambda: call(node, "hive-client-status"), "the plugin answers")
-        yield Place(node, bank, mint)
+        async with MintFaultFront.before(mint.url) as front:
+            # Its clock shows that it takes no locks: no probe spends sats while these tests count them.
+            front.set(MintFault(MintFaultKind.CLOCK_AHEAD, path="/v1/info", times=0))
+            named = {"hive-comms-escrow-mint": front.url, "hive-comms-escrow-auto-replenish": "false"}
+            node = await network.add_node("alice", {**relay_options(relay), **named}, [PLUGIN])
+            await network.fund(node, 5_000_000)
+            await network.open_channel(node, bank, CHANNEL_SAT, MINTS_SAT * 1_000)
+            place = Place(node, bank, front.url)
+            await until(place.unfit, "the first check of the mint")
+            front.clear()
+            yield place
         assert "Traceback" not in node.log_text()
     finally:
         if mint is not None:
@@ -90,7 +100,7 @@ async def test_ecash_is_bought_and_sold_over_lightning(place: Place) -> None:
 async def test_the_kit_pays_a_fee_by_ecash(place: Place, tmp_path: Path) -> None:
     await place.wallet("fund", amount_sats=300)
     token = (await place.wallet("send", amount_sats=200))["token"]
-    kit = KitEcash(tmp_path, place.mint.url)
+    kit = KitEcash(tmp_path, place.mint_url)
     kit.now = int(time.time())
     await kit.ecash.ready()
     await kit.service.receive(token, 30)

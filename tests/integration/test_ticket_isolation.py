@@ -101,6 +101,32 @@ async def test_a_mint_of_short_arrays_gives_back_and_out_no_more_proofs_at_once_
     await payee.close()
 
 
+async def test_a_lock_whose_ecash_cannot_be_read_holds_up_no_other_and_is_told(
+    mint_url: str, tmp_path: Path
+) -> None:
+    payer, payee = LockWorld(tmp_path / "payer", mint_url), LockWorld(tmp_path / "payee", mint_url)
+    payer.now = payee.now = int(time.time())
+    await payer.service.fund(100, None, None, 30)
+    rows = await payer.locked(payer.terms(payee, (20, 20), locktime=payer.now - 70))
+    bad, token = rows[0].lock_id, rows[0].token
+
+    def note(tx: Tx, text: str) -> None:
+        payer.rows.note(tx, payer.rows.get(tx, [bad])[0], token=text)
+
+    await payer.db.write(lambda tx: note(tx, "cashuBnothing"))
+    await payer.sweep()
+    assert await payer.states() == [LockState.LOCKED, LockState.REFUNDED]
+    assert payer.lock_alerts.raised.count("locks_unread") == 1
+    # Put right by hand, or by a backup, it goes on.
+    await payer.db.write(lambda tx: note(tx, token))
+    for _ in range(2):
+        await payer.sweep()
+    assert await payer.states() == [LockState.REFUNDED] * 2
+    assert await payer.sats() == 100 - sum(op.fee_sats for op in await payer.ops())
+    await payer.close()
+    await payee.close()
+
+
 async def test_a_redemption_that_fails_in_an_unknown_way_goes_on_under_its_name_and_alone(
     world: PayeeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,11 @@ def test_targets_are_read_with_and_without_version() -> None:
     [
         ({"model": "subscription", "baseMonthlySats": 5_000}, ""),
         ({"model": "subscription", "baseMonthlySats": 4_999}, "4999 sat a month, less than"),
+        # Only invoices are asked for by themselves.
+        (
+            {"model": "subscription", "baseMonthlySats": 5_000, "acceptedMethods": ["bolt12", "cashu"]},
+            "the monthly fee is paid by bolt12, cashu only",
+        ),
         # A monthly sum that its model does not pay is no pay.
         ({"model": "per_action", "perActionSats": 1, "baseMonthlySats": 9_000}, "0 sat a month by model per"),
         ({"model": "per_action", "perActionSats": 1}, "0 sat a month, less than min_monthly_sats 5000"),
@@ -143,5 +148,5 @@ def test_targets_are_read_with_and_without_version() -> None:
 )
 def test_unasked_is_agreed_only_to_what_really_pays_enough_a_month(pay: dict[str, object], why: str) -> None:
     limits = AutoHire(5_000, 1, ("standard",), ("fee-optimization",))
-    said = objection(limits, read_terms(terms(compensation={**pay, "acceptedMethods": ["bolt11"]})), 0)
+    said = objection(limits, read_terms(terms(compensation={"acceptedMethods": ["bolt11"], **pay})), 0)
     assert said.startswith(why) and bool(said) is bool(why)

@@ -21,8 +21,10 @@ from msgspec.structs import asdict, replace
 
 from hive_advisor.config import AdvisorConfig
 from hive_advisor.domain import lnaddress, nwc
+from hive_advisor.domain.earning import rate_sats
 from hive_advisor.domain.fee import BOLT11
 from hive_advisor.domain.plan import Plan
+from hive_advisor.domain.plan_check import least_danger
 from hive_advisor.domain.rows import StoredCommand
 from hive_advisor.ecash import Ecash
 from hive_advisor.nodes import check_named, load_nodes
@@ -155,8 +157,8 @@ class Money:
         in, or `pasted`, or ecash, whichever the node names first and we can take. `quoted` is the node's
         word on the plan (`Advisor.quote`); the command has to be sent under `command_id`.
 
-        Raises TransportUnavailable (no quote), InvalidParams (it pays nothing for it, or not so), and what
-        making an invoice raises.
+        Raises TransportUnavailable (no quote), InvalidParams (it pays nothing for it, or not so, or less than
+        its credential agrees on), and what making an invoice raises.
         """
         said = quoted.get("result")
         if not isinstance(said, dict):
@@ -165,6 +167,13 @@ class Money:
         amount, methods = said.get("price_sats"), said.get("methods")
         if said.get("direction") != "compensation" or not isinstance(amount, int) or amount < 1:
             raise InvalidParams("the node pays nothing for this command: leave --pay out", reason="not_paid")
+        agreed = rate_sats(plan.credential.document, least_danger(plan.spec, plan.params).total)
+        if amount < agreed:
+            raise InvalidParams(
+                f"the node offers {amount} sat for this command, its credential agrees on {agreed} sat:"
+                " nothing was sent",
+                reason="amount_mismatch",
+            )
         offered = [str(name)[:20] for name in methods] if isinstance(methods, list) else []
         ours = [CASHU] if self._ecash.named and not pasted else []
         if pasted or CASHU not in offered or not ours or await self.way_in(None) is not None:

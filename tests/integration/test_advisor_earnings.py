@@ -14,7 +14,7 @@ from hive_advisor.advisor import Advisor
 from hive_advisor.config import ReceiveConfig
 from hive_advisor.domain.earning import Earning
 from hive_shared.bolt11 import read_invoice
-from hive_shared.errors import HiveError
+from hive_shared.errors import HiveError, InvalidParams
 from kit_world import FEE, PARAMS, KitWorld
 from payer_world import PRICE, Payer, opened, settled
 from pocket_wallet import PocketWallet
@@ -94,6 +94,19 @@ async def test_a_command_takes_an_invoice_along_and_the_wallet_shows_that_it_was
     assert (paid.state, paid.evidence, paid.preimage) == ("paid", "wallet", pocket.invoices[0].preimage)
     kinds = [event.kind for event in await kit.past_events(0, 100)]
     assert kinds.count("earning_paid") == 1
+
+
+@pytest.mark.parametrize(("agreed", "sent"), [(PRICE, True), (PRICE + 1, False)])
+async def test_no_less_is_claimed_than_the_credential_agrees_on_whatever_the_node_offers(
+    kit: Advisor, payer: Payer, monkeypatch: pytest.MonkeyPatch, agreed: int, sent: bool
+) -> None:
+    monkeypatch.setattr("hive_advisor.money.rate_sats", lambda _document, _danger: agreed)
+    if sent:
+        assert (await work(kit)).state == "done" and (await owed(kit)).amount_sats == PRICE
+        return
+    with pytest.raises(InvalidParams, match=f"offers {PRICE} sat for this command, its credential agrees on"):
+        await work(kit)
+    assert payer.claims == [] and await kit.money.earnings.listed(5) == []
 
 
 async def test_acceptance_11_10_a_notice_pays_nothing_and_two_requests_get_one_invoice(

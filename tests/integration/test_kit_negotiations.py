@@ -86,14 +86,14 @@ async def test_a_conversation_of_an_old_copy_goes_on_above_what_was_said_since(
     operator.counter(1, **changes)
     await operator.say(kit, operator.counter(2, **{"compensation.perActionSats": 36}))
     # The profile is put back from a copy: what was said since it was made nobody here knows.
+    before = world.now()
     await kit.market.contracts.note_restored()
-    begun = world.now()
+    after = world.now()
     await kit.market.negotiations.accept(operator.contract_id, sign=False)
     await operator.say(kit, operator.sign(kit))
     await kit.market.contracts.sign(operator.contract_id)
     first, above, following = [number for number, _ in await operator.heard(kit)]
-    assert first == 1 and begun <= above <= world.now()
-    assert above < following <= world.now() + 1
+    assert first == 1 and before <= above <= after and following == above + 1
 
 
 async def test_two_rounds_both_signatures_and_a_credential_make_a_client(

@@ -532,9 +532,11 @@ class LockService:
     # -- the loop --------------------------------------------------------------------------------------
 
     async def tidy(self) -> None:
-        """Forget locks that ended long ago, with their preimages."""
-        before = self._now() - KEPT_S
-        await self._db.write(lambda tx: self._rows.prune(tx, before))
+        """Forget locks that ended long ago, with their preimages; look at those that a clock which was ahead
+        put off."""
+        now = self._now()
+        await self._db.write(lambda tx: self._rows.prune(tx, now - KEPT_S))
+        await self._db.write(lambda tx: self._rows.wake(tx, now))
 
     async def tick(self) -> None:
         """Give up what a stop left unbegun; ask, redeem and take back what is due."""

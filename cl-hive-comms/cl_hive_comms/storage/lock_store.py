@@ -39,6 +39,8 @@ _COLUMNS: Final = (
 )
 _CHUNK: Final = 400
 _HELD_BACK: Final = (LockState.LOCKED, LockState.DELIVERED, LockState.REFUNDABLE)
+LONGEST_WAIT_S: Final = 1_800
+"""The longest that a lock waits, from now or its locktime on, before it is looked at again."""
 HELD_AFTER_RESTORE_S: Final = 86_400
 """How long after its locktime a payer's lock of a backup is left to its payee (03 §6.7)."""
 
@@ -165,6 +167,14 @@ class LockStore:
             (*(state.value for state in STANDING), now, limit),
         )
         return [(row[0], row[1]) for row in rows]
+
+    def wake(self, tx: Tx, now: int) -> None:
+        """Have those looked at that would wait longer than anything does: the clock was set back since."""
+        tx.execute(
+            f"UPDATE comms_cashu_locks SET next_at = ? WHERE state IN ({_marks(STANDING)})"
+            " AND next_at > MAX(?, locktime) + ?",
+            (now, *(state.value for state in STANDING), now, LONGEST_WAIT_S),
+        )
 
     def unbegun(self, tx: Tx) -> tuple[LockRow, ...]:
         """Planned ones for which no swap was begun."""

@@ -72,6 +72,9 @@ MOVES: Final[Mapping[OpState, frozenset[OpState]]] = MappingProxyType(
 
 MAX_ELEMENTS: Final = 1_000
 """Inputs, and outputs, of one request (docs/protocol/03 §2.1)."""
+LONGEST_WAIT_S: Final = 900
+"""The longest that an operation waits before it is looked at again: one that says more was written by a clock
+that was ahead and has been set back."""
 INCOMING: Final = frozenset({OpKind.RECEIVE, OpKind.REDEEM, OpKind.REFUND, OpKind.FUND})
 """Operations that bring money to us: one that a crash left unsent is carried on, the others are given up."""
 
@@ -154,6 +157,21 @@ class Op(msgspec.Struct, frozen=True):
     def open(self) -> bool:
         """Whether its outcome is not settled."""
         return self.state in OPEN
+
+
+def in_time(op: Op, now: int) -> Op:
+    """The operation with times of this clock (Unix s): by those of one that was ahead it would wait for
+    years. The very same where they are sane."""
+    if max(op.next_retry_at, op.sent_at) <= now + LONGEST_WAIT_S:
+        return op
+    day = now + 86_400
+    return msgspec.structs.replace(
+        op,
+        next_retry_at=now,
+        sent_at=min(op.sent_at, now),
+        expires_at=min(op.expires_at, day),
+        watch_until=min(op.watch_until, day),
+    )
 
 
 def body_to_text(body: OpBody) -> str:

@@ -85,7 +85,7 @@ class Redeemer:
             return None
         now = self._now()
         more = await self._db.read(lambda tx: self._rows.mints_at_work(tx, now))
-        return min(_due_at(list(group), url in more) for url, group in _by_mint(shares))
+        return min(_due_at(list(group), url in more, now) for url, group in _by_mint(shares))
 
     async def redeem(self, *, at_once: bool = False) -> int:
         """Begin what is due (`at_once`: whatever is released) and carry on what was begun; how many shares
@@ -100,7 +100,7 @@ class Redeemer:
             waiting = [
                 (batch, tuple(shares))
                 for batch, shares in by_batch.items()
-                if at_once or max(share.next_at for share in shares) <= self._now()
+                if at_once or max(_next_at(share, self._now()) for share in shares) <= self._now()
             ]
             while waiting:
                 batch, shares = waiting.pop(0)
@@ -155,9 +155,9 @@ class Redeemer:
         more = self._rows.mints_at_work(tx, now)
         for url, group in _by_mint(self._rows.shares_in(tx, (HeldLock.REDEEMABLE,))):
             few, most = list(group), min(MAX_PROOFS, self._mints.array_limit(url))
-            if not at_once and now < _due_at(few, url in more):
+            if not at_once and now < _due_at(few, url in more, now):
                 continue
-            for batch in _batches([share for share in few if at_once or share.next_at <= now], most):
+            for batch in _batches([share for share in few if at_once or _next_at(share, now) <= now], most):
                 self._begin(tx, batch)
 
     def _begin(self, tx: Tx, shares: Sequence[Share]) -> tuple[str, tuple[Share, ...]]:
@@ -334,9 +334,15 @@ def _by_mint(shares: Sequence[Share]) -> groupby[str, Share]:
     return groupby(sorted(shares, key=lambda share: (share.mint_url, share.place)), lambda s: s.mint_url)
 
 
-def _due_at(shares: Sequence[Share], more_may_come: bool) -> int:
+def _next_at(share: Share, now: int) -> int:
+    """When it is tried: at once where a clock that was set back since would have it wait longer than any."""
+    at = max(share.released_at, share.next_at)
+    return at if at <= now + _LOOK_EVERY_S else now - GATHER_S
+
+
+def _due_at(shares: Sequence[Share], more_may_come: bool, now: int) -> int:
     """When these of one mint are redeemed together."""
-    first = min(max(share.released_at, share.next_at) for share in shares)
+    first = min(_next_at(share, now) for share in shares)
     if not more_may_come or sum(len(share.proofs) for share in shares) >= GATHER_PROOFS:
         return first
     urgent = min(share.locktime for share in shares) - URGENT_S

@@ -17,7 +17,18 @@ from ..crypto import Secret, schnorr_sign
 from ..errors import HiveError, PaymentFailed
 from ..store import Tx
 from .curve import y_of
-from .journal import INCOMING, PROBE_KEY, Op, OpKind, OpState, OwnProof, PlannedOutput, ProofStatus
+from .journal import (
+    INCOMING,
+    LONGEST_WAIT_S,
+    PROBE_KEY,
+    Op,
+    OpKind,
+    OpState,
+    OwnProof,
+    PlannedOutput,
+    ProofStatus,
+    in_time,
+)
 from .keysets import Keyset, fee_sats
 from .mint_quote import legacy_quote_digest, quote_digest
 from .outputs import Output, beside, finish, restored
@@ -41,7 +52,7 @@ QUOTE_GRACE_S: Final = 3_600
 """How long after its expiry a quote that was paid late is still looked for."""
 _UNPAID: Final = "the mint's invoice was not paid in time"
 _MOST_WAIT_S: Final = 60
-_WATCH_EVERY_S: Final = 900
+_WATCH_EVERY_S: Final = LONGEST_WAIT_S
 _REDEEM_WAIT_S: Final = 30
 _KEPT: Final = frozenset({OpKind.FUND, OpKind.REDEEM, OpKind.REFUND})
 """Nothing of ours is held by these: they wait for a mint that cannot be reached."""
@@ -128,6 +139,8 @@ class Settler:
         self._busy.add(op_id)
         try:
             op = await self._read(op_id)
+            if (known := in_time(op, self._now())) is not op:
+                op = await self._move(known, op.state)
             while (op.open or op.watch_until > self._now()) and op.next_retry_at <= self._now():
                 op = await self._step(op)
             return op

@@ -17,6 +17,7 @@ from msgspec.structs import fields
 
 from ..cashu.journal import (
     INCOMING,
+    LONGEST_WAIT_S,
     MOVES,
     OPEN,
     Coin,
@@ -324,20 +325,21 @@ class CashuStore:
         return None if row is None else self._op(row)
 
     def open_ops(self, tx: Tx, due: int | None = None) -> list[tuple[str, str]]:
-        """(op_id, mint) of what is not settled, oldest first; with `due` only what is to be looked at."""
+        """(op_id, mint) of what is not settled, oldest first; with `due` only what is to be looked at: also
+        what would wait longer than anything does, by a clock that was set back since."""
         rows = tx.execute(
             f"SELECT op_id, mint_url FROM {self._ops} WHERE state IN ({_OPEN})"
-            " AND (? IS NULL OR next_retry_at <= ?) ORDER BY created_at, op_id",
-            (due, due),
+            " AND (?1 IS NULL OR next_retry_at <= ?1 OR next_retry_at > ?1 + ?2) ORDER BY created_at, op_id",
+            (due, LONGEST_WAIT_S),
         )
         return [(row[0], row[1]) for row in rows]
 
     def watched(self, tx: Tx, now: int) -> list[tuple[str, str]]:
         """(op_id, mint) of released operations that the mint may still carry out, and are to be asked of."""
         rows = tx.execute(
-            f"SELECT op_id, mint_url FROM {self._ops} WHERE watch_until > ? AND next_retry_at <= ?"
-            " ORDER BY created_at, op_id",
-            (now, now),
+            f"SELECT op_id, mint_url FROM {self._ops} WHERE watch_until > ?1"
+            " AND (next_retry_at <= ?1 OR next_retry_at > ?1 + ?2) ORDER BY created_at, op_id",
+            (now, LONGEST_WAIT_S),
         )
         return [(row[0], row[1]) for row in rows]
 

@@ -301,6 +301,26 @@ async def test_what_comms_cannot_take_now_is_said_later(world: FleetWorld, why: 
     assert await world.redeemed() == 40
 
 
+async def test_an_answer_that_cannot_be_read_holds_up_no_message(world: FleetWorld) -> None:
+    id_ = (await world.create(40))["ticket_id"]
+    await world.carry()
+    await world.call("complete", ticket_id=id_, success=True, confirm=True)
+    call = world.comms.call
+
+    async def newer(who: str, method: str, params: Any, **more: Any) -> dict[str, Any]:
+        answer = await call(who, method, params, **more)
+        for row in answer.get("locks", ()):
+            row["state"] = "of a later version"
+        return answer
+
+    world.comms.call = newer  # type: ignore[method-assign]
+    await world.round()
+    world.comms.call = call  # type: ignore[method-assign]
+    assert any("preimage" in row["message"] for row in world.comms.letters.values())
+    await world.carry()
+    assert await world.redeemed() == 40
+
+
 async def test_locks_that_comms_has_lost_hold_up_no_other_ticket(mint_url: str, tmp_path: Path) -> None:
     world = await FleetWorld.funded(tmp_path, mint_url, ago_s=AGO_S)
     lost = (await world.create(20, key="lost"))["ticket_id"]

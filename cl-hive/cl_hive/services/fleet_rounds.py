@@ -76,8 +76,8 @@ class FleetRounds:
             await part()
         except LATER:
             raise
-        except HiveError as error:
-            self._log("error", "escrow_round_failed", why=str(error)[:200])
+        except Exception as error:
+            self._log("error", "escrow_round_failed", why=repr(error)[:200])
 
     async def _refresh(self) -> None:
         for answer in await self._wallet.refresh():

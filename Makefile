@@ -21,7 +21,7 @@ WORKERS ?= 4
 SUITES := tests/e2e tests/integration tests/compat tests/contract tests/architecture tests/fuzz tests/unit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mints demo test check lint types bench fuzz slow devnet machines reference clean distclean
+.PHONY: help setup setup-mints demo test collect check lint types bench fuzz slow devnet machines reference clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -64,6 +64,9 @@ demo: setup ## the story from end to end on the development network
 test: setup ## every test; ends with pytest's summary line
 	@echo "== tests on node kind: $${HIVE_NODE:-$$(command -v lightningd >/dev/null && echo lightningd || echo embedded)}"
 	@$(KEPT) $(PY) -m pytest $(SUITES) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
+
+collect: setup ## compile the tests once, where every worker of `make test` would
+	@$(KEPT) $(PY) -m pytest $(SUITES) --collect-only -q > /dev/null
 
 lint: setup ## ruff
 	@$(BIN)/ruff check .

@@ -46,6 +46,7 @@ EXECUTED = (
     "e2e/test_plugin_stdout.py",
     "integration/test_always_use_proxy.py",
     "integration/test_archon_and_hive_plugins.py",
+    "integration/test_comms_channel.py",
     "integration/test_comms_identity.py",
     "integration/test_comms_messages.py",
     "integration/test_runtime_process.py",

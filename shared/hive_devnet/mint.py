@@ -165,11 +165,16 @@ class MintProcess:
             **self._environment,
         }
 
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     async def _until_healthy(self) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.returncode is None:
-            if await self.healthy():
+            # It starts for seconds: who asks meanwhile whether anybody listens takes no processor from it.
+            if self._listens() and await self.healthy():
                 return
             await asyncio.sleep(0.1)
         await self.kill()

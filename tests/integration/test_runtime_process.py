@@ -382,7 +382,7 @@ def test_stop_that_hangs_ends_after_the_drain(tmp_path: Path) -> None:
 def test_without_lightningd_it_prints_its_usage(script: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNINGD")}
     done = subprocess.run(
-        [sys.executable, str(script)], env=env, capture_output=True, timeout=30, check=False
+        [sys.executable, str(script)], env=env, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0
     assert b"test-echo request [count]" in done.stdout and b"--test-number=int" in done.stdout

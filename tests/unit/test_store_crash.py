@@ -59,7 +59,7 @@ def _write_until_killed(path: Path, migrations: Path, acknowledged: int) -> int:
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().split("\n")
     process.stdout.close()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     whole = [int(line) for line in rest[:-1]]
     return whole[-1] if whole else 0
 

@@ -89,7 +89,7 @@ def test_a_second_process_is_refused(path: Path, migrations: Path) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     db.close()

@@ -19,7 +19,7 @@ OF_ALL = {
     *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions", "adv_batches"),
     *("adv_inbox", "adv_runes", "adv_checkpoints", "adv_ping_answers", "adv_ways"),
     *("adv_cashu_proofs", "adv_cashu_ops", "adv_cashu_counters", "adv_cashu_mints", "adv_cashu_keysets"),
-    *("adv_cashu_locks", "adv_cashu_lock_ys"),
+    *("adv_cashu_locks", "adv_cashu_lock_ys", "adv_token_ys"),
     *("adv_tickets", "adv_ticket_parts", "adv_ticket_items", "adv_ticket_disputes"),
     *("adv_threads", "adv_messages", "adv_contracts", "adv_profile", "adv_offers", "adv_market_events"),
 }

@@ -208,9 +208,17 @@ async def test_acceptance_04_16_a_killed_relay_comes_back_with_subscriptions_res
 async def test_a_relay_that_is_waited_for_can_be_dialled_at_once(
     relay: RelayProcess, make_pool: MakePool
 ) -> None:
-    pool = await make_pool([relay], Received(), sleep=asyncio.sleep, limits=RelayLimits(backoff_first=3_600))
+    told: list[bool] = []
+    pool = await make_pool(
+        [relay],
+        Received(),
+        sleep=asyncio.sleep,
+        limits=RelayLimits(backoff_first=3_600),
+        on_connected=lambda: told.append(True),
+    )
     assert await pool.wait_for(lambda: pool.connected() == 1, DEADLINE)
     assert pool.dial_now() == 0, "a relay that is connected is left alone"
+    assert told == [True]
     await relay.kill()
     assert await pool.wait_for(lambda: pool.status()[0]["state"] == "waiting", DEADLINE)
     assert pool.status()[0]["retry_in"] >= 300
@@ -220,6 +228,7 @@ async def test_a_relay_that_is_waited_for_can_be_dialled_at_once(
     await relay.restart()
     assert pool.dial_now() == 1
     assert await pool.wait_for(lambda: pool.connected() == 1, DEADLINE)
+    assert told == [True, True], "once when there is a relay again, not at every change of its state"
 
 
 async def test_reading_back_pages_until_everything_is_there(relay: RelayProcess, make_pool: MakePool) -> None:

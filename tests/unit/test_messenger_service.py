@@ -208,3 +208,32 @@ async def test_a_message_beyond_one_megabyte_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TransportUnavailable) as caught:
             await world.enqueue("x" * 1_048_577)
         assert caught.value.reason == "message_too_large"
+
+
+async def test_messages_leave_when_relays_are_back_and_not_at_their_next_turn(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.relays.up = False
+        await world.enqueue("first")
+
+        async def waits() -> bool:
+            return world.db.peek(world.store.next_due) == world.now + retry_delay(1)
+
+        await world.until(waits)
+        world.relays.up = True
+        world.messenger.relays_back()
+
+        async def sent() -> bool:
+            return world.relays.sent == ["first"]
+
+        await world.until(sent)
+        # A relay that comes and goes does not have everything sent each time.
+        world.relays.up = False
+        world.relays.tried.clear()
+        await world.enqueue("second")
+        await world.until(waits)
+        world.relays.tried.clear()
+        for _ in range(3):
+            world.messenger.relays_back()
+            await world.enqueue("first")
+            await asyncio.sleep(0.05)
+        assert not world.relays.tried.is_set()

@@ -95,6 +95,7 @@ class TrafficParts(Parts):
                 self.log,
             ),
         )
+        self.nostr.on_connected = self.messenger.relays_back
         self.signed_messages = SignedMessages(
             self.db, StateStore(), self.identity, self.messenger, now=unix_now, random_bytes=os.urandom
         )

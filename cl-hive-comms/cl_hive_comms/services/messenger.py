@@ -30,6 +30,8 @@ _BATCH_EACH = 8
 _FEW = 4
 _DISK_PAUSE_S = 30.0
 _IDLE_S = 60.0
+_AFTER_OUTAGES_S = 60.0
+"""A relay that comes and goes has everything that waits sent no more often than this."""
 _RECIPIENTS_AT_ONCE = 16
 
 
@@ -54,6 +56,8 @@ class Messenger:
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._batches_done = 0
+        self._relays_back = False
+        self._last_outage = -_AFTER_OUTAGES_S
         self._last_ok: int | None = None
 
     def enqueue(
@@ -116,6 +120,11 @@ class Messenger:
         self.kick()
         return count
 
+    def relays_back(self) -> None:
+        """A relay is there again and none was: what waits for its next turn is tried soon."""
+        self._relays_back = True
+        self.kick()
+
     async def retry_over(self, transport: str) -> None:
         """Try what waits for a registered transport at once: it is there again."""
         if await self._db.write(lambda tx: self._store.retry_over(tx, transport, self._now()), durable=False):
@@ -126,6 +135,7 @@ class Messenger:
         try:
             while True:
                 self._wake.clear()
+                await self._after_outage()
                 next_at = await self._start_due()
                 pause = _IDLE_S if next_at is None else max(0.05, min(_IDLE_S, next_at - self._now()))
                 try:
@@ -183,6 +193,15 @@ class Messenger:
             raise Capacity(
                 f"{MAX_QUEUED} messages wait to be sent; relays may be down, see hive-comms-transports"
             )
+
+    async def _after_outage(self) -> None:
+        # By the loop's clock: the wall clock may have been set while the relays were away.
+        uptime = asyncio.get_running_loop().time()
+        if not self._relays_back or uptime < self._last_outage + _AFTER_OUTAGES_S:
+            return
+        self._relays_back, self._last_outage = False, uptime
+        if self._db.peek(self._store.queued_count):
+            await self._db.write(lambda tx: self._store.retry_now(tx, self._now()), durable=False)
 
     async def _start_due(self) -> int | None:
         now = self._now()

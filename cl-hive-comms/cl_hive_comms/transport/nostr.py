@@ -83,6 +83,8 @@ class NostrTransport:
         self.last_ok: int | None = None
         self.on_asked: OnAsked | None = None
         """Gets the events of `ask` with its name."""
+        self.on_connected: Callable[[], None] | None = None
+        """Called when a relay is there again and none was."""
         self._proxy = proxy if always_use_proxy else None
         self._offline: str | None = None
         self.pool = self._new_pool(self._proxy)
@@ -97,7 +99,12 @@ class NostrTransport:
             proxy=proxy,
             log=self._log,
             private_relays=self._private_relays,
+            on_connected=self._connected,
         )
+
+    def _connected(self) -> None:
+        if self.on_connected is not None:
+            self.on_connected()
 
     # -- life ----------------------------------------------------------------------------------------
 

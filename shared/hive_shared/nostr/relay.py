@@ -62,18 +62,19 @@ class RelayPool:
         limits: RelayLimits | None = None,
         sleep: Sleep = asyncio.sleep,
         private_relays: bool = False,
+        on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare a pool; nothing is opened before `start`.
 
         `on_event(relay_url, subscription_name, event)` is awaited for one event at a time per lane (direct
         messages have a lane of their own); an event whose handler raises may be delivered again when a relay
         sends it again. `secret_provider` gives the key for NIP-42. `proxy` is a SOCKS5 `host:port` for every
-        socket. `private_relays` lets addresses named by others be on a private network (development).
-        Raises ValueError for an unusable proxy.
+        socket. `private_relays` lets addresses named by others be on a private network (development). `on_connected()` is called when a
+        standing relay is connected and none was before. Raises ValueError for an unusable proxy.
         """
         self._limits = limits or RelayLimits()
         self._on_event = on_event
-        self._private = private_relays
+        self._private, self._on_connected, self._was_connected = private_relays, on_connected, False
         clock = now or (lambda: int(time.time()))
         self._pipeline = InboundPipeline(limits=self._limits, now=clock, log=log)
         socks = parse_proxy(proxy) if proxy else None
@@ -351,3 +352,7 @@ class RelayPool:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        if self._was_connected is not (now_connected := self.connected() > 0):
+            self._was_connected = now_connected
+            if now_connected:
+                self._on_connected()

@@ -152,6 +152,9 @@ async def test_a_bond_comes_back_after_its_locktime_when_it_is_asked_for(pair: t
     net = await first.siblings.net_sats([back])
     locked = next(op for op in await first.world.ops() if op.op_id == row.op_id)
     assert await first.world.sats() == start - row.face_sats - locked.fee_sats + net
+    # Asked again when the journal has long forgotten the swap.
+    await first.world.db.write(lambda tx: tx.execute("DELETE FROM comms_cashu_ops"))
+    assert await first.siblings.net_sats(await first.siblings.refund([row.lock_id], 30)) == net
     with pytest.raises(PaymentFailed) as not_ours:
         mine = bond(first, second, refund_pubkey=STRANGER)
         other = await first.siblings.lock_multisig("foreign", "fleet", mine, first.world.mint_url, 30)

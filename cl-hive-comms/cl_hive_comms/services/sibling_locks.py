@@ -17,6 +17,7 @@ from hive_shared.cashu.curve import verify_proof_dleq, y_of
 from hive_shared.cashu.derive import EscrowKeys, lock_nonce, public_key
 from hive_shared.cashu.journal import Op, OpKind, OpState
 from hive_shared.cashu.keysets import Keyset, expand, fee_sats, listed
+from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.outputs import Output
 from hive_shared.cashu.reasons import TokenInvalid
 from hive_shared.cashu.secrets import Lock, SigFlag, build_secret, is_plain, multisig, parse_secret
@@ -262,11 +263,20 @@ class SiblingLocks:
         return op
 
     async def net_sats(self, rows: Sequence[LockRow]) -> int:
-        """What the swaps of these locks brought in, after fees; several locks may share one."""
-        names = sorted({row.op_id for row in rows if row.op_id})
-        ops = await self._db.read(lambda tx: [self._read_op(tx, name) for name in names])
-        spent = (OpKind.REDEEM, OpKind.REFUND)
-        return sum(op.amount_sats for op in ops if op.state is OpState.DONE and op.kind in spent)
+        """What the swaps of these locks brought in, after fees; several locks may share one. A swap that
+        is in the journal no longer (30 d) counts what its locks were made to bring."""
+        return await self._db.read(
+            lambda tx: sum(self._net_of(tx, name, rows) for name in {row.op_id for row in rows if row.op_id})
+        )
+
+    def _net_of(self, tx: Tx, op_id: str, rows: Sequence[LockRow]) -> int:
+        try:
+            op = self._read_op(tx, op_id)
+        except NotFound:
+            ended = (LockState.REDEEMED, LockState.REFUNDED)
+            return sum(row.amount_sats for row in rows if row.op_id == op_id and row.state in ended)
+        done = op.state is OpState.DONE and op.kind in (OpKind.REDEEM, OpKind.REFUND)
+        return op.amount_sats if done else 0
 
     async def sign(self, package: Package, context: str, mint_url: str) -> str:
         """Our signature on a swap that several sign (SIG_ALL), every `B_` made anew from what is shown.

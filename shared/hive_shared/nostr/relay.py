@@ -69,8 +69,9 @@ class RelayPool:
         `on_event(relay_url, subscription_name, event)` is awaited for one event at a time per lane (direct
         messages have a lane of their own); an event whose handler raises may be delivered again when a relay
         sends it again. `secret_provider` gives the key for NIP-42. `proxy` is a SOCKS5 `host:port` for every
-        socket. `private_relays` lets addresses named by others be on a private network (development). `on_connected()` is called when a
-        standing relay is connected and none was before. Raises ValueError for an unusable proxy.
+        socket. `private_relays` lets addresses named by others be on a private network (development).
+        `on_connected()` is called when a standing relay is connected and none was before.
+        Raises ValueError for an unusable proxy.
         """
         self._limits = limits or RelayLimits()
         self._on_event = on_event

@@ -12,7 +12,7 @@ from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.domain.payment_machine import State
 from cl_hive_comms.services.debts import AGAIN_S, ASK_EVERY_S, ASKED_DAYS, UNPROVEN_S
 from cl_hive_comms.storage.payment_store import PaymentStore
-from hive_shared.errors import Conflict, HiveError
+from hive_shared.errors import Conflict, HiveError, NotFound
 from pipeline_world import NODE_ID, NOW, SEALER, slug
 from reward_world import AGENT, Rewarding
 
@@ -260,6 +260,43 @@ async def test_who_gives_no_invoice_is_asked_daily_for_two_weeks_and_then_the_op
     # It is never too late.
     await world.answer(f"{row.payment_id}:3", "late", created_at=world.now)
     assert len(world.node.paid()) == 1
+
+
+async def test_a_debt_that_the_operator_closed_is_paid_and_asked_for_no_more(tmp_path: Path) -> None:
+    world = Rewarding(tmp_path)
+    response = await world.earn(expiry=600)
+    row = world.row(response["command_id"])
+    assert row is not None and row.state is State.OWED and world.counted() == MOST
+    world.pass_time(700)
+    await world.minute()
+    asked = f"{row.payment_id}:0"
+    with pytest.raises(NotFound):
+        await world.debts.close("nobody", "")
+    closed = await world.debts.close(row.payment_id, "by hand")
+    assert (closed.state, closed.error) == (State.FAILED, "closed by the operator: by hand")
+    assert world.counted() == 0
+    # The answer to what was asked before comes late: paid, it would be paid twice.
+    with pytest.raises(Conflict, match="is failed"):
+        await world.answer(asked, "late", created_at=world.now)
+    world.pass_time(ASK_EVERY_S)
+    await world.minute()
+    assert world.node.sent == [] and len(world.letters.sent) == 1
+    with pytest.raises(Conflict, match="only what is owed"):
+        await world.debts.close(row.payment_id, "again")
+
+
+async def test_what_is_being_paid_cannot_be_closed(tmp_path: Path) -> None:
+    world = Rewarding(tmp_path)
+    response = await world.earn()
+    world.node.ends = "pending"
+    await world.minute()
+    row = world.row(response["command_id"])
+    assert row is not None and row.state is State.UNKNOWN
+    with pytest.raises(Conflict, match="is unknown"):
+        await world.debts.close(row.payment_id, "")
+    world.node.end("complete")
+    await world.minute()
+    assert len(world.node.paid()) == 1 and world.counted() == COST
 
 
 async def test_an_attempt_that_failed_is_repeated_while_the_invoice_is_good(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Buying(PayingWorld):
         aliases = SimpleNamespace(
             resolve=lambda _text: advisor, find=lambda _id: advisor, name_of=lambda _advisor: "ada"
         )
-        parts: list[Any] = [self.service, self.history, None, None, self.access, aliases]
+        parts: list[Any] = [self.service, self.history, None, None, self.access, None, aliases]
         getters = [cast(Callable[[], Any], lambda part=part: part) for part in parts]
         self.commands = {spec.name: spec for spec in PaymentCommands(*getters).specs()}
 

@@ -55,7 +55,7 @@ class _Anybody:
 @pytest.mark.parametrize("method", [None, "bolt11", "bolt12"])
 async def test_a_web_address_is_paid_by_l402_and_by_no_other_method(method: str | None) -> None:
     nobody: Callable[[], Any] = _Nobody
-    commands = PaymentCommands(nobody, nobody, nobody, nobody, nobody, _Anybody)  # type: ignore[arg-type]
+    commands = PaymentCommands(*[nobody] * 6, _Anybody)  # type: ignore[arg-type]
     spec = next(each for each in commands.specs() if each.name == "hive-client-pay")
     given = {"advisor": "ada", "amount_sats": 5, "target": "HTTPS://api.example.com/x"}
     params = parse_params(spec, given | ({} if method is None else {"method": method}))

@@ -25,11 +25,14 @@ def _never() -> Any:
         ({"action": "end", "sub_id": "aa", "advisor": "doc"}, "advisor does not belong to action=end"),
         ({"action": "end", "sub_id": "aa", "limit": 1}, "limit does not belong to action=end"),
         ({"action": "end"}, "action=end needs sub_id="),
+        ({"action": "close"}, "action=close needs payment_id="),
+        ({"action": "close", "payment_id": "aa", "limit": 1}, "limit does not belong to action=close"),
+        ({"action": "history", "note": "x"}, "note does not belong to action=history"),
         ({"action": "end", "sub_id": ""}, "sub_id must be text of 1 to 64 characters"),
     ],
 )
 async def test_a_view_takes_what_belongs_to_it(given: dict[str, Any], told: str) -> None:
-    specs = PaymentCommands(_never, _never, _never, _never, _never, _never).specs()
+    specs = PaymentCommands(*[_never] * 7).specs()
     spec = next(each for each in specs if each.name == "hive-client-payments")
     with pytest.raises(InvalidParams, match=told):
         await spec.handler(parse_params(spec, given))

@@ -32,6 +32,7 @@ from ..domain.payment_query import PaymentQuery
 from ..domain.subscription import Subscription
 from ..domain.subscription_machine import State as SubscriptionState
 from ..services.alias_service import AliasService
+from ..services.debts import Debts
 from ..services.l402_client import Bought, L402Client
 from ..services.payment_budget import PaymentBudget
 from ..services.payment_history import PaymentHistory
@@ -60,12 +61,14 @@ _VIEWS: Final[Mapping[str, Literal["R", "X"]]] = {
     "history": "R",
     "subscriptions": "R",
     "end": "X",
+    "close": "X",
 }
 _TAKES: Final[Mapping[str, frozenset[str]]] = {
     "summary": frozenset({"advisor", "kind", "since"}),
     "history": frozenset({"advisor", "kind", "since", "limit", "cursor"}),
     "subscriptions": frozenset({"advisor", "limit"}),
     "end": frozenset({"sub_id"}),
+    "close": frozenset({"payment_id", "note"}),
 }
 """Which parameters belong to which view."""
 _PAGE: Final = 50
@@ -88,10 +91,11 @@ class PaymentCommands:
         budget: Callable[[], PaymentBudget],
         subscriptions: Callable[[], SubscriptionService],
         access: Callable[[], L402Client],
+        debts: Callable[[], Debts],
         aliases: Callable[[], AliasService],
     ) -> None:
         self._payments, self._history, self._budget, self._aliases = payments, history, budget, aliases
-        self._subscriptions, self._access = subscriptions, access
+        self._subscriptions, self._access, self._debts = subscriptions, access, debts
 
     def specs(self) -> list[MethodSpec]:
         """The methods of this family."""
@@ -124,10 +128,14 @@ class PaymentCommands:
                     Param("limit", "int", minimum=1, maximum=500),
                     Param("cursor", "str", maximum=64),
                     Param("sub_id", "str", minimum=1, maximum=64),
+                    Param("payment_id", "str", minimum=1, maximum=64),
+                    Param("note", "str", minimum=1, maximum=200),
                     FORMAT,
                 ),
                 self._listed,
-                "What was paid and received: sums, or payments, newest first; subscriptions, and their end.",
+                "What was paid and received, is open and owed: sums, or payments, newest first;"
+                " subscriptions, and their end. close: what is owed under payment_id was paid in another way,"
+                " or is not due.",
                 by=ClassBy("action", _VIEWS),
             ),
             MethodSpec(
@@ -215,6 +223,13 @@ class PaymentCommands:
                     "action=end needs sub_id= (action=subscriptions lists them)", data={"param": "sub_id"}
                 )
             result = self._subscription(await self._subscriptions().end(params["sub_id"]))
+        elif action == "close":
+            if params["payment_id"] is None:
+                raise InvalidParams(
+                    "action=close needs payment_id= (action=summary lists what is owed)",
+                    data={"param": "payment_id"},
+                )
+            result = self._row(await self._debts().close(params["payment_id"], params["note"] or ""))
         elif action == "subscriptions":
             subscriptions = await self._subscriptions().listed(advisor_id, limit)
             items = [self._subscription(row) for row in subscriptions]
@@ -222,6 +237,7 @@ class PaymentCommands:
         elif action == "summary":
             result = await self._history().sums(advisor_id, params["kind"], params["since"])
             result["open"] = [self._row(row) for row in await self._history().open()]
+            result["owed"] = [self._row(row) for row in await self._history().owed()]
         else:
             before = _cursor(params["cursor"] or "")
             query = PaymentQuery(advisor_id, params["kind"], params["since"] or 0, before, limit)

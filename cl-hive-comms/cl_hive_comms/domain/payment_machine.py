@@ -42,6 +42,7 @@ class Event(StrEnum):
     ON_REFUNDED = "refunded"
     ON_EARNED = "earned"
     ON_UNPAID = "unpaid"
+    ON_CLOSED = "closed"
 
 
 class Effect(StrEnum):
@@ -73,5 +74,6 @@ PAYMENT_TABLE: Final[Mapping[tuple[State, Event], Step[State, Effect]]] = Mappin
         (State.EXPIRED, Event.ON_PAID): Step(State.SETTLED),
         (State.SETTLED, Event.ON_OWED): Step(State.OWED),
         (State.OWED, Event.ON_REFUNDED): Step(State.REFUNDED),
+        (State.OWED, Event.ON_CLOSED): Step(State.FAILED),
     }
 )

@@ -263,6 +263,7 @@ def payment_methods(
             lambda: payments().budget,
             lambda: payments().subscriptions,
             lambda: payments().access,
+            lambda: payments().debts,
             aliases,
         ).specs(),
         *SiblingPaymentCommands(lambda: payments().pay, lambda: payments().requests, aliases).specs(),

@@ -159,6 +159,28 @@ class Debts:
 
         await self._db.write(body)
 
+    async def close(self, payment_id: str, note: str) -> Payment:
+        """The operator paid a debt in another way, or does not owe it: nothing is asked for or paid any more,
+        also no invoice that comes late (0690). Raises NotFound, and Conflict for what is not owed, or is
+        being paid."""
+
+        def body(tx: Tx) -> Payment:
+            row = self._rows.get(tx, payment_id)
+            if row is None:
+                raise NotFound(f"there is no payment {payment_id[:40]!a} (action=history lists them)")
+            if row.direction != OUT or row.command_id is None or row.state is not State.OWED:
+                raise Conflict(
+                    f"payment {payment_id} is {row.state}: only what is owed to an agent, and is not being"
+                    " paid, can be closed",
+                    reason="stale_state",
+                )
+            error = f"closed by the operator: {note}" if note else "closed by the operator"
+            after = self._rows.move(tx, row, Event.ON_CLOSED, self._now(), error=error)
+            self._rows.count(tx, row, 0)
+            return replace(after, counted_sats=0)
+
+        return await self._db.write(body)
+
     def told(self, tx: Tx, row: Payment) -> None:
         """A debt is paid: its agent gets the proof, in the transaction that stores it."""
         assert row.command_id is not None and row.bound_to is not None and row.payment_hash is not None

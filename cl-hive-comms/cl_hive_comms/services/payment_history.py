@@ -50,6 +50,11 @@ class PaymentHistory:
         """Payments without an end, oldest first."""
         return await self._db.read(lambda tx: self._rows.in_states(tx, OPEN))
 
+    async def owed(self) -> tuple[Payment, ...]:
+        """What agents' commands have earned and is not paid yet, oldest first."""
+        owed = await self._db.read(lambda tx: self._rows.in_states(tx, (State.OWED,)))
+        return tuple(row for row in owed if row.direction == OUT)
+
     async def unresolved(self) -> tuple[Unresolved, ...]:
         """Those that have been without an end for longer than any call to pay runs."""
         late = self._now() - SETTLE_S

@@ -87,6 +87,14 @@ async def _with_tool(stage: Stage) -> Params:
     if "tool" not in stage.kept:
         await stage.call("plugin", subcommand="start", plugin=str(Path(fee_tool.__file__).resolve()))
         stage.kept["tool"] = fee_tool.DEFAULTS["min_fee_ppm"]
+
+        async def known() -> bool:
+            told = (await stage.call("hive-client-capabilities"))["unsupported_actions"]
+            missing = [row.get("parameters", ()) for row in told if row["action"] == "adjust"]
+            return bool(missing) and "vegas_decay_rate" in missing[0] and "min_fee_ppm" not in missing[0]
+
+        # The plugin looks anew when another one has started; a command may be quicker.
+        await until(known, "the parameters that nothing here reads")
     stage.kept["tool"] += 5
     reason = {"trigger_reason": "profitability_low", "confidence": 0.8}
     return {"parameter": "min_fee_ppm", "value": stage.kept["tool"], **reason}
@@ -95,14 +103,6 @@ async def _with_tool(stage: Stage) -> Params:
 async def _adjusted(stage: Stage, params: Params, result: Answer) -> None:
     shown = await stage.call("revenue-config", action="get", key="min_fee_ppm")
     assert shown["value"] == params["value"] == result["new"] != result["old"]
-
-    async def known() -> bool:
-        told = (await stage.call("hive-client-capabilities"))["unsupported_actions"]
-        missing = [row.get("parameters", ()) for row in told if row["action"] == "adjust"]
-        return bool(missing) and "vegas_decay_rate" in missing[0] and "min_fee_ppm" not in missing[0]
-
-    # The plugin looks anew when another one has started.
-    await until(known, "the parameters that nothing here reads")
 
 
 async def _others_open_less(stage: Stage, params: Params, result: Answer) -> None:

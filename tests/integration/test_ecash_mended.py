@@ -97,6 +97,22 @@ async def test_a_new_database_with_a_used_seed_makes_ecash_of_its_own(mint_url: 
     await world.close()
 
 
+async def test_an_old_copy_looks_beyond_counters_that_nothing_was_signed_for(
+    mint_url: str, tmp_path: Path
+) -> None:
+    old = EcashWorld(tmp_path / "old", mint_url)
+    (keyset,) = (await old.mints.keysets(mint_url)).values()
+    # As many as operations take that a mint refuses for a while, right after the copy was made.
+    await old.db.write(lambda tx: old.store.take_counters(tx, mint_url, keyset.id, 210))
+    await old.service.fund(100, None, None, 30)
+    await old.close()
+    copy = EcashWorld(tmp_path / "new", mint_url, seed=old.seed, looks_ahead=True)
+    await copy.service.fund(100, None, None, 30)
+    own = [each.counter for op in await copy.ops() for each in op.body.outputs if each.counter is not None]
+    assert min(own) >= 210 + len(own) and await copy.sats() == 100
+    await copy.close()
+
+
 async def test_a_mint_that_is_named_by_two_addresses_signs_nothing_twice(
     mint_url: str, tmp_path: Path
 ) -> None:

@@ -102,12 +102,10 @@ class SeedRestore:
     async def beyond_signed(self, mint_url: str, keyset: Keyset) -> None:
         """Raise a counter that stands where the mint has signed before: of a database that is older than the
         ecash made with its seed, or new. Raises PaymentFailed when the mint does not answer rightly."""
-        mint = self._mints.at(mint_url)
         start = await self._db.read(lambda tx: self._rows.counter(tx, mint_url, keyset.id))
-        if not await self._batch(mint, keyset, start):
-            return
-        found = await self._search(mint, keyset, start)
-        await self._db.write(lambda tx: self._rows.raise_counter(tx, mint_url, keyset.id, found.next))
+        found = await self._search(self._mints.at(mint_url), keyset, start)
+        if found.next > start:
+            await self._db.write(lambda tx: self._rows.raise_counter(tx, mint_url, keyset.id, found.next))
 
     async def _search(self, mint: Mint, keyset: Keyset, start: int = 0, least: int = 0) -> _Found:
         """From `start` until nothing is signed any more. Counters below `least` are known to be used: of what

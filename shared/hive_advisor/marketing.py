@@ -103,13 +103,9 @@ class Market:
 
     async def tick(self) -> None:
         """What is done in every round."""
-        with self._alone.round("market") as alone:
-            for name, step in (
-                ("negotiations", self.negotiations.tick),
-                ("contracts", self.contracts.tick),
-            ):
-                with alone(name):
-                    await step()
+        await self._alone.steps(
+            "market", ("negotiations", self.negotiations.tick), ("contracts", self.contracts.tick)
+        )
 
     async def waiting(self) -> list[dict[str, str]]:
         """Negotiations whose turn is ours, and contracts that wait for our signature."""
@@ -127,7 +123,6 @@ class Market:
         taken, the profile signed again with its work."""
         if not self._refreshing.locked():
             async with self._refreshing:
-                with self._alone.round("adverts") as alone:
-                    for name, step in (("events", self.publishing.tick), ("profile", self.adverts.tick)):
-                        with alone(name):
-                            await step()
+                await self._alone.steps(
+                    "adverts", ("events", self.publishing.tick), ("profile", self.adverts.tick)
+                )

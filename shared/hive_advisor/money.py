@@ -140,10 +140,7 @@ class Money:
 
     async def tick(self) -> None:
         """What is done in every round."""
-        with self._alone.round("money") as alone:
-            for name, step in (("spent", self.spending.tick), ("earned", self.earnings.tick)):
-                with alone(name):
-                    await step()
+        await self._alone.steps("money", ("spent", self.spending.tick), ("earned", self.earnings.tick))
         # A mint that is slow holds nothing else up.
         self._spawn(self.tokens.tick())
 

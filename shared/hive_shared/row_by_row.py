@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -51,6 +51,13 @@ class RowByRow:
             yield alone
         finally:
             self._tell(what, failed)
+
+    async def steps(self, what: str, *steps: tuple[str, Callable[[], Awaitable[object]]]) -> None:
+        """A round of named steps, one after the other, each as if it were a row."""
+        with self.round(what) as alone:
+            for name, step in steps:
+                with alone(name):
+                    await step()
 
     def _tell(self, what: str, failed: dict[str, Exception]) -> None:
         before = self._failing.pop(what, {})

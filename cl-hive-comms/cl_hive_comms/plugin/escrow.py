@@ -68,16 +68,14 @@ class EscrowParts(msgspec.Struct, frozen=True):
 
     async def tick(self) -> None:
         """What is to be handed over, told, rejected by silence, forgotten; what was handed to us."""
-        with self.alone.round("escrow") as alone:
-            for name, step in (
-                ("judges", self.judges.judge.settle),
-                ("tickets", self.service.engine.tick),
-                ("undecided", self.undecided.tick),
-                ("disputes", self.disputes.tick),
-                ("received", self.received.tick),
-            ):
-                with alone(name):
-                    await step()
+        await self.alone.steps(
+            "escrow",
+            ("judges", self.judges.judge.settle),
+            ("tickets", self.service.engine.tick),
+            ("undecided", self.undecided.tick),
+            ("disputes", self.disputes.tick),
+            ("received", self.received.tick),
+        )
 
     def handlers(self) -> dict[str, OwnHandler]:
         """Who takes which message of a payee."""

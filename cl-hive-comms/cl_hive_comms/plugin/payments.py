@@ -77,14 +77,12 @@ class Payments(msgspec.Struct, frozen=True):
 
     async def settle(self) -> None:
         """What was paid, what came, and what is owed."""
-        with self.alone.round("payments of this node") as alone:
-            for name, step in (
-                ("sent", self.pay.settle),
-                ("requested", self.requests.settle),
-                ("owed", self.debts.pay_due),
-            ):
-                with alone(name):
-                    await step()
+        await self.alone.steps(
+            "payments of this node",
+            ("sent", self.pay.settle),
+            ("requested", self.requests.settle),
+            ("owed", self.debts.pay_due),
+        )
 
 
 def limits_of(config: Config) -> Limits:

@@ -21,10 +21,8 @@ from cl_hive_comms.domain.advisor import Advisor
 from cl_hive_comms.domain.handoff import FACT, Handoff
 from cl_hive_comms.services.alert_service import AlertService
 from cl_hive_comms.services.credential_service import CredentialService
-from cl_hive_comms.services.ports_identity import Clock, FactStore
+from cl_hive_comms.services.ports_identity import Clock, FactStore, Log
 from cl_hive_comms.services.receipt_service import ReceiptService, operator_event
-
-from .ports_identity import Log
 
 _DAY_S: Final = 86_400
 

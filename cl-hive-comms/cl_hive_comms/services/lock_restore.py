@@ -12,13 +12,12 @@ from typing import Any, Final
 
 import msgspec
 from hive_shared.cashu.curve import y_of
-from hive_shared.cashu.derive import EscrowKeys, lock_nonce, lock_r, public_key
+from hive_shared.cashu.derive import EscrowKeys, public_key
 from hive_shared.cashu.keysets import Keyset, face_sats, listed, split
 from hive_shared.cashu.lock_machine import LockState, lock_id_of
-from hive_shared.cashu.outputs import Output, output, restored
-from hive_shared.cashu.secrets import build_secret
+from hive_shared.cashu.outputs import Output, restored
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
-from hive_shared.cashu.ticket import lock_of
+from hive_shared.cashu.ticket import lock_of, outputs_of
 from hive_shared.cashu.token import Token, encode_token
 from hive_shared.cashu.wire import Proof, SpendState
 from hive_shared.errors import InvalidParams
@@ -120,16 +119,9 @@ class LockRestore:
         for place in missing:
             lock, hash_ = lock_of(place.terms, place.item, place.share), bytes.fromhex(place.terms_hash)
             sats = share_sats(place.terms, place.item, place.share)
-            outputs = [
-                output(
-                    0,
-                    keyset.id,
-                    build_secret(lock, lock_nonce(hash_, place.share, place.item, number)),
-                    lock_r(seed, hash_, place.share, place.item, number),
-                )
-                for number in range(_most_proofs(sats, keyset))
-            ]
-            found.append((place, tuple(outputs)))
+            blank = [0] * _most_proofs(sats, keyset)
+            outputs = outputs_of(blank, lock, hash_, keyset.id, seed, item=place.item, mint=place.share)
+            found.append((place, outputs))
         return found
 
     async def _signed(

@@ -47,8 +47,11 @@ def exact(
 
 def largest(available: Mapping[int, Sequence[Coin]], most: int = MAX_INPUTS) -> list[Coin]:
     """The `most` coins that are worth most."""
-    ordered = [coin for amount in sorted(available, reverse=True) for coin in available[amount]]
-    return ordered[:most]
+    return _ordered(available)[:most]
+
+
+def _ordered(available: Mapping[int, Sequence[Coin]]) -> list[Coin]:
+    return [coin for amount in sorted(available, reverse=True) for coin in available[amount]]
 
 
 def covering(
@@ -67,7 +70,7 @@ def covering(
         if (needed := fee_of(found, ppk)) == fee:
             return found
         fee = max(fee + 1, needed)
-    ordered = [coin for amount in sorted(available, reverse=True) for coin in available[amount]]
+    ordered = _ordered(available)
     chosen: list[Coin] = []
     for coin in ordered[:most]:
         chosen.append(coin)

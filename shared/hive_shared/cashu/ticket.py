@@ -7,7 +7,7 @@ reading it serves to say what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -87,14 +87,29 @@ def outputs_under(
     """The same for any conditions, `hash_` (32 bytes) being what stands for the terms: whoever takes `sats`
     alone gets them whole, after the mint's fee. Raises ValueError."""
     face = face_sats(sats, keyset.input_fee_ppk, keyset.denominations)
+    amounts = split(face, keyset.denominations)
+    return outputs_of(amounts, lock, hash_, keyset.id, lock_seed, item=item, mint=mint)
+
+
+def outputs_of(
+    amounts: Iterable[int],
+    lock: Lock,
+    hash_: bytes,
+    keyset_id: str,
+    lock_seed: Secret,
+    *,
+    item: int = 0,
+    mint: int = 0,
+) -> tuple[Output, ...]:
+    """The outputs of one share, into whatever `amounts` (sat; 0: the mint says which) it is cut."""
     return tuple(
         output(
             amount,
-            keyset.id,
+            keyset_id,
             build_secret(lock, lock_nonce(hash_, mint, item, number)),
             lock_r(lock_seed, hash_, mint, item, number),
         )
-        for number, amount in enumerate(split(face, keyset.denominations))
+        for number, amount in enumerate(amounts)
     )
 
 

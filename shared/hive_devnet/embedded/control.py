@@ -107,7 +107,8 @@ class Control:
 
         plugin = self._plugin(params)
         os.kill(plugin.pid, signal.SIGKILL)
-        await plugin.ended.wait()
+        # Its pipes close before it is gone: who killed it may look at what it had open.
+        await plugin.gone()
         return {}
 
     async def _set_fault(self, params: dict[str, Any]) -> dict[str, Any]:

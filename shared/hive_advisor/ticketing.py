@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from hive_shared.cashu.derive import EscrowKeys
+from hive_shared.cashu.escrow_rows import MAX_ACTIVE_TICKETS
 from hive_shared.cashu.payee import PayeeEngine, TicketMints
 from hive_shared.cashu.redeeming import Redeemer, RedeemingWallet
 from hive_shared.cashu.ticket_mints import TicketMintBook
@@ -76,7 +77,9 @@ def ticket_service(
         records.add_event(tx, kind, ticket_id, text, now())
 
     hashes = TicketHashes(db, TicketHashStore(sealer), records, mail, now=now, random_bytes=rng)
-    engine = PayeeEngine(db, rows, purse.mints, purse.keys, peers, out, hashes, told=told, now=now)
+    parts = (db, rows, purse.mints, purse.keys, peers, out, hashes)
+    # As many as a node has of its own: clients share no cap here.
+    engine = PayeeEngine(*parts, told=told, now=now, most_live=MAX_ACTIVE_TICKETS)
     redeemer = Redeemer(
         db,
         rows,

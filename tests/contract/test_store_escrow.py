@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cashu_tickets import NOW, document, item
+from cashu_tickets import NOW, STRANGER, document, item
 from escrow_tables import TASK, rows_of, secret_row, ticket_rows
 from hive_shared.cashu import escrow_rows
 from hive_shared.cashu.escrow_rows import (
@@ -21,7 +21,7 @@ from hive_shared.cashu.escrow_rows import (
     TicketQuery,
 )
 from hive_shared.cashu.terms import decode_terms
-from hive_shared.cashu.ticket_machine import PayeeEvent, PayerEvent, PayerItem, TicketStatus
+from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem, PayerEvent, PayerItem, TicketStatus
 from hive_shared.crypto import Sealer, Secret, sha256
 from hive_shared.errors import Capacity, Conflict
 from hive_shared.storage.escrow_store import EscrowStore
@@ -224,6 +224,23 @@ def test_caps_refuse_what_is_new_and_drop_what_is_over(
     store.add_secrets(tx, [secret_row(i=0), secret_row(i=1)])
     with pytest.raises(Capacity):
         store.add_secrets(tx, [secret_row(i=2)])
+
+
+def test_tickets_in_our_favour_are_counted_payer_by_payer(store: EscrowStore, tx: sqlite3.Connection) -> None:
+    other = {"id": STRANGER[2:], "refund_pubkey": STRANGER}
+    everyone: tuple[dict[str, Any], ...] = ({}, {}, {"payer": other})
+    for number, changes in enumerate(everyone):
+        ticket, items = ticket_rows(NOW + number, ticket_id=f"{number:032x}", **changes)
+        taken = [replace(each, state=PayeeItem.ACCEPTED) for each in items]
+        store.add_ticket(tx, replace(ticket, role=Side.PAYEE), taken)
+    ours, _ = ticket_rows(NOW + 9, ticket_id=f"{9:032x}")
+    store.add_ticket(tx, *ticket_rows(NOW + 9, ticket_id=f"{9:032x}"))
+    payer = ours.terms.payer.id
+    assert (store.active_of_payer(tx, payer), store.active_of_payer(tx, other["id"])) == (2, 1)
+    item = store.item(tx, f"{0:032x}", 0)
+    assert item is not None
+    store.put_item(tx, item, replace(item, state=PayeeItem.REDEEMED), NOW)
+    assert (store.active_of_payer(tx, payer), store.active_of_payer(tx, "01" * 32)) == (1, 0)
 
 
 def test_one_dispute_of_an_item_at_a_time(store: EscrowStore, tx: sqlite3.Connection) -> None:

@@ -16,7 +16,8 @@ from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_shared.cashu.keysets import Keyset
 from hive_shared.cashu.lock_machine import LockState
 from hive_shared.cashu.payee_rows import Intake
-from hive_shared.cashu.ticket_messages import Redeemed, TicketAck
+from hive_shared.cashu.terms import terms_hash
+from hive_shared.cashu.ticket_messages import Redeemed, TicketAck, TicketReject
 from hive_shared.cashu.token import decode_token
 from hive_shared.errors import NotFound
 from hive_shared.store import Tx
@@ -190,6 +191,30 @@ async def test_a_ticket_that_cannot_be_looked_at_holds_up_no_other(
     world.now += 60
     assert await world.engine.look() == 1
     assert isinstance(world.sent[-1], TicketAck) and world.sent[-1].ticket_id == bad.ticket_id
+
+
+async def test_a_payer_has_so_many_tickets_under_way_and_is_told_so(world: PayeeWorld) -> None:
+    world.engine._most_live = 2
+    first, second, third, fourth = (world.terms(each) for each in (3, 4, 5, 6))
+    await world.hand_over(first)
+    for terms in (second, third):
+        proofs = [each for few in await world.lock(terms) for each in few]
+        await world.engine.ticket(world.me, world.message(terms, proofs), "m")
+    assert await world.engine.look() == 2
+    decided = {each.ticket_id: each for each in world.sent}
+    assert isinstance(decided[first.ticket_id], TicketAck)
+    late = [each for each in world.sent if isinstance(each, TicketReject)]
+    assert [each.reason for each in late] == ["capacity"] and "at most 2" in late[0].detail
+    # With no room left it is refused where its first message comes: nothing of it is looked at.
+    await world.engine.ticket(world.me, world.message(fourth, (), tokens=[]), "m4")
+    assert world.sent[-1] == TicketReject(fourth.ticket_id, "capacity", late[0].detail)
+    assert await world.engine.look() == 0
+    # What was taken goes on, and makes room when it has ended.
+    await world.release(first.ticket_id, 0)
+    assert await world.redeemer.redeem() == 1 and await world.sats() == 3
+    fifth = world.terms(7)
+    await world.hand_over(fifth)
+    assert world.sent[-1] == TicketAck(fifth.ticket_id, terms_hash(fifth).hex())
 
 
 async def test_a_keyset_that_the_mint_made_meanwhile_is_read_before_a_ticket_is_refused(

@@ -37,6 +37,7 @@ class IntakeRows(Protocol):
 class TicketRows(EscrowRows, Protocol):
     """Tickets of either role (hive_shared.storage.escrow_store.EscrowStore)."""
 
+    def active_of_payer(self, tx: Tx, payer: str) -> int: ...
     def put_item(self, tx: Tx, before: ItemRow, after: ItemRow, now: int) -> None: ...
 
 
@@ -90,6 +91,10 @@ class ReceivedTickets:
     def open_of_peer(self, tx: Tx, peer: str) -> int:
         """How many of a peer are neither accepted nor refused."""
         return self._intake.open_of_peer(tx, peer)
+
+    def live_of_peer(self, tx: Tx, peer: str) -> int:
+        """How many accepted ones of a peer have not ended."""
+        return self._tickets.active_of_payer(tx, peer)
 
     def waiting(self, tx: Tx, now: int) -> Sequence[HeldTicket]:
         """Those to look at."""

@@ -107,6 +107,16 @@ class TicketStore(IntakeStore):
         ).fetchone()
         return int(count), int(total)
 
+    def live_of_peer(self, tx: Tx, peer: str) -> int:
+        """How many accepted tickets of a peer (x-only hex) have an item that has not ended."""
+        (count,) = tx.execute(
+            "SELECT count(*) FROM adv_tickets t WHERE t.peer = ? AND t.intake = 'accepted' AND EXISTS"
+            " (SELECT 1 FROM adv_ticket_items i WHERE i.ticket_id = t.ticket_id"
+            " AND i.state NOT IN ('redeemed', 'lost'))",
+            (peer,),
+        ).fetchone()
+        return int(count)
+
     def put_item(self, tx: Tx, item: HeldItem, was: PayeeItem) -> None:
         """Store a changed item that was in a state. Raises Conflict when it is in another."""
         changed = tx.execute(

@@ -45,6 +45,8 @@ from .witness import preimage_matches
 
 MAX_COLLECTED: Final = 64
 """Tickets of one peer that are neither accepted nor refused yet."""
+MAX_LIVE_OF_A_PAYER: Final = 100
+"""Accepted tickets of one payer that have not ended, where all payers share one cap of 500."""
 MAX_PARTS: Final = 64
 """Messages that one ticket may come in."""
 UNPROBED_SATS: Final = 1_000
@@ -90,7 +92,8 @@ class TicketMints(Protocol):
 
 
 class PayeeEngine:
-    """Owns what is known of tickets in our favour."""
+    """Owns what is known of tickets in our favour. Of one payer at most `most_live` that were accepted and
+    have not ended: more are refused, so that no payer takes the room of the others."""
 
     def __init__(
         self,
@@ -104,10 +107,11 @@ class PayeeEngine:
         *,
         told: Told,
         now: Callable[[], int],
+        most_live: int = MAX_LIVE_OF_A_PAYER,
     ) -> None:
         self._db, self._rows, self._mints, self._keys = db, rows, mints, keys
         self._peers, self._out, self._own, self._told, self._now = peers, out, own, told, now
-        self._one_at_a_time = asyncio.Lock()
+        self._one_at_a_time, self._most_live = asyncio.Lock(), most_live
 
     def lock_pubkey(self, context: str) -> str:
         """The key that tickets of a contract or credential are locked to, 66 hex."""
@@ -254,9 +258,11 @@ class PayeeEngine:
                         decided += await self._decide(ticket)
                 except Exception as error:
                     # No ticket holds up another, whatever is wrong with it.
-                    detail = repr(error)[:500]
+                    reason, detail = "internal", repr(error)[:500]
+                    if isinstance(error, HiveError):
+                        reason, detail = error.symbol, error.detail
                     decided += await self._db.write(
-                        partial(self._later, ticket=ticket, reason="internal", detail=detail)
+                        partial(self._later, ticket=ticket, reason=reason, detail=detail)
                     )
             return decided
 
@@ -281,6 +287,9 @@ class PayeeEngine:
             if self._rows.open_of_peer(tx, peer.key) >= MAX_COLLECTED:
                 raise Capacity(f"{peer.name} left {MAX_COLLECTED} tickets unfinished: no more are taken")
             held = HeldTicket(message.ticket_id, peer.key, Intake.COLLECTING, now, now)
+            if full := self._no_room(tx, peer.key):
+                self._refuse(tx, held, *full)
+                return
         self._same(held, peer, terms)
         if held.intake in (Intake.ACCEPTED, Intake.REFUSED):
             self._answer(tx, held, msg_id)
@@ -474,6 +483,9 @@ class PayeeEngine:
         except TokenInvalid as error:
             self._refuse(tx, current, error.symbol, error.detail)
             return 1
+        if full := self._no_room(tx, ticket.peer):
+            self._refuse(tx, current, *full)
+            return 1
         accepted = replace(
             current, intake=Intake.ACCEPTED, context=context, updated_at=now, next_at=0, tries=0
         )
@@ -499,6 +511,16 @@ class PayeeEngine:
         self._answer(tx, accepted, "decided")
         self._told(tx, "ticket_accepted", ticket.ticket_id, f"{terms.amount_sats} sat")
         return 1
+
+    def _no_room(self, tx: Tx, peer: str) -> tuple[str, str] | None:
+        """Why a payer is given no room for one more; None where it has some."""
+        live = self._rows.live_of_peer(tx, peer)
+        if live < self._most_live:
+            return None
+        return Capacity.slug, (
+            f"{live} tickets of this payer are under way, at most {self._most_live} may be: the next is taken"
+            " when one of them has ended"
+        )
 
     def _refuse(self, tx: Tx, ticket: HeldTicket, reason: str, detail: str) -> None:
         refused = replace(

@@ -162,6 +162,15 @@ class EscrowStore:
         ).fetchone()
         return int(row[0])
 
+    def active_of_payer(self, tx: Tx, payer: str) -> int:
+        """How many tickets that a payer (x-only hex) handed over are live."""
+        row = tx.execute(
+            f"SELECT COUNT(*) FROM {self._tickets} WHERE status IN {_LIVE} AND role = ?"
+            " AND terms_json ->> '$.payer.id' = ?",
+            (Side.PAYEE.value, payer),
+        ).fetchone()
+        return int(row[0])
+
     def note_ticket(self, tx: Tx, ticket_id: str, now: int, **changes: Any) -> None:
         """Write what changed beside the status: `payer_sig`, `acked_by`, `error`."""
         assert changes.keys() <= _TICKET_CHANGES, changes

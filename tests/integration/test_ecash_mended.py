@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -298,12 +299,12 @@ async def test_a_refusal_hides_what_a_mint_repeats(payer: EcashWorld, mint_url: 
     assert secret not in front.detail
 
 
-def unpaid(world: EcashWorld) -> Callable[[], None]:
+def unpaid(world: EcashWorld, **more: Any) -> Callable[[], None]:
     """The mint says of every quote that it is not paid, until the answer is called."""
     state = world.mints.client.mint_quote_state
 
     async def never(quote_id: str) -> Any:
-        return msgspec.structs.replace(await state(quote_id), state=QuoteState.UNPAID, paid=None)
+        return msgspec.structs.replace(await state(quote_id), state=QuoteState.UNPAID, paid=None, **more)
 
     put(world, mint_quote_state=never)
     return lambda: put(world, mint_quote_state=state)
@@ -345,6 +346,39 @@ async def test_a_quote_that_is_paid_after_its_end_is_minted_within_a_day(
     await world.sweep()
     (op,) = await world.ops()
     assert (op.state, await world.sats()) == (OpState.DONE, 50)
+    await world.close()
+
+
+@pytest.mark.parametrize("end", [Paid.FAILED, None])
+async def test_an_invoice_that_can_be_paid_for_months_is_remembered_until_its_end(
+    mint_url: str, tmp_path: Path, end: Paid | None
+) -> None:
+    world, day = EcashWorld(tmp_path, mint_url), 86_400
+    begun = world.now = int(time.time())
+    seen = unpaid(world, expiry=begun + 60 * day)
+    world.payer.end = end
+    for number in range(2):
+        with suppress(PaymentFailed):
+            assert (await world.service.fund(50 + number, None, None, 2)).open
+    for days in (2, 33, 59):
+        world.now = begun + days * day
+        await world.sweep()
+        await world.service.tidy()
+    assert [op.state for op in await world.ops()] == [OpState.FAILED] * 2
+    never = world.mints.client.mint_quote_state
+    seen()
+    paid, (late, _) = world.mints.client.mint_quote_state, await world.ops()
+    put(world, mint_quote_state=lambda quote: (paid if quote == late.quote_id else never)(quote))
+    await world.sweep()
+    assert await world.sats() == late.amount_sats
+    # Past the end of the invoice nobody asks, and what was not paid is forgotten like all that ended.
+    put(world, mint_quote_state=paid)
+    world.now = begun + 61 * day
+    await world.sweep()
+    assert (await world.sats(), len(await world.ops())) == (late.amount_sats, 2)
+    world.now = begun + 92 * day
+    await world.service.tidy()
+    assert await world.ops() == []
     await world.close()
 
 

@@ -34,7 +34,7 @@ from .mint_quote import legacy_quote_digest, quote_digest
 from .outputs import Output, beside, finish, restored
 from .ports import MintBook, MintRefused, MintUnavailable, lasting, request_seconds
 from .reasons import MintNonconformant
-from .wire import BlindSignature, MeltAnswer, MeltQuote, Proof, QuoteState, SpendState, as_inputs
+from .wire import BlindSignature, MeltAnswer, MeltQuote, MintQuote, Proof, QuoteState, SpendState, as_inputs
 
 T = TypeVar("T")
 
@@ -50,6 +50,8 @@ CHANGE_S: Final = 600
 """How long after a melt was sent the change that is owed at least may still be signed."""
 QUOTE_GRACE_S: Final = 3_600
 """How long after its expiry a quote that was paid late is still looked for."""
+_PAYABLE_S: Final = 366 * 86_400
+"""Nobody is asked for longer about an invoice that its mint lets run for ever."""
 _UNPAID: Final = "the mint's invoice was not paid in time"
 _MOST_WAIT_S: Final = 60
 _WATCH_EVERY_S: Final = LONGEST_WAIT_S
@@ -268,12 +270,12 @@ class Settler:
             return await self._doubt(sent, "the mint has issued this quote")
         became = await self._payer.became(op)
         if became is Paid.FAILED:
-            return await self._unpaid(op, op.reason or "payment_failed", op.error or _UNPAID)
+            return await self._unpaid(op, quote, op.reason or "payment_failed", op.error or _UNPAID)
         if now > op.expires_at + QUOTE_GRACE_S:
             if became is Paid.OPEN:
                 # Nobody can take it back: the mint may have it as late as the payment ends.
                 return await self._wait(op, "the payment of the mint's invoice has no end yet", "")
-            end = await self._unpaid(op, "invoice_expired", op.error or _UNPAID)
+            end = await self._unpaid(op, quote, "invoice_expired", op.error or _UNPAID)
             if became is Paid.SETTLED:
                 text = f"{op.amount_sats} sat were paid to the mint, and it does not say so"
                 await self._alert(replace(end, error=text))
@@ -289,10 +291,11 @@ class Settler:
                 )
         return await self._wait(op, op.error, op.reason)
 
-    async def _unpaid(self, op: Op, reason: str, text: str) -> Op:
-        """Given up; the mint is asked about it for another day."""
+    async def _unpaid(self, op: Op, quote: MintQuote, reason: str, text: str) -> Op:
+        """Given up; the mint is asked about it for another day, and while its invoice can be paid."""
         now = self._now()
-        watched = replace(op, watch_until=now + WATCH_S, next_retry_at=now + _WATCH_EVERY_S)
+        payable = min(quote.expiry or 0, now + _PAYABLE_S) + QUOTE_GRACE_S
+        watched = replace(op, watch_until=max(now + WATCH_S, payable), next_retry_at=now + _WATCH_EVERY_S)
         return await self._fail(watched, reason, text)
 
     # -- doubt -----------------------------------------------------------------------------------------
@@ -561,9 +564,9 @@ class Settler:
         )
 
     async def _wait(self, op: Op, text: str, reason: str) -> Op:
-        """1, 2, 4 .. 60 s: each time as long as it has lasted."""
-        now = self._now()
-        most = _REDEEM_WAIT_S if op.kind is OpKind.REDEEM else _MOST_WAIT_S
+        """1, 2, 4 .. 60 s, 900 s once it was given up: each time as long as it has lasted."""
+        now, most = self._now(), _REDEEM_WAIT_S if op.kind is OpKind.REDEEM else _MOST_WAIT_S
+        most = most if op.open else _WATCH_EVERY_S
         wait = min(most, max(1, now - max(op.sent_at, op.created_at)))
         return await self._move(replace(op, error=text, reason=reason, next_retry_at=now + wait), op.state)
 

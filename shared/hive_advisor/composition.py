@@ -228,7 +228,8 @@ class Composition(ABC):
         kept_of_clients = (
             *(QuestionStore(), self._fee_rows, self._outbox, *self.money.kept_of_clients),
             *(self.tickets.hashes, self._route_rows, self._records, TelemetryStore(), ActionLogStore()),
-            *(JournalStore(), CounterStore(), SyncStore(), AlertStore(), self._command_rows, self._rows),
+            # What commands used of the guard's limits stays until these are past it.
+            *(JournalStore(), SyncStore(), AlertStore(), self._command_rows, self._rows),
         )
         self.forgetting = ForgetService(
             *(self._db, kept_of_clients, self.money.debts, self.tickets, self._rows, self._command_rows),

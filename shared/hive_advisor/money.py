@@ -120,7 +120,7 @@ class Money:
         self._ecash, tokens = rows.ecash, TokenStore(sealer)
         self.tokens = self._ecash_income(rows, tokens)
         self.earnings.on_token = self.tokens.sent
-        self.debts, self.kept_of_clients = self._invoices, (self._invoices, self._outgoing, tokens)
+        self.debts, self.kept_of_clients = self._invoices, (self._invoices, self.spending, tokens)
         mail.handle(INVOICE_REQUEST, self.earnings.requested)
 
     def _ecash_income(self, rows: Rows, tokens: TokenStore) -> TokenIncome:

@@ -13,7 +13,7 @@ from hive_shared.errors import Conflict
 from hive_shared.store import Tx
 from kit_world import KitWorld, run_fee
 
-KEPT = {"adv_clients", "adv_credentials", "adv_receipts", "adv_evidence"}
+KEPT = {"adv_clients", "adv_credentials", "adv_receipts", "adv_evidence", "adv_counters"}
 # Of every client, or found by something else than the client's id.
 OF_ALL = {
     *("adv_meta", "adv_events", "adv_audit", "adv_approvals", "adv_questions", "adv_batches"),

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from hive_advisor.advisor import Advisor
 from hive_advisor.config import SpendConfig
+from hive_advisor.storage.counter_store import CounterStore
 from hive_shared.bolt11 import read_invoice
 from hive_shared.errors import HiveError, TransportUnavailable
 from kit_world import KitWorld
@@ -185,6 +186,54 @@ async def test_the_daily_limit_counts_what_is_under_way_with_its_fees(
     assert refused.value.reason == "budget_exhausted" and len(wallet.sent) == 4
     world.ahead += 86_401
     assert (await paid(kit, await run(kit, 161))).state == "paid"
+
+
+async def test_a_forgotten_client_takes_neither_the_days_sum_nor_the_guards_with_it(
+    world: KitWorld, kit: Advisor, wallet: Wallet
+) -> None:
+    for fee in range(150, 154):
+        assert (await paid(kit, await run(kit, fee))).state == "paid"
+        assert (await run(kit, fee + 50)).state == "done"
+        wallet.node.uses.clear()
+        await kit._db.write(lambda tx: tx.execute("DELETE FROM adv_l402"))
+    client = await kit.clients.named("alice")
+    used = await kit._db.read(lambda tx: CounterStore().used(tx, client.client_id, 0, ""))
+    assert used
+    await kit._db.write(lambda tx: tx.execute("UPDATE adv_credentials SET state = 'revoked'"))
+    await kit.forgetting.forget(client)
+    assert used == await kit._db.read(lambda tx: CounterStore().used(tx, client.client_id, 0, ""))
+    await kit.money.tick()
+    left = await kit.money.spending.listed(10)
+    assert [(each.state, each.command_id) for each in left] == [("paid", "")] * 4
+    await kit._db.write(lambda tx: tx.execute("UPDATE adv_credentials SET state = 'offered'"))
+    await hire(world, kit)
+    refused = await run(kit, 160)
+    with pytest.raises(HiveError, match=r"spend\.daily_sats in config\.toml is 5000"):
+        await paid(kit, refused)
+    # When the day is over nothing of them is left, and the limit is free.
+    world.ahead += 86_401
+    await kit.money.tick()
+    assert await kit.money.spending.listed(10) == []
+    assert (await paid(kit, await run(kit, 161))).state == "paid"
+
+
+async def test_what_may_leave_us_yet_outlasts_its_client(
+    world: KitWorld, kit: Advisor, wallet: Wallet
+) -> None:
+    async def deaf(name: str, method: str, params: Any) -> dict[str, Any]:
+        raise TransportUnavailable("node pocket did not answer in 30 s")
+
+    wallet.call = deaf
+    payment = await paid(kit, await run(kit))
+    client = await kit.clients.named("alice")
+    await kit._db.write(lambda tx: tx.execute("UPDATE adv_credentials SET state = 'revoked'"))
+    await kit.forgetting.forget(client)
+    world.ahead += 86_401
+    await kit.money.tick()
+    assert [each.state for each in await kit.money.spending.listed(10)] == ["unknown"]
+    world.ahead = payment.invoice_expires + 86_400 - world.now() + world.ahead
+    await kit.money.tick()
+    assert await kit.money.spending.listed(10) == []
 
 
 async def test_nothing_is_spent_without_a_limit_a_way_or_while_halted(

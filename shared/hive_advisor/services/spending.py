@@ -40,6 +40,9 @@ class OutgoingRows(Protocol):
     def unsettled(self, tx: Tx) -> list[Outgoing]: ...
     def since(self, tx: Tx, created: int) -> list[Outgoing]: ...
     def newest(self, tx: Tx, limit: int) -> list[Outgoing]: ...
+    def forget(self, tx: Tx, client_id: str, now: int) -> int: ...
+    def late(self, tx: Tx, now: int) -> bool: ...
+    def forget_late(self, tx: Tx, now: int) -> None: ...
 
 
 class PaidFees(Protocol):
@@ -188,6 +191,15 @@ class SpendService:
                 self._looks[payment.payment_hash] = (looks + 1, self._now() + look_pause_s(looks))
                 with alone(payment.payment_hash):
                     await self._noted(payment, await self._seen(payment))
+
+        now = self._now()
+        if await self._db.read(lambda tx: self._rows.late(tx, now)):
+            await self._db.write(lambda tx: self._rows.forget_late(tx, now))
+
+    def forget(self, tx: Tx, client_id: str) -> int:
+        """A client is forgotten; how many rows went now. A payment goes when the limit of 24 hours counts it
+        no more and it has an end, or none is waited for."""
+        return self._rows.forget(tx, client_id, self._now())
 
     async def _seen(self, payment: Outgoing) -> Result:
         """What its wallet says now; no word where that is set up no more, or does not answer."""

@@ -40,7 +40,3 @@ class CounterStore:
             (client_id, since, without),
         ).fetchall()
         return {str(row["name"]): int(row["n"]) for row in rows}
-
-    def forget(self, tx: Tx, client_id: str) -> int:
-        """Erase what is kept of a client; how many rows."""
-        return int(tx.execute("DELETE FROM adv_counters WHERE client_id = ?", (client_id,)).rowcount)

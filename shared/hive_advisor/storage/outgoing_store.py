@@ -7,9 +7,11 @@ import sqlite3
 from hive_shared.crypto import Sealer
 from hive_shared.store import Tx
 
-from hive_advisor.domain.outgoing import Outgoing, OutState
+from hive_advisor.domain.outgoing import DAY_S, GIVEN_UP_S, Outgoing, OutState
 
 _HOST = "host:"
+_OVER = "(state = 'failed' OR created <= ? AND (state = 'paid' OR invoice_expires <= ?))"
+"""Counts in no limit any more, and nothing is waited for."""
 
 
 class OutgoingStore:
@@ -70,9 +72,25 @@ class OutgoingStore:
         rows = tx.execute("SELECT * FROM adv_payments ORDER BY created DESC, payment_hash LIMIT ?", (limit,))
         return [_outgoing(row) for row in rows]
 
-    def forget(self, tx: Tx, client_id: str) -> int:
-        """Erase what is kept of a client; how many rows."""
-        return int(tx.execute("DELETE FROM adv_payments WHERE client_id = ?", (client_id,)).rowcount)
+    def forget(self, tx: Tx, client_id: str, now: int) -> int:
+        """Erase what is kept of a client, how many rows; of what counts in a limit yet or may leave us its
+        command alone, until `forget_late`."""
+        done = tx.execute(
+            f"DELETE FROM adv_payments WHERE client_id = ? AND {_OVER}", (client_id, *_over(now))
+        )
+        tx.execute("UPDATE adv_payments SET command_id = '' WHERE client_id = ?", (client_id,))
+        return int(done.rowcount)
+
+    def late(self, tx: Tx, now: int) -> bool:
+        """Whether `forget_late` has anything to do."""
+        found = tx.execute(
+            f"SELECT 1 FROM adv_payments WHERE command_id = '' AND {_OVER} LIMIT 1", _over(now)
+        )
+        return found.fetchone() is not None
+
+    def forget_late(self, tx: Tx, now: int) -> None:
+        """Erase what `forget` left, once no limit reaches it and it has an end."""
+        tx.execute(f"DELETE FROM adv_payments WHERE command_id = '' AND {_OVER}", _over(now))
 
 
 class WayStore:
@@ -111,6 +129,10 @@ class WayStore:
     def trust_host(self, tx: Tx, host: str, now: int) -> None:
         """A human said that a host may."""
         tx.execute("INSERT OR IGNORE INTO adv_ways (name, created) VALUES (?, ?)", (_HOST + host, now))
+
+
+def _over(now: int) -> tuple[int, int]:
+    return now - DAY_S, now - GIVEN_UP_S
 
 
 def _outgoing(row: sqlite3.Row) -> Outgoing:

@@ -247,7 +247,9 @@ async def spawn(
         streams = [_Stream(stdin, theirs, written=True), _Stream(stdout, theirs), _Stream(stderr, theirs)]
         text = json.dumps(job).encode() + b"\n"
         sent = socket.send_fds(connection, [text], [stream.given for stream in streams])
-        connection.sendall(text[sent:])
+        if sent < len(text):
+            # Never of nothing: a program that has ended already has closed its end.
+            connection.sendall(text[sent:])
     watch = _Watch()
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: watch, sock=connection)

@@ -118,8 +118,14 @@ class Advisor(Composition):
         await self._pings.settled(max(0.0, end - clock()))
 
     async def _ended(self, online: bool) -> None:
+        clock = asyncio.get_running_loop().time
+        end = clock() + (0 if self._flushed else _DRAIN_S)
         if online:
-            await self._pings.settled(0 if self._flushed else _DRAIN_S)
+            await self._pings.settled(end - clock())
+        if self._acks:
+            # Noted as sent before it leaves: cut short it would only leave with the next repeat, behind
+            # commands with higher numbers, and the node would refuse it.
+            await asyncio.wait(tuple(self._acks), timeout=max(0.0, end - clock()))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,7 +150,9 @@ class Advisor(Composition):
     async def _ack_automatically(self, client: Client, credential_id: str) -> None:
         for credential in await self.clients.credentials(client):
             if credential.credential_id == credential_id:
-                self._spawn(self.acknowledge(client, credential, accepted=True, wait_s=0))
+                ack = self._begun(self.acknowledge(client, credential, accepted=True, wait_s=0))
+                self._acks.add(ack)
+                ack.add_done_callback(self._acks.discard)
 
     # Commands ------------------------------------------------------------------------------------
 

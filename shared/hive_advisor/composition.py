@@ -91,7 +91,7 @@ class Composition(ABC):
         say: Callable[[str], None],
     ) -> None:
         self._db, self._config, self._now, self._say = db, config, now, say
-        self._tasks, self._flushed = set[asyncio.Task[Any]](), False
+        self._flushed, self._tasks, self._acks = False, set[asyncio.Task[Any]](), set[asyncio.Task[Any]]()
         self._alone = RowByRow(log_by(say))
         self.keyring = Keyring(identity.readable_secrets(now()))
         self._sealer = Sealer({1: identity.store_secret()}, 1)
@@ -426,10 +426,14 @@ class Composition(ABC):
         return await self._link.relays_answering(timeout), len(self._config.relays)
 
     def _spawn(self, coroutine: Any) -> None:
+        self._begun(coroutine)
+
+    def _begun(self, coroutine: Any) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(partial(say_failure, self._say))
+        return task
 
     @abstractmethod
     async def pump(self) -> dict[str, Any]:

@@ -85,10 +85,12 @@ class Forked:
         return out, err
 
     def send_signal(self, number: int) -> None:
-        """Raises ProcessLookupError after its end."""
+        """Raises ProcessLookupError after its end. One that is gone but whose end was not told yet is past
+        being signalled, which is no error (nor is it one of asyncio's processes)."""
         if self._exited.done():
             raise ProcessLookupError(self.pid)
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """SIGTERM."""

@@ -131,6 +131,51 @@ async def test_an_acknowledgement_that_was_never_said_is_said_by_the_next_round(
     assert [command.action for command in node.commands].count("credential_ack") == 1
 
 
+async def test_an_acknowledgement_that_is_on_its_way_leaves_before_the_process_ends(
+    opener: Opener, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opener() as kit:
+        key, deliver = kit.pubkey, kit.delivery.deliver
+
+        async def slow(*given: Any, **named: Any) -> str | None:
+            await asyncio.sleep(0.2)
+            return await deliver(*given, **named)
+
+        monkeypatch.setattr(kit.delivery, "deliver", slow)
+        await node.send(key, node.offer(key, credential=node.credential(key, "fees")))
+        await until(lambda: kit.clients.with_node_key(node.key))
+    await node.heard(1)
+    assert [command.action for command in node.commands] == ["credential_ack"]
+
+
+async def test_an_acknowledgement_that_later_commands_overtook_is_said_again(
+    opener: Opener, node: ScriptedNode, clock: Clock
+) -> None:
+    def said() -> list[envelope.Command]:
+        return [command for command in node.commands if command.action == "credential_ack"]
+
+    async def twice() -> bool:
+        return len(said()) == 2
+
+    honest, node.answer = node.answer, lambda _command: None
+    async with opener() as kit:
+        client, ack = await hired(kit, node), node.commands[0]
+        node.answer = honest
+        await kit.control(client.client_id, "capabilities", {}, 60)
+        # Lost at first: its repeat is refused for its number.
+        error = from_symbol("nonce_too_low", "late", expected_min=node.commands[-1].nonce + 1)
+        await node.send(ack.sender, node.response(ack, 1, error=envelope.error_doc(error)))
+        await until(lambda: kit.commands.listed(None, "rejected", 1))
+        await kit.pump()
+        assert len(said()) == 1, "not before a minute has passed"
+        clock.ahead = 61
+        await kit.pump()
+        await until(twice)
+        await kit.pump()
+    first, again = said()
+    assert again.nonce > first.nonce and again.params == first.params
+
+
 async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, node: ScriptedNode) -> None:
     async with opener() as kit:
         client = await hired(kit, node)

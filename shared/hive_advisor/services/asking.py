@@ -32,6 +32,8 @@ from hive_advisor.services.retries import RetryService
 
 _ACK: Final = "credential_ack"
 _ACK_AGAIN_S: Final = 600
+_OVERTAKEN_AGAIN_S: Final = 60
+_OVERTAKEN: Final = "nonce_too_low"
 _UNHEARD: Final = (CommandState.EXPIRED, CommandState.LOST, CommandState.INDETERMINATE)
 _ON_ITS_WAY: Final = (CommandState.READY, CommandState.SENT, CommandState.PENDING)
 
@@ -196,19 +198,22 @@ class AskService:
         return str(done.state)
 
     async def acknowledge_unsaid(self, client: Client) -> None:
-        """Tell the node of credentials in use what it has not heard: the process ended before it was said, or
-        nobody answered."""
+        """Tell the node of credentials in use what it has not heard: the process ended before it was said,
+        nobody answered, or later commands of ours came first."""
         for credential in await self._clients.credentials(client):
             if credential.state != "active" or credential.credential_id in self._said:
                 continue
             said = await self._commands.newest_under(credential, _ACK)
-            if said is not None and said.state in _UNHEARD:
-                if self._now() < said.created + _ACK_AGAIN_S:
+            if said is not None:
+                # A later command of ours came first (this one was lost and repeated): it was not looked at.
+                overtaken = said.state == CommandState.REJECTED and said.slug == _OVERTAKEN
+                if said.state in _ON_ITS_WAY:
                     continue
-            elif said is not None:
-                if said.state not in _ON_ITS_WAY:
+                if not overtaken and said.state not in _UNHEARD:
                     self._said.add(credential.credential_id)
-                continue
+                    continue
+                if self._now() < said.created + (_OVERTAKEN_AGAIN_S if overtaken else _ACK_AGAIN_S):
+                    continue
             await self.acknowledge(client, credential, accepted=True, wait_s=0)
 
     async def capabilities(self, client: Client, wait_s: int) -> dict[str, Any] | None:

@@ -176,6 +176,32 @@ async def test_an_acknowledgement_that_later_commands_overtook_is_said_again(
     assert again.nonce > first.nonce and again.params == first.params
 
 
+@pytest.mark.parametrize(("slug", "again"), [("busy", True), ("permission_denied", False)])
+async def test_an_acknowledgement_that_came_at_a_bad_time_is_said_again(
+    opener: Opener, node: ScriptedNode, clock: Clock, slug: str, again: bool
+) -> None:
+    def said() -> int:
+        return [command.action for command in node.commands].count("credential_ack")
+
+    async with opener() as kit:
+        honest = node.answer
+        node.answer = lambda c: node.response(c, 2, error=envelope.error_doc(from_symbol(slug, "not now")))
+        await hired(kit, node)
+        await until(lambda: refused(kit))
+        node.answer = honest
+        clock.ahead = 300
+        await kit.pump()
+        assert said() == 1
+        clock.ahead = 3_600
+        await kit.pump()
+        await kit.pump()
+        assert said() == 1 + again
+
+
+async def refused(kit: Advisor) -> bool:
+    return any([await kit.commands.listed(None, state, 1) for state in ("rejected", "error")])
+
+
 async def test_a_command_is_sent_answered_and_its_receipt_kept(opener: Opener, node: ScriptedNode) -> None:
     async with opener() as kit:
         client = await hired(kit, node)

@@ -11,7 +11,18 @@ from typing import Any, Final
 from hive_shared import credential as credentials
 from hive_shared import envelope
 from hive_shared.crypto import schnorr_sign
-from hive_shared.errors import Conflict, HiveError, InvalidParams, TransportUnavailable, from_symbol
+from hive_shared.errors import (
+    SYMBOLS,
+    Busy,
+    ClockSkew,
+    Conflict,
+    HiveError,
+    Internal,
+    InvalidParams,
+    RateLimited,
+    TransportUnavailable,
+    from_symbol,
+)
 from hive_shared.registry import CONTROL, MONITOR
 from hive_shared.store import Db, Tx
 
@@ -35,6 +46,7 @@ _ACK_AGAIN_S: Final = 600
 _OVERTAKEN_AGAIN_S: Final = 60
 _OVERTAKEN: Final = "nonce_too_low"
 _UNHEARD: Final = (CommandState.EXPIRED, CommandState.LOST, CommandState.INDETERMINATE)
+_NOT_NOW: Final = (Busy, ClockSkew, Internal, RateLimited)
 _ON_ITS_WAY: Final = (CommandState.READY, CommandState.SENT, CommandState.PENDING)
 
 
@@ -199,7 +211,7 @@ class AskService:
 
     async def acknowledge_unsaid(self, client: Client) -> None:
         """Tell the node of credentials in use what it has not heard: the process ended before it was said,
-        nobody answered, or later commands of ours came first."""
+        nobody answered, the node was busy, or later commands of ours came first."""
         for credential in await self._clients.credentials(client):
             if credential.state != "active" or credential.credential_id in self._said:
                 continue
@@ -209,7 +221,8 @@ class AskService:
                 overtaken = said.state == CommandState.REJECTED and said.slug == _OVERTAKEN
                 if said.state in _ON_ITS_WAY:
                     continue
-                if not overtaken and said.state not in _UNHEARD:
+                refused_for_now = SYMBOLS.get(said.slug or "") in _NOT_NOW
+                if not overtaken and not refused_for_now and said.state not in _UNHEARD:
                     self._said.add(credential.credential_id)
                     continue
                 if self._now() < said.created + (_OVERTAKEN_AGAIN_S if overtaken else _ACK_AGAIN_S):

@@ -285,6 +285,67 @@ async def test_a_debt_that_the_operator_closed_is_paid_and_asked_for_no_more(tmp
         await world.debts.close(row.payment_id, "again")
 
 
+async def test_a_debt_that_takes_its_time_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, gate, asked = Rewarding(tmp_path), asyncio.Event(), asyncio.Event()
+    slow, quick = [await world.earn(channel=f"10{n}x1x0", word=f"bill {n}") for n in (1, 2)]
+    call, first = world.node.call, world.bill("bill 1")
+
+    async def hangs(method: str, params: Any = None, **named: Any) -> Any:
+        if first in (params or {}).values() and method in ("xpay", "pay"):
+            asked.set()
+            await gate.wait()
+        return await call(method, params, **named)
+
+    monkeypatch.setattr(world.node, "call", hangs)
+
+    async def ends(response: dict[str, Any], state: State) -> None:
+        async with asyncio.timeout(30):
+            while (row := world.row(response["command_id"])) is None or row.state is not state:
+                await asyncio.sleep(0.01)
+
+    world.debts.kick()
+    await ends(quick, State.SETTLED)
+    await asked.wait()
+    # What is earned meanwhile does not wait either, and a round of the loop leaves the slow one alone.
+    later = await world.earn(channel="103x1x0", word="bill 3")
+    world.debts.kick()
+    await ends(later, State.SETTLED)
+    await world.minute()
+    await ends(slow, State.SENDING)
+    assert len(world.node.paid()) == 2 and world.counted() == 2 * COST + MOST
+    gate.set()
+    await world.debts.drain()
+    await ends(slow, State.SETTLED)
+    assert (len(world.node.sent), len(world.node.paid()), world.counted()) == (3, 3, 3 * COST)
+    assert len(world.notices()) == 3
+
+
+async def test_a_debt_that_is_closed_while_it_waits_for_others_is_not_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, gate, asked = Rewarding(tmp_path), asyncio.Event(), asyncio.Event()
+    world.debts._slots = asyncio.Semaphore(1)
+    commands = [await world.earn(channel=f"10{n}x1x0", word=f"bill {n}") for n in (1, 2)]
+    call = world.node.call
+
+    async def hangs(method: str, params: Any = None, **named: Any) -> Any:
+        if method in ("xpay", "pay"):
+            asked.set()
+            await gate.wait()
+        return await call(method, params, **named)
+
+    monkeypatch.setattr(world.node, "call", hangs)
+    world.debts.kick()
+    await asked.wait()
+    rows = [row for each in commands if (row := world.row(each["command_id"])) and row.state is State.OWED]
+    await world.debts.close(rows[0].payment_id, "by hand")
+    gate.set()
+    await world.debts.drain()
+    assert (len(rows), len(world.node.sent), world.counted()) == (1, 1, COST)
+
+
 async def test_what_is_being_paid_cannot_be_closed(tmp_path: Path) -> None:
     world = Rewarding(tmp_path)
     response = await world.earn()

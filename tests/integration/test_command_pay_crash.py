@@ -87,3 +87,23 @@ async def test_an_answer_with_an_invoice_killed_anywhere_is_paid_once_when_it_co
             await hours_pass(world)
         ids = world.row_of_all("SELECT command_id FROM comms_commands")
         assert await books(world, at, True, ids) is State.SETTLED
+
+
+async def test_debts_that_are_paid_side_by_side_are_each_paid_once_wherever_they_are_killed(
+    tmp_path: Path,
+) -> None:
+    async def before(world: World) -> None:
+        assert isinstance(world, Rewarding)
+        for number in (1, 2):
+            await world.earn(channel=f"10{number}x1x0", word=f"bill {number}")
+
+    async def order(world: World) -> None:
+        assert isinstance(world, Rewarding)
+        await world.debts.pay_due()
+
+    async for at, world, _died in killed_everywhere(tmp_path, order, Rewarding, before):
+        assert isinstance(world, Rewarding)
+        await hours_pass(world)
+        assert [row.state for row in world.owed_rows()] == [State.SETTLED] * 2, at
+        assert (len(world.node.paid()), world.counted()) == (2, 2 * COST), at
+        assert len({part["payment_hash"] for part in world.node.parts}) == 2, at

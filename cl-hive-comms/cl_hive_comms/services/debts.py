@@ -23,7 +23,7 @@ from hive_shared.invoice_messages import (
     body_doc,
     read_body,
 )
-from hive_shared.row_by_row import RowByRow
+from hive_shared.row_by_row import Alone, RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
@@ -41,12 +41,15 @@ from .ports_payments import Lightning, PaymentRows
 
 AGAIN_S: Final = 600
 """Between two tries to pay a debt by the same invoice."""
+AT_ONCE: Final = 4
+"""Debts that are being paid."""
 ASK_EVERY_S: Final = 86_400
 """An agent that gave no invoice is asked once a day."""
 ASKED_DAYS: Final = 14
 """For so long; the operator is told then."""
 UNPROVEN_S: Final = 30 * 86_400
 """After that what an indeterminate command may have earned is not held any longer."""
+_OWED: Final = (State.OWED, State.RESERVED, State.SENDING, State.UNKNOWN)
 
 
 class Letters(Protocol):
@@ -85,49 +88,66 @@ class Debts:
         self._db, self._rows, self._commands, self._payments = db, rows, commands, payments
         self._lightning, self._letters, self._push, self._alerts = lightning, letters, push, alerts
         self._now, self._log, self._alone = now, log, RowByRow(log)
-        self._running: asyncio.Task[None] | None = None
+        self._rounds: set[asyncio.Task[None]] = set()
         self._again = False
+        # One debt may wait for its route, or its mint, for more than a minute: the others do not.
+        self._slots, self._at_work = asyncio.Semaphore(AT_ONCE), set[str]()
         self._told: set[str] = set()
         self.bearer: BearerPay | None = None
 
     # -- paying -------------------------------------------------------------------------------------------
 
     def kick(self) -> None:
-        """Something is owed: pay it soon. Returns at once."""
+        """Something is owed: pay it soon, whatever is being paid. Returns at once."""
+        if self._again:
+            return
         self._again = True
-        if self._running is None or self._running.done():
-            self._running = asyncio.ensure_future(self._run())
+        task = asyncio.ensure_future(self._run())
+        self._rounds.add(task)
+        task.add_done_callback(self._rounds.discard)
 
     async def _run(self) -> None:
-        while self._again:
-            self._again = False
-            try:
-                await self.pay_due()
-            except StoreError:
-                # The loop of every minute tries again.
-                self._log("error", "debts_not_paid")
+        self._again = False
+        try:
+            await self.pay_due()
+        except StoreError:
+            # The loop of every minute tries again.
+            self._log("error", "debts_not_paid")
 
     async def drain(self) -> None:
         """Wait for what `kick` began."""
-        if self._running is not None:
-            await self._running
+        while self._rounds:
+            await asyncio.gather(*self._rounds)
 
     async def pay_due(self) -> None:
-        """Pay what is owed and can be paid, ask for the invoices that miss; also run every minute."""
-        owed = (State.OWED, State.RESERVED, State.SENDING, State.UNKNOWN)
+        """Pay what is owed and can be paid, a few at once, ask for the invoices that miss; also run every
+        minute. Returns when each that nobody else was at has been looked after."""
         with self._alone.round("debts") as alone:
-            for row in await self._db.read(lambda tx: self._rows.in_states(tx, owed)):
-                if row.direction != OUT or row.command_id is None:
-                    continue
-                if row.state in (State.SENDING, State.UNKNOWN) and row.kind != CASHU:
-                    continue
+            rows = await self._db.read(lambda tx: self._rows.in_states(tx, _OWED))
+            turns = (self._in_turn(row, alone) for row in rows if _ours(row))
+            # Each to its end: a payment that was begun is not given up for what befell another.
+            for outcome in await asyncio.gather(*turns, return_exceptions=True):
+                if outcome is not None:
+                    raise outcome
+        self._push.kick()
+
+    async def _in_turn(self, row: Payment, alone: Alone) -> None:
+        if row.payment_id in self._at_work:
+            return
+        self._at_work.add(row.payment_id)
+        try:
+            async with self._slots:
                 with alone(row.payment_id):
                     try:
-                        await self._look_after(row)
+                        # While it waited it may have been paid, or closed.
+                        current = await self._db.read(lambda tx: self._rows.get(tx, row.payment_id))
+                        if current is not None and _ours(current):
+                            await self._look_after(current)
                     except (HiveError, ClnError) as error:
                         why = error.symbol if isinstance(error, HiveError) else type(error).__name__
                         self._log("info", "debt_not_paid", payment_id=row.payment_id, why=why)
-        self._push.kick()
+        finally:
+            self._at_work.discard(row.payment_id)
 
     async def _look_after(self, row: Payment) -> None:
         now = self._now()
@@ -266,3 +286,10 @@ class Debts:
 
         await self._db.write(body)
         self.kick()
+
+
+def _ours(row: Payment) -> bool:
+    """Whether a payment is a debt that is looked after here: one over Lightning only until it was sent."""
+    if row.direction != OUT or row.command_id is None or row.state not in _OWED:
+        return False
+    return row.kind == CASHU or row.state in (State.OWED, State.RESERVED)

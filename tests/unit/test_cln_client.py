@@ -106,7 +106,7 @@ async def test_a_late_answer_is_never_read_as_the_next_one(node: Node, client: C
 
     node.answer = late
     with pytest.raises(ClnTimeout) as caught:
-        await client.call("slow", {"n": 1}, timeout=0.05)
+        await client.call("slow", {"n": 1}, timeout=0.5)
     assert caught.value.outcome_unknown
     release.set()
     assert await client.call("fast", {"n": 2}) == {"params": {"n": 2}}

@@ -87,7 +87,7 @@ async def _in_another_run(stage: Stage, params: Params, result: Answer) -> None:
         seen.append(await stage.shown())
         return seen[-1] == seen[-2]
 
-    await until(at_rest, "the node to be at rest after its start", 60, 3)
+    await until(at_rest, "the node to be at rest after its start", pause=3)
 
 
 ENTRIES = (

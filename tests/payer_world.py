@@ -101,7 +101,7 @@ class Payer:
 async def settled(kit: Advisor) -> None:
     """What the kit does beside is done."""
     while tasks := [task for task in kit._tasks if not task.done()]:
-        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
 @asynccontextmanager

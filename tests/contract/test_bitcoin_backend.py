@@ -65,7 +65,7 @@ def started() -> Iterator[Lightningd]:
     yield lightningd
     assert lightningd.process.stdin is not None and lightningd.process.stdout is not None
     lightningd.process.stdin.close()
-    assert lightningd.process.wait(10) == 0
+    assert lightningd.process.wait(60) == 0
     lightningd.process.stdout.close()
 
 
@@ -199,7 +199,7 @@ def test_backend_leaves_with_the_owner_of_the_network(chain: RegtestChain, tmp_p
     owner.kill()
     owner.wait()
     lightningd.send(b'{"jsonrpc":"2.0","id":9,"method":"estimatefees","params":{}}\n\n')
-    assert lightningd.process.wait(10) == 0
+    assert lightningd.process.wait(60) == 0
     assert lightningd.process.stdin is not None and lightningd.process.stdout is not None
     assert lightningd.process.stdout.read() == b""
     lightningd.process.stdin.close()

@@ -148,7 +148,7 @@ async def test_what_was_skipped_while_stored_events_are_read_again_comes_as_well
     async with HostileRelay(answering) as relay:
         pool = await listening(relay.url, got)
         try:
-            await until(lambda: "skipped while reading" in got, 30)
+            await until(lambda: "skipped while reading" in got)
         finally:
             await pool.stop()
 
@@ -164,8 +164,8 @@ async def test_a_relay_that_never_ends_its_stored_events_is_not_asked_for_ever()
         limits = replace(LIMITS, eose_seconds=0.05)
         pool = await listening(relay.url, [], limits)
         try:
-            await until(lambda: len(asked) == 4, 30)
-            await until(lambda: pool.status()[0]["counters"].get("eose_timeouts") == 4, 30)
+            await until(lambda: len(asked) == 4)
+            await until(lambda: pool.status()[0]["counters"].get("eose_timeouts") == 4)
             assert pool.status()[0]["counters"]["catch_ups"] == 3
             assert pool._connections[relay.url].requests._catching_up is None
         finally:

@@ -437,7 +437,7 @@ async def test_what_a_refusal_says_about_the_client(
         async def settled() -> bool:
             return (await kit.clients.named(client.alias)).state == state
 
-        await until(settled, 30)
+        await until(settled)
 
 
 async def test_after_an_emergency_stop_the_client_goes_on_when_the_node_answers_again(
@@ -451,7 +451,7 @@ async def test_after_an_emergency_stop_the_client_goes_on_when_the_node_answers_
         async def stopped() -> bool:
             return (await kit.clients.named(client.alias)).stopped
 
-        await until(stopped, 30)
+        await until(stopped)
         with pytest.raises(Conflict, match="its operator stopped all commands"):
             await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
     # Over a restart, and still on: asked every few minutes, not in every round.
@@ -490,7 +490,7 @@ async def test_an_unsupported_action_makes_the_capabilities_old(opener: Opener, 
         async def forgotten() -> bool:
             return (await kit.clients.named(client.alias)).capabilities_at is None
 
-        await until(forgotten, 30)
+        await until(forgotten)
         await kit.plan(await kit.clients.named(client.alias), *FEE, PARAMS)
 
 

@@ -114,7 +114,7 @@ async def test_a_webhook_that_was_down_is_tried_again_also_after_a_restart(tmp_p
         assert tested["dm"] == {"state": "none"}
         await restart(node)
         hook.answer = "200 OK"
-        await until(lambda: _delivered(node), "the second try succeeds", 30)
+        await until(lambda: _delivered(node), "the second try succeeds")
         (row,) = await alerts(node)
         assert row["webhook"]["attempts"] == 2 and len(hook.got) == 2
         assert json.loads(hook.got[0][1])["alert_id"] == json.loads(hook.got[1][1])["alert_id"]

@@ -147,7 +147,7 @@ async def test_three_make_all_and_a_newcomer_is_found_at_once(node: Node) -> Non
     archon = node.plugin("archon", clock)
     for hub in (comms, hive):
         await hub.on_plugin_started({"plugin_name": "renamed.py", "methods": ["x", "hive-archon-hello"]})
-    await until(lambda: {comms.combo(), hive.combo(), archon.combo()} == {"all"}, 5)
+    await until(lambda: {comms.combo(), hive.combo(), archon.combo()} == {"all"}, 20)
 
 
 async def test_a_greeting_is_answered_by_a_greeting(node: Node) -> None:
@@ -156,7 +156,7 @@ async def test_a_greeting_is_answered_by_a_greeting(node: Node) -> None:
     await until(lambda: node.calls.count(HELLO["hive"]) >= 1)
     clock.offset += 30
     hive = node.plugin("hive", clock)
-    await until(lambda: comms.present("hive") and hive.present("comms"), 5)
+    await until(lambda: comms.present("hive") and hive.present("comms"), 20)
 
 
 async def test_leaving_ends_the_session_and_tells_listeners(node: Node) -> None:
@@ -268,7 +268,7 @@ async def test_a_sibling_that_is_still_starting_is_asked_again_soon(node: Node) 
         return await real(params)
 
     node.methods[HELLO["comms"]] = starting
-    await until(lambda: hive.present("comms"), 5)
+    await until(lambda: hive.present("comms"))
     assert comms.state == "local_ready"
 
 
@@ -288,14 +288,14 @@ async def test_failing_sibling_opens_the_breaker_and_recovers(node: Node) -> Non
     called = len(node.calls)
     with pytest.raises(SiblingUnavailable, match="failed repeatedly") as caught:
         await hive.call("comms", "hive-comms-x", {})
-    assert caught.value.data["retry_after"] == 61 or caught.value.data["retry_after"] == 60
+    assert 30 < caught.value.data["retry_after"] <= 61, "a minute, less what the machine took"
     assert len(node.calls) == called, "refused without asking"
     assert hive.status()[0]["present"] and "error" in hive.status()[0]
     node.methods[HELLO["comms"]] = real
     clock.offset += 60
     await hive.on_plugin_started({"methods": []})
     hive._peers["comms"].wake.set()
-    await until(lambda: hive.status()[0]["breaker"] == "closed", 10)
+    await until(lambda: hive.status()[0]["breaker"] == "closed")
     assert "error" not in hive.status()[0]
 
 

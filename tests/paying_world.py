@@ -23,7 +23,7 @@ from hive_shared.crypto import Sealer, Secret
 from hive_shared.store import Db
 from msgspec.structs import replace
 from payment_world import NodeWithPayments
-from pipeline_world import MIGRATIONS, NOW, Outside
+from pipeline_world import MIGRATIONS, NOW, Outside, Stops
 
 LIMITS = Limits(50_000, 200_000, 25_000, 0, 10_000, {"fleet": (100_000, 500_000), "archon": (1_000, 5_000)})
 ADA = "adv-ada"
@@ -80,7 +80,7 @@ class PayingWorld:
         lightning = Bolt11(self.node, SentParts(self.node), partial(decoded, self.node), offers, "regtest")
         world = self
 
-        class Switch:
+        class Switch(Stops):
             def engaged(self) -> bool:
                 return world.engaged
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from cl_hive_comms.domain.access_fee import AccessTerms
 from cl_hive_comms.domain.compensation import PayTerms
+from cl_hive_comms.domain.emergency import ENGAGED
 from cl_hive_comms.domain.handoff import Handoff
 from cl_hive_comms.domain.payment_limits import Limits
 from cl_hive_comms.domain.policy import PolicySnapshot
@@ -51,7 +52,7 @@ from hive_shared.canonical import JsonValue, encode
 from hive_shared.credential import Credential
 from hive_shared.credential_scope import TEMPLATES
 from hive_shared.crypto import Sealer, Secret
-from hive_shared.errors import HiveError, from_symbol
+from hive_shared.errors import EmergencyStop, HiveError, from_symbol
 from hive_shared.registry import Tier
 from hive_shared.sealed_file import written
 from hive_shared.store import Db, Tx
@@ -157,8 +158,19 @@ class Policies:
         self.now = PolicySnapshot(self.now.version + 1, preset, document)
 
 
+class Stops:
+    """What an emergency stop of tests raises: as services.kill_switch does."""
+
+    def engaged(self) -> bool:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        if self.engaged():
+            raise EmergencyStop(ENGAGED)
+
+
 @dataclass
-class Switch:
+class Switch(Stops):
     on: bool = False
     drain: bool = False
 

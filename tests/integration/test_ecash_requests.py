@@ -26,7 +26,7 @@ from hive_shared.cashu.terms import lock_key_text, signed_by
 from hive_shared.crypto import Sealer, Secret
 from hive_shared.errors import Busy, EmergencyStop, PaymentFailed
 from hive_shared.store import Tx
-from pipeline_world import Crash
+from pipeline_world import Crash, Stops
 from receiving_world import THEM, US, Ourselves
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,7 +35,7 @@ _MOST_POINTS = 40
 PRICE = 40
 
 
-class Asking(EcashWorld):
+class Asking(EcashWorld, Stops):
     """A node that asks for ecash. `told` are the payers that were told a key."""
 
     most = 50_000

@@ -24,7 +24,7 @@ from hive_shared.nostr.keys import npub_encode
 from hive_shared.store import Tx
 from msgspec.structs import replace
 from paying_world import PayingWorld
-from pipeline_world import NOW, Crash
+from pipeline_world import NOW, Crash, Stops
 
 NODE_ID = "02" + "ab" * 32
 
@@ -37,7 +37,7 @@ class Asking(PayingWorld):
         numbers, world = itertools.count(1), self
         done = self.db.peek(lambda tx: tx.execute("SELECT COUNT(*) FROM comms_payments").fetchone()[0])
 
-        class Switch:
+        class Switch(Stops):
             def engaged(self) -> bool:
                 return world.engaged
 

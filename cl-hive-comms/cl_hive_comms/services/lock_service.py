@@ -23,7 +23,7 @@ from hive_shared.cashu.keysets import Keyset, listed
 from hive_shared.cashu.lock_machine import LockEvent, LockState, lock_id_of
 from hive_shared.cashu.mints import Wish
 from hive_shared.cashu.outputs import Output
-from hive_shared.cashu.ports import later
+from hive_shared.cashu.ports import ended_without
 from hive_shared.cashu.secrets import Lock, SigFlag
 from hive_shared.cashu.terms import Terms, share_sats, terms_hash
 from hive_shared.cashu.ticket import CheckedTicket, lock_of, lock_outputs
@@ -246,10 +246,8 @@ class LockService:
         await self.swaps.announce()
         rows = await self._db.read(lambda tx: self._rows.of_request(tx, key))
         if all(row.state is LockState.FAILED for row in rows):
-            why = rows[0].reason or "mint_unavailable"
-            wait = self._mints.away_for_s(rows[0].mint_url) if why == "mint_unavailable" else 0.0
-            text, data = later(rows[0].error or "nothing was locked", wait)
-            raise PaymentFailed(text, reason=why, data=data)
+            why, text = rows[0].reason or "mint_unavailable", rows[0].error or "nothing was locked"
+            raise ended_without(self._mints, rows[0].mint_url, text, why)
         return rows
 
     async def _prepared(self, order: LockOrder, key: str, content: str, wanted: Wanted) -> tuple[_Batch, ...]:

@@ -18,7 +18,6 @@ from hive_shared.errors import (
     Busy,
     Capacity,
     Conflict,
-    EmergencyStop,
     FeatureDisabled,
     HiveError,
     PaymentFailed,
@@ -28,7 +27,6 @@ from hive_shared.store import Tx
 from msgspec.structs import replace
 
 from ..domain.access_fee import CASHU, L402
-from ..domain.emergency import ENGAGED
 from ..domain.payment import BOLT11, BOLT12, IN, LATE_S, Payment, Target
 from ..domain.payment_machine import Event, State
 from ..domain.request_macaroon import check_macaroon, is_of, macaroon_of
@@ -81,8 +79,7 @@ class PaymentRequests:
         `expiry_s` seconds; `payer` (x-only hex) may lock tickets to that key too. Raises Busy when the node
         does not answer (none is known then: ask anew), PaymentFailed when it refuses, Capacity,
         EmergencyStop, FeatureDisabled."""
-        if self._kill_switch.engaged():
-            raise EmergencyStop(ENGAGED)
+        self._kill_switch.check()
         row = self._row(sats, purpose, advisor_id, expiry_s, kind)
 
         def body(tx: Tx) -> None:

@@ -17,7 +17,6 @@ from hive_shared.errors import (
     BudgetExhausted,
     Busy,
     Conflict,
-    EmergencyStop,
     HiveError,
     InvalidParams,
     NotFound,
@@ -28,7 +27,6 @@ from hive_shared.row_by_row import RowByRow
 from hive_shared.store import StoreError, Tx
 from msgspec.structs import replace
 
-from ..domain.emergency import ENGAGED
 from ..domain.lightning_invoice import Asked, sats_up
 from ..domain.payment import (
     ADVISOR,
@@ -162,8 +160,7 @@ class PaymentService:
         return ended(known)
 
     def _check_stop(self) -> None:
-        if self._kill_switch.engaged():
-            raise EmergencyStop(ENGAGED)
+        self._kill_switch.check()
         if self._kill_switch.draining():
             raise Busy("this node is being drained and takes no new work; remove the file DRAIN")
 

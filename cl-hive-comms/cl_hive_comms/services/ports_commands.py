@@ -299,6 +299,10 @@ class KillSwitch(Protocol):
         """Whether no new work is taken."""
         ...
 
+    def check(self) -> None:
+        """Raises EmergencyStop while nothing may run."""
+        ...
+
 
 class Alerts(Protocol):
     """What the operator should notice."""

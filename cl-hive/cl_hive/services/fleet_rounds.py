@@ -12,6 +12,7 @@ from hive_shared.cashu.escrow_disputes import EscrowDisputes
 from hive_shared.cashu.escrow_inbox import EscrowInbox
 from hive_shared.cashu.escrow_ports import Database
 from hive_shared.errors import HiveError
+from hive_shared.row_by_row import RowByRow
 from hive_shared.store import Tx
 
 from cl_hive.services.fleet_escrow import FleetEscrow
@@ -46,6 +47,7 @@ class FleetRounds:
         self._disputes, self._inbox, self._wallet, self._mail = disputes, inbox, wallet, mail
         self._service, self._comms, self._now, self._log = service, comms, now, log
         self._taken: OrderedDict[str, None] = OrderedDict()
+        self._alone = RowByRow(log)
 
     async def tick(self, hints: Iterable[str] = ()) -> None:
         """One round; `hints` are locks of which comms signalled a change. Without comms nothing happens: it
@@ -54,12 +56,15 @@ class FleetRounds:
             return
         if named := list(hints):
             await self._wallet.hinted(named)
+        parts: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
+            *(("answers", self._refresh), ("swept", self._service.sweep)),
+            *(("due", self._engine.tick), ("disputes", self._disputes.tick), ("sent", self._mail.flush)),
+        )
         try:
-            for part in (
-                *(self._refresh, self._service.sweep),
-                *(self._engine.tick, self._disputes.tick, self._mail.flush),
-            ):
-                await self._done(part)
+            with self._alone.round("fleet tickets", *LATER) as alone:
+                for name, part in parts:
+                    with alone(name):
+                        await part()
         except LATER as error:
             self._log("debug", "escrow_round_put_off", why=error.detail[:200])
         before = self._now() - KEPT_S
@@ -69,15 +74,6 @@ class FleetRounds:
             self._outbox.prune(tx, before)
 
         await self._db.write(forget)
-
-    async def _done(self, part: Callable[[], Awaitable[None]]) -> None:
-        """One part of a round; what is wrong with it holds up no other. Raises `LATER`."""
-        try:
-            await part()
-        except LATER:
-            raise
-        except Exception as error:
-            self._log("error", "escrow_round_failed", why=repr(error)[:200])
 
     async def _refresh(self) -> None:
         for answer in await self._wallet.refresh():

@@ -87,6 +87,15 @@ def lasting(error: PaymentFailed) -> str:
     return error.lasting if isinstance(error, MintUnavailable) else error.detail
 
 
+class Away(Protocol):
+    """How long mints are held back from."""
+
+    def away_for_s(self, url: str) -> float:
+        """Seconds until money calls to this mint are sent again; 0 where nothing that we know holds them
+        back."""
+        ...
+
+
 def later(text: str, seconds: float) -> tuple[str, dict[str, JsonValue]]:
     """The sentence and the data of an error about a mint that may be asked again after so many seconds; 0: it
     is not known when (docs/decisions/0669)."""
@@ -94,6 +103,13 @@ def later(text: str, seconds: float) -> tuple[str, dict[str, JsonValue]]:
         return text, {}
     after = ceil(seconds)
     return f"{text}; try again in {after} s", {"retry_after": after}
+
+
+def ended_without(mints: Away, url: str, text: str, reason: str, **data: JsonValue) -> PaymentFailed:
+    """The error of what was begun at a mint and of which nothing came, with when it may be asked again where
+    it was away."""
+    said, again = later(text, mints.away_for_s(url) if reason == "mint_unavailable" else 0.0)
+    return PaymentFailed(said, reason=reason or None, data={**again, **data})
 
 
 class Mint(Protocol):
@@ -164,7 +180,7 @@ class Mint(Protocol):
         ...
 
 
-class MintBook(Protocol):
+class MintBook(Away, Protocol):
     """The mints that the operator trusts, what is known of them, and whom to tell when one misbehaves."""
 
     def accepted(self) -> Sequence[str]:
@@ -182,11 +198,6 @@ class MintBook(Protocol):
 
     def array_limit(self, url: str) -> int:
         """Most elements of one array that this mint reads, as it last said."""
-        ...
-
-    def away_for_s(self, url: str) -> float:
-        """Seconds until money calls to this mint are sent again; 0 where nothing that we know holds them
-        back."""
         ...
 
     async def nonconformant(self, url: str, detail: str) -> None:

@@ -34,7 +34,7 @@ from .journal import Op, OpKind, OpState, ProofStatus
 from .keysets import Keyset, fee_sats, listed
 from .mint_ports import Log
 from .outputs import Output
-from .ports import MintBook, later
+from .ports import MintBook, ended_without
 from .proof_cap import DROPPED_AT_ONCE
 from .selection import most_alike
 from .settling import Database, Settler
@@ -475,9 +475,8 @@ class WalletService:
         which nothing came."""
         after = await self._drive(op.op_id, timeout) if op.open else op
         if after.state is OpState.FAILED:
-            wait = self._mints.away_for_s(after.mint_url) if after.reason == "mint_unavailable" else 0.0
-            text, data = later(after.error or "nothing came of the operation", wait)
-            raise PaymentFailed(text, reason=after.reason or None, data={**data, "op_id": after.op_id})
+            text = after.error or "nothing came of the operation"
+            raise ended_without(self._mints, after.mint_url, text, after.reason, op_id=after.op_id)
         return after
 
     async def _drive(self, op_id: str, timeout: float) -> Op:

@@ -1,4 +1,4 @@
-"""A round of fleet tickets: what is wrong with one part holds up no other and is told (docs/decisions/0668)."""
+"""A round of fleet tickets: what is wrong with one part holds up no other and is told (decision 0668)."""
 
 from __future__ import annotations
 

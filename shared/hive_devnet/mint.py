@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from hive_devnet.ports import free_port
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _START_SECONDS = 180.0
 _STOP_SECONDS = 10.0
@@ -83,7 +85,7 @@ class MintProcess:
         `hive_devnet.clock`). The seed is made once per
         directory, so a mint started there again has the same keysets. Raises MintError.
         """
-        mint = cls(directory.resolve(), port or _free_port(), input_fee_ppk, release, environment)
+        mint = cls(directory.resolve(), port or free_port(), input_fee_ppk, release, environment)
         await mint._launch()
         return mint
 
@@ -180,10 +182,3 @@ class MintProcess:
         await self.kill()
         tail = (self.directory / "mint.log").read_text(errors="replace")[-1500:]
         raise MintError(f"the mint on {self.url} did not come up:\n{tail}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

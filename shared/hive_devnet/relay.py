@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from pathlib import Path
 
 from hive_devnet import forks
+from hive_devnet.ports import free_port
 
 _START_SECONDS = 120.0
 _PORTS_TRIED = 5
@@ -42,7 +42,7 @@ class RelayProcess:
         Raises RelayError.
         """
         for left in reversed(range(1 if port else _PORTS_TRIED)):
-            relay = cls(port or _free_port(), nip42=nip42, min_pow=min_pow)
+            relay = cls(port or free_port(), nip42=nip42, min_pow=min_pow)
             try:
                 await relay._launch()
                 break
@@ -125,9 +125,3 @@ class RelayProcess:
             kind = RelayError if late else RelayEnded
             raise kind(f"no relay on port {self.port}: {trouble.strip() or 'it did not answer in time'}")
         self._process = process
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

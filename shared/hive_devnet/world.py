@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 from hive_devnet import forks
 from hive_devnet.network import open_network
 from hive_devnet.node import Network, NodeHandle
+from hive_devnet.ports import free_port
 from hive_devnet.relay import RelayProcess
 
 _WITNESS = Path(__file__).resolve().parent / "witness_plugin.py"
@@ -102,13 +102,6 @@ class AdvisorShell:
                 process.returncode or 1, answer.get("error", answer.get("data", {})), err.decode()
             )
         return answer["data"]
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def only_relay(url: str) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from cl_hive_comms.domain.mail import MailServer as Address
 from cl_hive_comms.domain.mail import parse_mail_server
 from cl_hive_comms.services.ports_alerts import Letter, MailFailed
 from cl_hive_comms.transport.mail import SmtpMail, _hand_over
+from hive_devnet.ports import free_port
 from local_tls import LocalTls
 from mail_server import MailServer
 from socks_proxy import SocksServer
@@ -149,9 +149,7 @@ async def test_a_server_that_takes_no_login_is_told_apart() -> None:
 
 
 async def test_a_server_that_is_down_silent_or_endless_is_a_failure_with_a_reason() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert "cannot be reached" in await why(SmtpMail(), at(port, host="127.0.0.1"))
+    assert "cannot be reached" in await why(SmtpMail(), at(free_port(), host="127.0.0.1"))
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from typing import Any
 
 import pytest
 import websockets
 from hive_devnet import relay as relay_module
+from hive_devnet.ports import free_port
 from hive_devnet.relay import RelayError, RelayProcess
 from hive_shared.crypto import Secret
 from hive_shared.nostr.event import build
@@ -68,11 +71,25 @@ async def test_a_port_that_others_were_quicker_to_take_is_not_insisted_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = await RelayProcess.start()
-    look, found = relay_module._free_port, [first.port, first.port]
-    monkeypatch.setattr(relay_module, "_free_port", lambda: found.pop() if found else look())
+    look, found = relay_module.free_port, [first.port, first.port]
+    monkeypatch.setattr(relay_module, "free_port", lambda: found.pop() if found else look())
     second = await RelayProcess.start()
     try:
         assert not found and second.port != first.port and second.pid is not None
     finally:
         await second.stop()
         await first.stop()
+
+
+async def test_a_free_port_is_kept_for_the_server_it_was_asked_for() -> None:
+    port = free_port()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    for _ in range(2):
+        server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port)
+        async with server:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+        # Down, as before its start: refused, and still nobody else's.
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)

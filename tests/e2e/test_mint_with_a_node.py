@@ -21,8 +21,8 @@ from hive_devnet.mint import MintProcess, paid_through
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
 from hive_devnet.network import open_network
 from hive_devnet.node import NodeHandle
+from hive_devnet.ports import free_port
 from hive_devnet.relay import RelayProcess
-from hive_devnet.world import free_port
 from kit_ecash import KitEcash
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from hive_devnet.lightningd.bitcoin_backend import CHAIN_OPTION, OWNER_OPTION
 from hive_devnet.lightningd.chain import RegtestChain
 from hive_devnet.lightningd.processes import child_running, group_running, is_running
 from hive_devnet.node import DevnetRpcError, NodeHandle
+from hive_devnet.ports import free_port
 
 START_SECONDS = 60.0
 SYNC_SECONDS = 60.0
@@ -45,13 +45,6 @@ async def wait_until(what: str, seconds: float, ready: Callable[[], Awaitable[bo
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s in vain until {what}")
         await asyncio.sleep(_POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _config_lines(options: Mapping[str, object], plugins: Sequence[Path]) -> list[str]:
@@ -297,7 +290,7 @@ class LightningdNetwork:
             raise ValueError(f"this network already has a node {name!r}")
         defaults = {
             "alias": name,
-            "addr": f"127.0.0.1:{_free_port()}",
+            "addr": f"127.0.0.1:{free_port()}",
             # --developer switches deprecated calls off, which an operator's node allows.
             "allow-deprecated-apis": True,
         }

@@ -15,6 +15,7 @@ import pytest_asyncio
 from cashu_tickets import REFUND_KEY, as_p2pk_with_hash, item, preimage
 from crash_points import Countdown
 from hive_advisor.advisor import Advisor
+from hive_advisor.cli.tickets import _shown
 from hive_advisor.domain.keyring import Keyring
 from hive_advisor.services.tickets import MESSAGES_AN_HOUR
 from hive_devnet.mint_faults import MintFault, MintFaultFront, MintFaultKind
@@ -35,6 +36,7 @@ from hive_shared.cashu.witness import build, inputs_digest, sign
 from hive_shared.crypto import Secret
 from hive_shared.errors import Conflict, InvalidParams, NotFound, from_symbol
 from hive_shared.store import Db, Tx
+from hive_shared.unreadable import readable
 from hostile_tickets import COUNT, SATS, hostile_tickets
 from kit_tickets import HOUR, PaidKit, sats, states
 from kit_world import FEE, PARAMS, run_fee
@@ -119,10 +121,21 @@ async def test_a_client_is_heard_120_times_an_hour_and_what_it_released_always(
     assert await heard(world, kit, more[2])
 
 
+async def test_a_ticket_that_cannot_be_read_is_named_among_the_others(world: PaidKit, kit: Advisor) -> None:
+    good, bad = await world.handed(kit, 7), await world.handed(kit, 8)
+    await world.decided(kit)
+    harm = "UPDATE adv_cashu_locks SET token_enc = x'00' WHERE ticket_id = ?"
+    await kit._db.write(lambda tx: tx.execute(harm, (bad.ticket_id,)))
+    rows = [await _shown(kit, view) for view in await kit.tickets.listed(None, 9)]
+    shown = {row["ticket_id"]: row for row in rows}
+    assert set(shown) == {good.ticket_id, bad.ticket_id} and "unreadable" not in shown[good.ticket_id]
+    assert shown[bad.ticket_id]["unreadable"] == "seal_broken"
+
+
 async def heard(world: PaidKit, kit: Advisor, terms: Terms) -> bool:
     """Whether a ticket's first message is taken."""
     await world.say(kit, world.ticket(terms, [], tokens=[]))
-    return terms.ticket_id in {view.ticket.ticket_id for view in await kit.tickets.listed(None, 9)}
+    return terms.ticket_id in {v.ticket.ticket_id for v in readable(await kit.tickets.listed(None, 9))}
 
 
 async def test_the_best_ticket_goes_along_and_one_below_what_is_agreed_only_where_it_is_named(
@@ -178,7 +191,7 @@ async def test_refused_tickets_are_kept_for_a_month(world: PaidKit, kit: Advisor
         terms = await world.terms(kit, 5, mints=elsewhere)
         await world.say(kit, world.ticket(terms, [], tokens=["cashuBabcd"]))
         await kit.tickets.tend()
-        assert [view.ticket.intake for view in await kit.tickets.listed(None, 10)] == ["refused"]
+        assert [view.ticket.intake for view in readable(await kit.tickets.listed(None, 10))] == ["refused"]
         await kit._db.write(lambda tx: tx.execute("UPDATE adv_tickets SET updated_at = updated_at - 2592001"))
 
 

@@ -39,6 +39,7 @@ from hive_shared.market.messages import (
 )
 from hive_shared.market.negotiation import PROPOSAL_S
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable
 from market_terms import terms
 from market_world import MarketWorld
 from pipeline_world import Crash
@@ -332,6 +333,14 @@ async def test_what_is_refused_before_anything_is_sent(world: MarketWorld) -> No
     with pytest.raises(NotFound, match="hive-marketplace-list"):
         await world.negotiations.accept("nothing")
     assert len(await world.reading.page(None, None, 10)) == 1
+
+
+async def test_a_contract_that_cannot_be_read_is_named_in_the_list(world: MarketWorld) -> None:
+    row = await world.propose(terms())
+    await world.db.write(lambda tx: tx.execute("UPDATE marketplace_threads SET rounds_json = '['"))
+    (shown,) = await world.reading.page(None, None, 10)
+    assert isinstance(shown, Unreadable) and shown.name == row.contract_id
+    assert shown.shown("contract_id")["contract_id"] == row.contract_id
 
 
 async def test_the_emergency_stop_holds_back_what_binds(world: MarketWorld) -> None:

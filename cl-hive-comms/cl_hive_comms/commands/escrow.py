@@ -13,7 +13,7 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.escrow_disputes import Answer, EscrowDisputes
-from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, Side, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, Side, TicketQuery, TicketRow, cursor_of
 from hive_shared.cashu.payee_rows import HeldTicket
 from hive_shared.cashu.terms import MAX_BATCH, MAX_ITEM_SATS, Mode, TicketType, terms_json
 from hive_shared.cashu.ticket_machine import PayeeItem, TicketStatus
@@ -22,6 +22,7 @@ from hive_shared.cashu.windows import OperatorRecord, Standing, escrow_required
 from hive_shared.errors import InvalidParams, NotFound
 from hive_shared.nostr.keys import npub_encode, parse_pubkey
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
+from hive_shared.unreadable import Unreadable
 from hive_shared.validation_words import in_words
 
 from ..services.alias_service import AliasService
@@ -142,11 +143,12 @@ class EscrowCommands:
             limit=limit,
         )
         found = await self._service().tickets(query)
-        rows = [self._row(ticket, items) for ticket, items in found]
+        rows = [
+            each.shown("ticket_id") if isinstance(each, Unreadable) else self._row(*each) for each in found
+        ]
         page: dict[str, Any] = {"count": len(rows), "items": rows}
         if len(rows) == limit:
-            last = found[-1][0]
-            page["next_cursor"] = f"{last.created_at}-{last.ticket_id}"
+            page["next_cursor"] = cursor_of(found[-1])
         return page
 
     async def _get(self, params: Mapping[str, Any]) -> dict[str, Any]:

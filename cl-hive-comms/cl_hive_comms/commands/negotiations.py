@@ -14,6 +14,7 @@ from hive_shared.market.contract_machine import ContractState
 from hive_shared.market.negotiation import Side
 from hive_shared.market.terms import differences, read_terms, widened
 from hive_shared.runtime_spec import MethodSpec, Param
+from hive_shared.unreadable import Unreadable
 
 from cl_hive_comms.commands.rendering import as_text
 from cl_hive_comms.commands.status import FORMAT
@@ -36,7 +37,7 @@ class Reading(Protocol):
     async def get(self, contract_id: str) -> tuple[Engagement, list[MarketMessage]]: ...
     async def page(
         self, status: str | None, before: tuple[int, str] | None, limit: int
-    ) -> list[Engagement]: ...
+    ) -> list[Engagement | Unreadable]: ...
     async def inbox(self, limit: int) -> list[tuple[MarketMessage, Engagement | None]]: ...
 
 
@@ -220,9 +221,14 @@ class NegotiationCommands:
             return {"count": 0, "items": []}
         limit = params["limit"]
         found = await self._reading().page(params["status"], _position(params["cursor"]), limit)
-        page: dict[str, Any] = {"count": len(found), "items": [self._brief(row) for row in found]}
+        items = [
+            row.shown("contract_id") if isinstance(row, Unreadable) else self._brief(row) for row in found
+        ]
+        page: dict[str, Any] = {"count": len(found), "items": items}
         if len(found) == limit:
-            page["next_cursor"] = f"{found[-1].created_at}-{found[-1].contract_id}"
+            last = found[-1]
+            name = last.name if isinstance(last, Unreadable) else last.contract_id
+            page["next_cursor"] = f"{last.created_at}-{name}"
         return as_text(page) if params["format"] == "text" else page
 
     async def _inbox(self, params: dict[str, Any]) -> dict[str, Any]:

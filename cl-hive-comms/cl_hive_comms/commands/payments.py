@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from hive_shared.errors import InvalidParams, NotFound, PaymentFailed
 from hive_shared.public_web import WebAnswer
 from hive_shared.runtime_spec import ClassBy, MethodSpec, Param
+from hive_shared.unreadable import Unreadable
 
 from ..domain.advisor import Advisor
 from ..domain.lightning_invoice import sats_up
@@ -267,7 +268,9 @@ class PaymentCommands:
             shown["error"] = row.error
         return shown
 
-    def _row(self, row: Payment) -> dict[str, Any]:
+    def _row(self, row: Payment | Unreadable) -> dict[str, Any]:
+        if isinstance(row, Unreadable):
+            return row.shown("payment_id")
         shown: dict[str, Any] = {
             "payment_id": row.payment_id,
             "at": row.created_at,

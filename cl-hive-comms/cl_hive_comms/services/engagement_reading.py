@@ -5,6 +5,7 @@ from __future__ import annotations
 from hive_shared.errors import Conflict
 from hive_shared.market.contract_machine import RUNNING
 from hive_shared.store import Db, Tx
+from hive_shared.unreadable import Unreadable
 
 from ..domain.engagement import MAX_THREAD_MESSAGES, Engagement, MarketMessage
 from .ports_engagements import EngagementRows
@@ -25,7 +26,9 @@ class EngagementReading:
 
         return await self._db.read(body)
 
-    async def page(self, status: str | None, before: tuple[int, str] | None, limit: int) -> list[Engagement]:
+    async def page(
+        self, status: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[Engagement | Unreadable]:
         """The newest first."""
         return await self._db.read(lambda tx: self._rows.page(tx, status=status, before=before, limit=limit))
 

@@ -9,7 +9,7 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketQuery, TicketRow, WithItems, with_items
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode, TicketType
@@ -24,6 +24,7 @@ from hive_shared.errors import (
 )
 from hive_shared.registry import managed, task_params
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable
 from msgspec.structs import replace
 
 from ..domain.advisor import Advisor, CredentialRow
@@ -129,15 +130,10 @@ class EscrowService:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    async def tickets(self, query: TicketQuery) -> list[tuple[TicketRow, list[ItemRow]]]:
+    async def tickets(self, query: TicketQuery) -> list[WithItems | Unreadable]:
         """A page of tickets with their items."""
 
-        def body(tx: Tx) -> list[tuple[TicketRow, list[ItemRow]]]:
-            return [
-                (ticket, self._rows.items(tx, ticket.ticket_id)) for ticket in self._rows.tickets(tx, query)
-            ]
-
-        return await self._db.read(body)
+        return await self._db.read(lambda tx: with_items(self._rows, tx, query))
 
     async def whole(self, ticket_id: str) -> tuple[TicketRow, list[ItemRow], list[Any]]:
         """One ticket with items and disputes. Raises NotFound."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hive_shared.unreadable import Unreadable
+
 from ..domain.lightning_invoice import sats_up
 from ..domain.payment import OUT, SETTLE_S, Payment
 from ..domain.payment_limits import DAY_S, WEEK_S
@@ -23,14 +25,17 @@ class PaymentHistory:
     ) -> None:
         self._db, self._rows, self._name_of, self._now = db, rows, name_of, now
 
-    async def page(self, query: PaymentQuery) -> tuple[tuple[Payment, ...], tuple[int, str] | None]:
+    async def page(
+        self, query: PaymentQuery
+    ) -> tuple[tuple[Payment | Unreadable, ...], tuple[int, str] | None]:
         """Payments, newest first, and where the next page begins (None: nowhere)."""
         more = PaymentQuery(query.advisor_id, query.kind, query.since, query.before, query.limit + 1)
         rows = await self._db.read(lambda tx: self._rows.page(tx, more))
         if len(rows) <= query.limit:
             return rows, None
         last = rows[query.limit - 1]
-        return rows[: query.limit], (last.created_at, last.payment_id)
+        name = last.name if isinstance(last, Unreadable) else last.payment_id
+        return rows[: query.limit], (last.created_at, name)
 
     async def sums(self, advisor_id: str | None, kind: str | None, since: int | None) -> dict[str, Any]:
         """Sums of the last day and week, or of everything since a time."""
@@ -46,20 +51,22 @@ class PaymentHistory:
 
         return await self._db.read(body)
 
-    async def open(self) -> tuple[Payment, ...]:
+    async def open(self) -> tuple[Payment | Unreadable, ...]:
         """Payments without an end, oldest first."""
-        return await self._db.read(lambda tx: self._rows.in_states(tx, OPEN))
+        return await self._db.read(lambda tx: self._rows.shown_in(tx, OPEN))
 
-    async def owed(self) -> tuple[Payment, ...]:
+    async def owed(self) -> tuple[Payment | Unreadable, ...]:
         """What agents' commands have earned and is not paid yet, oldest first."""
-        owed = await self._db.read(lambda tx: self._rows.in_states(tx, (State.OWED,)))
-        return tuple(row for row in owed if row.direction == OUT)
+        owed = await self._db.read(lambda tx: self._rows.shown_in(tx, (State.OWED,)))
+        return tuple(row for row in owed if isinstance(row, Unreadable) or row.direction == OUT)
 
     async def unresolved(self) -> tuple[Unresolved, ...]:
         """Those that have been without an end for longer than any call to pay runs."""
         late = self._now() - SETTLE_S
         return tuple(
-            Unresolved(row.payment_id, "payment", row.state.value, row.created_at)
+            Unresolved(row.name, "payment", "unreadable", row.created_at)
+            if isinstance(row, Unreadable)
+            else Unresolved(row.payment_id, "payment", row.state.value, row.created_at)
             for row in await self.open()
             if row.created_at < late
         )

@@ -14,6 +14,7 @@ from hive_shared.errors import Conflict, NotFound
 from hive_shared.market.contract_machine import ContractState
 from hive_shared.market.negotiation import Side, negotiation_doc, negotiation_of
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable, read_each
 
 from cl_hive_comms.domain.engagement import Engagement, MarketMessage
 
@@ -113,16 +114,16 @@ class ContractStore:
 
     def page(
         self, tx: Tx, *, status: str | None, before: tuple[int, str] | None, limit: int
-    ) -> list[Engagement]:
-        """The newest engagements first, older than `before` (time of creation and id)."""
+    ) -> list[Engagement | Unreadable]:
+        """The newest engagements first, older than `before` (time of creation and id), for a list that people
+        read."""
         created_at, contract_id = before or (1 << 62, "")
-        return _engagements(
-            tx.execute(
-                f"{_SELECT} WHERE (? IS NULL OR c.status = ?) AND (c.created_at, c.contract_id) < (?, ?)"
-                " ORDER BY c.created_at DESC, c.contract_id DESC LIMIT ?",
-                (status, status, created_at, contract_id, limit),
-            )
+        rows = tx.execute(
+            f"{_SELECT} WHERE (? IS NULL OR c.status = ?) AND (c.created_at, c.contract_id) < (?, ?)"
+            " ORDER BY c.created_at DESC, c.contract_id DESC LIMIT ?",
+            (status, status, created_at, contract_id, limit),
         )
+        return read_each(rows, _engagement, "contract_id")
 
     def count(self, tx: Tx) -> int:
         """How many engagements are kept."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from hive_shared.crypto import Sealer
 from hive_shared.errors import Conflict
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable, read_each
 from msgspec.structs import asdict, replace
 
 from ..domain.compensation import command_of
@@ -96,12 +97,20 @@ class PaymentStore:
 
     def in_states(self, tx: Tx, states: Sequence[State], limit: int = 1_000) -> tuple[Payment, ...]:
         """Payments in any of the states, oldest first."""
+        return tuple(map(self._row, self._in_states(tx, states, limit)))
+
+    def shown_in(
+        self, tx: Tx, states: Sequence[State], limit: int = 1_000
+    ) -> tuple[Payment | Unreadable, ...]:
+        """The same for a list that people read."""
+        return tuple(read_each(self._in_states(tx, states, limit), self._row, "payment_id"))
+
+    def _in_states(self, tx: Tx, states: Sequence[State], limit: int) -> sqlite3.Cursor:
         marks = ", ".join("?" * len(states))
-        rows = tx.execute(
+        return tx.execute(
             f"SELECT * FROM comms_payments WHERE state IN ({marks}) ORDER BY created_at LIMIT ?",
             (*(state.value for state in states), limit),
         )
-        return tuple(map(self._row, rows))
 
     def move(self, tx: Tx, before: Payment, event: Event, now: int, **changes: Any) -> Payment:
         """Apply an event to a payment that is still as read. Raises Conflict (`stale_state`) when its state
@@ -230,7 +239,7 @@ class PaymentStore:
 
     # -- lists -----------------------------------------------------------------------------------------
 
-    def page(self, tx: Tx, query: PaymentQuery) -> tuple[Payment, ...]:
+    def page(self, tx: Tx, query: PaymentQuery) -> tuple[Payment | Unreadable, ...]:
         """Payments that a query means, newest first."""
         where, values = _where(query)
         if query.before is not None:
@@ -241,7 +250,7 @@ class PaymentStore:
             " ORDER BY created_at DESC, payment_id DESC LIMIT ?",
             (*values, query.limit),
         )
-        return tuple(map(self._row, rows))
+        return tuple(read_each(rows, self._row, "payment_id"))
 
     def totals(self, tx: Tx, query: PaymentQuery) -> tuple[Total, ...]:
         """Sums of what a query means, by direction, method, advisor and state."""

@@ -10,7 +10,7 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.curve import is_point
 from hive_shared.cashu.escrow_disputes import Answer, EscrowDisputes
-from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import DisputeRow, ItemRow, TicketQuery, TicketRow, cursor_of
 from hive_shared.cashu.escrow_terms import ItemPlan
 from hive_shared.cashu.mint_url import normal_mint_url
 from hive_shared.cashu.terms import TicketType, terms_json
@@ -19,6 +19,7 @@ from hive_shared.cashu.ticket_messages import Outcome
 from hive_shared.cashu.windows import Standing
 from hive_shared.errors import FeatureDisabled, InvalidParams
 from hive_shared.nostr.keys import parse_pubkey
+from hive_shared.unreadable import Unreadable
 from hive_shared.validation_words import in_words
 
 from cl_hive.domain.fleet_escrow import FleetReceipt
@@ -88,11 +89,13 @@ class EscrowCalls:
         found = await self._service.tickets(query)
         page: dict[str, Any] = {
             "count": len(found[:limit]),
-            "items": [_row(ticket, items) for ticket, items in found[:limit]],
+            "items": [
+                each.shown("ticket_id") if isinstance(each, Unreadable) else _row(*each)
+                for each in found[:limit]
+            ],
         }
         if len(found) > limit:
-            last = found[limit - 1][0]
-            page["next_cursor"] = f"{last.created_at}-{last.ticket_id}"
+            page["next_cursor"] = cursor_of(found[limit - 1])
         return page
 
     async def get(self, given: Mapping[str, Any]) -> dict[str, Any]:

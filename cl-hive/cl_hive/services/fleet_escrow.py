@@ -10,7 +10,15 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail, Notices
-from hive_shared.cashu.escrow_rows import DisputeRow, EscrowRows, ItemRow, TicketQuery, TicketRow
+from hive_shared.cashu.escrow_rows import (
+    DisputeRow,
+    EscrowRows,
+    ItemRow,
+    TicketQuery,
+    TicketRow,
+    WithItems,
+    with_items,
+)
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.lock_machine import LockState
@@ -30,6 +38,7 @@ from hive_shared.errors import (
 )
 from hive_shared.registry import task_params
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable
 from msgspec.structs import replace
 
 from cl_hive.domain.fleet_escrow import MARGIN_S, RELEASED_HOLD_S, FleetLock, FleetReceipt
@@ -117,13 +126,10 @@ class FleetEscrow:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    async def tickets(self, query: TicketQuery) -> list[tuple[TicketRow, list[ItemRow]]]:
+    async def tickets(self, query: TicketQuery) -> list[WithItems | Unreadable]:
         """A page of tickets with their items."""
 
-        def body(tx: Tx) -> list[tuple[TicketRow, list[ItemRow]]]:
-            return [(each, self._rows.items(tx, each.ticket_id)) for each in self._rows.tickets(tx, query)]
-
-        return await self._db.read(body)
+        return await self._db.read(lambda tx: with_items(self._rows, tx, query))
 
     async def whole(
         self, ticket_id: str

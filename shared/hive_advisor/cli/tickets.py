@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from hive_shared.errors import InvalidParams
+from hive_shared.unreadable import Unreadable, readable
 
 from hive_advisor.cli import completing, output
 from hive_advisor.cli.context import Settings, answered, pass_settings
@@ -94,6 +95,12 @@ async def _alias(kit: Advisor, view: TicketView) -> str:
     return "?" if client is None else client.alias
 
 
+async def _shown(kit: Advisor, view: TicketView | Unreadable) -> dict[str, Any]:
+    if isinstance(view, Unreadable):
+        return dict(view.shown("ticket_id"))
+    return _row(view, await _alias(kit, view))
+
+
 async def _whole(kit: Advisor, view: TicketView) -> dict[str, Any]:
     data = _row(view, await _alias(kit, view))
     if view.ticket.detail:
@@ -118,7 +125,7 @@ async def _whole(kit: Advisor, view: TicketView) -> dict[str, Any]:
 async def list_(settings: Settings, limit: int) -> None:
     """Newest first, from the local database."""
     async with settings.kit(online=False) as kit:
-        items = [_row(view, await _alias(kit, view)) for view in await kit.tickets.listed(None, limit)]
+        items = [await _shown(kit, view) for view in await kit.tickets.listed(None, limit)]
         settings.terminal.show({"items": items, "count": len(items)})
 
 
@@ -237,8 +244,9 @@ async def redeem(settings: Settings, ticket_id: str | None, owed: bool) -> None:
         views = (
             await kit.tickets.listed(None, 500) if ticket_id is None else [await kit.tickets.view(ticket_id)]
         )
-        waiting = sum(share.state in ("redeemable", "redeeming") for v in views for share in v.shares)
-        rows = [_row(view, await _alias(kit, view)) for view in views]
+        shares = [share for view in readable(views) for share in view.shares]
+        waiting = sum(share.state in ("redeemable", "redeeming") for share in shares)
+        rows = [await _shown(kit, view) for view in views]
         exit_code = output.PENDING if waiting else output.OK
         settings.terminal.show({"items": rows, "count": len(rows), "still_waiting": waiting}, exit_code)
 

@@ -46,6 +46,7 @@ from hive_shared.registry import CONTROL
 from hive_shared.row_by_row import RowByRow
 from hive_shared.signed_message import Draft
 from hive_shared.store import Db, Tx
+from hive_shared.unreadable import Unreadable, attempted
 from msgspec.structs import replace
 
 from hive_advisor.domain.command_machine import FINAL, CommandState, did_nothing
@@ -72,7 +73,7 @@ class TicketRows(ShareRows, Protocol):
     """storage.ticket_store.TicketStore, where the methods are described."""
 
     def items(self, tx: Tx, ticket_id: str) -> Sequence[HeldItem]: ...
-    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]: ...
+    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket | Unreadable]: ...
     def at_work(self, tx: Tx) -> Sequence[HeldItem]: ...
     def unpaid(self, tx: Tx, peer: str) -> tuple[int, int]: ...
     def fitting(self, tx: Tx, peer: str, params_hash: str, limit: int) -> Sequence[HeldItem]: ...
@@ -394,13 +395,17 @@ class TicketService:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    async def listed(self, before: tuple[int, str] | None, limit: int) -> list[TicketView]:
+    async def listed(self, before: tuple[int, str] | None, limit: int) -> list[TicketView | Unreadable]:
         """Tickets, the newest first."""
 
-        def body(tx: Tx) -> list[TicketView]:
-            return [self._whole(tx, ticket) for ticket in self._rows.newest(tx, before, limit)]
+        def whole(tx: Tx, each: HeldTicket | Unreadable) -> TicketView | Unreadable:
+            if isinstance(each, Unreadable):
+                return each
+            return attempted(lambda: self._whole(tx, each), each.ticket_id, each.created_at)
 
-        return await self._db.read(body)
+        return await self._db.read(
+            lambda tx: [whole(tx, each) for each in self._rows.newest(tx, before, limit)]
+        )
 
     async def view(self, ticket_id: str) -> TicketView:
         """One ticket. Raises NotFound."""

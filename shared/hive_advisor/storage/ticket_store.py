@@ -20,6 +20,7 @@ from hive_shared.errors import Conflict
 from hive_shared.storage.families import KIT_INTAKE
 from hive_shared.storage.intake_store import IntakeStore
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable, read_each
 from msgspec.structs import replace
 
 from hive_advisor.domain.ticket import Dispute, DisputeState
@@ -34,7 +35,7 @@ class TicketStore(IntakeStore):
     def __init__(self, sealer: Sealer) -> None:
         super().__init__(sealer, KIT_INTAKE)
 
-    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket]:
+    def newest(self, tx: Tx, before: tuple[int, str] | None, limit: int) -> list[HeldTicket | Unreadable]:
         """Tickets, the newest first, after a place in that order."""
         at, name = before or (1 << 62, "")
         rows = tx.execute(
@@ -42,7 +43,7 @@ class TicketStore(IntakeStore):
             " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
             (at, name, limit),
         )
-        return [self.held(row) for row in rows]
+        return read_each(rows, self.held, "ticket_id")
 
     # -- items -----------------------------------------------------------------------------------------
 

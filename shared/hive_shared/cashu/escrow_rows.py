@@ -14,6 +14,7 @@ from hive_shared.cashu.terms import Terms
 from hive_shared.cashu.ticket_machine import PayeeEvent, PayeeItem, PayerEvent, PayerItem, TicketStatus
 from hive_shared.crypto import Secret
 from hive_shared.store import Tx
+from hive_shared.unreadable import Unreadable, attempted
 
 MAX_ACTIVE_TICKETS: Final = 500
 """Tickets with something left to earn, of either role; beyond it none is made or taken."""
@@ -150,6 +151,27 @@ class TicketQuery(msgspec.Struct, frozen=True):
     limit: int = 100
 
 
+WithItems = tuple[TicketRow, list[ItemRow]]
+
+
+def with_items(rows: EscrowRows, tx: Tx, query: TicketQuery) -> list[WithItems | Unreadable]:
+    """A page of tickets with their items, for a list that people read."""
+
+    def whole(each: TicketRow | Unreadable) -> WithItems | Unreadable:
+        if isinstance(each, Unreadable):
+            return each
+        return attempted(lambda: (each, rows.items(tx, each.ticket_id)), each.ticket_id, each.created_at)
+
+    return [whole(each) for each in rows.page(tx, query)]
+
+
+def cursor_of(last: WithItems | Unreadable) -> str:
+    """Where the page behind this ticket begins."""
+    if isinstance(last, Unreadable):
+        return f"{last.created_at}-{last.name}"
+    return f"{last[0].created_at}-{last[0].ticket_id}"
+
+
 class EscrowRows(Protocol):
     """The store of tickets; every method runs inside the caller's transaction."""
 
@@ -157,6 +179,7 @@ class EscrowRows(Protocol):
     def ticket(self, tx: Tx, ticket_id: str) -> TicketRow | None: ...
     def by_key(self, tx: Tx, key: str) -> TicketRow | None: ...
     def tickets(self, tx: Tx, query: TicketQuery) -> list[TicketRow]: ...
+    def page(self, tx: Tx, query: TicketQuery) -> list[TicketRow | Unreadable]: ...
     def active(self, tx: Tx, role: Side) -> int: ...
     def note_ticket(self, tx: Tx, ticket_id: str, now: int, **changes: Any) -> None: ...
     def items(self, tx: Tx, ticket_id: str) -> list[ItemRow]: ...

@@ -48,6 +48,7 @@ from ..cashu.ticket_machine import (
 from ..crypto import Sealer, Secret
 from ..errors import Capacity, Conflict
 from ..store import Tx
+from ..unreadable import Unreadable, read_each
 
 _LIVE: Final = "('pending', 'active', 'expired', 'failed', 'disputed')"
 """Statuses in which something may still happen with the money."""
@@ -127,6 +128,13 @@ class EscrowStore:
 
     def tickets(self, tx: Tx, query: TicketQuery) -> list[TicketRow]:
         """A page of tickets, the newest first."""
+        return list(map(_ticket, self._page(tx, query)))
+
+    def page(self, tx: Tx, query: TicketQuery) -> list[TicketRow | Unreadable]:
+        """The same for a list that people read."""
+        return read_each(self._page(tx, query), _ticket, "ticket_id")
+
+    def _page(self, tx: Tx, query: TicketQuery) -> sqlite3.Cursor:
         where, values = ["1"], list[object]()
         for column, value in (
             ("role", query.role),
@@ -139,12 +147,11 @@ class EscrowStore:
         if query.before is not None:
             where.append("(created_at, ticket_id) < (?, ?)")
             values += query.before
-        rows = tx.execute(
+        return tx.execute(
             f"SELECT * FROM {self._tickets} WHERE {' AND '.join(where)}"
             " ORDER BY created_at DESC, ticket_id DESC LIMIT ?",
             (*values, query.limit),
         )
-        return [_ticket(row) for row in rows]
 
     def others(self, tx: Tx, role: Side) -> frozenset[str]:
         """The keys on the other side of the tickets of a role."""

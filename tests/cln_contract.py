@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 from hive_devnet.node import DevnetRpcError, Network, NodeHandle
+from json_lines import lines_of
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _PROBE = Path(__file__).with_name("contract") / "probe_plugin.py"
@@ -191,6 +192,4 @@ class Probe:
         self._script.write_text(json.dumps(script))
 
     def received(self, method: str | None = None) -> list[dict[str, Any]]:
-        lines = self._record.read_text().splitlines() if self._record.exists() else []
-        messages = [json.loads(line) for line in lines]
-        return [message for message in messages if method in (None, message.get("method"))]
+        return [message for message in lines_of(self._record) if method in (None, message.get("method"))]

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent import Agent
 from hive_devnet.world import World, until
+from json_lines import lines_of
 
 SCRIPT = Path(__file__).parents[1] / "scripted_archon.py"
 VC = {"type": ["VerifiableCredential", "HiveManagementCredential"], "issuer": "did:cid:bagaaierascripted"}
@@ -31,8 +32,7 @@ class Archon:
         self.plugin.with_name("archon.py.json").write_text(json.dumps(members))
 
     def calls(self) -> list[dict[str, Any]]:
-        record = self.plugin.with_name("archon.py.jsonl")
-        return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        return lines_of(self.plugin.with_name("archon.py.jsonl"))
 
     async def present(self) -> bool:
         rows = (await self.world.alice.call("hive-client-status"))["siblings"]["plugins"]

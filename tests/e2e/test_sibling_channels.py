@@ -26,6 +26,7 @@ from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.keys import npub_encode
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.signed_message import Draft, sign
+from json_lines import lines_of
 
 SIBLING = Path(__file__).parents[1] / "sibling_plugin.py"
 OFFER = {"kind": 38381, "content": "{}", "tags": [["d", "offer-1"], ["expiration", "4000000000"]]}
@@ -65,8 +66,7 @@ class Sibling:
         return error.value
 
     def got(self, method: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
-        return [line for line in lines if line["method"] == method]
+        return [line for line in lines_of(self.record) if line["method"] == method]
 
     async def gets(self, method: str, count: int = 1) -> list[dict[str, Any]]:
         async def enough() -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from hive_devnet.certificates import make_certificates
 from hive_devnet.network import open_network
 from hive_devnet.relay import RelayProcess
 from hive_shared.nostr.event import build
+from json_lines import lines_of
 from local_tls import LocalTls
 from mail_server import MailServer
 from socks_proxy import SocksServer
@@ -82,7 +82,7 @@ def watched(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(notes: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in notes.read_text().splitlines()]
+    return lines_of(notes)
 
 
 async def test_every_socket_goes_through_the_proxy_and_no_name_is_resolved_here(

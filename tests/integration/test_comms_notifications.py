@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comms_world import PLUGIN, Agent, call, relay_options, until, world
+from json_lines import lines_of
 
 PROBE = Path(__file__).parents[1] / "contract" / "probe_plugin.py"
 TOPICS = (
@@ -28,8 +29,7 @@ async def test_every_notification_is_declared_and_sent_to_a_subscriber(tmp_path:
     record = Path(f"{probe}.jsonl")
 
     async def heard(topic: str, wanted: dict[str, Any]) -> bool:
-        lines = record.read_text().splitlines() if record.exists() else []
-        messages = [message for message in map(json.loads, lines) if message.get("method") == topic]
+        messages = [message for message in lines_of(record) if message.get("method") == topic]
         bodies = [message["params"].get("payload", message["params"]) for message in messages]
         return any(wanted.items() <= body.get(topic, body).items() for body in bodies)
 

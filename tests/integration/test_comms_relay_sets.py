@@ -20,6 +20,7 @@ from hive_shared.nostr import nip44
 from hive_shared.nostr.event import Event, build
 from hive_shared.nostr.keys import parse_pubkey
 from hive_shared.nostr.relay import RelayPool
+from json_lines import lines_of
 from socks_proxy import SocksServer
 
 SIBLING = Path(__file__).parents[1] / "sibling_plugin.py"
@@ -106,7 +107,7 @@ class Sibling:
         return await self.call("hive-comms-publish-event", event_json=event)
 
     def events(self) -> list[str]:
-        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
+        lines = lines_of(self.record)
         return [line["event"]["content"] for line in lines if line["method"] == "hive-probe-event"]
 
     async def gets(self, content: str) -> None:

@@ -135,15 +135,17 @@ async def test_an_acknowledgement_that_is_on_its_way_leaves_before_the_process_e
     opener: Opener, node: ScriptedNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opener() as kit:
-        key, deliver = kit.pubkey, kit.delivery.deliver
+        key, deliver, begun = kit.pubkey, kit.delivery.deliver, asyncio.Event()
 
         async def slow(*given: Any, **named: Any) -> str | None:
+            begun.set()
             await asyncio.sleep(0.2)
             return await deliver(*given, **named)
 
         monkeypatch.setattr(kit.delivery, "deliver", slow)
         await node.send(key, node.offer(key, credential=node.credential(key, "fees")))
-        await until(lambda: kit.clients.with_node_key(node.key))
+        async with asyncio.timeout(60):
+            await begun.wait()
     await node.heard(1)
     assert [command.action for command in node.commands] == ["credential_ack"]
 

@@ -67,13 +67,14 @@ async def _stored(stage: Stage, params: Params, result: Answer) -> None:
 
 
 _MOVE: Params = {"amount_sats": 5_000, "max_fee_ppm": 500, "to_permille_below": 1}
-"""Of a rule that is never in force."""
+"""Of a rule that is never in force where what it fills holds more than a thousandth."""
 
 
 async def _moves(stage: Stage) -> Params:
     out, home = await ring_of(stage)
+    # Not the other way: the channel home is empty, and the rule would be in force on a slow machine.
     return {
-        "rules": [{"from_channel": out, "to_channel": home, **_MOVE}],
+        "rules": [{"from_channel": home, "to_channel": out, **_MOVE}],
         "daily_budget_sats": 100,
     }
 

@@ -208,7 +208,7 @@ async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(tmp_path:
         if not isinstance(world.network, EmbeddedNetwork):
             pytest.skip("createrune of a real node cannot be made to fail")
         faults = NodeFaults(world.network, world.alice)
-        await faults.set("createrune", FaultKind.FAIL_BEFORE, times=1)
+        await faults.set("createrune", FaultKind.FAIL_BEFORE, times=0)
         npub = await world.hire("fees")
 
         async def owed() -> bool:
@@ -222,6 +222,7 @@ async def test_acceptance_02_11_a_hire_whose_rune_failed_gets_it_later(tmp_path:
         setting = ("--rest", "offered", "--ca-cert", str(world.rest_ca), "--allow-private")
         with pytest.raises(AdvisorFailed):
             await world.advisor.run("client", "set", "alice", *setting)
+        await faults.clear()
         clock.wait(ROUND_S)
         await until(made, "the rune")
 

@@ -244,6 +244,23 @@ async def test_reading_back_pages_until_everything_is_there(relay: RelayProcess,
     assert reader.statistics()["signature_checks"] == 120
 
 
+async def test_of_several_filters_each_is_read_back_by_itself(
+    relay: RelayProcess, make_pool: MakePool
+) -> None:
+    # Few of one kind, spread over a long time, and many of another: one page reaches to different times.
+    now = int(time.time())
+    many = [_note(f"many {n}", at=now - n) for n in range(90)]
+    few = [_note(f"few {n}", at=now - 1_000 * n, kind=2) for n in range(10)]
+    writer = await make_pool([relay], Received())
+    await asyncio.gather(*(writer.publish(event, [relay.url]) for event in (*many, *few)))
+    received = Received()
+    reader = await make_pool([relay], received, limits=RelayLimits(page=25))
+    reader.subscribe("notes", [{"kinds": [1]}, {"kinds": [2]}, {"kinds": [3]}], lambda url: None)
+    assert await reader.wait_for(lambda: reader.status()[0]["state"] == "subscribed", DEADLINE)
+    assert len(await received.wait(100)) == 100
+    assert reader.statistics()["signature_checks"] == 100
+
+
 async def test_a_filter_with_a_limit_is_not_paged(relay: RelayProcess, make_pool: MakePool) -> None:
     now = int(time.time())
     writer = await make_pool([relay], Received())

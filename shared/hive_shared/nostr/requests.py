@@ -33,6 +33,7 @@ class Request:
         "note",
         "page",
         "page_id",
+        "part",
         "state",
         "subscription",
         "timer",
@@ -53,6 +54,8 @@ class Request:
         self.page_id = ""
         """The wire id under which the page comes."""
         self.until: int | None = None
+        self.part: int | None = None
+        """Which filter is read back by itself; None: all of them, which are asked for the newest page."""
         self.again = False
         """Live events were kept waiting while this was being read: what it reads may lack some of them."""
         self.unended = 0
@@ -83,17 +86,28 @@ class Request:
             self._oldest = created_at if self._oldest is None else min(self._oldest, created_at)
 
     def next_page(self) -> bool:
-        """Move to the page before this one; False if this page brought nothing new."""
-        if not self._fresh or self._oldest is None:
+        """Move to the page before this one; False if this page brought nothing new.
+
+        A relay gives so many events for each filter, so of several each is read back by itself: where one has
+        been read to last year, another may not be at yesterday.
+        """
+        several = len(self.subscription.filters) > 1
+        if self._fresh and self._oldest is not None and (self.part is not None or not several):
+            self.page, self.until, self._fresh = self.page + 1, self._oldest, 0
+            self._before, self._ids = self._ids, set()
+            return True
+        nothing = self.part is None and not self._fresh
+        after = 0 if self.part is None else self.part + 1
+        if not several or nothing or after >= len(self.subscription.filters):
             return False
-        self.page, self.until, self._fresh = self.page + 1, self._oldest, 0
-        self._before, self._ids = self._ids, set()
+        self.part, self.page, self.until = after, self.page + 1, None
+        self._fresh, self._oldest, self._before, self._ids = 0, None, set(), set()
         return True
 
     def rewind(self) -> None:
         """Begin again with the newest page."""
         self.state, self.note = "pending", ""
-        self.page, self.until, self._fresh, self._oldest = 0, None, 0, None
+        self.page, self.until, self.part, self._fresh, self._oldest = 0, None, None, 0, None
         self._before, self._ids = set(), set()
 
     def settle(self, state: RequestState, answer: str, note: str = "") -> None:
@@ -336,7 +350,8 @@ class Requests:
             most = min(most, self.info.limit)
         since = request.subscription.since(self._url)
         asked = []
-        for one in request.subscription.filters:
+        filters = request.subscription.filters
+        for one in filters if request.part is None else filters[request.part : request.part + 1]:
             wire = {key: list(value) if isinstance(value, tuple) else value for key, value in one.items()}
             wanted = wire.get("limit")
             wire["limit"] = min(wanted, most) if isinstance(wanted, int) else most

@@ -23,6 +23,7 @@ from cl_hive_comms.storage.transport_store import InboxStore, OutboxStore
 from cl_hive_comms.transport.nostr import NostrTransport
 from hive_advisor.transport.nostr_link import NostrLink
 from hive_shared.crypto import Sealer, Secret, xonly_pubkey
+from hive_shared.nostr.chunks import RESEND_AFTER_SECONDS
 from hive_shared.nostr.giftwrap import Message
 from hive_shared.nostr.relay import RelayPool
 from hive_shared.store import Db
@@ -40,14 +41,15 @@ class Clock:
 
 
 class Pauses:
-    """The waits of one side: each lasts until the test lets it pass, and then took its time."""
+    """The waits of one side: each lasts until the test lets it pass, and then took a little longer than asked
+    for, as any: it may have been reckoned a second after the first part came."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._passes = clock, asyncio.Semaphore(0)
 
     async def wait(self, seconds: float) -> None:
         await self._passes.acquire()
-        self._clock.ahead += int(seconds)
+        self._clock.ahead += max(int(seconds), RESEND_AFTER_SECONDS)
 
     def let_one_pass(self) -> None:
         self._passes.release()

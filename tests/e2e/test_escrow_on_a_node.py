@@ -125,6 +125,8 @@ async def test_what_a_kill_interrupted_while_the_mint_locked_is_locked_once_and_
     again = await place.create("killed")
     assert again["item_states"] == {"delivered": 1}
     assert (await place.told("ticket", again["ticket_id"])).ticket_id == again["ticket_id"]
+    counted = (await call(place.node, "hive-client-status"))["escrow"]
+    assert counted == {"state": "served", "tickets_given": 1, "tickets_received": 0}
     locks = [
         op
         for op in (await call(place.node, "hive-client-wallet", action="ops"))["items"]

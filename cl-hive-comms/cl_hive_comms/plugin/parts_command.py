@@ -308,6 +308,11 @@ class CommandParts(Parts):
             )
             self._build_escrow(tables, self.ecash_keys, self.locks)
 
+    async def _tickets_in_short(self) -> dict[str, object]:
+        if self.escrow is None:
+            return {"state": "off", "reason": "this node has no key for ecash (hive-client-selfcheck)"}
+        return await self.escrow.service.in_short()
+
     def _build_escrow(self, tables: LockTables, keys: EscrowKeys, locks: LockService) -> None:
         self.escrow = compose_escrow(
             db=self.db,
@@ -419,6 +424,7 @@ class CommandParts(Parts):
             telemetry_of=self.pipeline.telemetry.of,
             spending=spending,
             paid=self.payments.budget.in_short,
+            tickets=self._tickets_in_short,
             now=unix_now,
         )
         self.sections.register(self.status)

@@ -9,7 +9,15 @@ import msgspec
 from hive_shared.canonical import JsonValue
 from hive_shared.cashu.escrow import EscrowEngine, Ordered
 from hive_shared.cashu.escrow_ports import Database, Mail
-from hive_shared.cashu.escrow_rows import EscrowRows, ItemRow, TicketQuery, TicketRow, WithItems, with_items
+from hive_shared.cashu.escrow_rows import (
+    EscrowRows,
+    ItemRow,
+    Side,
+    TicketQuery,
+    TicketRow,
+    WithItems,
+    with_items,
+)
 from hive_shared.cashu.escrow_terms import ItemPlan, TicketPlan, bonus_of
 from hive_shared.cashu.escrow_work import EscrowWork
 from hive_shared.cashu.terms import Mode, TicketType
@@ -134,6 +142,15 @@ class EscrowService:
         """A page of tickets with their items."""
 
         return await self._db.read(lambda tx: with_items(self._rows, tx, query))
+
+    async def in_short(self) -> dict[str, object]:
+        """How many tickets are live, for the status."""
+
+        def body(tx: Tx) -> tuple[int, int]:
+            return self._rows.active(tx, Side.PAYER), self._rows.active(tx, Side.PAYEE)
+
+        given, received = await self._db.read(body)
+        return {"state": "served", "tickets_given": given, "tickets_received": received}
 
     async def whole(self, ticket_id: str) -> tuple[TicketRow, list[ItemRow], list[Any]]:
         """One ticket with items and disputes. Raises NotFound."""

@@ -48,6 +48,7 @@ class StatusSections:
         telemetry_of: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]],
         spending: SpendReport,
         paid: Callable[[], Awaitable[dict[str, Any]]],
+        tickets: Callable[[], Awaitable[dict[str, object]]],
         now: Clock,
     ) -> None:
         self._tallies, self._trials = tallies, trials
@@ -57,7 +58,7 @@ class StatusSections:
         self._nostr, self._inbound, self._rest, self._rune_warnings = nostr, inbound, rest, rune_warnings
         self._registered = registered
         self._siblings, self._policy, self._emergency = siblings, policy, emergency
-        self._spending, self._paid = spending, paid
+        self._spending, self._paid, self._tickets = spending, paid, tickets
         self._pending, self._alerts, self._now = pending, alerts, now
 
     def register(self, status: StatusService) -> None:
@@ -170,9 +171,9 @@ class StatusSections:
         """Not a part of this version."""
         return _not_served("the liquidity market comes with a later version")
 
-    async def escrow(self, verbose: bool) -> dict[str, Any]:
-        """Not a part of this version."""
-        return _not_served("escrow comes with a later version")
+    async def escrow(self, verbose: bool) -> dict[str, object]:
+        """Tickets with something left to earn: those given to advisors and those held for a payer."""
+        return await self._tickets()
 
     async def spend(self, verbose: bool) -> dict[str, Any]:
         """What agents' commands spent in the last 24 hours, and what the node paid by itself."""
